@@ -1,0 +1,411 @@
+"""The values that cross a package boundary.
+
+Glossary, the same words in code, columns, command line and README:
+
+request      one row of the input that was accepted; `row` is its position in the frozen input
+endpoint     a model with its parameters, somewhere, at a price, with limits
+assignment   a request's place in the plan: which endpoint answers it
+shard        a unit of work: requests that go to one endpoint for one purpose
+ticket       what an engine gives for a submitted shard
+answer       what a model said to a request, with what it used
+failure      why a request has no answer; a value, never an exception
+intent       the record written before money can be spent: what an attempt can cost at most
+outcome      the record written when it is known what became of an attempt
+ledger entry an intent and its outcome, once in the warehouse
+part         a sealed piece of the journal as Parquet, whole or absent
+observation  a scored answer: request x endpoint
+certificate  what is claimed of a run's quality, with its sample size and basis
+
+Money is Decimal USD with nine places (`usd`), unit prices are Decimal USD per million tokens. Instants are aware, in UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+QUANTUM = Decimal("0.000000001")
+"""The smallest amount a ledger holds: DECIMAL(18,9)."""
+
+JSON = Any
+"""Whatever `json.loads` returns."""
+
+
+def usd(amount: Decimal | float | int | str) -> Decimal:
+    """An amount of money, to the ledger's nine places."""
+    return Decimal(str(amount)).quantize(QUANTUM, ROUND_HALF_EVEN)
+
+
+def usd_up(amount: Decimal | float | int | str) -> Decimal:
+    """An amount that must never be too small (a reservation), rounded up to the ledger's nine places."""
+    return Decimal(str(amount)).quantize(QUANTUM, ROUND_UP)
+
+
+class Mode(StrEnum):
+    REALTIME = "realtime"
+    BATCH = "batch"
+    FLEX = "flex"
+
+
+class Purpose(StrEnum):
+    PILOT = "pilot"
+    MAIN = "main"
+    AUDIT = "audit"
+    REPAIR = "repair"
+    JUDGE = "judge"
+    OVERHEAD = "overhead"
+
+
+class LedgerStatus(StrEnum):
+    RESERVED = "reserved"
+    """In flight: an intent without an outcome yet."""
+    SETTLED = "settled"
+    """The provider told the usage."""
+    UNSETTLED = "unsettled"
+    """Sent, outcome never learnt; the cost is what it can have been at most."""
+    VOID = "void"
+    """Nothing was billed: a complete HTTP error, or never sent."""
+
+
+class FailureKind(StrEnum):
+    """Why an attempt gave no usable answer. What each leads to is one table: engines.outcomes.NEXT_STEP."""
+
+    RATE_LIMITED = "rate_limited"
+    OVERLOADED = "overloaded"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    BROKEN_REPLY = "broken_reply"
+    """A reply that breaks off or is no JSON of the expected shape."""
+    REFUSED = "refused"
+    """The model or a content filter declines."""
+    CONTEXT_OVERFLOW = "context_overflow"
+    CUT_EMPTY = "cut_empty"
+    """finish_reason `length` and no text: reasoning ate the budget."""
+    INVALID = "invalid"
+    """The answer does not validate against response_schema."""
+    BAD_REQUEST = "bad_request"
+    AUTH = "auth"
+    NOT_FOUND = "not_found"
+    EXPIRED = "expired"
+    """A batch expired or was cancelled before this request was run."""
+    WORKER_DIED = "worker_died"
+    BUDGET = "budget"
+    """Not sent: the cap leaves no room for what it can cost."""
+    DEADLINE = "deadline"
+    """Not sent: the deadline has passed."""
+    CANCELLED = "cancelled"
+    """Not sent: the run is stopping."""
+
+
+# --- prices -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Unit prices, USD per million tokens. What is in force for one call; see `PriceSchedule`."""
+
+    input: Decimal
+    output: Decimal
+    cached_input: Decimal | None = None
+    """None: cached tokens cost as much as others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextTier:
+    above_tokens: int
+    """The tier holds for requests with more input tokens than this."""
+    price: Price
+
+
+@dataclass(frozen=True, slots=True)
+class OffPeak:
+    """A factor on every price within certain hours of certain days in a time zone."""
+
+    factor: Decimal
+    tz: str
+    hours: frozenset[int]
+    """Hours of the day, 0 to 23, whole."""
+    days: frozenset[int]
+    """Days of the week, Monday 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceSchedule:
+    """Everything known of an endpoint's price, for its own mode; `router.prices.price_at` tells what is in force when."""
+
+    base: Price
+    tiers: tuple[ContextTier, ...] = ()
+    off_peak: tuple[OffPeak, ...] = ()
+    usd_per_hour: Decimal | None = None
+    """Per worker while it is up; token prices are then zero."""
+    source: str = "job"
+    as_of: date | None = None
+
+
+# --- endpoints --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: not stated; learnt while it runs."""
+
+    rpm: int | None = None
+    tpm: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What policy asks about. None: unknown, and then the rule fails."""
+
+    licence: str | None = None
+    lab: str | None = None
+    origin: str | None = None
+    """The lab's country, ISO 3166 alpha-2."""
+    region: str | None = None
+    """Where the endpoint runs."""
+    zero_retention: bool | None = None
+    self_hosted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """How to start local vLLM workers of an endpoint."""
+
+    device: str
+    """cuda, npu or cpu."""
+    workers: int
+    """At most so many."""
+    python: str
+    """The interpreter that has vLLM."""
+    options: Mapping[str, JSON] = field(default_factory=dict)
+    """Passed through to vllm.LLM."""
+    minimum_minutes: float = 0.0
+    accounting_usd_per_hour: Decimal | None = None
+    """Charged back, not planned with: hardware already paid."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """Commands and a URL that start, probe and stop a server of the user's."""
+
+    up: str | None = None
+    health: str | None = None
+    down: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    name: str
+    model: str
+    """litellm's name (`provider/model`), or a path for vLLM."""
+    price: PriceSchedule
+    mode: Mode = Mode.REALTIME
+    params: Mapping[str, JSON] = field(default_factory=dict)
+    """Sent as they are with every request."""
+    api_base: str | None = None
+    api_key_env: str | None = None
+    """The name of a variable, never a key."""
+    limits: Limits = Limits()
+    facts: Facts = Facts()
+    context_window: int | None = None
+    quality_prior: float | None = None
+    turnaround_seconds: float | None = None
+    """How long a batch usually takes; None where answers come at once or nobody knows."""
+    reasoning_tokens_max: int | None = None
+    """Billed on top of max_tokens, where the provider's ceiling leaves reasoning out."""
+    delete_remote: bool = False
+    workers: WorkerSpec | None = None
+    server: ServerSpec | None = None
+    emulated: bool = False
+    """Answered by our loopback emulator; said wherever the endpoint shows."""
+
+    @property
+    def provider(self) -> str:
+        """The vendor, for shares and charge-back: `anthropic` of `anthropic/claude-…`, `vllm` for our own workers."""
+        if self.workers is not None:
+            return "vllm"
+        return self.model.partition("/")[0] if "/" in self.model else "unknown"
+
+    @property
+    def wire_model(self) -> str:
+        """The model's name as an OpenAI-compatible server expects it."""
+        return self.model.partition("/")[2] or self.model
+
+
+# --- requests and shards ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    row: int
+    request_id: str
+    request_hash: str
+    task: str
+    messages: tuple[Mapping[str, JSON], ...] = field(repr=False)
+    max_tokens: int = 1024
+    temperature: float | None = 0.0
+    """None: not sent."""
+    response_schema: Mapping[str, JSON] | None = field(default=None, repr=False)
+    tools: tuple[Mapping[str, JSON], ...] | None = field(default=None, repr=False)
+    sampling: Mapping[str, JSON] = field(default_factory=dict)
+    """Further parameters of the row itself (top_p, stop, seed, …)."""
+
+
+class RequestSource(Protocol):
+    """Requests that can be read more than once, from disk, without holding all of them."""
+
+    def __iter__(self) -> Iterator[Request]: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    run_id: str
+    shard_id: str
+    endpoint: str
+    purpose: Purpose
+    requests: RequestSource = field(repr=False)
+    first_attempt: int = 1
+    """The number of the first attempt: one more than earlier shards have made at these requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider reports them. Cached tokens are among the input, reasoning tokens among the output."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    row: int
+    request_id: str
+    output: str = field(repr=False)
+    """The text, or the tool calls as JSON where there is no text."""
+    finish_reason: str | None = None
+    reasoning: str | None = field(default=None, repr=False)
+    valid: bool | None = None
+    """Against response_schema; None where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    row: int
+    request_id: str
+    kind: FailureKind
+    message: str
+    """What happened, to which endpoint, what to do; never a key or a prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Written before an attempt is sent."""
+
+    entry_id: str
+    run_id: str
+    shard_id: str | None
+    row: int | None
+    """None for overhead."""
+    request_id: str | None
+    endpoint: str
+    model: str
+    provider: str
+    mode: Mode
+    purpose: Purpose
+    attempt: int
+    reserved_usd: Decimal
+    started_at: datetime
+    price_id: str | None = None
+    region: str | None = None
+    provider_ref: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Written when it is known what became of an attempt."""
+
+    entry_id: str
+    status: LedgerStatus
+    cost_usd: Decimal
+    settled_at: datetime
+    usage: Usage | None = None
+    model_reported: str | None = None
+    provider_ref: str | None = None
+    reply: Answer | Failure | None = None
+    final: bool = True
+    """False where another attempt at the same request follows in this shard."""
+
+
+# --- what an engine needs, and is -------------------------------------------------------------------------------------
+
+
+class Journal(Protocol):
+    """Append-only. When a call returns, the record survives kill -9 of this process. Safe from any thread."""
+
+    def sent(self, intents: Iterable[Intent]) -> None: ...
+    def settled(self, outcomes: Iterable[Outcome]) -> None: ...
+
+
+class Escrow(Protocol):
+    """The run's money. Reservations plus what is spent never pass the cap. Safe from any thread, never blocks."""
+
+    def reserve(self, amount_usd: Decimal) -> bool:
+        """Whether `amount_usd` could be set aside; False leaves everything as it was."""
+
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
+        """Give a reservation back and book what it really cost."""
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What is set aside at this moment; zero means that waiting for returns is in vain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the night lends to an engine."""
+
+    journal: Journal
+    escrow: Escrow
+    deadline: datetime | None = None
+    """After this instant nothing more is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    shard_id: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    done: int
+    """Requests with an answer or a final failure."""
+    total: int
+    in_flight: int = 0
+    finished: bool = False
+
+
+class Engine(Protocol):
+    """Runs shards on one endpoint, however that endpoint is reached. Methods may be called from several threads."""
+
+    def submit(self, shard: Shard, key: str) -> Ticket:
+        """Start a shard. Submitting twice with one `key` gives one ticket, and one lot of work at the provider."""
+
+    def progress(self, ticket: Ticket) -> Progress: ...
+
+    def collect(self, ticket: Ticket) -> Iterator[Answer | Failure]:
+        """Each request of the shard once, as they come, in no order; ends when the shard is done."""
+
+    def stop(self) -> None:
+        """Send nothing more; what is in flight may finish. What was not sent fails with CANCELLED."""
+
+    def close(self) -> None:
+        """Release what is held: connections, workers. Idempotent."""
