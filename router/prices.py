@@ -1,8 +1,8 @@
 """What a call costs: the price in force at an instant, the highest it can be, and the bill for tokens used.
 
-A schedule's price at an instant is its base or the tier that the request's input tokens reach, times the factor of the
-first off-peak rule that holds then. Amounts are exact decimals, to the ledger's nine places; the `…_columns` functions
-are the same sums in floats, for planning over many requests.
+A schedule's price at an instant is its base or the tier that the request's input tokens reach, times the
+factor of the first off-peak rule that holds then. Amounts are exact decimals to the ledger's nine places; the
+`…_columns` functions are the same sums in floats, for planning over many requests.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ TEMPLATE_TOKENS = 256
 The longest default we know of is gpt-oss' harmony header, about 100 tokens."""
 
 MESSAGE_TOKENS = 16
-"""At most what a chat template adds to each message: role, start and end marks (3 to 8 in the templates we know)."""
+"""At most what a chat template adds to each message: role, start and end marks (3 to 8 in those we know)."""
 
 IMAGE_TOKENS = 16_384
-"""At most what one image part can be billed as, however short its URL (Qwen-VL's ceiling, the highest we know)."""
+"""At most what an image part is billed as, however short its URL (Qwen-VL's ceiling, the highest we know)."""
 
 _ONE = Decimal(1)
 _QUARTER = timedelta(minutes=15)
-"""Every offset from UTC in use is a whole number of quarter hours, so every whole local hour begins on one."""
+"""Every offset from UTC in use is a whole number of quarter hours, so every local hour begins on one."""
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ class Window:
     factor: Decimal
 
 
-# --- what is in force -------------------------------------------------------------------------------------------------
+# --- what is in force -------------------------------------------------------------------------------------
 
 
 def factor_at(schedule: PriceSchedule, when: datetime) -> Decimal:
@@ -61,7 +61,7 @@ def factor_at(schedule: PriceSchedule, when: datetime) -> Decimal:
 
 
 def tier_price(schedule: PriceSchedule, input_tokens: int) -> Price:
-    """The price before off-peak factors for a request of `input_tokens`: the highest tier it is above, for all its tokens."""
+    """The price before off-peak factors: the highest tier that `input_tokens` is above, for all tokens."""
     price, reached = schedule.base, -1
     for tier in schedule.tiers:
         if reached < tier.above_tokens < input_tokens:
@@ -84,7 +84,7 @@ def scaled(price: Price, factor: Decimal) -> Price:
 
 
 def ceiling(schedule: PriceSchedule, input_tokens: int | None = None) -> Price:
-    """The highest that each unit price can be, at any hour, for requests of at most `input_tokens` (None: any).
+    """The highest each unit price can be at any hour, for requests of at most `input_tokens` (None: any).
 
     A cached token is taken as dear as any other: whether a cache hits is not ours to promise.
     """
@@ -129,11 +129,11 @@ def _zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
-# --- what a call costs ------------------------------------------------------------------------------------------------
+# --- what a call costs ------------------------------------------------------------------------------------
 
 
 def cost_usd(price: Price, usage: Usage) -> Decimal:
-    """The bill for `usage` at `price`, exact, to nine places. Cached tokens are among the input and priced apart."""
+    """The bill for `usage` at `price`, exact to nine places. Cached tokens are part of the input, priced apart."""
     amount = price.output * usage.output_tokens
     cached = usage.cached_tokens
     if cached and price.cached_input is not None:
@@ -150,10 +150,10 @@ def worst_case_usd(
     reasoning_max: int | None = None,
     messages: int = 2,
 ) -> Decimal:
-    """What an attempt can cost at most, rounded up: no tokenizer makes more tokens than there are UTF-8 bytes.
+    """What an attempt can cost at most, rounded up: no tokenizer makes more tokens than there are bytes.
 
-    `prompt_bytes` counts the texts sent (messages, tools, schema), see `sent_bytes`; what the chat template adds for
-    `messages` messages is added here. `reasoning_max` is billed on top of `max_tokens`.
+    `prompt_bytes` counts the texts sent in UTF-8 (messages, tools, schema), see `sent_bytes`; what the chat
+    template adds for `messages` messages is added here. `reasoning_max` is billed on top of `max_tokens`.
     """
     input_tokens = prompt_bytes + TEMPLATE_TOKENS + MESSAGE_TOKENS * messages
     price = ceiling(schedule, input_tokens) if schedule.tiers or schedule.off_peak else schedule.base
@@ -163,7 +163,7 @@ def worst_case_usd(
 
 
 def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
-    """`worst_case_usd` of one request on one endpoint. What the endpoint's params may add to the prompt is not known to us."""
+    """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
     sent = sent_bytes(request)
     return worst_case_usd(
         endpoint.price, sent, request.max_tokens, endpoint.reasoning_tokens_max, len(request.messages)
@@ -171,7 +171,7 @@ def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
 
 
 def sent_bytes(request: Request) -> int:
-    """UTF-8 bytes of everything of a request that a provider may count as input; an image counts `IMAGE_TOKENS` besides."""
+    """UTF-8 bytes of all that a provider may count as input; an image counts `IMAGE_TOKENS` besides."""
     total = 0
     for message in request.messages:
         content = message.get("content")
@@ -204,10 +204,12 @@ def price_id(endpoint: Endpoint, price: Price) -> str:
     return f"{endpoint.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-# --- the same over columns --------------------------------------------------------------------------------------------
+# --- the same over columns --------------------------------------------------------------------------------
 
 
-def cost_columns(price: Price, input_tokens: Ints, output_tokens: Ints | Floats, cached: Ints | None = None) -> Floats:
+def cost_columns(
+    price: Price, input_tokens: Ints, output_tokens: Ints | Floats, cached: Ints | None = None
+) -> Floats:
     """USD per request in floats, for planning: `price` over columns of tokens, all of one length."""
     per_input = float(price.input) * 1e-6
     cost: Floats = input_tokens * per_input + output_tokens * (float(price.output) * 1e-6)
@@ -223,11 +225,12 @@ def schedule_columns(
     output_tokens: Ints | Floats,
     cached: Ints | None = None,
 ) -> Floats:
-    """`cost_columns` where each request is priced by the tier it reaches, times one off-peak `factor` (see `windows`)."""
+    """`cost_columns` with each request in the tier it reaches, times one off-peak `factor` (see `windows`)."""
     cost = cost_columns(scaled(schedule.base, factor), input_tokens, output_tokens, cached)
     for tier in sorted(schedule.tiers, key=lambda t: t.above_tokens):
         above = np.flatnonzero(input_tokens > tier.above_tokens)
         if above.size:
             part = None if cached is None else cached[above]
-            cost[above] = cost_columns(scaled(tier.price, factor), input_tokens[above], output_tokens[above], part)
+            price = scaled(tier.price, factor)
+            cost[above] = cost_columns(price, input_tokens[above], output_tokens[above], part)
     return cost
