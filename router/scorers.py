@@ -81,6 +81,8 @@ class Kind:
     basis: Basis
     free: bool
     """Whether a score costs nothing, so that all answers can be scored."""
+    binary: bool
+    """Whether every score is 0 or 1."""
     compare: Compare | None = None
     """None: it takes more than two texts; see `score`."""
 
@@ -112,7 +114,7 @@ _NUMBER = regex.compile(
     r"|(?:(?<![\w.)])[-+])?\.\d+(?:[eE][-+]?\d+)?"
 )
 _CURRENCY = regex.compile(r"\p{Sc}")
-_MINUS = str.maketrans({"−": "-", "﹣": "-", "－": "-"})  # noqa: RUF001 (the typographic minus signs)
+_MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # the typographic minus signs
 
 
 def last_number(text: str) -> float | None:
@@ -170,7 +172,7 @@ def validates(output: str, schema: str) -> float | None:
 @lru_cache(maxsize=256)
 def _validator(schema: str) -> Any | None:
     rules = parsed(schema)
-    if not isinstance(rules, dict | bool):
+    if not isinstance(rules, dict):
         return None
     kind = jsonschema.validators.validator_for(rules, default=jsonschema.Draft202012Validator)
     try:
@@ -210,18 +212,18 @@ def _folded(text: str) -> str:
 
 _REFERENCE = frozenset({Need.REFERENCE})
 KINDS: Mapping[str, Kind] = {
-    "exact": Kind(_REFERENCE, Basis.REFERENCE, True, exact),
-    "choice": Kind(_REFERENCE, Basis.REFERENCE, True, choice),
-    "numeric": Kind(_REFERENCE, Basis.REFERENCE, True, numeric),
-    "contains": Kind(_REFERENCE, Basis.REFERENCE, True, contains),
-    "regex": Kind(_REFERENCE, Basis.REFERENCE, True, matches),
-    "json_schema": Kind(frozenset({Need.RESPONSE_SCHEMA}), Basis.SCHEMA, True, validates),
-    "fields": Kind(_REFERENCE, Basis.REFERENCE, True),
-    "agreement": Kind(frozenset({Need.ANCHOR}), Basis.AGREEMENT, False, agrees),
-    "judge": Kind(frozenset(), Basis.JUDGE, False),
+    "exact": Kind(_REFERENCE, Basis.REFERENCE, True, True, exact),
+    "choice": Kind(_REFERENCE, Basis.REFERENCE, True, True, choice),
+    "numeric": Kind(_REFERENCE, Basis.REFERENCE, True, True, numeric),
+    "contains": Kind(_REFERENCE, Basis.REFERENCE, True, True, contains),
+    "regex": Kind(_REFERENCE, Basis.REFERENCE, True, True, matches),
+    "json_schema": Kind(frozenset({Need.RESPONSE_SCHEMA}), Basis.SCHEMA, True, True, validates),
+    "fields": Kind(_REFERENCE, Basis.REFERENCE, True, False),
+    "agreement": Kind(frozenset({Need.ANCHOR}), Basis.AGREEMENT, False, True, agrees),
+    "judge": Kind(frozenset(), Basis.JUDGE, False, False),
 }
 """Every scorer that has a name. A user's function is `FUNCTION`."""
-FUNCTION = Kind(frozenset(), Basis.REFERENCE, False)
+FUNCTION = Kind(frozenset(), Basis.REFERENCE, False, False)
 FIELD_SCORERS = ("exact", "choice", "numeric", "contains", "regex")
 """What may compare one JSON field: those that need two texts and nothing else."""
 

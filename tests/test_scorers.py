@@ -32,7 +32,7 @@ from router.scorers import KINDS, Basis, Need, Scorer, ScorerError, check, needs
         ("numeric", "So she pays $1,234.50 in all.", "1234.5", 1),
         ("numeric", "5 apples and then 7", "7", 1),
         ("numeric", "minus: -3", "-3", 1),
-        ("numeric", "−3", "-3", 1),  # noqa: RUF001
+        ("numeric", "\u22123", "-3", 1),
         ("numeric", "-$3", "-3", 1),
         ("numeric", "10-3", "3", 1),
         ("numeric", "€12", "12.000001", 1),
