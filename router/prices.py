@@ -47,7 +47,7 @@ class Window:
     factor: Decimal
 
 
-# --- what is in force -------------------------------------------------------------------------------------
+# --- what is in force ---------------------------------------------------------------------------------------
 
 
 def factor_at(schedule: PriceSchedule, when: datetime) -> Decimal:
@@ -129,11 +129,11 @@ def _zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
-# --- what a call costs ------------------------------------------------------------------------------------
+# --- what a call costs --------------------------------------------------------------------------------------
 
 
 def cost_usd(price: Price, usage: Usage) -> Decimal:
-    """The bill for `usage` at `price`, exact to nine places. Cached tokens are part of the input, priced apart."""
+    """The bill for `usage` at `price`, exact to nine places. Cached tokens are among the input."""
     amount = price.output * usage.output_tokens
     cached = usage.cached_tokens
     if cached and price.cached_input is not None:
@@ -204,7 +204,7 @@ def price_id(endpoint: Endpoint, price: Price) -> str:
     return f"{endpoint.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
-# --- the same over columns --------------------------------------------------------------------------------
+# --- the same over columns ----------------------------------------------------------------------------------
 
 
 def cost_columns(
@@ -225,7 +225,7 @@ def schedule_columns(
     output_tokens: Ints | Floats,
     cached: Ints | None = None,
 ) -> Floats:
-    """`cost_columns` with each request in the tier it reaches, times one off-peak `factor` (see `windows`)."""
+    """`cost_columns` with each request in the tier it reaches, times an off-peak `factor` (see `windows`)."""
     cost = cost_columns(scaled(schedule.base, factor), input_tokens, output_tokens, cached)
     for tier in sorted(schedule.tiers, key=lambda t: t.above_tokens):
         above = np.flatnonzero(input_tokens > tier.above_tokens)
