@@ -1,0 +1,71 @@
+"""The `sql` command: a question to the warehouse, answered as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.errors import UserError
+from warehouse.ask import ask
+from warehouse.errors import WarehouseError
+
+SHOWN_ROWS = 200
+"""A terminal gets no more rows than a person scrolls through; --json gives all."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Terminal codes in a prompt or an answer must not reach the terminal."""
+
+
+def show_sql(query: str, warehouse: Path, *, as_json: bool) -> int:
+    """Print the answer; 0. Raises UserError where the query or the file is wrong."""
+    try:
+        answer = ask(warehouse, query)
+    except WarehouseError as error:
+        raise UserError(str(error)) from error
+    if as_json:
+        print(json.dumps({"columns": answer.column_names, "rows": answer.to_pylist()}, default=jsonable))
+    else:
+        Console(highlight=False).print(as_table(answer))
+    return 0
+
+
+def as_table(answer: pa.Table) -> Table:
+    """An Arrow table as a rich one; numbers to the right, control characters made visible."""
+    table = Table(caption=f"{answer.num_rows:,} rows" + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else ""))
+    for field in answer.schema:
+        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        table.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+    for row in answer.slice(0, SHOWN_ROWS).to_pylist():
+        table.add_row(*(Text(shown(value)) for value in row.values()))
+    return table
+
+
+def shown(value: Any) -> str:
+    """One cell: plain text without terminal codes."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+
+
+def jsonable(value: Any) -> Any:
+    """What json cannot write by itself: money as a number, instants as ISO 8601."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)

@@ -1,0 +1,164 @@
+"""The command line: each command is a few lines; the work is elsewhere, and is imported only when it is wanted."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.errors import UserError
+
+app = typer.Typer(
+    name="thirdshift",
+    help="Answer a night's worth of LLM requests at the lowest price that clears a quality floor.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
+WarehouseOption = Annotated[
+    Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
+]
+ParamOption = Annotated[
+    list[str] | None, typer.Option("--param", metavar="k=v", help="Fills ${k} in the job; may be repeated.", show_default=False)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
+RunIdOption = Annotated[
+    str | None, typer.Option("--run-id", metavar="ID", help="The run's id; an unfinished run of that id goes on.", show_default=False)
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start anew where a run of that id exists.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Approve a plan above budget.approve_above_usd.")]
+
+
+@app.command(epilog="Example: thirdshift plan triage.yaml --param ds=2026-11-22")
+def plan(
+    job: JobFile,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    why: Annotated[str | None, typer.Option(metavar="REQUEST_ID", help="Why this request goes where it goes.", show_default=False)] = None,
+) -> None:
+    """Say what a run would do and cost. Spends nothing. Exit 0: feasible; 3: infeasible."""
+    from flows.planning import show_plan
+
+    raise typer.Exit(show_plan(job, _pairs(param), warehouse, as_json=as_json, why=why))
+
+
+@app.command(epilog="Example: thirdshift run triage.yaml --run-id monday")
+def run(
+    job: JobFile,
+    run_id: RunIdOption = None,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    fresh: FreshOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Run a job: plan it, answer every request, account for every cent.
+
+    Exit 0 done · 2 job or input wrong, nothing spent · 3 floor missed or not certified · 4 budget stop ·
+    5 deadline stop · 6 more errors than tolerated.
+    """
+    from flows.running import Call, run_job
+
+    call = Call(job=job.resolve(), params=_pairs(param), run_id=run_id, warehouse=_resolved(warehouse), fresh=fresh, yes=yes)
+    raise typer.Exit(run_job(call, as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift resume monday --cap 30")
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)],
+    cap: Annotated[float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)] = None,
+    deadline: Annotated[str | None, typer.Option(help='As in a job: "06:00 Europe/Berlin", 8h, an instant.', show_default=False)] = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+) -> None:
+    """Go on with a run that was stopped or killed. What was answered is not paid for again."""
+    from flows.running import resume_run
+
+    raise typer.Exit(resume_run(run_id, _resolved(warehouse), cap=cap, deadline=deadline, yes=yes, as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift rehearse triage.yaml --outcomes last_year.parquet")
+def rehearse(
+    job: JobFile,
+    outcomes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Emulated models answer as recorded ones did.", show_default=False)
+    ] = None,
+    run_id: RunIdOption = None,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    fresh: FreshOption = False,
+) -> None:
+    """Run a job against emulated providers with the real prices and limits: nothing leaves the machine or is billed.
+
+    Writes to a warehouse of its own beside the job's (`warehouse.rehearsal.duckdb`) unless --warehouse names one.
+    """
+    from flows.rehearsal import rehearse_job
+    from flows.running import Call
+
+    call = Call(job=job.resolve(), params=_pairs(param), run_id=run_id, warehouse=_resolved(warehouse), fresh=fresh, yes=True)
+    raise typer.Exit(rehearse_job(call, _resolved(outcomes), as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift demo --folder /tmp/night")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo"),
+    requests: Annotated[int, typer.Option(min=100, help="How many requests.")] = 2000,
+) -> None:
+    """A whole night on emulated endpoints: no key, no GPU, no server to start."""
+    from flows.demo import run_demo
+
+    raise typer.Exit(run_demo(folder, requests))
+
+
+@app.command(epilog='Example: thirdshift sql "select endpoint, sum(cost_usd) from ledger group by all"')
+def sql(
+    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the warehouse. Read-only."""
+    from flows.asking import show_sql
+
+    raise typer.Exit(show_sql(query, _resolved(warehouse) or Path("warehouse.duckdb"), as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift doctor")
+def doctor(
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine has: interpreters, devices, keys, the warehouse; and what is missing, with the remedy."""
+    from flows.doctor import show_health
+
+    raise typer.Exit(show_health(_resolved(warehouse), as_json=as_json))
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    """`k=v` options as a dictionary."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (equals and name):
+            raise UserError(f"--param {text}: write it as name=value, for example --param ds=2026-11-22")
+        pairs[name] = value
+    return pairs
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return path.resolve() if path is not None else None
+
+
+def main() -> None:
+    """The program's entry: a user's mistake is one message and exit 2; a fault of ours keeps its traceback and is 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"thirdshift: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -1,0 +1,41 @@
+"""What a run can come to, and the exit code each means. The first that applies is the code; all of them are told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """What applies to a run once it is over; stored in `runs.outcomes`."""
+
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    ERRORS = "errors"
+    FLOOR_MISSED = "floor_missed"
+    NOT_CERTIFIED = "not_certified"
+
+
+EXIT: dict[Verdict, int] = {
+    Verdict.BUDGET: 4,
+    Verdict.DEADLINE: 5,
+    Verdict.ERRORS: 6,
+    Verdict.FLOOR_MISSED: 3,
+    Verdict.NOT_CERTIFIED: 3,
+}
+"""In the order in which they decide: the contract's table, read downwards."""
+
+OURS = 1
+WRONG_INPUT = 2
+
+STATUS: dict[Verdict, str] = {Verdict.BUDGET: "budget", Verdict.DEADLINE: "deadline"}
+"""`runs.status` of a run that a limit stopped; any other finished run is `done`."""
+
+
+def exit_code(verdicts: Collection[Verdict]) -> int:
+    """0 where nothing applies."""
+    return next((code for verdict, code in EXIT.items() if verdict in verdicts), 0)
+
+
+def status(verdicts: Collection[Verdict]) -> str:
+    return next((name for verdict, name in STATUS.items() if verdict in verdicts), "done")

@@ -1,0 +1,114 @@
+"""What the terminal shows while a night goes on: lines on stderr, a progress bar where there is a terminal to draw on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from threading import Lock
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 10.0
+"""How often a log that is no terminal gets a line of progress."""
+
+
+def money(amount: Decimal | float) -> str:
+    """Dollars as people read them: cents, or as many places as a small amount needs."""
+    value = float(amount)
+    if value == 0 or abs(value) >= 100:
+        return f"${value:,.2f}"
+    return f"${value:,.4f}" if abs(value) >= 0.01 else f"${value:.6f}"
+
+
+@dataclass
+class Tally:
+    """What the line of progress tells. Counted by the threads that run shards."""
+
+    total: int
+    opening_usd: Decimal
+    done: int = 0
+    failed: int = 0
+    scored: int = 0
+    score_sum: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    lock: Lock = field(default_factory=Lock)
+
+    def count(self, *, failed: bool) -> None:
+        with self.lock:
+            self.done += 1
+            self.failed += failed
+
+    def score(self, scored: int, score_sum: float) -> None:
+        with self.lock:
+            self.scored += scored
+            self.score_sum += score_sum
+
+    def line(self, spent_usd: Decimal) -> str:
+        seconds = max(time.monotonic() - self.begun, 1e-3)
+        parts = [f"{money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
+        if self.scored:
+            parts.append(f"score {self.score_sum / self.scored:.3f}")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        return ", ".join(parts)
+
+
+class Screen:
+    """Everything a run says goes through here, to stderr: stdout is for the answer of a command."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        self.console.print(escape(text), style=style)
+
+    @contextmanager
+    def working(self, title: str, tally: Tally) -> Iterator[Bar]:
+        """A bar for one dispatch; `Bar.show` redraws it."""
+        if self.console.is_terminal:
+            with Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TextColumn("{task.fields[told]}"), TimeRemainingColumn(), console=self.console,
+            ) as progress:  # fmt: skip
+                yield _Drawn(tally, progress, title)
+        else:
+            bar = _Plain(tally, self, title)
+            yield bar
+            bar.end()
+
+
+class Bar:
+    """How far one dispatch is."""
+
+    def show(self, spent_usd: Decimal) -> None:
+        raise NotImplementedError
+
+
+class _Drawn(Bar):
+    def __init__(self, tally: Tally, progress: Progress, title: str) -> None:
+        self._tally, self._progress = tally, progress
+        self._task = progress.add_task(escape(title), total=tally.total, told="")
+
+    def show(self, spent_usd: Decimal) -> None:
+        self._progress.update(self._task, completed=self._tally.done, told=self._tally.line(spent_usd))
+
+
+class _Plain(Bar):
+    def __init__(self, tally: Tally, screen: Screen, title: str) -> None:
+        self._tally, self._screen, self._title = tally, screen, title
+        self._last, self._spent = time.monotonic(), tally.opening_usd
+
+    def show(self, spent_usd: Decimal) -> None:
+        self._spent = spent_usd
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.end()
+
+    def end(self) -> None:
+        tally = self._tally
+        self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line(self._spent)}")
