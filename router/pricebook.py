@@ -1,9 +1,9 @@
 """Where prices come from: litellm's price map, our dated overlay over it, the job over both.
 
-The map is handed in parsed (`engines.pricemap` reads it). Nothing is guessed: a model, or a mode of it, that has
-no price in the book has none, and `PriceMissing` says what to add to the job. Where the map leaves a doubt the
-dearer reading is taken: a batch tier without a long-context price of its own keeps the real-time one, off-peak
-hours count only if whole, reasoning tokens are as dear as the dearer of two output prices.
+The map is handed in parsed (`engines.pricemap` reads it). Nothing is guessed: a model, or a mode of it, that
+has no price in the book has none, and `PriceMissing` says what to add to the job. Where the map leaves a
+doubt the dearer reading is taken: a batch tier without a long-context price of its own keeps the real-time
+one, off-peak hours count only if whole, reasoning tokens are as dear as the dearer of two output prices.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _component_price(entry: Mapping[str, JSON], mode: Mode, tier: str = "") -> P
 
 
 def _long_context(entry: Mapping[str, JSON], mode: Mode, base: Price) -> tuple[ContextTier, ...]:
-    """Tiers from `input_cost_per_token_above_200k_tokens` and the like; a mode without its own pays real time's."""
+    """Tiers from keys `…_above_200k_tokens`; a mode without its own long-context price pays real time's."""
     found = []
     for key in entry:
         match = re.fullmatch(r"input_cost_per_token(_above_(\d+)k_tokens)", key)

@@ -10,11 +10,11 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.pricebook import Override, Overlay, PriceMap, PriceMissing, schedule_for
+from router.pricebook import Overlay, Override, PriceMap, PriceMissing, schedule_for
 from router.values import JSON, Mode, Price, PriceSchedule
 
 TOO_DEAR_USD_PER_MTOK = Decimal(10_000)
-"""Above this a unit price is taken for a slip of units: the dearest in litellm 1.106's map is 600."""
+"""Above this a unit price is taken for a slip of units; the dearest entry of litellm 1.106 is 9,710."""
 
 SHRUNK = Decimal("0.5")
 """A map with less than this share of the models known before is taken for a broken download."""
@@ -86,7 +86,7 @@ def _negative(entry: Mapping[str, JSON]) -> str | None:
     return f"{wrong[0]} is no price" if wrong else None
 
 
-# --- our overlay ----------------------------------------------------------------------------------------------
+# --- our overlay ------------------------------------------------------------------------------------------
 
 
 class _Row(BaseModel):
@@ -106,7 +106,7 @@ class _Rows(BaseModel):
 
 
 def load_overlay(text: str) -> Overlay:
-    """Prices of ours over the map's, from TOML: `[[price]]` rows, USD per million tokens, each with source and date.
+    """Prices of ours over the map's, from TOML: `[[price]]` rows with source and date.
 
     Raises ValueError (pydantic's or tomllib's), naming row and field.
     """
