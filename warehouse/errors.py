@@ -1,0 +1,52 @@
+"""What can go wrong here, as one tree. Messages say what happened, to which thing, and what to do; never a
+prompt.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WarehouseError(Exception):
+    """Whatever this package raises on purpose."""
+
+
+class InputError(WarehouseError):
+    """The input is wrong as a whole: missing, unreadable, without a needed column, or without one
+    acceptable row.
+    """
+
+
+class JournalError(WarehouseError):
+    """A journal cannot be written, or one that was left behind cannot be read. Nothing was removed."""
+
+
+class StoreError(WarehouseError):
+    """The warehouse file or a part cannot be used as it is."""
+
+
+class PublishError(WarehouseError):
+    """Results could not be written to `output:`; they are in the warehouse."""
+
+
+class AskError(WarehouseError):
+    """A question in SQL that cannot be answered."""
+
+
+def nearest(name: str, among: Iterable[str]) -> str:
+    """Words to append to a message about an unknown name: `; did you mean "body"?`, or all there are to
+    choose from.
+    """
+    names = list(among)
+    close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
+    if close:
+        return f'; did you mean "{next(n for n in names if n.lower() == close[0])}"?'
+    return f"; there are: {', '.join(names[:20])}" if names else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message without its class prefix (`IO Error: `)."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    head, colon, rest = line.partition(" Error: ")
+    return (rest if colon and " " not in head.strip().replace("Invalid Input", "") else line).strip()

@@ -1,0 +1,239 @@
+"""What one request says, checked, written in one canonical way and hashed.
+
+Two inputs that mean the same request get the same text and so the same hash: a prompt, the same prompt as
+messages, and the same messages with other white space.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from hashlib import blake2b
+from json.encoder import encode_basestring
+from typing import Any
+
+import pyarrow as pa
+
+JSON = Any
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+LEADING = frozenset({"system", "developer"})
+
+IMAGE_BYTES = 8192
+"""Counted for each part that is no text, besides its own bytes: a short URL stands for an image that is
+billed by its size. Providers' pages put one image at some 1,500 tokens at most; video and audio can be
+more, which is a doubt."""
+
+RENDERED = pa.schema(
+    [
+        ("source_row", pa.int64()),
+        ("request_id", pa.string()),
+        ("request_hash", pa.string()),
+        ("task", pa.string()),
+        ("policy", pa.string()),
+        ("metadata", pa.string()),
+        ("messages", pa.string()),
+        ("tools", pa.string()),
+        ("max_tokens", pa.int32()),
+        ("temperature", pa.float64()),
+        ("sampling", pa.string()),
+        ("response_schema", pa.string()),
+        ("reference", pa.string()),
+        ("prompt_bytes", pa.int32()),
+        ("flaw", pa.string()),
+    ]
+)
+"""The frozen input's columns but `row` and `leader`, which need all rows to be known; `flaw` says why a row
+is refused."""
+
+
+class FlawError(ValueError):
+    """A row's mistake, as its reason."""
+
+
+def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
+    """RAW → RENDERED. A row with a flaw keeps its id and its flaw, and no text."""
+    texts: list[str | None] = []
+    hashes: list[str | None] = []
+    sizes: list[int | None] = []
+    tools: list[str | None] = []
+    flaws: list[str | None] = []
+    for row in _rows(batch):
+        try:
+            text, size, tool_text, digest = _one(*row)
+        except FlawError as error:
+            text = size = tool_text = digest = None  # type: ignore[assignment]
+            flaws.append(str(error))
+        else:
+            flaws.append(None)
+        texts.append(text)
+        sizes.append(size)
+        tools.append(tool_text)
+        hashes.append(digest)
+    computed = {
+        "source_row": pa.array(range(first_row, first_row + batch.num_rows), pa.int64()),
+        "messages": pa.array(texts, pa.string()),
+        "request_hash": pa.array(hashes, pa.string()),
+        "prompt_bytes": pa.array(sizes, pa.int32()),
+        "tools": pa.array(tools, pa.string()),
+        "flaw": pa.array(flaws, pa.string()),
+    }
+    arrays = [
+        computed[f.name] if f.name in computed else batch.column(f.name).cast(f.type, safe=False)
+        for f in RENDERED
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=RENDERED)
+
+
+def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
+    names = (
+        "prompt",
+        "messages",
+        "system",
+        "tools",
+        "response_schema",
+        "sampling",
+        "max_tokens",
+        "temperature",
+        "flaw",
+    )
+    return zip(*(batch.column(n).to_pylist() for n in names), strict=True)
+
+
+def _one(
+    prompt: str | None,
+    messages: str | None,
+    system: str | None,
+    tools: str | None,
+    schema: str | None,
+    sampling: str | None,
+    max_tokens: int,
+    temperature: float | None,
+    flaw: str | None,
+) -> tuple[str, int, str | None, str]:
+    """Canonical messages, bytes that bound the input tokens, canonical tools, hash."""
+    if flaw is not None:
+        raise FlawError(flaw)
+    extra = 0
+    if messages is None:
+        text = _from_prompt(prompt or "", system)
+    else:
+        text, tools, extra = _from_messages(messages, system, tools)
+    if tools is not None:
+        tools = _tools(tools)
+    schema_flaw = schema_problem(schema) if schema is not None else None
+    if schema_flaw is not None:
+        raise FlawError(schema_flaw)
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise FlawError("messages hold half a surrogate pair, which is no text") from None
+    rest = f"\x1f{schema or ''}\x1f{tools or ''}\x1f{sampling or ''}\x1f{max_tokens}\x1f{temperature}"
+    digest = blake2b(encoded, digest_size=16)
+    digest.update(rest.encode())
+    size = len(encoded) + len((schema or "").encode()) + len((tools or "").encode()) + extra
+    return text, size, tools, digest.hexdigest()
+
+
+def _from_prompt(prompt: str, system: str | None) -> str:
+    user = f'{{"role":"user","content":{encode_basestring(prompt)}}}'
+    return f"[{_system(system)},{user}]" if system else f"[{user}]"
+
+
+@lru_cache(maxsize=64)
+def _system(text: str) -> str:
+    return f'{{"role":"system","content":{encode_basestring(text)}}}'
+
+
+def _from_messages(text: str, system: str | None, tools: str | None) -> tuple[str, str | None, int]:
+    parsed = _parse(text, "messages")
+    if isinstance(parsed, dict) and "messages" in parsed:
+        if tools is None and parsed.get("tools") is not None:
+            tools = dumps(parsed["tools"])
+        parsed = parsed["messages"]
+    if not isinstance(parsed, list):
+        raise FlawError("messages is no list")
+    if not parsed:
+        raise FlawError("messages is an empty list")
+    parsed = [_without_nulls(message) for message in parsed]
+    extra = sum(_check(message, at) for at, message in enumerate(parsed, start=1))
+    if not any(_says_something(message) for message in parsed if message["role"] not in LEADING):
+        raise FlawError("messages are empty: no message but the system's says anything")
+    if system and parsed[0]["role"] not in LEADING:
+        parsed.insert(0, {"role": "system", "content": system})
+    return dumps(parsed), tools, extra
+
+
+def _without_nulls(message: JSON) -> JSON:
+    """DuckDB gives a struct's absent fields as nulls; `content` may be null beside tool calls, and stays."""
+    if not isinstance(message, dict):
+        return message
+    return {key: value for key, value in message.items() if value is not None or key == "content"}
+
+
+def _check(message: JSON, at: int) -> int:
+    """Raise FlawError if this is no chat message; otherwise the bytes to count for its images and the like."""
+    if not isinstance(message, dict):
+        raise FlawError(f"message {at} is no object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise FlawError(f"message {at} has no role")
+    if role not in ROLES:
+        raise FlawError(f"message {at} has the role {role[:20]!r}; roles are {', '.join(sorted(ROLES))}")
+    content = message.get("content")
+    if isinstance(content, str):
+        return 0
+    if content is None:
+        if message.get("tool_calls") or message.get("function_call"):
+            return 0
+        raise FlawError(f"message {at} has no content")
+    if not isinstance(content, list):
+        raise FlawError(f"message {at}: content is neither text nor a list of parts")
+    for part in content:
+        if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+            raise FlawError(f"message {at}: a part of its content is no object with a type")
+    return sum(IMAGE_BYTES for part in content if part["type"] not in ("text", "input_text"))
+
+
+def _says_something(message: dict[str, JSON]) -> bool:
+    content = message.get("content")
+    if isinstance(content, str):
+        return bool(content.strip())
+    if isinstance(content, list):
+        return any(part["type"] != "text" or str(part.get("text") or "").strip() for part in content)
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _tools(text: str) -> str:
+    parsed = _parse(text, "tools")
+    if not isinstance(parsed, list) or not all(isinstance(tool, dict) for tool in parsed):
+        raise FlawError("tools is no list of objects")
+    return dumps([_without_nulls(tool) for tool in parsed])
+
+
+@lru_cache(maxsize=1024)
+def schema_problem(text: str) -> str | None:
+    """What is wrong with a response_schema; None if it is a JSON object."""
+    try:
+        parsed = _parse(text, "response_schema")
+    except FlawError as error:
+        return str(error)
+    return None if isinstance(parsed, dict) else "response_schema is no JSON object"
+
+
+def _parse(text: str, what: str) -> JSON:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        at = f" (character {error.pos})" if isinstance(error, json.JSONDecodeError) else ""
+        raise FlawError(f"{what} is no valid JSON{at}") from None
+
+
+def _refuse(constant: str) -> JSON:
+    raise ValueError(constant)
+
+
+def dumps(value: JSON) -> str:
+    """JSON in the one way that is hashed: no spaces, no escapes beyond what JSON needs."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
