@@ -1,8 +1,8 @@
 """Policy: which endpoints may answer which rows. A fact that is unknown fails the rule that asks for it.
 
 An endpoint counts as self-hosted if its workers are ours (`Endpoint.workers`), or if `facts.self_hosted` says
-so. An `api_base` on this machine or a private network is no proof: a gateway there may forward to anyone. Whoever
-runs such a server says so in the job, and the job layer sets `facts.self_hosted`.
+so. An `api_base` on this machine or a private network is no proof: a gateway there may forward to anyone.
+Whoever runs such a server says so in the job, and the job layer sets `facts.self_hosted`.
 
 Several policies at once (the job's and a row's) forbid whatever any of them forbids.
 """
