@@ -1,0 +1,295 @@
+"""One request on one endpoint, from admission to its answer or last failure; the same for every transport.
+
+Each attempt: a slot from the limiter, the deadline, what it can cost at most from the escrow, the intent in
+the journal, the sending, the outcome in the journal, the money settled. What follows a failure is
+`outcomes.NEXT_STEP`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from engines.books import Books
+from engines.limits import Limiter
+from engines.outcomes import CUT_EMPTY_FACTOR, NEXT_STEP, Step, backoff_seconds
+from engines.schemas import is_valid, schema_fault
+from engines.transport import Reply, Transport, lost, not_sent
+from router.values import Answer, Desk, Endpoint, Failure, FailureKind, Intent, Request, Shard, Usage
+
+ENDPOINT_WIDE_IN_A_ROW = 3
+"""So many failures that are the endpoint's (no key, no such model) without one answer, and no more is sent."""
+
+RETURN_POLL_SECONDS = 0.25
+"""Money comes back through engines that are not on our loop too; how often a waiting request looks."""
+
+UNSENT = {
+    FailureKind.BUDGET: "not sent: the cap leaves no room for what it can cost; resume with a higher --cap",
+    FailureKind.DEADLINE: "not sent: the deadline has passed; resume with a later --deadline",
+    FailureKind.CANCELLED: "not sent: the run is stopping; resume goes on with it",
+}
+
+
+@dataclass(slots=True)
+class Admission:
+    """A slot and money: what one attempt needs before it is sent."""
+
+    tokens: int
+    """Expected, input and output."""
+    input_tokens: int
+    reserved: Decimal
+
+
+class Expectation:
+    """Tokens per byte and per answer, as usage has told so far: what the limiter counts before it knows."""
+
+    def __init__(self) -> None:
+        self._per_byte = 0.3
+        self._output: float | None = None
+
+    def input_tokens(self, prompt_bytes: int) -> int:
+        return int(prompt_bytes * self._per_byte) + 1
+
+    def output_tokens(self, max_tokens: int) -> int:
+        return min(max_tokens, int(max_tokens / 4 if self._output is None else self._output))
+
+    def learn(self, prompt_bytes: int, usage: Usage) -> None:
+        """One in twenty of the newest: follows a change of task within some dozens of answers."""
+        self._per_byte += 0.05 * (usage.input_tokens / max(prompt_bytes, 1) - self._per_byte)
+        seen = usage.output_tokens
+        self._output = seen if self._output is None else self._output + 0.05 * (seen - self._output)
+
+
+class Attempts:
+    """All attempts on one endpoint. Lives on the event loop."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        desk: Desk,
+        transport: Transport,
+        books: Books,
+        *,
+        patience_seconds: float,
+        rng: random.Random,
+    ) -> None:
+        self._endpoint, self._desk, self._transport, self._books = endpoint, desk, transport, books
+        self._patience = patience_seconds
+        self._rng = rng
+        self._expect = Expectation()
+        self._deadline = None if desk.deadline is None else desk.deadline.timestamp()
+        self._halted: FailureKind | None = None
+        self._halt_event = asyncio.Event()
+        self._dead: Reply | None = None
+        self._wide_in_a_row = 0
+        self._unreachable_since: float | None = None
+        self.limiter = Limiter(endpoint.limits)
+
+    def halt(self, kind: FailureKind) -> None:
+        """Send nothing more; `kind` is why. Whoever waits is told at once."""
+        if self._halted is None:
+            self._halted = kind
+            self._halt_event.set()
+            self.limiter.wake_all()
+
+    @property
+    def halted(self) -> FailureKind | None:
+        if self._halted is None and self._deadline is not None and time.time() >= self._deadline:
+            self.halt(FailureKind.DEADLINE)
+        return self._halted
+
+    # --- before sending ---
+
+    async def admit(self, request: Request) -> Admission | FailureKind:
+        """A slot, then money; or why the request is not sent. Callers that wait are admitted in order."""
+        size = self._books.prompt_bytes(request)
+        input_tokens = self._expect.input_tokens(size)
+        tokens = input_tokens + self._expect.output_tokens(request.max_tokens)
+        if not self.halted:
+            await self.limiter.acquire(tokens)
+            reserved = self._books.worst_case(request, size)
+            if not self.halted and await self._reserve(reserved):
+                return Admission(tokens, input_tokens, reserved)
+            self.limiter.release(tokens, 0)
+        return self._halted or FailureKind.BUDGET
+
+    async def _reserve(self, amount: Decimal) -> bool:
+        """Set money aside. While others hold some, wait for what they return: the tail is spent one by one."""
+        escrow = self._desk.escrow
+        while True:
+            in_vain = not escrow.reserved_usd  # read first: what returns in between is then seen by reserve()
+            if escrow.reserve(amount):
+                return True
+            if in_vain:
+                self.halt(FailureKind.BUDGET)
+            if self.halted is not None:
+                return False
+            await RETURNS.wait(RETURN_POLL_SECONDS)
+
+    # --- sending ---
+
+    async def run(self, shard: Shard, request: Request, admission: Admission) -> Answer | Failure:
+        """Attempts until there is an answer or the table says enough. The request is already admitted."""
+        number = shard.first_attempt
+        failures: dict[FailureKind, int] = {}
+        while True:
+            reply, said, again = await self._attempt(shard, request, admission, number, failures)
+            if not again:
+                return said
+            if reply.kind is FailureKind.CUT_EMPTY:
+                request = replace(request, max_tokens=self._larger(request))
+            if reply.kind is not None and NEXT_STEP[reply.kind].wait:
+                await self._nap(backoff_seconds(failures[reply.kind], reply.retry_after, self._rng))
+            admitted = await self.admit(request)
+            if isinstance(admitted, FailureKind):
+                return unsent(request, admitted)
+            admission = admitted
+            number += 1
+
+    async def _attempt(
+        self,
+        shard: Shard,
+        request: Request,
+        admission: Admission,
+        number: int,
+        failures: dict[FailureKind, int],
+    ) -> tuple[Reply, Answer | Failure, bool]:
+        """One attempt with both its records. The reservation is settled whatever happens."""
+        desk, reserved = self._desk, admission.reserved
+        cost = reserved
+        try:
+            intent = self._books.intent(shard, request, number, reserved, admission.input_tokens)
+            desk.journal.sent((intent,))
+            reply = await self._send(request, admission, intent)
+            said, again = self._judge(request, reply, failures)
+            outcome = self._books.outcome(intent, reply, said, final=not again)
+            cost = outcome.cost_usd
+            desk.journal.settled((outcome,))
+        finally:
+            desk.escrow.settle(reserved, cost)
+            RETURNS.tell()
+        return reply, said, again
+
+    async def _send(self, request: Request, admission: Admission, intent: Intent) -> Reply:
+        reply = lost(FailureKind.TIMEOUT, f"endpoint {self._endpoint.name}: given up while in flight")
+        try:
+            fault = schema_fault(request)
+            if fault is not None:
+                reply = not_sent(FailureKind.BAD_REQUEST, fault)
+            elif self._dead is not None:
+                reply = replace(self._dead)
+            else:
+                reply = await self._transport.send(request)
+        except asyncio.CancelledError:
+            self._desk.journal.settled((self._books.outcome(intent, reply, None, final=False),))
+            raise
+        finally:
+            self._feedback(request, admission, reply)
+        return reply
+
+    def _feedback(self, request: Request, admission: Admission, reply: Reply) -> None:
+        """What a reply teaches the limiter, the expectation and the endpoint's health."""
+        limiter, usage = self.limiter, reply.usage
+        if reply.hints is not None:
+            limiter.heed(reply.hints)
+        rule = None if reply.kind is None else NEXT_STEP[reply.kind]
+        if rule is None or not rule.congestion:
+            limiter.succeeded()
+        else:
+            limiter.congested(reply.retry_after, refused=reply.kind is FailureKind.RATE_LIMITED)
+        used = 0 if reply.unbilled else None
+        if usage is not None:
+            used = usage.input_tokens + usage.output_tokens
+            self._expect.learn(self._books.prompt_bytes(request), usage)
+        self._watch(reply, endpoint_wide=rule is not None and rule.endpoint_wide)
+        limiter.release(admission.tokens, used)
+
+    def _watch(self, reply: Reply, *, endpoint_wide: bool) -> None:
+        """Whether the endpoint is there at all: no key, no such model, or nobody listens for too long."""
+        self._wide_in_a_row = self._wide_in_a_row + 1 if endpoint_wide else 0
+        if self._wide_in_a_row >= ENDPOINT_WIDE_IN_A_ROW:
+            self._dead = replace(reply, unbilled=True, usage=None)
+        if reply.kind is not FailureKind.CONNECTION or not reply.unbilled:
+            self._unreachable_since = None
+            return
+        now = time.monotonic()
+        if self._unreachable_since is None:
+            self._unreachable_since = now
+        away = now - self._unreachable_since
+        if away >= self._patience:
+            message = f"endpoint {self._endpoint.name}: unreachable for {away:.0f} s; is it up?"
+            self._dead = not_sent(FailureKind.CONNECTION, message)
+        self.limiter.pause(min(30.0, away / 4.0))
+
+    # --- after sending ---
+
+    def _judge(
+        self, request: Request, reply: Reply, failures: dict[FailureKind, int]
+    ) -> tuple[Answer | Failure, bool]:
+        """What the reply is to the request, and whether another attempt follows. An invalid answer is one."""
+        if reply.kind is None:
+            valid = is_valid(request, reply.text)
+            answer = Answer(
+                request.row, request.request_id, reply.text, reply.finish_reason, reply.reasoning, valid
+            )
+            again = valid is False and self._again(request, FailureKind.INVALID, failures)
+            return answer, again
+        again = self._again(request, reply.kind, failures)
+        message = reply.message
+        if again and reply.kind is FailureKind.CUT_EMPTY:
+            message += f"; asked once more with max_tokens {self._larger(request)}"
+        return Failure(request.row, request.request_id, reply.kind, message), again
+
+    def _again(self, request: Request, kind: FailureKind, failures: dict[FailureKind, int]) -> bool:
+        failures[kind] = failures.get(kind, 0) + 1
+        rule = NEXT_STEP[kind]
+        if rule.step is not Step.SAME_ENDPOINT or failures[kind] >= rule.attempts or self._dead is not None:
+            return False
+        return kind is not FailureKind.CUT_EMPTY or self._larger(request) > request.max_tokens
+
+    def _larger(self, request: Request) -> int:
+        """The larger budget of an answer that was cut before its first word, within the context window."""
+        wanted = request.max_tokens * CUT_EMPTY_FACTOR
+        window = self._endpoint.context_window
+        if window is None:
+            return wanted
+        taken = self._expect.input_tokens(self._books.prompt_bytes(request))
+        return max(request.max_tokens, min(wanted, window - taken))
+
+    async def _nap(self, seconds: float) -> None:
+        """Wait, but not beyond a halt."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._halt_event.wait(), seconds)
+
+
+def unsent(request: Request, kind: FailureKind) -> Failure:
+    return Failure(request.row, request.request_id, kind, UNSENT[kind])
+
+
+class Returns:
+    """Tells those who wait for money that some came back. One for all engines of the process's loop."""
+
+    def __init__(self) -> None:
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def tell(self) -> None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await asyncio.wait((future,), timeout=seconds)
+        if not future.done():
+            future.cancel()
+            self._waiting.remove(future)
+
+
+RETURNS = Returns()

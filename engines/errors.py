@@ -1,0 +1,19 @@
+"""What an engine raises: only what makes it unusable as a whole. What befalls a request is a value."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """An endpoint cannot be used as it is described; the message says which, why and what to do."""
+
+
+class MissingExtraError(EngineError):
+    """A package that this endpoint needs is not installed."""
+
+
+class BadEndpointError(EngineError):
+    """An endpoint's parameters contradict what an engine promises."""
+
+
+class BatchError(EngineError):
+    """A provider's batch could not be made, found or read."""

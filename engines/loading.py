@@ -1,0 +1,41 @@
+"""Which engine serves an endpoint: adapters are named here, and loaded when one is needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from engines.errors import MissingExtraError
+from router.values import Desk, Endpoint, Engine, Mode
+
+ADAPTERS: dict[str, tuple[str, str, str]] = {
+    "vllm": ("engines.vllm_pool", "VllmPool", "needs nothing more here"),
+    "batch": ("engines.batch", "Batch", "aiohttp"),
+    "openai wire": ("engines.realtime", "Realtime", "aiohttp"),
+    "litellm": ("engines.through_litellm", "ThroughLitellm", "litellm"),
+}
+"""Adapter → module, class, and the package it cannot do without."""
+
+
+def adapter_of(endpoint: Endpoint) -> str:
+    """The adapter's name: own workers, a batch tier, OpenAI's wire, and litellm for all else."""
+    if endpoint.workers is not None:
+        return "vllm"
+    if endpoint.mode is Mode.BATCH:
+        return "batch"
+    if endpoint.api_base is not None or endpoint.model.startswith("openai/"):
+        return "openai wire"
+    return "litellm"
+
+
+def engine_for(endpoint: Endpoint, desk: Desk) -> Engine:
+    """The engine that serves `endpoint`. Raises MissingExtraError where a package is not installed."""
+    module, name, package = ADAPTERS[adapter_of(endpoint)]
+    try:
+        made: Engine = getattr(import_module(module), name)(endpoint, desk)
+    except ModuleNotFoundError as error:
+        missing = error.name or package
+        raise MissingExtraError(
+            f"endpoint {endpoint.name} needs the package {missing}, which is not installed; "
+            f"`pip install {missing}` (or `make setup`) mends it"
+        ) from error
+    return made

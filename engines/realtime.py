@@ -1,0 +1,162 @@
+"""Shards in real time: each request sent when limits and money allow, in order; answers as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import islice
+from threading import Lock
+
+from engines.attempts import Admission, Attempts, unsent
+from engines.books import Books
+from engines.http import HttpTransport
+from engines.loop import event_loop, start
+from engines.tickets import Said, Work
+from engines.transport import Transport
+from engines.wire import Bodies
+from router.values import (
+    Desk,
+    Endpoint,
+    FailureKind,
+    Progress,
+    Request,
+    RequestSource,
+    Shard,
+    Ticket,
+)
+
+TIMEOUT_SECONDS = 600.0
+"""From sending to the last byte: slow reasoning takes minutes, a hung connection takes for ever."""
+PATIENCE_SECONDS = 300.0
+"""An endpoint at which nobody has listened for so long is given up."""
+OPEN_MAX = 2048
+"""Requests of one engine that are in flight or wait to be sent again: what is held in memory."""
+READ_AT_ONCE = 64
+"""Requests read from disk per hop to a reading thread."""
+
+
+class Realtime:
+    """`values.Engine` over a transport; without one, OpenAI's wire over HTTP.
+
+    `timeout_seconds` bounds one attempt, `patience_seconds` how long an endpoint may be unreachable; `seed`
+    makes the jitter of waits repeatable.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        desk: Desk,
+        *,
+        transport: Transport | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+        seed: int | None = None,
+    ) -> None:
+        bodies = Bodies(endpoint)
+        self._transport = transport or HttpTransport(endpoint, bodies, timeout_seconds)
+        self._attempts = Attempts(
+            endpoint,
+            desk,
+            self._transport,
+            Books(endpoint, bodies.extra_bytes),
+            patience_seconds=patience_seconds,
+            rng=random.Random(seed),  # noqa: S311 - jitter, not secrets
+        )
+        self._deadline = desk.deadline
+        self._lock = Lock()
+        self._works: dict[str, Work] = {}
+        self._open = asyncio.Semaphore(OPEN_MAX)
+        self._shards: set[asyncio.Task[None]] = set()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def submit(self, shard: Shard, key: str) -> Ticket:
+        with self._lock:
+            known = self._works.get(key)
+            if known is None:
+                known = self._works[key] = Work(shard, key)
+                event_loop().call_soon_threadsafe(self._begin, known)
+            return known.ticket
+
+    def progress(self, ticket: Ticket) -> Progress:
+        return self._works[ticket.key].progress()
+
+    def collect(self, ticket: Ticket) -> Iterator[Said]:
+        return self._works[ticket.key].drain()
+
+    def stop(self) -> None:
+        event_loop().call_soon_threadsafe(self._attempts.halt, FailureKind.CANCELLED)
+
+    def close(self) -> None:
+        """Stops, gives up what is in flight (it is booked as unsettled), closes connections."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            start(self._close()).result()
+
+    # --- on the event loop ---
+
+    def _begin(self, work: Work) -> None:
+        if self._deadline is not None and self._alarm is None:
+            self._alarm = _at(self._deadline.timestamp(), self._ring)
+        task = asyncio.create_task(self._serve(work))
+        self._shards.add(task)
+        task.add_done_callback(self._shards.discard)
+
+    def _ring(self) -> None:
+        """At the deadline, wake whoever waits; before it (the clock was set back), look again later."""
+        self._alarm = None
+        if self._attempts.halted is None and self._deadline is not None:
+            self._alarm = _at(self._deadline.timestamp(), self._ring)
+
+    async def _serve(self, work: Work) -> None:
+        """A shard from its first request to its last answer."""
+        fault: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                async for request in _read(work.shard.requests):
+                    await self._open.acquire()
+                    admitted = await self._attempts.admit(request)
+                    if isinstance(admitted, FailureKind):
+                        self._open.release()
+                        work.put(unsent(request, admitted))
+                    else:
+                        work.in_flight += 1
+                        group.create_task(self._answer(work, request, admitted))
+        except BaseExceptionGroup as faults:
+            fault = faults.exceptions[0]
+        except BaseException as error:  # noqa: BLE001 - raised where answers are collected
+            fault = error
+        work.finish(fault)
+
+    async def _answer(self, work: Work, request: Request, admission: Admission) -> None:
+        try:
+            work.put(await self._attempts.run(work.shard, request, admission))
+        finally:
+            work.in_flight -= 1
+            self._open.release()
+
+    async def _close(self) -> None:
+        self._attempts.halt(FailureKind.CANCELLED)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for task in list(self._shards):
+            task.cancel()
+        await asyncio.gather(*self._shards, return_exceptions=True)
+        await self._transport.close()
+
+
+def _at(timestamp: float, what: Callable[[], None]) -> asyncio.TimerHandle:
+    """Call back at a wall-clock instant, or at most a minute before it for another look."""
+    wait = max(0.0, min(timestamp - time.time(), 60.0))
+    return asyncio.get_running_loop().call_later(wait, what)
+
+
+async def _read(source: RequestSource) -> AsyncIterator[Request]:
+    """The requests of a source, read on another thread a few at a time."""
+    iterator = iter(source)
+    while lot := await asyncio.to_thread(lambda: list(islice(iterator, READ_AT_ONCE))):
+        for request in lot:
+            yield request

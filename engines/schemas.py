@@ -1,0 +1,54 @@
+"""Whether an answer is valid by its request's response_schema."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from jsonschema import Draft202012Validator, SchemaError
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+from engines.quickjson import dumps, loads
+from router.values import JSON, Request
+
+
+def is_valid(request: Request, text: str) -> bool | None:
+    """None where the request has no schema."""
+    if request.response_schema is None:
+        return None
+    try:
+        value = loads(text)
+    except ValueError:
+        return False
+    validator = _validator(dumps(request.response_schema))
+    return validator is None or _holds(validator, value)
+
+
+def schema_fault(request: Request) -> str | None:
+    """Why no answer could be judged by this request's schema, or None."""
+    if request.response_schema is None:
+        return None
+    if _validator(dumps(request.response_schema)) is None:
+        return "the request's response_schema is no valid JSON schema"
+    return None
+
+
+def _holds(validator: Validator, value: JSON) -> bool:
+    try:
+        return bool(validator.is_valid(value))
+    except Unresolvable:  # a $ref that leads out of the schema: nothing can satisfy it
+        return False
+
+
+@lru_cache(maxsize=256)
+def _validator(schema: bytes) -> Validator | None:
+    """The validator of a schema given as JSON, kept: rows of a job repeat theirs. It fetches no reference."""
+    parsed = loads(schema)
+    kind = validator_for(parsed, default=Draft202012Validator)
+    try:
+        kind.check_schema(parsed)
+    except SchemaError:
+        return None
+    return kind(parsed, registry=Registry())
