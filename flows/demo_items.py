@@ -1,8 +1,8 @@
-"""The demo's batch: four kinds of exercise with computable answers, from trivial to hopeless for a small model.
+"""The demo's batch: four kinds of exercise with computable answers, from easy to hopeless for a small model.
 
 Prompts are a word and its operands (`add 47 85`, `sort qbzad`, `reverse lantern`, `count s in possess`) in
 lower-case letters, digits and spaces alone: 37 characters, so a model with a vocabulary of its own can read
-them. References are exact strings over the same characters. Small operands repeat by chance, as in real batches.
+them. References are exact strings over the same characters. Small operands repeat by chance, as real ones do.
 """
 
 from __future__ import annotations
