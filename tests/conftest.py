@@ -1,0 +1,40 @@
+"""What all tests share: nothing leaves the machine, nothing is left in the home folder, and one Prefect API."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ.update(
+    {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_OFFLINE_MODE": "true",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+    }
+)
+_HOME = tempfile.TemporaryDirectory(prefix="thirdshift-prefect-", ignore_cleanup_errors=True)
+os.environ["PREFECT_HOME"] = _HOME.name
+
+# two cores shared with whatever else runs: a slow example is no fault
+settings.register_profile(
+    "ours",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+settings.load_profile("ours")
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[None]:
+    """Prefect's real API on a database of its own, once per session: it takes 11 to 28 s to come up."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
