@@ -1,0 +1,255 @@
+"""The linear mixed model behind `router.predict`: conditioning on scores, and learning how scores vary.
+
+Scores of one request on the endpoints looked at are one vector with the other entries missing. Rows are grouped by which
+endpoints were looked at (few patterns), tasks are eliminated one by one (given abilities and slopes they are independent),
+so the work grows with tasks x endpoints^2 and with the scores, never with the population.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from router.predict import Observations, Population
+
+Floats = NDArray[np.float64]
+
+ABILITY_SPREAD = 0.25
+"""Standard deviation of an ability around 0.5 when nothing is known."""
+PRIOR_SPREAD = 0.10
+"""And around a catalogue's figure: public benchmarks overstate by about so much (FIELD.md)."""
+FAITH = 8.0
+"""How many tasks, text columns or requests the first guess of a covariance is worth, beyond the endpoints' number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Covariances:
+    """How scores vary between endpoints, each shape (endpoints, endpoints)."""
+
+    ability: Floats
+    skill: Floats
+    slope: Floats
+    luck: Floats
+    guess: tuple[Floats, Floats, Floats]
+    """The first guesses of skill, slope and luck, which few scores do not move far."""
+
+    @staticmethod
+    def first(endpoints: int, width: int, tasks: int, known: NDArray[np.bool_]) -> Covariances:
+        own, common = np.eye(endpoints), np.ones((endpoints, endpoints))
+        spread = np.where(known, PRIOR_SPREAD, ABILITY_SPREAD) ** 2
+        ability = np.diag(spread) * 0.7 + 0.3 * np.sqrt(np.outer(spread, spread))
+        skill = (0.02 if tasks > 1 else 1e-6) * (0.4 * own + 0.6 * common)
+        slope = 0.01 / max(1, width) * (0.4 * own + 0.6 * common)
+        luck = 0.16 * (0.6 * own + 0.4 * common)
+        return Covariances(ability, skill, slope, luck, (skill, slope, luck))
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """The requests looked at on exactly these endpoints."""
+
+    endpoints: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    """Positions within `Looked`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The requests with a score, and their scores."""
+
+    row: NDArray[np.int64]
+    """Shape (m,): which requests, ascending."""
+    score: Floats
+    """Shape (m, endpoints), 0 where not looked at."""
+    task: NDArray[np.int32]
+    common: Floats
+    """Shape (m, 1 + width): 1 and the text's columns."""
+    patterns: tuple[Pattern, ...]
+    tasks: int
+
+
+def looked_at(observations: Observations, population: Population, endpoints: int) -> Looked:
+    row, place = np.unique(observations.row, return_inverse=True)
+    score = np.zeros((len(row), endpoints))
+    seen = np.zeros((len(row), endpoints), dtype=bool)
+    score[place, observations.endpoint] = observations.score
+    seen[place, observations.endpoint] = True
+    kinds, kind = np.unique(seen, axis=0, return_inverse=True) if len(row) else (seen, np.zeros(0, int))
+    patterns = tuple(
+        Pattern(np.flatnonzero(of), np.flatnonzero(kind.ravel() == k)) for k, of in enumerate(kinds)
+    )
+    common = _common(population.text[row])
+    return Looked(row, score, population.task[row], common, patterns, population.tasks)
+
+
+def _common(text: NDArray[np.float32]) -> Floats:
+    return np.hstack([np.ones((len(text), 1)), text.astype(np.float64)])
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """Abilities and slopes (`common`), skills given them, and what is not known of both."""
+
+    common: Floats
+    """Shape (1 + width, endpoints)."""
+    skill: Floats
+    """Shape (tasks, endpoints)."""
+    common_cov: Floats
+    """Shape ((1 + width) x endpoints, the same)."""
+    skill_cov: Floats
+    """Given `common`: shape (tasks, endpoints, endpoints)."""
+    link: Floats
+    """How skills answer to `common`: shape (tasks, endpoints, (1 + width) x endpoints)."""
+
+    def expected(self, task: NDArray[np.int32], text: NDArray[np.float32]) -> Floats:
+        plain: Floats = text.astype(np.float64) @ self.common[1:] + self.common[0] + self.skill[task]
+        return plain
+
+    def questions(
+        self, population: Population, shares: list[Floats], looked: Looked, covariances: Covariances
+    ) -> tuple[Floats, Floats]:
+        """See `Predictor.means`."""
+        endpoints = self.common.shape[1]
+        constant = np.zeros(len(shares))
+        residual = np.zeros((len(shares), len(shares)))
+        stacked = np.stack(shares).astype(np.float64)  # (questions, n, endpoints)
+        here = stacked[:, looked.row, :]
+        residual += np.einsum("qne,ef,pnf->qp", stacked, covariances.luck, stacked, optimize=True)
+        residual -= np.einsum("qne,ef,pnf->qp", here, covariances.luck, here, optimize=True)
+        for pattern in looked.patterns:
+            part = here[:, pattern.rows, :]
+            gain = _gain(covariances.luck, pattern.endpoints)
+            left = covariances.luck - gain @ covariances.luck[pattern.endpoints]
+            constant += np.einsum("qne,eo,no->q", part, gain, looked.score[np.ix_(pattern.rows, pattern.endpoints)])
+            residual += np.einsum("qne,ef,pnf->qp", part, left, part, optimize=True)
+            less = np.zeros_like(part)
+            less[:, :, pattern.endpoints] = part @ gain
+            stacked[:, looked.row[pattern.rows], :] -= less
+        n = len(population)
+        on_common = np.einsum("nk,qne->qke", _common(population.text), stacked, optimize=True)
+        on_common = on_common.reshape(len(shares), -1)
+        on_skill = np.zeros((len(shares), len(self.skill), endpoints))
+        for q in range(len(shares)):
+            np.add.at(on_skill[q], population.task, stacked[q])
+        mean = constant + on_common @ self.common.ravel() + np.einsum("qte,te->q", on_skill, self.skill)
+        through = on_common - np.einsum("qte,tec->qc", on_skill, self.link, optimize=True)
+        unknown = through @ self.common_cov @ through.T
+        unknown += np.einsum("qte,tef,ptf->qp", on_skill, self.skill_cov, on_skill, optimize=True)
+        return mean / n, (unknown + residual) / n**2
+
+
+def _gain(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
+    """What the luck at these endpoints says of the luck at all: shape (all, these)."""
+    inside = luck[np.ix_(endpoints, endpoints)]
+    gain: Floats = np.linalg.solve(inside, luck[endpoints]).T
+    return gain
+
+
+def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Posterior:
+    """What the scores say, by eliminating the tasks from the normal equations."""
+    endpoints, width = len(abilities), looked.common.shape[1]
+    size = width * endpoints
+    precision, pull = _prior(covariances, abilities, width)
+    task_precision = np.tile(np.linalg.inv(covariances.skill), (looked.tasks, 1, 1))
+    task_common = np.zeros((looked.tasks, endpoints, width, endpoints))
+    task_pull = np.zeros((looked.tasks, endpoints))
+    for pattern in looked.patterns:
+        at = pattern.endpoints
+        inverse = np.linalg.inv(covariances.luck[np.ix_(at, at)])
+        full = np.zeros((endpoints, endpoints))
+        full[np.ix_(at, at)] = inverse
+        common, task = looked.common[pattern.rows], looked.task[pattern.rows]
+        weighed = looked.score[pattern.rows] @ full
+        precision += np.kron(common.T @ common, full)
+        pull += (common.T @ weighed).ravel()
+        counts = np.bincount(task, minlength=looked.tasks)
+        sums = np.zeros((looked.tasks, width))
+        np.add.at(sums, task, common)
+        task_precision += counts[:, None, None] * full
+        task_common += full[None, :, None, :] * sums[:, None, :, None]
+        np.add.at(task_pull, task, weighed)
+    skill_cov = np.linalg.inv(task_precision)
+    flat = task_common.reshape(looked.tasks, endpoints, size)
+    link = skill_cov @ flat
+    precision -= np.einsum("tec,ted->cd", flat, link, optimize=True)
+    pull -= np.einsum("tec,te->c", link, task_pull)
+    common_cov = np.linalg.inv(precision)
+    solved = common_cov @ pull
+    skill = np.einsum("tef,tf->te", skill_cov, task_pull) - link @ solved
+    return Posterior(solved.reshape(width, endpoints), skill, common_cov, skill_cov, link)
+
+
+def _prior(covariances: Covariances, abilities: Floats, width: int) -> tuple[Floats, Floats]:
+    endpoints = len(abilities)
+    precision = np.zeros((width * endpoints, width * endpoints))
+    inverse = np.linalg.inv(covariances.ability)
+    precision[:endpoints, :endpoints] = inverse
+    if width > 1:
+        precision[endpoints:, endpoints:] = np.kron(np.eye(width - 1), np.linalg.inv(covariances.slope))
+    pull = np.zeros(width * endpoints)
+    pull[:endpoints] = inverse @ abilities
+    return precision, pull
+
+
+def improve(looked: Looked, posterior: Posterior, covariances: Covariances) -> Covariances:
+    """One round: the covariances that are likeliest given what the scores say of skills, slopes and luck."""
+    endpoints = posterior.common.shape[1]
+    cov, link = posterior.common_cov, posterior.link
+    touched = np.bincount(looked.task, minlength=looked.tasks) > 0
+    through = link[touched] @ cov @ np.swapaxes(link[touched], 1, 2)
+    skills = posterior.skill[touched]
+    skill_sum = skills.T @ skills + (posterior.skill_cov[touched] + through).sum(axis=0)
+    slopes = posterior.common[1:]
+    blocks = cov.reshape(len(slopes) + 1, endpoints, len(slopes) + 1, endpoints)
+    slope_sum = slopes.T @ slopes + sum((blocks[k, :, k, :] for k in range(1, len(slopes) + 1)), np.zeros_like(skill_sum))
+    luck_sum = _luck(looked, posterior, covariances)
+    guesses = covariances.guess
+    return Covariances(
+        covariances.ability,
+        _blend(skill_sum, int(touched.sum()), guesses[0]),
+        _blend(slope_sum, len(slopes), guesses[1]),
+        _blend(luck_sum, len(looked.row), guesses[2]),
+        guesses,
+    )
+
+
+def _blend(total: Floats, count: int, guess: Floats) -> Floats:
+    faith = FAITH + len(guess)
+    mixed: Floats = (total + faith * guess) / (count + faith)
+    return (mixed + mixed.T) / 2 + 1e-9 * np.eye(len(guess))
+
+
+def _luck(looked: Looked, posterior: Posterior, covariances: Covariances) -> Floats:
+    """The sum over requests of E[luck luck'], the endpoints not looked at filled in by those that were."""
+    expected = looked.common @ posterior.common + posterior.skill[looked.task]
+    endpoints = expected.shape[1]
+    total = np.zeros((endpoints, endpoints))
+    for pattern in looked.patterns:
+        gain = _gain(covariances.luck, pattern.endpoints)
+        rest = covariances.luck - gain @ covariances.luck[pattern.endpoints]
+        at = np.ix_(pattern.rows, pattern.endpoints)
+        luck = (looked.score[at] - expected[at]) @ gain.T
+        total += luck.T @ luck + len(pattern.rows) * rest
+        unsure = _unsure(looked, posterior, pattern)[np.ix_(pattern.endpoints, pattern.endpoints)]
+        total += gain @ unsure @ gain.T
+    return total
+
+
+def _unsure(looked: Looked, posterior: Posterior, pattern: Pattern) -> Floats:
+    """The sum over the pattern's requests of the covariance of their expected scores (text at its task's mean)."""
+    endpoints = posterior.common.shape[1]
+    task, common = looked.task[pattern.rows], looked.common[pattern.rows]
+    counts = np.bincount(task, minlength=looked.tasks)
+    sums = np.zeros((looked.tasks, common.shape[1]))
+    np.add.at(sums, task, common)
+    met = np.flatnonzero(counts)
+    total = np.einsum("t,tef->ef", counts[met].astype(float), posterior.skill_cov[met])
+    eye = np.eye(endpoints)
+    for t in met:
+        reach = np.kron((sums[t] / counts[t])[None, :], eye) - posterior.link[t]
+        total += counts[t] * (reach @ posterior.common_cov @ reach.T)
+    return total

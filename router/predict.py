@@ -1,0 +1,119 @@
+"""Predicted quality q[request, endpoint]: who is good at what, learnt from few scores and honest about it.
+
+An item-response model made linear. The score of endpoint e on request i of task t is
+
+    ability[e] + skill[t, e] + text[i] . slope[e] + luck[i, e]
+
+Skills of a task, slopes of a text column and luck of a request are vectors over the endpoints, each drawn around 0 with a
+covariance of its own that is learnt too (expectation and maximisation). So a task that is hard for one endpoint is
+expected to be hard for its like; the answers of a cheap endpoint tell about a dear one's on the same requests; what the
+scores do not support shrinks to the fixed means, and then the plan is the best mix of fixed endpoints.
+
+All of it is Gaussian, so what is not known has a covariance: `Predictor.means` gives the mean score of the whole
+population under any assignment with its error, which is what a plan's margin pays for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.mixed import Covariances, Looked, Posterior, condition, improve, looked_at
+
+Floats = NDArray[np.float64]
+
+ROUNDS = 12
+"""Of expectation and maximisation; the plan no longer changes after eight or so."""
+UNKNOWN = 0.5
+"""What to believe of an endpoint that nobody knows anything of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Scored answers: three columns of one length."""
+
+    row: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+    """Index into the run's endpoints."""
+    score: Floats
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def plus(self, other: Observations) -> Observations:
+        return Observations(
+            np.concatenate([self.row, other.row]),
+            np.concatenate([self.endpoint, other.endpoint]),
+            np.concatenate([self.score, other.score]),
+        )
+
+    def where(self, chosen: NDArray[np.bool_]) -> Observations:
+        return Observations(self.row[chosen], self.endpoint[chosen], self.score[chosen])
+
+
+def no_observations() -> Observations:
+    return Observations(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Population:
+    """What is known of all requests before any is answered. `row` is the position."""
+
+    task: NDArray[np.int32]
+    """Shape (n,): each request's task, 0 … tasks - 1."""
+    text: NDArray[np.float32]
+    """Shape (n, width): router.features; width 0 where text is not to be used."""
+    tasks: int
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    posterior: Posterior
+    looked: Looked
+    covariances: Covariances
+
+    def predict(self, population: Population, rows: Any = slice(None)) -> NDArray[np.float32]:
+        """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
+        quality = self.posterior.expected(population.task[rows], population.text[rows])
+        return np.clip(quality, 0.0, 1.0).astype(np.float32)
+
+    def means(self, population: Population, shares: list[Floats]) -> tuple[Floats, Floats]:
+        """Mean scores over the population, and their covariance.
+
+        `shares`: for each question, shape (n, endpoints): which endpoint's score of each request counts, and how much.
+        Scores already seen count as they are, and tell about the same request's others.
+        """
+        return self.posterior.questions(population, shares, self.looked, self.covariances)
+
+
+def fit(
+    observations: Observations,
+    population: Population,
+    priors: Floats,
+    *,
+    start: Covariances | None = None,
+    rounds: int = ROUNDS,
+) -> Predictor:
+    """`priors`: shape (endpoints,), NaN where nothing is known. `start`: covariances of an earlier fit, to go on from."""
+    means = np.where(np.isnan(priors), UNKNOWN, priors)
+    known = ~np.isnan(priors)
+    covariances = start or Covariances.first(len(priors), population.text.shape[1], population.tasks, known)
+    looked = looked_at(observations, population, len(priors))
+    posterior = condition(looked, covariances, means)
+    for _ in range(rounds if len(observations) else 0):
+        covariances = improve(looked, posterior, covariances)
+        posterior = condition(looked, covariances, means)
+    return Predictor(posterior, looked, covariances)
+
+
+def without(predictor: Predictor, observations: Observations, population: Population, priors: Floats) -> Predictor:
+    """The same beliefs on how scores vary, with other observations: for folds that must not know some scores."""
+    means = np.where(np.isnan(priors), UNKNOWN, priors)
+    looked = looked_at(observations, population, len(priors))
+    return replace(predictor, looked=looked, posterior=condition(looked, predictor.covariances, means))
