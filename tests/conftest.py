@@ -1,4 +1,4 @@
-"""What all tests share: nothing leaves the machine, nothing is left in the home folder, and one Prefect API."""
+"""What all tests share: nothing leaves the machine or stays in the home folder, and there is one Prefect API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ settings.register_profile(
     "ours",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=bool(os.environ.get("CI")),
+    derandomize="CI" in os.environ,
 )
 settings.load_profile("ours")
 

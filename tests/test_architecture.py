@@ -1,4 +1,4 @@
-"""The design's table of packages, held: who imports whom, where each foreign library lives, how long a module may be."""
+"""The table of packages, held: who imports whom, where foreign libraries live, how long a module may be."""
 
 from __future__ import annotations
 
