@@ -172,7 +172,9 @@ def _without_nulls(message: JSON) -> JSON:
 
 
 def _check(message: JSON, at: int) -> int:
-    """Raise FlawError if this is no chat message; otherwise the bytes to count for its images and the like."""
+    """Raise FlawError if this is no chat message; otherwise the bytes to count for its images and the
+    like.
+    """
     if not isinstance(message, dict):
         raise FlawError(f"message {at} is no object with role and content")
     role = message.get("role")
