@@ -1,0 +1,124 @@
+"""From shares of groups to one option per row, and the few rows at the edge settled in whole numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from router.planning.classes import Groups
+from router.planning.limits import Limit, Pool
+from router.planning.model import Model
+from router.planning.multipliers import Aim, Multipliers
+from router.planning.pairs import Real, Rows, pairs, table_of_rows
+from router.planning.problem import NOBODY, Choice, Problem
+from router.planning.tally import Tally, broken, overhead_usd, tally_of_rows
+
+ALONE = 1 - 1e-9
+"""A group with this share on one option is not divided."""
+
+FREE = (300, 1_500, 10_000, 60_000)
+"""How many rows near the edge are decided anew, in turn, until every limit holds."""
+
+WHOLE_ROWS = (60, 250, 1_000)
+"""How many of those are in the program in whole numbers."""
+
+NODES = 400
+"""Of HiGHS' tree, per attempt; counted, not timed, so that the same problem has the same plan."""
+
+
+def divide(problem: Problem, groups: Groups, share: Real, prices: Multipliers) -> Choice:
+    """Rows of a group that is on one option go there; a divided group's rows by where they lose least."""
+    alone = share.max(axis=1) >= ALONE
+    option = np.where(alone, share.argmax(axis=1), NOBODY).astype(np.int16)
+    choice = np.append(option, np.int16(NOBODY))[groups]
+    rows = np.flatnonzero((choice == NOBODY) & (groups >= 0))
+    rows = rows[np.argsort(groups[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[rows], prepend=-1))
+    for mine in np.split(rows, starts[1:]) if rows.size else []:
+        choice[mine] = _divided(prices.reduced(pairs(problem, mine)), share[groups[mine[0]]])
+    return choice
+
+
+def _divided(reduced: Real, share: Real) -> Choice:
+    """The rows of one group among the options that have a share of it, the smaller shares served first."""
+    options = [int(e) for e in np.argsort(share, kind="stable") if share[e] > 0]
+    choice = np.full(len(reduced), options[-1], dtype=np.int16)
+    left = np.arange(len(reduced))
+    for place, e in enumerate(options[:-1]):
+        others = reduced[left][:, options[place + 1 :]].min(axis=1)
+        order = np.argsort(reduced[left, e] - others, kind="stable")
+        mine = left[order[: round(float(share[e]) * len(reduced))]]
+        choice[mine] = e
+        left = np.setdiff1d(left, mine, assume_unique=True)
+    return choice
+
+
+@dataclass(frozen=True, slots=True)
+class Polisher:
+    """Decides some rows anew with the rest as they are, so that every limit holds exactly."""
+
+    problem: Problem
+    limits: Sequence[Limit]
+    pools: Sequence[Pool]
+    workers: Sequence[int]
+    aim: Aim
+    scale: float
+    tolerance: float
+    """How far from the best the rows decided anew may be, in the aim's unit."""
+
+    def polish(self, choice: Choice, total: Tally, near: Rows) -> Choice | None:
+        """`near`: routable rows, the nearest to a decision first. None: no way found to keep every limit."""
+        for size in FREE:
+            rows = np.sort(near[:size])
+            settled = self._settled(choice, total, rows, near[:size])
+            if settled is not None or size >= len(near):
+                return settled
+        return None
+
+    def _settled(self, choice: Choice, total: Tally, rows: Rows, near: Rows) -> Choice | None:
+        """First shares of `rows`, then whole numbers for those divided and the nearest to a decision."""
+        solved = self._model(choice, total, rows, whole=False).optimise()
+        if solved is None:
+            return None
+        after = choice.copy()
+        after[rows] = solved.share.argmax(axis=1)
+        split = rows[solved.share.max(axis=1) < ALONE]
+        for size in WHOLE_ROWS:
+            few = np.union1d(split, near[:size])
+            done = self._whole(after, total, rows, choice, few)
+            if done is not None or len(few) >= len(rows):
+                return done
+        return None
+
+    def _whole(self, after: Choice, total: Tally, rows: Rows, before: Choice, few: Rows) -> Choice | None:
+        moved = self._moved(total, rows, before[rows], after[rows])
+        model = self._model(after, moved, few, whole=True)
+        solved = model.optimise(absolute_gap=self.tolerance, nodes=NODES)
+        if solved is None:
+            return None
+        final = after.copy()
+        final[few] = solved.share.argmax(axis=1)
+        whole = self._moved(moved, few, after[few], final[few])
+        return None if broken(whole, self.limits, self.pools, self.workers) else final
+
+    def _moved(self, total: Tally, rows: Rows, before: Choice, after: Choice) -> Tally:
+        p = pairs(self.problem, rows)
+        moved = Tally(*(np.array(getattr(total, name)) for name in Tally.__slots__))
+        moved.add(p, before, -1.0)
+        moved.add(p, after)
+        return moved
+
+    def _model(self, choice: Choice, total: Tally, rows: Rows, *, whole: bool) -> Model:
+        """A program over `rows` alone; what the others use is taken off the limits."""
+        mine = tally_of_rows(self.problem, rows, choice[rows])
+        used = total.usage(self.limits) - mine.usage(self.limits)
+        busy = np.array([total.busy[pool.option] - mine.busy[pool.option] for pool in self.pools])
+        model = Model(
+            table_of_rows(self.problem, rows), self.limits, self.pools, self.aim, self.scale,
+            used=used, busy=busy, elastic=False, whole=whole,
+        )  # fmt: skip
+        model.set_workers(self.workers, self.workers)
+        return model
+

@@ -1,0 +1,158 @@
+"""The terms of a problem as rows of a linear program: what couples requests with each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from statistics import NormalDist
+
+import numpy as np
+
+from router.planning.pairs import Real
+from router.planning.problem import Problem, Workers
+
+SINGLE = 1e-7
+"""Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the same."""
+
+
+class Measure(StrEnum):
+    """What a limit adds up."""
+
+    COST = "cost"
+    WORTH = "worth"
+    COUNT = "count"
+    WEIGHT = "weight"
+    TOKENS = "tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """sum of `measure` over the rows on `options` (of one task, where one is given) <= bound; for WORTH: >= bound."""
+
+    name: str
+    measure: Measure
+    bound: float
+    options: tuple[int, ...]
+    task: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Workers of one option: how many, w, is to be decided; they are busy at most w x `seconds` together."""
+
+    option: int
+    spec: Workers
+    seconds: float
+    """Before the deadline, start-up taken off; never more than all the work there is for them."""
+
+    @property
+    def usd_per_second(self) -> float:
+        return self.spec.usd_per_hour / 3600
+
+    @property
+    def startup_usd(self) -> float:
+        """Per worker started."""
+        return self.spec.startup_seconds * self.usd_per_second
+
+    @property
+    def short_seconds(self) -> float:
+        """What a worker must be busy for after its start-up lest idle time be paid for."""
+        return max(0.0, self.spec.minimum_seconds - self.spec.startup_seconds)
+
+    @property
+    def most(self) -> int:
+        """Workers that can be started; none where there is no time to."""
+        return self.spec.max_workers if self.seconds > 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Over routable rows."""
+
+    count: float
+    weight: Real
+    """[T] per task"""
+    busy: Real
+    """[E] seconds of one worker if it did everything that it is allowed to"""
+
+
+def limits_of(problem: Problem, totals: Totals) -> tuple[Limit, ...]:
+    """Every limit that can bind: the floors first, then options in their order, vendors by name, the cap."""
+    return (*_floors(problem, totals), *_capacities(problem, totals), *_shares(problem, totals), *_cap(problem))
+
+
+def pools_of(problem: Problem, totals: Totals) -> tuple[Pool, ...]:
+    """A pool's time is cut to the work there is: that holds for whole workers, and tightens the relaxation."""
+    seconds = problem.terms.seconds
+    return tuple(
+        Pool(e, option.workers, min(option.worker_seconds(seconds), float(totals.busy[e])))
+        for e, option in enumerate(problem.options)
+        if option.workers is not None
+    )
+
+
+def _floors(problem: Problem, totals: Totals) -> list[Limit]:
+    terms = problem.terms
+    everyone = tuple(range(problem.width))
+    if terms.floor is None:
+        return []
+    weight = float(totals.weight.sum())
+    whole = Limit("floor", Measure.WORTH, (terms.floor + terms.margin - SINGLE) * weight, everyone)
+    if not terms.per_task:
+        return [whole]
+    margins = [terms.task_margins.get(name, terms.margin) for name in problem.tasks]
+    return [whole] + [
+        Limit(f"floor:{name}", Measure.WORTH, (terms.floor + margins[t] - SINGLE) * float(totals.weight[t]), everyone, t)
+        for t, name in enumerate(problem.tasks)
+        if totals.weight[t] > 0
+    ]
+
+
+def _capacities(problem: Problem, totals: Totals) -> list[Limit]:
+    found: list[Limit] = []
+    seconds = problem.terms.seconds
+    for e, option in enumerate(problem.options):
+        requests, tokens = option.max_requests(seconds), option.max_tokens(seconds)
+        if requests < totals.count:
+            found.append(Limit(f"requests:{option.name}", Measure.COUNT, math.floor(requests + 1e-9), (e,)))
+        if tokens < math.inf and requests > 0:
+            found.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, (e,)))
+    return found
+
+
+def _shares(problem: Problem, totals: Totals) -> list[Limit]:
+    share = problem.terms.max_vendor_share
+    if share is None or share >= 1.0:
+        return []
+    members: dict[str, list[int]] = {}
+    for e, option in enumerate(problem.options):
+        members.setdefault(option.vendor, []).append(e)
+    most = share * float(totals.weight.sum())
+    return [Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)]
+
+
+def _cap(problem: Problem) -> list[Limit]:
+    cap = problem.terms.cap_usd
+    return [] if cap is None else [Limit("cap_usd", Measure.COST, cap, tuple(range(problem.width)))]
+
+
+def margin(prediction_error: float, confidence: float) -> float:
+    """What to add to the floor so that it is met with `confidence`, not by luck half of the time.
+
+    `prediction_error` is the standard error of the predicted mean quality, taken as normal: the mean of many rows is,
+    nearly. At 0.5 there is no margin; below, none either.
+    """
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must be between 0 and 1, not {confidence}")
+    return max(0.0, NormalDist().inv_cdf(confidence)) * prediction_error
+
+
+def within(value: float, limit: Limit) -> bool:
+    """Whether a total keeps a limit, to a billionth of it (sums of a million floats are no more exact)."""
+    slack = 1e-9 * max(1.0, abs(limit.bound))
+    return value >= limit.bound - slack if limit.measure is Measure.WORTH else value <= limit.bound + slack
+
+
+def tasks_of(problem: Problem) -> int:
+    return max(1, len(problem.tasks), int(np.max(problem.task, initial=-1)) + 1)
