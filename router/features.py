@@ -69,7 +69,9 @@ def learn(texts: Sequence[str], rng: np.random.Generator) -> TextMap:
     nothing = np.zeros(rank + COUNTS, dtype=np.float32)
     raw = TextMap(directions, rarity, nothing, nothing + 1)._raw(texts)
     scale = raw.std(axis=0)
-    return TextMap(directions, rarity, raw.mean(axis=0), np.where(scale > 1e-6, scale, 1.0).astype(np.float32))
+    return TextMap(
+        directions, rarity, raw.mean(axis=0), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)
+    )
 
 
 def in_chunks(text_map: TextMap, chunks: Iterable[Sequence[str]]) -> NDArray[np.float32]:
@@ -100,4 +102,10 @@ def _count(text: str, length: int) -> tuple[float, ...]:
     shares = tuple(len(kind.findall(text)) * per for kind in (_DIGITS, _CODE, _CJK, _LATIN))
     numbers = _NUMBERS.findall(text)
     digits = max((len(number) for number in numbers), default=0)
-    return (np.log1p(length), *shares, np.log1p(len(numbers)), float(min(digits, 20)), np.log1p(len(_LINES.findall(text))))
+    return (
+        np.log1p(length),
+        *shares,
+        np.log1p(len(numbers)),
+        float(min(digits, 20)),
+        np.log1p(len(_LINES.findall(text))),
+    )

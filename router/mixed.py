@@ -82,11 +82,11 @@ def looked_at(observations: Observations, population: Population, endpoints: int
     patterns = tuple(
         Pattern(np.flatnonzero(of), np.flatnonzero(kind.ravel() == k)) for k, of in enumerate(kinds)
     )
-    common = _common(population.text[row])
+    common = common_of(population.text[row])
     return Looked(row, score, population.task[row], common, patterns, population.tasks)
 
 
-def _common(text: NDArray[np.float32]) -> Floats:
+def common_of(text: NDArray[np.float32]) -> Floats:
     return np.hstack([np.ones((len(text), 1)), text.astype(np.float64)])
 
 
@@ -109,40 +109,8 @@ class Posterior:
         plain: Floats = text.astype(np.float64) @ self.common[1:] + self.common[0] + self.skill[task]
         return plain
 
-    def questions(
-        self, population: Population, shares: list[Floats], looked: Looked, covariances: Covariances
-    ) -> tuple[Floats, Floats]:
-        """See `Predictor.means`."""
-        endpoints = self.common.shape[1]
-        constant = np.zeros(len(shares))
-        residual = np.zeros((len(shares), len(shares)))
-        stacked = np.stack(shares).astype(np.float64)  # (questions, n, endpoints)
-        here = stacked[:, looked.row, :]
-        residual += np.einsum("qne,ef,pnf->qp", stacked, covariances.luck, stacked, optimize=True)
-        residual -= np.einsum("qne,ef,pnf->qp", here, covariances.luck, here, optimize=True)
-        for pattern in looked.patterns:
-            part = here[:, pattern.rows, :]
-            gain = _gain(covariances.luck, pattern.endpoints)
-            left = covariances.luck - gain @ covariances.luck[pattern.endpoints]
-            constant += np.einsum("qne,eo,no->q", part, gain, looked.score[np.ix_(pattern.rows, pattern.endpoints)])
-            residual += np.einsum("qne,ef,pnf->qp", part, left, part, optimize=True)
-            less = np.zeros_like(part)
-            less[:, :, pattern.endpoints] = part @ gain
-            stacked[:, looked.row[pattern.rows], :] -= less
-        n = len(population)
-        on_common = np.einsum("nk,qne->qke", _common(population.text), stacked, optimize=True)
-        on_common = on_common.reshape(len(shares), -1)
-        on_skill = np.zeros((len(shares), len(self.skill), endpoints))
-        for q in range(len(shares)):
-            np.add.at(on_skill[q], population.task, stacked[q])
-        mean = constant + on_common @ self.common.ravel() + np.einsum("qte,te->q", on_skill, self.skill)
-        through = on_common - np.einsum("qte,tec->qc", on_skill, self.link, optimize=True)
-        unknown = through @ self.common_cov @ through.T
-        unknown += np.einsum("qte,tef,ptf->qp", on_skill, self.skill_cov, on_skill, optimize=True)
-        return mean / n, (unknown + residual) / n**2
 
-
-def _gain(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
+def gain_of(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
     """What the luck at these endpoints says of the luck at all: shape (all, these)."""
     inside = luck[np.ix_(endpoints, endpoints)]
     gain: Floats = np.linalg.solve(inside, luck[endpoints]).T
@@ -205,7 +173,9 @@ def improve(looked: Looked, posterior: Posterior, covariances: Covariances) -> C
     skill_sum = skills.T @ skills + (posterior.skill_cov[touched] + through).sum(axis=0)
     slopes = posterior.common[1:]
     blocks = cov.reshape(len(slopes) + 1, endpoints, len(slopes) + 1, endpoints)
-    slope_sum = slopes.T @ slopes + sum((blocks[k, :, k, :] for k in range(1, len(slopes) + 1)), np.zeros_like(skill_sum))
+    slope_sum = slopes.T @ slopes + sum(
+        (blocks[k, :, k, :] for k in range(1, len(slopes) + 1)), np.zeros_like(skill_sum)
+    )
     luck_sum = _luck(looked, posterior, covariances)
     guesses = covariances.guess
     return Covariances(
@@ -229,7 +199,7 @@ def _luck(looked: Looked, posterior: Posterior, covariances: Covariances) -> Flo
     endpoints = expected.shape[1]
     total = np.zeros((endpoints, endpoints))
     for pattern in looked.patterns:
-        gain = _gain(covariances.luck, pattern.endpoints)
+        gain = gain_of(covariances.luck, pattern.endpoints)
         rest = covariances.luck - gain @ covariances.luck[pattern.endpoints]
         at = np.ix_(pattern.rows, pattern.endpoints)
         luck = (looked.score[at] - expected[at]) @ gain.T

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.mixed import Covariances, Looked, Posterior, condition, improve, looked_at
+from router.means import questions
 
 Floats = NDArray[np.float64]
 
@@ -83,13 +84,14 @@ class Predictor:
         quality = self.posterior.expected(population.task[rows], population.text[rows])
         return np.clip(quality, 0.0, 1.0).astype(np.float32)
 
-    def means(self, population: Population, shares: list[Floats]) -> tuple[Floats, Floats]:
-        """Mean scores over the population, and their covariance.
+    def means(
+        self, population: Population, choice: NDArray[np.integer], anchors: tuple[int, ...] = ()
+    ) -> tuple[Floats, Floats]:
+        """The mean score of the population under `choice`, then of each anchor on all of it; and their covariance.
 
-        `shares`: for each question, shape (n, endpoints): which endpoint's score of each request counts, and how much.
-        Scores already seen count as they are, and tell about the same request's others.
+        Scores already seen count as they are, and tell about the same request's others. `choice` negative: nobody.
         """
-        return self.posterior.questions(population, shares, self.looked, self.covariances)
+        return questions(self.posterior, population, choice, anchors, self.looked, self.covariances)
 
 
 def fit(
@@ -112,7 +114,9 @@ def fit(
     return Predictor(posterior, looked, covariances)
 
 
-def without(predictor: Predictor, observations: Observations, population: Population, priors: Floats) -> Predictor:
+def without(
+    predictor: Predictor, observations: Observations, population: Population, priors: Floats
+) -> Predictor:
     """The same beliefs on how scores vary, with other observations: for folds that must not know some scores."""
     means = np.where(np.isnan(priors), UNKNOWN, priors)
     looked = looked_at(observations, population, len(priors))
