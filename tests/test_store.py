@@ -1,0 +1,261 @@
+"""The warehouse: what is put in twice is in once, and every accepted request has one result."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
+from warehouse.errors import StoreError
+from warehouse.intake import InputSpec, freeze
+from warehouse.journal import FileJournal
+from warehouse.store import Warehouse, run_folder
+
+NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
+RUN = "night"
+
+
+def intent(row: int, *, endpoint: str = "small", purpose: Purpose = Purpose.MAIN, attempt: int = 1) -> Intent:
+    return Intent(
+        entry_id=f"{row}-{endpoint}-{purpose}-{attempt}",
+        run_id=RUN,
+        shard_id=f"{purpose}-{endpoint}",
+        row=row,
+        request_id=f"r{row}",
+        endpoint=endpoint,
+        model=f"lab/{endpoint}",
+        provider="lab",
+        mode=Mode.REALTIME,
+        purpose=purpose,
+        attempt=attempt,
+        reserved_usd=Decimal("0.01"),
+        started_at=NOW,
+    )
+
+
+def answered(i: Intent, text: str, *, cost: str = "0.001", valid: bool | None = None, at: int = 1) -> Outcome:
+    assert i.row is not None
+    assert i.request_id is not None
+    return Outcome(
+        entry_id=i.entry_id,
+        status=LedgerStatus.SETTLED,
+        cost_usd=Decimal(cost),
+        settled_at=NOW + timedelta(seconds=at),
+        usage=Usage(10, 5),
+        reply=Answer(i.row, i.request_id, text, "stop", valid=valid),
+    )
+
+
+def failed(i: Intent, kind: FailureKind, message: str) -> Outcome:
+    assert i.row is not None
+    assert i.request_id is not None
+    reply = Failure(i.row, i.request_id, kind, message)
+    return Outcome(i.entry_id, LedgerStatus.VOID, Decimal(0), NOW + timedelta(seconds=1), reply=reply)
+
+
+def a_part(folder: Path, attempts: Sequence[tuple[Intent, Outcome | None]]) -> Path:
+    with FileJournal(folder) as journal:
+        journal.sent(i for i, _ in attempts)
+        journal.settled(o for _, o in attempts if o is not None)
+        part = journal.seal(attempts[0][0].shard_id or "overhead")
+    assert part is not None
+    return part
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A warehouse with a run of six requests, of which r3 repeats r1 and r5 repeats r2."""
+    warehouse = tmp_path / "w.duckdb"
+    folder = run_folder(warehouse, RUN)
+    prompts = ["a", "b", "c", "b", "e", "c"]
+    source = pa.table(
+        {"request_id": [f"r{i}" for i in range(6)], "prompt": prompts, "reference": list("ABCDEF")}
+    )
+    pq.write_table(source, tmp_path / "in.parquet")
+    freeze(InputSpec("in.parquet", tmp_path), folder)
+    with Warehouse.open(warehouse) as w:
+        w.start_run(
+            {"run_id": RUN, "job": "j", "status": "running", "started_at": NOW, "config": {"floor": 0.9}}
+        )
+        assert w.save_requests(RUN, folder) == 6
+        assert w.save_rejects(RUN, folder) == 0
+    return warehouse
+
+
+def ingest(path: Path, *attempts: tuple[Intent, Outcome | None]) -> int:
+    part = a_part(run_folder(path, RUN), attempts)
+    with Warehouse.open(path) as w:
+        return w.ingest(part)
+
+
+def test_a_part_ingested_twice_changes_nothing(path: Path) -> None:
+    part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x")), (intent(1), None)])
+    with Warehouse.open(path) as w:
+        assert w.ingest(part) == 2
+        assert w.ingest(part) == 0
+    with Warehouse.open(path) as w:
+        assert w.ingest(part) == 0
+        assert w.ingested(RUN) == {part.name}
+        assert w.spent(RUN) == Decimal("0.011")
+        assert w.query("select count(*) as n from responses")["n"].to_pylist() == [1]
+
+
+def test_entries_sealed_twice_under_two_names_are_in_the_ledger_once(path: Path) -> None:
+    part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
+    twin = part.with_name("other.parquet")
+    twin.write_bytes(part.read_bytes())
+    with Warehouse.open(path) as w:
+        assert (w.ingest(part), w.ingest(twin)) == (1, 0)
+        assert w.query("from responses").num_rows == 1
+
+
+def test_an_attempt_without_outcome_counts_with_the_most_it_can_have_cost(path: Path) -> None:
+    ingest(path, (intent(0), None))
+    with Warehouse.open(path) as w:
+        (entry,) = w.query("select status, cost_usd, settled_at from ledger").to_pylist()
+        assert entry == {"status": "unsettled", "cost_usd": Decimal("0.010000000"), "settled_at": None}
+        assert w.query("select cost_usd_at_most from unsettled").num_rows == 1
+
+
+def test_every_accepted_request_has_one_result_and_duplicates_cost_no_attempt(path: Path) -> None:
+    ingest(path, *[(i := intent(row), answered(i, f"answer {row}")) for row in (0, 1, 2, 4)])
+    served = pa.table({"row": [0, 1, 2, 4], "endpoint": ["small"] * 4})
+    with Warehouse.open(path) as w:
+        assert w.compose_results(RUN, served) == 6
+        assert w.compose_results(RUN, served) == 6
+        rows = w.query(
+            "select request_id, output, attempts, error from results order by request_id"
+        ).to_pylist()
+    assert [r["output"] for r in rows] == [f"answer {n}" for n in (0, 1, 2, 1, 4, 2)]
+    assert [r["attempts"] for r in rows] == [1, 1, 1, 0, 1, 0]
+    assert {r["error"] for r in rows} == {None}
+
+
+def test_a_request_whose_every_attempt_failed_says_why_and_has_no_output(path: Path) -> None:
+    first, second = intent(0), intent(0, endpoint="large")
+    ingest(path, (first, failed(first, FailureKind.REFUSED, "small declined")))
+    ingest(path, (second, failed(second, FailureKind.TIMEOUT, "large did not answer in 60 s")))
+    served = pa.table(
+        {"row": [0, 1], "endpoint": pa.array(["large", None]), "error": [None, "budget: no room"]}
+    )
+    with Warehouse.open(path) as w:
+        w.compose_results(RUN, served)
+        rows = w.query("select request_id, output, error, attempts from results order by 1").to_pylist()
+    assert rows[0] == {
+        "request_id": "r0",
+        "output": None,
+        "error": "timeout: large did not answer in 60 s",
+        "attempts": 2,
+    }
+    assert [r["error"] for r in rows[1:]] == ["budget: no room"] * 2
+
+
+def test_of_several_answers_at_one_endpoint_a_valid_one_is_served(path: Path) -> None:
+    old, new = intent(0), intent(0, attempt=2)
+    ingest(path, (old, answered(old, "{}", valid=True)), (new, answered(new, "oops", valid=False, at=9)))
+    with Warehouse.open(path) as w:
+        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert w.query("select output, attempts from results").to_pylist() == [
+            {"output": "{}", "attempts": 2}
+        ]
+
+
+def test_a_judges_reply_is_never_served_nor_scored(path: Path) -> None:
+    answer, verdict = intent(0), intent(0, purpose=Purpose.JUDGE)
+    ingest(path, (answer, answered(answer, "yes")))
+    ingest(path, (verdict, answered(verdict, "0.7", at=5)))
+    with Warehouse.open(path) as w:
+        assert [row["output"] for batch in w.unscored(RUN) for row in batch.to_pylist()] == ["yes"]
+        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert w.query("select output, attempts from results").to_pylist() == [
+            {"output": "yes", "attempts": 1}
+        ]
+
+
+def test_each_duplicate_is_scored_against_its_own_reference_and_once(path: Path) -> None:
+    ingest(path, (i := intent(1), answered(i, "B")))
+    with Warehouse.open(path) as w:
+        todo = pa.Table.from_batches(w.unscored(RUN))
+        assert todo.select(["request_id", "output", "reference"]).to_pylist() == [
+            {"request_id": "r1", "output": "B", "reference": "B"},
+            {"request_id": "r3", "output": "B", "reference": "D"},
+        ]
+        scores = todo.select(["request_id", "task", "endpoint", "model", "purpose"])
+        scores = scores.append_column("score", pa.array([1.0, 0.0])).append_column(
+            "run_id", pa.array([RUN] * 2)
+        )
+        w.observe(scores.append_column("observed_at", pa.array([NOW + timedelta(minutes=1)] * 2)))
+        assert list(w.unscored(RUN)) == []
+        w.compose_results(RUN, pa.table({"row": [1], "endpoint": ["small"]}))
+        assert w.query("select score from results order by request_id")["score"].to_pylist() == [1.0, 0.0]
+
+
+def test_a_finished_run_knows_what_it_spent_and_its_answers_are_published(path: Path) -> None:
+    ingest(path, (i := intent(0), answered(i, "x", cost="0.25")))
+    with Warehouse.open(path) as w:
+        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert w.query("from answers").num_rows == 0
+        w.finish_run(RUN, status="done", outcomes=["done"])
+        run = w.run(RUN)
+        assert run is not None
+        assert (run["spent_usd"], run["status"], run["outcomes"]) == (Decimal("0.25"), "done", ["done"])
+        assert run["config"] == {"floor": 0.9}
+        assert w.query("select run_id, output from answers").to_pylist() == [{"run_id": RUN, "output": "x"}]
+        assert w.run("another") is None
+
+
+def test_an_unknown_column_is_named_with_its_nearest(path: Path) -> None:
+    with Warehouse.open(path) as w, pytest.raises(StoreError, match=r'"shard".*did you mean "shard_id"'):
+        w.save_shards(pa.table({"run_id": [RUN], "shard": ["s"]}))
+
+
+def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> None:
+    code = (
+        f"import duckdb, time; c = duckdb.connect({str(path)!r}); print('held', flush=True); time.sleep(1.5)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    said: list[str] = []
+    with pytest.raises(StoreError, match=f"process {holder.pid} .*end that process"):
+        Warehouse.open(path, wait_seconds=0.2, say=said.append).__enter__()
+    with Warehouse.open(path, wait_seconds=20, say=said.append) as w:
+        assert w.run(RUN) is not None
+    assert holder.wait() == 0
+    holder.stdout.close()
+    assert len(said) == 2
+    assert f"in use by process {holder.pid}" in said[1]
+
+
+def test_a_warehouse_is_its_owners_alone(path: Path) -> None:
+    with Warehouse.open(path) as w:
+        w.save_shards(pa.table({"run_id": [RUN], "shard_id": ["s"]}))
+        for name in (path, path.with_name("w.duckdb.wal")):
+            assert stat.S_IMODE(name.stat().st_mode) == 0o600
+
+
+def test_files_that_are_no_warehouse_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    text = tmp_path / "notes.duckdb"
+    text.write_text("these are no tables" * 300)
+    with pytest.raises(StoreError, match="cannot be opened as a warehouse"), Warehouse.open(text):
+        pass
+    with pytest.raises(StoreError, match="is no folder"), Warehouse.open(text / "w.duckdb"):
+        pass
+    assert text.read_text().startswith("these are no tables")
+
+
+def test_a_damaged_part_is_named_and_left(path: Path) -> None:
+    part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
+    part.write_bytes(part.read_bytes()[:200])
+    with Warehouse.open(path) as w, pytest.raises(StoreError, match=part.name):
+        w.ingest(part)
+    assert part.exists()
