@@ -13,7 +13,7 @@ from router.planning.model import Model
 from router.planning.multipliers import Aim, Multipliers
 from router.planning.pairs import Real, Rows, pairs, table_of_rows
 from router.planning.problem import NOBODY, Choice, Problem
-from router.planning.tally import Tally, broken, overhead_usd, tally_of_rows
+from router.planning.tally import Tally, broken, tally_of_rows
 
 ALONE = 1 - 1e-9
 """A group with this share on one option is not divided."""
@@ -105,7 +105,7 @@ class Polisher:
 
     def _moved(self, total: Tally, rows: Rows, before: Choice, after: Choice) -> Tally:
         p = pairs(self.problem, rows)
-        moved = Tally(*(np.array(getattr(total, name)) for name in Tally.__slots__))
+        moved = total.copy()
         moved.add(p, before, -1.0)
         moved.add(p, after)
         return moved

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from router.planning.limits import Totals, tasks_of
 from router.planning.multipliers import Multipliers
-from router.planning.pairs import Mask, Pairs, Real, Rows, Summing, Table, chunks, pairs
+from router.planning.pairs import Pairs, Real, Summing, Table, chunks, pairs
 from router.planning.problem import Problem
 
 GROUPS = 1500

@@ -106,7 +106,7 @@ class Model:
         values = np.asarray(highs.getSolution().col_value)
         return self._solved(values, info)
 
-    # --- reading --------------------------------------------------------------------------------------------------
+    # --- reading
 
     def _solved(self, values: Real, info: highspy.HighsInfo) -> Solved:
         pairs, pools = len(self._group), len(self.pools)
@@ -136,7 +136,7 @@ class Model:
     def _at_least(self) -> NDArray[np.bool_]:
         return np.array([limit.measure is Measure.WORTH for limit in self.limits], dtype=bool)
 
-    # --- building -------------------------------------------------------------------------------------------------
+    # --- building
 
     @property
     def _first_pool(self) -> int:
@@ -190,7 +190,7 @@ class Model:
             continuous, integer = highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger
             rest = lp.num_col_ - len(self._group) - len(self.pools)
             lp.integrality_ = [integer] * (len(self._group) + len(self.pools)) + [continuous] * rest
-        highs = highspy.Highs()
+        highs: highspy.Highs = highspy.Highs()  # type: ignore[no-untyped-call]
         for option, value in _SETTINGS.items():
             highs.setOptionValue(option, value)
         highs.passModel(lp)

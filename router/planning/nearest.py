@@ -16,11 +16,18 @@ LONGEST = 14 * 86_400.0
 """A deadline further off than two weeks is not looked for."""
 
 
+def solve(problem: Problem) -> Plan | Infeasible:
+    """The cheapest plan that keeps every term, or why there is none and what is nearest."""
+    plan = cheapest(problem)
+    return explain_infeasible(problem) if plan is None else plan
+
+
 def explain_infeasible(problem: Problem) -> Infeasible:
     """For a problem that has no plan. Each nearest value is one for which a plan was found."""
     best = best_within(problem)
-    capless = _without(problem, cap_usd=None)
-    timeless = _without(problem, seconds=None)
+    terms = problem.terms
+    capless = _otherwise(problem, replace(terms, cap_usd=None))
+    timeless = _otherwise(problem, replace(terms, seconds=None))
     nearest = Nearest(
         floor=_floor(problem, best),
         cap_usd=capless.cost_usd if capless else None,
@@ -29,10 +36,9 @@ def explain_infeasible(problem: Problem) -> Infeasible:
     return Infeasible(tuple(_reasons(problem, nearest, capless, timeless)), nearest)
 
 
-def _without(problem: Problem, **terms: None) -> Plan | None:
-    """The cheapest plan with some terms not asked for; None also where they are not asked for anyway."""
-    changed: Terms = replace(problem.terms, **terms)
-    return None if changed == problem.terms else cheapest(problem.under(changed))
+def _otherwise(problem: Problem, terms: Terms) -> Plan | None:
+    """The cheapest plan on other terms; None also where they are not other ones."""
+    return None if terms == problem.terms else cheapest(problem.under(terms))
 
 
 def _floor(problem: Problem, best: Plan | None) -> float | None:
@@ -94,7 +100,7 @@ def _reasons(problem: Problem, nearest: Nearest, capless: Plan | None, timeless:
         more = f"; {hours(nearest.seconds)} would be enough" if nearest.seconds is not None else ""
         message = f"the deadline is in {hours(terms.seconds)}{more}; with none it costs {dollars(timeless.cost_usd)}"
         found.append(Reason("deadline", message))
-    spread = _without(problem, max_vendor_share=None)
+    spread = _otherwise(problem, replace(terms, max_vendor_share=None))
     if spread is not None and terms.max_vendor_share is not None:
         message = f"with no limit of {terms.max_vendor_share:g} to a vendor's share it costs {dollars(spread.cost_usd)}"
         found.append(Reason("max_vendor_share", message))

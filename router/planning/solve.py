@@ -9,13 +9,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from router.planning.assign import Polisher, divide
-from router.planning.classes import GROUPS, Groups, Survey, Views, survey
+from router.planning.classes import GROUPS, Groups, Numbering, Survey, Views, survey
 from router.planning.limits import Limit, Pool, limits_of, pools_of
 from router.planning.model import Model, Solved
 from router.planning.multipliers import BEST, CHEAPEST, Aim, Multipliers
-from router.planning.pairs import Mask, Real, Rows, Summing, Table, chunks, pairs, table_of_rows
-from router.planning.problem import NOBODY, Choice, Infeasible, Plan, Problem, Unroutable
-from router.planning.search import Found, Leaf, search
+from router.planning.pairs import Mask, Real, Rows, Summing, Table, chunks, pairs
+from router.planning.problem import NOBODY, Choice, Plan, Problem, Unroutable
+from router.planning.search import Found, search
 from router.planning.tally import Tally, broken, overhead_usd, tally
 
 SINGLY = 2_000
@@ -51,14 +51,6 @@ class Result:
     value: float
     """In the aim's unit, as is `bound`."""
     bound: float
-
-
-def solve(problem: Problem) -> Plan | Infeasible:
-    """The cheapest plan that keeps every term, or why there is none and what is nearest."""
-    from router.planning.nearest import explain_infeasible
-
-    plan = cheapest(problem)
-    return explain_infeasible(problem) if plan is None else plan
 
 
 def cheapest(problem: Problem) -> Plan | None:
@@ -137,8 +129,6 @@ class _Optimiser:
 
     def _look(self, found: Found, views: Views | None) -> tuple[float, tuple[Groups, Table] | None]:
         """One reading: the bound by the leaves' prices, and new groups where `views` are given."""
-        from router.planning.classes import Numbering
-
         problem = self.problem
         lowest = np.zeros(len(found.leaves))
         groups, numbers, summing = np.full(problem.n, -1, dtype=np.int32), Numbering(), Summing(problem.width)
@@ -160,7 +150,7 @@ class _Optimiser:
             table, self.limits, self.pools, self.aim, self.scale, keep=keep, elastic=elastic, whole=whole
         )  # fmt: skip
 
-    # --- whole numbers ------------------------------------------------------------------------------------------------
+    # --- whole numbers
 
     def _exactly(self, found: Found) -> Result | None:
         """All of it in whole numbers; with few rows a single one is a large share of everything."""
@@ -213,7 +203,7 @@ class _Optimiser:
     def _broken(self, total: Tally, workers: Sequence[int]) -> list[str]:
         return broken(total, self.limits, self.pools, workers)
 
-    # --- telling ------------------------------------------------------------------------------------------------------
+    # --- telling
 
     def _told(self, choice: Choice, workers: tuple[int, ...], found: Found) -> Result:
         runner_up = runners_up(self.problem, choice, found.prices)
@@ -259,9 +249,15 @@ def as_plan(problem: Problem, result: Result) -> Plan:
     bound = result.bound if result.prices.aim.cost else 0.0
     weight = np.where(total.task_weight > 0, total.task_weight, 1.0)
     names = problem.tasks or ("default",)
-    quality = {name: float(total.worth[t] / weight[t]) for t, name in enumerate(names) if total.task_weight[t]}
+    quality = {
+        name: float(total.worth[t] / weight[t]) for t, name in enumerate(names) if total.task_weight[t]
+    }
     used = [option for e, option in enumerate(problem.options) if total.count[e]]
-    started = {problem.options[pool.option].name: (pool, n) for pool, n in zip(pools, result.workers, strict=True) if n}
+    started = {
+        problem.options[pool.option].name: (pool, count)
+        for pool, count in zip(pools, result.workers, strict=True)
+        if count
+    }
     return Plan(
         choice=result.choice,
         runner_up=result.runner_up,

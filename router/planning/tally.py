@@ -27,7 +27,14 @@ class Tally:
 
     @staticmethod
     def empty(width: int, tasks: int) -> Tally:
-        return Tally(*(np.zeros(width) for _ in range(5)), np.zeros(tasks), np.zeros(tasks))
+        count, weight, cost, tokens, busy = np.zeros((5, width))
+        return Tally(count, weight, cost, tokens, busy, np.zeros(tasks), np.zeros(tasks))
+
+    def copy(self) -> Tally:
+        return Tally(
+            self.count.copy(), self.weight.copy(), self.cost.copy(), self.tokens.copy(), self.busy.copy(),
+            self.worth.copy(), self.task_weight.copy(),
+        )  # fmt: skip
 
     def add(self, p: Pairs, choice: Choice, sign: float = 1.0) -> None:
         rows = np.flatnonzero(choice != NOBODY)
