@@ -22,7 +22,7 @@ from engines.transport import Reply, Transport, lost, not_sent
 from router.values import Answer, Desk, Endpoint, Failure, FailureKind, Intent, Request, Shard, Usage
 
 ENDPOINT_WIDE_IN_A_ROW = 3
-"""So many failures that are the endpoint's (no key, no such model) without one answer, and no more is sent."""
+"""So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
 
 RETURN_POLL_SECONDS = 0.25
 """Money comes back through engines that are not on our loop too; how often a waiting request looks."""
@@ -75,15 +75,18 @@ class Attempts:
         books: Books,
         *,
         patience_seconds: float,
+        backoff_first_seconds: float,
         rng: random.Random,
     ) -> None:
         self._endpoint, self._desk, self._transport, self._books = endpoint, desk, transport, books
         self._patience = patience_seconds
+        self._first_wait = backoff_first_seconds
         self._rng = rng
         self._expect = Expectation()
         self._deadline = None if desk.deadline is None else desk.deadline.timestamp()
         self._halted: FailureKind | None = None
-        self._halt_event = asyncio.Event()
+        self._over = asyncio.Event()
+        """Halted, or the endpoint is given up."""
         self._dead: Reply | None = None
         self._wide_in_a_row = 0
         self._unreachable_since: float | None = None
@@ -93,7 +96,7 @@ class Attempts:
         """Send nothing more; `kind` is why. Whoever waits is told at once."""
         if self._halted is None:
             self._halted = kind
-            self._halt_event.set()
+            self._over.set()
             self.limiter.wake_all()
 
     @property
@@ -118,7 +121,7 @@ class Attempts:
         return self._halted or FailureKind.BUDGET
 
     async def _reserve(self, amount: Decimal) -> bool:
-        """Set money aside. While others hold some, wait for what they return: the tail is spent one by one."""
+        """Set money aside. While others hold some, wait for what returns: the tail is spent one by one."""
         escrow = self._desk.escrow
         while True:
             in_vain = not escrow.reserved_usd  # read first: what returns in between is then seen by reserve()
@@ -143,7 +146,7 @@ class Attempts:
             if reply.kind is FailureKind.CUT_EMPTY:
                 request = replace(request, max_tokens=self._larger(request))
             if reply.kind is not None and NEXT_STEP[reply.kind].wait:
-                await self._nap(backoff_seconds(failures[reply.kind], reply.retry_after, self._rng))
+                await self._nap(self._wait(failures[reply.kind], reply))
             admitted = await self.admit(request)
             if isinstance(admitted, FailureKind):
                 return unsent(request, admitted)
@@ -212,7 +215,7 @@ class Attempts:
         """Whether the endpoint is there at all: no key, no such model, or nobody listens for too long."""
         self._wide_in_a_row = self._wide_in_a_row + 1 if endpoint_wide else 0
         if self._wide_in_a_row >= ENDPOINT_WIDE_IN_A_ROW:
-            self._dead = replace(reply, unbilled=True, usage=None)
+            self._give_up(replace(reply, unbilled=True, usage=None))
         if reply.kind is not FailureKind.CONNECTION or not reply.unbilled:
             self._unreachable_since = None
             return
@@ -222,8 +225,13 @@ class Attempts:
         away = now - self._unreachable_since
         if away >= self._patience:
             message = f"endpoint {self._endpoint.name}: unreachable for {away:.0f} s; is it up?"
-            self._dead = not_sent(FailureKind.CONNECTION, message)
+            self._give_up(not_sent(FailureKind.CONNECTION, message))
         self.limiter.pause(min(30.0, away / 4.0))
+
+    def _give_up(self, reply: Reply) -> None:
+        """From now on every request gets this reply, and nothing is sent."""
+        self._dead = reply
+        self._over.set()
 
     # --- after sending ---
 
@@ -260,10 +268,13 @@ class Attempts:
         taken = self._expect.input_tokens(self._books.prompt_bytes(request))
         return max(request.max_tokens, min(wanted, window - taken))
 
+    def _wait(self, failures: int, reply: Reply) -> float:
+        return backoff_seconds(failures, reply.retry_after, self._rng, self._first_wait)
+
     async def _nap(self, seconds: float) -> None:
-        """Wait, but not beyond a halt."""
+        """Wait, but not when there is nothing left to wait for."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._halt_event.wait(), seconds)
+            await asyncio.wait_for(self._over.wait(), seconds)
 
 
 def unsent(request: Request, kind: FailureKind) -> Failure:

@@ -149,8 +149,10 @@ def ledger_status(kind: FailureKind | None, usage: Usage | None, *, unbilled: bo
     return LedgerStatus.UNSETTLED if kind is None else NEXT_STEP[kind].ledger
 
 
-def backoff_seconds(failures: int, retry_after: float | None, rng: random.Random) -> float:
+def backoff_seconds(
+    failures: int, retry_after: float | None, rng: random.Random, first: float = BACKOFF_SECONDS
+) -> float:
     """How long a request waits after its nth failure (from 1); what the provider asked for comes first."""
-    ceiling = min(BACKOFF_MAX_SECONDS, BACKOFF_SECONDS * 2.0 ** min(failures - 1, 16))
+    ceiling = min(BACKOFF_MAX_SECONDS, first * 2.0 ** min(failures - 1, 16))
     drawn = ceiling * rng.uniform(0.5, 1.0)
-    return drawn if retry_after is None else retry_after + rng.uniform(0.0, 0.25 * BACKOFF_SECONDS)
+    return drawn if retry_after is None else retry_after + rng.uniform(0.0, 0.25 * first)

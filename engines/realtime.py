@@ -13,6 +13,7 @@ from engines.attempts import Admission, Attempts, unsent
 from engines.books import Books
 from engines.http import HttpTransport
 from engines.loop import event_loop, start
+from engines.outcomes import BACKOFF_SECONDS
 from engines.tickets import Said, Work
 from engines.transport import Transport
 from engines.wire import Bodies
@@ -40,8 +41,8 @@ READ_AT_ONCE = 64
 class Realtime:
     """`values.Engine` over a transport; without one, OpenAI's wire over HTTP.
 
-    `timeout_seconds` bounds one attempt, `patience_seconds` how long an endpoint may be unreachable; `seed`
-    makes the jitter of waits repeatable.
+    `timeout_seconds` bounds one attempt, `patience_seconds` how long an endpoint may be unreachable,
+    `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits repeatable.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Realtime:
         transport: Transport | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
+        backoff_first_seconds: float = BACKOFF_SECONDS,
         seed: int | None = None,
     ) -> None:
         bodies = Bodies(endpoint)
@@ -62,6 +64,7 @@ class Realtime:
             self._transport,
             Books(endpoint, bodies.extra_bytes),
             patience_seconds=patience_seconds,
+            backoff_first_seconds=backoff_first_seconds,
             rng=random.Random(seed),  # noqa: S311 - jitter, not secrets
         )
         self._deadline = desk.deadline

@@ -107,10 +107,11 @@ def _classify(reply: Reply, message: Mapping[str, Any]) -> None:
 
 def _without_choice(reply: Reply, data: Mapping[str, Any]) -> Reply:
     error = data.get("error")
-    if isinstance(error, dict):  # some gateways report an error with status 200
+    if isinstance(error, dict):  # some gateways report an error with status 200; what they billed is not said
         code = error.get("code")
-        status = code if isinstance(code, int) else 500
-        reply.kind, reply.message = _error_kind(status, error)
+        kind, reply.message = _error_kind(code if isinstance(code, int) else 500, error)
+        passing = kind in (FailureKind.OVERLOADED, FailureKind.RATE_LIMITED)
+        reply.kind = FailureKind.BROKEN_REPLY if passing else kind
     else:
         reply.kind, reply.message = FailureKind.BROKEN_REPLY, "the reply has no choices"
     return reply
