@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001  (Chinese punctuation is meant)
 """How near, how fast: calibrated token estimates against counting everything.
 
     python benchmarks/tokens.py                     a generated mix: English, Chinese, code and JSON
@@ -38,6 +39,7 @@ from router import tokens  # noqa: E402
 
 LIMITS = {"total_error": 0.01, "median_error": 0.10, "cpu_seconds": 20.0, "peak_gib": 1.0}
 GROUP = 8192
+WORDS = ("late", "order", "refund", "broken", "screen", "customer", "urgent", "thanks", "invoice", "box")
 
 CHINESE = """客户反映昨天收到的包裹外包装破损，里面的玻璃杯碎了两个，希望能够尽快安排补发或者退款。
 根据合同第七条的规定，乙方应当在收到货物之日起十五个工作日内完成验收，并向甲方出具书面意见。
@@ -58,7 +60,7 @@ CHINESE = """客户反映昨天收到的包裹外包装破损，里面的玻璃�
 他说：“这件事情不能再拖了，必须在月底之前给客户一个明确的答复。”
 唐代诗人李白的作品想象丰富，语言清新，对后世的文学创作产生了深远的影响。
 如果发动机故障灯亮起，请立即靠边停车，关闭点火开关，并联系最近的维修中心。
-新能源汽车的销量连续八个月保持增长，充电桩的建设速度也在不断加快。""".split("\n")
+新能源汽车的销量连续八个月保持增长，充电桩的建设速度也在不断加快。""".splitlines()
 
 
 def main() -> int:
@@ -168,7 +170,8 @@ def _from_folder(folder: Path) -> Iterator[str]:
 
 def _generated(rows: int, seed: int) -> Iterator[str]:
     """Requests of four kinds, a quarter each; lengths lognormal around 300 tokens; half with a system
-    message."""
+    message.
+    """
     rng = random.Random(seed)
     kinds = [_english(rng), _chinese(rng), _code(rng), _records(rng)]
     mean_tokens = [(pool, sum(map(len, pool)) / max(_counted(pool), 1)) for pool in kinds]
@@ -238,9 +241,7 @@ def _record(rng: random.Random) -> dict[str, Any]:
         round(rng.lognormvariate(3, 2), rng.randint(0, 4)),
         f"2026-{rng.randint(1, 12):02}-{rng.randint(1, 28):02}T{rng.randint(0, 23):02}:00:00Z",
         rng.choice([True, False, None]),
-        " ".join(
-            rng.choices("late order refund broken screen customer urgent thanks invoice box".split(), k=6)
-        ),
+        " ".join(rng.choices(WORDS, k=6)),
         [rng.randint(0, 99) for _ in range(rng.randint(0, 6))],
     ]
     names = [

@@ -28,4 +28,4 @@ def bundled_map() -> tuple[PriceMap, str]:
     path = litellm_folder() / MAP_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this litellm carries no price map; run: make setup")
-    return cast(PriceMap, json.loads(path.read_bytes())), importlib.metadata.version("litellm")
+    return cast("PriceMap", json.loads(path.read_bytes())), importlib.metadata.version("litellm")

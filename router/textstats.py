@@ -124,7 +124,8 @@ def _pack(text: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
 
 def _buffers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Offsets (rows + 1, from the start of the data buffer) and the bytes of a string column, nulls
-    emptied."""
+    emptied.
+    """
     if column.null_count:
         column = column.fill_null("")
     column = column.cast(pa.large_string())

@@ -138,7 +138,8 @@ def learn_ratio(estimated: Floats | Ints, actual: Floats | Ints, prior_requests:
 
 def texts_of(messages: str, tools: str | None = None) -> list[str]:
     """The texts of a request, one or more per message: contents, text parts, tool calls; tools as their
-    JSON."""
+    JSON.
+    """
     found: list[str] = []
     for message in json.loads(messages):
         found.append("\n".join(_texts(message.get("content"))))
@@ -186,7 +187,8 @@ def _tools(batch: pa.RecordBatch) -> list[str | None]:
 
 def _overhead(messages: pa.Array, template: Template) -> NDArray[np.int32]:
     """What the template adds. A message is a `"role"` key; within texts its quotes are escaped, so none is
-    there."""
+    there.
+    """
     counted = pc.count_substring(messages, '"role"').fill_null(0)
     roles: NDArray[np.int64] = counted.to_numpy(zero_copy_only=False).astype(np.int64)
     return (roles * template.per_message + template.per_request).astype(np.int32)

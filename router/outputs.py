@@ -1,0 +1,359 @@
+"""Output tokens per request: distributions learnt from what was answered, tonight and before.
+
+log(tokens) is normal around a level per task and endpoint, and answers are cut at `max_tokens`. Levels are
+
+    base + night + task + endpoint + task x endpoint        (each drawn from a normal with the spreads below)
+
+so that a cell with few answers borrows from its task and its endpoint, and one without any still has a
+figure with an honest error. A cut answer counts as "at least so long" (expectation maximisation). Last,
+each endpoint's mean is set right by the ratio of what was observed to what the model says, which holds
+whatever the true shape is. Reasoning tokens are output tokens: they are within what providers report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import log_ndtr, ndtr
+
+Ints = NDArray[np.integer]
+Floats = NDArray[np.float64]
+
+NIGHT_SPREAD, TASK_SPREAD, ENDPOINT_SPREAD, CELL_SPREAD = 1.0, 0.7, 0.5, 0.3
+"""What we believe of levels before any answer, in logs: 1.0 is "within a factor of 7, mostly". Judgements."""
+
+PRIOR_SIGMA = 0.8
+"""Spread of single answers in logs before any was seen; it counts as `PRIOR_ANSWERS` answers afterwards."""
+
+PRIOR_ANSWERS = 10.0
+PRIOR_SHARE, PRIOR_MOST = 0.25, 500.0
+"""The base level before any answer: a quarter of the batch's median max_tokens, at most 500."""
+
+HISTORY_WEIGHT = 0.25
+"""An answer of an earlier night counts as a quarter of one of tonight."""
+
+HISTORY_MOST = 100.0
+"""Earlier nights count at most as so many answers of tonight per endpoint: models and prompts change."""
+
+SLOPE_SPREAD = 0.3
+"""How strongly a covariate (one standard deviation of it) may move the log length, before any answer."""
+
+HIGH = 1.96
+"""Standard errors above the mean of the high figure: one-sided 97.5 %, since pilots seldom hold the
+longest answers."""
+
+_ROUNDS = 6
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Answers whose length is known: parallel columns."""
+
+    task: Ints
+    endpoint: Ints
+    output_tokens: Ints
+    max_tokens: Ints
+    """An answer this long is taken as cut."""
+    covariates: Floats | None = None
+    """[answers, any]: for instance log input tokens, predicted difficulty; of one meaning throughout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Tokens of a set of requests on one endpoint."""
+
+    mean: float
+    sd: float
+    """Of the total: both what we do not know of the level and the chance of single answers."""
+    high: float
+    """Not exceeded 95 times in 100, or more."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputModel:
+    """What is believed of output lengths. Build it with `fit`."""
+
+    levels: Floats = field(repr=False)
+    """[tasks, endpoints]: mean of log tokens."""
+    sigma: Floats
+    """[endpoints]: spread of log tokens."""
+    scale: Floats
+    """[endpoints]: observed over modelled mean."""
+    noise: Floats
+    """[endpoints]: factor from the variance of a level to the relative variance of a mean."""
+    covariance: Floats = field(repr=False)
+    """[endpoints, tasks, tasks]: of the levels' errors."""
+    slopes: Floats = field(repr=False)
+    """[tasks, covariates]."""
+    centre: Floats = field(repr=False)
+    spread: Floats = field(repr=False)
+    """[covariates]: how covariates were standardised."""
+
+    def mean(
+        self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None
+    ) -> NDArray[np.float32]:
+        """float32[n]: expected output tokens per request on `endpoint`."""
+        parts = [
+            self._moments(task[s], max_tokens[s], endpoint, None if covariates is None else covariates[s])[0]
+            for s in _chunks(len(task))
+        ]
+        return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
+
+    def total(self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None) -> Total:
+        """The total over requests that all go to `endpoint`."""
+        per_task = np.zeros(len(self.levels))
+        chance = 0.0
+        for s in _chunks(len(task)):
+            some = None if covariates is None else covariates[s]
+            mean, variance = self._moments(task[s], max_tokens[s], endpoint, some)
+            per_task += np.bincount(task[s], weights=mean, minlength=len(per_task))
+            chance += float(variance.sum())
+        mean_total = float(per_task.sum())
+        doubt = float(per_task @ self.covariance[endpoint] @ per_task) * float(self.noise[endpoint])
+        sd = float(np.sqrt(doubt + chance))
+        return Total(mean_total, sd, min(_high(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64))))
+
+    def total_high(
+        self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None
+    ) -> float:
+        """The figure that the total does not exceed 95 times in 100."""
+        return self.total(task, max_tokens, endpoint, covariates).high
+
+    def _moments(
+        self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None
+    ) -> tuple[Floats, Floats]:
+        level = self.levels[task, endpoint]
+        if covariates is not None and self.slopes.shape[1]:
+            level = level + (self.standardised(covariates) * self.slopes[task]).sum(axis=1)
+        mean, variance = _cut_moments(level, float(self.sigma[endpoint]), max_tokens)
+        scale = float(self.scale[endpoint])
+        return np.minimum(mean * scale, max_tokens), variance * scale**2
+
+    def standardised(self, covariates: Floats) -> Floats:
+        """Standardised, and held within what was seen: no extrapolation beyond three standard deviations."""
+        return np.clip((covariates - self.centre) / self.spread, -3.0, 3.0)
+
+
+def cost_high(mean_usd: Sequence[float], sd_usd: Sequence[float]) -> float:
+    """The 95 % figure of a bill made of parts whose errors are independent (endpoints)."""
+    return _high(float(np.sum(mean_usd)), float(np.sqrt(np.sum(np.square(sd_usd)))))
+
+
+def fit(
+    tonight: Observed | None,
+    *,
+    tasks: int,
+    endpoints: int,
+    max_tokens: Ints,
+    history: Observed | None = None,
+) -> OutputModel:
+    """Learn lengths for `tasks` x `endpoints` from tonight's answers and those of earlier nights.
+
+    `max_tokens` is the batch's column (for the prior). With no answers at all the model is the prior.
+    """
+    base = (
+        float(np.log(np.clip(PRIOR_SHARE * np.median(max_tokens), 1.0, PRIOR_MOST)))
+        if len(max_tokens)
+        else 4.0
+    )
+    seen = _gather(tonight, history, endpoints)
+    if seen is None:
+        return _prior(base, tasks, endpoints)
+    fitted = _expectation_maximisation(seen, base, tasks, endpoints)
+    return _set_right(fitted, seen)
+
+
+# --- fitting ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    task: Ints
+    endpoint: Ints
+    tokens: Floats
+    cap: Floats
+    weight: Floats
+    covariates: Floats
+
+    @property
+    def cut(self) -> NDArray[np.bool_]:
+        return self.tokens >= self.cap
+
+
+def _gather(tonight: Observed | None, history: Observed | None, endpoints: int) -> _Seen | None:
+    parts = [(o, w) for o, w in ((tonight, 1.0), (history, HISTORY_WEIGHT)) if o is not None and len(o.task)]
+    if not parts:
+        return None
+    weights = []
+    for observed, weight in parts:
+        each = np.full(len(observed.task), weight)
+        if weight < 1.0:
+            counted = np.bincount(observed.endpoint, minlength=endpoints) * weight
+            each *= np.minimum(1.0, HISTORY_MOST / np.maximum(counted, 1.0))[observed.endpoint]
+        weights.append(each)
+    wide = all(o.covariates is not None for o, _ in parts)
+    covariates = [
+        o.covariates if wide and o.covariates is not None else np.zeros((len(o.task), 0)) for o, _ in parts
+    ]
+    return _Seen(
+        np.concatenate([o.task for o, _ in parts]),
+        np.concatenate([o.endpoint for o, _ in parts]),
+        np.maximum(np.concatenate([o.output_tokens for o, _ in parts]).astype(np.float64), 1.0),
+        np.maximum(np.concatenate([o.max_tokens for o, _ in parts]).astype(np.float64), 1.0),
+        np.concatenate(weights),
+        np.concatenate(covariates).astype(np.float64),
+    )
+
+
+def _prior(base: float, tasks: int, endpoints: int) -> OutputModel:
+    ones = np.ones(endpoints)
+    shared = NIGHT_SPREAD**2 + ENDPOINT_SPREAD**2
+    own = (TASK_SPREAD**2 + CELL_SPREAD**2) * np.eye(tasks)
+    nothing = np.zeros(0)
+    return OutputModel(
+        np.full((tasks, endpoints), base),
+        PRIOR_SIGMA * ones,
+        ones,
+        ones,
+        np.broadcast_to(shared + own, (endpoints, tasks, tasks)),
+        np.zeros((tasks, 0)),
+        nothing,
+        nothing,
+    )
+
+
+def _expectation_maximisation(seen: _Seen, base: float, tasks: int, endpoints: int) -> OutputModel:
+    model = _prior(base, tasks, endpoints)
+    if seen.covariates.shape[1]:
+        centre, spread = seen.covariates.mean(axis=0), seen.covariates.std(axis=0) + 1e-9
+        model = replace(model, centre=centre, spread=spread, slopes=np.zeros((tasks, len(centre))))
+    logs = np.log(seen.tokens)
+    for _ in range(_ROUNDS):
+        offset = (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
+        sigma = model.sigma[seen.endpoint]
+        filled, extra = _fill(logs, seen.cut, model.levels[seen.task, seen.endpoint] + offset, sigma)
+        levels, covariance = _levels(seen, filled - offset - base, sigma, tasks, endpoints)
+        model = replace(model, levels=base + levels, covariance=covariance)
+        rest = filled - model.levels[seen.task, seen.endpoint]
+        if model.slopes.shape[1]:
+            model = replace(model, slopes=_slopes(seen, model, rest, tasks))
+            rest = rest - (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
+        squares = np.bincount(seen.endpoint, seen.weight * (rest**2 + extra), minlength=endpoints)
+        counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
+        pooled = (squares.sum() + PRIOR_ANSWERS * PRIOR_SIGMA**2) / (counted.sum() + PRIOR_ANSWERS)
+        sigma_e = np.sqrt((squares + PRIOR_ANSWERS * pooled) / (counted + PRIOR_ANSWERS))
+        model = replace(model, sigma=np.clip(sigma_e, 0.05, 2.0))
+    return model
+
+
+def _fill(logs: Floats, cut: NDArray[np.bool_], level: Floats, sigma: Floats) -> tuple[Floats, Floats]:
+    """Log lengths with cut ones replaced by their expectation, and the variance that this leaves out."""
+    z = (logs - level) / sigma
+    hazard = np.exp(-0.5 * z**2 - 0.5 * np.log(2 * np.pi) - log_ndtr(-z))
+    filled = np.where(cut, level + sigma * hazard, logs)
+    extra = np.where(cut, sigma**2 * np.maximum(1 + z * hazard - hazard**2, 0.0), 0.0)
+    return filled, extra
+
+
+def _levels(seen: _Seen, target: Floats, sigma: Floats, tasks: int, endpoints: int) -> tuple[Floats, Floats]:
+    """Levels above base [tasks, endpoints] and their errors' covariance within each endpoint.
+
+    The additive normal model in closed form, over the cells that have answers.
+    """
+    cell = seen.task * endpoints + seen.endpoint
+    cells, which = np.unique(cell, return_inverse=True)
+    precision = np.bincount(which, seen.weight / sigma**2)
+    means = np.bincount(which, seen.weight / sigma**2 * target) / precision
+    task, endpoint = np.divmod(cells, endpoints)
+    factor = cho_factor(_kernel(task, endpoint, task, endpoint) + np.diag(1.0 / precision))
+    solved = cho_solve(factor, means)
+    levels = np.empty((tasks, endpoints))
+    covariance = np.empty((endpoints, tasks, tasks))
+    every = np.arange(tasks)
+    for e in range(endpoints):
+        here = np.full(tasks, e)
+        across = _kernel(every, here, task, endpoint)
+        levels[:, e] = across @ solved
+        covariance[e] = _kernel(every, here, every, here) - across @ cho_solve(factor, across.T)
+    return levels, covariance
+
+
+def _kernel(task: Ints, endpoint: Ints, other_task: Ints, other_endpoint: Ints) -> Floats:
+    """Prior covariance of levels: [cells, other cells]."""
+    same_task = task[:, None] == other_task[None, :]
+    same_endpoint = endpoint[:, None] == other_endpoint[None, :]
+    covariance: Floats = np.asarray(
+        NIGHT_SPREAD**2
+        + TASK_SPREAD**2 * same_task
+        + ENDPOINT_SPREAD**2 * same_endpoint
+        + CELL_SPREAD**2 * (same_task & same_endpoint),
+        dtype=np.float64,
+    )
+    return covariance
+
+
+def _slopes(seen: _Seen, model: OutputModel, rest: Floats, tasks: int) -> Floats:
+    """Ridge slopes: one set for all tasks, and each task's departure from it."""
+    x = model.standardised(seen.covariates)
+    weight = seen.weight / model.sigma[seen.endpoint] ** 2
+    shared = _ridge(x, rest, weight)
+    slopes = np.tile(shared, (tasks, 1))
+    left = rest - x @ shared
+    for task in np.unique(seen.task):
+        rows = seen.task == task
+        slopes[task] += _ridge(x[rows], left[rows], weight[rows])
+    return slopes
+
+
+def _ridge(x: Floats, y: Floats, weight: Floats) -> Floats:
+    gram = (x * weight[:, None]).T @ x + np.eye(x.shape[1]) / SLOPE_SPREAD**2
+    solution: Floats = np.linalg.solve(gram, (x * weight[:, None]).T @ y)
+    return solution
+
+
+def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
+    """Scale each endpoint's mean to what was observed, as if 10 average answers had been as modelled."""
+    endpoints = len(model.sigma)
+    level = model.levels[seen.task, seen.endpoint]
+    if model.slopes.shape[1]:
+        level = level + (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
+    sigma = model.sigma[seen.endpoint]
+    expected, _ = _cut_moments(level, sigma, seen.cap)
+    counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
+    modelled = np.bincount(seen.endpoint, seen.weight * expected, minlength=endpoints)
+    truth = np.bincount(seen.endpoint, seen.weight * seen.tokens, minlength=endpoints)
+    extra = PRIOR_ANSWERS * modelled / np.maximum(counted, 1e-9)
+    scale = np.where(counted > 0, (truth + extra) / np.maximum(modelled + extra, 1e-9), 1.0)
+    ratio = seen.tokens / expected - 1.0
+    squares = np.bincount(seen.endpoint, seen.weight * ratio**2, minlength=endpoints)
+    relative = (squares + PRIOR_ANSWERS * model.sigma**2) / (counted + PRIOR_ANSWERS)
+    return replace(model, scale=scale, noise=np.maximum(relative / model.sigma**2, 1.0))
+
+
+# --- a cut lognormal ----------------------------------------------------------------------------------------
+
+
+def _cut_moments(level: Floats, sigma: Floats | float, cap: Ints | Floats) -> tuple[Floats, Floats]:
+    """Mean and variance of min(X, cap) for log X normal(level, sigma)."""
+    top = np.log(np.maximum(cap, 1.0))
+    z = (top - level) / sigma
+    beyond = ndtr(-z)
+    first = np.exp(level + sigma**2 / 2) * ndtr(z - sigma) + cap * beyond
+    second = (
+        np.exp(2 * level + 2 * sigma**2) * ndtr(z - 2 * sigma) + np.square(cap, dtype=np.float64) * beyond
+    )
+    return first, np.maximum(second - first**2, 0.0)
+
+
+def _high(mean: float, sd: float) -> float:
+    """Upper figure of a positive total: normal where the error is small, lognormal where it is not."""
+    return 0.0 if mean <= 0 else max(mean + HIGH * sd, mean * float(np.exp(min(HIGH * sd / mean, 3.0))))
+
+
+def _chunks(n: int) -> list[slice]:
+    return [slice(start, min(start + _CHUNK, n)) for start in range(0, n, _CHUNK)]
