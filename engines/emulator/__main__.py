@@ -1,0 +1,56 @@
+"""The emulator's process: settings come in on stdin, the port goes out on stdout; it ends when stdin does."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import sys
+import threading
+
+from aiohttp import web
+
+from engines.emulator.answers import Mind
+from engines.emulator.known import Known
+from engines.emulator.process import Settings
+from engines.emulator.provider import Provider
+from engines.emulator.server import application
+
+
+def _end_with_parent() -> None:
+    """Only the parent holds the other end of stdin: it ends when the parent does, kill -9 included."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _provider(settings: Settings) -> Provider:
+    known = Known(settings.known) if settings.known is not None else None
+    recorded = None
+    if settings.outcomes is not None:
+        from engines.emulator.recorded import Recorded
+
+        names = [model.recorded_as or model.name for model in settings.models]
+        recorded = Recorded(settings.outcomes, names)
+    return Provider(settings.models, Mind(settings.seed, known, recorded))
+
+
+async def _serve(settings: Settings) -> None:
+    runner = web.AppRunner(application(_provider(settings)), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", settings.port).start()
+    sys.stdout.write(f"{runner.addresses[0][1]}\n")
+    sys.stdout.flush()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    settings = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started us
+    try:
+        asyncio.run(_serve(settings))
+    except (OSError, ValueError, KeyError) as error:
+        sys.stdout.write(f"! {error}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a model answers: right or wrong, how long, with what usage. The same request gets the same answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import Any
+
+from engines.emulator.inventing import instance, wrong
+from engines.emulator.known import Fact, Known
+from engines.emulator.models import EmulatedModel
+from engines.emulator.recorded import Record, Recorded
+from router.values import Usage
+
+NORMAL = NormalDist()
+BYTES_PER_TOKEN = 4
+"""Of English, per token: no tokenizer is loaded, so that a server is up within a second."""
+MESSAGE_TOKENS = 4
+"""Per message for its role and marks, and once for the reply's."""
+CACHED_FROM, CACHED_STEP = 1024, 128
+"""A prefix counts as cached from so many tokens on, in steps of so many: OpenAI's rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it came over any wire."""
+
+    model: str
+    messages_key: int
+    prompt_key: int
+    prompt: str = field(repr=False)
+    """The last user message's text."""
+    input_tokens: int
+    prefix_tokens: int
+    """Of the messages before the last one."""
+    prefix_key: int
+    max_tokens: int | None
+    schema: Mapping[str, Any] | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    text: str = field(repr=False)
+    usage: Usage
+    finish_reason: str
+    """`stop` or `length`."""
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Seven numbers in 0..1 and a seed, all from what they are drawn for."""
+
+    right: float
+    length: float
+    difficulty: float
+    trouble: float
+    text: int
+
+    @classmethod
+    def of(cls, *what: object) -> Draws:
+        digest = hashlib.blake2b("\0".join(map(str, what)).encode(), digest_size=40).digest()
+        right, length, difficulty, trouble, text = struct.unpack("<5Q", digest)
+        return cls(right / 2**64, length / 2**64, difficulty / 2**64, trouble / 2**64, text)
+
+
+def tokens_of(text: str) -> int:
+    """Bytes over four, rounded up."""
+    return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
+
+
+class Mind:
+    """What the provider knows: right answers, how models of the past did, the seed of everything else."""
+
+    def __init__(self, seed: int, known: Known | None, recorded: Recorded | None) -> None:
+        self._seed = seed
+        self._known = known
+        self._recorded = recorded
+
+    def answer(self, model: EmulatedModel, asked: Asked) -> Said:
+        fact = self._known.find(asked.messages_key, asked.prompt_key) if self._known else None
+        record = self._record(model, asked, fact)
+        draws = Draws.of(self._seed, model.name, asked.messages_key)
+        difficulty = self._difficulty(asked, fact)
+        chance = record.score if record else logistic(model.slope * (model.ability - difficulty))
+        is_right = draws.right < chance
+        text = self._text(asked, fact, draws, is_right=is_right)
+        if record:
+            return _as_recorded(text, record, asked, is_right=is_right)
+        visible, reasoning = _lengths(model, text, draws.length, difficulty)
+        return _cut(text, visible, reasoning, asked, is_right=is_right)
+
+    def draw(self, *what: object) -> float:
+        return Draws.of(self._seed, *what).trouble
+
+    def _record(self, model: EmulatedModel, asked: Asked, fact: Fact | None) -> Record | None:
+        if self._recorded is None:
+            return None
+        request_id = fact.request_id if fact else None
+        return self._recorded.find(
+            model.recorded_as or model.name, request_id or asked.request_id, asked.prompt_key
+        )
+
+    def _difficulty(self, asked: Asked, fact: Fact | None) -> float:
+        if fact is not None and fact.difficulty is not None:
+            return fact.difficulty
+        drawn = min(max(Draws.of(self._seed, asked.messages_key).difficulty, 1e-9), 1 - 1e-9)
+        return math.log(drawn / (1.0 - drawn))
+
+    def _text(self, asked: Asked, fact: Fact | None, draws: Draws, *, is_right: bool) -> str:
+        """The answer. Where nobody told the right one it is invented, the same for every model."""
+        reference = fact.reference if fact else None
+        right = _right(asked, reference)
+        if is_right:
+            return right
+        rng = random.Random(draws.text)  # noqa: S311 - repeatable, not secret
+        if asked.schema is None:
+            return wrong(right, asked.prompt, rng)
+        others = (_as_json(instance(asked.schema, rng)) for _ in range(16))
+        return next((other for other in others if other != right), right)
+
+
+def logistic(x: float) -> float:
+    return 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
+
+
+def _right(asked: Asked, reference: str | None) -> str:
+    if asked.schema is None:
+        return f"answer {asked.messages_key % 1_000_003}" if reference is None else reference
+    if reference is not None and reference.lstrip()[:1] in ("{", "["):
+        return reference
+    rng = random.Random(asked.messages_key)  # noqa: S311 - repeatable, not secret
+    return _as_json(instance(asked.schema, rng, reference))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _lengths(model: EmulatedModel, text: str, drawn: float, difficulty: float) -> tuple[int, int]:
+    """(visible, reasoning) tokens: as drawn, but never fewer visible ones than the text has."""
+    output = model.output
+    spread = output.spread * NORMAL.inv_cdf(min(max(drawn, 1e-9), 1 - 1e-9)) if output.spread else 0.0
+    total = output.median * math.exp(spread + output.growth * difficulty)
+    reasoning = round(total * output.reasoning_share)
+    return max(tokens_of(text), round(total) - reasoning, 1), reasoning
+
+
+def _cut(text: str, visible: int, reasoning: int, asked: Asked, *, is_right: bool) -> Said:
+    """The answer within max_tokens: reasoning comes first, the text is cut where the tokens end."""
+    ceiling = asked.max_tokens
+    if ceiling is None or visible + reasoning <= ceiling:
+        return Said(text, Usage(asked.input_tokens, visible + reasoning, 0, reasoning), "stop", is_right)
+    reasoning = min(reasoning, ceiling)
+    left = text[: len(text) * (ceiling - reasoning) // visible]
+    # what is left may still be the whole answer: cut is what was to follow it
+    whole = is_right and left == text
+    return Said(left, Usage(asked.input_tokens, ceiling, 0, reasoning), "length", whole)
+
+
+def _as_recorded(text: str, record: Record, asked: Asked, *, is_right: bool) -> Said:
+    """With the recorded tokens. A record above max_tokens is billed at max_tokens, and its answer stands:
+    how the model did is what is replayed.
+    """
+    output = record.output_tokens if asked.max_tokens is None else min(record.output_tokens, asked.max_tokens)
+    return Said(text, Usage(record.input_tokens, output), "stop", is_right)

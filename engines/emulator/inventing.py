@@ -1,0 +1,160 @@
+"""Texts for answers: right ones where nobody told them, and wrong ones that look like an attempt."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+LETTER = re.compile(r"\W*([A-Za-z])\W*")
+LONE = re.compile(r"(?<![\w'\u2019])[A-Za-z](?![\w'\u2019])")
+OPTION = re.compile(r"^\W{0,2}([A-Z])[.):]", re.MULTILINE)
+OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+
+
+def wrong(right: str, prompt: str, rng: random.Random) -> str:
+    """A plausible answer that no scorer takes for `right`: another option, another number, another string."""
+    stripped = right.strip()
+    if stripped[:1] in ("{", "["):
+        try:
+            return json.dumps(_wrong_json(json.loads(stripped), prompt, rng), ensure_ascii=False)
+        except ValueError:
+            pass  # it only looks like JSON
+    if letter := LETTER.fullmatch(stripped):
+        return _other_letter(letter[1], prompt, rng)
+    # where a text holds both, a scorer may read either
+    altered = _replaced(stripped, NUMBER, lambda number: _other_number(number, rng))
+    altered = _replaced(altered, LONE, lambda letter: _other_letter(letter, prompt, rng))
+    if altered != stripped:
+        return altered
+    if opposite := OPPOSITES.get(stripped.lower()):
+        return opposite.capitalize() if stripped[0].isupper() else str(opposite)
+    return _swapped(stripped, rng)
+
+
+def _replaced(text: str, what: re.Pattern[str], by: Callable[[str], str]) -> str:
+    """The last occurrence replaced; the text itself where there is none."""
+    found = list(what.finditer(text))
+    if not found:
+        return text
+    last = found[-1]
+    return f"{text[: last.start()]}{by(last[0])}{text[last.end() :]}"
+
+
+def _other_letter(letter: str, prompt: str, rng: random.Random) -> str:
+    offered: set[str] = set(OPTION.findall(prompt)) or set("ABCD")
+    others = sorted(offered - {letter.upper()}) or ["B" if letter.upper() == "A" else "A"]
+    other = rng.choice(others)
+    return other if letter.isupper() else other.lower()
+
+
+def _other_number(number: str, rng: random.Random) -> str:
+    """The same number of digits and the same marks, one digit another."""
+    # among the first five: a scorer's tolerance may be a millionth
+    places = [at for at, mark in enumerate(number) if mark.isdigit()][:5]
+    at = rng.choice(places)
+    # never to 0: a number that starts with one would be written otherwise
+    digit = rng.choice([d for d in "123456789" if d != number[at]])
+    return f"{number[:at]}{digit}{number[at + 1 :]}"
+
+
+def _swapped(text: str, rng: random.Random) -> str:
+    places = [at for at in range(len(text) - 1) if text[at].lower() != text[at + 1].lower()]
+    if len(text) < 2 or not places:
+        return f"{text[:-1]}{'x' if text[-1:].lower() != 'x' else 'y'}"
+    at = rng.choice(places)
+    return f"{text[:at]}{text[at + 1]}{text[at]}{text[at + 2 :]}".strip()
+
+
+def _wrong_json(value: Any, prompt: str, rng: random.Random) -> Any:
+    """Every leaf another one of its type."""
+    if isinstance(value, dict):
+        return {key: _wrong_json(inner, prompt, rng) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_wrong_json(inner, prompt, rng) for inner in value]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + rng.randint(1, 9)
+    return wrong(value, prompt, rng) if isinstance(value, str) else value
+
+
+# --- JSON by a schema -------------------------------------------------------------------------------------
+
+
+def instance(schema: Mapping[str, Any], rng: random.Random, hint: str | None = None) -> Any:
+    """A value that the schema accepts, as far as types, enums, bounds, required keys and local $refs go.
+
+    `hint` is the right answer where one is known as text: it is put where the schema has room for it.
+    """
+    return _instance(schema, schema, rng, hint, 0)
+
+
+def _instance(schema: Any, root: Any, rng: random.Random, hint: str | None, depth: int) -> Any:
+    if not isinstance(schema, Mapping) or depth > 12:
+        return None
+    schema = _resolved(schema, root)
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("enum"):
+        options = schema["enum"]
+        return hint if hint in options else rng.choice(options)
+    for word in ("anyOf", "oneOf", "allOf"):
+        if schema.get(word):
+            return _instance(schema[word][0], root, rng, hint, depth + 1)
+    match _type(schema):
+        case "object":
+            return {
+                name: _instance(inner, root, rng, hint, depth + 1)
+                for name, inner in schema.get("properties", {}).items()
+            }
+        case "array":
+            wanted = max(1, int(schema.get("minItems", 1))) if schema.get("maxItems", 1) else 0
+            return [_instance(schema.get("items", {}), root, rng, hint, depth + 1) for _ in range(wanted)]
+        case "integer" | "number" as kind:
+            return _number(schema, rng, hint, whole=kind == "integer")
+        case "boolean":
+            return rng.random() < 0.5
+        case "null":
+            return None
+    return _string(schema, rng, hint)
+
+
+def _resolved(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
+    """What a local $ref leads to; one hop is what schemas in use take."""
+    reference = schema.get("$ref")
+    if not isinstance(reference, str) or not reference.startswith("#/"):
+        return schema
+    found: Any = root
+    for step in reference[2:].split("/"):
+        found = (
+            found.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(found, Mapping) else {}
+        )
+    return found if isinstance(found, Mapping) else {}
+
+
+def _type(schema: Mapping[str, Any]) -> str:
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    return str(kind[0] if isinstance(kind, list) and kind else kind)
+
+
+def _number(schema: Mapping[str, Any], rng: random.Random, hint: str | None, *, whole: bool) -> float:
+    low = float(schema.get("minimum", schema.get("exclusiveMinimum", 0)))
+    high = float(schema.get("maximum", schema.get("exclusiveMaximum", low + 100)))
+    try:
+        given = float(hint) if hint is not None else None
+    except ValueError:
+        given = None
+    if given is not None and low <= given <= high:
+        return int(given) if whole else given
+    inner = low + (high - low) * rng.uniform(0.05, 0.95)
+    return round(inner) if whole else round(inner, 2)
+
+
+def _string(schema: Mapping[str, Any], rng: random.Random, hint: str | None) -> str:
+    text = hint if hint is not None else f"text {rng.randrange(1000)}"
+    text = text.ljust(int(schema.get("minLength", 0)), ".")
+    return text[: int(schema["maxLength"])] if "maxLength" in schema else text

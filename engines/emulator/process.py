@@ -1,0 +1,145 @@
+"""The emulator as its user sees it: started, asked for its books, stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.request import ProxyHandler, build_opener
+
+from engines.emulator.known import KnownRow, write_known
+from engines.emulator.models import BatchHabits, EmulatedModel
+
+ROOT = Path(__file__).parents[2]
+"""Where our packages lie, for an interpreter started elsewhere."""
+_open = build_opener(ProxyHandler({})).open
+
+
+class EmulatorError(Exception):
+    """The emulated provider could not be started, or has died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the process is told at its start."""
+
+    models: tuple[EmulatedModel, ...]
+    seed: int
+    known: Path | None
+    outcomes: Path | None
+    batches: BatchHabits
+    port: int
+
+
+class Emulator:
+    """A provider on loopback, from `with` to its end.
+
+    `items`: what is known of the requests, as rows or as the file that `write_known` made of them.
+    `outcomes`: a Parquet of recorded outcomes; a request found there is answered as the model that
+    `recorded_as` names answered it. Everything else is drawn from `seed`. Raises EmulatorError.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[EmulatedModel],
+        *,
+        items: Path | Iterable[KnownRow] | None = None,
+        outcomes: Path | None = None,
+        seed: int = 0,
+        batches: BatchHabits | None = None,
+        port: int = 0,
+    ) -> None:
+        names = [model.name for model in models]
+        if len(set(names)) < len(names):
+            raise EmulatorError(f"two emulated models have one name: {', '.join(sorted(names))}")
+        self.models = tuple(models)
+        self._items = items
+        self._settings = (seed, outcomes, batches or BatchHabits(), port)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.root = ""
+        """http://127.0.0.1:<port>, where both wires begin."""
+
+    @property
+    def api_base(self) -> str:
+        """For OpenAI's wire."""
+        return f"{self.root}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def start(self) -> str:
+        """Returns api_base once the server listens."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "engines.emulator"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise EmulatorError("the emulated provider's process has no pipes")
+        pickle.dump(self._told(), stdin)
+        stdin.flush()
+        said = stdout.readline().decode().strip()
+        if not said.isdigit():
+            self.stop()
+            raise EmulatorError(f"the emulated provider did not start: {said.lstrip('! ') or 'see stderr'}")
+        self.root = f"http://127.0.0.1:{said}"
+        return self.api_base
+
+    def _told(self) -> Settings:
+        seed, outcomes, batches, port = self._settings
+        known = self._items if isinstance(self._items, Path) else None
+        if known is None and self._items is not None:
+            self._folder = tempfile.TemporaryDirectory(prefix="emulator-")
+            known = Path(self._folder.name) / "known.arrow"
+            write_known(known, self._items)  # type: ignore[arg-type]
+        return Settings(self.models, seed, known, outcomes, batches, port)
+
+    def books(self) -> list[dict[str, Any]]:
+        """What it billed, an entry per answer (real time and batch); amounts as decimal strings."""
+        return [json.loads(line) for line in self._get("/emulator/books").splitlines()]
+
+    def totals(self) -> dict[str, dict[str, Any]]:
+        """Per model: requests, statuses, troubles, billed, right, tokens, cost_usd, most_in_flight."""
+        found: dict[str, dict[str, Any]] = json.loads(self._get("/emulator/totals"))
+        return found
+
+    def _get(self, path: str) -> bytes:
+        try:
+            with _open(f"{self.root}{path}", timeout=60) as response:
+                return bytes(response.read())
+        except OSError as error:
+            raise EmulatorError(f"the emulated provider does not answer: {error}") from error
+
+    def stop(self) -> None:
+        """Idempotent."""
+        if self._process is not None:
+            for pipe in (self._process.stdin, self._process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,197 @@
+"""The provider behind the wires: who may come in, what goes wrong, what is said and what it costs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from engines.emulator.allowance import Allowance, retry_headers
+from engines.emulator.answers import CACHED_FROM, CACHED_STEP, Asked, Mind, Said
+from engines.emulator.bills import Bills
+from engines.emulator.models import PERSISTENT, EmulatedModel, Trouble
+from router.values import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A complete error: nothing was billed."""
+
+    status: int
+    code: str
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """An answer, billed. `trouble` is what is wrong with it or with its way to the client."""
+
+    ref: str
+    model: str
+    said: Said
+    trouble: Trouble | None
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing is said: the connection closes. `billed` tells the books' side of it."""
+
+    billed: bool
+
+
+STATUSES = {
+    Trouble.ERROR_500: (500, "server_error", "The server had an error while processing your request"),
+    Trouble.ERROR_503: (503, "overloaded", "The server is overloaded, please try again later"),
+    Trouble.ERROR_408: (408, "timeout", "The request took too long"),
+    Trouble.ERROR_429: (429, "rate_limit_exceeded", "Too many requests"),
+    Trouble.ERROR_429_SILENT: (429, "rate_limit_exceeded", "Too many requests"),
+    Trouble.OVERFLOW: (400, "context_length_exceeded", "This model's maximum context length is exceeded"),
+}
+"""Troubles that are complete HTTP errors."""
+
+
+class Provider:
+    """`models` by the names on the wire."""
+
+    def __init__(self, models: Iterable[EmulatedModel], mind: Mind) -> None:
+        self.models = {model.name: model for model in models}
+        self.mind = mind
+        self.bills = Bills()
+        self._allowances = {name: Allowance(model.limits) for name, model in self.models.items()}
+        self._attempts: Counter[tuple[str, int]] = Counter()
+        self._prefixes: set[tuple[str, int]] = set()
+        self._numbers = itertools.count(1)
+
+    async def call(self, asked: Asked) -> Spoken | Refusal | Silence:
+        """One request in real time, from its arrival to what is to be sent back."""
+        model = self.models.get(asked.model)
+        if model is None:
+            names = ", ".join(self.models)
+            return Refusal(404, "model_not_found", f"no model {asked.model}; models are {names}")
+        allowance = self._allowances[model.name]
+        said = self._with_cache(model, asked, self.mind.answer(model, asked))
+        totals = self.bills.of(model.name)
+        totals.requests += 1
+        wait = allowance.admit(said.usage.input_tokens + said.usage.output_tokens, time.monotonic())
+        headers = allowance.headers(time.monotonic())
+        if wait > 0.0:
+            result: Spoken | Refusal | Silence = Refusal(
+                429, "rate_limit_exceeded", "Rate limit reached", {**headers, **retry_headers(wait)}
+            )
+        else:
+            totals.most_in_flight = allowance.most_in_flight
+            try:
+                result = await self._admitted(model, asked, said, headers)
+            finally:
+                allowance.leave()
+        self._count(model, result)
+        return result
+
+    async def _admitted(
+        self, model: EmulatedModel, asked: Asked, said: Said, headers: Mapping[str, str]
+    ) -> Spoken | Refusal | Silence:
+        trouble = self.trouble(model, asked)
+        if trouble is not None:
+            totals = self.bills.of(model.name)
+            totals.troubles[trouble] = totals.troubles.get(trouble, 0) + 1
+        if (refusal := refused(model, asked, trouble)) is not None:
+            return replace(refusal, headers={**headers, **refusal.headers})
+        if trouble is Trouble.DROP_BEFORE:
+            return Silence(billed=False)
+        seconds = model.latency_seconds + model.seconds_per_token * said.usage.output_tokens
+        if trouble is Trouble.SLOW:
+            seconds = max(seconds * model.slow_factor, model.slow_seconds)
+        if seconds > 0.0:
+            await asyncio.sleep(seconds)
+        spoken = self.speak(model, asked, said, trouble, Mode.REALTIME, headers)
+        if trouble is Trouble.HANG:
+            await asyncio.sleep(model.hang_seconds)
+        return Silence(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else spoken
+
+    def speak(
+        self,
+        model: EmulatedModel,
+        asked: Asked,
+        said: Said,
+        trouble: Trouble | None,
+        mode: Mode,
+        headers: Mapping[str, str],
+    ) -> Spoken:
+        """The answer with what is wrong with it, billed."""
+        said = marred(said, asked, trouble)
+        ref = f"emulated-{next(self._numbers)}"
+        self.bills.bill(ref, model, asked.messages_key, said, mode, trouble=trouble)
+        return Spoken(ref, model.name, said, trouble, headers)
+
+    def trouble(self, model: EmulatedModel, asked: Asked) -> Trouble | None:
+        """What this attempt meets. The nth attempt at a request meets the same in every run of one seed."""
+        if not model.troubles:
+            return None
+        key = (model.name, asked.messages_key)
+        self._attempts[key] += 1
+        lasting = {trouble: rate for trouble, rate in model.troubles.items() if trouble in PERSISTENT}
+        passing = {trouble: rate for trouble, rate in model.troubles.items() if trouble not in PERSISTENT}
+        return _drawn(lasting, self.mind.draw(*key)) or _drawn(
+            passing, self.mind.draw(*key, self._attempts[key])
+        )
+
+    def _with_cache(self, model: EmulatedModel, asked: Asked, said: Said) -> Said:
+        """The same answer, its prefix counted as cached where this model saw it before."""
+        if not model.caches_prefix or asked.prefix_tokens < CACHED_FROM:
+            return said
+        key = (model.name, asked.prefix_key)
+        seen = key in self._prefixes
+        self._prefixes.add(key)
+        if not seen:
+            return said
+        cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, said.usage.input_tokens)
+        return replace(said, usage=replace(said.usage, cached_tokens=cached))
+
+    def _count(self, model: EmulatedModel, result: Spoken | Refusal | Silence) -> None:
+        statuses = self.bills.of(model.name).statuses
+        status = "none" if isinstance(result, Silence) else "200"
+        if isinstance(result, Refusal):
+            status = str(result.status)
+        statuses[status] = statuses.get(status, 0) + 1
+
+
+def refused(model: EmulatedModel, asked: Asked, trouble: Trouble | None) -> Refusal | None:
+    """The complete error that a request gets, if any."""
+    if model.context_window is not None:
+        wanted = asked.input_tokens + (asked.max_tokens or 0)
+        if wanted > model.context_window:
+            words = f"maximum context length is {model.context_window} tokens; {wanted} were asked for"
+            return Refusal(400, "context_length_exceeded", words)
+    if trouble is None or trouble not in STATUSES:
+        return None
+    status, code, message = STATUSES[trouble]
+    headers = retry_headers(model.retry_after_seconds) if trouble is Trouble.ERROR_429 else {}
+    return Refusal(status, code, message, headers)
+
+
+def marred(said: Said, asked: Asked, trouble: Trouble | None) -> Said:
+    """The answer as the trouble leaves it; its usage is what is billed."""
+    usage = said.usage
+    if trouble is Trouble.CUT_EMPTY:
+        tokens = usage.output_tokens if asked.max_tokens is None else asked.max_tokens
+        eaten = replace(usage, output_tokens=tokens, reasoning_tokens=tokens)
+        return Said("", eaten, "length", right=False)
+    if trouble is Trouble.REFUSE:
+        return replace(said, text="I'm sorry, but I can't help with that.", right=False)
+    if trouble is Trouble.INVALID_JSON and asked.schema is not None:
+        return replace(said, text=said.text[: max(1, len(said.text) // 2)], right=False)
+    return said
+
+
+def _drawn(rates: Mapping[Trouble, float], at: float) -> Trouble | None:
+    """The trouble whose stretch of 0..1 `at` falls into; stretches lie in the order given."""
+    for trouble, rate in rates.items():
+        if at < rate:
+            return trouble
+        at -= rate
+    return None
