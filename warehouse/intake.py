@@ -241,10 +241,11 @@ def _refused(table: pa.Table, mask: NDArray[np.bool_], repeated: Mapping[str, ND
 def _new_leaders(folder: Path, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Old row → the old row that now leads it: the first of its group that is kept."""
     leader = np.asarray(column(folder, "leader"))
-    first = np.full(len(leader), -1, dtype=np.int64)
-    rows = np.flatnonzero(kept)[::-1]
-    first[leader[rows]] = rows  # assigned from the back, so that the first wins
-    return first[leader]
+    first = np.full(len(leader), len(leader), dtype=np.int64)
+    rows = np.flatnonzero(kept)
+    np.minimum.at(first, leader[rows], rows)
+    found: NDArray[np.int64] = first[leader]
+    return found
 
 
 def _renumbered(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import duckdb
 import pyarrow as pa
 
 from warehouse.errors import StoreError
@@ -93,14 +92,7 @@ def served(table: pa.Table) -> pa.Table:
     return table
 
 
-def unscored(
-    con: duckdb.DuckDBPyConnection, run_id: str, frozen: str, columns: Sequence[str]
-) -> Iterator[pa.RecordBatch]:
-    """A stream of its own, so that what it yields can be observed meanwhile."""
+def unscored(frozen: str, columns: Sequence[str]) -> str:
+    """The question whose rows `Warehouse.unscored` describes; `frozen` is the frozen input as a relation."""
     chosen = "".join(f", f.{name(column)}" for column in columns)
-    query = UNSCORED.format(frozen=frozen, columns=chosen, answers_requests=ANSWERS_REQUESTS)
-    cursor = con.cursor()
-    try:
-        yield from cursor.execute(query, {"run_id": run_id}).to_arrow_reader(8192)
-    finally:
-        cursor.close()
+    return UNSCORED.format(frozen=frozen, columns=chosen, answers_requests=ANSWERS_REQUESTS)

@@ -74,7 +74,9 @@ class Warehouse:
         self._check_columns("runs", values)
         settings = ", ".join(f"{name} = ${name}" for name in values)
         with self._transaction():
-            self._con.execute(f"update runs set {settings} where run_id = $run_id", values | {"run_id": run_id})
+            self._con.execute(
+                f"update runs set {settings} where run_id = $run_id", values | {"run_id": run_id}
+            )
 
     def finish_run(self, run_id: str, *, published: bool = True, **columns: Any) -> None:
         """Set a run's end: status, outcomes, finished_at (now, unless given), spent_usd from the ledger.
@@ -200,9 +202,8 @@ class Warehouse:
         Columns: row, request_id, task, endpoint, model, purpose, reply, output, finish_reason, valid, failure_kind,
         settled_at, and `columns` of the frozen input. A failure is among them until it is observed too.
         """
-        yield from results.unscored(
-            self._con, run_id, _frozen_parquet(run_folder(self.path, run_id)), columns
-        )
+        frozen = _frozen_parquet(run_folder(self.path, run_id))
+        yield from self.stream(results.unscored(frozen, columns), run_id=run_id)
 
     def compose_results(self, run_id: str, served: pa.Table) -> int:
         """Make the run's results anew from `served` (row, endpoint | null, optionally error): how many rows.
@@ -222,6 +223,22 @@ class Warehouse:
     def query(self, sql: str, **values: Any) -> pa.Table:
         """Any question of ours; values are bound by name."""
         return self._table(sql, **values)
+
+    def stream(self, sql: str, **values: Any) -> Iterator[pa.RecordBatch]:
+        """The same in batches, on a cursor of its own."""
+        cursor = self._con.cursor()
+        try:
+            yield from cursor.execute(sql, values).to_arrow_reader(8192)
+        finally:
+            cursor.close()
+
+    def response_schemas(self, run_id: str) -> list[dict[str, Any]]:
+        """The distinct response schemas of a run's frozen input."""
+        source = _frozen_parquet(run_folder(self.path, run_id))
+        texts = self._con.execute(
+            f"select distinct response_schema from {source} where response_schema is not null order by 1"
+        ).fetchall()
+        return [json.loads(text) for (text,) in texts]
 
     # --- the machinery -----------------------------------------------------------------------------------------------
 
