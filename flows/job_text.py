@@ -2,7 +2,7 @@
 
 YAML as of 1.2 for plain values: `no` is text (and a country), 06:00 is no number, a date is text. Only `true`
 and `false` are booleans. `${name}` has the type of its value where it is written plainly, and is text within
-quotes; `$${` is a literal `${`.
+quotes; `$${name}` is a literal `${name}`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
 from flows.errors import JobError, Mistake, nearest
 
 Loc = tuple[str | int, ...]
-_USE = re.compile(r"\$(?:\$\{|\{([^{}\n]*)\})")
-_HELD = re.compile("\ue000([^\ue000\ue001]*)\ue001")
-"""A `${name}` while YAML reads the file, to which braces mean something else; empty: a literal `${`."""
+_USE = re.compile(r"\$(\$?)\{([^{}\n]*)\}")
+_HELD = re.compile("\ue000(\\$?)([^\ue001]*)\ue001")
+"""A use while YAML reads the file, to which braces mean something else."""
 _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (as the base class has it; ours are added below)
 
 
 for _tag, _pattern, _first in (
@@ -86,7 +86,7 @@ def read(path: Path, params: Mapping[str, str]) -> Document:
 
 
 def _document(path: Path, text: str, given: Mapping[str, str]) -> Document:
-    loader = _Loader(_USE.sub(lambda use: f"\ue000{use[1] or ''}\ue001", text))
+    loader = _Loader(_USE.sub("\ue000\\1\\2\ue001", text))
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
@@ -118,7 +118,7 @@ def _default(node: yaml.Node) -> str | None:
 
 
 def _as_written(text: str) -> str:
-    return _HELD.sub(lambda use: f"${{{use[1]}}}" if use[1] else "$${", text)
+    return _HELD.sub(r"$\1{\2}", text)
 
 
 class _Walk:
@@ -168,13 +168,14 @@ class _Walk:
     def _fill(self, node: yaml.ScalarNode, loc: Loc) -> None:
         if _HELD.search(node.value) is None:
             return
-        node.value = _HELD.sub(lambda use: self._value(use[1], loc), node.value)
+        node.value = _HELD.sub(lambda use: self._value(use, loc), node.value)
         if node.style is None:
             node.tag = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
 
-    def _value(self, name: str, loc: Loc) -> str:
-        if not name:
-            return "${"
+    def _value(self, use: re.Match[str], loc: Loc) -> str:
+        escaped, name = use.groups()
+        if escaped:
+            return f"${{{name}}}"
         if name not in self.params:
             what = f"no param called {name}; {self._known()}{nearest(name, self.declared)}"
             self.mistakes.append(Mistake(self.lines[loc], place(loc), what))
