@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from router.planning.problem import Infeasible, Nearest, Plan, Problem, Reason, Terms
-from router.planning.solve import best_within, cheapest
+from router.planning.solve import best_quality, cheapest
 
 STEPS = 12
 """Halvings of an interval: to a four-thousandth of it."""
@@ -24,8 +24,8 @@ def solve(problem: Problem) -> Plan | Infeasible:
 
 def explain_infeasible(problem: Problem) -> Infeasible:
     """For a problem that has no plan. Each nearest value is one for which a plan was found."""
-    best = best_within(problem)
     terms = problem.terms
+    best = best_quality(problem)
     capless = _otherwise(problem, replace(terms, cap_usd=None))
     timeless = _otherwise(problem, replace(terms, seconds=None))
     nearest = Nearest(
@@ -41,15 +41,15 @@ def _otherwise(problem: Problem, terms: Terms) -> Plan | None:
     return None if terms == problem.terms else cheapest(problem.under(terms))
 
 
-def _floor(problem: Problem, best: Plan | None) -> float | None:
+def _floor(problem: Problem, best: float | None) -> float | None:
     """The highest floor that cap, deadline and shares allow, margins taken off."""
     terms = problem.terms
     if best is None or terms.floor is None:
         return None
     if not terms.per_task:
-        return max(0.0, best.quality - terms.margin)
+        return max(0.0, best - terms.margin)
     worst = min(terms.task_margins.get(name, terms.margin) for name in problem.tasks)
-    low, high = 0.0, min(terms.floor, best.quality - min(0.0, worst))
+    low, high = 0.0, min(terms.floor, best - worst)
     return _last(low, high, lambda floor: cheapest(problem.under(replace(terms, floor=floor))) is not None)
 
 
@@ -117,12 +117,12 @@ def _floor_message(terms: Terms, reached: float) -> str:
 
 
 def _together(problem: Problem) -> Reason:
-    best = best_within(problem.under(replace(problem.terms, cap_usd=None, seconds=None, max_vendor_share=None)))
+    best = best_quality(problem.under(replace(problem.terms, cap_usd=None, seconds=None, max_vendor_share=None)))
     if best is None:
         return Reason("policy", "the endpoints allowed cannot answer every request, whatever the cap and the deadline")
     floor = problem.terms.floor
-    if floor is not None and best.quality - problem.terms.margin < floor:
-        reached = best.quality - problem.terms.margin
+    if floor is not None and best - problem.terms.margin < floor:
+        reached = best - problem.terms.margin
         return Reason("floor", f"whatever the cap and the deadline, the best floor is {reached:.4f}; {floor:g} is asked for")
     return Reason("terms", "cap, deadline and vendor share stand in each other's way; no one of them alone is at fault")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from router.planning.pairs import Mask, Real, Rows, Summing, Table, chunks, pair
 from router.planning.problem import NOBODY, Choice, Plan, Problem, Unroutable
 from router.planning.search import Found, search
 from router.planning.tally import Tally, broken, overhead_usd, tally
+from router.planning.timing import finish
 
 SINGLY = 2_000
 """Up to so many rows each is a group of its own."""
@@ -64,19 +66,44 @@ def best_within(problem: Problem) -> Plan | None:
 
     None where they do not let all requests be answered.
     """
-    free = problem.under(replace(problem.terms, floor=None))
-    best = optimise(free, BEST)
+    best = _best(problem)
     if best is None:
         return None
-    reached = best.total.quality
-    floored = problem.under(replace(problem.terms, floor=reached, margin=0.0, per_task=False))
-    result = optimise(floored, CHEAPEST)
+    floored = replace(problem.terms, floor=best.total.quality, margin=0.0, per_task=False)
+    result = optimise(problem.under(floored), CHEAPEST)
     return as_plan(problem, best if result is None else result)
 
 
-def best_effort(problem: Problem) -> Plan | None:
-    """The cheapest plan as if cap and deadline were not there: what to serve in input order until they stop it."""
-    return cheapest(problem.under(replace(problem.terms, cap_usd=None, seconds=None)))
+def best_quality(problem: Problem) -> float | None:
+    """The highest mean that cap, deadline and shares allow."""
+    best = _best(problem)
+    return None if best is None else best.total.quality
+
+
+def _best(problem: Problem) -> Result | None:
+    return optimise(problem.under(replace(problem.terms, floor=None)), BEST)
+
+
+class Compromise(StrEnum):
+    """What is given up where not everything can be had."""
+
+    FLOOR = "floor"
+    """All are answered, as well as cap and deadline allow."""
+    STOP = "stop"
+    """As if cap and deadline were not there; served in input order until they stop it."""
+
+
+def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
+    """What to do about a problem without a plan; None where no option may answer as many as that, whatever the terms."""
+    best = best_within(problem)
+    if best is not None:
+        return best, Compromise.FLOOR
+    endless = replace(problem.terms, cap_usd=None, seconds=None)
+    for terms in (endless, replace(endless, floor=None)):
+        plan = cheapest(problem.under(terms))
+        if plan is not None:
+            return plan, Compromise.STOP
+    return None
 
 
 # --- the way to a result ----------------------------------------------------------------------------------------------
@@ -268,6 +295,7 @@ def as_plan(problem: Problem, result: Result) -> Plan:
         gap=_gap(cost, bound),
         workers={name: count for name, (_, count) in started.items()},
         worker_hours={name: _hours(pool, count, total) for name, (pool, count) in started.items()},
+        finish_seconds=finish(problem, total, {name: count for name, (_, count) in started.items()}),
         waits={option.name: option.starts_seconds for option in used if option.starts_seconds > 0},
         multipliers=result.prices.by_name(),
         unroutable=tuple(

@@ -1,0 +1,118 @@
+"""An endpoint as the planner's options: one per price in force during the night, with what it can do in a second."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from router.planning.problem import Option, Workers
+from router.prices import Window, windows
+from router.values import Endpoint, Mode
+
+HORIZON = timedelta(hours=24)
+"""Without a deadline prices are looked at for a day; what is cheap then is taken to be cheap the days after."""
+
+BATCH_SECONDS = 24 * 3600.0
+"""What providers promise of a batch; taken where the endpoint states no turnaround."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What is known of an endpoint's speed. None: nothing, and then it does not limit the plan."""
+
+    seconds_per_request: float | None = None
+    """From sending to the last token; limits together with `limits.concurrency`."""
+    queue_requests: int | None = None
+    queue_tokens: float | None = None
+    """Of a batch tier: what may be enqueued at a time."""
+    prefill_tokens_per_second: float = 5_000.0
+    decode_tokens_per_second: float = 1_000.0
+    """Of one worker with everything it runs at a time; measured where there is a measurement."""
+    startup_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """An option and the factor on the endpoint's prices while it is open (`router.prices.schedule_columns`)."""
+
+    option: Option
+    factor: Decimal
+
+
+def options_for(
+    endpoint: Endpoint,
+    *,
+    now: datetime,
+    deadline: datetime | None,
+    pace: Pace | None = None,
+    token_factor: float = 1.0,
+) -> tuple[Priced, ...]:
+    """One option, or where the price changes before the deadline one per price: the endpoint's name stands for the price
+    in force now, `name@16:00` (UTC) for one that begins later. `now` and `deadline` are aware."""
+    pace = pace or Pace()
+    end = now + HORIZON if deadline is None else deadline
+    found = [] if endpoint.workers is not None else list(windows(endpoint.price, now, end))
+    factors = list(dict.fromkeys(window.factor for window in found))
+    if len(factors) <= 1:
+        factor = factors[0] if factors else Decimal(1)
+        return (Priced(_option(endpoint, endpoint.name, (), pace, token_factor), factor),)
+    priced = []
+    for factor in factors:
+        mine = [window for window in found if window.factor == factor]
+        name = endpoint.name if mine[0].start <= now else f"{endpoint.name}@{mine[0].start:%H:%M}"
+        spans = _spans(mine, now, endless=deadline is None)
+        priced.append(Priced(_option(endpoint, name, spans, pace, token_factor), factor))
+    return tuple(priced)
+
+
+def _spans(found: list[Window], now: datetime, *, endless: bool) -> tuple[tuple[float, float], ...]:
+    """In seconds from now; without a deadline the last one stands for all nights to come."""
+    spans = [((w.start - now).total_seconds(), (w.end - now).total_seconds()) for w in found]
+    if endless:
+        spans[-1] = (spans[-1][0], math.inf)
+    return tuple(spans)
+
+
+def _option(
+    endpoint: Endpoint, name: str, spans: tuple[tuple[float, float], ...], pace: Pace, token_factor: float
+) -> Option:
+    batch = endpoint.mode is Mode.BATCH
+    turnaround = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
+    tpm = endpoint.limits.tpm
+    return Option(
+        name=name,
+        endpoint=endpoint.name,
+        vendor=endpoint.provider,
+        windows=spans,
+        requests_per_second=_requests_per_second(endpoint, pace),
+        tokens_per_second=None if tpm is None else tpm / 60,
+        turnaround_seconds=turnaround if batch else 0.0,
+        queue_requests=pace.queue_requests if batch else None,
+        queue_tokens=pace.queue_tokens if batch else None,
+        token_factor=token_factor,
+        workers=_workers(endpoint, pace),
+    )
+
+
+def _requests_per_second(endpoint: Endpoint, pace: Pace) -> float | None:
+    rates = []
+    if endpoint.limits.rpm is not None:
+        rates.append(endpoint.limits.rpm / 60)
+    if endpoint.limits.concurrency is not None and pace.seconds_per_request:
+        rates.append(endpoint.limits.concurrency / pace.seconds_per_request)
+    return min(rates, default=None)
+
+
+def _workers(endpoint: Endpoint, pace: Pace) -> Workers | None:
+    if endpoint.workers is None:
+        return None
+    return Workers(
+        max_workers=endpoint.workers.workers,
+        usd_per_hour=float(endpoint.price.usd_per_hour or 0),
+        prefill_tokens_per_second=pace.prefill_tokens_per_second,
+        decode_tokens_per_second=pace.decode_tokens_per_second,
+        startup_seconds=pace.startup_seconds,
+        minimum_seconds=endpoint.workers.minimum_minutes * 60,
+    )

@@ -1,0 +1,49 @@
+"""When the plan should be done, at the rates given: every option on its own, the last of them decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from router.planning.problem import Option, Problem
+from router.planning.tally import Tally
+
+
+def finish(problem: Problem, total: Tally, workers: Mapping[str, int]) -> float:
+    """Seconds from now; options whose speed nobody knows take no time in this."""
+    ends = [
+        _end(option, float(total.count[e]), float(total.tokens[e]), float(total.busy[e]), workers.get(option.name, 0))
+        for e, option in enumerate(problem.options)
+        if total.count[e]
+    ]
+    return max(ends, default=0.0)
+
+
+def _end(option: Option, count: float, tokens: float, busy: float, workers: int) -> float:
+    work = 0.0
+    if option.requests_per_second:
+        work = max(work, count / option.requests_per_second)
+    if option.tokens_per_second:
+        work = max(work, tokens / option.tokens_per_second)
+    if option.workers is not None:
+        work = max(work, option.workers.startup_seconds + busy / max(1, workers))
+    sent = _after(option.windows, work)
+    return sent + option.turnaround_seconds * max(1, _rounds(option, count, tokens))
+
+
+def _rounds(option: Option, count: float, tokens: float) -> int:
+    """How often the queue must be filled; tokens come in whole requests, so it can be one more than this."""
+    by_count = count / option.queue_requests if option.queue_requests else 0.0
+    by_tokens = tokens / option.queue_tokens if option.queue_tokens else 0.0
+    return math.ceil(max(by_count, by_tokens) - 1e-9)
+
+
+def _after(windows: tuple[tuple[float, float], ...], work: float) -> float:
+    """The instant at which so many seconds of open windows have gone by; at least the start of the first."""
+    if not windows:
+        return work
+    for start, end in sorted(windows):
+        if work <= end - start:
+            return max(start, 0.0) + work
+        work -= end - max(start, 0.0)
+    return max(end for _, end in windows)
