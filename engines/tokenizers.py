@@ -44,7 +44,7 @@ class FileCounter:
     """Counts with a `tokenizer.json` of Hugging Face's format, without special tokens."""
 
     def __init__(self, path: Path) -> None:
-        self.name = path.parent.name or str(path)
+        self.name = str(path)
         self._tokenizer: Any = _from_file(str(path))
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int32]:

@@ -23,15 +23,19 @@ from scipy.special import log_ndtr, ndtr
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
-NIGHT_SPREAD, TASK_SPREAD, ENDPOINT_SPREAD, CELL_SPREAD = 1.0, 0.7, 0.5, 0.3
-"""What we believe of levels before any answer, in logs: 1.0 is "within a factor of 7, mostly". Judgements."""
+SPREADS = (1.0, 0.7, 0.5, 0.3)
+"""What we believe of levels before any answer (night, task, endpoint, task x endpoint), in logs: 1.0 is
+"within a factor of 7, mostly". Judgements; answers move all but the first, each counting as
+`SPREAD_WEIGHT` levels."""
+
+SPREAD_WEIGHT = 3.0
 
 PRIOR_SIGMA = 0.8
 """Spread of single answers in logs before any was seen; it counts as `PRIOR_ANSWERS` answers afterwards."""
 
 PRIOR_ANSWERS = 10.0
-PRIOR_SHARE, PRIOR_MOST = 0.25, 500.0
-"""The base level before any answer: a quarter of the batch's median max_tokens, at most 500."""
+PRIOR_SHARE, PRIOR_MOST = 0.15, 300.0
+"""The base level before any answer: 15 % of the batch's median max_tokens, at most 300."""
 
 HISTORY_WEIGHT = 0.25
 """An answer of an earlier night counts as a quarter of one of tonight."""
@@ -46,7 +50,13 @@ HIGH = 1.96
 """Standard errors above the mean of the high figure: one-sided 97.5 %, since pilots seldom hold the
 longest answers."""
 
-_ROUNDS = 6
+_ENOUGH = 20
+"""Answers that a task must have for slopes of its own."""
+
+_ROUNDS = 8
+_SETTLED = 0.02
+"""Rounds end when no level moves by more than 2 %."""
+
 _CHUNK = 1 << 20
 
 
@@ -114,7 +124,8 @@ class OutputModel:
             per_task += np.bincount(task[s], weights=mean, minlength=len(per_task))
             chance += float(variance.sum())
         mean_total = float(per_task.sum())
-        doubt = float(per_task @ self.covariance[endpoint] @ per_task) * float(self.noise[endpoint])
+        relative = np.expm1(np.minimum(self.covariance[endpoint], 2.0))
+        doubt = float(per_task @ relative @ per_task) * float(self.noise[endpoint])
         sd = float(np.sqrt(doubt + chance))
         return Total(mean_total, sd, min(_high(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64))))
 
@@ -130,7 +141,9 @@ class OutputModel:
         level = self.levels[task, endpoint]
         if covariates is not None and self.slopes.shape[1]:
             level = level + (self.standardised(covariates) * self.slopes[task]).sum(axis=1)
-        mean, variance = _cut_moments(level, float(self.sigma[endpoint]), max_tokens)
+        doubt = np.diagonal(self.covariance[endpoint])
+        sigma = np.sqrt(np.square(self.sigma[endpoint]) + doubt)[task]
+        mean, variance = _cut_moments(level, sigma, max_tokens)
         scale = float(self.scale[endpoint])
         return np.minimum(mean * scale, max_tokens), variance * scale**2
 
@@ -212,8 +225,9 @@ def _gather(tonight: Observed | None, history: Observed | None, endpoints: int) 
 
 def _prior(base: float, tasks: int, endpoints: int) -> OutputModel:
     ones = np.ones(endpoints)
-    shared = NIGHT_SPREAD**2 + ENDPOINT_SPREAD**2
-    own = (TASK_SPREAD**2 + CELL_SPREAD**2) * np.eye(tasks)
+    night, of_task, of_endpoint, of_cell = np.square(SPREADS)
+    shared = night + of_endpoint
+    own = (of_task + of_cell) * np.eye(tasks)
     nothing = np.zeros(0)
     return OutputModel(
         np.full((tasks, endpoints), base),
@@ -233,21 +247,28 @@ def _expectation_maximisation(seen: _Seen, base: float, tasks: int, endpoints: i
         centre, spread = seen.covariates.mean(axis=0), seen.covariates.std(axis=0) + 1e-9
         model = replace(model, centre=centre, spread=spread, slopes=np.zeros((tasks, len(centre))))
     logs = np.log(seen.tokens)
+    variances = np.square(SPREADS)
     for _ in range(_ROUNDS):
         offset = (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
         sigma = model.sigma[seen.endpoint]
         filled, extra = _fill(logs, seen.cut, model.levels[seen.task, seen.endpoint] + offset, sigma)
-        levels, covariance = _levels(seen, filled - offset - base, sigma, tasks, endpoints)
+        solved = _solve(seen, filled - offset - base, sigma, endpoints, variances)
+        levels, covariance = _levels(solved, tasks, endpoints, variances)
+        variances = _spreads(solved, tasks, endpoints, variances)
+        settled = bool(np.abs(base + levels - model.levels).max() < _SETTLED)
         model = replace(model, levels=base + levels, covariance=covariance)
         rest = filled - model.levels[seen.task, seen.endpoint]
         if model.slopes.shape[1]:
             model = replace(model, slopes=_slopes(seen, model, rest, tasks))
             rest = rest - (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
+        extra = extra + covariance[seen.endpoint, seen.task, seen.task]
         squares = np.bincount(seen.endpoint, seen.weight * (rest**2 + extra), minlength=endpoints)
         counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
         pooled = (squares.sum() + PRIOR_ANSWERS * PRIOR_SIGMA**2) / (counted.sum() + PRIOR_ANSWERS)
         sigma_e = np.sqrt((squares + PRIOR_ANSWERS * pooled) / (counted + PRIOR_ANSWERS))
         model = replace(model, sigma=np.clip(sigma_e, 0.05, 2.0))
+        if settled:
+            break
     return model
 
 
@@ -260,41 +281,65 @@ def _fill(logs: Floats, cut: NDArray[np.bool_], level: Floats, sigma: Floats) ->
     return filled, extra
 
 
-def _levels(seen: _Seen, target: Floats, sigma: Floats, tasks: int, endpoints: int) -> tuple[Floats, Floats]:
-    """Levels above base [tasks, endpoints] and their errors' covariance within each endpoint.
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """The normal equations of the cells that have answers."""
 
-    The additive normal model in closed form, over the cells that have answers.
-    """
-    cell = seen.task * endpoints + seen.endpoint
-    cells, which = np.unique(cell, return_inverse=True)
+    task: Ints
+    endpoint: Ints
+    inverse: Floats
+    """Of prior covariance plus noise, [cells, cells]."""
+    weights: Floats
+    """`inverse` times the cells' means."""
+
+
+def _solve(seen: _Seen, target: Floats, sigma: Floats, endpoints: int, variances: Floats) -> _Solved:
+    cells, which = np.unique(seen.task * endpoints + seen.endpoint, return_inverse=True)
     precision = np.bincount(which, seen.weight / sigma**2)
     means = np.bincount(which, seen.weight / sigma**2 * target) / precision
     task, endpoint = np.divmod(cells, endpoints)
-    factor = cho_factor(_kernel(task, endpoint, task, endpoint) + np.diag(1.0 / precision))
-    solved = cho_solve(factor, means)
+    noisy = _kernel(task, endpoint, task, endpoint, variances) + np.diag(1.0 / precision)
+    inverse: Floats = cho_solve(cho_factor(noisy), np.eye(len(cells)))
+    return _Solved(task, endpoint, inverse, inverse @ means)
+
+
+def _levels(solved: _Solved, tasks: int, endpoints: int, variances: Floats) -> tuple[Floats, Floats]:
+    """Levels above base [tasks, endpoints], and their errors' covariance within each endpoint."""
     levels = np.empty((tasks, endpoints))
     covariance = np.empty((endpoints, tasks, tasks))
     every = np.arange(tasks)
     for e in range(endpoints):
         here = np.full(tasks, e)
-        across = _kernel(every, here, task, endpoint)
-        levels[:, e] = across @ solved
-        covariance[e] = _kernel(every, here, every, here) - across @ cho_solve(factor, across.T)
+        across = _kernel(every, here, solved.task, solved.endpoint, variances)
+        levels[:, e] = across @ solved.weights
+        covariance[e] = _kernel(every, here, every, here, variances) - across @ solved.inverse @ across.T
     return levels, covariance
 
 
-def _kernel(task: Ints, endpoint: Ints, other_task: Ints, other_endpoint: Ints) -> Floats:
+def _spreads(solved: _Solved, tasks: int, endpoints: int, variances: Floats) -> Floats:
+    """The spreads (squared) that the answers speak for: each is moved by its levels' squares and errors."""
+    cells = np.arange(len(solved.task))
+    groups = ((solved.task, tasks), (solved.endpoint, endpoints), (cells, len(cells)))
+    updated = variances.copy()
+    for i, (group, size) in enumerate(groups, start=1):
+        sums = np.zeros((size, len(cells)))
+        sums[group, cells] = variances[i]
+        seen = np.bincount(group, minlength=size) > 0
+        squares = (sums @ solved.weights) ** 2 + variances[i] - ((sums @ solved.inverse) * sums).sum(axis=1)
+        prior = SPREAD_WEIGHT * SPREADS[i] ** 2
+        updated[i] = (squares[seen].sum() + prior) / (seen.sum() + SPREAD_WEIGHT)
+    return updated
+
+
+def _kernel(task: Ints, endpoint: Ints, other_task: Ints, other_endpoint: Ints, variances: Floats) -> Floats:
     """Prior covariance of levels: [cells, other cells]."""
+    night, of_task, of_endpoint, of_cell = variances
     same_task = task[:, None] == other_task[None, :]
     same_endpoint = endpoint[:, None] == other_endpoint[None, :]
-    covariance: Floats = np.asarray(
-        NIGHT_SPREAD**2
-        + TASK_SPREAD**2 * same_task
-        + ENDPOINT_SPREAD**2 * same_endpoint
-        + CELL_SPREAD**2 * (same_task & same_endpoint),
-        dtype=np.float64,
+    both = same_task & same_endpoint
+    return np.asarray(
+        night + of_task * same_task + of_endpoint * same_endpoint + of_cell * both, dtype=np.float64
     )
-    return covariance
 
 
 def _slopes(seen: _Seen, model: OutputModel, rest: Floats, tasks: int) -> Floats:
@@ -304,7 +349,7 @@ def _slopes(seen: _Seen, model: OutputModel, rest: Floats, tasks: int) -> Floats
     shared = _ridge(x, rest, weight)
     slopes = np.tile(shared, (tasks, 1))
     left = rest - x @ shared
-    for task in np.unique(seen.task):
+    for task in np.flatnonzero(np.bincount(seen.task, minlength=tasks) >= _ENOUGH):
         rows = seen.task == task
         slopes[task] += _ridge(x[rows], left[rows], weight[rows])
     return slopes
@@ -312,8 +357,7 @@ def _slopes(seen: _Seen, model: OutputModel, rest: Floats, tasks: int) -> Floats
 
 def _ridge(x: Floats, y: Floats, weight: Floats) -> Floats:
     gram = (x * weight[:, None]).T @ x + np.eye(x.shape[1]) / SLOPE_SPREAD**2
-    solution: Floats = np.linalg.solve(gram, (x * weight[:, None]).T @ y)
-    return solution
+    return np.asarray(np.linalg.solve(gram, (x * weight[:, None]).T @ y), dtype=np.float64)
 
 
 def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
@@ -322,7 +366,8 @@ def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
     level = model.levels[seen.task, seen.endpoint]
     if model.slopes.shape[1]:
         level = level + (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
-    sigma = model.sigma[seen.endpoint]
+    doubt = model.covariance[seen.endpoint, seen.task, seen.task]
+    sigma = np.sqrt(np.square(model.sigma[seen.endpoint]) + doubt)
     expected, _ = _cut_moments(level, sigma, seen.cap)
     counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
     modelled = np.bincount(seen.endpoint, seen.weight * expected, minlength=endpoints)
