@@ -27,6 +27,7 @@ from warehouse.sources import name, quoted
 from warehouse.store import Warehouse, run_folder
 
 PART_ROWS = 500_000
+BATCH_ROWS = 8192
 LEADING = ("request_id", "task", "endpoint", "model", "output", "valid")
 TRAILING = (
     "score",
@@ -94,7 +95,7 @@ def _export(w: Warehouse, run_id: str, folder: Path) -> int:
               from results where run_id = $run_id) a
         left join requests q using (run_id, request_id) order by q.row"""
     rows = 0
-    for number, table in enumerate(_pieces(w.stream(query, run_id=run_id))):
+    for number, table in enumerate(_pieces(w.stream(query, BATCH_ROWS, run_id=run_id))):
         pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
         rows += table.num_rows
     return rows

@@ -224,11 +224,11 @@ class Warehouse:
         """Any question of ours; values are bound by name."""
         return self._table(sql, **values)
 
-    def stream(self, sql: str, **values: Any) -> Iterator[pa.RecordBatch]:
-        """The same in batches, on a cursor of its own."""
+    def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:
+        """The same in batches of so many `rows`, on a cursor of its own."""
         cursor = self._con.cursor()
         try:
-            yield from cursor.execute(sql, values).to_arrow_reader(8192)
+            yield from cursor.execute(sql, values).to_arrow_reader(rows)
         finally:
             cursor.close()
 
