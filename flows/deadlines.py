@@ -28,8 +28,8 @@ def resolve_deadline(text: str, now: datetime) -> datetime:
     """The instant, in UTC, that a deadline means at `now` (aware).
 
     A time of day is the next such time after `now`. Where the clock goes back and shows it twice, either
-    counts; a time that the clock jumps over is as far after the jump as it would have been without it. An instant may
-    be past: then the deadline has been missed, which is for the run to say. Raises DeadlineError.
+    counts; a time that the clock jumps over is as far after the jump as it would have been without it. An
+    instant may be past: then the deadline has been missed, which is for the run to say. Raises DeadlineError.
     """
     ahead = duration(text)
     if ahead is not None:
