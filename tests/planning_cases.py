@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from router.planning import Option, Plan, Problem, Terms, Workers
+from router.planning import Option, Problem, Terms, Workers
 
 
 def random_problem(seed: int) -> Problem:
@@ -25,18 +24,16 @@ def random_problem(seed: int) -> Problem:
         cost[rng.random((n, width)) < 0.1] = np.inf
     seconds = float(rng.uniform(300, 7200)) if rng.random() < 0.7 else None
     options = tuple(_option(rng, e, n, float(inputs.sum()), cost, seconds) for e in range(width))
-    policies = rng.random((int(rng.integers(1, 4)), width)) < 0.85
+    policies = rng.random((int(rng.integers(1, 4)), width)) < 0.9
     eligible = policies if rng.random() < 0.4 else None
     policy = rng.integers(0, len(policies), n) if eligible is not None and len(policies) > 1 else None
     reach = float(quality.max(axis=1).mean())
     terms = Terms(
-        floor=reach * float(rng.uniform(0.7, 1.01)) if rng.random() < 0.85 else None,
+        floor=reach * float(rng.uniform(0.6, 1.005)) if rng.random() < 0.85 else None,
         per_task=bool(rng.random() < 0.25),
         margin=0.01 if rng.random() < 0.2 else 0.0,
-        cap_usd=float(np.nanmin(np.where(np.isfinite(cost), cost, np.nan), axis=1).sum() * rng.uniform(1, 8))
-        if rng.random() < 0.4
-        else None,
-        max_vendor_share=float(rng.uniform(0.3, 0.9)) if rng.random() < 0.35 else None,
+        cap_usd=float(cost[np.isfinite(cost)].mean() * n * rng.uniform(0.3, 1.5)) if rng.random() < 0.4 else None,
+        max_vendor_share=float(rng.uniform(0.45, 0.9)) if rng.random() < 0.35 else None,
         seconds=seconds,
     )
     weight = rng.integers(1, 4, n) if rng.random() < 0.3 else np.ones(n, dtype=np.int64)
@@ -63,8 +60,8 @@ def _option(
     time = seconds or 3600.0
     return Option(
         f"option-{e}", f"endpoint-{e}", f"vendor-{int(rng.integers(0, 3))}", windows,
-        requests_per_second=float(rng.uniform(0.1, 1.2)) * n / time if rng.random() < 0.3 else None,
-        tokens_per_second=float(rng.uniform(0.1, 1.2)) * tokens / time if rng.random() < 0.3 else None,
+        requests_per_second=float(rng.uniform(0.2, 1.2)) * n / time if rng.random() < 0.25 else None,
+        tokens_per_second=float(rng.uniform(0.2, 1.6)) * tokens / time if rng.random() < 0.25 else None,
         turnaround_seconds=float(rng.choice([0.0, 900.0])) if rng.random() < 0.2 else 0.0,
         queue_requests=int(rng.integers(1, n + 1)) if rng.random() < 0.15 else None,
         token_factor=float(rng.uniform(0.8, 1.3)),
@@ -227,21 +224,3 @@ def exact(problem: Problem) -> float | None:
     if found.status != 0:
         raise TimeoutError("the exact solver was not done in time")
     return float(found.fun * scale)
-
-
-def brute(problem: Problem) -> float | None:
-    """The least cost by trying everything; for a handful of rows. Workers: all numbers of them."""
-    pools = [o for o in problem.options if o.workers]
-    counts = itertools.product(*(range(o.workers.max_workers + 1) for o in pools))
-    best = None
-    for numbers in counts:
-        workers = {o.name: k for o, k in zip(pools, numbers, strict=True)}
-        for choice in itertools.product(range(problem.width), repeat=problem.n):
-            used = check(problem, np.array(choice), workers)
-            if not used.problems and (best is None or used.cost < best):
-                best = used.cost
-    return best
-
-
-def as_dict(plan: Plan) -> dict[str, int]:
-    return dict(plan.workers)

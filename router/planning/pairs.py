@@ -32,6 +32,7 @@ class Pairs:
     worth: Real
     """weight x quality"""
     tokens: Real
+    """Input and output; 0 for options whose tokens nothing limits."""
     busy: Real
     """Seconds of a worker; 0 for options without workers."""
 
@@ -62,12 +63,12 @@ def _work(problem: Problem, rows: slice | Rows, cost: Real) -> tuple[Real, Real]
     outputs = np.asarray(problem.output_tokens[rows], dtype=np.float64)
     if outputs.ndim == 1:
         outputs = outputs[:, None]
-    tokens = inputs[:, None] * np.array([option.token_factor for option in problem.options])
-    tokens += outputs
-    busy = np.zeros_like(cost)
+    tokens, busy = np.zeros_like(cost), np.zeros_like(cost)
     for e, option in enumerate(problem.options):
+        out = outputs[:, min(e, outputs.shape[1] - 1)]
+        if option.tokens_per_second is not None or option.queue_tokens is not None:
+            tokens[:, e] = inputs * option.token_factor + out
         if option.workers is not None:
-            out = outputs[:, min(e, outputs.shape[1] - 1)]
             busy[:, e] = option.workers.seconds(inputs * option.token_factor, out)
             cost[:, e] += busy[:, e] * (option.workers.usd_per_hour / 3600)
     return tokens, busy
@@ -107,7 +108,10 @@ def table_of_rows(problem: Problem, rows: Rows) -> Table:
 
 
 class Summing:
-    """Builds a Table from chunks of pairs and the group each row is in; groups are numbered as they come."""
+    """Builds a Table from chunks of pairs and the group each row is in; groups are numbered as they come.
+
+    The rows of a group are of one task and allowed on the same options.
+    """
 
     def __init__(self, width: int) -> None:
         self._task = np.zeros(0, dtype=np.int64)
@@ -125,10 +129,12 @@ class Summing:
         self._grow(int(ids[-1]) + 1)
         self._counts[ids, 0] += np.diff(np.append(starts, kept.size))
         self._counts[ids, 1] += np.add.reduceat(p.weight[kept], starts)
-        self._task[ids] = p.task[kept][starts]
-        self._allowed[ids] &= np.logical_and.reduceat(p.allowed[kept], starts, axis=0)
+        self._task[ids] = p.task[kept[starts]]
+        self._allowed[ids] = p.allowed[kept[starts]]
         for total, measure in zip(self._sums, p.measures, strict=True):
-            total[ids] += np.add.reduceat(measure[kept], starts, axis=0)
+            some = np.flatnonzero(measure.any(axis=0))
+            if some.size:
+                total[np.ix_(ids, some)] += np.add.reduceat(measure[kept[:, None], some], starts, axis=0)
 
     def table(self) -> Table:
         return Table(self._counts[:, 0], self._counts[:, 1], self._task, self._allowed, *self._sums)

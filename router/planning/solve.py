@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
@@ -15,10 +15,10 @@ from router.planning.limits import Limit, Pool, limits_of, pools_of
 from router.planning.model import Model, Solved
 from router.planning.multipliers import BEST, CHEAPEST, Aim, Multipliers
 from router.planning.pairs import Mask, Real, Rows, Summing, Table, chunks, pairs
-from router.planning.problem import NOBODY, Choice, Plan, Problem, Unroutable
+from router.planning.problem import NOBODY, Choice, Plan, Problem
 from router.planning.search import Found, search
 from router.planning.tally import Tally, broken, overhead_usd, tally
-from router.planning.timing import finish
+from router.planning.telling import Result, as_plan, first_and_second
 
 SINGLY = 2_000
 """Up to so many rows each is a group of its own."""
@@ -39,20 +39,6 @@ KEPT = 5
 
 HOPELESS = 1e-2
 """A limit missed by so much after all looks is not met by settling rows at the edge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """An assignment that keeps every limit, with what is needed to tell about it."""
-
-    choice: Choice = field(repr=False)
-    runner_up: Choice = field(repr=False)
-    workers: tuple[int, ...]
-    total: Tally
-    prices: Multipliers = field(repr=False)
-    value: float
-    """In the aim's unit, as is `bound`."""
-    bound: float
 
 
 def cheapest(problem: Problem) -> Plan | None:
@@ -233,7 +219,7 @@ class _Optimiser:
     # --- telling
 
     def _told(self, choice: Choice, workers: tuple[int, ...], found: Found) -> Result:
-        runner_up = runners_up(self.problem, choice, found.prices)
+        choice, runner_up = first_and_second(self.problem, choice, found.prices)
         return self._result(choice, runner_up, workers, found.prices, self.bound)
 
     def _result(
@@ -253,63 +239,3 @@ def _cheapest_options(reduced: Real) -> Mask:
     if reduced.shape[1] <= KEPT:
         return np.ones(reduced.shape, dtype=bool)
     return reduced <= np.partition(reduced, KEPT - 1, axis=1)[:, KEPT - 1 : KEPT]
-
-
-def runners_up(problem: Problem, choice: Choice, prices: Multipliers) -> Choice:
-    """[n] the next best option of each row at these prices; among equals, by name."""
-    order = np.argsort([option.name for option in problem.options], kind="stable")
-    second = np.full(problem.n, NOBODY, dtype=np.int16)
-    for part in chunks(problem.n):
-        reduced = prices.reduced(pairs(problem, part))
-        rows, mine = np.arange(len(reduced)), choice[part]
-        reduced[rows[mine != NOBODY], mine[mine != NOBODY]] = np.inf
-        ordered = reduced[:, order]
-        best = ordered.argmin(axis=1)
-        second[part] = np.where(np.isfinite(ordered[rows, best]), order[best], NOBODY)
-    return second
-
-
-def as_plan(problem: Problem, result: Result) -> Plan:
-    """The result in words that others use."""
-    total, pools = result.total, result.prices.pools
-    cost = float(total.cost.sum()) + overhead_usd(pools, result.workers, total.busy)
-    bound = result.bound if result.prices.aim.cost else 0.0
-    weight = np.where(total.task_weight > 0, total.task_weight, 1.0)
-    names = problem.tasks or ("default",)
-    quality = {
-        name: float(total.worth[t] / weight[t]) for t, name in enumerate(names) if total.task_weight[t]
-    }
-    used = [option for e, option in enumerate(problem.options) if total.count[e]]
-    started = {
-        problem.options[pool.option].name: (pool, count)
-        for pool, count in zip(pools, result.workers, strict=True)
-        if count
-    }
-    return Plan(
-        choice=result.choice,
-        runner_up=result.runner_up,
-        cost_usd=cost,
-        quality=total.quality,
-        task_quality=quality,
-        bound_usd=max(0.0, bound),
-        gap=_gap(cost, bound),
-        workers={name: count for name, (_, count) in started.items()},
-        worker_hours={name: _hours(pool, count, total) for name, (pool, count) in started.items()},
-        finish_seconds=finish(problem, total, {name: count for name, (_, count) in started.items()}),
-        waits={option.name: option.starts_seconds for option in used if option.starts_seconds > 0},
-        multipliers=result.prices.by_name(),
-        unroutable=tuple(
-            Unroutable(int(row), "allowed on no option") for row in np.flatnonzero(result.choice == NOBODY)
-        ),
-    )
-
-
-def _gap(cost: float, bound: float) -> float:
-    if cost <= 0 or cost <= bound:
-        return 0.0
-    return (cost - bound) / bound if bound > 0 else math.inf
-
-
-def _hours(pool: Pool, count: int, total: Tally) -> float:
-    busy = float(total.busy[pool.option])
-    return (count * pool.spec.startup_seconds + max(busy, count * pool.short_seconds)) / 3600
