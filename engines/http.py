@@ -46,9 +46,11 @@ def key_of(endpoint: Endpoint, default_variable: str | None = None) -> tuple[str
     key = os.environ.get(variable, "").strip()
     if key:
         return key, None
-    return None, (
-        f"endpoint {endpoint.name}: the environment variable {variable} is not set; export it and resume"
-    )
+    return None, missing_key(endpoint, variable)
+
+
+def missing_key(endpoint: Endpoint, variable: str) -> str:
+    return f"endpoint {endpoint.name}: the environment variable {variable} is not set; export it and resume"
 
 
 class HttpTransport:

@@ -30,8 +30,9 @@ class Bodies:
         self._params = dict(endpoint.params)
         if endpoint.mode is Mode.FLEX:
             self._params.setdefault("service_tier", "flex")
-        own_server = endpoint.api_base is not None
-        self._ceiling = "max_tokens" if own_server else "max_completion_tokens"
+        at_openai = endpoint.api_base is None and endpoint.provider == "openai"
+        # OpenAI's newer models refuse max_tokens; other servers may not know its new name
+        self._ceiling = "max_completion_tokens" if at_openai else "max_tokens"
         self.extra_bytes = len(dumps(self._params)) if self._params else 0
         """What the params may add to a prompt (documents, tools), in bytes."""
 

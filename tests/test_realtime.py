@@ -1,4 +1,4 @@
-"""The real-time engine against a real HTTP server on loopback that misbehaves on demand and keeps its own books."""
+"""The real-time engine against a real HTTP server that misbehaves on demand and keeps its own books."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from router.values import (
 
 PRICE = Price(Decimal(1000), Decimal(2000))
 Handler = Callable[[dict[str, Any], int], Any]
-"""(body, how many times this prompt has come before) → a dict to answer, or an aiohttp response, or a word."""
+"""(body, how often this prompt has come before) → a dict to answer, an aiohttp response, or a word."""
 
 
 class Provider:
-    """Answers on OpenAI's wire as `handler` says; bills whatever it has run, whether or not the reply arrives."""
+    """Answers on OpenAI's wire as `handler` says; bills what it has run, whether or not the reply arrives."""
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler

@@ -1,0 +1,183 @@
+"""Requests per second to a server without latency: our engine with everything on, bare aiohttp, litellm.
+
+    python benchmarks/dispatch.py [--rounds 3] [--requests 4000] [--in-flight 100]
+
+The server runs in a process of its own. The three take turns, round after round, so that whatever else the
+machine does meets all alike; the median of the rounds counts. "Everything on" is: limiter, escrow under a
+cap, the night's own journal, cost by usage. The last line is JSON; exit 1 where ours is slower than half of
+bare aiohttp, or than eight times litellm's acompletion.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from decimal import Decimal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import aiohttp
+from aiohttp import web
+
+from engines.escrow import RunEscrow
+from engines.realtime import Realtime
+from engines.through_litellm import load_litellm
+from router.values import (
+    Answer,
+    Desk,
+    Endpoint,
+    Limits,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    Shard,
+)
+from warehouse.journal import FileJournal
+
+SHARE_OF_BARE = 0.5
+TIMES_LITELLM = 8.0
+LITELLM_SHARE = 10
+"""litellm gets so many times fewer requests: it is that much slower, and turns should be of like length."""
+
+REPLY = json.dumps(
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "The answer is 42. " * 4},
+            }
+        ],
+        "usage": {"prompt_tokens": 60, "completion_tokens": 20, "total_tokens": 80},
+    }
+).encode()
+PROMPT = "How many apples are left when seven of forty-nine are eaten? Think, then answer. " * 3
+
+
+def serve(pipe: Connection) -> None:
+    """Answer every chat completion with the same bytes, until the process is ended."""
+    logging.disable()
+
+    async def chat(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(body=REPLY, content_type="application/json")
+
+    async def forever() -> None:
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", chat)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        pipe.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(forever())
+
+
+def messages(row: int) -> list[dict[str, str]]:
+    return [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"{row}: {PROMPT}"}]
+
+
+async def bare(base: str, count: int, in_flight: int) -> None:
+    """What aiohttp alone does: JSON out, JSON in, nothing kept."""
+    rows = iter(range(count))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def worker() -> None:
+            for row in rows:
+                body = {"model": "m", "messages": messages(row), "max_tokens": 100}
+                async with session.post(f"{base}/chat/completions", json=body) as response:
+                    reply = await response.json()
+                    reply["choices"][0]["message"]["content"]  # what a caller would read
+
+        await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
+async def through_litellm(base: str, count: int, in_flight: int) -> None:
+    litellm = load_litellm()
+    rows = iter(range(count))
+
+    async def worker() -> None:
+        for row in rows:
+            reply = await litellm.acompletion(
+                model="hosted_vllm/m", messages=messages(row), max_tokens=100, api_base=base, num_retries=0
+            )
+            reply.choices[0].message.content  # noqa: B018 - what a caller would read
+
+    await asyncio.gather(*(worker() for _ in range(in_flight)))
+
+
+def ours(base: str, count: int, in_flight: int) -> None:
+    """A shard through the engine: every answer collected, every attempt in the journal, the money settled."""
+    price = PriceSchedule(Price(Decimal("0.14"), Decimal("0.28")))
+    limits = Limits(rpm=10_000_000, tpm=10_000_000_000, concurrency=in_flight)
+    endpoint = Endpoint("near", "openai/m", price, api_base=base, limits=limits)
+    escrow = RunEscrow(Decimal(1000))
+    work = [Request(row, f"r{row}", f"h{row}", "t", tuple(messages(row)), 100) for row in range(count)]
+    with tempfile.TemporaryDirectory() as folder, FileJournal(Path(folder)) as journal:
+        engine = Realtime(endpoint, Desk(journal, escrow))
+        ticket = engine.submit(Shard("run", "shard", "near", Purpose.MAIN, work), "key")
+        answers = sum(isinstance(said, Answer) for said in engine.collect(ticket))
+        engine.close()
+    if answers != count or escrow.reserved_usd:
+        raise SystemExit(f"{answers} answers to {count} requests, {escrow.reserved_usd} USD still reserved")
+
+
+def measure(base: str, args: argparse.Namespace) -> dict[str, list[float]]:
+    """Requests per second of each, round by round."""
+    count, in_flight = args.requests, args.in_flight
+    few = max(count // LITELLM_SHARE, in_flight)
+    rates: dict[str, list[float]] = {"ours": [], "bare": [], "litellm": []}
+    ours(base, in_flight, in_flight)
+    asyncio.run(bare(base, in_flight, in_flight))
+    asyncio.run(through_litellm(base, in_flight, in_flight))
+    for _ in range(args.rounds):
+        began = time.perf_counter()
+        asyncio.run(bare(base, count, in_flight))
+        rates["bare"].append(count / (time.perf_counter() - began))
+        began = time.perf_counter()
+        ours(base, count, in_flight)
+        rates["ours"].append(count / (time.perf_counter() - began))
+        began = time.perf_counter()
+        asyncio.run(through_litellm(base, few, in_flight))
+        rates["litellm"].append(few / (time.perf_counter() - began))
+    return rates
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=4000)
+    parser.add_argument("--in-flight", type=int, default=100)
+    args = parser.parse_args()
+    here, there = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
+    server.start()
+    rates = measure(f"http://127.0.0.1:{here.recv()}/v1", args)
+    server.terminate()
+    server.join()
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    of_bare, of_litellm = median["ours"] / median["bare"], median["ours"] / median["litellm"]
+    met = of_bare >= SHARE_OF_BARE and of_litellm >= TIMES_LITELLM
+    for name, values in rates.items():
+        print(f"{name:8} {median[name]:7.0f} requests/s   rounds: {', '.join(f'{v:.0f}' for v in values)}")
+    figures = {f"{name}_per_second": round(value) for name, value in median.items()}
+    figures |= {"of_bare": round(of_bare, 3), "of_litellm": round(of_litellm, 1), "in_flight": args.in_flight}
+    print(json.dumps({"benchmark": "dispatch", **figures, "met": met}))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""litellm as a transport: against a real server on loopback, and its exceptions one by one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from inspect import getmembers, isclass
+from typing import Any
+
+import pytest
+
+from engines.escrow import RunEscrow
+from engines.loading import adapter_of
+from engines.outcomes import NEXT_STEP
+from engines.through_litellm import EXCEPTIONS, ThroughLitellm, load_litellm, translated
+from router.values import (
+    Answer,
+    Desk,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    Outcome,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    Shard,
+)
+
+FINE: dict[str, Any] = {
+    "id": "c1",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "m-1",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "fine"}}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9},
+}
+GOOD = (200, json.dumps(FINE).encode())
+
+
+class Script(ThreadingHTTPServer):
+    """Replies from a list, in order; the last one again and again. None: the connection is dropped."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.replies: list[tuple[int, bytes] | None] = [GOOD]
+        self.bodies: list[bytes] = []
+        self.base = f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Script
+
+    def do_POST(self) -> None:
+        server = self.server
+        server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        reply = server.replies.pop(0) if len(server.replies) > 1 else server.replies[0]
+        if reply is None:
+            self.close_connection = True
+            return
+        self.send_response(reply[0])
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(reply[1])))
+        self.end_headers()
+        self.wfile.write(reply[1])
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    server = Script()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.intents: list[Intent] = []
+        self.outcomes: list[Outcome] = []
+
+    def sent(self, intents: Any) -> None:
+        self.intents.extend(intents)
+
+    def settled(self, outcomes: Any) -> None:
+        self.outcomes.extend(outcomes)
+
+
+def ask(endpoint: Endpoint, count: int = 1) -> tuple[list[Answer | Failure], Notes]:
+    notes = Notes()
+    engine = ThroughLitellm(endpoint, Desk(notes, RunEscrow(None)), backoff_first_seconds=0.01)
+    work = [Request(i, f"r{i}", "h", "t", ({"role": "user", "content": "hello"},)) for i in range(count)]
+    ticket = engine.submit(Shard("run", "s", endpoint.name, Purpose.MAIN, work), "key")
+    said = list(engine.collect(ticket))
+    engine.close()
+    return said, notes
+
+
+def endpoint_at(base: str | None, model: str = "hosted_vllm/m") -> Endpoint:
+    price = PriceSchedule(Price(Decimal(1), Decimal(2)))
+    return Endpoint("far", model, price, api_base=base, api_key_env=None)
+
+
+def test_an_answer_comes_through_with_its_usage(script: Script) -> None:
+    (answer, *rest), notes = ask(endpoint_at(script.base), 3)
+    assert isinstance(answer, Answer)
+    assert (answer.output, len(rest)) == ("fine", 2)
+    assert notes.outcomes[0].cost_usd == Decimal("0.000011")
+    assert notes.outcomes[0].model_reported == "m-1"
+    assert b'"max_tokens":1024' in script.bodies[0].replace(b": ", b":")
+
+
+def test_litellm_sends_once_per_attempt_and_our_table_decides_what_follows(script: Script) -> None:
+    busy = (503, b'{"error": {"message": "busy"}}')
+    script.replies = [busy, (429, b'{"error": {"message": "slow"}}'), None, (200, b'{"trunc'), GOOD]
+    (answer,), notes = ask(endpoint_at(script.base))
+    assert isinstance(answer, Answer)
+    assert len(script.bodies) == len(notes.intents) == 5
+    assert Counter(o.status.value for o in notes.outcomes) == {"void": 2, "unsettled": 2, "settled": 1}
+
+
+def test_where_nobody_listens_nothing_was_billed() -> None:
+    (failure,), notes = ask(endpoint_at("http://127.0.0.1:1/v1"))
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.CONNECTION
+    assert {o.status.value for o in notes.outcomes} == {"void"}
+
+
+def test_a_missing_key_is_one_sentence_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    (failure,), _ = ask(endpoint_at(None, "anthropic/claude-opus-4-7"))
+    assert isinstance(failure, Failure)
+    assert failure.kind is FailureKind.AUTH
+    assert "ANTHROPIC_API_KEY is not set" in failure.message
+
+
+def test_every_exception_of_litellms_is_in_the_table() -> None:
+    litellm = load_litellm()
+    names = [name for name, *_ in EXCEPTIONS]
+    for name, kind in getmembers(litellm.exceptions, isclass):
+        if issubclass(kind, Exception):
+            assert name in names, f"litellm raises {name}; engines.through_litellm.EXCEPTIONS lacks it"
+    assert len(names) == len(set(names))
+    assert {kind for _, kind, _ in EXCEPTIONS} <= set(NEXT_STEP)
+
+
+def test_a_subclass_is_translated_before_its_parents() -> None:
+    litellm = load_litellm()
+    position = {name: i for i, (name, *_) in enumerate(EXCEPTIONS)}
+    for name, kind in getmembers(litellm.exceptions, isclass):
+        for parent in kind.__mro__[1:] if issubclass(kind, Exception) else ():
+            if parent.__name__ in position and parent.__name__ != name:
+                assert position[name] < position[parent.__name__], (name, parent.__name__)
+
+
+def test_an_exceptions_words_are_not_repeated() -> None:
+    litellm = load_litellm()
+    error = litellm.exceptions.BadRequestError("sk-planted in: my secret prompt", model="m", llm_provider="p")
+    reply = translated(error, "far")
+    assert "secret" not in repr(reply)
+    assert "planted" not in repr(reply)
+    assert reply.kind is FailureKind.BAD_REQUEST
+
+
+def test_adapters_are_chosen_by_what_the_endpoint_is() -> None:
+    assert adapter_of(endpoint_at(None, "anthropic/claude")) == "litellm"
+    assert adapter_of(endpoint_at("http://127.0.0.1/v1", "anthropic/claude")) == "openai wire"
+    assert adapter_of(endpoint_at(None, "openai/gpt")) == "openai wire"
