@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import shutil
 import sys
 import threading
+from pathlib import Path
 
 from aiohttp import web
 
@@ -17,30 +19,31 @@ from engines.emulator.provider import Provider
 from engines.emulator.server import application
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(folder: Path) -> None:
     """Only the parent holds the other end of stdin: it ends when the parent does, kill -9 included."""
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
 
 
 def _provider(settings: Settings) -> Provider:
-    known = Known(settings.known) if settings.known is not None else None
     recorded = None
     if settings.outcomes is not None:
         from engines.emulator.recorded import Recorded
 
         names = [model.recorded_as or model.name for model in settings.models]
         recorded = Recorded(settings.outcomes, names)
-    return Provider(settings.models, Mind(settings.seed, known, recorded))
+    return Provider(settings.models, Mind(settings.seed, Known(settings.known), recorded))
 
 
 async def _serve(settings: Settings) -> None:
-    runner = web.AppRunner(application(_provider(settings)), access_log=None, shutdown_timeout=0.1)
+    app = application(_provider(settings), settings.batches, settings.folder)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", settings.port).start()
     sys.stdout.write(f"{runner.addresses[0][1]}\n")
     sys.stdout.flush()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(settings.folder,), daemon=True).start()
     await asyncio.Event().wait()
 
 

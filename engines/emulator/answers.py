@@ -79,13 +79,13 @@ def tokens_of(text: str) -> int:
 class Mind:
     """What the provider knows: right answers, how models of the past did, the seed of everything else."""
 
-    def __init__(self, seed: int, known: Known | None, recorded: Recorded | None) -> None:
+    def __init__(self, seed: int, known: Known, recorded: Recorded | None) -> None:
         self._seed = seed
         self._known = known
         self._recorded = recorded
 
     def answer(self, model: EmulatedModel, asked: Asked) -> Said:
-        fact = self._known.find(asked.messages_key, asked.prompt_key) if self._known else None
+        fact = self._known.find(asked.messages_key, asked.prompt_key)
         record = self._record(model, asked, fact)
         draws = Draws.of(self._seed, model.name, asked.messages_key)
         difficulty = self._difficulty(asked, fact)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from engines.emulator.models import BatchHabits, EmulatedModel
 
 ROOT = Path(__file__).parents[2]
 """Where our packages lie, for an interpreter started elsewhere."""
+STOP_SECONDS = 5.0
 _open = build_opener(ProxyHandler({})).open
 
 
@@ -33,10 +35,12 @@ class Settings:
 
     models: tuple[EmulatedModel, ...]
     seed: int
-    known: Path | None
+    known: Path
     outcomes: Path | None
     batches: BatchHabits
     port: int
+    folder: Path
+    """Its own, to be removed when it ends."""
 
 
 class Emulator:
@@ -63,7 +67,7 @@ class Emulator:
         self.models = tuple(models)
         self._items = items
         self._settings = (seed, outcomes, batches or BatchHabits(), port)
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.root = ""
         """http://127.0.0.1:<port>, where both wires begin."""
@@ -99,12 +103,13 @@ class Emulator:
 
     def _told(self) -> Settings:
         seed, outcomes, batches, port = self._settings
-        known = self._items if isinstance(self._items, Path) else None
-        if known is None and self._items is not None:
-            self._folder = tempfile.TemporaryDirectory(prefix="emulator-")
-            known = Path(self._folder.name) / "known.arrow"
-            write_known(known, self._items)  # type: ignore[arg-type]
-        return Settings(self.models, seed, known, outcomes, batches, port)
+        self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-emulator-"))
+        known = self._folder / "known.arrow"
+        if isinstance(self._items, Path):
+            known = self._items
+        else:
+            write_known(known, self._items or ())
+        return Settings(self.models, seed, known, outcomes, batches, port, self._folder)
 
     def books(self) -> list[dict[str, Any]]:
         """What it billed, an entry per answer (real time and batch); amounts as decimal strings."""
@@ -128,12 +133,14 @@ class Emulator:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
                     pipe.close()
-            self._process.terminate()
-            self._process.wait()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
             self._process = None
         if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def __enter__(self) -> Self:
         self.start()

@@ -1,0 +1,275 @@
+"""Batches, on whatever wire: checked, worked through at their pace, and ended, one way or another.
+
+A batch's requests are done in an order of its own, drawn from the seed, evenly over its turnaround. What is
+done when the batch ends is answered and billed then, at the batch price; the rest expired or was cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from engines.emulator.answers import Asked
+from engines.emulator.models import BatchHabits, Trouble
+from engines.emulator.openai_wire import BadBody
+from engines.emulator.provider import Provider, Refusal, Spoken, refused
+from engines.quickjson import dumps, loads
+from router.values import Mode
+
+BREATH = 100
+"""Lines worked through before other requests get their turn."""
+FAULTS_SHOWN = 20
+
+IN_ANSWERS = frozenset({Trouble.CUT_EMPTY, Trouble.INVALID_JSON, Trouble.REFUSE, Trouble.OVERFLOW})
+"""Troubles that a batch's answers can have; the others are of connections, which batches have none of."""
+
+
+class State(StrEnum):
+    VALIDATING = "validating"
+    FAILED = "failed"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({State.FAILED, State.COMPLETED, State.EXPIRED, State.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One request of a batch; `said` is None where the batch ended before it (see the batch's state)."""
+
+    custom_id: str
+    request: Mapping[str, Any]
+    """The line as it came."""
+    said: Spoken | Refusal | None
+
+
+class Wire(Protocol):
+    """How a provider's batches are written."""
+
+    def read(self, line: Any) -> tuple[str, Asked]:
+        """(custom id, request). Raises BadBody."""
+
+    def write(self, line: Line, ended: State) -> tuple[bool, Any] | None:
+        """(whether it belongs among the errors, what is written); None: nothing is."""
+
+
+@dataclass(slots=True)
+class Batch:
+    id: str
+    wire: Wire
+    source: BinaryIO
+    """The requests, a JSON line each; open for as long as the batch is."""
+    details: dict[str, Any]
+    """What the client said when it made the batch."""
+    created_at: float
+    expires_at: float
+    state: State = State.VALIDATING
+    reached: dict[State, float] = field(default_factory=dict)
+    """When each state was entered."""
+    offsets: list[int] = field(default_factory=list)
+    """Where each request begins, in the order they are done in."""
+    started_at: float | None = None
+    completed: int = 0
+    failed: int = 0
+    undone: int = 0
+    """Of an ended batch: neither completed nor failed."""
+    output: Path | None = None
+    errors: Path | None = None
+    faults: list[tuple[str, str, int | None]] = field(default_factory=list)
+    """(code, message, line) of what validation found."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Of input, per model."""
+    cancel: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def enter(self, state: State) -> None:
+        self.state = state
+        self.reached[state] = time.time()
+
+
+class Batches:
+    def __init__(self, provider: Provider, habits: BatchHabits, folder: Path) -> None:
+        self._provider = provider
+        self.habits = habits
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lost = habits.lost_creates
+        self.all: dict[str, Batch] = {}
+
+    def create(self, source: Path, wire: Wire, prefix: str, details: Mapping[str, Any]) -> Batch:
+        """Take a batch on. Its work begins at once, beside us."""
+        now = time.time()
+        expires = now + self.habits.expires_seconds
+        opened = source.open("rb")
+        batch = Batch(f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), now, expires)
+        batch.reached[State.VALIDATING] = now
+        self.all[batch.id] = batch
+        task = asyncio.create_task(self._live(batch))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return batch
+
+    def loses_reply(self) -> bool:
+        """Whether the client is not to hear of the batch it has just made."""
+        self._lost -= 1
+        return self._lost >= 0
+
+    def page(self, wire: Wire, after: str | None, limit: int) -> tuple[list[Batch], bool]:
+        """(a wire's batches after `after`, newest first; whether there are more)."""
+        newest = [batch for batch in reversed(self.all.values()) if batch.wire is wire]
+        start = next((at + 1 for at, batch in enumerate(newest) if batch.id == after), 0) if after else 0
+        return newest[start : start + limit], len(newest) > start + limit
+
+    def cancel(self, batch: Batch) -> bool:
+        """False where it has ended, or is ending."""
+        if batch.state not in (State.VALIDATING, State.IN_PROGRESS, State.CANCELLING):
+            return False
+        if not batch.cancel.is_set():
+            batch.enter(State.CANCELLING)
+            batch.cancel.set()
+        return True
+
+    def done_by(self, batch: Batch, when: float) -> int:
+        """How many of its requests are done at an instant."""
+        if batch.started_at is None:
+            return 0
+        span = self.habits.turnaround_seconds
+        share = min(1.0, max(0.0, when - batch.started_at) / span) if span > 0 else 1.0
+        stuck = self._stuck_at(batch)
+        return int(len(batch.offsets) * (share if stuck is None else min(share, stuck)))
+
+    def counts(self, batch: Batch) -> tuple[int, int, int]:
+        """(requests, completed, failed) as the client sees them."""
+        total = len(batch.offsets)
+        if batch.state in ENDED or batch.state is State.FINALIZING:
+            return total, batch.completed, batch.failed
+        until = batch.reached.get(State.CANCELLING, time.time())
+        return total, self.done_by(batch, time.time() if self.habits.cancel_goes_on else until), 0
+
+    # --- a batch's life ---
+
+    async def _live(self, batch: Batch) -> None:
+        with batch.source:
+            await asyncio.sleep(self.habits.validating_seconds)
+            await self._validate(batch)
+            if batch.faults:
+                batch.enter(State.FAILED)
+                return
+            batch.started_at = time.time()
+            if batch.state is State.VALIDATING:
+                batch.enter(State.IN_PROGRESS)
+            ended, until = await self._ending(batch)
+            done = self.done_by(batch, until) if ended is not State.COMPLETED else len(batch.offsets)
+            if ended is not State.CANCELLED:
+                batch.enter(State.FINALIZING)
+            await self._finalize(batch, done, ended)
+            batch.enter(ended)
+
+    async def _validate(self, batch: Batch) -> None:
+        offset, ids, tokens, faults = 0, set[str](), dict[str, int](), batch.faults
+        for number, raw in enumerate(batch.source, 1):
+            if raw.strip():
+                batch.offsets.append(offset)
+                try:
+                    custom_id, asked = batch.wire.read(loads(raw))
+                    if custom_id in ids:
+                        raise BadBody("custom_id: used twice")
+                    ids.add(custom_id)
+                    tokens[asked.model] = tokens.get(asked.model, 0) + asked.input_tokens
+                except (BadBody, ValueError) as error:
+                    faults.append(("invalid_request", str(error), number))
+            offset += len(raw)
+            if number % BREATH == 0:
+                await asyncio.sleep(0)
+        batch.faults = [*faults[:FAULTS_SHOWN], *self._limits_passed(batch, offset, tokens)]
+        batch.tokens = tokens
+        random.Random(f"{batch.id} {self._provider.mind.draw(batch.id)}").shuffle(batch.offsets)  # noqa: S311
+
+    def _limits_passed(
+        self, batch: Batch, size: int, tokens: Mapping[str, int]
+    ) -> Iterator[tuple[str, str, int | None]]:
+        habits = self.habits
+        if not batch.offsets:
+            yield "empty_file", "the batch has no requests", None
+        if len(batch.offsets) > habits.max_requests:
+            yield "too_many_tasks", f"at most {habits.max_requests} requests", None
+        if size > habits.max_bytes:
+            yield "file_too_large", f"at most {habits.max_bytes} bytes", None
+        for model, count in tokens.items():
+            if model not in self._provider.models:
+                yield "model_not_found", f"no model {model}", None
+            elif (
+                habits.enqueued_tokens is not None and self._enqueued(model) + count > habits.enqueued_tokens
+            ):
+                words = f"Enqueued token limit reached for {model}: {habits.enqueued_tokens}"
+                yield "token_limit_exceeded", words, None
+
+    def _enqueued(self, model: str) -> int:
+        return sum(other.tokens.get(model, 0) for other in self.all.values() if other.state not in ENDED)
+
+    def _stuck_at(self, batch: Batch) -> float | None:
+        habits = self.habits
+        drawn = self._provider.mind.draw("stuck", batch.id)
+        return habits.stuck_at if habits.stuck_at is not None and drawn < habits.stuck_batches else None
+
+    async def _ending(self, batch: Batch) -> tuple[State, float]:
+        """Wait for the end: (how, until when work was done)."""
+        start = batch.started_at or batch.created_at
+        whole = start + self.habits.turnaround_seconds if self._stuck_at(batch) is None else float("inf")
+        end = min(whole, batch.expires_at)
+        try:
+            async with asyncio.timeout(max(0.0, end - time.time())):
+                await batch.cancel.wait()
+        except TimeoutError:
+            return (State.COMPLETED if whole <= batch.expires_at else State.EXPIRED), end
+        cancelled_at = batch.reached[State.CANCELLING]
+        await asyncio.sleep(self.habits.cancel_seconds)
+        return State.CANCELLED, time.time() if self.habits.cancel_goes_on else cancelled_at
+
+    async def _finalize(self, batch: Batch, done: int, ended: State) -> None:
+        output, errors = (self._folder / f"{batch.id}-{kind}.jsonl" for kind in ("output", "errors"))
+        with output.open("wb") as good, errors.open("wb") as bad:
+            for place, offset in enumerate(batch.offsets):
+                batch.source.seek(offset)
+                request = loads(batch.source.readline())
+                custom_id, asked = batch.wire.read(request)
+                said = self._say(asked, custom_id) if place < done else None
+                batch.completed += isinstance(said, Spoken)
+                batch.failed += isinstance(said, Refusal)
+                batch.undone += said is None
+                if written := batch.wire.write(Line(custom_id, request, said), ended):
+                    is_error, value = written
+                    (bad if is_error else good).write(dumps(value) + b"\n")
+                if place % BREATH == 0:
+                    await asyncio.sleep(0)
+            batch.output = output if good.tell() else None
+            batch.errors = errors if bad.tell() else None
+
+    def _say(self, asked: Asked, custom_id: str) -> Spoken | Refusal:
+        provider = self._provider
+        model = provider.models[asked.model]
+        totals = provider.bills.of(model.name)
+        totals.requests += 1
+        trouble = provider.trouble(model, asked)
+        trouble = trouble if trouble in IN_ANSWERS else None
+        refusal = refused(model, asked, trouble)
+        if (
+            refusal is None
+            and provider.mind.draw("batch", custom_id, totals.requests) < self.habits.failed_share
+        ):
+            refusal = Refusal(500, "server_error", "The server had an error while processing your request")
+        if refusal is not None:
+            return refusal
+        return provider.speak(model, asked, provider.mind.answer(model, asked), trouble, Mode.BATCH, {})

@@ -1,0 +1,59 @@
+"""What goes back over HTTP, whole or not, whatever the wire. Every reply says that it is emulated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from engines.emulator.models import Trouble
+from engines.emulator.provider import Refusal, Silence, Spoken
+from engines.quickjson import dumps
+
+MARK = {"x-thirdshift-emulated": "1"}
+
+
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    marked = {**MARK, **headers} if headers else MARK
+    return web.Response(body=dumps(value), status=status, headers=marked, content_type="application/json")
+
+
+def error_response(refusal: Refusal, write: Callable[[Refusal], Any]) -> web.StreamResponse:
+    return json_response(write(refusal), refusal.status, refusal.headers)
+
+
+async def deliver(
+    request: web.Request,
+    result: Spoken | Refusal | Silence,
+    write: Callable[[Spoken], Any],
+    write_error: Callable[[Refusal], Any],
+) -> web.StreamResponse:
+    """What became of a call, on its way to the client, as far as its trouble lets it."""
+    if isinstance(result, Refusal):
+        return error_response(result, write_error)
+    if isinstance(result, Silence):
+        return hang_up(request)
+    if result.trouble is Trouble.TRUNCATE:
+        return await _half(request, dumps(write(result)))
+    return json_response(write(result), headers=result.headers)
+
+
+def hang_up(request: web.Request) -> web.StreamResponse:
+    """Close the connection without a byte of reply."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def _half(request: web.Request, body: bytes) -> web.StreamResponse:
+    """Promise the whole body, send half of it and close."""
+    response = web.StreamResponse(headers={**MARK, "content-type": "application/json"})
+    response.content_length = len(body)
+    await response.prepare(request)
+    await response.write(body[: len(body) // 2])
+    if request.transport is not None:
+        request.transport.close()
+    return response
