@@ -68,6 +68,16 @@ def _scalar(value: JSON) -> JSON:
     return value
 
 
+def _zone(name: str) -> str:
+    off_peak_rule(Decimal(1), name, (), ())
+    return name
+
+
+def _hours(hours: str) -> str:
+    off_peak_rule(Decimal(1), "UTC", (hours,), ())
+    return hours
+
+
 def hidden(value: JSON) -> JSON:
     """`value` without what stands under a name of SECRET."""
     if isinstance(value, dict):
@@ -199,16 +209,11 @@ class LimitsPart(Part):
 
 class OffPeakPart(Part):
     factor: Usd
-    tz: Text = "UTC"
-    hours: tuple[Hour, ...] = ()
+    tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
+    hours: tuple[Annotated[Hour, AfterValidator(_hours)], ...] = ()
     """`0` or `10-23`, both ends inside; none: all day."""
     days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
     """None: every day."""
-
-    @model_validator(mode="after")
-    def _readable(self) -> OffPeakPart:
-        off_peak_rule(self.factor, self.tz, self.hours, self.days)
-        return self
 
 
 class EndpointPart(Part):

@@ -93,7 +93,8 @@ def _names_are_unique(data: dict[str, Any]) -> Finds:
 
 
 def _named_endpoints_exist(data: dict[str, Any]) -> Finds:
-    names = [one["name"] for _, one in _endpoints(data) if isinstance(one.get("name"), str)]
+    told = [one["name"] for _, one in _endpoints(data) if isinstance(one.get("name"), str)]
+    names = list(dict.fromkeys(told))
     for place in ("quality.relative_to", "quality.judge.endpoint"):
         for loc, name in _texts(data, place):
             if name not in names:

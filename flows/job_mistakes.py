@@ -38,13 +38,15 @@ BOUNDS: Mapping[str, tuple[str, str]] = {
 }
 
 PATTERNS: Mapping[str, str] = {
-    "name": "must be letters, digits, dots, dashes or underscores (up to 64 for an endpoint; no slash)",
+    "name": "names files: letters, digits, dots, dashes and underscores, up to 64; a job's also spaces",
     "api_base": "must be a URL that opens with http:// or https://",
 }
 
 
 def told(error: ValidationError, document: Document, root: type[BaseModel]) -> Iterator[Mistake]:
     for one in error.errors(include_url=False, include_input=True):
+        if one["type"] == "too_short" and one["input"]:
+            continue  # as long as it should be, of things that are wrong each in its place
         loc = _walked(one["loc"], document.data, missing=one["type"] == "missing")
         yield document.mistake(loc, _what(one, loc, root))
 
@@ -74,7 +76,7 @@ def _what(one: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
             return "is required"
         case "extra_forbidden":
             keys = keys_at(root, loc[:-1])
-            return f"no such key; keys here are {', '.join(keys)}{nearest(str(loc[-1]), keys)}"
+            return "no such key" + (nearest(str(loc[-1]), keys) or f"; keys here are {', '.join(keys)}")
         case "literal_error":
             return _none_of(one["input"], re.findall(r"'([^']*)'", context["expected"]))
         case "value_error":

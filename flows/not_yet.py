@@ -28,7 +28,7 @@ def function_or(*unbuilt: str) -> Refused:
 
 
 NOT_YET: dict[str, Refused] = {
-    "reuse": other_than("none"),
+    "reuse": one_of("answered"),
     "reuse_max_age": anything,
     "cache": anything,
     "retention_days": anything,
@@ -38,11 +38,11 @@ NOT_YET: dict[str, Refused] = {
     "quality.fields": other_than({}),
     "quality.judge": anything,
     "quality.labels": anything,
-    "budget.window": other_than("run"),
+    "budget.window": one_of("day", "month"),
     "budget.approve_above_usd": anything,
     "charge_by": other_than([]),
-    "endpoints[].mode": other_than("realtime"),
-    "endpoints[].delete_remote": other_than(False),
+    "endpoints[].mode": one_of("batch", "flex"),
+    "endpoints[].delete_remote": one_of(True),
     "endpoints[].up": anything,
     "endpoints[].health": anything,
     "endpoints[].down": anything,
@@ -55,7 +55,7 @@ def refused(document: Document) -> Iterator[tuple[Loc, str]]:
     for place, refuses in NOT_YET.items():
         for loc, value in found(document.data, place.replace("[]", ".[]").split(".")):
             if refuses(value):
-                yield loc, f"{place.replace('[]', '')} {_shown(value)}does not work yet; leave it out"
+                yield loc, f"{_shown(value)}does not work yet; leave it out"
 
 
 def found(value: Any, steps: list[str], loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
@@ -70,4 +70,4 @@ def found(value: Any, steps: list[str], loc: Loc = ()) -> Iterator[tuple[Loc, An
 
 
 def _shown(value: Any) -> str:
-    return f"{value} " if isinstance(value, str) and len(value) < 40 else ""
+    return f"{value} " if isinstance(value, str) and len(value) < 40 else "this "
