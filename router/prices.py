@@ -64,7 +64,7 @@ def tier_price(schedule: PriceSchedule, input_tokens: int) -> Price:
     """The price before off-peak factors: the highest tier that `input_tokens` is above, for all tokens."""
     price, reached = schedule.base, -1
     for tier in schedule.tiers:
-        if reached < tier.above_tokens < input_tokens:
+        if reached <= tier.above_tokens < input_tokens:
             price, reached = tier.price, tier.above_tokens
     return price
 

@@ -82,7 +82,7 @@ _WORD = _words()
 
 def features(column: pa.Array) -> NDArray[np.float32]:
     """float32[rows, len(FEATURES)] of a string column; a null row is all zeros."""
-    offsets, data = _buffers(column)
+    offsets, data = string_buffers(column)
     lengths = np.diff(offsets)
     result = np.zeros((len(lengths), len(FEATURES)), dtype=np.float32)
     result[:, 0] = lengths
@@ -122,7 +122,7 @@ def _pack(text: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
     np.take(_WORD, pairs, out=out, mode="clip")
 
 
-def _buffers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+def string_buffers(column: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Offsets (rows + 1, from the start of the data buffer) and the bytes of a string column, nulls
     emptied.
     """
