@@ -2,7 +2,8 @@
 
 Each attempt: a slot from the limiter, the deadline, what it can cost at most from the escrow, the intent in
 the journal, the sending, the outcome in the journal, the money settled. What follows a failure is
-`outcomes.NEXT_STEP`.
+`outcomes.NEXT_STEP`. Records that fall due in one turn of the event loop are written together: intents always
+before they are sent, outcomes before anyone is told of them.
 """
 
 from __future__ import annotations
@@ -10,16 +11,28 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from engines.books import Books
+from engines.books import ZERO, Books
 from engines.limits import Limiter
 from engines.outcomes import CUT_EMPTY_FACTOR, NEXT_STEP, Step, backoff_seconds
 from engines.schemas import is_valid, schema_fault
 from engines.transport import Reply, Transport, lost, not_sent
-from router.values import Answer, Desk, Endpoint, Failure, FailureKind, Intent, Request, Shard, Usage
+from router.values import (
+    Answer,
+    Desk,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    Outcome,
+    Request,
+    Shard,
+    Usage,
+)
 
 ENDPOINT_WIDE_IN_A_ROW = 3
 """So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
@@ -38,10 +51,10 @@ UNSENT = {
 class Admission:
     """A slot and money: what one attempt needs before it is sent."""
 
+    intent: Intent
+    prompt_bytes: int
     tokens: int
     """Expected, input and output."""
-    input_tokens: int
-    reserved: Decimal
 
 
 class Expectation:
@@ -90,6 +103,8 @@ class Attempts:
         self._dead: Reply | None = None
         self._wide_in_a_row = 0
         self._unreachable_since: float | None = None
+        self._outcomes: list[Outcome] = []
+        """Not in the journal yet."""
         self.limiter = Limiter(endpoint.limits)
 
     def halt(self, kind: FailureKind) -> None:
@@ -107,7 +122,7 @@ class Attempts:
 
     # --- before sending ---
 
-    async def admit(self, request: Request) -> Admission | FailureKind:
+    async def admit(self, shard: Shard, request: Request, number: int) -> Admission | FailureKind:
         """A slot, then money; or why the request is not sent. Callers that wait are admitted in order."""
         size = self._books.prompt_bytes(request)
         input_tokens = self._expect.input_tokens(size)
@@ -116,7 +131,8 @@ class Attempts:
             await self.limiter.acquire(tokens)
             reserved = self._books.worst_case(request, size)
             if not self.halted and await self._reserve(reserved):
-                return Admission(tokens, input_tokens, reserved)
+                intent = self._books.intent(shard, request, number, reserved, input_tokens)
+                return Admission(intent, size, tokens)
             self.limiter.release(tokens, 0)
         return self._halted or FailureKind.BUDGET
 
@@ -133,51 +149,53 @@ class Attempts:
                 return False
             await RETURNS.wait(RETURN_POLL_SECONDS)
 
+    def enter(self, admissions: Sequence[Admission]) -> None:
+        """Write the intents down: from here on they may be sent. What the journal raises gives all of it back."""
+        try:
+            self._desk.journal.sent([admission.intent for admission in admissions])
+        except BaseException:
+            for admission in admissions:
+                self._desk.escrow.settle(admission.intent.reserved_usd, ZERO)
+                self.limiter.release(admission.tokens, 0)
+            raise
+
     # --- sending ---
 
     async def run(self, shard: Shard, request: Request, admission: Admission) -> Answer | Failure:
-        """Attempts until there is an answer or the table says enough. The request is already admitted."""
-        number = shard.first_attempt
+        """Attempts until there is an answer or the table says enough. The first is already entered."""
         failures: dict[FailureKind, int] = {}
         while True:
-            reply, said, again = await self._attempt(shard, request, admission, number, failures)
+            reply, said, again = await self._attempt(request, admission, failures)
             if not again:
                 return said
             if reply.kind is FailureKind.CUT_EMPTY:
                 request = replace(request, max_tokens=self._larger(request))
             if reply.kind is not None and NEXT_STEP[reply.kind].wait:
                 await self._nap(self._wait(failures[reply.kind], reply))
-            admitted = await self.admit(request)
+            admitted = await self.admit(shard, request, admission.intent.attempt + 1)
             if isinstance(admitted, FailureKind):
                 return unsent(request, admitted)
+            self.enter((admitted,))
             admission = admitted
-            number += 1
 
     async def _attempt(
-        self,
-        shard: Shard,
-        request: Request,
-        admission: Admission,
-        number: int,
-        failures: dict[FailureKind, int],
+        self, request: Request, admission: Admission, failures: dict[FailureKind, int]
     ) -> tuple[Reply, Answer | Failure, bool]:
-        """One attempt with both its records. The reservation is settled whatever happens."""
-        desk, reserved = self._desk, admission.reserved
-        cost = reserved
+        """One attempt from its sending to its outcome. The reservation is settled whatever happens."""
+        intent = admission.intent
+        cost = intent.reserved_usd
         try:
-            intent = self._books.intent(shard, request, number, reserved, admission.input_tokens)
-            desk.journal.sent((intent,))
-            reply = await self._send(request, admission, intent)
+            reply = await self._send(request, admission)
             said, again = self._judge(request, reply, failures)
             outcome = self._books.outcome(intent, reply, said, final=not again)
             cost = outcome.cost_usd
-            desk.journal.settled((outcome,))
+            self._note(outcome)
         finally:
-            desk.escrow.settle(reserved, cost)
+            self._desk.escrow.settle(intent.reserved_usd, cost)
             RETURNS.tell()
         return reply, said, again
 
-    async def _send(self, request: Request, admission: Admission, intent: Intent) -> Reply:
+    async def _send(self, request: Request, admission: Admission) -> Reply:
         reply = lost(FailureKind.TIMEOUT, f"endpoint {self._endpoint.name}: given up while in flight")
         try:
             fault = schema_fault(request)
@@ -188,13 +206,31 @@ class Attempts:
             else:
                 reply = await self._transport.send(request)
         except asyncio.CancelledError:
-            self._desk.journal.settled((self._books.outcome(intent, reply, None, final=False),))
+            self._note(self._books.outcome(admission.intent, reply, None, final=False))
             raise
         finally:
-            self._feedback(request, admission, reply)
+            self._feedback(admission, reply)
         return reply
 
-    def _feedback(self, request: Request, admission: Admission, reply: Reply) -> None:
+    def _note(self, outcome: Outcome) -> None:
+        """An outcome for the journal, written with the others of this turn of the loop."""
+        if not self._outcomes:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outcomes.append(outcome)
+
+    def _flush(self) -> None:
+        try:
+            self.flush()
+        except Exception:  # noqa: BLE001 - the outcomes are kept, and the shard's next flush raises it again
+            self.halt(FailureKind.CANCELLED)
+
+    def flush(self) -> None:
+        """Write the outcomes that are due. What the journal raises leaves them to be written."""
+        if self._outcomes:
+            self._desk.journal.settled(self._outcomes)
+            self._outcomes = []
+
+    def _feedback(self, admission: Admission, reply: Reply) -> None:
         """What a reply teaches the limiter, the expectation and the endpoint's health."""
         limiter, usage = self.limiter, reply.usage
         if reply.hints is not None:
@@ -207,7 +243,7 @@ class Attempts:
         used = 0 if reply.unbilled else None
         if usage is not None:
             used = usage.input_tokens + usage.output_tokens
-            self._expect.learn(self._books.prompt_bytes(request), usage)
+            self._expect.learn(admission.prompt_bytes, usage)
         self._watch(reply, endpoint_wide=rule is not None and rule.endpoint_wide)
         limiter.release(admission.tokens, used)
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
@@ -36,6 +37,16 @@ OPEN_MAX = 2048
 """Requests of one engine that are in flight or wait to be sent again: what is held in memory."""
 READ_AT_ONCE = 64
 """Requests read from disk per hop to a reading thread."""
+
+
+@dataclass(slots=True)
+class _Start:
+    """An admitted request, about to be entered in the journal and sent."""
+
+    group: asyncio.TaskGroup
+    work: Work
+    request: Request
+    admission: Admission
 
 
 class Realtime:
@@ -71,6 +82,7 @@ class Realtime:
         self._lock = Lock()
         self._works: dict[str, Work] = {}
         self._open = asyncio.Semaphore(OPEN_MAX)
+        self._starting: list[_Start] = []
         self._shards: set[asyncio.Task[None]] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._closed = False
@@ -121,18 +133,39 @@ class Realtime:
             async with asyncio.TaskGroup() as group:
                 async for request in _read(work.shard.requests):
                     await self._open.acquire()
-                    admitted = await self._attempts.admit(request)
+                    admitted = await self._attempts.admit(work.shard, request, work.shard.first_attempt)
                     if isinstance(admitted, FailureKind):
                         self._open.release()
                         work.put(unsent(request, admitted))
                     else:
-                        work.in_flight += 1
-                        group.create_task(self._answer(work, request, admitted))
+                        self._launch_soon(_Start(group, work, request, admitted))
+                self._launch()
+            self._attempts.flush()
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
         except BaseException as error:  # noqa: BLE001 - raised where answers are collected
             fault = error
         work.finish(fault)
+
+    def _launch_soon(self, begun: _Start) -> None:
+        if not self._starting:
+            asyncio.get_running_loop().call_soon(self._launch)
+        self._starting.append(begun)
+
+    def _launch(self) -> None:
+        """Enter all that was admitted in this turn of the loop, with one write, then send it."""
+        starting, self._starting = self._starting, []
+        if not starting:
+            return
+        try:
+            self._attempts.enter([begun.admission for begun in starting])
+        except Exception as error:  # noqa: BLE001 - ends each shard that is concerned
+            for group in {begun.group for begun in starting}:
+                group.create_task(_raise(error))
+            return
+        for begun in starting:
+            begun.work.in_flight += 1
+            begun.group.create_task(self._answer(begun.work, begun.request, begun.admission))
 
     async def _answer(self, work: Work, request: Request, admission: Admission) -> None:
         try:
@@ -148,6 +181,7 @@ class Realtime:
         for task in list(self._shards):
             task.cancel()
         await asyncio.gather(*self._shards, return_exceptions=True)
+        self._attempts.flush()
         await self._transport.close()
 
 
@@ -155,6 +189,10 @@ def _at(timestamp: float, what: Callable[[], None]) -> asyncio.TimerHandle:
     """Call back at a wall-clock instant, or at most a minute before it for another look."""
     wait = max(0.0, min(timestamp - time.time(), 60.0))
     return asyncio.get_running_loop().call_later(wait, what)
+
+
+async def _raise(error: BaseException) -> None:
+    raise error
 
 
 async def _read(source: RequestSource) -> AsyncIterator[Request]:
