@@ -112,9 +112,9 @@ def _defaults(root: yaml.MappingNode) -> dict[str, str | None]:
 
 
 def _default(node: yaml.Node) -> str | None:
-    if isinstance(node, yaml.ScalarNode) and not node.tag.endswith(":null"):
-        return _as_written(node.value)
-    return None
+    if not isinstance(node, yaml.ScalarNode):
+        return ""  # refused later, for what it is
+    return None if node.tag == _TAG + "null" else _as_written(node.value)
 
 
 def _as_written(text: str) -> str:

@@ -36,7 +36,7 @@ def derive_run_id(job: Job, *, now: datetime, token: str) -> str:
 
 
 def named_after(name: str, params: Mapping[str, str]) -> str:
-    """`triage.ds=2026-11-22`; what cannot stand in a file's name, or is long, is told apart by a hash behind it."""
+    """`triage.ds=2026-11-22`; what no file can be called, or is long, is told apart by a hash behind it."""
     pairs = sorted(params.items())
     readable = ".".join([_safe(name), *(f"{_safe(key)}={_safe(value)}" for key, value in pairs)])
     exact = ".".join([name, *(f"{key}={value}" for key, value in pairs)])
