@@ -1,4 +1,4 @@
-"""What all tests share: nothing leaves the machine or stays in the home folder, and there is one Prefect API."""
+"""What all tests share: nothing leaves the machine or stays in the home folder; one Prefect API for all."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ HOMES = {
     "typer": {"flows"},
     "rich": {"flows"},
     "pydantic": {"flows", "router"},  # where text from outside becomes a value: the job file, the catalogue
+    "pydantic_core": {"flows"},
     "yaml": {"flows"},
     "litellm": {"engines"},
     "vllm": {"engines"},
@@ -32,6 +33,7 @@ HOMES = {
     "tiktoken": {"engines"},
     "psutil": {"engines", "flows"},
     "stamina": {"engines", "warehouse"},
+    "tenacity": {"warehouse"},
     "duckdb": {"warehouse"},
     "fsspec": {"warehouse"},
     "highspy": {"router"},

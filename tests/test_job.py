@@ -126,7 +126,7 @@ ONE_MISTAKE = [
     (GOOD + WORKER + "usd_per_hour: 1}\n", "endpoints[1].device", "devices are cuda, npu, cpu"),
     (GOOD + WORKER + "device: gpu, usd_per_hour: 1}\n", "endpoints[1].device", "is none of cuda, npu, cpu"),
     (GOOD + WORKER + "device: cpu}\n", "endpoints[1].usd_per_hour", "is required"),
-    (GOOD + WORKER + "device: cpu, usd_per_hour: 1, api_base: http://x}\n", "endpoints[1].api_base", "not go"),
+    (GOOD + WORKER + "device: cpu, usd_per_hour: 1, api_base: http://x}\n", "endpoints[1].api_base", "go"),
     (on_endpoint("device: cpu"), "endpoints[0].device", "is for engine: vllm"),
     (on_endpoint("engine: vlm"), "endpoints[0].engine", "can only be vllm"),
     # keys
