@@ -17,18 +17,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 from scipy.special import log_ndtr, ndtr
+
+from router.levels import SPREADS, levels_of, solve, spreads
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
-
-SPREADS = (1.0, 0.7, 0.5, 0.3)
-"""What we believe of levels before any answer (night, task, endpoint, task x endpoint), in logs: 1.0 is
-"within a factor of 7, mostly". Judgements; answers move all but the first, each counting as
-`SPREAD_WEIGHT` levels."""
-
-SPREAD_WEIGHT = 3.0
 
 PRIOR_SIGMA = 0.8
 """Spread of single answers in logs before any was seen; it counts as `PRIOR_ANSWERS` answers afterwards."""
@@ -252,9 +246,10 @@ def _expectation_maximisation(seen: _Seen, base: float, tasks: int, endpoints: i
         offset = (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
         sigma = model.sigma[seen.endpoint]
         filled, extra = _fill(logs, seen.cut, model.levels[seen.task, seen.endpoint] + offset, sigma)
-        solved = _solve(seen, filled - offset - base, sigma, endpoints, variances)
-        levels, covariance = _levels(solved, tasks, endpoints, variances)
-        variances = _spreads(solved, tasks, endpoints, variances)
+        precision = seen.weight / sigma**2
+        solved = solve(seen.task, seen.endpoint, filled - offset - base, precision, endpoints, variances)
+        levels, covariance = levels_of(solved, tasks, endpoints, variances)
+        variances = spreads(solved, tasks, endpoints, variances)
         settled = bool(np.abs(base + levels - model.levels).max() < _SETTLED)
         model = replace(model, levels=base + levels, covariance=covariance)
         rest = filled - model.levels[seen.task, seen.endpoint]
@@ -279,67 +274,6 @@ def _fill(logs: Floats, cut: NDArray[np.bool_], level: Floats, sigma: Floats) ->
     filled = np.where(cut, level + sigma * hazard, logs)
     extra = np.where(cut, sigma**2 * np.maximum(1 + z * hazard - hazard**2, 0.0), 0.0)
     return filled, extra
-
-
-@dataclass(frozen=True, slots=True)
-class _Solved:
-    """The normal equations of the cells that have answers."""
-
-    task: Ints
-    endpoint: Ints
-    inverse: Floats
-    """Of prior covariance plus noise, [cells, cells]."""
-    weights: Floats
-    """`inverse` times the cells' means."""
-
-
-def _solve(seen: _Seen, target: Floats, sigma: Floats, endpoints: int, variances: Floats) -> _Solved:
-    cells, which = np.unique(seen.task * endpoints + seen.endpoint, return_inverse=True)
-    precision = np.bincount(which, seen.weight / sigma**2)
-    means = np.bincount(which, seen.weight / sigma**2 * target) / precision
-    task, endpoint = np.divmod(cells, endpoints)
-    noisy = _kernel(task, endpoint, task, endpoint, variances) + np.diag(1.0 / precision)
-    inverse: Floats = cho_solve(cho_factor(noisy), np.eye(len(cells)))
-    return _Solved(task, endpoint, inverse, inverse @ means)
-
-
-def _levels(solved: _Solved, tasks: int, endpoints: int, variances: Floats) -> tuple[Floats, Floats]:
-    """Levels above base [tasks, endpoints], and their errors' covariance within each endpoint."""
-    levels = np.empty((tasks, endpoints))
-    covariance = np.empty((endpoints, tasks, tasks))
-    every = np.arange(tasks)
-    for e in range(endpoints):
-        here = np.full(tasks, e)
-        across = _kernel(every, here, solved.task, solved.endpoint, variances)
-        levels[:, e] = across @ solved.weights
-        covariance[e] = _kernel(every, here, every, here, variances) - across @ solved.inverse @ across.T
-    return levels, covariance
-
-
-def _spreads(solved: _Solved, tasks: int, endpoints: int, variances: Floats) -> Floats:
-    """The spreads (squared) that the answers speak for: each is moved by its levels' squares and errors."""
-    cells = np.arange(len(solved.task))
-    groups = ((solved.task, tasks), (solved.endpoint, endpoints), (cells, len(cells)))
-    updated = variances.copy()
-    for i, (group, size) in enumerate(groups, start=1):
-        sums = np.zeros((size, len(cells)))
-        sums[group, cells] = variances[i]
-        seen = np.bincount(group, minlength=size) > 0
-        squares = (sums @ solved.weights) ** 2 + variances[i] - ((sums @ solved.inverse) * sums).sum(axis=1)
-        prior = SPREAD_WEIGHT * SPREADS[i] ** 2
-        updated[i] = (squares[seen].sum() + prior) / (seen.sum() + SPREAD_WEIGHT)
-    return updated
-
-
-def _kernel(task: Ints, endpoint: Ints, other_task: Ints, other_endpoint: Ints, variances: Floats) -> Floats:
-    """Prior covariance of levels: [cells, other cells]."""
-    night, of_task, of_endpoint, of_cell = variances
-    same_task = task[:, None] == other_task[None, :]
-    same_endpoint = endpoint[:, None] == other_endpoint[None, :]
-    both = same_task & same_endpoint
-    return np.asarray(
-        night + of_task * same_task + of_endpoint * same_endpoint + of_cell * both, dtype=np.float64
-    )
 
 
 def _slopes(seen: _Seen, model: OutputModel, rest: Floats, tasks: int) -> Floats:

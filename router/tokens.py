@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from router.textstats import FEATURES, features
+from router.textstats import features
 from router.values import JSON
 
 Ints = NDArray[np.int32]
@@ -117,7 +117,11 @@ def estimate(
     return {t.name: _calibrated(stats, picked[order], chosen, t, used) for t in tokenizers}
 
 
-def learn_ratio(estimated: Floats | Ints, actual: Floats | Ints, prior_requests: float = 20.0) -> Ratio:
+def learn_ratio(
+    estimated: Floats | NDArray[np.integer],
+    actual: Floats | NDArray[np.integer],
+    prior_requests: float = 20.0,
+) -> Ratio:
     """What to multiply estimates by for a model, from requests whose usage came back.
 
     The ratio of sums, drawn towards 1 as if `prior_requests` average requests had matched exactly.
@@ -274,16 +278,3 @@ def _cross_predict(columns: NDArray[np.float32], truth: Floats, folds: int = 5) 
         if held.any() and not held.all():
             predicted[held] = _apply(columns[held], _fit(columns[~held], truth[~held]))
     return predicted
-
-
-__all__ = [
-    "FEATURES",
-    "Ratio",
-    "Template",
-    "TokenColumn",
-    "Tokenizer",
-    "count_exactly",
-    "estimate",
-    "learn_ratio",
-    "texts_of",
-]

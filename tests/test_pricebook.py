@@ -283,7 +283,8 @@ def test_a_newer_map_says_what_it_changes() -> None:
     update = compare(SMALL, newer)
     assert (update.added, update.removed, update.problems) == (("fresh",), ("tiered",), ())
     (change,) = update.changed
-    assert (change.model, change.before.base.output, change.after.base.output) == ("bare-model", 2, 4)
+    prices = (change.before.base.output, change.after.base.output)
+    assert (change.model, *prices) == ("bare-model", Decimal(2), Decimal(4))
 
 
 @pytest.mark.parametrize(
