@@ -8,6 +8,7 @@
         emulator.books()                # what it billed: a list of dicts, amounts as decimal strings
         emulator.totals()["cheap"]      # requests, statuses, troubles, billed, right, cost_usd, …
         billed_usd(emulator)            # the sum of its books, a Decimal
+        chat(emulator, "cheap", "add 1 2", max_tokens=8).text       # asked directly
 
 `items` are `KnownRow(prompt, reference, difficulty)`; `known_items(n)` makes them of the demo's exercises.
 `dear(...)` and `cheap(...)` take any field of EmulatedModel; misbehaviour is
@@ -17,12 +18,15 @@ The server is a process of its own, up in half a second or so: share it among a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, Request, build_opener
 
 from engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
 from flows.demo_items import Item, items
@@ -84,3 +88,49 @@ def known(item: Item) -> KnownRow:
 def billed_usd(emulator: Emulator) -> Decimal:
     """All that the provider billed so far."""
     return sum((Decimal(entry["cost_usd"]) for entry in emulator.books()), Decimal(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Got:
+    """A complete HTTP reply."""
+
+    status: int
+    headers: Mapping[str, str]
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.raw)
+
+    @property
+    def text(self) -> str:
+        """What a chat completion says."""
+        return str(self.json["choices"][0]["message"]["content"])
+
+
+def fetch(
+    url: str, body: object = None, method: str | None = None, content_type: str = "application/json"
+) -> Got:
+    """One HTTP exchange, whatever its status. `body`: bytes as they are, else sent as JSON."""
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = Request(url, data, {"content-type": content_type}, method=method)  # noqa: S310 - loopback
+    try:
+        with _OPENER.open(request, timeout=30) as response:
+            return Got(response.status, dict(response.headers), response.read())
+    except HTTPError as error:
+        with error:
+            return Got(error.code, dict(error.headers), error.read())
+
+
+def chat(emulator: Emulator, model: str, prompt: str, **more: Any) -> Got:
+    """One chat completion of a single user message; `more` goes into the body."""
+    body = {"model": model, "messages": [{"role": "user", "content": prompt}], **more}
+    return fetch(f"{emulator.api_base}/chat/completions", body)
+
+
+def right_share(emulator: Emulator, model: str, rows: list[KnownRow]) -> float:
+    """How many of `rows` a model answers rightly, asked one by one."""
+    return sum(chat(emulator, model, str(row.prompt)).text == row.reference for row in rows) / len(rows)
+
+
+_OPENER = build_opener(ProxyHandler({}))

@@ -205,7 +205,7 @@ class AnthropicDoor:
         path = self._folder / f"messages-{next(self._numbers):06d}.jsonl"
         with path.open("wb") as sink:
             sink.writelines(dumps(line) + b"\n" for line in lines)
-        batch = self._batches.create(path, self._wire, "msgbatch_emulated_", {})
+        batch = self._batches.create(path, self._wire, "msgbatch_emulated_", {}, len(lines))
         path.unlink()  # the batch holds it open
         return hang_up(request) if self._batches.loses_reply() else json_response(self._described(batch))
 

@@ -73,6 +73,8 @@ class Batch:
     """The requests, a JSON line each; open for as long as the batch is."""
     details: dict[str, Any]
     """What the client said when it made the batch."""
+    requests: int
+    """How many; 0 until the provider has counted them."""
     created_at: float
     expires_at: float
     state: State = State.VALIDATING
@@ -108,12 +110,16 @@ class Batches:
         self._lost = habits.lost_creates
         self.all: dict[str, Batch] = {}
 
-    def create(self, source: Path, wire: Wire, prefix: str, details: Mapping[str, Any]) -> Batch:
+    def create(
+        self, source: Path, wire: Wire, prefix: str, details: Mapping[str, Any], requests: int = 0
+    ) -> Batch:
         """Take a batch on. Its work begins at once, beside us."""
         now = time.time()
         expires = now + self.habits.expires_seconds
         opened = source.open("rb")
-        batch = Batch(f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), now, expires)
+        batch = Batch(
+            f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), requests, now, expires
+        )
         batch.reached[State.VALIDATING] = now
         self.all[batch.id] = batch
         task = asyncio.create_task(self._live(batch))
@@ -152,7 +158,7 @@ class Batches:
 
     def counts(self, batch: Batch) -> tuple[int, int, int]:
         """(requests, completed, failed) as the client sees them."""
-        total = len(batch.offsets)
+        total = batch.requests
         if batch.state in ENDED or batch.state is State.FINALIZING:
             return total, batch.completed, batch.failed
         until = batch.reached.get(State.CANCELLING, time.time())
@@ -194,7 +200,7 @@ class Batches:
             if number % BREATH == 0:
                 await asyncio.sleep(0)
         batch.faults = [*faults[:FAULTS_SHOWN], *self._limits_passed(batch, offset, tokens)]
-        batch.tokens = tokens
+        batch.tokens, batch.requests = tokens, len(batch.offsets)
         random.Random(f"{batch.id} {self._provider.mind.draw(batch.id)}").shuffle(batch.offsets)  # noqa: S311
 
     def _limits_passed(
