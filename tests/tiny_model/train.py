@@ -1,0 +1,160 @@
+"""Trains the tiny model of the tests on the demo's exercises, on one core, and writes it beside this file.
+
+    nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py --minutes 6
+
+Qwen3's shape with 0.4 million parameters over bytes: small enough for a repository, real enough that vLLM runs it
+like any other. Sizes are drawn with a lean towards the small ones, so it gets the easy exercises right and the hard
+ones wrong; what it gets right is printed at the end, per task and size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from flows.demo_items import TASKS, item  # noqa: E402 - found through the line above
+
+END, SYSTEM, USER, ASSISTANT = "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+POSITIONS = 2048
+IGNORED = -100
+"""The label torch's cross entropy leaves out."""
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, without merges, and four marks."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    plain = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(alphabet)}, merges=[]))
+    plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    plain.decoder = decoders.ByteLevel()
+    plain.add_special_tokens([END, SYSTEM, USER, ASSISTANT])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain,
+        eos_token=END,
+        pad_token=END,
+        chat_template=TEMPLATE,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def untrained(vocabulary: int, end: int) -> Qwen3ForCausalLM:
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=POSITIONS,
+            tie_word_embeddings=True,
+            eos_token_id=end,
+            pad_token_id=end,
+            bos_token_id=None,
+        )
+    )
+
+
+class Exercises:
+    """Batches of exercises as token ids and labels."""
+
+    def __init__(self, words: PreTrainedTokenizerFast, seed: int) -> None:
+        ids = words.get_vocab()
+        self._byte = {chr(n): ids[chr(n)] for n in range(33, 127)} | {" ": ids["Ġ"]}
+        self._end, self._user, self._assistant = ids[END], ids[USER], ids[ASSISTANT]
+        self._rng = random.Random(seed)
+
+    def one(self) -> tuple[list[int], list[int]]:
+        """Ids and labels of one; a size is the smaller of two draws: the small ones are learnt well."""
+        rng = self._rng
+        kind = rng.choice(list(TASKS))
+        task = TASKS[kind]
+        size = min(rng.randint(task.smallest, task.largest), rng.randint(task.smallest, task.largest))
+        made = item(kind, size, rng)
+        prompt = [self._user, *(self._byte[c] for c in made.prompt), self._end, self._assistant]
+        answer = [*(self._byte[c] for c in made.reference), self._end]
+        return prompt + answer, [IGNORED] * len(prompt) + answer
+
+    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = [self.one() for _ in range(count)]
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.full((count, width), self._end)
+        labels = torch.full((count, width), IGNORED)
+        for n, (row, wanted) in enumerate(rows):
+            ids[n, : len(row)] = torch.tensor(row)
+            labels[n, : len(row)] = torch.tensor(wanted)
+        return ids, labels
+
+
+def train(model: Qwen3ForCausalLM, exercises: Exercises, minutes: float) -> int:
+    """AdamW over a one-cycle schedule paced by CPU time: a busy machine learns as much. Returns the steps taken."""
+    peak, warm, steps = 3e-3, 0.05, 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.05)
+    began, told = time.process_time(), 0.0
+    while (done := (time.process_time() - began) / (60 * minutes)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(done / warm, (1 - done) / (1 - warm)) + 1e-5
+        ids, labels = exercises.batch(96)
+        loss = model(input_ids=ids, labels=labels).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        steps += 1
+        if done - told > 0.05:
+            told = done
+            print(f"{done:4.0%} step {steps} loss {loss.item():.3f}", flush=True)
+    return steps
+
+
+@torch.no_grad()
+def measure(model: Qwen3ForCausalLM, words: PreTrainedTokenizerFast, each: int = 20) -> None:
+    """Prints the share of right answers per task and size, greedily decoded."""
+    rng, right = random.Random(77), defaultdict(list)
+    for kind, task in TASKS.items():
+        for size in range(task.smallest, task.largest + 1):
+            made = [item(kind, size, rng) for _ in range(each)]
+            texts = [f"{USER}{one.prompt}{END}{ASSISTANT}" for one in made]
+            for one, text in zip(made, texts, strict=True):
+                ids = words(text, return_tensors="pt", add_special_tokens=False).input_ids
+                said = model.generate(ids, max_new_tokens=28, do_sample=False)[0, ids.shape[1] :]
+                right[kind].append(words.decode(said, skip_special_tokens=True) == one.reference)
+            print(kind, size, f"{sum(right[kind][-each:]) / each:.0%}", flush=True)
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--minutes", type=float, default=6.0, help="of CPU time; 0: random weights")
+    asked.add_argument("--to", type=Path, default=HERE)
+    asked.add_argument("--seed", type=int, default=11)
+    given = asked.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(given.seed)
+    words = tokenizer()
+    model = untrained(len(words), words.eos_token_id)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+    print(train(model, Exercises(words, given.seed), given.minutes) if given.minutes else 0, "steps")
+    model.to(torch.bfloat16).save_pretrained(given.to)
+    words.save_pretrained(given.to)
+    if given.minutes:
+        measure(model.eval().float(), words)
+
+
+if __name__ == "__main__":
+    main()
