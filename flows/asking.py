@@ -40,9 +40,16 @@ def show_sql(query: str, warehouse: Path, *, as_json: bool) -> int:
 
 def as_table(answer: pa.Table) -> Table:
     """An Arrow table as a rich one; numbers to the right, control characters made visible."""
-    table = Table(caption=f"{answer.num_rows:,} rows" + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else ""))
+    table = Table(
+        caption=f"{answer.num_rows:,} rows"
+        + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")
+    )
     for field in answer.schema:
-        numeric = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        numeric = (
+            pa.types.is_integer(field.type)
+            or pa.types.is_floating(field.type)
+            or pa.types.is_decimal(field.type)
+        )
         table.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
     for row in answer.slice(0, SHOWN_ROWS).to_pylist():
         table.add_row(*(Text(shown(value)) for value in row.values()))

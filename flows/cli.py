@@ -23,14 +23,25 @@ WarehouseOption = Annotated[
     Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
 ]
 ParamOption = Annotated[
-    list[str] | None, typer.Option("--param", metavar="k=v", help="Fills ${k} in the job; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="k=v", help="Fills ${k} in the job; may be repeated.", show_default=False
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 RunIdOption = Annotated[
-    str | None, typer.Option("--run-id", metavar="ID", help="The run's id; an unfinished run of that id goes on.", show_default=False)
+    str | None,
+    typer.Option(
+        "--run-id",
+        metavar="ID",
+        help="The run's id; an unfinished run of that id goes on.",
+        show_default=False,
+    ),
 ]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Start anew where a run of that id exists.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Approve a plan above budget.approve_above_usd.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Approve a plan above budget.approve_above_usd.")
+]
 
 
 @app.command(epilog="Example: thirdshift plan triage.yaml --param ds=2026-11-22")
@@ -39,7 +50,10 @@ def plan(
     param: ParamOption = None,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
-    why: Annotated[str | None, typer.Option(metavar="REQUEST_ID", help="Why this request goes where it goes.", show_default=False)] = None,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="REQUEST_ID", help="Why this request goes where it goes.", show_default=False),
+    ] = None,
 ) -> None:
     """Say what a run would do and cost. Spends nothing. Exit 0: feasible; 3: infeasible."""
     from flows.planning import show_plan
@@ -64,15 +78,27 @@ def run(
     """
     from flows.running import Call, run_job
 
-    call = Call(job=job.resolve(), params=_pairs(param), run_id=run_id, warehouse=_resolved(warehouse), fresh=fresh, yes=yes)
+    call = Call(
+        job=job.resolve(),
+        params=_pairs(param),
+        run_id=run_id,
+        warehouse=_resolved(warehouse),
+        fresh=fresh,
+        yes=yes,
+    )
     raise typer.Exit(run_job(call, as_json=as_json))
 
 
 @app.command(epilog="Example: thirdshift resume monday --cap 30")
 def resume(
     run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)],
-    cap: Annotated[float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)] = None,
-    deadline: Annotated[str | None, typer.Option(help='As in a job: "06:00 Europe/Berlin", 8h, an instant.', show_default=False)] = None,
+    cap: Annotated[
+        float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help='As in a job: "06:00 Europe/Berlin", 8h, an instant.', show_default=False),
+    ] = None,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
@@ -80,14 +106,17 @@ def resume(
     """Go on with a run that was stopped or killed. What was answered is not paid for again."""
     from flows.running import resume_run
 
-    raise typer.Exit(resume_run(run_id, _resolved(warehouse), cap=cap, deadline=deadline, yes=yes, as_json=as_json))
+    raise typer.Exit(
+        resume_run(run_id, _resolved(warehouse), cap=cap, deadline=deadline, yes=yes, as_json=as_json)
+    )
 
 
 @app.command(epilog="Example: thirdshift rehearse triage.yaml --outcomes last_year.parquet")
 def rehearse(
     job: JobFile,
     outcomes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Emulated models answer as recorded ones did.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE", help="Emulated models answer as recorded ones did.", show_default=False),
     ] = None,
     run_id: RunIdOption = None,
     param: ParamOption = None,
@@ -102,7 +131,14 @@ def rehearse(
     from flows.rehearsal import rehearse_job
     from flows.running import Call
 
-    call = Call(job=job.resolve(), params=_pairs(param), run_id=run_id, warehouse=_resolved(warehouse), fresh=fresh, yes=True)
+    call = Call(
+        job=job.resolve(),
+        params=_pairs(param),
+        run_id=run_id,
+        warehouse=_resolved(warehouse),
+        fresh=fresh,
+        yes=True,
+    )
     raise typer.Exit(rehearse_job(call, _resolved(outcomes), as_json=as_json))
 
 

@@ -7,19 +7,24 @@ part by the process that journalled it, and landed: ingested, scored, counted. T
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.loading import engine_for
-from flows.screen import Bar, Tally
+from flows.screen import Tally
 from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, Shard
 from warehouse.frozen import RowSource
 from warehouse.journal import FileJournal
+
+REDRAW_SECONDS = 0.2
 
 NOT_SENT = frozenset({FailureKind.BUDGET, FailureKind.DEADLINE, FailureKind.CANCELLED})
 """Failures that leave a request as it was: it can be sent later, and has no result yet."""
@@ -33,17 +38,22 @@ class Work:
     endpoint: str
     purpose: Purpose
     rows: NDArray[np.int64]
+    begun: datetime
 
 
 class Crew:
     """The engines of one night. Close it: workers and connections are held until then."""
 
-    def __init__(self, run_id: str, folder: Path, endpoints: Mapping[str, Endpoint], desk: Desk, journal: FileJournal) -> None:
+    def __init__(
+        self, run_id: str, folder: Path, endpoints: Mapping[str, Endpoint], desk: Desk, journal: FileJournal
+    ) -> None:
         self.run_id, self.folder = run_id, folder
         self.endpoints, self.desk, self.journal = endpoints, desk, journal
         self.engines: dict[str, Engine] = {}
         self.tally: Tally | None = None
-        self.bar: Bar | None = None
+        self._redraw: Callable[[], None] = lambda: None
+        self._drawn = 0.0
+        self._under_way: dict[str, Work] = {}
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
 
@@ -51,6 +61,10 @@ class Crew:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release connections and workers. Idempotent."""
         for engine in self.engines.values():
             engine.close()
 
@@ -61,26 +75,42 @@ class Crew:
         number = 1 + max((int(path.stem.split("-")[0]) for path in home.glob("*.npy")), default=0)
         works = []
         for offset, (endpoint, rows) in enumerate(placed):
-            work = Work(f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows)
+            work = Work(
+                f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows, datetime.now(UTC)
+            )
             np.save(home / f"{work.shard_id}.npy", rows)
             works.append(work)
         return works
 
-    def answer(self, work: Work) -> None:
+    def answer(self, shard_id: str) -> None:
         """Have a shard answered, and seal it. Runs in a thread of its own; returns when the shard is done."""
+        work = self._under_way[shard_id]
         engine = self.engines[work.endpoint]
-        shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, RowSource(self.folder, work.rows))
+        shard = Shard(
+            self.run_id, work.shard_id, work.endpoint, work.purpose, RowSource(self.folder, work.rows)
+        )
         ticket = engine.submit(shard, key=f"{self.run_id}/{work.shard_id}")
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure)
             if isinstance(reply, Failure) and reply.kind in NOT_SENT:
                 self.stopped[reply.kind] += 1
-            if self.tally is not None:
-                self.tally.count(failed=failed)
+            self._count(failed=failed)
         self.journal.seal(work.shard_id)
+
+    def show(self, tally: Tally, redraw: Callable[[], None]) -> None:
+        """Count into `tally` from now on; `redraw` is called as it grows."""
+        self.tally, self._redraw = tally, redraw
+
+    def _count(self, *, failed: bool) -> None:
+        if self.tally is not None:
+            self.tally.count(failed=failed)
+            if time.monotonic() - self._drawn > REDRAW_SECONDS:
+                self._drawn = time.monotonic()
+                self._redraw()
 
     def man(self, works: Sequence[Work]) -> None:
         """Have an engine ready for every endpoint that `works` name."""
+        self._under_way = {work.shard_id: work for work in works}
         for name in {work.endpoint for work in works} - set(self.engines):
             self.engines[name] = engine_for(self.endpoints[name], self.desk)
 
@@ -88,3 +118,19 @@ class Crew:
         """Send nothing more; what is in flight may finish."""
         for engine in self.engines.values():
             engine.stop()
+
+    def lives(self) -> list[tuple[str, Any]]:
+        """(endpoint, life) of every local worker so far."""
+        return [
+            (name, life)
+            for name, engine in self.engines.items()
+            if isinstance(engine, HasLives)
+            for life in engine.lives()
+        ]
+
+
+@runtime_checkable
+class HasLives(Protocol):
+    """An engine with workers of its own."""
+
+    def lives(self) -> Sequence[Any]: ...

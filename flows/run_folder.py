@@ -38,7 +38,9 @@ def locked(folder: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pid = os.pread(descriptor, 32, 0).decode() or "unknown"
-            raise RunAlive(f"run {folder.name} is alive: process {pid} is on it; wait for it or stop it") from None
+            raise RunAlive(
+                f"run {folder.name} is alive: process {pid} is on it; wait for it or stop it"
+            ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
         yield folder
@@ -49,7 +51,9 @@ def locked(folder: Path) -> Iterator[Path]:
 def remember(folder: Path, facts: dict[str, Any]) -> None:
     """Keep what `resume` needs to know of how the run was called."""
     temporary = folder / "job.json.tmp"
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
         json.dump(facts, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

@@ -21,7 +21,8 @@ import pyarrow as pa
 from warehouse import locks, parts, results
 from warehouse.errors import StoreError, first_line, nearest
 from warehouse.files import private_dir
-from warehouse.schema import TABLES, VERSION, VIEWS
+from warehouse.migrate import build, version_of
+from warehouse.schema import VERSION
 from warehouse.sources import quoted
 
 RUN_COLUMNS_OF_JSON = frozenset({"params", "outcomes", "config"})
@@ -88,6 +89,16 @@ class Warehouse:
         given = {"finished_at": now, "spent_usd": spent, "published_at": now if published else None} | columns
         self.update_run(run_id, **given)
 
+    def rename_run(self, run_id: str, to: str) -> None:
+        """Give all that belongs to a run another run id."""
+        holders = self._con.execute(
+            "select table_name from duckdb_columns() where column_name = 'run_id' and not internal and table_name in "
+            "(select table_name from duckdb_tables())"
+        ).fetchall()
+        with self._transaction():
+            for (table,) in holders:
+                self._con.execute(f"update {table} set run_id = $to where run_id = $run_id", {"to": to, "run_id": run_id})
+
     def run(self, run_id: str) -> dict[str, Any] | None:
         """A run's row, JSON columns parsed; None if there is none."""
         rows = self._table("select * from runs where run_id = $run_id", run_id=run_id).to_pylist()
@@ -98,17 +109,25 @@ class Warehouse:
 
     # --- what the night knows beforehand ------------------------------------------------------------------------------
 
-    def save_requests(self, run_id: str, folder: Path) -> int:
-        """The accepted requests of a run's frozen input; how many."""
+    def save_requests(
+        self, run_id: str, folder: Path, tags: Mapping[str, str] | None = None, charge_by: Sequence[str] = ()
+    ) -> int:
+        """The accepted requests of a run's frozen input; how many.
+
+        For charge-back each gets one tag, of the job's `tags` and its own metadata under the keys `charge_by`.
+        """
         source = _frozen_parquet(folder)
+        fixed, tag = results.tag_expressions(tags or {}, charge_by)
         with self._transaction():
             self._con.execute("delete from requests where run_id = $run_id", {"run_id": run_id})
             self._con.execute(
                 f"""insert into requests by name
-                    select $run_id as run_id, request_id, request_hash, source_row, task, policy, metadata, row, leader
+                    select $run_id as run_id, request_id, request_hash, source_row, task, policy, metadata, row, leader,
+                           {tag} as tag
                     from {source}""",
                 {"run_id": run_id},
             )
+            self._con.execute(f"update runs set tag = {fixed} where run_id = $run_id", {"run_id": run_id})
         return self._count("requests", run_id)
 
     def save_rejects(self, run_id: str, folder: Path) -> int:
@@ -161,7 +180,7 @@ class Warehouse:
         return new
 
     def _insert_new(self, table: str, condition: str) -> int:
-        shared = ", ".join(f"i.{name}" for name in self._columns(table))
+        shared = ", ".join(f"i.{name}" for name in self._columns(table) if name in parts.PART.names)
         inserted = self._con.execute(
             f"""insert into {table} by name select {shared} from incoming i
                 where {condition} and not exists (
@@ -224,6 +243,11 @@ class Warehouse:
         """Any question of ours; values are bound by name."""
         return self._table(sql, **values)
 
+    def execute(self, sql: str, **values: Any) -> None:
+        """A change of ours, in a transaction of its own."""
+        with self._transaction():
+            self._con.execute(sql, values)
+
     def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:
         """The same in batches of so many `rows`, on a cursor of its own."""
         cursor = self._con.cursor()
@@ -243,22 +267,20 @@ class Warehouse:
     # --- the machinery -----------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        tables = {name for (name,) in self._con.execute("select table_name from duckdb_tables()").fetchall()}
-        if "meta" not in tables:
-            if tables:
-                raise StoreError(
-                    f"{self.path} is a DuckDB file of something else; name another with --warehouse"
-                )
+        try:
+            found = version_of(self._con)
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path} is a DuckDB file of something else; name another with --warehouse"
+            ) from error
+        if found is None:
             with self._transaction():
-                self._con.execute(TABLES)
-                self._con.execute(VIEWS)
-                self._con.execute("insert into meta values ($version)", {"version": VERSION})
-        found = self._value("select max(schema_version) from meta")
-        if found > VERSION:
+                build(self._con)
+        elif found > VERSION:
             raise StoreError(
                 f"{self.path} has schema {found}; this thirdshift knows up to {VERSION}: upgrade it"
             )
-        if found < VERSION:
+        elif found < VERSION:
             raise StoreError(
                 f"{self.path} has schema {found}, this thirdshift writes {VERSION}: run "
                 f"`thirdshift migrate --warehouse {self.path}` (it makes a backup first)"

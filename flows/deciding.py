@@ -1,0 +1,205 @@
+"""The router's decisions on a night's columns: what to look at, what to believe, who answers what.
+
+Columns here are by leader: position k is the k-th request that is answered itself, `Columns.rows[k]` its row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.knowledge import Used
+from flows.prepare import Batch, eligible
+from router import features, outputs
+from router.aim import Aim, standing
+from router.market import Offer, cost_matrix, offers
+from router.outputs import Observed, OutputModel
+from router.planning.nearest import solve
+from router.planning.options import Pace
+from router.planning.problem import Infeasible, Plan, Problem, Terms
+from router.predict import Observations, Population, Predictor, fit
+from router.tokens import learn_ratio, texts_of
+from router.values import Endpoint
+from warehouse.frozen import batches
+
+MARGIN_ROUNDS = 3
+"""Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """What decisions read of a batch, by leader."""
+
+    rows: NDArray[np.int64]
+    weight: NDArray[np.int32]
+    population: Population
+    max_tokens: NDArray[np.int32]
+    tokens: tuple[NDArray[np.int32], ...] = field(repr=False)
+    """Input tokens expected, for each endpoint."""
+    allowed: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints]"""
+    tasks: tuple[str, ...] = ()
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where leaders' rows stand among the leaders."""
+        return np.searchsorted(self.rows, rows)
+
+
+def columns_of(
+    batch: Batch, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], *, texts: bool
+) -> Columns:
+    """`texts`: read the prompts too, for predictions from what they say."""
+    rows = batch.leaders
+    text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
+    return Columns(
+        rows=rows,
+        weight=batch.weight[rows],
+        population=Population(batch.task[rows], text, len(batch.intake.tasks)),
+        max_tokens=batch.max_tokens[rows],
+        tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
+        allowed=eligible(batch, endpoints, allowed)[rows],
+        tasks=batch.intake.tasks,
+    )
+
+
+def _text_columns(batch: Batch) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    picked = np.sort(rng.choice(batch.rows, min(batch.rows, features.SAMPLE), replace=False))
+    sample: list[str] = []
+    seen = 0
+    for part in batches(batch.folder, ["messages"]):
+        first, last = np.searchsorted(picked, [seen, seen + part.num_rows])
+        some = part.take(pa.array(picked[first:last] - seen))
+        sample += _texts(some)
+        seen += part.num_rows
+    text_map = features.learn(sample, rng)
+    return features.in_chunks(text_map, (_texts(part) for part in batches(batch.folder, ["messages"])))
+
+
+def _texts(batch: pa.RecordBatch) -> list[str]:
+    return ["\n".join(texts_of(messages)) for messages in batch.column("messages").to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What each option would charge each request, as known at some moment."""
+
+    offered: tuple[Offer, ...]
+    cost_usd: NDArray[np.float64] = field(repr=False)
+    """[leaders, options]; answers held cost 0."""
+    output_tokens: NDArray[np.float32] = field(repr=False)
+    """[leaders, endpoints]"""
+    lengths: OutputModel = field(repr=False)
+
+    @property
+    def endpoint(self) -> NDArray[np.int32]:
+        """[options] which endpoint each option is of."""
+        return np.array([offer.endpoint for offer in self.offered], np.int32)
+
+    def by_endpoint(self) -> NDArray[np.float64]:
+        """[leaders, endpoints] USD by the cheapest option of each endpoint."""
+        cost = np.full(self.output_tokens.shape, np.inf)
+        for option, endpoint in enumerate(self.endpoint):
+            cost[:, endpoint] = np.minimum(cost[:, endpoint], self.cost_usd[:, option])
+        return cost
+
+
+def market(
+    columns: Columns,
+    endpoints: Sequence[Endpoint],
+    used: Used,
+    history: Observed | None,
+    paces: Mapping[str, Pace],
+    *,
+    now: datetime,
+    deadline: datetime | None,
+    held: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+) -> Market:
+    """Prices and expected tokens, corrected by what answers took so far. `held`: (positions, endpoints) answered."""
+    at = columns.positions(used.row)
+    task, most = columns.population.task, columns.max_tokens
+    tonight = Observed(task[at], used.endpoint, used.output_tokens, most[at]) if len(at) else None
+    lengths = outputs.fit(
+        tonight, tasks=columns.population.tasks, endpoints=len(endpoints), max_tokens=most, history=history
+    )
+    output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
+    factors = {}
+    for e, endpoint in enumerate(endpoints):
+        mine = used.endpoint == e
+        factors[endpoint.name] = learn_ratio(columns.tokens[e][at[mine]], used.input_tokens[mine]).ratio
+    offered = offers(endpoints, now, deadline, paces, factors)
+    cost = cost_matrix(endpoints, offered, columns.tokens, output)
+    if held is not None:
+        for option, offer in enumerate(offered):
+            cost[held[0][held[1] == offer.endpoint], option] = 0.0
+    return Market(offered, cost, output, lengths)
+
+
+def problem(columns: Columns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:
+    """`quality`: [leaders, endpoints]."""
+    endpoint = market.endpoint
+    cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
+    return Problem(
+        options=tuple(offer.option for offer in market.offered),
+        tasks=columns.tasks,
+        task=columns.population.task,
+        weight=columns.weight,
+        cost=cost,
+        quality=quality[:, endpoint],
+        input_tokens=columns.tokens[0],
+        output_tokens=market.output_tokens[:, endpoint],
+        terms=terms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, what it was made of, and the belief behind it."""
+
+    plan: Plan | Infeasible
+    problem: Problem = field(repr=False)
+    predictor: Predictor | None = field(default=None, repr=False)
+    floor: float | None = None
+    """In absolute terms, as believed."""
+
+
+def decide(
+    columns: Columns,
+    market: Market,
+    observations: Observations,
+    priors: NDArray[np.float64],
+    terms: Terms,
+    aim: Aim | None,
+) -> Decision:
+    """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here."""
+    count = len(priors)
+    if aim is None:
+        posed = problem(
+            columns, market, np.full((len(columns.rows), count), 0.5, np.float32), replace(terms, floor=None)
+        )
+        return Decision(solve(posed), posed)
+    predictor = fit(observations, columns.population, priors)
+    quality = predictor.predict(columns.population)
+    floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
+    for _ in range(MARGIN_ROUNDS):
+        posed = problem(columns, market, quality, replace(terms, floor=floor, margin=margin))
+        plan = solve(posed)
+        if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not len(observations):
+            break
+        choice = np.where(plan.choice >= 0, market.endpoint[plan.choice], -1)
+        stand = standing(predictor, columns.population, choice, aim)
+        if stand.short <= 1e-4:
+            break
+        floor, margin = stand.floor, max(0.0, min(stand.margin, 1.0 - stand.floor))
+    return Decision(plan, posed, predictor, floor)
+
+
+def _anchor_mean(quality: NDArray[np.float32], weight: NDArray[np.int32], aim: Aim) -> float:
+    if not aim.anchors:
+        return 1.0
+    return float(max(np.average(quality[:, anchor], weights=weight) for anchor in aim.anchors))

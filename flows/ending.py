@@ -1,0 +1,48 @@
+"""How a night ended, for people: the bill, the quality and its basis, what else there is to know and to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from flows.exits import Verdict
+from flows.screen import money
+
+SAID: dict[Verdict, str] = {
+    Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id} --cap USD",
+    Verdict.DEADLINE: "the deadline stopped it; go on with: thirdshift resume {run_id} --deadline …",
+    Verdict.ERRORS: "more requests than tolerate.errors allows have no answer; see results.error",
+    Verdict.FLOOR_MISSED: "the floor was missed",
+    Verdict.NOT_CERTIFIED: "the floor could not be certified",
+}
+
+
+def lines(summary: Mapping[str, Any]) -> list[str]:
+    """The end in a few lines."""
+    certificate = summary["certificate"]
+    told = [
+        f"{summary['results']:,} answered, {summary['errors']:,} of them without success, "
+        f"{summary['rejects']:,} rejected; {money(summary['spent_usd'])} spent"
+    ]
+    if certificate is not None:
+        how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
+        word = "certified" if certificate["certified"] else "not certified"
+        told.append(
+            f"quality {certificate['mean']:.4f} by {certificate['scorer']} ({how} of {certificate['population']:,}, "
+            f"lower bound {certificate['lower_bound']:.4f}); floor {certificate['floor']:g} {word}"
+        )
+    elif summary["mean_score"] is None:
+        told.append("no scorer was given: quality is predicted only, and nothing is certified")
+    told += [SAID[Verdict(name)].format(**summary) for name in summary["outcomes"] if name != "done"]
+    return told
+
+
+def show_end(summary: Mapping[str, Any]) -> None:
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    for line in lines(summary):
+        console.print(line)
+    console.print(
+        f"run {summary['run_id']}, exit {summary['exit']}; ask it: thirdshift sql --warehouse {summary['warehouse']} …"
+    )

@@ -1,0 +1,93 @@
+"""What the warehouse knows that decisions ask for: scores seen, tokens used, answers held. SQL next to the columns it fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from router.predict import Observations
+from warehouse.store import Warehouse
+
+SEEN = """
+select q.row, o.endpoint, arg_max(o.score, o.observed_at) as score
+from observations o join requests q using (run_id, request_id)
+where o.run_id = $run_id and q.row = q.leader
+group by all order by all
+"""
+
+USED = """
+select row, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens
+from responses
+where run_id = $run_id and reply = 'answer' and purpose <> 'judge' and output_tokens is not null
+group by all order by all
+"""
+
+HELD = """
+select row, endpoint, bool_or(reply = 'answer') as answered, bool_or(reply = 'answer' and purpose = 'repair') as repaired,
+       max(settled_at) as newest
+from responses
+where run_id = $run_id and purpose <> 'judge'
+group by all order by newest
+"""
+
+SCORED = """
+select count(*) as scored, coalesce(sum(score), 0) as total from observations where run_id = $run_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Tokens that answers took: columns of one length."""
+
+    row: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Final replies by request and endpoint, the latest last: columns of one length."""
+
+    row: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+    answered: NDArray[np.bool_]
+    repaired: NDArray[np.bool_]
+
+
+class Knowledge:
+    """Questions about one run; endpoints are told by position."""
+
+    def __init__(self, warehouse: Path, run_id: str, endpoints: Sequence[str]) -> None:
+        self._path, self._run_id = warehouse, run_id
+        self._names = pa.array(endpoints, pa.string())
+
+    def seen(self) -> Observations:
+        """Scores of this run, by leaders' rows."""
+        row, endpoint, score = self._columns(SEEN, "score")
+        return Observations(row, endpoint, score.astype(np.float64))
+
+    def used(self) -> Used:
+        row, endpoint, told, said = self._columns(USED, "input_tokens", "output_tokens")
+        return Used(row, endpoint, told, said)
+
+    def held(self) -> Held:
+        row, endpoint, answered, repaired = self._columns(HELD, "answered", "repaired")
+        return Held(row, endpoint, answered.astype(np.bool_), repaired.astype(np.bool_))
+
+    def _columns(self, sql: str, *names: str) -> list[NDArray[Any]]:
+        with Warehouse.open(self._path) as warehouse:
+            table = warehouse.query(sql, run_id=self._run_id)
+        endpoint = np.asarray(
+            pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1), np.int32
+        )
+        known = endpoint >= 0  # an endpoint that has left the job since
+        columns = [np.asarray(table["row"], np.int64), endpoint, *(np.asarray(table[name]) for name in names)]
+        return [column[known] for column in columns]

@@ -1,0 +1,117 @@
+"""Opening a shift: one process per run, what an earlier process left is taken in, and the run is entered in the warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import count
+from typing import Any
+
+from engines.escrow import RunEscrow
+from flows import settle
+from flows.errors import UserError
+from flows.run_folder import locked, recall, remember
+from flows.running import Call
+from flows.screen import Screen
+from flows.setting import Setting, setting_of
+from flows.shift import Shift
+from warehouse import parts
+from warehouse.errors import InputError, StoreError
+from warehouse.journal import FileJournal, recover
+from warehouse.store import Warehouse
+
+
+class ChangedJob(UserError):
+    """A resumed job asks for something else than the run did."""
+
+
+@contextmanager
+def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Shift]:
+    """The shift of a run, new or gone on with; closed with what it holds, however it ends.
+
+    Raises UserError: the job or its input is wrong, another process is on the run, or the job has changed.
+    """
+    screen = screen or Screen()
+    try:
+        setting = setting_of(call, run_id)
+        if call.fresh:
+            _set_aside(setting, screen)
+        with locked(setting.folder):
+            recover(setting.folder)
+            setting = _entered(setting, call, screen)
+            with FileJournal(setting.folder) as journal:
+                shift = _shift(setting, journal, screen)
+                with shift.crew:
+                    yield shift
+    except (InputError, StoreError) as error:
+        raise UserError(str(error)) from error
+
+
+def _set_aside(setting: Setting, screen: Screen) -> None:
+    """Give an earlier run of this id another one; its answers and its money stay."""
+    if recall(setting.folder) is None:
+        return
+    with locked(setting.folder):
+        recover(setting.folder)
+        taken = {path.name for path in setting.folder.parent.iterdir()}
+        aside = next(name for n in count(1) if (name := f"{setting.run_id}~{n}") not in taken)
+        with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
+            for part in parts.of_run(setting.folder):
+                warehouse.ingest(part)
+            warehouse.rename_run(setting.run_id, aside)
+        setting.folder.rename(setting.folder.with_name(aside))
+    screen.say(f"the earlier run {setting.run_id} is now {aside}")
+
+
+def _entered(setting: Setting, call: Call, screen: Screen) -> Setting:
+    """Check against what the run was before, and enter it as running."""
+    before = recall(setting.folder)
+    with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
+        row = warehouse.run(setting.run_id)
+        if before is not None and before["job_hash"] != setting.job.job_hash:
+            raise ChangedJob(
+                f"run {setting.run_id} was begun with another input, request, scorer or floor than {setting.job.path} "
+                "has now; put them back, or start anew with --fresh"
+            )
+        if row is not None:
+            setting = setting_of(call, setting.run_id, started=row["started_at"])
+        if row is None or row["status"] != "done":
+            warehouse.start_run(_run_row(setting, row))
+    remember(setting.folder, {"call": call.as_parameters(), "job_hash": setting.job.job_hash})
+    return setting
+
+
+def _run_row(setting: Setting, before: dict[str, Any] | None) -> dict[str, Any]:
+    job = setting.job
+    return {
+        "run_id": setting.run_id,
+        "job": job.name,
+        "params": dict(job.given),
+        "status": "running",
+        "outcomes": [],
+        "started_at": before["started_at"] if before else setting.clock(),
+        "deadline": setting.deadline,
+        "floor": job.quality.floor if setting.scorer is not None else None,
+        "cap_usd": setting.cap_usd,
+        "planned_usd": before["planned_usd"] if before else None,
+        "config": job.canonical() | {"emulated": setting.call.emulated},
+        "job_hash": job.job_hash,
+        "input_fingerprint": before["input_fingerprint"] if before else None,
+        "version": version("thirdshift"),
+    }
+
+
+def _shift(setting: Setting, journal: FileJournal, screen: Screen) -> Shift:
+    """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
+    with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
+        known = warehouse.ingested(setting.run_id)
+        for part in parts.of_run(setting.folder):
+            if part.name not in known:
+                warehouse.ingest(part)
+        spent = warehouse.spent(setting.run_id)
+        row = warehouse.run(setting.run_id) or {}
+        shift = Shift(setting, RunEscrow(setting.cap_usd, spent), journal, screen)
+        if row.get("status") == "done":
+            shift.over = settle.summary(warehouse, setting, row)
+    return shift

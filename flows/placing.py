@@ -1,0 +1,174 @@
+"""Where each request's answer is to come from, what has come, and what is still due."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.deciding import Columns, Market
+from flows.knowledge import Held
+from flows.screen import Screen, money
+from router.planning.problem import NOBODY, Plan, Problem
+from router.planning.shards import BATCH, Cutting, cut
+from router.values import Endpoint, Mode
+
+IN_ORDER_REQUESTS = 1_000
+"""Where the cap or the deadline will stop the run, so many requests are sent at a time, in the order of the input."""
+WAIT_SECONDS = 30.0
+"""A run that waits for a price window looks at the clock so often."""
+
+
+@dataclass(slots=True)
+class Placement:
+    """By leader. Endpoints are told by position."""
+
+    target: NDArray[np.int32]
+    """Whose answer is wanted; -1: nobody's."""
+    opens: NDArray[np.float64]
+    """[leaders] POSIX time before which the request is not sent: its price window is not open."""
+    answered: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints] a usable answer is held."""
+    failed: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints] given up there."""
+    ordered: bool
+    """A limit will stop the run: serve in the order of the input."""
+    repaired: NDArray[np.int32] = field(repr=False)
+    """[leaders] the endpoint that mended the request last; -1: none."""
+
+    @classmethod
+    def of(cls, plan: Plan, market: Market, columns: Columns, *, ordered: bool, now: datetime) -> Placement:
+        nobody = plan.choice == NOBODY
+        target = np.where(nobody, -1, market.endpoint[plan.choice]).astype(np.int32)
+        starts = np.array([*(offer.option.starts_seconds for offer in market.offered), 0.0])
+        opens = now.timestamp() + starts[plan.choice]
+        shape = columns.allowed.shape
+        none = np.full(len(target), -1, np.int32)
+        return cls(target, opens, np.zeros(shape, bool), np.zeros(shape, bool), ordered, none)
+
+    def learn(self, held: Held, columns: Columns) -> None:
+        """Take in what has come so far."""
+        at = columns.positions(held.row)
+        self.answered[at[held.answered], held.endpoint[held.answered]] = True
+        lost = ~held.answered
+        self.failed[at[lost], held.endpoint[lost]] = True
+        mended = held.repaired  # in the order they came, so that the last stands
+        self.repaired[at[mended]] = held.endpoint[mended]
+
+    def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """An endpoint will not answer these, where it has not."""
+        self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
+
+    @property
+    def served(self) -> NDArray[np.int32]:
+        """[leaders] whose answer is the result; -1 where there is none yet."""
+        everyone = np.arange(len(self.target))
+        has = (self.target >= 0) & self.answered[everyone, self.target]
+        return np.where(self.repaired >= 0, self.repaired, np.where(has, self.target, -1)).astype(np.int32)
+
+    def due(self, problem: Problem, endpoint_of: NDArray[np.int32], screen: Screen) -> Due:
+        """What is to be sent next. Requests that were given up move on to the next best endpoint; those whose price
+        window is not open yet are waited for when nothing else is left."""
+        self._move_on(problem, endpoint_of)
+        everyone = np.arange(len(self.target))
+        owed = np.flatnonzero(
+            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0)
+        )
+        owed = owed[~self.failed[owed, self.target[owed]]]
+        if owed.size:
+            owed = self._open(owed, screen)
+        if self.ordered:
+            owed = owed[:IN_ORDER_REQUESTS]
+        return Due(owed, self.target[owed])
+
+    def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
+        everyone = np.arange(len(self.target))
+        lost = np.flatnonzero(
+            (self.target >= 0)
+            & self.failed[everyone, self.target]
+            & ~self.answered[everyone, self.target]
+            & (self.repaired < 0)
+        )
+        quality = problem.quality[lost]
+        free = ~self.failed[lost][:, endpoint_of] & np.isfinite(problem.cost[lost])
+        # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
+        planned = (quality * (endpoint_of == self.target[lost][:, None])).max(axis=1, initial=0.0)
+        cost = np.where(free & (quality >= planned[:, None] - 0.02), problem.cost[lost], np.inf)
+        best = np.where(free, quality, -1.0).argmax(axis=1)
+        option = np.where(np.isfinite(cost).any(axis=1), cost.argmin(axis=1), best)
+        self.target[lost] = np.where(free.any(axis=1), endpoint_of[option], self.target[lost])
+
+    def _open(self, owed: NDArray[np.int64], screen: Screen) -> NDArray[np.int64]:
+        """Those whose window is open; if none is, wait for the first."""
+        first = float(self.opens[owed].min())
+        if first > time.time():
+            at = datetime.fromtimestamp(first, UTC)
+            screen.say(f"waiting until {at:%H:%M} UTC, when the price falls; kill at will, `resume` goes on")
+        while (left := first - time.time()) > 0:
+            time.sleep(min(left, WAIT_SECONDS))
+        return owed[self.opens[owed] <= time.time()]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Requests to be sent: positions among the leaders, and the endpoint of each."""
+
+    position: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+def shards_of(
+    due: Due, columns: Columns, market: Market, endpoints: Sequence[Endpoint], *, ordered: bool = False
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """Cut what is due into shards: (endpoint's name, rows)."""
+    first_option = {offer.endpoint: k for k, offer in reversed(list(enumerate(market.offered)))}
+    choice = np.full(len(columns.rows), NOBODY, np.int16)
+    choice[due.position] = [first_option[e] for e in due.endpoint.tolist()]
+    output = np.zeros(len(columns.rows))
+    output[due.position] = market.output_tokens[due.position, due.endpoint]
+    options = tuple(offer.option for offer in market.offered)
+    cuttings = {
+        option.name: _cutting(endpoints[offer.endpoint])
+        for option, offer in zip(options, market.offered, strict=True)
+    }
+    plans = cut(
+        choice,
+        options,
+        input_tokens=columns.tokens[0].astype(np.float64),
+        output_tokens=output,
+        cuttings=cuttings,
+    )
+    return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
+
+
+def _cutting(endpoint: Endpoint) -> Cutting:
+    if endpoint.mode is Mode.BATCH:
+        return BATCH
+    return Cutting(lanes=endpoint.workers.workers) if endpoint.workers is not None else Cutting()
+
+
+def told(plan: Plan, placement: Placement, weight: NDArray[np.int32], endpoints: Sequence[Endpoint]) -> str:
+    """The plan in a line or two."""
+    counts = np.bincount(placement.target[placement.target >= 0], minlength=len(endpoints))
+    shares = [
+        f"{count:,} to {endpoint.name}{' (emulated)' if endpoint.emulated else ''}"
+        for endpoint, count in zip(endpoints, counts.tolist(), strict=True)
+        if count
+    ]
+    followers = int(weight.sum()) - len(weight)
+    again = f", {followers:,} duplicates answered with them" if followers else ""
+    waits = "".join(
+        f"; {name} waits {timedelta(seconds=round(seconds))} for its price"
+        for name, seconds in plan.waits.items()
+    )
+    return (
+        f"plan: {', '.join(shares)}{again}; expected {money(plan.cost_usd)}, quality {plan.quality:.3f}, "
+        f"within {plan.gap:.2%} of the cheapest{waits}"
+    )

@@ -1,0 +1,186 @@
+"""What one night is about: the job as values, where things lie, and what was asked besides the job file."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.deadlines import duration, resolve_deadline
+from flows.errors import UserError
+from flows.job import Job, load_job
+from flows.job_values import books, endpoint_values, input_spec, policies_of, policy_value, scorer_of
+from flows.records import price_rows
+from flows.run_folder import folder_of
+from flows.run_ids import derive_run_id
+from flows.running import Call
+from router.aim import Aim
+from router.outputs import Observed
+from router.planning.options import Pace
+from router.planning.problem import Terms
+from router.policy import Policy, eligible, masks, say
+from router.scorers import Need, Scorer, kind_of, needs
+from router.values import Endpoint
+from warehouse.intake import InputSpec, Intake
+
+NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
+"""What a scorer needs of a row, to the frozen input's column that has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One night's givens; nothing in it changes while the night goes on."""
+
+    call: Call
+    job: Job
+    run_id: str
+    warehouse: Path
+    folder: Path
+    """The run's own: frozen input, journals, parts."""
+    endpoints: tuple[Endpoint, ...]
+    """As planned with."""
+    reached: Mapping[str, Endpoint]
+    """As they are reached, by name: in a rehearsal the emulated provider stands in."""
+    deadline: datetime | None
+    cap_usd: Decimal | None
+    history: Observed | None = None
+    paces: Mapping[str, Pace] = field(default_factory=dict)
+
+    def clock(self) -> datetime:
+        return datetime.now(UTC)
+
+    @property
+    def input(self) -> InputSpec:
+        return input_spec(self.job)
+
+    @property
+    def policy(self) -> Policy:
+        return policy_value(self.job.policy)
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        return policies_of(self.job)
+
+    @property
+    def allowed(self) -> NDArray[np.bool_]:
+        """[policies, endpoints]"""
+        return masks(self.endpoints, self.policy, list(self.policies.values()))
+
+    @property
+    def refused(self) -> str:
+        """Which endpoints the job's policy refuses, said per rule; empty where none."""
+        refusals = eligible(self.endpoints, self.policy)[1]
+        return say(refusals) if refusals else ""
+
+    @property
+    def scorer(self) -> Scorer | None:
+        return scorer_of(self.job)
+
+    @property
+    def needs(self) -> list[str]:
+        """Columns of the frozen input that a score takes."""
+        scorer = self.scorer
+        return [NEED_COLUMNS[need] for need in needs(scorer) if need in NEED_COLUMNS] if scorer else []
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether every answer is scored because scoring is free."""
+        return self.scorer is not None and kind_of(self.scorer).free
+
+    @property
+    def anchor(self) -> int | None:
+        """Position of the endpoint that the floor is a share of."""
+        names = [endpoint.name for endpoint in self.endpoints]
+        relative = self.job.quality.relative_to
+        return None if relative is None else names.index(relative)
+
+    @property
+    def aim(self) -> Aim | None:
+        """None: no scorer, or no floor to clear, so that the cheapest will do."""
+        quality = self.job.quality
+        if self.scorer is None or quality.floor <= 0:
+            return None
+        anchors = () if self.anchor is None else (self.anchor,)
+        return Aim(quality.floor, anchors, quality.confidence)
+
+    @property
+    def pilots(self) -> int:
+        """Requests that may be tried before the plan; none where there is nothing to choose."""
+        return self.job.quality.pilot if self.aim is not None and len(self.endpoints) > 1 else 0
+
+    @property
+    def priors(self) -> NDArray[np.float64]:
+        """[endpoints] quality believed beforehand; NaN: unknown."""
+        known = [endpoint.quality_prior for endpoint in self.endpoints]
+        return np.array([np.nan if prior is None else prior for prior in known], np.float64)
+
+    def terms(self, *, spent_usd: Decimal = Decimal(0)) -> Terms:
+        """What a plan must keep from now on; the floor is put in by who decides."""
+        left = None if self.cap_usd is None else float(max(self.cap_usd - spent_usd, Decimal(0)))
+        seconds = None if self.deadline is None else max((self.deadline - self.clock()).total_seconds(), 0.0)
+        return Terms(
+            per_task=self.job.quality.per_task,
+            cap_usd=left,
+            max_vendor_share=self.policy.max_vendor_share,
+            seconds=seconds,
+        )
+
+    @property
+    def prices(self) -> pa.Table:
+        return price_rows(self.endpoints, self.clock())
+
+    def check_rejects(self, intake: Intake) -> None:
+        """Raises UserError where more rows are refused than the job tolerates."""
+        share = intake.rejects / max(intake.source_rows, 1)
+        if share > self.job.tolerate.rejects:
+            raise UserError(
+                f"{intake.rejects:,} of {intake.source_rows:,} rows are rejected ({share:.1%}), more than "
+                f"tolerate.rejects allows ({self.job.tolerate.rejects:.1%}); see rejects.parquet in {self.folder}, "
+                "mend the rows or raise tolerate.rejects"
+            )
+
+
+def load(call: Call) -> tuple[Job, Path]:
+    """The job and the warehouse it writes to. A rehearsal needs no keys, and keeps to a warehouse of its own."""
+    job = load_job(call.job, call.params, environ=None) if call.emulated else load_job(call.job, call.params)
+    place = call.warehouse or job.warehouse_path.resolve()
+    if call.emulated and call.warehouse is None:
+        place = place.with_suffix(".rehearsal" + place.suffix)
+    return job, place
+
+
+def name_of_run(call: Call) -> str:
+    """The run id: given, or derived from the job's name and params, or new."""
+    if call.run_id is not None:
+        return call.run_id
+    job, _ = load(call)
+    return derive_run_id(job, now=datetime.now(UTC), token=secrets.token_hex(3))
+
+
+def setting_of(call: Call, run_id: str, *, started: datetime | None = None) -> Setting:
+    """Everything that is known before the input is read. Raises UserError (JobError lists every mistake)."""
+    job, place = load(call)
+    prices, facts = books()
+    endpoints = endpoint_values(job, prices, facts)
+    text = call.deadline or job.deadline
+    begun = datetime.now(UTC)
+    if started is not None and call.deadline is None and text is not None and duration(text) is not None:
+        begun = started  # 8h are 8 hours from the run's start, however often it is resumed
+    return Setting(
+        call=call,
+        job=job,
+        run_id=run_id,
+        warehouse=place,
+        folder=folder_of(place, run_id),
+        endpoints=endpoints,
+        reached={endpoint.name: endpoint for endpoint in endpoints},
+        deadline=None if text is None else resolve_deadline(text, begun),
+        cap_usd=call.cap if call.cap is not None else job.budget.cap_usd,
+    )

@@ -1,0 +1,220 @@
+"""After answers came: score them, say who serves what, certify, and judge how the night ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.exits import Verdict, exit_code, status
+from flows.setting import Setting
+from router.certificate import Certificate, Claim, Sample, certify, certify_against_census
+from router.scorers import Scorer, kind_of, score_batch
+from router.values import FailureKind
+from warehouse.publish import publish
+from warehouse.store import Warehouse
+
+SCORES = """
+select request_id, task, score from results where run_id = $run_id and score is not null order by request_id
+"""
+ANCHOR = """
+-- the pilot is drawn at random, so its scores of the anchor are a sample of all requests'
+select request_id, arg_max(score, observed_at) as score
+from observations join results using (run_id, request_id)
+where run_id = $run_id and observations.endpoint = $endpoint and purpose = 'pilot' and results.score is not null
+group by request_id order by request_id
+"""
+ENDED = """
+select count(*) as results, count(*) filter (where error is not null) as errors, avg(score) as mean_score
+from results where run_id = $run_id
+"""
+
+CERTIFICATE = """
+select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
+from certificates where run_id = $run_id and task is null
+"""
+STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
+"""Why requests were not sent, to what that makes of the run."""
+
+
+def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer) -> tuple[int, float]:
+    """Score every reply that has no score yet: how many, and the sum of their scores. Rows that lack what the scorer
+    needs are left alone."""
+    scored, total = 0, 0.0
+    now = datetime.now(UTC)
+    for batch in warehouse.unscored(run_id):
+        scores = score_batch(scorer, batch)
+        known = ~np.isnan(scores)
+        if not known.any():
+            continue
+        warehouse.observe(_observations(batch.filter(pa.array(known)), scores[known], run_id, scorer, now))
+        scored += int(known.sum())
+        total += float(scores[known].sum())
+    return scored, total
+
+
+def _observations(
+    batch: pa.RecordBatch, scores: NDArray[np.float64], run_id: str, scorer: Scorer, now: datetime
+) -> pa.Table:
+    count = batch.num_rows
+    told = pa.Table.from_batches([batch]).select(["request_id", "task", "endpoint", "model", "purpose"])
+    added = {
+        "run_id": pa.array([run_id] * count),
+        "score": pa.array(scores),
+        "scorer": pa.array([scorer.name] * count),
+        "basis": pa.array([kind_of(scorer).basis.value] * count),
+        "observed_at": pa.array([now] * count, pa.timestamp("us", "UTC")),
+    }
+    for name, values in added.items():
+        told = told.append_column(name, values)
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a night claims of its quality."""
+
+    certificates: tuple[Certificate, ...] = ()
+    """The whole batch first, then tasks where the floor is per task."""
+
+    @property
+    def overall(self) -> Certificate | None:
+        return self.certificates[0] if self.certificates else None
+
+
+def quality_of(warehouse: Warehouse, setting: Setting) -> Quality:
+    """Certificates from the scores of all results that can be scored; none where scoring is not free."""
+    scorer = setting.scorer
+    if scorer is None or not setting.scores_all:
+        return Quality()
+    found = warehouse.query(SCORES, run_id=setting.run_id)
+    scores = np.asarray(found["score"], np.float64)
+    if not len(scores):
+        return Quality()
+    asked = setting.job.quality
+    whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.name)
+    if setting.anchor is not None:
+        anchor = setting.endpoints[setting.anchor].name
+        tried = warehouse.query(ANCHOR, run_id=setting.run_id, endpoint=anchor)
+        at = {request_id: k for k, request_id in enumerate(found["request_id"].to_pylist())}
+        rows = np.array([at[request_id] for request_id in tried["request_id"].to_pylist()], np.int64)
+        return Quality((certify_against_census(whole, scores, np.asarray(tried["score"], np.float64), rows),))
+    tasks = found["task"].to_numpy() if asked.per_task else np.zeros(0)
+    of_tasks = [
+        _census(replace(whole, task=str(task)), scores[tasks == task]) for task in dict.fromkeys(tasks)
+    ]
+    return Quality((_census(whole, scores), *of_tasks))
+
+
+def _census(claim: Claim, scores: NDArray[np.float64]) -> Certificate:
+    return certify(claim, Sample(population=len(scores), known=scores, audit=np.zeros(0)))
+
+
+def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        {**asdict(each), "basis": each.basis.value, "method": each.method.value, "certified": each.certified}
+        for each in quality.certificates
+    ]
+    if rows:
+        table = pa.Table.from_pylist([row | {"run_id": run_id, "issued_at": now} for row in rows])
+        task = table.column_names.index("task")
+        warehouse.save_certificates(table.set_column(task, "task", table["task"].cast(pa.string())))
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Figures of a night that is over."""
+
+    results: int
+    errors: int
+    mean_score: float | None
+
+
+def ended(warehouse: Warehouse, run_id: str) -> Ended:
+    row = warehouse.query(ENDED, run_id=run_id).to_pylist()[0]
+    return Ended(row["results"], row["errors"], row["mean_score"])
+
+
+def finish(
+    warehouse: Warehouse, setting: Setting, unsent: Collection[FailureKind], *, out_of_reach: bool
+) -> dict[str, Any]:
+    """Certificates, verdicts and the end of the run, written down; the summary that `run --json` prints."""
+    end = ended(warehouse, setting.run_id)
+    stopped = bool({FailureKind.BUDGET, FailureKind.DEADLINE} & set(unsent))
+    quality = Quality() if stopped else quality_of(warehouse, setting)
+    save_quality(warehouse, setting.run_id, quality)
+    verdicts = _verdicts(setting, end, unsent, quality, out_of_reach=out_of_reach)
+    published = setting.job.output is None or setting.job.output.when == "always" or not stopped
+    warehouse.finish_run(
+        setting.run_id,
+        status=status(verdicts),
+        outcomes=[each.value for each in verdicts],
+        published=published,
+    )
+    return summary(warehouse, setting, warehouse.run(setting.run_id) or {})
+
+
+def _verdicts(
+    setting: Setting, end: Ended, unsent: Collection[FailureKind], quality: Quality, *, out_of_reach: bool
+) -> list[Verdict]:
+    """Everything that applies."""
+    verdicts = [verdict for kind, verdict in STOPS.items() if kind in unsent]
+    if end.results and end.errors / end.results > setting.job.tolerate.errors:
+        verdicts.append(Verdict.ERRORS)
+    if setting.scorer is not None and setting.job.quality.floor > 0:
+        verdicts += _of_quality(quality.certificates, out_of_reach=out_of_reach and not quality.certificates)
+    return verdicts
+
+
+def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run --json` answers, from the warehouse alone: the same for a run that was over before."""
+    end = ended(warehouse, setting.run_id)
+    verdicts = [Verdict(name) for name in run["outcomes"] or ()]
+    found = warehouse.query(CERTIFICATE, run_id=setting.run_id).to_pylist()
+    rejects = warehouse.query(
+        "select count(*) as n from rejects where run_id = $run_id", run_id=setting.run_id
+    )
+    return {
+        "run_id": setting.run_id,
+        "exit": exit_code(verdicts),
+        "outcomes": [verdict.value for verdict in verdicts] or ["done"],
+        "results": end.results,
+        "rejects": rejects["n"][0].as_py(),
+        "errors": end.errors,
+        "spent_usd": float(warehouse.spent(setting.run_id)),
+        "mean_score": end.mean_score,
+        "certificate": found[0] if found else None,
+        "warehouse": str(setting.warehouse),
+    }
+
+
+def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """`output:`, where the job asks for it and `when` allows it."""
+    output = setting.job.output
+    stopped = {Verdict.BUDGET.value, Verdict.DEADLINE.value} & set(told["outcomes"])
+    if output is None or setting.job.output_path is None or (output.when != "always" and stopped):
+        return
+    published = publish(setting.warehouse, setting.run_id, setting.job.output_path, setting.job.base, say=say)
+    say(f"published {published.rows:,} rows to {published.path}")
+
+
+def _of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
+    found = []
+    if out_of_reach or any(each.mean < each.floor for each in certificates):
+        found.append(Verdict.FLOOR_MISSED)
+    if not certificates or not all(each.certified for each in certificates):
+        found.append(Verdict.NOT_CERTIFIED)
+    return found
+
+
+def served_table(rows: NDArray[np.int64], endpoint: NDArray[np.integer], names: Sequence[str]) -> pa.Table:
+    """What `compose_results` takes: each leader and the endpoint whose answer is its result; -1: none."""
+    known = pa.array([*names, None], pa.string())
+    where = np.where(endpoint < 0, len(names), endpoint)
+    return pa.table({"row": pa.array(rows), "endpoint": known.take(pa.array(where))})

@@ -1,0 +1,308 @@
+"""A shift: one night of one job. Its methods are the stations of the road, in the order in which `flows.night` calls them.
+
+Each station does what is missing: what is on disk or in the warehouse already is not done again, so a resumed run takes
+the same road as a new one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.escrow import RunEscrow
+from flows import settle
+from flows.crew import Crew, Work
+from flows.deciding import Columns, Decision, Market, columns_of, decide, market
+from flows.errors import UserError
+from flows.knowledge import Knowledge
+from flows.placing import Due, Placement, shards_of, told
+from flows.prepare import Batch, prepare
+from flows.records import assignments, save_shard, worker_rows
+from flows.repairing import MOST_ROUNDS, worth_repairing
+from flows.screen import Screen, Tally
+from flows.setting import Setting
+from router.pilot import Situation, next_round
+from router.planning.problem import Infeasible, Plan
+from router.planning.solve import Compromise, fallback
+from router.predict import Observations
+from router.values import Desk, Purpose, usd
+from warehouse.journal import FileJournal
+from warehouse.parts import of_shard
+from warehouse.store import Warehouse
+
+PLANNED = """
+select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens, sum(output_tokens)::bigint as output_tokens,
+       sum(predicted_usd)::double as expected_usd, avg(predicted_quality) as expected_quality
+from assignments where run_id = $run_id group by endpoint order by requests desc
+"""
+BILL = """
+select endpoint, alone_usd::double as alone_usd, spent_usd::double as spent_usd, saved_usd::double as saved_usd
+from savings where run_id = $run_id order by alone_usd
+"""
+SCORE_SECONDS = 5.0
+"""How often what has landed is scored while more is under way."""
+
+
+class Shift:
+    """Everything one night holds. Made by `flows.opening.opened`."""
+
+    def __init__(self, setting: Setting, escrow: RunEscrow, journal: FileJournal, screen: Screen) -> None:
+        self.setting, self.escrow, self.journal, self.screen = setting, escrow, journal, screen
+        self.over: dict[str, Any] | None = None
+        """The summary, where the run was over before."""
+        desk = Desk(journal, escrow, setting.deadline)
+        self.crew = Crew(setting.run_id, setting.folder, setting.reached, desk, journal)
+        names = [endpoint.name for endpoint in setting.endpoints]
+        self.knowledge = Knowledge(setting.warehouse, setting.run_id, names)
+        self.batch: Batch
+        self.columns: Columns
+        self.market: Market
+        self.decision: Decision
+        self.placement: Placement
+        self.out_of_reach = False
+        """The floor cannot be reached; what is run is the best plan there is."""
+        self._broken: list[Work] = []
+        self._scored = time.monotonic()
+        self._rounds = 0
+        self._repairs = 0
+
+    # --- the stations -------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Freeze the input, refuse what cannot be answered, make columns of the rest."""
+        setting = self.setting
+        self.batch = prepare(
+            setting.input, setting.folder, setting.endpoints, setting.policy, setting.policies, setting.needs
+        )
+        setting.check_rejects(self.batch.intake)
+        self.columns = columns_of(
+            self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
+        )
+        with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
+            warehouse.save_requests(setting.run_id, setting.folder)
+            warehouse.save_rejects(setting.run_id, setting.folder)
+            warehouse.update_run(setting.run_id, input_fingerprint=self.batch.intake.fingerprint)
+            warehouse.save_prices(setting.run_id, setting.prices)
+        rejects = f", {self.batch.intake.rejects:,} rejected" if self.batch.intake.rejects else ""
+        self.screen.say(f"{setting.run_id}: {self.batch.rows:,} requests{rejects}")
+
+    def pilot(self) -> list[Work]:
+        """The next answers to look at, until looking at more would not pay."""
+        setting = self.setting
+        while setting.aim is not None and setting.pilots and not self.crew.stopped:
+            situation = Situation(
+                population=self.columns.population,
+                cost_usd=self._market().by_endpoint(),
+                allowed=self.columns.allowed,
+                priors=setting.priors,
+                aim=setting.aim,
+                observations=self._observed(),
+                pilot=setting.pilots,
+                looks=setting.pilots * len(setting.endpoints),
+                rounds=self._rounds,
+            )
+            looks = next_round(situation, np.random.default_rng(self._rounds))
+            self._rounds += 1
+            if looks is None:
+                break
+            placed = self._not_held(looks.row, looks.endpoint)
+            if placed:
+                return self._works(Purpose.PILOT, placed)
+        return []
+
+    def plan(self) -> None:
+        """Who answers what, from what is known now; said, and written down."""
+        setting = self.setting
+        self.market = self._market()
+        terms = setting.terms(spent_usd=self.escrow.spent_usd)
+        self.decision = decide(
+            self.columns, self.market, self._observed(), setting.priors, terms, setting.aim
+        )
+        plan, ordered = self._best_possible()
+        self.placement = Placement.of(plan, self.market, self.columns, ordered=ordered, now=setting.clock())
+        names = [endpoint.name for endpoint in setting.endpoints]
+        with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
+            warehouse.save_assignments(
+                assignments(setting.run_id, self.batch, self.columns, self.market, self.decision, plan, names)
+            )
+            planned = self.escrow.spent_usd + usd(plan.cost_usd)
+            warehouse.update_run(setting.run_id, planned_usd=planned)
+        self.screen.say(told(plan, self.placement, self.columns.weight, setting.endpoints))
+
+    def _best_possible(self) -> tuple[Plan, bool]:
+        """The plan; where there is none, what can be had, and whether it is to be served in the order of the input."""
+        plan, posed = self.decision.plan, self.decision.problem
+        if not isinstance(plan, Infeasible):
+            return plan, False
+        for reason in plan.reasons:
+            self.screen.say(f"not feasible: {reason.message}", "yellow")
+        found = fallback(posed)
+        if found is None:
+            raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))
+        chosen, given_up = found
+        self.out_of_reach = given_up is Compromise.FLOOR
+        return chosen, given_up is Compromise.STOP
+
+    def serve(self) -> list[Work]:
+        """What the plan still owes: unanswered requests, then those that failed, at other endpoints."""
+        if self.crew.stopped:
+            return []
+        self._learn()
+        due = self.placement.due(self.decision.problem, self.market.endpoint, self.screen)
+        return self._shards(Purpose.MAIN, due)
+
+    def repair(self) -> list[Work]:
+        """Where all scores are known and their mean is below the floor: the requests that better endpoints mend best."""
+        setting = self.setting
+        if self.crew.stopped or setting.aim is None or not setting.scores_all or self._repairs == MOST_ROUNDS:
+            return []
+        self._repairs += 1
+        self._compose()
+        with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
+            overall = settle.quality_of(warehouse, setting).overall
+        if overall is None or overall.mean >= overall.floor or self.decision.predictor is None:
+            return []
+        missing = (overall.floor / max(overall.mean, 1e-9) - 1.0) * overall.mean * overall.population
+        quality = self.decision.predictor.predict(self.columns.population)
+        due = worth_repairing(self.columns, self.market, self.placement, quality, self._observed(), missing)
+        if len(due):
+            self.screen.say(
+                f"mean score {overall.mean:.4f} is below the floor {overall.floor:g}: {len(due):,} requests go to a "
+                "better endpoint"
+            )
+        return self._shards(Purpose.REPAIR, due)
+
+    def close(self) -> dict[str, Any]:
+        """Results, certificate, publication, verdict. What was not sent has no result; everything else has exactly one."""
+        setting = self.setting
+        self.crew.close()
+        self._land_rest()
+        self._compose()
+        with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
+            summary = settle.finish(
+                warehouse, setting, set(self.crew.stopped), out_of_reach=self.out_of_reach
+            )
+        settle.publish_results(setting, summary, self.screen.say)
+        return summary
+
+    def plan_rows(self) -> list[dict[str, Any]]:
+        """The plan for people: an endpoint a row."""
+        with Warehouse.open(self.setting.warehouse) as warehouse:
+            rows: list[dict[str, Any]] = warehouse.query(PLANNED, run_id=self.setting.run_id).to_pylist()
+        return rows
+
+    def bill_rows(self) -> list[dict[str, Any]]:
+        """What each endpoint alone would have cost."""
+        with Warehouse.open(self.setting.warehouse) as warehouse:
+            rows: list[dict[str, Any]] = warehouse.query(BILL, run_id=self.setting.run_id).to_pylist()
+        return rows
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def sending(self, works: Sequence[Work]) -> Iterator[None]:
+        """Engines ready and progress on screen while shards are under way."""
+        self.crew.man(works)
+        tally = Tally(sum(len(work.rows) for work in works), self.escrow.spent_usd)
+        with self.screen.working(works[0].purpose.value, tally) as bar:
+            self.crew.show(tally, lambda: bar.show(self.escrow.spent_usd))
+            yield
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            self._score(warehouse)
+
+    def land(self, work: Work, failed: str | None) -> None:
+        """Take in a finished shard's part. A shard that broke is told, and its requests count as failed."""
+        if failed is not None:
+            self.screen.say(f"shard {work.shard_id} failed: {failed}", "red")
+            self._broken.append(work)
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            for part in of_shard(self.setting.folder, work.shard_id):
+                warehouse.ingest(part)
+            save_shard(warehouse, self.setting.run_id, work, "failed" if failed else "done")
+            if time.monotonic() - self._scored > SCORE_SECONDS:
+                self._scored = time.monotonic()
+                self._score(warehouse)
+
+    def _score(self, warehouse: Warehouse) -> None:
+        if self.setting.scorer is not None and self.setting.scores_all:
+            scored, total = settle.score_new(warehouse, self.setting.run_id, self.setting.scorer)
+            if self.crew.tally is not None:
+                self.crew.tally.score(scored, total)
+
+    def _compose(self) -> None:
+        """Results anew: each request's answer from the endpoint that serves it, or why it has none. What was not sent
+        because the run stopped has no result."""
+        self._learn()
+        served = self.placement.served
+        told = served >= 0 if self.crew.stopped else np.ones(len(served), bool)
+        names = [endpoint.name for endpoint in self.setting.endpoints]
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            warehouse.compose_results(
+                self.setting.run_id, settle.served_table(self.columns.rows[told], served[told], names)
+            )
+
+    def _learn(self) -> None:
+        """Take in what has come; a shard that broke has failed at what it did not answer."""
+        self.placement.learn(self.knowledge.held(), self.columns)
+        names = [endpoint.name for endpoint in self.setting.endpoints]
+        for work in self._broken:
+            self.placement.give_up(self.columns.positions(work.rows), names.index(work.endpoint))
+
+    def _land_rest(self) -> None:
+        """Overhead is journalled outside shards."""
+        self.journal.seal("overhead")
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            for part in of_shard(self.setting.folder, "overhead"):
+                warehouse.ingest(part)
+            lives = self.crew.lives()
+            if lives:
+                warehouse.save_workers(worker_rows(self.setting.run_id, lives))
+
+    # --- what is known ------------------------------------------------------------------------------------------------
+
+    def _observed(self) -> Observations:
+        seen = self.knowledge.seen()
+        return Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
+
+    def _market(self) -> Market:
+        held = self.knowledge.held()
+        answered = held.row[held.answered], held.endpoint[held.answered]
+        setting = self.setting
+        return market(
+            self.columns, setting.endpoints, self.knowledge.used(), setting.history, setting.paces,
+            now=setting.clock(), deadline=setting.deadline,
+            held=(self.columns.positions(answered[0]), answered[1]),
+        )  # fmt: skip
+
+    def _not_held(
+        self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]
+    ) -> list[tuple[str, NDArray[np.int64]]]:
+        """Pairs without a final reply, as one shard per endpoint."""
+        held = self.knowledge.held()
+        known = set(zip(held.row.tolist(), held.endpoint.tolist(), strict=True))
+        rows = self.columns.rows[positions]
+        fresh = np.array(
+            [pair not in known for pair in zip(rows.tolist(), endpoint.tolist(), strict=True)], bool
+        )
+        names = [each.name for each in self.setting.endpoints]
+        return [(names[e], rows[fresh & (endpoint == e)]) for e in np.unique(endpoint[fresh])]
+
+    def _shards(self, purpose: Purpose, due: Due) -> list[Work]:
+        if not len(due):
+            return []
+        ordered = self.placement.ordered
+        return self._works(
+            purpose, shards_of(due, self.columns, self.market, self.setting.endpoints, ordered=ordered)
+        )
+
+    def _works(self, purpose: Purpose, placed: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Work]:
+        works = self.crew.works(purpose, placed)
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            for work in works:
+                save_shard(warehouse, self.setting.run_id, work, "running")
+        return works
