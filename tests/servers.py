@@ -26,7 +26,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import ProxyHandler, build_opener
+from urllib.request import Request as HttpRequest
 
 from engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
 from flows.demo_items import Item, items
@@ -113,7 +114,7 @@ def fetch(
 ) -> Got:
     """One HTTP exchange, whatever its status. `body`: bytes as they are, else sent as JSON."""
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    request = Request(url, data, {"content-type": content_type}, method=method)  # noqa: S310 - loopback
+    request = HttpRequest(url, data, {"content-type": content_type}, method=method)  # noqa: S310 - loopback
     try:
         with _OPENER.open(request, timeout=30) as response:
             return Got(response.status, dict(response.headers), response.read())
