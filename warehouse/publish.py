@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from warehouse import locks
 from warehouse.errors import PublishError, first_line
 from warehouse.files import private_dir
+from warehouse.results import pointer
 from warehouse.sources import name, quoted
 from warehouse.store import Warehouse, run_folder
 
@@ -141,10 +142,10 @@ def _sql_type(described: Any) -> str:
 
 
 def _expression(key: str, kind: str) -> str:
-    pointer = quoted("/" + key.replace("~", "~0").replace("/", "~1"))
+    at = quoted(pointer(key))
     if kind == "json":
-        return f"json_extract(a.parsed, {pointer})::varchar"
-    return f"try_cast(json_extract_string(a.parsed, {pointer}) as {kind})"
+        return f"json_extract(a.parsed, {at})::varchar"
+    return f"try_cast(json_extract_string(a.parsed, {at}) as {kind})"
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
 from warehouse.errors import StoreError
-from warehouse.sources import name
+from warehouse.sources import name, quoted
 
 SERVED = pa.schema([("row", pa.int64()), ("endpoint", pa.string()), ("error", pa.string())])
 
@@ -15,8 +15,9 @@ ANSWERS_REQUESTS = "purpose not in ('judge', 'overhead')"
 """Replies to the requests themselves; a judge's reply is about one."""
 
 ANSWERED = f"""
-select r.row, r.endpoint, r.purpose, r.reply, r.failure_kind, r.valid, r.input_tokens, r.output_tokens, l.cost_usd
-from responses r join ledger l on l.run_id = r.run_id and l.entry_id = r.entry_id
+select r.row, r.endpoint, r.purpose, r.reply, r.failure_kind, r.valid, r.input_tokens, r.output_tokens,
+       coalesce(l.cost_usd, 0)::decimal(18,9) as cost_usd
+from responses r left join ledger l on l.run_id = r.run_id and l.entry_id = r.entry_id
 where r.run_id = $run_id and r.{ANSWERS_REQUESTS}
 order by r.row, r.endpoint, r.settled_at
 """
@@ -60,7 +61,7 @@ select $run_id as run_id, q.request_id, q.task, coalesce(b.endpoint, b.wanted) a
             when b.reply = 'failure' then b.failure_kind || ': ' || b.message
             else coalesce(b.unsent, 'unanswered: no attempt at this request has an outcome') end as error,
        case when q.row = q.leader then coalesce(t.attempts, 0) else 0 end as attempts,
-       b.settled_at as completed_at, null as reused_from, q.metadata
+       b.settled_at as completed_at, b.reused_from, q.metadata, q.tag
 from best b
 join requests q on q.run_id = $run_id and q.leader = b.row
 left join sent t on t.request_id = q.request_id
@@ -96,3 +97,21 @@ def unscored(frozen: str, columns: Sequence[str]) -> str:
     """The question whose rows `Warehouse.unscored` describes; `frozen` is the frozen input as a relation."""
     chosen = "".join(f", f.{name(column)}" for column in columns)
     return UNSCORED.format(frozen=frozen, columns=chosen, answers_requests=ANSWERS_REQUESTS)
+
+
+def tag_expressions(tags: Mapping[str, str], charge_by: Sequence[str]) -> tuple[str, str]:
+    """The tag of a run, and that of a request, as expressions: `team=support, customer=acme`; null without any."""
+    pairs = [f"{key}={value}" for key, value in tags.items()]
+    fixed = quoted(", ".join(pairs)) if pairs else "null"
+    if not charge_by:
+        return fixed, fixed
+    own = [
+        f"{quoted(key + '=')} || coalesce(json_extract_string(metadata, {quoted(pointer(key))}), 'none')"
+        for key in charge_by
+    ]
+    return fixed, "concat_ws(', ', " + ", ".join([fixed, *own]) + ")"
+
+
+def pointer(key: str) -> str:
+    """A JSON pointer to one key, whatever it is made of."""
+    return "/" + key.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,140 @@
+"""The contract's views as SQL text. They are made anew whenever the schema is, so they have no migrations.
+
+Charge-back: `direct_usd` is what main and repair attempts of a tag's requests cost; pilot, audit, judge and overhead are
+spread over the run's answered requests by count (a request that cost much did not make the pilot dearer); what is
+unsettled stands apart, at its most. The three add up to the ledger, to the last place.
+
+Savings: what an endpoint alone would have cost. Where the pilot, a uniform sample, asked it 30 times or more, that is the
+mean it paid there; otherwise the tokens of the answers served, at the endpoint's price.
+"""
+
+from __future__ import annotations
+
+VIEWS = """
+create or replace view answers as
+    with published as (
+        select run_id, job, published_at, row_number() over (order by published_at, started_at, run_id) as nth
+        from runs where published_at is not null),
+    latest as (
+        select p.job, a.request_id, max(p.nth) as nth
+        from results a join published p using (run_id) where a.error is null group by all)
+    select p.job, a.run_id, a.request_id, a.task, a.endpoint, a.model, a.output, a.valid, a.score, a.finish_reason,
+           a.completed_at, a.reused_from, a.metadata, p.published_at as loaded_at
+    from results a join published p using (run_id) join latest using (job, request_id, nth)
+    where a.error is null;
+
+create or replace view unsettled as
+    select l.run_id, r.job, l.entry_id, l.request_id, l.shard_id, l.endpoint, l.provider, l.purpose, l.attempt,
+           l.status, l.cost_usd as cost_usd_at_most, l.provider_ref, l.started_at
+    from ledger l left join runs r using (run_id)
+    where l.status in ('unsettled', 'reserved');
+
+create or replace view spend_by_day as
+    select (l.started_at at time zone 'UTC')::date as day, r.job, l.run_id, count(*) as attempts,
+           sum(l.cost_usd) as cost_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+    from ledger l left join runs r using (run_id)
+    group by all;
+
+create or replace view spend_by_task as
+    select r.job, l.run_id, l.task, count(*) as attempts, sum(l.input_tokens) as input_tokens,
+           sum(l.output_tokens) as output_tokens, sum(l.cost_usd) as cost_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+    from ledger l left join runs r using (run_id)
+    group by all;
+
+create or replace view spend_by_endpoint as
+    select r.job, l.run_id, l.endpoint, l.model, l.provider, l.mode, l.purpose, count(*) as attempts,
+           count(*) filter (where l.status = 'unsettled') as attempts_unsettled,
+           sum(l.input_tokens) as input_tokens, sum(l.cached_tokens) as cached_tokens,
+           sum(l.output_tokens) as output_tokens, sum(l.reasoning_tokens) as reasoning_tokens,
+           sum(l.cost_usd) as cost_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+    from ledger l left join runs r using (run_id)
+    group by all;
+
+create or replace view estimate_vs_actual as
+    with actual as (
+        select run_id, request_id, endpoint, sum(cost_usd) as usd, max(input_tokens) as input_tokens,
+               max(output_tokens) as output_tokens
+        from ledger where purpose in ('pilot', 'main', 'audit', 'repair') and status <> 'void'
+        group by all)
+    select r.job, a.run_id, a.task, a.endpoint, count(*) as requests, count(l.usd) as requests_sent,
+           sum(a.input_tokens) filter (where l.input_tokens is not null) as input_tokens_estimated,
+           sum(l.input_tokens) as input_tokens_actual,
+           sum(a.output_tokens) filter (where l.output_tokens is not null) as output_tokens_estimated,
+           sum(l.output_tokens) as output_tokens_actual,
+           sum(a.predicted_usd) filter (where l.usd is not null) as predicted_usd, sum(l.usd) as cost_usd
+    from assignments a left join runs r using (run_id) left join actual l using (run_id, request_id, endpoint)
+    group by all;
+
+create or replace view savings as
+    with asked as (
+        select run_id, count(*) filter (where row = leader) as requests, count(*) as rows
+        from requests group by run_id),
+    spent as (select run_id, sum(cost_usd) as spent_usd from ledger group by run_id),
+    -- a request's own tokens, whoever answered it
+    used as (
+        select run_id, request_id, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens
+        from ledger where purpose <> 'judge' and status = 'settled' group by all),
+    tokens as (
+        select run_id, count(*) as answered, sum(input_tokens) as input_tokens, sum(output_tokens) as output_tokens
+        from used group by run_id),
+    -- what the pilot, a uniform sample, paid there
+    tried as (
+        select run_id, endpoint, avg(cost_usd) as usd, count(*) as requests
+        from ledger where purpose = 'pilot' and status = 'settled' group by all)
+    select r.job, p.run_id, p.endpoint, a.requests, s.spent_usd,
+           case when t.requests >= 30 then 'pilot' else 'tokens' end as basis,
+           (case when t.requests >= 30 then t.usd * a.requests
+                 when c.usd_per_hour is null then
+                     (k.input_tokens * c.input_usd_per_mtok::double
+                      + k.output_tokens * c.output_usd_per_mtok::double) / 1e6 * a.requests / k.answered
+            end)::decimal(18,9) as alone_usd,
+           (alone_usd - s.spent_usd)::decimal(18,9) as saved_usd
+    from (select distinct run_id, endpoint, max(price_id) as price_id from run_prices group by all) p
+    join runs r using (run_id) join asked a using (run_id) join spent s using (run_id)
+    left join tokens k using (run_id) left join tried t using (run_id, endpoint)
+    left join (select * from prices qualify row_number() over (
+                   partition by price_id order by valid_from desc nulls last) = 1) c using (price_id);
+
+create or replace view chargeback as
+    with shares as (
+        -- who of a run carries what belongs to no request: every request served carries as much
+        select run_id, tag, served, sum(served) over (partition by run_id order by tag) as upto,
+               sum(served) over (partition by run_id) as of_all
+        from (select run_id, coalesce(tag, 'untagged') as tag, count(*) as served
+              from results where error is null group by all)),
+    spent as (
+        select l.run_id, strftime(l.started_at at time zone 'UTC', '%Y-%m') as month, l.provider,
+               case when l.status in ('unsettled', 'reserved') then 'unsettled'
+                    when l.purpose in ('main', 'repair') then 'direct' else 'overhead' end as kind,
+               case when l.purpose in ('main', 'repair') then coalesce(l.tag, 'untagged') end as tag,
+               sum(l.cost_usd) as usd
+        from ledger l
+        group by all),
+    carried as (
+        -- rounded by what has been given away up to here, so that the shares add up to the last place
+        select p.run_id, p.month, p.provider, p.kind, coalesce(p.tag, s.tag, 'untagged') as tag,
+               case when p.tag is not null or s.tag is null then p.usd
+                    else case when s.upto = s.of_all then p.usd else (p.usd * s.upto / s.of_all)::decimal(38,9) end
+                         - (p.usd * (s.upto - s.served) / s.of_all)::decimal(38,9) end as usd
+        from spent p left join shares s on p.tag is null and s.run_id = p.run_id)
+    select c.month, r.job, c.tag, c.provider,
+           coalesce(sum(c.usd) filter (where c.kind = 'direct'), 0)::decimal(38,9) as direct_usd,
+           coalesce(sum(c.usd) filter (where c.kind = 'overhead'), 0)::decimal(38,9) as overhead_usd,
+           coalesce(sum(c.usd) filter (where c.kind = 'unsettled'), 0)::decimal(38,9) as unsettled_usd
+    from carried c left join runs r using (run_id)
+    group by all;
+"""
+
+CONTRACT_VIEWS = (
+    "answers",
+    "spend_by_day",
+    "spend_by_task",
+    "spend_by_endpoint",
+    "chargeback",
+    "estimate_vs_actual",
+    "savings",
+    "unsettled",
+)
