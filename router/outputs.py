@@ -44,6 +44,11 @@ HIGH = 1.96
 """Standard errors above the mean of the high figure: one-sided 97.5 %, since pilots seldom hold the
 longest answers."""
 
+_CELLS = 1500
+_LEAST_TASKS = 20
+"""A model has at most so many cells (the work grows with their cube), but 20 tasks in any case; the rarest tasks
+are then taken together."""
+
 _ENOUGH = 20
 """Answers that a task must have for slopes of its own."""
 
@@ -97,6 +102,8 @@ class OutputModel:
     centre: Floats = field(repr=False)
     spread: Floats = field(repr=False)
     """[covariates]: how covariates were standardised."""
+    bucket: Ints = field(repr=False)
+    """[tasks of the batch]: which of the model's tasks each is; rare ones share the last."""
 
     def mean(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None
@@ -115,7 +122,7 @@ class OutputModel:
         for s in _chunks(len(task)):
             some = None if covariates is None else covariates[s]
             mean, variance = self._moments(task[s], max_tokens[s], endpoint, some)
-            per_task += np.bincount(task[s], weights=mean, minlength=len(per_task))
+            per_task += np.bincount(self.bucket[task[s]], weights=mean, minlength=len(per_task))
             chance += float(variance.sum())
         mean_total = float(per_task.sum())
         relative = np.expm1(np.minimum(self.covariance[endpoint], 2.0))
@@ -132,14 +139,23 @@ class OutputModel:
     def _moments(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None
     ) -> tuple[Floats, Floats]:
-        level = self.levels[task, endpoint]
+        """Mean and variance per request; without covariates once per task and ceiling, then looked up."""
+        task = self.bucket[task]
+        level = self.levels[:, endpoint]
+        sigma = np.sqrt(np.square(self.sigma[endpoint]) + np.diagonal(self.covariance[endpoint]))
         if covariates is not None and self.slopes.shape[1]:
-            level = level + (self.standardised(covariates) * self.slopes[task]).sum(axis=1)
-        doubt = np.diagonal(self.covariance[endpoint])
-        sigma = np.sqrt(np.square(self.sigma[endpoint]) + doubt)[task]
-        mean, variance = _cut_moments(level, sigma, max_tokens)
+            moved = level[task] + (self.standardised(covariates) * self.slopes[task]).sum(axis=1)
+            return self._scaled(*_cut_moments(moved, sigma[task], max_tokens), max_tokens, endpoint)
+        caps, which = np.unique(max_tokens, return_inverse=True)
+        if len(caps) * len(level) > len(task):
+            return self._scaled(*_cut_moments(level[task], sigma[task], max_tokens), max_tokens, endpoint)
+        table = _cut_moments(level[:, None], sigma[:, None], caps[None, :])
+        mean, variance = self._scaled(*table, caps[None, :], endpoint)
+        return mean[task, which], variance[task, which]
+
+    def _scaled(self, mean: Floats, variance: Floats, cap: Ints, endpoint: int) -> tuple[Floats, Floats]:
         scale = float(self.scale[endpoint])
-        return np.minimum(mean * scale, max_tokens), variance * scale**2
+        return np.minimum(mean * scale, cap), variance * scale**2
 
     def standardised(self, covariates: Floats) -> Floats:
         """Standardised, and held within what was seen: no extrapolation beyond three standard deviations."""
@@ -170,9 +186,11 @@ def fit(
     )
     seen = _gather(tonight, history, endpoints)
     if seen is None:
-        return _prior(base, tasks, endpoints)
-    fitted = _expectation_maximisation(seen, base, tasks, endpoints)
-    return _set_right(fitted, seen)
+        return replace(_prior(base, 1, endpoints), bucket=np.zeros(tasks, np.int64))
+    bucket = _buckets(seen, tasks, max(_CELLS // endpoints, _LEAST_TASKS))
+    seen = replace(seen, task=bucket[seen.task])
+    fitted = _expectation_maximisation(seen, base, int(bucket.max()) + 1, endpoints)
+    return replace(_set_right(fitted, seen), bucket=bucket)
 
 
 # --- fitting ------------------------------------------------------------------------------------------------
@@ -217,6 +235,16 @@ def _gather(tonight: Observed | None, history: Observed | None, endpoints: int) 
     )
 
 
+def _buckets(seen: _Seen, tasks: int, most: int) -> Ints:
+    """[tasks] the model's task of each: itself, or the last of `most` for those with the fewest answers."""
+    if tasks <= most:
+        return np.arange(tasks)
+    answers = np.bincount(seen.task, seen.weight, minlength=tasks)
+    bucket = np.full(tasks, most - 1, dtype=np.int64)
+    bucket[np.argsort(-answers, kind="stable")[: most - 1]] = np.arange(most - 1)
+    return bucket
+
+
 def _prior(base: float, tasks: int, endpoints: int) -> OutputModel:
     ones = np.ones(endpoints)
     night, of_task, of_endpoint, of_cell = np.square(SPREADS)
@@ -232,6 +260,7 @@ def _prior(base: float, tasks: int, endpoints: int) -> OutputModel:
         np.zeros((tasks, 0)),
         nothing,
         nothing,
+        np.arange(tasks),
     )
 
 

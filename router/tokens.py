@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -17,22 +17,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from router.textstats import features
+from router.textstats import FEATURES, features
 from router.values import JSON
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
 
 EXACT_BELOW = 20_000
-"""Inputs of fewer rows are counted: at 300 tokens a row that is 7 s on one core, no more than a pilot's
-first call."""
+"""Inputs of fewer rows are counted: at 300 tokens a row that is 7 s on one core, less than a pilot takes."""
+
+EXACT_BYTES = 40_000_000
+"""Unless they are longer than this: some 10 million tokens, 10 s on one core."""
 
 SAMPLE = 6_000
-"""Rows counted to calibrate on. Totals are then within 0.3 % at 20 % error per request, by the square
+"""Rows counted to calibrate on: at 20 % error per request the total is still within 0.5 %, by the square
 root."""
 
 SAMPLE_BYTES = 12_000_000
-"""Of long documents fewer are counted: about 3 million tokens, some 3 s on one core."""
+"""Of long documents fewer are counted: some 3 million tokens, 3 s on one core."""
+
+SAMPLE_LEAST = 100
+"""But so many in any case."""
 
 
 class Tokenizer(Protocol):
@@ -105,26 +110,24 @@ def estimate(
     once. `rows` is how many there are in all, and decides between counting and estimating.
     """
     used = template or Template()
-    if rows < exact_below:
-        held = list(batches)
-        return {t.name: count_exactly(held, t, used) for t in tokenizers}
-    picked = np.sort(rng.choice(rows, size=min(sample, rows), replace=False))
-    stats, texts = _read(batches, picked)
-    order = rng.permutation(len(texts))
-    sizes = np.cumsum([sum(map(len, texts[i])) for i in order])
-    order = order[: max(int(np.searchsorted(sizes, SAMPLE_BYTES)), 100)]
-    chosen = [texts[i] for i in order]
-    return {t.name: _calibrated(stats, picked[order], chosen, t, used) for t in tokenizers}
+    small = rows < exact_below
+    columns, drawn = _read(
+        batches, 1.0 if small else min(sample / rows, 1.0), EXACT_BYTES if small else SAMPLE_BYTES, rng
+    )
+    if len(drawn.rows) == len(columns):
+        return {t.name: _all_counted(columns, drawn, t, used) for t in tokenizers}
+    return {t.name: _calibrated(columns, drawn, t, used) for t in tokenizers}
 
 
 def learn_ratio(
     estimated: Floats | NDArray[np.integer],
     actual: Floats | NDArray[np.integer],
-    prior_requests: float = 20.0,
+    prior_requests: float = 2.0,
 ) -> Ratio:
     """What to multiply estimates by for a model, from requests whose usage came back.
 
-    The ratio of sums, drawn towards 1 as if `prior_requests` average requests had matched exactly.
+    The ratio of sums, drawn towards 1 as if `prior_requests` average requests had matched exactly:
+    vocabularies differ far more between models than requests of one job within a model.
     """
     n = len(estimated)
     if n == 0:
@@ -201,24 +204,65 @@ def _overhead(messages: pa.Array, template: Template) -> NDArray[np.int32]:
 # --- calibration --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Stats:
-    columns: NDArray[np.float32]
-    """[rows, FEATURES + 1]; the last is the number of messages."""
+@dataclass(slots=True)
+class _Sample:
+    """A uniform sample of rows that fits a number of bytes: those whose random key is below a falling
+    limit."""
+
+    limit: float
+    most_bytes: int
+    keys: list[float] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    texts: list[list[str]] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, key: float, row: int, texts: list[str]) -> None:
+        self.keys.append(key)
+        self.rows.append(row)
+        self.texts.append(texts)
+        self.size += sum(map(len, texts))
+        if self.size > self.most_bytes and len(self.rows) > 2 * SAMPLE_LEAST:
+            self.thin()
+
+    def thin(self) -> None:
+        """Halve the limit's bytes: drop the rows with the highest keys, and let no such key in any more."""
+        self.most_bytes = min(self.most_bytes, SAMPLE_BYTES)
+        order = np.argsort(self.keys)
+        sizes = np.cumsum([sum(map(len, self.texts[i])) for i in order])
+        kept = max(int(np.searchsorted(sizes, self.most_bytes / 2)), SAMPLE_LEAST)
+        self.limit = self.keys[order[kept]]
+        chosen = np.sort(order[:kept])
+        self.keys = [self.keys[i] for i in chosen]
+        self.rows = [self.rows[i] for i in chosen]
+        self.texts = [self.texts[i] for i in chosen]
+        self.size = int(sizes[kept - 1])
 
 
-def _read(batches: Iterable[pa.RecordBatch], picked: NDArray[np.int64]) -> tuple[_Stats, list[list[str]]]:
-    """One pass: cheap columns of all rows, texts of the picked ones (ascending)."""
-    columns, texts, row = [], [], 0
+def _read(
+    batches: Iterable[pa.RecordBatch], limit: float, most_bytes: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], _Sample]:
+    """One pass: cheap columns of all rows, the last of them the number of messages; texts of a sample."""
+    drawn = _Sample(limit, most_bytes)
+    columns: list[NDArray[np.float32]] = [np.zeros((0, len(FEATURES) + 1), np.float32)]
+    first = 0
     for batch in batches:
         columns.append(_cheap(batch))
-        first, last = np.searchsorted(picked, [row, row + batch.num_rows])
-        if last > first:
-            some = batch.take(pa.array(picked[first:last] - row))
-            pairs = zip(some.column("messages").to_pylist(), _tools(some), strict=True)
-            texts += [texts_of(m, t) for m, t in pairs]
-        row += batch.num_rows
-    return _Stats(np.concatenate(columns)), texts
+        keys = rng.random(batch.num_rows)
+        at = np.flatnonzero(keys < drawn.limit)
+        some = batch.take(pa.array(at))
+        for i, messages, tools in zip(at, some.column("messages"), _tools(some), strict=True):
+            if keys[i] < drawn.limit:
+                drawn.add(float(keys[i]), first + int(i), texts_of(messages.as_py(), tools))
+        first += batch.num_rows
+    return np.concatenate(columns), drawn
+
+
+def _all_counted(
+    columns: NDArray[np.float32], drawn: _Sample, tokenizer: Tokenizer, template: Template
+) -> TokenColumn:
+    bare = _count_rows(drawn.texts, tokenizer)
+    tokens = bare + columns[:, -1] * template.per_message + template.per_request
+    return TokenColumn(tokens.astype(np.int32), tokenizer.name, "exact", len(bare))
 
 
 def _cheap(batch: pa.RecordBatch) -> NDArray[np.float32]:
@@ -231,20 +275,21 @@ def _cheap(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def _calibrated(
-    stats: _Stats, rows: NDArray[np.int64], texts: list[list[str]], tokenizer: Tokenizer, template: Template
+    columns: NDArray[np.float32], drawn: _Sample, tokenizer: Tokenizer, template: Template
 ) -> TokenColumn:
-    truth = _count_rows(texts, tokenizer).astype(np.float64)
-    known = stats.columns[rows]
+    shuffled = np.argsort(drawn.keys)
+    truth = _count_rows(drawn.texts, tokenizer).astype(np.float64)[shuffled]
+    known = columns[np.array(drawn.rows)[shuffled]]
     weights = _fit(known, truth)
     held_out = _cross_predict(known, truth)
     share = np.abs(held_out - truth) / np.maximum(truth, 1)
     level = float(truth.sum() / max(_apply(known, weights).sum(), 1.0))
-    tokens = np.rint(_apply(stats.columns, weights) * level)
-    tokens += stats.columns[:, -1] * template.per_message + template.per_request
+    tokens = np.rint(_apply(columns, weights) * level)
+    tokens += columns[:, -1] * template.per_message + template.per_request
     spread = float(np.std(held_out - truth) / np.sqrt(len(truth)))
     error = 1.96 * spread / max(float(truth.mean()), 1.0)
     return TokenColumn(
-        tokens.astype(np.int32), tokenizer.name, "calibrated", len(rows), error, float(np.median(share))
+        tokens.astype(np.int32), tokenizer.name, "calibrated", len(truth), error, float(np.median(share))
     )
 
 

@@ -85,6 +85,24 @@ def test_an_endpoint_never_tried_borrows_with_a_wider_doubt() -> None:
     assert untried.sd > 3 * tried.sd
 
 
+def test_tasks_beyond_counting_share_one_level_and_the_often_seen_keep_theirs() -> None:
+    rng = np.random.default_rng(8)
+    task = np.concatenate([np.zeros(100, np.int64), rng.integers(1, 50_000, 100)])
+    tokens = np.where(task == 0, 10, 400)
+    model = learn(tokens, task, tasks=50_000)
+    means = model.mean(np.array([0, 1, 49_999]), np.full(3, CAP), 0)
+    assert means[0] < 20
+    assert means[1:] == pytest.approx(400, rel=0.3)
+
+
+def test_a_look_up_by_task_and_ceiling_is_the_same_as_one_by_one() -> None:
+    rng = np.random.default_rng(9)
+    model = learn(lognormal(rng, 200), rng.integers(0, 3, 200), tasks=3)
+    task, caps = rng.integers(0, 3, 500), rng.choice([8, 100, CAP], 500)
+    singly = [model.mean(task[i : i + 1], caps[i : i + 1], 0)[0] for i in range(500)]
+    assert model.mean(task, caps, 0) == pytest.approx(singly, rel=1e-6)
+
+
 def test_before_any_answer_there_is_a_prior_and_it_knows_little() -> None:
     caps = np.full(1_000, CAP)
     model = fit(None, tasks=2, endpoints=2, max_tokens=caps)
