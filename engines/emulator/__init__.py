@@ -19,6 +19,7 @@ from engines.emulator.models import (
     ability_for,
 )
 from engines.emulator.process import Emulator, EmulatorError
+from engines.emulator.standing_in import recorded_for, recorded_models, stand_in, stood_in
 
 __all__ = [
     "BatchHabits",
@@ -30,5 +31,9 @@ __all__ = [
     "Trouble",
     "ability_for",
     "last_user_text",
+    "recorded_for",
+    "recorded_models",
+    "stand_in",
+    "stood_in",
     "write_known",
 ]

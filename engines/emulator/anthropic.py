@@ -15,7 +15,16 @@ from engines.emulator.batches import ENDED, Batch, Batches, Line, State
 from engines.emulator.models import Trouble
 from engines.emulator.openai_wire import BadBody, asked_of
 from engines.emulator.provider import Provider, Refusal, Spoken
-from engines.emulator.replies import MARK, deliver, error_response, hang_up, json_response
+from engines.emulator.replies import (
+    MARK,
+    Handler,
+    add_routes,
+    addressed,
+    deliver,
+    error_response,
+    hang_up,
+    json_response,
+)
 from engines.quickjson import dumps, loads
 
 ERROR_TYPES = {
@@ -171,14 +180,16 @@ class AnthropicDoor:
         self._wire = AnthropicBatchWire()
 
     def add_to(self, app: web.Application) -> None:
-        router = app.router
-        router.add_post("/v1/messages", self.message)
-        router.add_post("/v1/messages/batches", self.create)
-        router.add_get("/v1/messages/batches", self.list_batches)
-        router.add_get("/v1/messages/batches/{id}", self.retrieve)
-        router.add_delete("/v1/messages/batches/{id}", self.delete)
-        router.add_post("/v1/messages/batches/{id}/cancel", self.cancel)
-        router.add_get("/v1/messages/batches/{id}/results", self.results)
+        handlers: dict[tuple[str, str], Handler] = {
+            ("POST", "/v1/messages"): self.message,
+            ("POST", "/v1/messages/batches"): self.create,
+            ("GET", "/v1/messages/batches"): self.list_batches,
+            ("GET", "/v1/messages/batches/{id}"): self.retrieve,
+            ("DELETE", "/v1/messages/batches/{id}"): self.delete,
+            ("POST", "/v1/messages/batches/{id}/cancel"): self.cancel,
+            ("GET", "/v1/messages/batches/{id}/results"): self.results,
+        }
+        add_routes(app, handlers)
 
     async def message(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -186,7 +197,7 @@ class AnthropicDoor:
             asked = read_message(body)
         except (BadBody, ValueError) as error:
             return _bad(str(error))
-        result = await self._provider.call(asked)
+        result = await self._provider.call(addressed(asked, request.match_info.get("at")))
         if isinstance(result, Refusal):
             result = _as_anthropic(result)
         elif isinstance(result, Spoken):
@@ -205,7 +216,9 @@ class AnthropicDoor:
         path = self._folder / f"messages-{next(self._numbers):06d}.jsonl"
         with path.open("wb") as sink:
             sink.writelines(dumps(line) + b"\n" for line in lines)
-        batch = self._batches.create(path, self._wire, "msgbatch_emulated_", {}, len(lines))
+        batch = self._batches.create(
+            path, self._wire, "msgbatch_emulated_", {}, len(lines), request.match_info.get("at")
+        )
         path.unlink()  # the batch holds it open
         return hang_up(request) if self._batches.loses_reply() else json_response(self._described(batch))
 
@@ -263,6 +276,7 @@ class AnthropicDoor:
 
     def _described(self, batch: Batch) -> dict[str, Any]:
         ended = batch.state in ENDED
+        root = "" if batch.at is None else f"/at/{batch.at}"
         cancelling = batch.reached.get(State.CANCELLING)
         status = "ended" if ended else "in_progress" if cancelling is None else "canceling"
         finished = max((batch.reached[state] for state in ENDED if state in batch.reached), default=None)
@@ -276,7 +290,9 @@ class AnthropicDoor:
             "cancel_initiated_at": _instant(cancelling),
             "ended_at": _instant(finished),
             "archived_at": None,
-            "results_url": f"/v1/messages/batches/{batch.id}/results" if batch.output and ended else None,
+            "results_url": f"{root}/v1/messages/batches/{batch.id}/results"
+            if batch.output and ended
+            else None,
         }
 
     def _counts(self, batch: Batch) -> dict[str, int]:

@@ -20,6 +20,7 @@ from engines.emulator.answers import Asked
 from engines.emulator.models import BatchHabits, Trouble
 from engines.emulator.openai_wire import BadBody
 from engines.emulator.provider import Provider, Refusal, Spoken, refused
+from engines.emulator.replies import addressed
 from engines.quickjson import dumps, loads
 from router.values import Mode
 
@@ -73,6 +74,8 @@ class Batch:
     """The requests, a JSON line each; open for as long as the batch is."""
     details: dict[str, Any]
     """What the client said when it made the batch."""
+    at: str | None
+    """The model whose address it came to, whatever its lines say."""
     requests: int
     """How many; 0 until the provider has counted them."""
     created_at: float
@@ -95,6 +98,11 @@ class Batch:
     """Of input, per model."""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def read(self, line: Any) -> tuple[str, Asked]:
+        """(custom id, request). Raises BadBody."""
+        custom_id, asked = self.wire.read(line)
+        return custom_id, addressed(asked, self.at)
+
     def enter(self, state: State) -> None:
         self.state = state
         self.reached[state] = time.time()
@@ -111,14 +119,20 @@ class Batches:
         self.all: dict[str, Batch] = {}
 
     def create(
-        self, source: Path, wire: Wire, prefix: str, details: Mapping[str, Any], requests: int = 0
+        self,
+        source: Path,
+        wire: Wire,
+        prefix: str,
+        details: Mapping[str, Any],
+        requests: int = 0,
+        at: str | None = None,
     ) -> Batch:
         """Take a batch on. Its work begins at once, beside us."""
         now = time.time()
         expires = now + self.habits.expires_seconds
         opened = source.open("rb")
         batch = Batch(
-            f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), requests, now, expires
+            f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), at, requests, now, expires
         )
         batch.reached[State.VALIDATING] = now
         self.all[batch.id] = batch
@@ -189,7 +203,7 @@ class Batches:
             if raw.strip():
                 batch.offsets.append(offset)
                 try:
-                    custom_id, asked = batch.wire.read(loads(raw))
+                    custom_id, asked = batch.read(loads(raw))
                     if custom_id in ids:
                         raise BadBody("custom_id: used twice")
                     ids.add(custom_id)
@@ -250,7 +264,7 @@ class Batches:
             for place, offset in enumerate(batch.offsets):
                 batch.source.seek(offset)
                 request = loads(batch.source.readline())
-                custom_id, asked = batch.wire.read(request)
+                custom_id, asked = batch.read(request)
                 said = self._say(asked, custom_id) if place < done else None
                 batch.completed += isinstance(said, Spoken)
                 batch.failed += isinstance(said, Refusal)

@@ -17,7 +17,7 @@ from engines.emulator.answers import Asked
 from engines.emulator.batches import Batch, Batches, Line, State
 from engines.emulator.openai_wire import BadBody
 from engines.emulator.provider import Refusal
-from engines.emulator.replies import MARK, error_response, hang_up, json_response
+from engines.emulator.replies import MARK, Handler, add_routes, error_response, hang_up, json_response
 from engines.quickjson import loads
 
 CHAT = "/v1/chat/completions"
@@ -84,16 +84,18 @@ class FilesDoor:
         self._wire = OpenAIBatchWire()
 
     def add_to(self, app: web.Application) -> None:
-        router = app.router
-        router.add_post("/v1/files", self.upload)
-        router.add_get("/v1/files", self.list_files)
-        router.add_get("/v1/files/{id}", self.describe)
-        router.add_delete("/v1/files/{id}", self.delete)
-        router.add_get("/v1/files/{id}/content", self.content)
-        router.add_post("/v1/batches", self.create)
-        router.add_get("/v1/batches", self.list_batches)
-        router.add_get("/v1/batches/{id}", self.retrieve)
-        router.add_post("/v1/batches/{id}/cancel", self.cancel)
+        handlers: dict[tuple[str, str], Handler] = {
+            ("POST", "/v1/files"): self.upload,
+            ("GET", "/v1/files"): self.list_files,
+            ("GET", "/v1/files/{id}"): self.describe,
+            ("DELETE", "/v1/files/{id}"): self.delete,
+            ("GET", "/v1/files/{id}/content"): self.content,
+            ("POST", "/v1/batches"): self.create,
+            ("GET", "/v1/batches"): self.list_batches,
+            ("GET", "/v1/batches/{id}"): self.retrieve,
+            ("POST", "/v1/batches/{id}/cancel"): self.cancel,
+        }
+        add_routes(app, handlers)
 
     # --- files ---
 
@@ -154,7 +156,8 @@ class FilesDoor:
             return _bad(f"no file {body.get('input_file_id')}")
         if body.get("endpoint") != CHAT or body.get("completion_window") != "24h":
             return _bad(f"endpoint {CHAT} and completion_window 24h are wanted")
-        batch = self._batches.create(stored.path, self._wire, "batch_emulated_", body)
+        at = request.match_info.get("at")
+        batch = self._batches.create(stored.path, self._wire, "batch_emulated_", body, at=at)
         if self._batches.loses_reply():
             return hang_up(request)
         return json_response(self._described(batch))

@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
+from engines.emulator.answers import Asked
 from engines.emulator.models import Trouble
 from engines.emulator.provider import Refusal, Silence, Spoken
 from engines.quickjson import dumps
 
 MARK = {"x-thirdshift-emulated": "1"}
+ROOTS = ("", "/at/{at}")
+"""Where the wires begin: plainly, or at a model of one's own, whatever name the bodies give (see standing_in)."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_routes(app: web.Application, handlers: Mapping[tuple[str, str], Handler]) -> None:
+    """(method, path) → handler, at every root."""
+    for root in ROOTS:
+        for (method, path), handler in handlers.items():
+            app.router.add_route(method, f"{root}{path}", handler)
+
+
+def addressed(asked: Asked, at: str | None) -> Asked:
+    """`asked`, of the model that its address names, where it names one."""
+    return asked if at is None else replace(asked, model=at)
 
 
 def json_response(

@@ -13,7 +13,7 @@ from engines.emulator.files import FilesDoor
 from engines.emulator.models import BatchHabits
 from engines.emulator.openai_wire import BadBody
 from engines.emulator.provider import Provider, Refusal
-from engines.emulator.replies import MARK, deliver, error_response, json_response
+from engines.emulator.replies import MARK, add_routes, addressed, deliver, error_response, json_response
 from engines.quickjson import loads
 
 MAX_BODY = 512 * 1024 * 1024
@@ -24,8 +24,7 @@ def application(provider: Provider, habits: BatchHabits, folder: Path) -> web.Ap
     """Every address that the provider answers at. `folder` holds files and batches."""
     app = web.Application(client_max_size=MAX_BODY)
     door = Door(provider)
-    app.router.add_post("/v1/chat/completions", door.chat)
-    app.router.add_get("/v1/models", door.models)
+    add_routes(app, {("POST", "/v1/chat/completions"): door.chat, ("GET", "/v1/models"): door.models})
     app.router.add_get("/emulator/books", door.books)
     app.router.add_get("/emulator/totals", door.totals)
     batches = Batches(provider, habits, folder)
@@ -43,7 +42,7 @@ class Door:
             asked = openai_wire.read_chat(loads(await request.read()))
         except (BadBody, ValueError) as error:
             return error_response(Refusal(400, "invalid_body", str(error)), openai_wire.error_body)
-        result = await self._provider.call(asked)
+        result = await self._provider.call(addressed(asked, request.match_info.get("at")))
         return await deliver(request, result, openai_wire.completion, openai_wire.error_body)
 
     async def models(self, _: web.Request) -> web.StreamResponse:
