@@ -5,9 +5,10 @@ prints goes to stderr, the log):
 
     → {"model", "options", "parent", "cores"}                        the first line: what to load
     ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs"}
-    → {"op": "ask", "id", "messages", "tools", "schema", "sampling"} a request; any number of them
+    → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
     → {"op": "go"}                                                   the wave is complete: do not wait for more
     ← {"op": "answer", "id", "text", …} or {"op": "refused", "id", "kind", "message"}, one each, as they finish
+    ← {"op": "alive"}                                                a sign of life while nothing finishes
     ← {"op": "fault", "kind", "message"}                             the engine is lost; the worker ends
     → {"op": "stop"}
 
@@ -36,6 +37,9 @@ PR_SET_PDEATHSIG = 1
 TAKE_AT_MOST = 256
 """Requests read between two steps of the engine: reading a long wave must not keep the GPU waiting."""
 OVERFLOW = ("longer than the maximum", "maximum context length", "max_model_len")
+ENVELOPE = frozenset({"op", "id", "model", "messages", "tools", "tool_choice", "parallel_tool_calls"})
+"""What of a request is no sampling parameter."""
+ALIVE_SECONDS = 5.0
 DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's generation_config may set, for requests that do not say."""
 
@@ -133,13 +137,14 @@ class Worker:
         self._llm = LLM(model=hello["model"], **options)
         self._engine = self._llm.llm_engine
         config = self._engine.vllm_config
-        self._longest: int = config.model_config.max_model_len
+        self.max_model_len: int = config.model_config.max_model_len
         self.max_num_seqs: int = config.scheduler_config.max_num_seqs
         self._tokenizer = self._llm.get_tokenizer()
         self._reasoning = Reasoning(self._tokenizer)
         usual = self._llm.get_default_sampling_params()
         self._usual = {name: getattr(usual, name) for name in DEFAULTS}
         self._line = line
+        self._said_at = time.monotonic()
         self._ids: dict[str, Any] = {}
         """vLLM's name of a request → the parent's."""
 
@@ -160,10 +165,10 @@ class Worker:
             self._ids[name] = message["id"]
 
     def _add(self, message: dict[str, Any]) -> str:
-        given = dict(message["sampling"])
+        given = {name: value for name, value in message.items() if name not in ENVELOPE}
         template = given.pop("chat_template_kwargs", None) or {}
-        params = self._sampling(given, message.get("schema"))
         messages, tools = message["messages"], message.get("tools")
+        params = self._sampling(given)
         if not self._own_template and not tools and all(_plain(one) for one in messages):
             ids = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template
@@ -178,21 +183,21 @@ class Worker:
         return str(made).partition("-")[0]
 
     def _fits(self, tokens: int) -> None:
-        if tokens >= self._longest:
+        if tokens >= self.max_model_len:
             raise Refused(
-                "context_overflow", f"the prompt has {tokens:,} tokens; the worker's context is {self._longest:,}"
+                "context_overflow", f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}"
             )
 
-    def _sampling(self, given: dict[str, Any], schema: dict[str, Any] | None) -> Any:
+    def _sampling(self, given: dict[str, Any]) -> Any:
         """SamplingParams from OpenAI's names and vLLM's own. An unknown name refuses the request."""
         wanted = {**self._usual, **given.pop("extra_body", {}), **given}
         tops = wanted.pop("top_logprobs", None)
         if isinstance(wanted.get("logprobs"), bool):
             wanted["logprobs"] = (tops or 0) if wanted["logprobs"] else None
-        form = wanted.pop("response_format", None)
-        if schema is not None:
-            wanted["structured_outputs"] = self._structured(json=schema)
-        elif isinstance(form, dict) and form.get("type") == "json_object":
+        form = wanted.pop("response_format", None) or {}
+        if form.get("type") == "json_schema":
+            wanted["structured_outputs"] = self._structured(json=form["json_schema"]["schema"])
+        elif form.get("type") == "json_object":
             wanted["structured_outputs"] = self._structured(json_object=True)
         if "logit_bias" in wanted:
             wanted["logit_bias"] = {int(token): bias for token, bias in wanted["logit_bias"].items()}
@@ -207,11 +212,17 @@ class Worker:
     def step(self) -> None:
         """One step of the engine; every request that it finishes is told at once."""
         told = [self._told(one) for one in self._engine.step() if one.finished]
-        if told:
-            self._line.say(*told)
+        now = time.monotonic()
+        if told or now - self._said_at > ALIVE_SECONDS:
+            self._line.say(*(told or ({"op": "alive"},)))
+            self._said_at = now
 
     def busy(self) -> bool:
         return bool(self._engine.has_unfinished_requests())
+
+    def close(self) -> None:
+        """Give devices and shared memory back; a parent that finds this slow kills us."""
+        self._engine.engine_core.shutdown()
 
     def _told(self, done: Any) -> dict[str, Any]:
         answer = done.outputs[0]
@@ -275,7 +286,7 @@ def serve(line: Line, heard: SimpleQueue[bytes]) -> None:
         {
             "op": "ready",
             "vllm": vllm.__version__,
-            "max_model_len": worker._longest,
+            "max_model_len": worker.max_model_len,
             "max_num_seqs": worker.max_num_seqs,
             "seconds": round(time.monotonic() - began, 3),
         }
@@ -285,6 +296,7 @@ def serve(line: Line, heard: SimpleQueue[bytes]) -> None:
             worker.ask(message)
         if worker.busy():
             worker.step()
+    worker.close()
 
 
 def fault(error: BaseException) -> dict[str, str]:

@@ -1,0 +1,102 @@
+"""What this machine can run a model on: NVIDIA GPUs, Ascend NPUs, CPU cores."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+
+ASK_SECONDS = 20.0
+"""A driver in trouble can hang its own tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    kind: str
+    """cuda, npu or cpu."""
+    index: int
+    """As CUDA_VISIBLE_DEVICES or ASCEND_RT_VISIBLE_DEVICES counts; 0 for the CPU."""
+    name: str
+    memory_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What `doctor` shows."""
+
+    gpus: tuple[Device, ...]
+    npus: tuple[Device, ...]
+    cores: tuple[int, ...]
+    """Those that this process may use."""
+
+    def of(self, kind: str) -> tuple[Device, ...]:
+        return {"cuda": self.gpus, "npu": self.npus}.get(kind, (Device("cpu", 0, f"{len(self.cores)} cores"),))
+
+
+@lru_cache(maxsize=1)
+def machine() -> Machine:
+    """Asked once a process: each tool takes a second."""
+    return Machine(nvidia_gpus(), ascend_npus(), cpu_cores())
+
+
+def default_device() -> str:
+    """What `make setup-vllm` builds for and a job's endpoint runs on when nothing else is said."""
+    found = machine()
+    return "cuda" if found.gpus else "npu" if found.npus else "cpu"
+
+
+def cpu_cores() -> tuple[int, ...]:
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+def nvidia_gpus() -> tuple[Device, ...]:
+    said = _ask("nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
+    return _visible(parse_nvidia(said), "CUDA_VISIBLE_DEVICES")
+
+
+def ascend_npus() -> tuple[Device, ...]:
+    return _visible(parse_ascend(_ask("npu-smi", "info")), "ASCEND_RT_VISIBLE_DEVICES")
+
+
+def parse_nvidia(said: str) -> tuple[Device, ...]:
+    """`0, NVIDIA H200, 143771` a line."""
+    found = []
+    for line in said.splitlines():
+        parts = [part.strip() for part in line.split(",")]
+        if len(parts) == 3 and parts[0].isdigit():
+            memory = int(parts[2]) if parts[2].isdigit() else None
+            found.append(Device("cuda", int(parts[0]), parts[1], memory))
+    return tuple(found)
+
+
+def parse_ascend(said: str) -> tuple[Device, ...]:
+    """The table of `npu-smi info`: a row of each NPU begins with its number, its name, and then its health."""
+    rows = re.findall(r"^\|\s*(\d+)\s+([A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|", said, re.MULTILINE)
+    return tuple(Device("npu", int(index), f"Ascend {name}") for index, name in rows)
+
+
+def _visible(found: tuple[Device, ...], variable: str) -> tuple[Device, ...]:
+    """Only what whoever started us lets us see."""
+    allowed = os.environ.get(variable)
+    if allowed is None or not all(part.strip().isdigit() for part in allowed.split(",") if part.strip()):
+        return found  # unset, or UUIDs, which the driver's tools do not number
+    wanted = {int(part) for part in allowed.split(",") if part.strip()}
+    return tuple(device for device in found if device.index in wanted)
+
+
+def _ask(program: str, *arguments: str) -> str:
+    path = shutil.which(program)
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run(
+            (path, *arguments), capture_output=True, text=True, timeout=ASK_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,273 @@
+"""Local vLLM workers behind `values.Engine`: processes that we start when there is work, feed, and stop.
+
+One thread drives each worker (`vllm_slot`); this is what they share: shards, and what becomes of them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from engines.attempts import unsent
+from engines.devices import machine
+from engines.errors import BadEndpointError
+from engines.schemas import schema_fault
+from engines.tickets import Said
+from engines.vllm_books import PoolBooks, WorkerLife, failure
+from engines.vllm_checks import check
+from engines.vllm_process import place
+from engines.vllm_rates import Rates, Speedometer
+from engines.vllm_slot import Slot, Terms
+from engines.vllm_work import Job, ShardWork
+from engines.wire import Bodies, refused_beforehand
+from router.values import Desk, Endpoint, FailureKind, Progress, Shard, Ticket
+
+__all__ = ["VllmPool", "WorkerLife", "check"]
+
+STARTUP_SECONDS = 1800.0
+"""Hundreds of gigabytes from a slow disk, then graph capture."""
+IDLE_SECONDS = 300.0
+"""Of the order of a large model's start, which the next shard would have to pay for."""
+WORTH_A_WORKER = 64
+"""Requests for which another worker is started: fewer are answered before it would be up."""
+
+
+class VllmPool:
+    """`values.Engine` for an endpoint with `workers`. Workers start with the first shard."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        desk: Desk,
+        *,
+        startup_seconds: float = STARTUP_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        if endpoint.workers is None:
+            raise BadEndpointError(f"endpoint {endpoint.name} has no workers; `engine: vllm` gives it some")
+        self.endpoint, self.desk, self.spec = endpoint, desk, endpoint.workers
+        self.usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
+        self.books = PoolBooks(endpoint, desk)
+        self.bodies = Bodies(endpoint)
+        self.closing = False
+        self._terms = Terms(startup_seconds, idle_seconds)
+        self._lock = threading.RLock()
+        self._works: dict[str, ShardWork] = {}
+        self._slots: dict[int, Slot] = {}
+        self._done: list[Slot] = []
+        """Slots whose thread has ended, for what they measured."""
+        self._lives: list[WorkerLife] = []
+        self._halted: FailureKind | None = None
+        self._dead: str | None = None
+        """Why workers do not come up; then nothing is tried again."""
+
+    # --- values.Engine ---
+
+    def submit(self, shard: Shard, key: str) -> Ticket:
+        with self._lock:
+            known = self._works.get(key)
+            if known is None:
+                known = self._works[key] = ShardWork(shard, key)
+                self._weed(known)
+                self._staff(shard.run_id)
+            return known.ticket
+
+    def progress(self, ticket: Ticket) -> Progress:
+        with self._lock:
+            return self._works[ticket.key].progress()
+
+    def collect(self, ticket: Ticket) -> Iterator[Said]:
+        return self._works[ticket.key].drain()
+
+    def stop(self) -> None:
+        self.halt(FailureKind.CANCELLED)
+
+    def close(self) -> None:
+        """Ends the workers; what is in flight is given up."""
+        self.halt(FailureKind.CANCELLED)
+        with self._lock:
+            self.closing = True
+            slots = list(self._slots.values())
+        for slot in slots:
+            slot.wake()
+        for slot in slots:
+            slot.thread.join()
+        with self._lock:
+            for work in self._works.values():
+                if not work.finished:
+                    work.finish()
+
+    # --- what it tells ---
+
+    def lives(self) -> list[WorkerLife]:
+        """Every worker process so far; one that is up has no `stopped_at` yet."""
+        with self._lock:
+            return [replace(life) for life in self._lives]
+
+    def rates(self) -> Rates | None:
+        """Of one worker, as measured so far, all of them taken together; None before the first is up."""
+        with self._lock:
+            slots = [slot for slot in (*self._done, *self._slots.values()) if slot.version]
+            if not slots:
+                return None
+            return Speedometer.together(slot.speed for slot in slots).rates(slots[0].version, self.spec.device)
+
+    # --- for its slots ---
+
+    def wants(self, slot: Slot) -> bool:
+        """Whether a slot should have a process. If not it is off the books at once: a shard that comes next
+        finds its place free.
+        """
+        with self._lock:
+            if not self.closing and self._dead is None and self._pending():
+                return True
+            self._retire(slot)
+            return False
+
+    def take(self, room: int) -> list[Job]:
+        """Requests for a worker: of what is left, its fair share, so that all end together."""
+        with self._lock:
+            self._heed_deadline()
+            left = self._pending()
+            room = min(room, -(-left // max(1, len(self._slots))))
+            taken: list[Job] = []
+            for work in self._works.values():
+                while work.pending and len(taken) < room:
+                    taken.append(work.pending.popleft())
+                    work.in_flight += 1
+            return taken
+
+    def give_back(self, jobs: Iterable[Job]) -> None:
+        """To be asked again, first of all; or not at all when nothing more is sent."""
+        with self._lock:
+            for job in jobs:
+                job.work.in_flight -= 1
+                job.work.pending.appendleft(job)
+            if self._halted is not None:
+                self._flush(self._halted)
+
+    def deliver(self, done: Iterable[tuple[Job, Said]]) -> None:
+        lots: dict[ShardWork, list[Said]] = {}
+        for job, said in done:
+            lots.setdefault(job.work, []).append(said)
+        with self._lock:
+            for work, lot in lots.items():
+                work.in_flight -= len(lot)
+                work.deliver(lot)
+
+    def halt(self, kind: FailureKind) -> None:
+        """Send nothing more; `kind` is why."""
+        with self._lock:
+            if self._halted is None:
+                self._halted = kind
+            self._flush(self._halted)
+
+    def broke(self, slot: Slot) -> None:
+        """The cap has no more time for this worker; the last one's end is the pool's."""
+        with self._lock:
+            if all(other is slot for other in self._slots.values()):
+                self.halt(FailureKind.BUDGET)
+
+    def failed(self, fault: BaseException) -> None:
+        """A full disk, or a bug of ours: raised where answers are collected."""
+        with self._lock:
+            self._halted = self._halted or FailureKind.CANCELLED
+            for work in self._works.values():
+                work.pending.clear()
+                if not work.finished:
+                    work.finish(fault)
+
+    def left(self, slot: Slot, why: str | None) -> None:
+        """A slot's thread ends. When the last worker could not be kept up, what waits has no one to ask."""
+        with self._lock:
+            self._retire(slot)
+            if why is not None and not self._slots:
+                self._dead = why
+                self._bury()
+
+    def born(self, worker_id: str, pid: int) -> WorkerLife:
+        life = WorkerLife(
+            worker_id,
+            self.endpoint.name,
+            self.spec.device,
+            pid,
+            datetime.now(UTC),
+            self.usd_per_hour,
+            self.spec.accounting_usd_per_hour,
+        )
+        with self._lock:
+            self._lives.append(life)
+        return life
+
+    def worker_id(self, number: int) -> str:
+        """`house-0`, and `house-0-b` … when it is started anew: unique within a pool's lives."""
+        with self._lock:
+            stem = f"{self.endpoint.name}-{number}"
+            before = sum(life.worker_id.partition("#")[0] == stem for life in self._lives)
+            return f"{stem}#{before + 1}"
+
+    # --- under the lock ---
+
+    def _pending(self) -> int:
+        return sum(len(work.pending) for work in self._works.values())
+
+    def _staff(self, run_id: str) -> None:
+        """As many workers as the work is worth, at most those the job allows."""
+        self._heed_deadline()
+        if self._halted is not None:
+            self._flush(self._halted)
+        elif self._dead is not None:
+            self._bury()
+        wanted = min(self.spec.workers, -(-self._pending() // WORTH_A_WORKER))
+        for number in range(self.spec.workers):
+            if len(self._slots) >= wanted:
+                break
+            if number not in self._slots:
+                slot = Slot(self, number, place(self.spec, number, machine()), run_id, self._terms)
+                self._slots[number] = slot
+                slot.thread.start()
+        for slot in self._slots.values():
+            slot.wake()
+
+    def _retire(self, slot: Slot) -> None:
+        for number, other in list(self._slots.items()):
+            if other is slot:
+                del self._slots[number]
+                self._done.append(slot)
+
+    def _heed_deadline(self) -> None:
+        deadline = self.desk.deadline
+        if self._halted is None and deadline is not None and datetime.now(UTC) >= deadline:
+            self.halt(FailureKind.DEADLINE)
+
+    def _flush(self, kind: FailureKind) -> None:
+        for work in self._works.values():
+            jobs = list(work.pending)
+            work.pending.clear()
+            if jobs:
+                work.deliver(unsent(job.request, kind) for job in jobs)
+
+    def _weed(self, work: ShardWork) -> None:
+        """Requests that must not be sent as they are fail at once."""
+        bad: list[tuple[Job, str]] = []
+        for job in list(work.pending):
+            why = schema_fault(job.request.response_schema) or refused_beforehand(job.request)
+            if why is not None:
+                work.pending.remove(job)
+                bad.append((job, why))
+        self._refuse(work, bad, FailureKind.BAD_REQUEST)
+
+    def _bury(self) -> None:
+        for work in self._works.values():
+            jobs = [(job, self._dead or "") for job in work.pending]
+            work.pending.clear()
+            self._refuse(work, jobs, FailureKind.WORKER_DIED)
+
+    def _refuse(self, work: ShardWork, jobs: list[tuple[Job, str]], kind: FailureKind) -> None:
+        """Failures of requests that reached no worker: journalled, since their reason is the result."""
+        if jobs:
+            self.books.unsent([(job, failure(job, kind, why)) for job, why in jobs])
+            work.deliver(failure(job, kind, why) for job, why in jobs)

@@ -1,0 +1,45 @@
+"""A shard that waits for workers or is with them, request by request."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engines.tickets import Said, Work
+from engines.vllm_order import arrange
+from router.values import Request, Shard
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A request on its way to an answer."""
+
+    work: ShardWork
+    request: Request
+    attempt: int
+    """The number of the attempt under way, or of the next."""
+    entry_id: str = ""
+    """Of the attempt under way."""
+    deaths: int = 0
+    """Workers that died while they had it."""
+    cuts: int = 0
+    """Answers cut before their first word."""
+
+
+class ShardWork(Work):
+    """Guarded by the pool's lock, but for `drain`. Holds its requests: a shard is some thousands at most."""
+
+    def __init__(self, shard: Shard, key: str) -> None:
+        super().__init__(shard, key)
+        self.pending = deque(Job(self, one, shard.first_attempt) for one in arrange(list(shard.requests)))
+        if not self.pending:
+            self.finish()
+
+    def deliver(self, said: Iterable[Said]) -> None:
+        """Pass on what is final. The last one ends the shard."""
+        lot = list(said)
+        self.done += len(lot)
+        self._lots.put(lot)
+        if self.done == self.total and not self.finished:
+            self.finish()
