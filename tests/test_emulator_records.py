@@ -59,6 +59,13 @@ def test_recorded_outcomes_are_replayed_exactly(outcomes: Path) -> None:
         assert chat(emulator, "cheap", str(ITEMS[150].prompt)).text != ITEMS[150].reference  # by ability
 
 
+def test_without_anything_known_a_record_is_found_by_its_prompt(outcomes: Path) -> None:
+    with emulated([cheap(recorded_as="old/two")], outcomes=outcomes) as emulator:
+        for n, row in enumerate(ITEMS[:20]):
+            usage = chat(emulator, "cheap", str(row.prompt)).json["usage"]
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == (100 + n, 10 * n)
+
+
 def test_a_template_around_the_prompt_is_found_by_the_request_id(outcomes: Path) -> None:
     rows = [
         KnownRow(

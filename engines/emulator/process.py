@@ -87,6 +87,7 @@ class Emulator:
             [sys.executable, "-m", "engines.emulator"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the run, which may still want answers to what is in flight
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
         )
         stdin, stdout = self._process.stdin, self._process.stdout
