@@ -198,7 +198,7 @@ class Attempts:
     async def _send(self, request: Request, admission: Admission) -> Reply:
         reply = lost(FailureKind.TIMEOUT, f"endpoint {self._endpoint.name}: given up while in flight")
         try:
-            fault = schema_fault(request)
+            fault = schema_fault(request.response_schema)
             if fault is not None:
                 reply = not_sent(FailureKind.BAD_REQUEST, fault)
             elif self._dead is not None:
@@ -276,7 +276,7 @@ class Attempts:
     ) -> tuple[Answer | Failure, bool]:
         """What the reply is to the request, and whether another attempt follows. An invalid answer is one."""
         if reply.kind is None:
-            valid = is_valid(request, reply.text)
+            valid = is_valid(request.response_schema, reply.text)
             answer = Answer(
                 request.row, request.request_id, reply.text, reply.finish_reason, reply.reasoning, valid
             )

@@ -45,11 +45,21 @@ class Books:
             end.price, size, request.max_tokens, end.reasoning_tokens_max, len(request.messages)
         )
 
-    def intent(self, shard: Shard, request: Request, attempt: int, reserved: Decimal, tokens: int) -> Intent:
+    def intent(
+        self,
+        shard: Shard,
+        request: Request,
+        attempt: int,
+        reserved: Decimal,
+        tokens: int,
+        *,
+        entry_id: str | None = None,
+        at: datetime | None = None,
+    ) -> Intent:
         """The record before sending; `tokens`, the input expected, decides which tier's price is named."""
-        end, now = self._endpoint, datetime.now(UTC)
+        end, now = self._endpoint, at or datetime.now(UTC)
         return Intent(
-            entry_id=os.urandom(16).hex(),
+            entry_id=entry_id or os.urandom(16).hex(),
             run_id=shard.run_id,
             shard_id=shard.shard_id,
             row=request.row,

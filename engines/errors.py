@@ -15,5 +15,5 @@ class BadEndpointError(EngineError):
     """An endpoint's parameters contradict what an engine promises."""
 
 
-class BatchError(EngineError):
-    """A provider's batch could not be made, found or read."""
+class ClosedError(EngineError):
+    """The engine was closed before the shard was done; what it had sent is in the journal."""

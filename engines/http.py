@@ -62,7 +62,7 @@ class HttpTransport:
         base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
         self._url = f"{base}/chat/completions"
         key, self._missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
-        self._headers = request_headers(key)
+        self._headers = {"Content-Type": "application/json", **authorization(key)}
         self._proxy = proxy_for(base)
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
         self._session: aiohttp.ClientSession | None = None
@@ -105,11 +105,8 @@ class HttpTransport:
             self._session = None
 
 
-def request_headers(key: str | None) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if key is not None:
-        headers["Authorization"] = f"Bearer {key}"
-    return headers
+def authorization(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
 def new_session(headers: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:

@@ -12,6 +12,7 @@ from threading import Lock
 
 from engines.attempts import Admission, Attempts, unsent
 from engines.books import Books
+from engines.errors import ClosedError
 from engines.http import HttpTransport
 from engines.loop import event_loop, start
 from engines.outcomes import BACKOFF_SECONDS
@@ -143,6 +144,8 @@ class Realtime:
             self._attempts.flush()
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
+        except asyncio.CancelledError:
+            fault = ClosedError(f"endpoint {work.shard.endpoint} was closed before its shard was done")
         except BaseException as error:  # noqa: BLE001 - raised where answers are collected
             fault = error
         work.finish(fault)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 from jsonschema import Draft202012Validator, SchemaError
@@ -11,26 +12,28 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from engines.quickjson import dumps, loads
-from router.values import JSON, Request
+from router.values import JSON
+
+Schema = Mapping[str, JSON] | None
 
 
-def is_valid(request: Request, text: str) -> bool | None:
+def is_valid(schema: Schema, text: str) -> bool | None:
     """None where the request has no schema."""
-    if request.response_schema is None:
+    if schema is None:
         return None
     try:
         value = loads(text)
     except ValueError:
         return False
-    validator = _validator(dumps(request.response_schema))
+    validator = _validator(dumps(schema))
     return validator is None or _holds(validator, value)
 
 
-def schema_fault(request: Request) -> str | None:
-    """Why no answer could be judged by this request's schema, or None."""
-    if request.response_schema is None:
+def schema_fault(schema: Schema) -> str | None:
+    """Why no answer could be judged by this schema, or None."""
+    if schema is None:
         return None
-    if _validator(dumps(request.response_schema)) is None:
+    if _validator(dumps(schema)) is None:
         return "the request's response_schema is no valid JSON schema"
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from queue import SimpleQueue
+from threading import Lock
 
 from router.values import Answer, Failure, Progress, Shard, Ticket
 
@@ -24,6 +25,9 @@ class Work:
         self.done = 0
         self.in_flight = 0
         self.finished = False
+        self.done_elsewhere = 0
+        """Done at a provider that has not handed the answers over yet."""
+        self._lock = Lock()
         self._lot: list[Said] = []
         self._lots: SimpleQueue[list[Said] | BaseException | None] = SimpleQueue()
 
@@ -33,6 +37,13 @@ class Work:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
         self._lot.append(said)
 
+    def put_lot(self, lot: list[Said]) -> None:
+        """The same for many, from any thread."""
+        if lot:
+            with self._lock:
+                self.done += len(lot)
+            self._lots.put(lot)
+
     def finish(self, fault: BaseException | None = None) -> None:
         """No more will come; `fault` (a full disk, a bug of ours) is raised where answers are collected."""
         self._flush()
@@ -40,7 +51,8 @@ class Work:
         self._lots.put(fault)
 
     def progress(self) -> Progress:
-        return Progress(self.done, self.total, self.in_flight, self.finished)
+        done = min(self.done + self.done_elsewhere, self.total)
+        return Progress(done, self.total, self.in_flight, self.finished)
 
     def drain(self) -> Iterator[Said]:
         """What is put, until `finish`; a second reader finds the end."""

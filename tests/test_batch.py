@@ -1,0 +1,345 @@
+"""The batch tier against the emulated provider, whose books say what was really billed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from engines.batch import Batch
+from engines.batch_openai import OpenAIBatches
+from engines.batch_parts import Part, Parts, Source, entry_id
+from engines.batch_wire import BatchLimits, Remote, RemoteState
+from engines.books import Books
+from engines.emulator import BatchHabits, EmulatedModel, Emulator
+from engines.errors import BadEndpointError
+from engines.escrow import RunEscrow
+from engines.loop import start
+from engines.wire import Bodies
+from router.prices import worst_case_of
+from router.values import (
+    Answer,
+    Desk,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    Mode,
+    Outcome,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    Shard,
+)
+
+PRICE = Price(Decimal(100), Decimal(400))
+
+
+class Notes:
+    """A journal in memory that a second process can go on with: the same entry twice is one entry."""
+
+    def __init__(self) -> None:
+        self.intents: dict[str, Intent] = {}
+        self.outcomes: dict[str, Outcome] = {}
+
+    def sent(self, intents: Any) -> None:
+        self.intents |= {intent.entry_id: intent for intent in intents}
+
+    def settled(self, outcomes: Any) -> None:
+        for outcome in outcomes:
+            assert outcome.entry_id in self.intents
+            self.outcomes[outcome.entry_id] = outcome
+
+    @property
+    def cost(self) -> Decimal:
+        return sum((o.cost_usd for o in self.outcomes.values()), Decimal(0))
+
+    @property
+    def statuses(self) -> Counter[str]:
+        return Counter(o.status.value for o in self.outcomes.values())
+
+
+@contextmanager
+def provider(**habits: Any) -> Iterator[Emulator]:
+    model = EmulatedModel("m", PRICE, ability=1.0, batch_price=PRICE)
+    with Emulator([model], batches=BatchHabits(**{"turnaround_seconds": 0.2, **habits})) as emulator:
+        yield emulator
+
+
+def requests(count: int, text: str = "How many?", **more: Any) -> list[Request]:
+    return [
+        Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"{i} {text}"},), 64, **more)
+        for i in range(count)
+    ]
+
+
+class Night:
+    """A shard through the batch engine."""
+
+    def __init__(
+        self,
+        emulator: Emulator,
+        work: Any,
+        *,
+        notes: Notes | None = None,
+        cap: Decimal | None = None,
+        limits: BatchLimits | None = None,
+        **more: Any,
+    ) -> None:
+        self.endpoint = Endpoint(
+            "night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base, **more
+        )
+        self.notes, self.escrow = notes or Notes(), RunEscrow(cap)
+        wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
+        if limits is not None:
+            wire.limits = limits  # type: ignore[misc]
+        desk = Desk(self.notes, self.escrow)
+        self.engine = Batch(self.endpoint, desk, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2)
+        self.ticket = self.engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")
+
+    def finish(self) -> dict[int, Answer | Failure]:
+        try:
+            said = list(self.engine.collect(self.ticket))
+        finally:
+            self.engine.close()
+        assert len({s.row for s in said}) == len(said)
+        return {s.row: s for s in said}
+
+
+def billed(emulator: Emulator) -> Decimal:
+    return sum((Decimal(entry["cost_usd"]) for entry in emulator.books()), Decimal(0))
+
+
+def at_provider(night: Night) -> list[Remote]:
+    async def look() -> list[Remote]:
+        wire = OpenAIBatches(night.endpoint, Bodies(night.endpoint))
+        found = [remote async for remote in wire.find("")]
+        await wire.close()
+        return found
+
+    return start(look()).result()
+
+
+def kinds(said: dict[int, Answer | Failure]) -> Counter[str]:
+    return Counter(s.kind.value if isinstance(s, Failure) else "answer" for s in said.values())
+
+
+def test_every_request_is_answered_and_the_ledger_equals_the_providers_books() -> None:
+    with provider() as emulator:
+        night = Night(emulator, requests(300))
+        said = night.finish()
+        assert kinds(said) == {"answer": 300}
+        assert night.notes.statuses == {"settled": 300}
+        assert night.notes.cost == billed(emulator) == night.escrow.spent_usd > 0
+        assert night.escrow.reserved_usd == 0
+        assert len(at_provider(night)) == 1
+        assert night.engine.progress(night.ticket).done == 300
+
+
+@pytest.mark.parametrize("limits", [BatchLimits(70, 10**9), BatchLimits(50_000, 12_000)])
+def test_a_shard_is_split_by_what_one_batch_may_hold(limits: BatchLimits) -> None:
+    with provider(max_requests=limits.requests, max_bytes=limits.bytes + 2_000) as emulator:
+        night = Night(emulator, requests(200), limits=limits)
+        assert kinds(night.finish()) == {"answer": 200}
+        assert len(at_provider(night)) >= 3
+        assert night.notes.cost == billed(emulator)
+
+
+def test_a_batch_whose_creation_was_never_heard_of_is_found_and_not_made_again() -> None:
+    with provider(lost_creates=1) as emulator:
+        night = Night(emulator, requests(50))
+        assert kinds(night.finish()) == {"answer": 50}
+        assert len(at_provider(night)) == 1
+        assert len(emulator.books()) == 50
+
+
+def test_a_process_that_dies_leaves_a_batch_that_the_next_one_adopts() -> None:
+    with provider(turnaround_seconds=1.5) as emulator:
+        first = Night(emulator, requests(120), limits=BatchLimits(100, 10**9))
+        while first.engine.progress(first.ticket).in_flight < 120:
+            time.sleep(0.02)
+        first.engine.close()
+        assert first.notes.outcomes == {}
+        second = Night(emulator, requests(120), notes=first.notes)
+        assert kinds(second.finish()) == {"answer": 120}
+        assert len(at_provider(second)) == 2
+        assert second.notes.cost == billed(emulator)
+        assert len(second.notes.intents) == len(emulator.books()) == 120
+
+
+def test_a_resumed_shard_with_fewer_requests_adopts_those() -> None:
+    with provider(turnaround_seconds=0.5) as emulator:
+        first = Night(emulator, requests(40))
+        while not at_provider(first):
+            time.sleep(0.02)
+        first.engine.close()
+        second = Night(emulator, requests(40)[25:], notes=first.notes)
+        said = second.finish()
+        assert set(said) == set(range(25, 40))
+        assert len(at_provider(second)) == 1
+
+
+def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_nothing() -> None:
+    with provider(stuck_at=0.5, expires_seconds=1.0) as emulator:
+        night = Night(emulator, requests(100))
+        said = night.finish()
+        assert kinds(said) == {"answer": 50, "expired": 50}
+        assert night.notes.statuses == {"settled": 50, "void": 50}
+        assert night.notes.cost == billed(emulator)
+
+
+def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere() -> None:
+    with provider(turnaround_seconds=3600.0, cancel_seconds=0.2, stuck_at=0.9) as emulator:
+        night = Night(emulator, requests(100))
+        while night.engine.progress(night.ticket).in_flight < 100:
+            time.sleep(0.02)
+        night.engine.harvest(night.ticket)
+        said = night.finish()
+        assert len(said) == 100
+        assert kinds(said)["expired"] >= 95
+        assert night.notes.cost == billed(emulator)
+        assert night.escrow.reserved_usd == 0
+
+
+def test_requests_that_fail_within_a_batch_are_failures_one_by_one() -> None:
+    with provider(failed_share=0.2) as emulator:
+        night = Night(emulator, requests(200))
+        found = kinds(night.finish())
+        assert found["answer"] + found["overloaded"] == 200
+        assert found["overloaded"] > 10
+        assert night.notes.statuses["void"] == found["overloaded"]
+        assert night.notes.cost == billed(emulator)
+
+
+def test_a_full_queue_is_waited_for_in_smaller_batches() -> None:
+    with provider(enqueued_tokens=600) as emulator:
+        night = Night(emulator, requests(100))
+        assert kinds(night.finish()) == {"answer": 100}
+        assert night.notes.cost == billed(emulator)
+        assert len(emulator.books()) == 100
+        assert night.escrow.reserved_usd == 0
+
+
+def test_remote_files_are_removed_where_that_is_asked() -> None:
+    with provider() as emulator:
+        night = Night(emulator, requests(20), delete_remote=True)
+        night.finish()
+        with urlopen(f"{emulator.api_base}/files") as response:  # noqa: S310 - loopback
+            assert json.load(response)["data"] == []
+
+
+def test_the_cap_holds_for_batches_and_the_tail_is_served_from_what_returns() -> None:
+    work = requests(60, "word " * 600)
+    with provider(turnaround_seconds=0.05) as emulator:
+        endpoint = Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH)
+        most = worst_case_of(endpoint, work[-1])
+        night = Night(emulator, work, cap=most * 6)
+        said = night.finish()
+        assert billed(emulator) == night.notes.cost <= most * 6
+        assert night.notes.cost > most * 5
+        served = [row for row, s in said.items() if isinstance(s, Answer)]
+        assert sorted(served) == list(range(len(served)))
+        assert kinds(said)["budget"] == 60 - len(served) > 0
+
+
+def test_a_request_that_must_not_be_sent_does_not_spoil_its_batch() -> None:
+    work = requests(10)
+    work[3] = requests(4, sampling={"n": 2})[3]
+    with provider() as emulator:
+        night = Night(emulator, work)
+        assert kinds(night.finish()) == {"answer": 9, "bad_request": 1}
+
+
+def test_stop_sends_no_further_part() -> None:
+    with provider() as emulator:
+        night = Night(emulator, [], limits=BatchLimits(10, 10**9))
+        night.finish()
+        night = Night(emulator, requests(5))
+        night.engine.stop()
+        assert sum(kinds(night.finish()).values()) == 5
+
+
+def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path) -> None:
+    endpoint = Endpoint(
+        "night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base="http://127.0.0.1:1/v1"
+    )
+    notes, escrow = Notes(), RunEscrow(Decimal(100))
+    wire = OpenAIBatches(endpoint, Bodies(endpoint))
+    parts = Parts(Desk(notes, escrow), Books(endpoint), wire)
+    shard = Shard("run", "s", "night", Purpose.MAIN, requests(3))
+    part = parts.cut(shard, "key", Source(requests(3)), tmp_path / "in", 1)
+    assert isinstance(part, Part)
+    assert list(notes.intents) == [entry_id("key", row, 1) for row in range(3)]
+    (tmp_path / "out").write_bytes(
+        b'{"custom_id": "1", "response": {"status_code": 500, "body": {}}}\n{"cust'
+    )
+    remote = Remote("b", part.label, RemoteState.ENDED, notes.intents[entry_id("key", 0, 1)].started_at, True)
+    said: list[Any] = []
+    parts.settle(part, [tmp_path / "out"], remote, said.extend)
+    assert {s.row: s.kind for s in said} == {
+        0: FailureKind.BROKEN_REPLY,
+        1: FailureKind.OVERLOADED,
+        2: FailureKind.BROKEN_REPLY,
+    }
+    assert notes.statuses == {"unsettled": 2, "void": 1}
+    assert escrow.reserved_usd == 0
+
+
+def test_a_provider_whose_batches_we_cannot_speak_is_named_before_anything_is_sent() -> None:
+    endpoint = Endpoint("far", "mistral/m", PriceSchedule(PRICE), Mode.BATCH)
+    with pytest.raises(BadEndpointError, match="far: no batch tier for mistral yet"):
+        Batch(endpoint, Desk(Notes(), RunEscrow(None)))
+
+
+class Made:
+    """Requests that exist only while they are looked at."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self.count, self.size = count, size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Request]:
+        for i in range(self.count):
+            content = {"role": "user", "content": f"{i}" + "x" * self.size}
+            yield Request(i, f"r{i}", "h", "t", (content,), 16)
+
+
+class Forgetful(Notes):
+    """Counts, and keeps nothing."""
+
+    sent_count = settled_count = 0
+
+    def sent(self, intents: Any) -> None:
+        self.sent_count += len(list(intents))
+
+    def settled(self, outcomes: Any) -> None:
+        self.settled_count += len(list(outcomes))
+
+
+def test_memory_stays_flat_however_long_the_shard_is() -> None:
+    process = psutil.Process()
+    notes = Forgetful()
+    with provider() as emulator:
+        Night(emulator, requests(100)).finish()
+        before = process.memory_info().rss
+        night = Night(emulator, Made(20_000, 6_000), notes=notes, limits=BatchLimits(10_000, 10**9))
+        most = answers = 0
+        for number, said in enumerate(night.engine.collect(night.ticket)):
+            answers += isinstance(said, Answer)
+            if number % 500 == 0:
+                most = max(most, process.memory_info().rss)
+        night.engine.close()
+    assert answers == notes.sent_count == notes.settled_count == 20_000
+    assert most - before < 60e6, f"{(most - before) / 1e6:.0f} MB for 120 MB of requests"
