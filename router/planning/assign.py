@@ -11,7 +11,7 @@ from router.planning.classes import Groups
 from router.planning.limits import Limit, Pool
 from router.planning.model import Model
 from router.planning.multipliers import Aim, Multipliers
-from router.planning.pairs import Real, Rows, pairs, table_of_rows
+from router.planning.pairs import Real, Rows, chunks, pairs, table_of_rows
 from router.planning.problem import NOBODY, Choice, Problem
 from router.planning.tally import Tally, broken, tally_of_rows
 
@@ -53,6 +53,21 @@ def _divided(reduced: Real, share: Real) -> Choice:
         choice[mine] = e
         left = np.setdiff1d(left, mine, assume_unique=True)
     return choice
+
+
+def nearest_rows(problem: Problem, choice: Choice, prices: Multipliers) -> Rows:
+    """Routable rows that another option would suit best, the nearest to a decision first; at most FREE's last."""
+    edge = np.empty(problem.n, dtype=np.float32)
+    for part in chunks(problem.n):
+        reduced = prices.reduced(pairs(problem, part))
+        mine, rows = choice[part], np.arange(len(reduced))
+        own = reduced[rows, mine].copy()
+        reduced[rows, mine] = np.inf
+        edge[part] = np.where(mine == NOBODY, np.inf, reduced.min(axis=1) - own)
+    size = min(len(edge), FREE[-1])
+    near = np.argpartition(edge, size - 1)[:size]
+    near = near[np.isfinite(edge[near])]
+    return near[np.lexsort((near, edge[near]))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,17 @@ from router.planning.multipliers import Multipliers
 from router.planning.pairs import Pairs, Real, Summing, Table, chunks, pairs
 from router.planning.problem import Problem
 
-GROUPS = 1500
-"""First groups: enough to choose workers by and for prices good to a per cent; HiGHS solves them in about a second."""
+GROUPS = 1_000
+"""First groups: enough for prices good to some per cent, which the second look needs; HiGHS takes a tenth of a second."""
+
+SINGLY = 2_000
+"""Up to so many rows each is a group of its own in the end."""
 
 SECOND_GROUPS = 8000
 """Groups of the second look, most of them far from any decision."""
+
+FEW = 300
+"""First groups where rows are few: their prices tell which options of each row are worth a variable."""
 
 SAMPLE = 20_000
 """Rows, evenly spaced, from which the cuts between groups are taken."""
@@ -37,6 +43,8 @@ class Survey:
     totals: Totals
     scale: float
     """What the dearest choice costs; 1 where everything is free."""
+    single: bool
+    """Every group is one row."""
 
 
 class Numbering:
@@ -55,7 +63,7 @@ class Numbering:
 
 
 class Kinds:
-    """Task and allowed options as one number."""
+    """Task (where there is more than one to tell apart) and allowed options as one number."""
 
     def __init__(self, tasks: int) -> None:
         self._tasks = tasks
@@ -68,7 +76,7 @@ class Kinds:
             packed = np.packbits(p.allowed, axis=1)
             unique, inverse = np.unique(packed, axis=0, return_inverse=True)
             mask = np.array([self._number(row.tobytes()) for row in unique])[inverse.reshape(-1)]
-        return mask * self._tasks + p.task
+        return (mask * self._tasks + (p.task if self._tasks > 1 else 0)).astype(np.int64)
 
     def _number(self, mask: bytes) -> int:
         return self._masks.setdefault(mask, len(self._masks))
@@ -136,9 +144,11 @@ def _edges(feature: Real, task: NDArray[np.int64], tasks: int, bins: int) -> Rea
     return edges
 
 
-def survey(problem: Problem, groups: int = GROUPS) -> Survey:
+def survey(problem: Problem, groups: int | None = None) -> Survey:
     """One reading of the columns; with no more rows than `groups`, each is a group of its own."""
     tasks, width = tasks_of(problem), problem.width
+    if groups is None:
+        groups = GROUPS if problem.n > SINGLY else FEW
     cuts = Cuts(problem, groups) if problem.n > groups else None
     kinds, numbers, summing = Kinds(tasks), Numbering(), Summing(width)
     of = np.full(problem.n, -1, dtype=np.int32)
@@ -156,28 +166,35 @@ def survey(problem: Problem, groups: int = GROUPS) -> Survey:
         weight += np.bincount(p.task[some], p.weight[some], tasks)
         busy += p.busy.sum(axis=0)
         scale += float(p.cost.max(axis=1).sum())
-    return Survey(of, summing.table(), Totals(count, weight, busy), scale or 1.0)
+    return Survey(of, summing.table(), Totals(count, weight, busy), scale or 1.0, cuts is None)
 
 
-# --- the second groups ------------------------------------------------------------------------------------------------
+# --- the second groups
 
 _CUTS = 0.5 ** np.arange(1, 12)
 """Where regret is cut, as shares of its sample: half of the rows are far from a decision, then finer and finer."""
 
+SIZES = 3
+"""Where an option is short of requests as well as of tokens, the prices of the two are told apart by size."""
+
 
 class Views:
-    """How the prices see a request: its kind, its two best options, how far apart they are."""
+    """How the prices see a request: its two best options, how far apart they are for its size, and the size.
+
+    Tasks are kept apart only where they have floors of their own.
+    """
 
     def __init__(self, problem: Problem, prices: Multipliers, groups: int = SECOND_GROUPS) -> None:
         self._order = np.argsort([option.name for option in problem.options], kind="stable")
-        self._kinds = Kinds(tasks_of(problem))
-        self._prices = prices
+        per_task = problem.terms.floor is not None and problem.terms.per_task
+        self._kinds = Kinds(tasks_of(problem) if per_task else 1)
         rows = np.unique(np.linspace(0, problem.n - 1, min(SAMPLE, problem.n)).astype(np.int64))
         p = pairs(problem, rows)
         first, second, regret = self.best_two(prices.reduced(p))
-        regret = regret[np.isfinite(regret)]
         pairs_seen = len(np.unique(self._pair(p, first, second)))
-        self._edges = _regret_edges(regret, max(1, round(groups / max(1, pairs_seen))))
+        self._sizes = np.quantile(_size(p), np.arange(1, SIZES) / SIZES)
+        near = (regret / _size(p))[np.isfinite(regret)]
+        self._edges = _regret_edges(near, max(2, round(groups / (SIZES * max(1, pairs_seen)))))
 
     def best_two(self, reduced: Real) -> tuple[Groups, Groups, Real]:
         """Per row the cheapest option, the next one, and by how much it is dearer; among equals, by name."""
@@ -193,12 +210,32 @@ class Views:
 
     def of(self, p: Pairs, first: Groups, second: Groups, regret: Real) -> NDArray[np.int64]:
         """A key per row; rows with one key are alike to these prices."""
-        step = np.searchsorted(self._edges, np.where(np.isfinite(regret), regret, np.inf))
-        return self._pair(p, first, second) * (len(self._edges) + 1) + step
+        size = _size(p)
+        step = np.searchsorted(self._edges, np.where(np.isfinite(regret), regret / size, np.inf))
+        seen = self._pair(p, first, second) * (len(self._edges) + 1) + step
+        return seen * SIZES + np.searchsorted(self._sizes, size)
 
     def _pair(self, p: Pairs, first: Groups, second: Groups) -> NDArray[np.int64]:
         width = len(self._order)
         return (self._kinds.of(p) * width + first) * width + second
+
+
+def _size(p: Pairs) -> Real:
+    size: Real = p.cost.sum(axis=1)
+    return np.where(size > 0, size, 1.0)
+
+
+def seen_with(problem: Problem, prices: Multipliers) -> tuple[Groups, Table]:
+    """[n] and their sums: rows grouped by how these prices see them; one reading of the columns."""
+    views, numbers, summing = Views(problem, prices), Numbering(), Summing(problem.width)
+    groups = np.full(problem.n, -1, dtype=np.int32)
+    for part in chunks(problem.n):
+        p = pairs(problem, part)
+        first, second, regret = views.best_two(prices.reduced(p))
+        keys = numbers.of(views.of(p, first, second, regret))
+        groups[part] = np.where(p.allowed.any(axis=1), keys, -1)
+        summing.add(p, groups[part])
+    return groups, summing.table()
 
 
 def _regret_edges(regret: Real, steps: int) -> Real:

@@ -14,7 +14,7 @@ from router.planning.limits import Measure, limits_of, pools_of
 from router.planning.model import Model
 from router.planning.multipliers import BEST, CHEAPEST
 from router.planning.problem import Problem
-from router.planning.search import search
+from router.planning.search import anything, search
 
 FRONTIER_GROUPS = 2_000
 """Up to so many rows each is a group of its own; twenty solves from each other's bases take a second at most."""
@@ -45,12 +45,12 @@ def frontier(problem: Problem, points: int = 20) -> tuple[Point, ...]:
     def cost_at(floor: float) -> tuple[float, float]:
         for index, weight, safe in zip(floors, weights, margins, strict=True):
             model.set_bound(index, (floor + safe) * float(weight))
-        best = search(model).best
+        best = search(model, anything(pools)).best
         return best.value, float((best.share * seen.table.worth).sum() / weights[0])
 
     _, low = cost_at(-1.0)
     rest = tuple(limit for limit in limits if limit.measure is not Measure.WORTH)
-    best = search(Model(seen.table, rest, pools, BEST, float(weights[0]))).best
+    best = search(Model(seen.table, rest, pools, BEST, float(weights[0])), anything(pools)).best
     high = -best.value / float(weights[0])
     if best.missed > 1e-6:
         return ()

@@ -47,7 +47,8 @@ class Solved:
     """The sum of relative misses; 0 where every limit holds."""
     bound: float
     """What HiGHS has proven of this model; the same as `value` for a linear program."""
-    prices: Multipliers | None = field(default=None, repr=False)
+    prices: Multipliers = field(repr=False)
+    """All zero where numbers are whole: then there are none."""
 
 
 class Model:
@@ -118,14 +119,16 @@ class Model:
         missed = float(misses.sum()) if misses.size else 0.0
         value = info.objective_function_value * self.scale
         bound = info.mip_dual_bound * self.scale if self._whole else value
-        prices = None if self._whole else self._prices()
         idle_seconds = np.array([u * longest for u, longest in zip(idle, self._longest, strict=True)])
-        return Solved(share, workers, idle_seconds, value, missed, bound, prices)
+        return Solved(share, workers, idle_seconds, value, missed, bound, self._prices())
 
     def _prices(self) -> Multipliers:
         """The duals, with the sign that each must have, in the aim's unit per unit of the limit."""
-        duals = np.asarray(self._highs.getSolution().row_dual)[len(self.table) :] * self.scale
         limits, pools = len(self.limits), len(self.pools)
+        if self._whole:
+            duals = np.zeros(limits + 2 * pools)
+        else:
+            duals = np.asarray(self._highs.getSolution().row_dual)[len(self.table) :] * self.scale
         prices = np.maximum(0.0, np.where(self._at_least, duals[:limits], -duals[:limits])) / self._unit
         longest = np.array(self._longest)
         fits = np.maximum(0.0, -duals[limits : limits + pools]) / longest

@@ -7,7 +7,7 @@ is a lower bound on every plan (Lagrange; Geoffrion 1974, "Lagrangean relaxation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,15 @@ class Multipliers:
     """Per pool: of a second of a started worker's time."""
     idle: Real
     """Per pool: of a second that would otherwise be paid for in vain."""
+
+    def mean(self, other: Multipliers) -> Multipliers:
+        """Half way between: the bound is concave in the prices, so where they swing to and fro this is better."""
+        return replace(
+            self,
+            prices=(self.prices + other.prices) / 2,
+            fits=(self.fits + other.fits) / 2,
+            idle=(self.idle + other.idle) / 2,
+        )
 
     def reduced(self, p: Pairs | Table) -> Real:
         """[m, E] what a pair costs with everything that it takes from others; inf where it is not allowed."""

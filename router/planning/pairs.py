@@ -110,7 +110,7 @@ def table_of_rows(problem: Problem, rows: Rows) -> Table:
 class Summing:
     """Builds a Table from chunks of pairs and the group each row is in; groups are numbered as they come.
 
-    The rows of a group are of one task and allowed on the same options.
+    The rows of a group are allowed on the same options; where tasks have floors of their own, they are of one task.
     """
 
     def __init__(self, width: int) -> None:

@@ -6,10 +6,12 @@ The cost is convex in the numbers of workers, so the tree stays small; its leave
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from router.planning.limits import Pool
 from router.planning.model import Model, Solved
 from router.planning.multipliers import Multipliers
 
@@ -19,14 +21,16 @@ NODES = 64
 WHOLE = 1e-6
 
 
+Box = tuple[tuple[float, ...], tuple[float, ...]]
+"""Workers per pool, from and to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Leaf:
     """A part of the numbers of workers, and prices that bound the plans in it."""
 
-    low: tuple[float, ...]
-    high: tuple[float, ...]
+    box: Box
     prices: Multipliers = field(repr=False)
-    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +42,15 @@ class Found:
     leaves: tuple[Leaf, ...]
 
 
-def search(model: Model, *, nodes: int = NODES) -> Found:
-    """The best of the elastic program with whole workers; `missed` says whether it keeps the limits."""
-    pools = len(model.pools)
+def anything(pools: Sequence[Pool]) -> Box:
+    return (0.0,) * len(pools), tuple(float(pool.most) for pool in pools)
+
+
+def search(model: Model, box: Box, *, nodes: int = NODES) -> Found:
+    """The best of the elastic program with whole workers in `box`; `missed` says whether it keeps the limits."""
     best: Solved | None = None
     workers: tuple[int, ...] = ()
     leaves: list[Leaf] = []
-    box = ((0.0,) * pools, tuple(float(pool.most) for pool in model.pools))
     first = _relaxed(model, *box)
     heap = [(first.value, 0, box, first)]
     count = 1
@@ -54,8 +60,7 @@ def search(model: Model, *, nodes: int = NODES) -> Found:
         if k is None and (best is None or value < best.value):
             best, workers = solved, tuple(round(w) for w in solved.workers)
         if k is None or (best is not None and value >= best.value) or count >= nodes:
-            assert solved.prices is not None
-            leaves.append(Leaf(low, high, solved.prices, value))
+            leaves.append(Leaf((low, high), solved.prices))
             continue
         cut = float(np.floor(solved.workers[k]))
         for part in ((low, _with(high, k, cut)), (_with(low, k, cut + 1), high)):
@@ -64,7 +69,6 @@ def search(model: Model, *, nodes: int = NODES) -> Found:
             count += 1
     if best is None:
         best, workers = _rounded_up(model, first)
-    assert best.prices is not None
     return Found(best, workers, best.prices, tuple(leaves))
 
 

@@ -1,0 +1,142 @@
+"""From groups to rows and back: solve over groups, let single rows see the prices, group them anew by what they see.
+
+Numbers of workers come in regions (`search.Leaf`), each with a bound over single rows. The region with the lowest bound is
+looked at again, with groups made for its prices, until it can no longer hold anything much cheaper than what was found.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from router.planning.classes import SINGLY, Groups, Survey, seen_with, survey
+from router.planning.limits import Limit, Pool, limits_of, pools_of
+from router.planning.model import Model
+from router.planning.multipliers import Aim, Multipliers
+from router.planning.pairs import Mask, Real, Table, chunks, pairs, table_of_rows
+from router.planning.problem import Problem
+from router.planning.search import Box, Found, Leaf, anything, search
+
+LOOKS = 7
+"""At groups in all. Two or three do nearly always; what is left shows in the gap."""
+
+CLOSE = 3e-4
+"""A relative distance from the bound at which another look is not worth it."""
+
+KEPT = 5
+"""Options per group that stay in the program of a later look, the cheapest at the prices seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A problem with everything derived from it."""
+
+    problem: Problem
+    aim: Aim
+    survey: Survey
+    limits: tuple[Limit, ...]
+    pools: tuple[Pool, ...]
+    scale: float
+
+    def model(
+        self, table: Table, *, keep: Mask | None = None, elastic: bool = True, whole: bool = False
+    ) -> Model:
+        """A program over `table` with all limits."""
+        return Model(
+            table, self.limits, self.pools, self.aim, self.scale, keep=keep, elastic=elastic, whole=whole
+        )
+
+
+def setting(problem: Problem, aim: Aim) -> Setting:
+    """One reading of the columns."""
+    seen = survey(problem)
+    scale = seen.scale if aim.cost else float(seen.totals.weight.sum()) or 1.0
+    return Setting(problem, aim, seen, limits_of(problem, seen.totals), pools_of(problem, seen.totals), scale)
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """Shares of groups, and what bounds every assignment."""
+
+    groups: Groups = field(repr=False)
+    found: Found
+    bound: float
+    """In the aim's unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Region:
+    leaf: Leaf
+    bound: float
+
+
+def look(given: Setting) -> Looked:
+    """As near the optimum as shares of groups can be brought."""
+    first = search(given.model(given.survey.table), anything(given.pools))
+    best = Looked(given.survey.groups, first, -math.inf)
+    start = _Region(Leaf(anything(given.pools), first.prices), -math.inf)
+    if given.survey.single:
+        return replace(best, bound=min(r.bound for r in _regions(given, first, start)))
+    regions = [start]
+    for turn in range(LOOKS if given.problem.n > SINGLY else 2):
+        region = min(regions, key=lambda r: r.bound)
+        if turn and _close(best.found, region.bound):
+            break
+        looked = _look_again(given, region, turn)
+        regions.remove(region)
+        regions += _regions(given, looked.found, region)
+        if turn == 0 or looked.found.best.value < best.found.best.value:
+            best = looked
+    return replace(best, bound=min(r.bound for r in regions))
+
+
+def _close(found: Found, bound: float) -> bool:
+    return found.best.value - bound <= CLOSE * abs(bound)
+
+
+def _look_again(given: Setting, region: _Region, turn: int) -> Looked:
+    """Groups as the region's prices see them. Few rows: each on its own, at the second turn with all options everywhere."""
+    prices, box = region.leaf.prices, region.leaf.box
+    if given.problem.n > SINGLY:
+        groups, table = seen_with(given.problem, prices)
+        keep = _cheapest_options(prices.reduced(table), KEPT)
+        return Looked(groups, search(given.model(table, keep=keep), box), -math.inf)
+    rows = np.flatnonzero(given.survey.groups >= 0)
+    groups = np.full(given.problem.n, -1, dtype=np.int32)
+    groups[rows] = np.arange(len(rows))
+    table = table_of_rows(given.problem, rows)
+    few = _cheapest_options(prices.reduced(table), 2 * KEPT) if turn == 0 else None
+    return Looked(groups, search(given.model(table, keep=few), anything(given.pools)), -math.inf)
+
+
+def _cheapest_options(reduced: Real, number: int) -> Mask:
+    """[C, E] the options of each group that are worth a variable."""
+    if reduced.shape[1] <= number:
+        return np.ones(reduced.shape, dtype=bool)
+    return reduced <= np.partition(reduced, number - 1, axis=1)[:, number - 1 : number]
+
+
+def _regions(given: Setting, found: Found, parent: _Region) -> list[_Region]:
+    """The leaves with their bounds over single rows, each with its own prices or half way to the parent's."""
+    known = parent.bound
+    offers = [Leaf(leaf.box, prices) for leaf in found.leaves for prices in _offers(leaf, parent)]
+    lowest = np.zeros(len(offers))
+    for part in chunks(given.problem.n):
+        p = pairs(given.problem, part)
+        some = p.allowed.any(axis=1)
+        for index, leaf in enumerate(offers):
+            lowest[index] += leaf.prices.reduced(p).min(axis=1)[some].sum()
+    best: dict[Box, _Region] = {}
+    for leaf, low in zip(offers, lowest, strict=True):
+        bound = max(known, float(low) + leaf.prices.constant(*leaf.box))
+        if leaf.box not in best or bound > best[leaf.box].bound:
+            best[leaf.box] = _Region(leaf, bound)
+    return list(best.values())
+
+
+def _offers(leaf: Leaf, parent: _Region) -> list[Multipliers]:
+    if parent.bound == -math.inf:
+        return [leaf.prices]
+    return [leaf.prices, leaf.prices.mean(parent.leaf.prices)]
