@@ -97,6 +97,18 @@ def test_two_policies_together_allow_what_both_allow(one: Endpoint, a: Policy, b
     assert (a & b).max_vendor_share == min(shares, default=None)
 
 
+def test_each_part_of_a_row_s_policy_counts() -> None:
+    loose = Policy()
+    for strict in (
+        Policy(licences=Rule.of(allow=["mit"])),
+        Policy(regions=Rule.of(deny=["us"])),
+        Policy(self_hosted_only=True),
+        Policy(zero_retention=True),
+        Policy(max_vendor_share=0.5),
+    ):
+        assert loose & strict == strict & loose == strict
+
+
 def test_no_policy_allows_all_and_an_empty_allow_list_nothing() -> None:
     assert not refusals_of(endpoint(), Policy())
     assert refusals_of(endpoint(licence="mit"), Policy(licences=Rule.of(allow=[])))

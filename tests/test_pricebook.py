@@ -133,6 +133,8 @@ SMALL: PriceMap = {
         "mode": "chat",
         "input_cost_per_token": 1e-6,
         "output_cost_per_token": 2e-6,
+        "input_cost_per_token_batches": 4e-7,
+        "output_cost_per_token_batches": 8e-7,
         "off_peak_pricing": {
             "input_cost_per_token": 5e-7,
             "output_cost_per_token": 1.5e-6,
@@ -180,6 +182,10 @@ def test_off_peak_takes_whole_hours_the_dearer_factor_and_the_weekday_of_its_zon
     assert price_at(schedule, monday_in_shanghai).input == Decimal("0.75")
     assert price_at(schedule, monday_in_shanghai.replace(hour=22)).input == 1  # half an hour is no whole one
     assert price_at(schedule, datetime(2026, 11, 23, 23, 30, tzinfo=UTC)).input == 1  # Tuesday there
+
+
+def test_off_peak_prices_are_real_time_prices() -> None:
+    assert not schedule_for("shanghai", Mode.BATCH, SMALL).off_peak
 
 
 def test_a_reseller_s_price_is_not_taken_for_another_s() -> None:

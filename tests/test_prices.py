@@ -66,6 +66,18 @@ def test_the_tier_reached_prices_the_whole_request() -> None:
     assert price_at(schedule, MONDAY, 200_001) == long
 
 
+def test_the_ceiling_of_a_short_request_leaves_out_tiers_that_it_cannot_reach() -> None:
+    base, long = Price(Decimal(2), Decimal(12)), Price(Decimal(4), Decimal(18))
+    schedule = PriceSchedule(base, (ContextTier(200_000, long),))
+    assert ceiling(schedule, 200_000) == base
+    assert ceiling(schedule, 200_001) == ceiling(schedule) == long
+
+
+def test_what_is_set_aside_is_rounded_up() -> None:
+    schedule = PriceSchedule(Price(Decimal("0.0145"), Decimal(0)))
+    assert worst_case_usd(schedule, 1, 0) == Decimal("0.000004191")  # 1 byte and 288 of template: 4.1905e-6
+
+
 def test_off_peak_hours_are_those_of_their_own_time_zone() -> None:
     night = OffPeak(Decimal("0.5"), "Europe/Berlin", frozenset({0}), frozenset({0}))
     schedule = PriceSchedule(Price(Decimal(2), Decimal(4)), off_peak=(night,))

@@ -154,6 +154,21 @@ def test_cheap_columns_count_what_they_say(texts: list[str | None]) -> None:
         assert all(told[c] <= max(len(raw), 1) for c in COUNTERS)
 
 
+def test_each_cheap_column_on_one_line() -> None:
+    (row,) = features(pa.array(["getName  (12, 345)中文 \\n\\n x"]))
+    assert dict(zip(FEATURES, row.tolist(), strict=True)) == {
+        "bytes": 31,
+        "words": 3,  # get, Name, x; an escaped n is none
+        "letters": 8,
+        "numbers": 2,
+        "digits": 5,
+        "marks": 5,  # ( , ) and two backslashes
+        "mark_runs": 3,
+        "wide": 2,
+        "breaks": 3,  # a second space, two escaped line breaks
+    }
+
+
 def test_a_text_longer_than_any_chunk_is_counted_whole() -> None:
     found = features(pa.array(["a1" * 300_000]))
     assert dict(zip(FEATURES, found[0], strict=True))["digits"] == 300_000
