@@ -229,13 +229,14 @@ class Warehouse:
         """Observations of earlier nights with the tokens they took, for priors."""
         return self._table(results.HISTORY, job=job, since=since)
 
-    def query(self, sql: str, **values: Any) -> pa.Table:
-        """Any question of ours; values are bound by name."""
-        return self._table(sql, **values)
+    def query(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> pa.Table:
+        """Any question of ours; values are bound by name, `tables` can be selected from."""
+        with self._registered(**tables or {}):
+            return self._table(sql, **values)
 
-    def execute(self, sql: str, **values: Any) -> None:
+    def execute(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> None:
         """A change of ours, in a transaction of its own."""
-        with self._transaction():
+        with self._transaction(), self._registered(**tables or {}):
             self._con.execute(sql, values)
 
     def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:

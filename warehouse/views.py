@@ -21,7 +21,7 @@ create or replace view answers as
     select p.job, a.run_id, a.request_id, a.task, a.endpoint, a.model, a.output, a.valid, a.score, a.finish_reason,
            a.completed_at, a.reused_from, a.metadata, p.published_at as loaded_at
     from results a join published p using (run_id) join latest using (job, request_id, nth)
-    where a.error is null;
+    where a.error is null and a.output is not null;
 
 create or replace view unsettled as
     select l.run_id, r.job, l.entry_id, l.request_id, l.shard_id, l.endpoint, l.provider, l.purpose, l.attempt,
