@@ -4,13 +4,14 @@ names.
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from importlib.resources import files
 
 import pytest
 
 from engines.pricemap import bundled_map
-from router.catalogue import Catalogue, Fact, Model, fit_priors, load, tail_of
+from router.catalogue import PUBLIC_DISCOUNT, Catalogue, Fact, Model, fit_priors, load, tail_of
 from router.pricebook import Override, schedule_for
 from router.values import Facts, Mode, Price
 
@@ -168,6 +169,8 @@ def test_one_hard_benchmark_does_not_make_a_model_look_weak() -> None:
     assert hard_too["a"] > hard_too["c"]
     assert hard_too["a"] >= hard_too["b"] - 0.05
     assert fit_priors([model("d", easy=99.99)])["d"] < 0.99
+    even = fit_priors([model("e", easy=50)])["e"]
+    assert even == pytest.approx(1 / (1 + math.exp(PUBLIC_DISCOUNT)))
 
 
 def test_a_job_naming_any_of_them_has_a_price_from_the_book_or_from_itself(catalogue: Catalogue) -> None:

@@ -103,6 +103,16 @@ def test_a_look_up_by_task_and_ceiling_is_the_same_as_one_by_one() -> None:
     assert model.mean(task, caps, 0) == pytest.approx(singly, rel=1e-6)
 
 
+def test_a_wordy_endpoint_is_expected_to_be_wordy_on_a_task_it_was_not_tried_on() -> None:
+    rng = np.random.default_rng(10)
+    task, endpoint = np.repeat([0, 1, 2, 3, 0, 1, 2], 40), np.repeat([0, 0, 0, 0, 1, 1, 1], 40)
+    tokens = np.exp(3 + 2.0 * endpoint + rng.normal(0, 0.3, len(task))).astype(np.int64)
+    caps = np.full(len(task), 4 * CAP)
+    model = fit(Observed(task, endpoint, tokens, caps), tasks=4, endpoints=2, max_tokens=caps)
+    terse, wordy = (model.mean(np.array([3]), np.array([4 * CAP]), e)[0] for e in (0, 1))
+    assert wordy / terse == pytest.approx(np.exp(2.0), rel=0.35)
+
+
 def test_before_any_answer_there_is_a_prior_and_it_knows_little() -> None:
     caps = np.full(1_000, CAP)
     model = fit(None, tasks=2, endpoints=2, max_tokens=caps)
