@@ -282,7 +282,7 @@ class Attempts:
             )
             again = valid is False and self._again(request, FailureKind.INVALID, failures)
             return answer, again
-        again = self._again(request, reply.kind, failures)
+        again = self._again(request, reply.kind, failures) or self._may_come_back(reply)
         message = reply.message
         if again and reply.kind is FailureKind.CUT_EMPTY:
             message += f"; asked once more with max_tokens {self._larger(request)}"
@@ -294,6 +294,10 @@ class Attempts:
         if rule.step is not Step.SAME_ENDPOINT or failures[kind] >= rule.attempts or self._dead is not None:
             return False
         return kind is not FailureKind.CUT_EMPTY or self._larger(request) > request.max_tokens
+
+    def _may_come_back(self, reply: Reply) -> bool:
+        """Nobody listens: that costs nothing and is no request's fault, so it is borne until patience ends."""
+        return reply.kind is FailureKind.CONNECTION and reply.unbilled and self._dead is None
 
     def _larger(self, request: Request) -> int:
         """The larger budget of an answer that was cut before its first word, within the context window."""

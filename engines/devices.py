@@ -33,7 +33,9 @@ class Machine:
     """Those that this process may use."""
 
     def of(self, kind: str) -> tuple[Device, ...]:
-        return {"cuda": self.gpus, "npu": self.npus}.get(kind, (Device("cpu", 0, f"{len(self.cores)} cores"),))
+        return {"cuda": self.gpus, "npu": self.npus}.get(
+            kind, (Device("cpu", 0, f"{len(self.cores)} cores"),)
+        )
 
 
 @lru_cache(maxsize=1)

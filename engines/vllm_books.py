@@ -69,7 +69,9 @@ class PoolBooks:
             intents.append(intent)
         self._desk.journal.sent(intents)
 
-    def answered(self, jobs: Sequence[Job], told: Sequence[Mapping[str, Any]], costs: Sequence[Decimal]) -> list[Said]:
+    def answered(
+        self, jobs: Sequence[Job], told: Sequence[Mapping[str, Any]], costs: Sequence[Decimal]
+    ) -> list[Said]:
         """What the model said to each, journalled at its share of the worker's time."""
         replies = [reply(job, one) for job, one in zip(jobs, told, strict=True)]
         self._desk.journal.settled(
@@ -135,9 +137,7 @@ class PoolBooks:
 
 
 def usage(told: Mapping[str, Any]) -> Usage:
-    return Usage(
-        told["input_tokens"], told["output_tokens"], told["cached_tokens"], told["reasoning_tokens"]
-    )
+    return Usage(told["input_tokens"], told["output_tokens"], told["cached_tokens"], told["reasoning_tokens"])
 
 
 def reply(job: Job, told: Mapping[str, Any]) -> Said:

@@ -1,4 +1,4 @@
-"""What keeps local workers from starting, found before anything is spent. Each problem is a sentence with its remedy."""
+"""What keeps local workers from starting, found before anything is spent: sentences, each with a remedy."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def check(endpoint: Endpoint, found: Machine | None = None) -> list[str]:
     if spec is None:
         return []
     here = machine() if found is None else found
-    said = [*_interpreter(endpoint, spec), *_devices(endpoint, spec, here), *_model(endpoint, spec)]
+    said = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
     return [f"endpoint {endpoint.name}: {one}" for one in said]
 
 
-def _interpreter(endpoint: Endpoint, spec: WorkerSpec) -> Iterator[str]:
+def _interpreter(spec: WorkerSpec) -> Iterator[str]:
     path = shutil.which(spec.python)
     if path is None:
         yield f"there is no Python at {spec.python}; `make setup-vllm` makes .venv-vllm, or name one under python:"
@@ -59,7 +59,7 @@ def _probe(path: str) -> dict[str, JSON] | None:
     return has
 
 
-def _devices(endpoint: Endpoint, spec: WorkerSpec, here: Machine) -> Iterator[str]:
+def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
     if spec.device == "cpu":
         return
     names = {"cuda": ("NVIDIA GPU", "nvidia-smi"), "npu": ("Ascend NPU", "npu-smi info")}

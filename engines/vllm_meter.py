@@ -60,7 +60,7 @@ class Meter:
         self._began = self._marked = clock()
         self._lease: Lease | None = None
         self.cost_usd = ZERO
-        """Charged so far, answers and overhead together: never more than a rounding from seconds × price."""
+        """Charged so far, answers and overhead together: never more than a rounding from seconds times price."""
 
     @property
     def seconds_left(self) -> float:

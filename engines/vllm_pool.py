@@ -113,7 +113,9 @@ class VllmPool:
             slots = [slot for slot in (*self._done, *self._slots.values()) if slot.version]
             if not slots:
                 return None
-            return Speedometer.together(slot.speed for slot in slots).rates(slots[0].version, self.spec.device)
+            return Speedometer.together(slot.speed for slot in slots).rates(
+                slots[0].version, self.spec.device
+            )
 
     # --- for its slots ---
 

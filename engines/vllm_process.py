@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,14 +89,18 @@ class Process:
     def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: Place) -> None:
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._said: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
+        (asked, to), (answers, out), (log, err) = os.pipe(), os.pipe(), os.pipe()
         self._popen = subprocess.Popen(
             (python, str(PROGRAM)),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdin=asked,
+            stdout=out,
+            stderr=err,
             env={**os.environ, **QUIET, **where.environment},
             start_new_session=True,
         )
+        for theirs in (asked, out, err):
+            os.close(theirs)
+        self._to, self._answers, self._errors = os.fdopen(to, "wb"), answers, os.fdopen(log, "rb")
         self.pid = self._popen.pid
         self._readers = [
             threading.Thread(target=read, name=f"worker {self.pid} {read.__name__}", daemon=True)
@@ -110,10 +114,9 @@ class Process:
 
     def say(self, messages: Iterable[Mapping[str, JSON]]) -> None:
         """Raises Gone. The worker reads on a thread of its own: this does not wait for its engine."""
-        assert self._popen.stdin is not None
         try:
-            self._popen.stdin.write(b"".join(dumps(one) + b"\n" for one in messages))
-            self._popen.stdin.flush()
+            self._to.write(b"".join(dumps(one) + b"\n" for one in messages))
+            self._to.flush()
         except (OSError, ValueError) as error:
             raise Gone from error
 
@@ -146,10 +149,9 @@ class Process:
         status = self._popen.wait()
         for reader in self._readers:
             reader.join(5.0)
-        for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
-            with suppress(OSError):
-                assert pipe is not None
-                pipe.close()
+        with suppress(OSError):
+            self._to.close()
+        self._errors.close()
         return status
 
     def last_words(self, lines: int = 6) -> str:
@@ -157,25 +159,17 @@ class Process:
         return " | ".join([line for line in list(self._log) if line][-lines:]) or "(its log is empty)"
 
     def _read_answers(self) -> None:
-        assert self._popen.stdout is not None
-        fd, rest = self._popen.stdout.fileno(), b""
-        while data := _read(fd):
+        rest = b""
+        while data := os.read(self._answers, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
             if lines:
                 self._said.put([loads(line) for line in lines])
+        os.close(self._answers)
         self._said.put(None)
 
     def _read_log(self) -> None:
-        assert self._popen.stderr is not None
-        for line in self._popen.stderr:
+        for line in self._errors:
             self._log.append(line.decode(errors="replace").strip()[:400])
-
-
-def _read(fd: int) -> bytes:
-    try:
-        return os.read(fd, READ_BYTES)
-    except OSError:
-        return b""
 
 
 def ending(status: int) -> str:
@@ -183,6 +177,3 @@ def ending(status: int) -> str:
     if status < 0:
         return f"was killed ({signal.Signals(-status).name})"
     return f"ended with status {status}"
-
-
-__all__: Sequence[str] = ("Gone", "Place", "Process", "ending", "options_for", "place", "width")

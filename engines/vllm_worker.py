@@ -15,6 +15,8 @@ prints goes to stderr, the log):
 It never outlives its parent, nor do vLLM's own processes outlive it: see `tie_to`.
 """
 
+# ruff: noqa: E402 - the path is mended first
+
 from __future__ import annotations
 
 import sys
@@ -53,7 +55,7 @@ def die_with_parent(sig: signal.Signals, parent: int) -> None:
 
 
 def tie_to(parent: int) -> None:
-    """This process dies with `parent`; its process group (vLLM's engine and tensor-parallel processes) with it.
+    """Let this process die with `parent`; its process group (vLLM's engine and tensor-parallel processes) with it.
 
     A forked guard waits for nothing but our death, kill -9 included, and then kills the group.
     """
@@ -78,7 +80,7 @@ class Line:
         os.dup2(2, 1)
 
     def say(self, *messages: dict[str, Any]) -> None:
-        data = b"".join(json.dumps(one, ensure_ascii=False).encode(errors="replace") + b"\n" for one in messages)
+        data = "".join(json.dumps(one) + "\n" for one in messages).encode()
         while data:
             data = data[os.write(self._fd, data) :]
 
@@ -185,7 +187,8 @@ class Worker:
     def _fits(self, tokens: int) -> None:
         if tokens >= self.max_model_len:
             raise Refused(
-                "context_overflow", f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}"
+                "context_overflow",
+                f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}",
             )
 
     def _sampling(self, given: dict[str, Any]) -> Any:
@@ -312,7 +315,7 @@ def main() -> None:
     try:
         threading.Thread(target=listen, args=(heard,), daemon=True).start()
         serve(line, heard)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - told to the parent, whatever it is
         traceback.print_exc()
         sys.stderr.flush()
         line.say(fault(error))
