@@ -176,7 +176,7 @@ def sent_bytes(request: Request) -> int:
     for message in request.messages:
         content = message.get("content")
         total += len(content.encode()) if isinstance(content, str) else _nested_bytes(content)
-        if len(message) > 2:
+        if len(message) > 2 or "content" not in message:
             total += sum(_nested_bytes(v) for k, v in message.items() if k not in ("role", "content"))
     for extra in (request.tools, request.response_schema):
         if extra is not None:
