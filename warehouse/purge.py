@@ -33,7 +33,7 @@ FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
 """Columns that become null; `messages` becomes an empty list, and `request_hash`, by which a short text could be guessed,
 becomes empty. The response schema is the job's, and stays."""
 PART_TEXT = ("output", "reasoning", "message")
-SETTLE_SECONDS = 0.5
+SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
 
 TARGETS = """
@@ -117,7 +117,8 @@ def _erase_files(folder: Path, ids: pa.Array) -> int:
 
 def _erase_part(path: Path, ids: pa.Array) -> int:
     table = parts.read(path)
-    hit = pc.is_in(table["request_id"], value_set=ids)
+    has_text = pc.is_valid(pc.coalesce(*(table[column] for column in PART_TEXT)))
+    hit = pc.and_(pc.is_in(table["request_id"], value_set=ids), has_text)
     if not pc.any(hit).as_py():
         return 0
     for column in PART_TEXT:
@@ -158,8 +159,7 @@ def _erased(outcome: Outcome) -> Answer | Failure:
 def _erase_frozen(folder: Path, ids: pa.Array) -> int:
     """All files of the frozen input anew, whole or not at all; 1 if any row was among `ids`."""
     sources = sorted((folder / "requests").glob("part-*.parquet"))
-    known = (pq.read_table(source, columns=["request_id"])["request_id"] for source in sources)
-    if not any(pc.any(pc.is_in(values, value_set=ids)).as_py() for values in known):
+    if not any(_holds_text(source, ids) for source in sources):
         return 0
     with building(folder) as place:
         (place / "requests").mkdir()
@@ -171,6 +171,12 @@ def _erase_frozen(folder: Path, ids: pa.Array) -> int:
                     for group in range(file.num_row_groups):
                         out.write_table(_without_text(file.read_row_group(group), ids))
     return 1
+
+
+def _holds_text(source: Path, ids: pa.Array) -> bool:
+    table = pq.read_table(source, columns=["request_id", "request_hash"])
+    hit = pc.and_(pc.is_in(table["request_id"], value_set=ids), pc.not_equal(table["request_hash"], ""))
+    return bool(pc.any(hit).as_py())
 
 
 def _without_text(table: pa.Table, ids: pa.Array) -> pa.Table:

@@ -1,0 +1,277 @@
+"""What finance asks: charge-back sums to the ledger, savings, reuse of earlier answers, budget windows."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
+from warehouse.earlier import answered_before, reuse, spent_in_window
+from warehouse.errors import StoreError
+from warehouse.intake import InputSpec, freeze
+from warehouse.journal import FileJournal
+from warehouse.store import Warehouse, run_folder
+
+NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
+COUNT = 7
+_names = itertools.count()
+
+
+def a_run(
+    path: Path,
+    run_id: str,
+    entries: list[tuple[int | None, Purpose, str, Decimal]],
+    *,
+    at: datetime = NOW,
+    job: str = "tickets",
+    prompts: list[str] | None = None,
+    valid: bool | None = None,
+) -> None:
+    """A whole night: `entries` are (row, purpose, status, cost); each settled one is an answer of that row."""
+    prompts = prompts or [f"p{n}" for n in range(COUNT)]
+    source = {
+        "request_id": [f"r{n}" for n in range(len(prompts))],
+        "prompt": prompts,
+        "metadata": [{"customer": "acme" if n % 3 else "bolt"} for n in range(len(prompts))],
+    }
+    pq.write_table(pa.table(source), path.parent / "in.parquet")
+    folder = run_folder(path, run_id)
+    freeze(InputSpec("in.parquet", path.parent), folder)
+    with Warehouse.open(path) as w:
+        w.start_run({"run_id": run_id, "job": job, "status": "running", "started_at": at})
+        w.save_requests(run_id, folder, {"team": "support"}, ["customer"])
+    with FileJournal(folder) as journal:
+        for row, purpose, status, cost in entries:
+            intent = an_intent(run_id, row, purpose, cost, at)
+            journal.sent([intent])
+            if status != "unsettled":
+                reply = (
+                    None
+                    if row is None
+                    else Answer(row, f"r{row}", f"{run_id} says {row}", "stop", valid=valid)
+                )
+                if status == "void" and row is not None:
+                    reply = Failure(row, f"r{row}", FailureKind.REFUSED, "declined")  # type: ignore[assignment]
+                journal.settled(
+                    [Outcome(intent.entry_id, LedgerStatus(status), cost, at, Usage(100, 10), reply=reply)]
+                )
+        part = journal.seal("s")
+    assert part is not None
+    with Warehouse.open(path) as w:
+        w.ingest(part)
+        leaders = w.query("select row from requests where run_id = $r and row = leader", r=run_id)["row"]
+        w.compose_results(run_id, pa.table({"row": leaders, "endpoint": pa.array(["small"] * len(leaders))}))
+        w.finish_run(run_id, status="done", published_at=at)
+
+
+def an_intent(run_id: str, row: int | None, purpose: Purpose, cost: Decimal, at: datetime) -> Intent:
+    return Intent(
+        f"{run_id}-{next(_names)}", run_id, "s", row, None if row is None else f"r{row}", "small", "lab/small",
+        "lab" if (row or 0) % 2 else "house", Mode.REALTIME, purpose, 1, cost, at,
+    )  # fmt: skip
+
+
+def one(w: Warehouse, sql: str) -> dict[str, Any]:
+    (row,) = w.query(sql).to_pylist()
+    return dict(row)
+
+
+ENTRIES = st.lists(
+    st.tuples(
+        st.integers(0, COUNT - 1) | st.none(),
+        st.sampled_from(list(Purpose)),
+        st.sampled_from(["settled", "unsettled", "void"]),
+        st.integers(0, 10**12).map(lambda n: Decimal(n).scaleb(-9)),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+@settings(max_examples=12)
+@given(ENTRIES, ENTRIES)
+def test_chargeback_sums_to_the_ledger_to_the_last_place(
+    tmp_path_factory: pytest.TempPathFactory, first: list[Any], second: list[Any]
+) -> None:
+    path = tmp_path_factory.mktemp("charge") / "w.duckdb"
+    a_run(path, "one", first)
+    a_run(path, "two", second, at=NOW + timedelta(days=20))
+    with Warehouse.open(path) as w:
+        ledger = one(
+            w,
+            """select sum(cost_usd) as all_usd, coalesce(sum(cost_usd) filter (where status = 'unsettled'), 0) as open
+               from ledger""",
+        )
+        charged = one(
+            w,
+            """select sum(direct_usd) + sum(overhead_usd) + sum(unsettled_usd) as all_usd, sum(unsettled_usd) as open
+               from chargeback""",
+        )
+        assert charged == ledger
+        by_month = (
+            "select month, sum(direct_usd + overhead_usd + unsettled_usd) as usd from chargeback group by 1"
+        )
+        by_day = "select strftime(day, '%Y-%m') as month, sum(cost_usd) as usd from spend_by_day group by 1"
+        assert w.query(by_month + " order by 1").to_pylist() == w.query(by_day + " order by 1").to_pylist()
+
+
+def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    # rows 0, 3, 6 are bolt's, the four others acme's; row 6 gets no answer
+    main = [(n, Purpose.MAIN, "settled", Decimal(1)) for n in range(6)] + [
+        (6, Purpose.MAIN, "void", Decimal(0))
+    ]
+    a_run(
+        path,
+        "one",
+        [*main, (None, Purpose.OVERHEAD, "settled", Decimal(6)), (2, Purpose.PILOT, "unsettled", Decimal(3))],
+    )
+    with Warehouse.open(path) as w:
+        rows = w.query(
+            """select tag, sum(direct_usd) as direct, sum(overhead_usd) as overhead, sum(unsettled_usd) as open
+               from chargeback group by 1 order by 1"""
+        ).to_pylist()
+    assert [(r["tag"], r["direct"], r["overhead"], r["open"]) for r in rows] == [
+        ("team=support, customer=acme", 4, 4, 2),
+        ("team=support, customer=bolt", 2, 2, 1),
+    ]
+
+
+def test_savings_say_what_each_endpoint_alone_would_have_cost(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.001")) for n in range(COUNT)])
+    prices = pa.table(
+        {
+            "price_id": ["a", "b", "c"],
+            "endpoint": ["small", "frontier", "house"],
+            "input_usd_per_mtok": [10.0, 100.0, 0.0],
+            "output_usd_per_mtok": [0.0, 1000.0, 0.0],
+            "usd_per_hour": [None, None, 2.5],
+        }
+    )
+    with Warehouse.open(path) as w:
+        w.save_prices("one", prices)
+        w.save_prices("one", prices)
+        rows = w.query("select * from savings order by endpoint").to_pylist()
+    found = {r["endpoint"]: (r["basis"], r["spent_usd"], r["alone_usd"], r["saved_usd"]) for r in rows}
+    spent = Decimal("0.007")
+    # 7 requests of 100 tokens in and 10 out
+    assert found["small"] == ("tokens", spent, Decimal("0.007"), 0)
+    assert found["frontier"] == ("tokens", spent, Decimal("0.14"), Decimal("0.133"))
+    assert found["house"][2] is None, "hours cannot be told from tokens"
+
+
+def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    a_run(
+        path,
+        "one",
+        [(0, Purpose.MAIN, "settled", Decimal("0.5")), (0, Purpose.REPAIR, "settled", Decimal("0.25"))],
+    )
+    plan = pa.table(
+        {
+            "run_id": ["one"] * 2,
+            "request_id": ["r0", "r1"],
+            "task": ["default"] * 2,
+            "endpoint": ["small"] * 2,
+            "input_tokens": [90, 90],
+            "output_tokens": [20, 20],
+            "predicted_usd": [0.6, 0.6],
+        }
+    )
+    with Warehouse.open(path) as w:
+        w.save_assignments(plan)
+        w.save_assignments(plan)
+        row = one(w, "from estimate_vs_actual")
+    assert (row["requests"], row["requests_sent"]) == (2, 1)
+    assert (row["input_tokens_estimated"], row["input_tokens_actual"]) == (90, 100)
+    assert (row["predicted_usd"], row["cost_usd"]) == (Decimal("0.6"), Decimal("0.75"))
+
+
+# --- reuse -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.5")) for n in range(COUNT)])
+    prompts = ["new", *[f"p{n}" for n in range(COUNT)], "p3"]
+    a_run(
+        path,
+        "two",
+        [(0, Purpose.MAIN, "settled", Decimal("0.5"))],
+        prompts=prompts,
+        at=NOW + timedelta(days=1),
+    )
+    with Warehouse.open(path) as w:
+        hashes = w.query("select request_hash from requests where run_id = 'two' and row = leader")[
+            "request_hash"
+        ]
+        found = answered_before(w, "tickets", hashes, timedelta(days=90), NOW + timedelta(days=1))
+        found = found.filter(pa.compute.equal(found["run_id"], "one"))
+        assert found.num_rows == COUNT
+        assert sum(found["saved_usd"].to_pylist()) == Decimal("3.5")
+        for _ in range(2):
+            reuse(w, "two", found)
+        table = pa.table({"row": range(len(prompts) - 1), "endpoint": ["small"] * (len(prompts) - 1)})
+        assert w.compose_results("two", table) == len(prompts)
+        rows = w.query(
+            "select request_id, output, attempts, reused_from, error from results where run_id = 'two' order by request_id"
+        ).to_pylist()
+        assert {r["error"] for r in rows} == {None}
+        assert [r["reused_from"] for r in rows] == [None] + ["one"] * (COUNT + 1)
+        assert [r["attempts"] for r in rows] == [1] + [0] * (COUNT + 1)
+        assert rows[4]["output"] == rows[8]["output"] == "one says 3"
+        assert w.spent("two") == Decimal("0.5")
+        assert len(w.answered_rows("two")) == COUNT + 1
+        # a third night takes them from the run that paid, though the second holds them too
+        again = answered_before(w, "tickets", hashes, None, NOW + timedelta(days=2))
+        assert set(again["reused_from"].to_pylist()) == {"one", "two"}
+        assert again["reused_from"].to_pylist().count("one") == COUNT
+
+
+def test_old_failed_invalid_and_other_jobs_answers_are_not_reused(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    a_run(path, "failed", [(0, Purpose.MAIN, "void", Decimal(0))])
+    a_run(path, "invalid", [(1, Purpose.MAIN, "settled", Decimal(1))], valid=False)
+    a_run(path, "other", [(2, Purpose.MAIN, "settled", Decimal(1))], job="other")
+    a_run(path, "old", [(3, Purpose.MAIN, "settled", Decimal(1))], at=NOW - timedelta(days=91))
+    a_run(path, "fresh", [(4, Purpose.MAIN, "settled", Decimal(1))], at=NOW - timedelta(days=89))
+    with Warehouse.open(path) as w:
+        hashes = w.query("select distinct request_hash from requests")["request_hash"]
+        found = answered_before(w, "tickets", hashes, timedelta(days=90), NOW)
+    assert found["run_id"].to_pylist() == ["fresh"]
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_window_begins_at_midnight_or_on_the_first_where_the_clock_hangs(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    berlin = ZoneInfo("Europe/Berlin")
+    moments = {
+        "today": datetime(2026, 11, 22, 0, 30, tzinfo=berlin),
+        "yesterday": datetime(2026, 11, 21, 23, 30, tzinfo=berlin),
+        "last month": datetime(2026, 10, 31, 23, 30, tzinfo=berlin),
+    }
+    for n, (run_id, at) in enumerate(moments.items()):
+        a_run(path, run_id, [(0, Purpose.MAIN, "settled", Decimal(10**n))], at=at.astimezone(UTC))
+    a_run(path, "stranger", [(0, Purpose.MAIN, "settled", Decimal(5000))], at=NOW, job="other")
+    now = datetime(2026, 11, 22, 2, 0, tzinfo=berlin)
+    with Warehouse.open(path) as w:
+        assert spent_in_window(w, "tickets", "day", now) == 1
+        assert spent_in_window(w, "tickets", "month", now) == 11
+        assert spent_in_window(w, "tickets", "month", now, but_run="today") == 10
+        assert spent_in_window(w, "tickets", "day", now.astimezone(timezone(timedelta(hours=-8)))) == 11
+        assert spent_in_window(w, "nobody", "month", now) == 0
+        with pytest.raises(StoreError, match='"day" or "month", not "week"'):
+            spent_in_window(w, "tickets", "week", now)
