@@ -78,7 +78,7 @@ def parse_nvidia(said: str) -> tuple[Device, ...]:
 
 def parse_ascend(said: str) -> tuple[Device, ...]:
     """The table of `npu-smi info`: a row of each NPU begins with its number, its name, and then its health."""
-    rows = re.findall(r"^\|\s*(\d+)\s+([A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|", said, re.MULTILINE)
+    rows = re.findall(r"^\|\s*(\d+)\s+(\w*[A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|", said, re.MULTILINE)
     return tuple(Device("npu", int(index), f"Ascend {name}") for index, name in rows)
 
 

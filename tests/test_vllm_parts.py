@@ -1,0 +1,287 @@
+"""What of local workers needs no vLLM: order, money, rates, what is found and what is refused beforehand."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engines.devices import Device, Machine, parse_ascend, parse_nvidia
+from engines.escrow import RunEscrow
+from engines.vllm_meter import Meter
+from engines.vllm_order import BLOCK, arrange
+from engines.vllm_pool import VllmPool, check
+from engines.vllm_process import place
+from engines.vllm_rates import Speedometer
+from router.values import (
+    Desk,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    Mode,
+    Outcome,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    Shard,
+    WorkerSpec,
+)
+
+HERE = Path(__file__).resolve().parent
+MODEL = str(HERE / "tiny_model")
+VLLM_PYTHON = os.environ.get("THIRDSHIFT_VLLM_PYTHON", str(HERE.parent / ".venv-vllm/bin/python"))
+NOTHING_HERE = Machine((), (), (0, 1))
+
+
+class Kept:
+    """A journal in memory: what was written, for a test to look at."""
+
+    def __init__(self) -> None:
+        self.intents: dict[str, Intent] = {}
+        self.outcomes: list[Outcome] = []
+
+    def sent(self, intents):
+        for intent in intents:
+            self.intents[intent.entry_id] = intent
+
+    def settled(self, outcomes):
+        for outcome in outcomes:
+            assert outcome.entry_id in self.intents
+            self.outcomes.append(outcome)
+
+    def worst_usd(self) -> Decimal:
+        """The ledger, had the process died now."""
+        open_ones = set(self.intents) - {one.entry_id for one in self.outcomes}
+        return sum((self.intents[one].reserved_usd for one in open_ones), Decimal(0)) + self.settled_usd()
+
+    def settled_usd(self) -> Decimal:
+        return sum((one.cost_usd for one in self.outcomes), Decimal(0))
+
+
+def request(row: int, text: str, max_tokens: int = 16) -> Request:
+    return Request(row, f"r{row}", "hash", "task", ({"role": "user", "content": text},), max_tokens)
+
+
+def endpoint(**changed) -> Endpoint:
+    price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=changed.pop("usd_per_hour", None))
+    spec = WorkerSpec("cpu", 1, VLLM_PYTHON)
+    one = Endpoint("house", changed.pop("model", MODEL), price, context_window=changed.pop("window", None))
+    return replace(one, workers=replace(spec, **changed))
+
+
+def shard(requests: list[Request]) -> Shard:
+    return Shard("run", "00001", "house", Purpose.MAIN, requests)
+
+
+# --- order ---
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.integers(1, 9)), max_size=40))
+def test_arranging_loses_and_invents_nothing(drawn) -> None:
+    requests = [request(row, letter * length, most) for row, (letter, length, most) in enumerate(drawn)]
+    assert sorted(one.row for one in arrange(requests)) == list(range(len(requests)))
+
+
+def test_shared_prefixes_stand_side_by_side_and_long_ones_first() -> None:
+    beginnings = [letter * 3 * BLOCK for letter in "abcd"]
+    requests = [request(n, beginnings[n % 4] + f"{n:05d}", 10 + n % 4) for n in range(80)]
+    random.Random(1).shuffle(requests)
+    rows = [one.row % 4 for one in arrange(requests)]
+    assert rows == [3] * 20 + [2] * 20 + [1] * 20 + [0] * 20
+
+
+def test_without_shared_prefixes_the_longest_work_comes_first() -> None:
+    requests = [request(n, f"{n:03d}" + "x" * n, 16) for n in range(50)]
+    assert [one.row for one in arrange(requests)] == list(range(49, -1, -1))
+
+
+# --- money ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def metered(usd_per_hour: Decimal, cap: Decimal | None, **more) -> tuple[Meter, Kept, RunEscrow, Clock]:
+    journal, escrow, clock = Kept(), RunEscrow(cap), Clock()
+
+    def overhead(amount: Decimal) -> Intent:
+        return Intent(
+            os.urandom(8).hex(), "run", None, None, None, "house", "m", "vllm", Mode.REALTIME, Purpose.OVERHEAD,
+            1, amount, datetime.now(UTC),
+        )  # fmt: skip
+
+    return Meter(usd_per_hour, Desk(journal, escrow), overhead, clock=clock, **more), journal, escrow, clock
+
+
+@given(
+    st.decimals(Decimal("0.01"), Decimal(100), places=2),
+    st.one_of(st.none(), st.decimals(Decimal("0.001"), Decimal(2), places=3)),
+    st.lists(st.tuples(st.floats(0.001, 2.5), st.lists(st.floats(0.1, 50), max_size=3)), max_size=60),
+)
+def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(usd_per_hour, cap, stretches) -> None:
+    meter, journal, escrow, clock = metered(usd_per_hour, cap)
+    began, answers, alive = clock.now, Decimal(0), meter.keep_up()
+    for seconds, weights in stretches:
+        if not alive:
+            break
+        clock.now += seconds
+        if weights:
+            answers += sum(meter.charge(weights))
+        else:
+            meter.idle()
+        assert cap is None or journal.worst_usd() + answers <= cap
+        assert cap is None or escrow.spent_usd + escrow.reserved_usd <= cap
+        alive = meter.keep_up() or meter.seconds_left > 2.5
+    meter.stop()
+    paid = answers + journal.settled_usd()
+    assert paid == meter.cost_usd == escrow.spent_usd
+    assert escrow.reserved_usd == 0
+    assert abs(paid - usd_per_hour / 3600 * Decimal(clock.now - began)) <= Decimal("1e-9") * (
+        len(stretches) + 2
+    )
+
+
+def test_a_minimum_rental_is_paid_in_full() -> None:
+    meter, journal, _, clock = metered(Decimal(36), None, minimum_seconds=600)
+    assert meter.keep_up()
+    clock.now += 30
+    meter.stop()
+    assert journal.settled_usd() == Decimal(6)
+
+
+# --- rates ---
+
+
+def test_rates_are_told_apart_where_the_work_differs() -> None:
+    speed, rng = Speedometer(), random.Random(4)
+    for _ in range(50):
+        read, written = rng.randint(0, 4000), rng.randint(0, 400)
+        speed.add(read / 5000 + written / 250, read, written)
+    rates = speed.rates("0.32.0", "cpu")
+    assert rates.measured
+    assert rates.prefill_tokens_per_second == pytest.approx(5000)
+    assert rates.decode_tokens_per_second == pytest.approx(250)
+
+
+def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
+    speed = Speedometer()
+    for _ in range(10):
+        speed.add(2.0, 1000, 100)
+    rates = speed.rates("0.32.0", "cpu")
+    assert not rates.measured
+    assert 1000 / rates.prefill_tokens_per_second + 100 / rates.decode_tokens_per_second == pytest.approx(2.0)
+
+
+# --- devices ---
+
+
+def test_gpus_and_npus_are_read_from_their_tools() -> None:
+    assert parse_nvidia("0, NVIDIA H200, 143771\n1, NVIDIA H200, 143771\n")[1] == Device(
+        "cuda", 1, "NVIDIA H200", 143771
+    )
+    said = (
+        "| NPU   Name      | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
+        "| Chip            | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
+        "| 0     910B3     | OK            | 93.6        45                0    / 0             |\n"
+        "| 0               | 0000:C1:00.0  | 0           0    / 0          3400 / 65536         |\n"
+        "| 1     910B3     | OK            | 91.0        44                0    / 0             |\n"
+        "| No running processes found in NPU 1                                                |\n"
+    )
+    assert [device.index for device in parse_ascend(said)] == [0, 1]
+
+
+def test_workers_share_no_device() -> None:
+    gpus = tuple(Device("cuda", n, "H200") for n in range(4))
+    spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
+    found = Machine(gpus, (), (0, 1, 2, 3))
+    places = [place(spec, n, found).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
+    assert places == ["0,1", "2,3"]
+    cores = [place(replace(spec, device="cpu", options={}), n, found).cores for n in range(2)]
+    assert cores == [(0, 1), (2, 3)]
+
+
+# --- refused beforehand ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"python": sys.executable}, ("has no vLLM", "make setup-vllm")),
+        ({"python": "/nowhere/python"}, ("no Python at /nowhere/python", "make setup-vllm")),
+        ({"model": "/nowhere/model"}, ("no model at /nowhere/model", "paths are from the job file")),
+        ({"model": str(HERE)}, ("no config.json", "save_pretrained")),
+        ({"device": "cuda"}, ("no NVIDIA GPU", "device: cpu")),
+        ({"device": "npu"}, ("vllm-ascend", "pip install")),
+        ({"device": "tpu"}, ("'tpu'", "cuda, npu, cpu")),
+        ({"options": {"max_model_len": 4096}}, ("max_model_len 4,096", "2,048")),
+        ({"window": 9000}, ("context_window 9,000", "2,048")),
+    ],
+)
+def test_what_cannot_start_is_a_sentence_with_its_remedy(changed, words) -> None:
+    problems = check(endpoint(**changed), NOTHING_HERE)
+    assert problems
+    for word in words:
+        assert any(word in one for one in problems), problems
+
+
+def test_too_few_gpus_are_counted() -> None:
+    found = Machine((Device("cuda", 0, "H200"),), (), (0,))
+    (problem,) = check(endpoint(device="cuda", workers=2), found)
+    assert "need 2, and 1 are here" in problem
+
+
+def test_a_worker_that_can_start_has_no_problem() -> None:
+    assert check(endpoint(), NOTHING_HERE) == []
+
+
+def answers(pool: VllmPool, count: int = 3) -> list[FailureKind]:
+    ticket = pool.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")
+    said = list(pool.collect(ticket))
+    assert all(isinstance(one, Failure) for one in said)
+    assert sorted(one.row for one in said) == list(range(count))
+    return [one.kind for one in said]
+
+
+def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
+    journal, escrow = Kept(), RunEscrow(Decimal(1))
+    pool = VllmPool(endpoint(python=sys.executable, usd_per_hour=Decimal(36)), Desk(journal, escrow))
+    try:
+        assert answers(pool) == [FailureKind.WORKER_DIED] * 3
+        said = next(one.reply for one in journal.outcomes if isinstance(one.reply, Failure))
+        assert "No module named 'vllm'" in said.message
+        assert "doctor" in said.message
+    finally:
+        pool.close()
+    (life,) = pool.lives()
+    assert journal.settled_usd() == life.cost_usd == escrow.spent_usd > 0
+    assert escrow.reserved_usd == 0
+
+
+def test_without_money_nothing_starts() -> None:
+    pool = VllmPool(endpoint(usd_per_hour=Decimal(3600)), Desk(Kept(), RunEscrow(Decimal("0.5"))))
+    assert answers(pool) == [FailureKind.BUDGET] * 3
+    pool.close()
+    assert pool.lives() == []
+
+
+def test_after_the_deadline_nothing_starts() -> None:
+    late = datetime.now(UTC) - timedelta(seconds=1)
+    pool = VllmPool(endpoint(), Desk(Kept(), RunEscrow(None), late))
+    assert answers(pool) == [FailureKind.DEADLINE] * 3
+    assert pool.lives() == []
+    pool.close()
