@@ -130,7 +130,7 @@ def _regions(given: Setting, found: Found, parent: _Region) -> list[_Region]:
             lowest[index] += leaf.prices.reduced(p).min(axis=1)[some].sum()
     best: dict[Box, _Region] = {}
     for leaf, low in zip(offers, lowest, strict=True):
-        bound = max(known, float(low) + leaf.prices.constant(*leaf.box))
+        bound = float(max(known, low + leaf.prices.constant(*leaf.box)))
         if leaf.box not in best or bound > best[leaf.box].bound:
             best[leaf.box] = _Region(leaf, bound)
     return list(best.values())
