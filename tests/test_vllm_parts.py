@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,11 +52,11 @@ class Kept:
         self.intents: dict[str, Intent] = {}
         self.outcomes: list[Outcome] = []
 
-    def sent(self, intents):
+    def sent(self, intents: Iterable[Intent]) -> None:
         for intent in intents:
             self.intents[intent.entry_id] = intent
 
-    def settled(self, outcomes):
+    def settled(self, outcomes: Iterable[Outcome]) -> None:
         for outcome in outcomes:
             assert outcome.entry_id in self.intents
             self.outcomes.append(outcome)
@@ -72,7 +74,7 @@ def request(row: int, text: str, max_tokens: int = 16) -> Request:
     return Request(row, f"r{row}", "hash", "task", ({"role": "user", "content": text},), max_tokens)
 
 
-def endpoint(**changed) -> Endpoint:
+def endpoint(**changed: Any) -> Endpoint:
     price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=changed.pop("usd_per_hour", None))
     spec = WorkerSpec("cpu", 1, VLLM_PYTHON)
     one = Endpoint("house", changed.pop("model", MODEL), price, context_window=changed.pop("window", None))
@@ -87,7 +89,7 @@ def shard(requests: list[Request]) -> Shard:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.integers(1, 9)), max_size=40))
-def test_arranging_loses_and_invents_nothing(drawn) -> None:
+def test_arranging_loses_and_invents_nothing(drawn: list[tuple[str, int, int]]) -> None:
     requests = [request(row, letter * length, most) for row, (letter, length, most) in enumerate(drawn)]
     assert sorted(one.row for one in arrange(requests)) == list(range(len(requests)))
 
@@ -116,7 +118,7 @@ class Clock:
         return self.now
 
 
-def metered(usd_per_hour: Decimal, cap: Decimal | None, **more) -> tuple[Meter, Kept, RunEscrow, Clock]:
+def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Meter, Kept, RunEscrow, Clock]:
     journal, escrow, clock = Kept(), RunEscrow(cap), Clock()
 
     def overhead(amount: Decimal) -> Intent:
@@ -133,7 +135,9 @@ def metered(usd_per_hour: Decimal, cap: Decimal | None, **more) -> tuple[Meter, 
     st.one_of(st.none(), st.decimals(Decimal("0.001"), Decimal(2), places=3)),
     st.lists(st.tuples(st.floats(0.001, 2.5), st.lists(st.floats(0.1, 50), max_size=3)), max_size=60),
 )
-def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(usd_per_hour, cap, stretches) -> None:
+def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
+    usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]]
+) -> None:
     meter, journal, escrow, clock = metered(usd_per_hour, cap)
     began, answers, alive = clock.now, Decimal(0), meter.keep_up()
     for seconds, weights in stretches:
@@ -232,7 +236,9 @@ def test_workers_share_no_device() -> None:
         ({"window": 9000}, ("context_window 9,000", "2,048")),
     ],
 )
-def test_what_cannot_start_is_a_sentence_with_its_remedy(changed, words) -> None:
+def test_what_cannot_start_is_a_sentence_with_its_remedy(
+    changed: dict[str, Any], words: tuple[str, ...]
+) -> None:
     problems = check(endpoint(**changed), NOTHING_HERE)
     assert problems
     for word in words:
