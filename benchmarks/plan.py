@@ -1,11 +1,13 @@
-"""How fast and how near the optimum a plan for a million requests is, and what simpler ways to choose would cost.
+"""How fast and how near the optimum a plan for a million requests is, and what simpler ways to choose would
+cost.
 
     python benchmarks/plan.py                       1,000,000 requests x 20 endpoints x 50 tasks
     python benchmarks/plan.py --rows 10000000       the same from memory maps on disk
 
-Requests are made up: log-normal tokens, item-response quality with each task's own taste. Floor, capacities, two pools of
-workers, a vendor share. It must take at most 15 s of one core and 2 GiB, and be proven within a thousandth of the optimum; at
-ten million rows time is only told, and what stays in memory must be no more than the columns kept.
+Requests are made up: log-normal tokens, item-response quality with each task's own taste. Floor, capacities,
+two pools of workers, a vendor share. It must take at most 15 s of one core and 2 GiB, and be proven within a
+thousandth of the optimum; at ten million rows time is only told, and what stays in memory must be no more
+than the columns kept.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from router.planning.solve import cheapest
 WIDTH, TASKS, NIGHT = 20, 50, 8 * 3600.0
 POOLS = (6, 9)
 KEPT_BYTES = 28
-"""Per row: task, weight and input tokens 4 bytes each, as given; group 4, edge 4 and its order 8 at most for a moment, choice
-and runner-up 2 each (their copies while they are exchanged are over by then)."""
+"""Per row: task, weight and input tokens 4 bytes each, as given; group 4, edge 4 and its order 8 at most for
+a moment, choice and runner-up 2 each (their copies while they are exchanged are over by then)."""
 FIXED_BYTES = 400e6
 """The interpreter, NumPy, SciPy and HiGHS with its program, whatever the number of rows."""
 
@@ -80,7 +82,7 @@ def _option(e: int, rows: int) -> Option:
     )  # fmt: skip
 
 
-# --- simpler ways to choose -------------------------------------------------------------------------------------------
+# --- simpler ways to choose
 
 
 def sample(problem: Problem, rows: int = 100_000) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -90,13 +92,16 @@ def sample(problem: Problem, rows: int = 100_000) -> tuple[NDArray[np.float64], 
 
 
 def greedy(cost: NDArray[np.float64], quality: NDArray[np.float64], goal: float) -> float:
-    """Mean cost of: for each request the cheapest that clears a threshold, else the best; the threshold that reaches `goal`."""
+    """Mean cost of: for each request the cheapest that clears a threshold, else the best; the threshold that
+    reaches `goal`."""
     rows = np.arange(len(cost))
     low, high = 0.0, 1.0
     for _ in range(40):
         threshold = (low + high) / 2
         cleared = quality >= threshold
-        choice = np.where(cleared.any(axis=1), np.where(cleared, cost, np.inf).argmin(axis=1), quality.argmax(axis=1))
+        choice = np.where(
+            cleared.any(axis=1), np.where(cleared, cost, np.inf).argmin(axis=1), quality.argmax(axis=1)
+        )
         if quality[rows, choice].mean() >= goal:
             high = threshold
         else:
@@ -116,7 +121,7 @@ def best_mix(cost: NDArray[np.float64], quality: NDArray[np.float64], goal: floa
     return float(best)
 
 
-# --- measuring --------------------------------------------------------------------------------------------------------
+# --- measuring
 
 
 class Watch(threading.Thread):
@@ -140,7 +145,9 @@ class Watch(threading.Thread):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_000_000)
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:
@@ -157,19 +164,22 @@ def main() -> int:
         cost, quality = sample(problem)
         free = cheapest(problem.under(Terms(floor=plan.quality)))
     figures = {
-        "rows": rows, "endpoints": WIDTH, "tasks": TASKS, "cost_usd": round(plan.cost_usd, 4), "gap": plan.gap,
-        "quality": round(plan.quality, 6), "workers": dict(plan.workers), "cpu_seconds": round(cpu, 2),
-        "wall_seconds": round(wall, 2), "anonymous_mib": round(anonymous / 2**20),
-        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "without_limits_usd": None if free is None else round(free.cost_usd, 4),
-        "greedy_usd": round(greedy(cost, quality, plan.quality) * rows, 4),
+        "rows": rows, "endpoints": WIDTH, "tasks": TASKS, "cost_usd": round(plan.cost_usd, 4), "gap":
+        plan.gap, "quality": round(plan.quality, 6), "workers": dict(plan.workers), "cpu_seconds": round(cpu,
+        2), "wall_seconds": round(wall, 2), "anonymous_mib": round(anonymous / 2**20), "peak_rss_mib":
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "without_limits_usd": None if free is None
+        else round(free.cost_usd, 4), "greedy_usd": round(greedy(cost, quality, plan.quality) * rows, 4),
         "best_mix_usd": round(best_mix(cost, quality, plan.quality) * rows, 4),
     }  # fmt: skip
     for name in ("greedy", "best_mix"):
         figures[f"{name}_ratio"] = round(figures[f"{name}_usd"] / (free or plan).cost_usd, 3)
-    print(f"plan: ${plan.cost_usd:.2f} at {plan.quality:.4f}, proven within {plan.gap:.3%}; {cpu:.1f} s of CPU")
+    print(
+        f"plan: ${plan.cost_usd:.2f} at {plan.quality:.4f}, proven within {plan.gap:.3%}; {cpu:.1f} s of CPU"
+    )
     print("at the same predicted quality, with no limit but the floor, for each dollar of our plan:")
-    print(f"  greedy ${figures['greedy_ratio']:.3f}   best mix of two endpoints ${figures['best_mix_ratio']:.3f}")
+    print(
+        f"  greedy ${figures['greedy_ratio']:.3f}   best mix of two endpoints ${figures['best_mix_ratio']:.3f}"
+    )
     memory = 2 * 2**30 if rows <= 1_000_000 else KEPT_BYTES * rows + FIXED_BYTES
     met = plan.gap <= 1e-3 and anonymous <= memory and (cpu <= 15 or rows > 1_000_000)
     print(json.dumps(figures | {"met": met}))

@@ -1,4 +1,5 @@
-"""Random small problems for the planner's tests, and their exact answer: every request singly, in whole numbers, in HiGHS."""
+"""Random small problems for the planner's tests, and their exact answer: every request singly, in whole
+numbers, in HiGHS."""
 
 from __future__ import annotations
 
@@ -32,14 +33,26 @@ def random_problem(seed: int) -> Problem:
         floor=reach * float(rng.uniform(0.6, 1.005)) if rng.random() < 0.85 else None,
         per_task=bool(rng.random() < 0.25),
         margin=0.01 if rng.random() < 0.2 else 0.0,
-        cap_usd=float(cost[np.isfinite(cost)].mean() * n * rng.uniform(0.3, 1.5)) if rng.random() < 0.4 else None,
+        cap_usd=float(cost[np.isfinite(cost)].mean() * n * rng.uniform(0.3, 1.5))
+        if rng.random() < 0.4
+        else None,
         max_vendor_share=float(rng.uniform(0.45, 0.9)) if rng.random() < 0.35 else None,
         seconds=seconds,
     )
     weight = rng.integers(1, 4, n) if rng.random() < 0.3 else np.ones(n, dtype=np.int64)
     names = tuple(f"task-{t}" for t in range(tasks))
     return Problem(
-        options, names, rng.integers(0, tasks, n), weight, cost, quality, inputs, outputs, eligible, policy, terms
+        options,
+        names,
+        rng.integers(0, tasks, n),
+        weight,
+        cost,
+        quality,
+        inputs,
+        outputs,
+        eligible,
+        policy,
+        terms,
     )
 
 
@@ -79,7 +92,7 @@ class Used:
     problems: list[str]
 
 
-def check(problem: Problem, choice: np.ndarray, workers: dict[str, int]) -> Used:
+def check(problem: Problem, choice: np.ndarray, workers: dict[str, int]) -> Used:  # noqa: C901 - one constraint after another, as they are stated
     """Every constraint recomputed row by row, in plain Python, from the problem as it is stated."""
     terms, broken = problem.terms, []
     sums = {e: [0.0, 0.0, 0.0, 0.0] for e in range(problem.width)}
@@ -90,7 +103,10 @@ def check(problem: Problem, choice: np.ndarray, workers: dict[str, int]) -> Used
         if e < 0:
             continue
         option = problem.options[e]
-        allowed = problem.eligible is None or problem.eligible[0 if problem.policy is None else problem.policy[i], e]
+        allowed = (
+            problem.eligible is None
+            or problem.eligible[0 if problem.policy is None else problem.policy[i], e]
+        )
         if not allowed or not math.isfinite(problem.cost[i, e]):
             broken.append(f"row {i} may not be answered by {option.name}")
         w, t = float(problem.weight[i]), int(problem.task[i])
@@ -112,9 +128,13 @@ def check(problem: Problem, choice: np.ndarray, workers: dict[str, int]) -> Used
             broken.append(f"tokens of {option.name}")
         if option.workers:
             number = workers.get(option.name, 0)
-            if number > option.workers.max_workers or busy > number * option.worker_seconds(terms.seconds) * (1 + 1e-6):
+            if number > option.workers.max_workers or busy > number * option.worker_seconds(terms.seconds) * (
+                1 + 1e-6
+            ):
                 broken.append(f"workers of {option.name}")
-            paid = max(number * option.workers.startup_seconds + busy, number * option.workers.minimum_seconds)
+            paid = max(
+                number * option.workers.startup_seconds + busy, number * option.workers.minimum_seconds
+            )
             cost += paid / 3600 * option.workers.usd_per_hour
     if terms.max_vendor_share is not None:
         for vendor in {option.vendor for option in problem.options}:
@@ -132,8 +152,9 @@ def check(problem: Problem, choice: np.ndarray, workers: dict[str, int]) -> Used
     return Used(cost, worth / weight if weight else 0.0, by_task, broken)
 
 
-def exact(problem: Problem) -> float | None:
-    """The least cost there is: binaries x[i,e], integer w[e], continuous paid seconds h[e]; scipy's door to HiGHS.
+def exact(problem: Problem) -> float | None:  # noqa: C901 - one constraint after another, as they are stated
+    """The least cost there is: binaries x[i,e], integer w[e], continuous paid seconds h[e]; scipy's door to
+    HiGHS.
 
     A formulation of its own, sharing nothing with router.planning but the problem.
     """
@@ -201,7 +222,9 @@ def exact(problem: Problem) -> float | None:
     if terms.floor is not None:
         goal = terms.floor + terms.margin - 1e-7
         worth = (np.where(allowed, problem.quality, 0) * problem.weight[:, None]).ravel()
-        groups = [rows] + ([rows[problem.task[rows] == t] for t in range(len(problem.tasks))] if terms.per_task else [])
+        groups = [rows] + (
+            [rows[problem.task[rows] == t] for t in range(len(problem.tasks))] if terms.per_task else []
+        )
         for group in groups:
             if len(group):
                 row = blank()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from tests.planning_cases import check, exact, random_problem
 
 from router.planning import Problem
 from router.planning.solve import cheapest
+from tests.planning_cases import check, exact, random_problem
 
 BLOCKS = [range(start, start + 60) for start in range(0, 300, 60)]
 

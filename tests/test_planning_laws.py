@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.planning_cases import check, random_problem
 
 from router.planning import Infeasible, Option, Plan, Problem, solve
 from router.planning.solve import cheapest
+from tests.planning_cases import check, random_problem
 
 SEEDS = st.integers(min_value=1_000, max_value=100_000)
 few = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 def floored(seed: int) -> Problem:
-    """Without Infeasible at the start: a floor that the problem's other terms allow is searched for by the caller."""
+    """Without Infeasible at the start: a floor that the problem's other terms allow is searched for by the
+    caller."""
     return random_problem(seed)
 
 
@@ -137,8 +138,8 @@ def test_hardly_any_requests_are_no_special_case(n: int) -> None:
     options = (Option("a", "a", "v"), Option("b", "b", "w"))
     columns = np.ones(n)
     problem = Problem(
-        options, ("t",), np.zeros(n, int), np.ones(n, int), np.tile([1.0, 2.0], (n, 1)), np.tile([0.5, 0.9], (n, 1)),
-        columns, columns,
+        options, ("t",), np.zeros(n, int), np.ones(n, int), np.tile([1.0, 2.0], (n, 1)), np.tile([0.5, 0.9],
+        (n, 1)), columns, columns,
     )  # fmt: skip
     plan = solve(problem)
     assert isinstance(plan, Plan)

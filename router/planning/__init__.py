@@ -1,4 +1,5 @@
-"""Who answers what: the cheapest assignment that keeps the floor and every limit, how far from the best it can be, and why."""
+"""Who answers what: the cheapest assignment that keeps the floor and every limit, how far from the best it
+can be, and why."""
 
 from router.planning.explain import columns as columns
 from router.planning.explain import why as why

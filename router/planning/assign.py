@@ -56,7 +56,8 @@ def _divided(reduced: Real, share: Real) -> Choice:
 
 
 def nearest_rows(problem: Problem, choice: Choice, prices: Multipliers) -> Rows:
-    """Routable rows that another option would suit best, the nearest to a decision first; at most FREE's last."""
+    """Routable rows that another option would suit best, the nearest to a decision first; at most FREE's
+    last."""
     edge = np.empty(problem.n, dtype=np.float32)
     for part in chunks(problem.n):
         reduced = prices.reduced(pairs(problem, part))
@@ -136,4 +137,3 @@ class Polisher:
         )  # fmt: skip
         model.set_workers(self.workers, self.workers)
         return model
-

@@ -1,4 +1,5 @@
-"""Requests alike form groups. First by what they are (task, policy, size, how hard), then by what the prices make of them.
+"""Requests alike form groups. First by what they are (task, policy, size, how hard), then by what the prices
+make of them.
 
 Everything goes by chunk: what is kept is one group number per row and the sums per group.
 """
@@ -16,7 +17,8 @@ from router.planning.pairs import Pairs, Real, Summing, Table, chunks, pairs
 from router.planning.problem import Problem
 
 GROUPS = 1_000
-"""First groups: enough for prices good to some per cent, which the second look needs; HiGHS takes a tenth of a second."""
+"""First groups: enough for prices good to some per cent, which the second look needs; HiGHS takes a tenth of
+a second."""
 
 SINGLY = 2_000
 """Up to so many rows each is a group of its own in the end."""
@@ -82,7 +84,7 @@ class Kinds:
         return self._masks.setdefault(mask, len(self._masks))
 
 
-# --- the first groups -------------------------------------------------------------------------------------------------
+# --- the first groups
 
 
 class Cuts:
@@ -172,7 +174,8 @@ def survey(problem: Problem, groups: int | None = None) -> Survey:
 # --- the second groups
 
 _CUTS = 0.5 ** np.arange(1, 12)
-"""Where regret is cut, as shares of its sample: half of the rows are far from a decision, then finer and finer."""
+"""Where regret is cut, as shares of its sample: half of the rows are far from a decision, then finer and
+finer."""
 
 SIZES = 3
 """Where an option is short of requests as well as of tokens, the prices of the two are told apart by size."""

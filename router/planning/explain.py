@@ -63,7 +63,11 @@ def _tipped(problem: Problem, plan: Plan, row: int, mine: int, second: int) -> s
     if scarce is not None and extra[scarce] > max(dearer, -gain * price, 0.0):
         return f"{scarce.replace(':', ' of ')} is short, and worth {money(extra[scarce])} here"
     if dearer <= 0:
-        worse = f"its answer is worth {money(-gain * price)} less" if gain < 0 and price > 0 else "the two are equal"
+        worse = (
+            f"its answer is worth {money(-gain * price)} less"
+            if gain < 0 and price > 0
+            else "the two are equal"
+        )
         return f"cheaper by {money(-dearer)}, but {worse}"
     if gain > 0:
         return f"dearer by {money(dearer)}, and its answer is worth {money(gain * price)} more at this floor"
@@ -73,7 +77,11 @@ def _tipped(problem: Problem, plan: Plan, row: int, mine: int, second: int) -> s
 def _charges(problem: Problem, plan: Plan, tokens: Real, weight: float, e: int) -> dict[str, float]:
     """What the plan's limits charge a row on an option, by limit."""
     option = problem.options[e]
-    units = {f"requests:{option.name}": 1.0, f"tokens:{option.name}": float(tokens[e]), f"share:{option.vendor}": weight}
+    units = {
+        f"requests:{option.name}": 1.0,
+        f"tokens:{option.name}": float(tokens[e]),
+        f"share:{option.vendor}": weight,
+    }
     return {name: unit * plan.multipliers[name] for name, unit in units.items() if name in plan.multipliers}
 
 

@@ -1,8 +1,9 @@
 """What quality costs: the cheapest cost for each of twenty floors, from one program whose floor is moved.
 
-Twenty solves over a thousand rows, each from the last one's basis, give twenty sets of prices. Each set bounds the cost of
-every floor by a line (Lagrange again), summed over up to 50,000 rows; the frontier is the highest of the lines. It is thus
-convex, never falls, and is a little too low rather than too high: a plan for the same floor costs a few requests more.
+Twenty solves over a thousand rows, each from the last one's basis, give twenty sets of prices. Each set
+bounds the cost of every floor by a line (Lagrange again), summed over up to 50,000 rows; the frontier is the
+highest of the lines. It is thus convex, never falls, and is a little too low rather than too high: a plan for
+the same floor costs a few requests more.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ SOLVED_ROWS = 1_000
 SUMMED_ROWS = 50_000
 
 EDGE = 2e-3
-"""The last point keeps off the very best quality by so much of the range: there whole requests no longer fit."""
+"""The last point keeps off the very best quality by so much of the range: there whole requests no longer
+fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Point:
 
 
 def frontier(problem: Problem, points: int = 20) -> tuple[Point, ...]:
-    """From the cheapest plan's quality to the best there is, within capacities and shares; the cap is left aside.
+    """From the cheapest plan's quality to the best there is, within capacities and shares; the cap is left
+    aside.
 
     Empty where not all requests can be answered. Floors rise, and costs never fall.
     """
@@ -82,8 +85,11 @@ class _Case:
         )
 
 
-def _solved(case: _Case, table: Table, points: int) -> tuple[list[tuple[Multipliers, Box]], Multipliers | None]:
-    """Prices and workers along the frontier of `table`, and the prices of the best quality; None: it has no plan."""
+def _solved(
+    case: _Case, table: Table, points: int
+) -> tuple[list[tuple[Multipliers, Box]], Multipliers | None]:
+    """Prices and workers along the frontier of `table`, and the prices of the best quality; None: it has no
+    plan."""
     scale = float(table.cost.max(axis=1).sum()) or 1.0
     weight = float(table.weight.sum())
     rest = tuple(limit for limit in case.limits if limit.measure is not Measure.WORTH)
@@ -109,7 +115,12 @@ def _solved(case: _Case, table: Table, points: int) -> tuple[list[tuple[Multipli
 
 
 def _envelope(
-    case: _Case, lines: list[tuple[Multipliers, Box]], high: Multipliers, sums: Problem, factor: float, points: int
+    case: _Case,
+    lines: list[tuple[Multipliers, Box]],
+    high: Multipliers,
+    sums: Problem,
+    factor: float,
+    points: int,
 ) -> tuple[Point, ...]:
     """Each set of prices summed over the rows; the cheapest workers, the highest line."""
     prices = [p for p, _ in lines]
@@ -154,9 +165,10 @@ def taken(problem: Problem, most: int) -> Problem:
     rows = np.linspace(0, problem.n - 1, most).astype(np.int64)
     return replace(
         problem,
-        task=problem.task[rows], weight=problem.weight[rows], cost=problem.cost[rows], quality=problem.quality[rows],
-        input_tokens=problem.input_tokens[rows], output_tokens=problem.output_tokens[rows],
-        policy=None if problem.policy is None else problem.policy[rows],
+        task=problem.task[rows], weight=problem.weight[rows], cost=problem.cost[rows],
+        quality=problem.quality[rows], input_tokens=problem.input_tokens[rows],
+        output_tokens=problem.output_tokens[rows], policy=None if problem.policy is None else
+        problem.policy[rows],
     )  # fmt: skip
 
 

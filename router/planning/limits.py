@@ -13,7 +13,8 @@ from router.planning.pairs import Real
 from router.planning.problem import Problem, Workers
 
 SINGLE = 1e-7
-"""Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the same."""
+"""Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the
+same."""
 
 
 class Measure(StrEnum):
@@ -28,7 +29,8 @@ class Measure(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """sum of `measure` over the rows on `options` (of one task, where one is given) <= bound; for WORTH: >= bound."""
+    """sum of `measure` over the rows on `options` (of one task, where one is given) <= bound; for WORTH: >=
+    bound."""
 
     name: str
     measure: Measure
@@ -79,11 +81,17 @@ class Totals:
 
 def limits_of(problem: Problem, totals: Totals) -> tuple[Limit, ...]:
     """Every limit that can bind: the floors first, then options in their order, vendors by name, the cap."""
-    return (*_floors(problem, totals), *_capacities(problem, totals), *_shares(problem, totals), *_cap(problem))
+    return (
+        *_floors(problem, totals),
+        *_capacities(problem, totals),
+        *_shares(problem, totals),
+        *_cap(problem),
+    )
 
 
 def pools_of(problem: Problem, totals: Totals) -> tuple[Pool, ...]:
-    """A pool's time is cut to the work there is: that holds for whole workers, and tightens the relaxation."""
+    """A pool's time is cut to the work there is: that holds for whole workers, and tightens the
+    relaxation."""
     seconds = problem.terms.seconds
     return tuple(
         Pool(e, option.workers, min(option.worker_seconds(seconds), float(totals.busy[e])))
@@ -103,7 +111,13 @@ def _floors(problem: Problem, totals: Totals) -> list[Limit]:
         return [whole]
     margins = [terms.task_margins.get(name, terms.margin) for name in problem.tasks]
     return [whole] + [
-        Limit(f"floor:{name}", Measure.WORTH, (terms.floor + margins[t] - SINGLE) * float(totals.weight[t]), everyone, t)
+        Limit(
+            f"floor:{name}",
+            Measure.WORTH,
+            (terms.floor + margins[t] - SINGLE) * float(totals.weight[t]),
+            everyone,
+            t,
+        )
         for t, name in enumerate(problem.tasks)
         if totals.weight[t] > 0
     ]
@@ -129,7 +143,9 @@ def _shares(problem: Problem, totals: Totals) -> list[Limit]:
     for e, option in enumerate(problem.options):
         members.setdefault(option.vendor, []).append(e)
     most = share * float(totals.weight.sum())
-    return [Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)]
+    return [
+        Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)
+    ]
 
 
 def _cap(problem: Problem) -> list[Limit]:
@@ -140,8 +156,8 @@ def _cap(problem: Problem) -> list[Limit]:
 def margin(prediction_error: float, confidence: float) -> float:
     """What to add to the floor so that it is met with `confidence`, not by luck half of the time.
 
-    `prediction_error` is the standard error of the predicted mean quality, taken as normal: the mean of many rows is,
-    nearly. At 0.5 there is no margin; below, none either.
+    `prediction_error` is the standard error of the predicted mean quality, taken as normal: the mean of many
+    rows is, nearly. At 0.5 there is no margin; below, none either.
     """
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must be between 0 and 1, not {confidence}")

@@ -1,7 +1,9 @@
-"""From groups to rows and back: solve over groups, let single rows see the prices, group them anew by what they see.
+"""From groups to rows and back: solve over groups, let single rows see the prices, group them anew by what
+they see.
 
-Numbers of workers come in regions (`search.Leaf`), each with a bound over single rows. The region with the lowest bound is
-looked at again, with groups made for its prices, until it can no longer hold anything much cheaper than what was found.
+Numbers of workers come in regions (`search.Leaf`), each with a bound over single rows. The region with the
+lowest bound is looked at again, with groups made for its prices, until it can no longer hold anything much
+cheaper than what was found.
 """
 
 from __future__ import annotations
@@ -97,7 +99,8 @@ def _close(found: Found, bound: float) -> bool:
 
 
 def _look_again(given: Setting, region: _Region, turn: int) -> Looked:
-    """Groups as the region's prices see them. Few rows: each on its own, at the second turn with all options everywhere."""
+    """Groups as the region's prices see them. Few rows: each on its own, at the second turn with all options
+    everywhere."""
     prices, box = region.leaf.prices, region.leaf.box
     if given.problem.n > SINGLY:
         groups, table = seen_with(given.problem, prices)

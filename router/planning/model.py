@@ -1,4 +1,5 @@
-"""The linear program over groups of requests, in HiGHS: built once, solved again and again as its bounds change.
+"""The linear program over groups of requests, in HiGHS: built once, solved again and again as its bounds
+change.
 
 Variables, all scaled to about 1:
     x[c,e]   the share of group c that option e answers            0..1, or 0/1 where `whole`
@@ -9,7 +10,8 @@ Rows:
     sum_e x[c,e] = 1                                               one per group
     sum of a limit's measure x <= its bound                        one per limit
     busy_k - seconds_k w_k <= 0                                    work fits into the time of those started
-    busy_k - short_k w_k + u_k >= 0                                a worker is paid for `minimum_seconds` at least
+    busy_k - short_k w_k + u_k >= 0                                a worker is paid for `minimum_seconds` at
+    least
 Objective: cost (or minus quality); busy seconds are already in the cost of a pair.
 """
 
@@ -29,7 +31,8 @@ from router.planning.multipliers import Aim, Multipliers
 from router.planning.pairs import Mask, Real, Table
 
 MISSED = 1e4
-"""Price of missing a limit wholly, where 1 is what the dearest plan costs: a millionth missed costs as much as 1 % of it."""
+"""Price of missing a limit wholly, where 1 is what the dearest plan costs: a millionth missed costs as much
+as 1 % of it."""
 
 EXACT = 1e-9
 """HiGHS' feasibility tolerance: rows are scaled to 1, so limits hold to a billionth."""
@@ -37,7 +40,8 @@ EXACT = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """`share` is [C, E]; `value` is in the aim's unit (USD, or minus the sum of quality), offsets not included."""
+    """`share` is [C, E]; `value` is in the aim's unit (USD, or minus the sum of quality), offsets not
+    included."""
 
     share: Real
     workers: Real
@@ -52,7 +56,8 @@ class Solved:
 
 
 class Model:
-    """One program. `used` is what rows outside of the table use of each limit and each pool's seconds already."""
+    """One program. `used` is what rows outside of the table use of each limit and each pool's seconds
+    already."""
 
     def __init__(
         self,
@@ -68,7 +73,13 @@ class Model:
         elastic: bool = True,
         whole: bool = False,
     ) -> None:
-        self.table, self.limits, self.pools, self.aim, self.scale = table, tuple(limits), tuple(pools), aim, scale
+        self.table, self.limits, self.pools, self.aim, self.scale = (
+            table,
+            tuple(limits),
+            tuple(pools),
+            aim,
+            scale,
+        )
         self._used = np.zeros(len(limits)) if used is None else used
         self._busy = np.zeros(len(pools)) if busy is None else busy
         self._group, self._option = np.nonzero(table.allowed if keep is None else table.allowed & keep)
@@ -90,10 +101,13 @@ class Model:
         for k in range(len(self.pools)):
             self._highs.changeColBounds(self._first_pool + k, float(low[k]), float(high[k]))
 
-    def optimise(self, *, gap: float = 0.0, absolute_gap: float = 0.0, nodes: int | None = None) -> Solved | None:
+    def optimise(
+        self, *, gap: float = 0.0, absolute_gap: float = 0.0, nodes: int | None = None
+    ) -> Solved | None:
         """None: no solution (for a program in whole numbers: or none found within `nodes`).
 
-        `absolute_gap` is in the aim's unit. Limits of effort are counts, never seconds: the same model gives the same answer.
+        `absolute_gap` is in the aim's unit. Limits of effort are counts, never seconds: the same model gives
+        the same answer.
         """
         highs = self._highs
         if self._whole:
@@ -215,7 +229,11 @@ class Model:
             put(groups + index, some, measure[some])
             if limit.measure is Measure.COST:
                 dues = [pool.startup_usd for pool in self.pools] + self._idle_usd
-                put(groups + index, list(range(pairs, pairs + 2 * pools)), [d / self._unit[index] for d in dues])
+                put(
+                    groups + index,
+                    list(range(pairs, pairs + 2 * pools)),
+                    [d / self._unit[index] for d in dues],
+                )
         for k, pool in enumerate(self.pools):
             mine = np.flatnonzero(self._option == pool.option)
             busy = self.table.busy[self._group[mine], pool.option] / self._longest[k]
@@ -243,7 +261,9 @@ class Model:
 
     def _columns(self) -> tuple[Real, Real, Real]:
         """Objective and bounds of every variable."""
-        x = self.aim.of(self.table.cost[self._group, self._option], self.table.worth[self._group, self._option])
+        x = self.aim.of(
+            self.table.cost[self._group, self._option], self.table.worth[self._group, self._option]
+        )
         most = [float(pool.most) for pool in self.pools]
         start = [self.aim.cost * pool.startup_usd for pool in self.pools]
         idle = [self.aim.cost * dues for dues in self._idle_usd]

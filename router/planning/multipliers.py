@@ -1,7 +1,9 @@
-"""What a plan pays, in USD, for one more unit of each limit, and the cost of a pair once those prices are on it.
+"""What a plan pays, in USD, for one more unit of each limit, and the cost of a pair once those prices are on
+it.
 
-For any prices that are not negative,  sum_i min_e reduced[i,e]  +  the pools' cheapest start  -  sum_l price_l bound_l
-is a lower bound on every plan (Lagrange; Geoffrion 1974, "Lagrangean relaxation for integer programming").
+For any prices that are not negative,  sum_i min_e reduced[i,e]  +  the pools' cheapest start  -  sum_l
+price_l bound_l is a lower bound on every plan (Lagrange; Geoffrion 1974, "Lagrangean relaxation for integer
+programming").
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ class Multipliers:
     """Per pool: of a second that would otherwise be paid for in vain."""
 
     def mean(self, other: Multipliers) -> Multipliers:
-        """Half way between: the bound is concave in the prices, so where they swing to and fro this is better."""
+        """Half way between: the bound is concave in the prices, so where they swing to and fro this is
+        better."""
         return replace(
             self,
             prices=(self.prices + other.prices) / 2,
@@ -100,7 +103,9 @@ class Multipliers:
         return total
 
     def by_name(self) -> dict[str, float]:
-        return {limit.name: float(price) for limit, price in zip(self.limits, self.prices, strict=True) if price}
+        return {
+            limit.name: float(price) for limit, price in zip(self.limits, self.prices, strict=True) if price
+        }
 
     def _cost(self) -> float:
         caps = (p for limit, p in zip(self.limits, self.prices, strict=True) if limit.measure is Measure.COST)

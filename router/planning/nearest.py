@@ -72,7 +72,8 @@ def _seconds(problem: Problem) -> float | None:
 
 
 def _last(low: float, high: float, works: Callable[[float], bool]) -> float | None:
-    """The largest value between `low`, which should work, and `high`, which does not; None where not even `low` does."""
+    """The largest value between `low`, which should work, and `high`, which does not; None where not even
+    `low` does."""
     if not works(low):
         return None
     for _ in range(STEPS):
@@ -94,7 +95,9 @@ def _reasons(problem: Problem, nearest: Nearest, capless: Plan | None, timeless:
         asked = "" if terms.floor is None else f"a floor of {terms.floor:g} "
         verb = "costs" if asked else "answering all requests costs"
         found.append(
-            Reason("cap_usd", f"{asked}{verb} {dollars(capless.cost_usd)}; the cap is {dollars(terms.cap_usd)}")
+            Reason(
+                "cap_usd", f"{asked}{verb} {dollars(capless.cost_usd)}; the cap is {dollars(terms.cap_usd)}"
+            )
         )
     if timeless is not None and terms.seconds is not None:
         more = f"; {hours(nearest.seconds)} would be enough" if nearest.seconds is not None else ""
@@ -117,14 +120,23 @@ def _floor_message(terms: Terms, reached: float) -> str:
 
 
 def _together(problem: Problem) -> Reason:
-    best = best_quality(problem.under(replace(problem.terms, cap_usd=None, seconds=None, max_vendor_share=None)))
+    best = best_quality(
+        problem.under(replace(problem.terms, cap_usd=None, seconds=None, max_vendor_share=None))
+    )
     if best is None:
-        return Reason("policy", "the endpoints allowed cannot answer every request, whatever the cap and the deadline")
+        return Reason(
+            "policy", "the endpoints allowed cannot answer every request, whatever the cap and the deadline"
+        )
     floor = problem.terms.floor
     if floor is not None and best - problem.terms.margin < floor:
         reached = best - problem.terms.margin
-        return Reason("floor", f"whatever the cap and the deadline, the best floor is {reached:.4f}; {floor:g} is asked for")
-    return Reason("terms", "cap, deadline and vendor share stand in each other's way; no one of them alone is at fault")
+        return Reason(
+            "floor",
+            f"whatever the cap and the deadline, the best floor is {reached:.4f}; {floor:g} is asked for",
+        )
+    return Reason(
+        "terms", "cap, deadline and vendor share stand in each other's way; no one of them alone is at fault"
+    )
 
 
 def dollars(amount: float) -> str:

@@ -1,4 +1,5 @@
-"""An endpoint as the planner's options: one per price in force during the night, with what it can do in a second."""
+"""An endpoint as the planner's options: one per price in force during the night, with what it can do in a
+second."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from router.prices import Window, windows
 from router.values import Endpoint, Mode
 
 HORIZON = timedelta(hours=24)
-"""Without a deadline prices are looked at for a day; what is cheap then is taken to be cheap the days after."""
+"""Without a deadline prices are looked at for a day; what is cheap then is taken to be cheap the days
+after."""
 
 BATCH_SECONDS = 24 * 3600.0
 """What providers promise of a batch; taken where the endpoint states no turnaround."""
@@ -35,7 +37,8 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """An option and the factor on the endpoint's prices while it is open (`router.prices.schedule_columns`)."""
+    """An option and the factor on the endpoint's prices while it is open
+    (`router.prices.schedule_columns`)."""
 
     option: Option
     factor: Decimal
@@ -49,8 +52,9 @@ def options_for(
     pace: Pace | None = None,
     token_factor: float = 1.0,
 ) -> tuple[Priced, ...]:
-    """One option, or where the price changes before the deadline one per price: the endpoint's name stands for the price
-    in force now, `name@16:00` (UTC) for one that begins later. `now` and `deadline` are aware."""
+    """One option, or where the price changes before the deadline one per price: the endpoint's name stands
+    for the price in force now, `name@16:00` (UTC) for one that begins later. `now` and `deadline` are
+    aware."""
     pace = pace or Pace()
     end = now + HORIZON if deadline is None else deadline
     found = [] if endpoint.workers is not None else list(windows(endpoint.price, now, end))

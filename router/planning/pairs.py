@@ -1,4 +1,5 @@
-"""What one row on one option uses of everything that is limited: its measures, read from the columns in chunks."""
+"""What one row on one option uses of everything that is limited: its measures, read from the columns in
+chunks."""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def table_of_rows(problem: Problem, rows: Rows) -> Table:
 class Summing:
     """Builds a Table from chunks of pairs and the group each row is in; groups are numbered as they come.
 
-    The rows of a group are allowed on the same options; where tasks have floors of their own, they are of one task.
+    The rows of a group are allowed on the same options; where tasks have floors of their own, they are of one
+    task.
     """
 
     def __init__(self, width: int) -> None:

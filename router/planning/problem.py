@@ -1,7 +1,7 @@
 """What the planner is given and what it gives back.
 
-Everything is by row: requests that share a hash are one row (their leader) with a weight. n rows, E options, P policies.
-Columns may be NumPy memory maps; they are read in chunks of rows and never copied whole.
+Everything is by row: requests that share a hash are one row (their leader) with a weight. n rows, E options,
+P policies. Columns may be NumPy memory maps; they are read in chunks of rows and never copied whole.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Workers:
 class Option:
     """A column of the problem: an endpoint, and when it is used.
 
-    An endpoint whose price changes during the night is several options with windows that do not overlap, one per price.
-    None means unlimited throughout.
+    An endpoint whose price changes during the night is several options with windows that do not overlap, one
+    per price. None means unlimited throughout.
     """
 
     name: str
@@ -58,7 +58,8 @@ class Option:
     tokens_per_second: float | None = None
     """Input and output together, as providers count TPM."""
     turnaround_seconds: float = 0.0
-    """How long an answer takes that is sent off at once (a batch); nothing is sent that would come after the deadline."""
+    """How long an answer takes that is sent off at once (a batch); nothing is sent that would come after the
+    deadline."""
     queue_requests: int | None = None
     queue_tokens: float | None = None
     """What may be enqueued at a time (batch tier); the queue is filled once per turnaround."""
@@ -90,7 +91,8 @@ class Option:
         return self._most(self.tokens_per_second, self.queue_tokens, seconds)
 
     def worker_seconds(self, seconds: float | None) -> float:
-        """How long one worker can be busy before the deadline, its start-up taken off; inf without a deadline."""
+        """How long one worker can be busy before the deadline, its start-up taken off; inf without a
+        deadline."""
         startup = self.workers.startup_seconds if self.workers else 0.0
         return max(0.0, self.open_seconds(seconds) - startup)
 
@@ -140,8 +142,8 @@ class Problem:
     weight: Codes
     """[n], how many requests of the input the row stands for."""
     cost: Floats = field(repr=False)
-    """[n, E] USD, paid once per row. Not finite: the pair is forbidden. An answer already held costs 0. For workers what
-    is paid besides hours, as a rule 0."""
+    """[n, E] USD, paid once per row. Not finite: the pair is forbidden. An answer already held costs 0. For
+    workers what is paid besides hours, as a rule 0."""
     quality: Floats = field(repr=False)
     """[n, E] predicted mean score, 0 to 1."""
     input_tokens: Floats | Codes = field(repr=False)
@@ -199,7 +201,8 @@ class Plan:
     bound_usd: float
     """No plan that keeps the terms costs less."""
     gap: float
-    """The share of `bound_usd` by which `cost_usd` may exceed the cheapest plan; inf where nothing is known."""
+    """The share of `bound_usd` by which `cost_usd` may exceed the cheapest plan; inf where nothing is
+    known."""
     workers: Mapping[str, int] = field(default_factory=dict)
     """Per option with workers: how many to start; those with none are left out."""
     worker_hours: Mapping[str, float] = field(default_factory=dict)

@@ -1,6 +1,8 @@
-"""How many workers to start: branch and bound over the pools, with the linear program over groups as the relaxation.
+"""How many workers to start: branch and bound over the pools, with the linear program over groups as the
+relaxation.
 
-The cost is convex in the numbers of workers, so the tree stays small; its leaves' multipliers bound every plan.
+The cost is convex in the numbers of workers, so the tree stays small; its leaves' multipliers bound every
+plan.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def anything(pools: Sequence[Pool]) -> Box:
 
 
 def search(model: Model, box: Box, *, nodes: int = NODES) -> Found:
-    """The best of the elastic program with whole workers in `box`; `missed` says whether it keeps the limits."""
+    """The best of the elastic program with whole workers in `box`; `missed` says whether it keeps the
+    limits."""
     best: Solved | None = None
     workers: tuple[int, ...] = ()
     leaves: list[Leaf] = []

@@ -1,7 +1,8 @@
-"""A plan cut into shards: alike in work, shared prefixes side by side, longest first, so that workers end together.
+"""A plan cut into shards: alike in work, shared prefixes side by side, longest first, so that workers end
+together.
 
-A task run costs 20 ms or so of Prefect (FACTS), so a shard is 256 to 2,000 requests or half a minute of work, and a flow has
-no more than a few hundred of them.
+A task run costs 20 ms or so of Prefect (FACTS), so a shard is 256 to 2,000 requests or half a minute of work,
+and a flow has no more than a few hundred of them.
 """
 
 from __future__ import annotations
@@ -33,14 +34,16 @@ class Cutting:
 
 
 BATCH = Cutting(least_requests=50_000, most_requests=50_000, least_seconds=math.inf, most_bytes=190e6)
-"""OpenAI's 50,000 requests and 200 MB a file, with room for the envelope; `most_tokens` is the account's queue."""
+"""OpenAI's 50,000 requests and 200 MB a file, with room for the envelope; `most_tokens` is the account's
+queue."""
 
 MOST_SHARDS = 300
 """Of one option; beyond that they grow past `most_requests`."""
 
 
 PER_LANE = 4
-"""Shards for every lane where there is work enough: the last to end is then late by an eighth of the time on average."""
+"""Shards for every lane where there is work enough: the last to end is then late by an eighth of the time on
+average."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ def cut(
 ) -> list[ShardPlan]:
     """Every row with an option in exactly one shard, longest shards first.
 
-    `output_tokens` [n] are of the chosen option. `prefix` [n]: rows with one value share a long beginning. `sizes` [n]: bytes.
-    `cuttings` by the option's name.
+    `output_tokens` [n] are of the chosen option. `prefix` [n]: rows with one value share a long beginning.
+    `sizes` [n]: bytes. `cuttings` by the option's name.
     """
     shards: list[ShardPlan] = []
     for e, option in enumerate(options):
@@ -125,7 +128,9 @@ def _parts(tokens: Real, seconds: Real, sizes: Real | None, cutting: Cutting) ->
     while start < n:
         done = float(work[start - 1]) if start else 0.0
         fair = done + (float(work[-1]) - done) / max(1, number - len(parts)) * (1 + 1e-9)
-        ends = [int(np.searchsorted(s, (s[start - 1] if start else 0.0) + limit, "right")) for s, limit in sums]
+        ends = [
+            int(np.searchsorted(s, (s[start - 1] if start else 0.0) + limit, "right")) for s, limit in sums
+        ]
         end = max(start + 1, min(n, start + most, int(np.searchsorted(middles, fair, "right")), *ends))
         parts.append(slice(start, end))
         start = end
@@ -133,7 +138,8 @@ def _parts(tokens: Real, seconds: Real, sizes: Real | None, cutting: Cutting) ->
 
 
 def _number(n: int, seconds: float, most: int, cutting: Cutting) -> int:
-    """How many shards: a few for every lane, the same for each, as far as they stay worth a task of their own."""
+    """How many shards: a few for every lane, the same for each, as far as they stay worth a task of their
+    own."""
     worth_it = max(1, n // cutting.least_requests, int(seconds // cutting.least_seconds))
     needed = math.ceil(n / most)
     number = max(needed, min(worth_it, PER_LANE * cutting.lanes))

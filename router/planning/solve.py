@@ -1,4 +1,5 @@
-"""The plan: groups, multipliers, one option per row, the edge in whole numbers, and a bound that says how good it is."""
+"""The plan: groups, multipliers, one option per row, the edge in whole numbers, and a bound that says how
+good it is."""
 
 from __future__ import annotations
 
@@ -67,7 +68,8 @@ class Compromise(StrEnum):
 
 
 def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
-    """What to do about a problem without a plan; None where no option may answer as many as that, whatever the terms."""
+    """What to do about a problem without a plan; None where no option may answer as many as that, whatever
+    the terms."""
     best = best_within(problem)
     if best is not None:
         return best, Compromise.FLOOR
@@ -79,7 +81,7 @@ def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
     return None
 
 
-# --- the way to a result ----------------------------------------------------------------------------------------------
+# --- the way to a result
 
 
 def optimise(problem: Problem, aim: Aim) -> Result | None:

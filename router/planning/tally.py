@@ -41,14 +41,14 @@ class Tally:
         option = choice[rows].astype(np.int64)
         width, tasks = len(self.count), len(self.worth)
         weight = p.weight[rows]
-        for total, values in (
+        for sums, values in (
             (self.count, None),
             (self.weight, weight),
             (self.cost, p.cost[rows, option]),
             (self.tokens, p.tokens[rows, option]),
             (self.busy, p.busy[rows, option]),
         ):
-            total += sign * np.bincount(option, values, width)
+            sums += sign * np.bincount(option, values, width)  # noqa: PLW2901 - in place
         task = p.task[rows]
         self.worth[:] += sign * np.bincount(task, p.worth[rows, option], tasks)
         self.task_weight[:] += sign * np.bincount(task, weight, tasks)

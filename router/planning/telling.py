@@ -1,4 +1,5 @@
-"""An assignment told as a plan: equals by name, the runner-up of each row, what it costs and how far off it can be."""
+"""An assignment told as a plan: equals by name, the runner-up of each row, what it costs and how far off it
+can be."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Result:
 
 
 def first_and_second(problem: Problem, choice: Choice, prices: Multipliers) -> tuple[Choice, Choice]:
-    """[n], [n]: the choice, exact equals exchanged for the first of them by name, and the next best at these prices."""
+    """[n], [n]: the choice, exact equals exchanged for the first of them by name, and the next best at these
+    prices."""
     order = np.argsort([option.name for option in problem.options], kind="stable").astype(np.int16)
     place = np.argsort(order)
     may_leave, may_join = _unlimited(problem, prices)

@@ -12,7 +12,13 @@ from router.planning.tally import Tally
 def finish(problem: Problem, total: Tally, workers: Mapping[str, int]) -> float:
     """Seconds from now; options whose speed nobody knows take no time in this."""
     ends = [
-        _end(option, float(total.count[e]), float(total.tokens[e]), float(total.busy[e]), workers.get(option.name, 0))
+        _end(
+            option,
+            float(total.count[e]),
+            float(total.tokens[e]),
+            float(total.busy[e]),
+            workers.get(option.name, 0),
+        )
         for e, option in enumerate(problem.options)
         if total.count[e]
     ]
