@@ -91,3 +91,9 @@ class Knowledge:
         known = endpoint >= 0  # an endpoint that has left the job since
         columns = [np.asarray(table["row"], np.int64), endpoint, *(np.asarray(table[name]) for name in names)]
         return [column[known] for column in columns]
+
+
+NOTHING_USED = Used(
+    np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
+)
+"""Before anything was answered."""

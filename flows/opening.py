@@ -42,7 +42,7 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
             setting = _entered(setting, call, screen)
             with FileJournal(setting.folder) as journal:
                 shift = _shift(setting, journal, screen)
-                with shift.crew:
+                with shift.held, shift.crew:
                     yield shift
     except (InputError, StoreError) as error:
         raise UserError(str(error)) from error

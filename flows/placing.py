@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ def shards_of(
     output[due.position] = market.output_tokens[due.position, due.endpoint]
     options = tuple(offer.option for offer in market.offered)
     cuttings = {
-        option.name: _cutting(endpoints[offer.endpoint])
+        option.name: _cutting(endpoints[offer.endpoint], ordered=ordered)
         for option, offer in zip(options, market.offered, strict=True)
     }
     plans = cut(
@@ -148,7 +149,11 @@ def shards_of(
     return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
 
 
-def _cutting(endpoint: Endpoint) -> Cutting:
+def _cutting(endpoint: Endpoint, *, ordered: bool) -> Cutting:
+    if ordered:  # side by side, shards would be served at once and not one after the other
+        return Cutting(
+            least_requests=IN_ORDER_REQUESTS, most_requests=IN_ORDER_REQUESTS, least_seconds=math.inf
+        )
     if endpoint.mode is Mode.BATCH:
         return BATCH
     return Cutting(lanes=endpoint.workers.workers) if endpoint.workers is not None else Cutting()

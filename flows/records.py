@@ -122,7 +122,9 @@ def price_rows(endpoints: Sequence[Endpoint], now: datetime) -> pa.Table:
             }
         )
     unit = pa.decimal128(18, 12)
-    types = dict.fromkeys(("input_usd_per_mtok", "output_usd_per_mtok", "cached_usd_per_mtok", "usd_per_hour"), unit)
+    types = dict.fromkeys(
+        ("input_usd_per_mtok", "output_usd_per_mtok", "cached_usd_per_mtok", "usd_per_hour"), unit
+    )
     types |= {"as_of": pa.date32(), "valid_from": INSTANT}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in rows[0]])
     return pa.Table.from_pylist([{k: _twelve(v) for k, v in row.items()} for row in rows], schema)

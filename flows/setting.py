@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -45,9 +45,6 @@ class Setting:
     folder: Path
     """The run's own: frozen input, journals, parts."""
     endpoints: tuple[Endpoint, ...]
-    """As planned with."""
-    reached: Mapping[str, Endpoint]
-    """As they are reached, by name: in a rehearsal the emulated provider stands in."""
     deadline: datetime | None
     cap_usd: Decimal | None
     history: Observed | None = None
@@ -107,8 +104,10 @@ class Setting:
         quality = self.job.quality
         if self.scorer is None or quality.floor <= 0:
             return None
-        anchors = () if self.anchor is None else (self.anchor,)
-        return Aim(quality.floor, anchors, quality.confidence)
+        if self.anchor is not None:
+            return Aim(quality.floor, (self.anchor,), quality.confidence)
+        # where every answer is scored, what a plan without a margin falls short of is seen, and repaired for less
+        return Aim(quality.floor, (), 0.5 if self.scores_all else quality.confidence)
 
     @property
     def pilots(self) -> int:
@@ -169,6 +168,8 @@ def setting_of(call: Call, run_id: str, *, started: datetime | None = None) -> S
     job, place = load(call)
     prices, facts = books()
     endpoints = endpoint_values(job, prices, facts)
+    if call.emulated:
+        endpoints = tuple(replace(endpoint, emulated=True) for endpoint in endpoints)
     text = call.deadline or job.deadline
     begun = datetime.now(UTC)
     if started is not None and call.deadline is None and text is not None and duration(text) is not None:
@@ -180,7 +181,6 @@ def setting_of(call: Call, run_id: str, *, started: datetime | None = None) -> S
         warehouse=place,
         folder=folder_of(place, run_id),
         endpoints=endpoints,
-        reached={endpoint.name: endpoint for endpoint in endpoints},
         deadline=None if text is None else resolve_deadline(text, begun),
         cap_usd=call.cap if call.cap is not None else job.budget.cap_usd,
     )

@@ -24,9 +24,9 @@ select request_id, task, score from results where run_id = $run_id and score is 
 """
 ANCHOR = """
 -- the pilot is drawn at random, so its scores of the anchor are a sample of all requests'
-select request_id, arg_max(score, observed_at) as score
-from observations join results using (run_id, request_id)
-where run_id = $run_id and observations.endpoint = $endpoint and purpose = 'pilot' and results.score is not null
+select request_id, arg_max(o.score, o.observed_at) as score
+from observations o join results r using (run_id, request_id)
+where run_id = $run_id and o.endpoint = $endpoint and o.purpose = 'pilot' and r.score is not null
 group by request_id order by request_id
 """
 ENDED = """

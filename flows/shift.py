@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare
 from flows.records import assignments, save_shard, worker_rows
+from flows.rehearsal import emulated
 from flows.repairing import MOST_ROUNDS, worth_repairing
 from flows.screen import Screen, Tally
 from flows.setting import Setting
@@ -56,7 +57,8 @@ class Shift:
         self.over: dict[str, Any] | None = None
         """The summary, where the run was over before."""
         desk = Desk(journal, escrow, setting.deadline)
-        self.crew = Crew(setting.run_id, setting.folder, setting.reached, desk, journal)
+        reached = {endpoint.name: endpoint for endpoint in setting.endpoints}
+        self.crew = Crew(setting.run_id, setting.folder, reached, desk, journal)
         names = [endpoint.name for endpoint in setting.endpoints]
         self.knowledge = Knowledge(setting.warehouse, setting.run_id, names)
         self.batch: Batch
@@ -66,6 +68,8 @@ class Shift:
         self.placement: Placement
         self.out_of_reach = False
         """The floor cannot be reached; what is run is the best plan there is."""
+        self.held = ExitStack()
+        """What lives as long as the shift."""
         self._broken: list[Work] = []
         self._scored = time.monotonic()
         self._rounds = 0
@@ -80,6 +84,9 @@ class Shift:
             setting.input, setting.folder, setting.endpoints, setting.policy, setting.policies, setting.needs
         )
         setting.check_rejects(self.batch.intake)
+        if setting.call.emulated:
+            stand_in = emulated(setting.endpoints, setting.folder, setting.call.outcomes)
+            self.crew.endpoints = self.held.enter_context(stand_in)
         self.columns = columns_of(
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
         )

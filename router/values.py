@@ -101,9 +101,6 @@ class FailureKind(StrEnum):
     """Not sent: the run is stopping."""
 
 
-# --- prices -----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Price:
     """Unit prices, USD per million tokens. What is in force for one call; see `PriceSchedule`."""
@@ -144,9 +141,6 @@ class PriceSchedule:
     """Per worker while it is up; token prices are then zero."""
     source: str = "job"
     as_of: date | None = None
-
-
-# --- endpoints --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +229,6 @@ class Endpoint:
     def wire_model(self) -> str:
         """The model's name as an OpenAI-compatible server expects it."""
         return self.model.partition("/")[2] or self.model
-
-
-# --- requests and shards ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,9 +333,6 @@ class Outcome:
     reply: Answer | Failure | None = None
     final: bool = True
     """False where another attempt at the same request follows in this shard."""
-
-
-# --- what an engine needs, and is -------------------------------------------------------------------------------------
 
 
 class Journal(Protocol):

@@ -1,0 +1,279 @@
+"""The `plan` command: what a run would do and cost, before a cent is spent."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.table import Table
+
+from flows.asking import jsonable
+from flows.deciding import Columns, Decision, Market, columns_of, decide, market
+from flows.errors import UserError
+from flows.knowledge import NOTHING_USED
+from flows.prepare import Batch, prepare
+from flows.running import Call
+from flows.screen import money
+from flows.setting import Setting, setting_of
+from router.certificate import labels_needed
+from router.outputs import cost_high
+from router.planning import explain
+from router.planning.frontier import Point, frontier
+from router.planning.problem import NOBODY, Infeasible, Plan
+from router.predict import no_observations
+from warehouse.errors import InputError
+from warehouse.frozen import column
+
+INFEASIBLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one endpoint gets of a plan."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    cost_sd_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """A plan with all that is told of it."""
+
+    setting: Setting
+    batch: Batch
+    columns: Columns
+    market: Market
+    decision: Decision
+    informed: bool
+    """Whether something is known of every endpoint's quality; else a pilot ahead will tell."""
+    points: tuple[Point, ...] = ()
+    shares: Mapping[str, Share] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan | Infeasible:
+        return self.decision.plan
+
+
+def show_plan(
+    job: Path, params: dict[str, str], warehouse: Path | None, *, as_json: bool, why: str | None
+) -> int:
+    """Print the plan; 0 where it is feasible, else 3."""
+    setting = setting_of(Call(job=job.resolve(), params=params, warehouse=warehouse), "plan")
+    with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
+        try:
+            outlook = look_ahead(setting, Path(folder))
+        except InputError as error:
+            raise UserError(str(error)) from error
+        if why is not None:
+            print("\n".join(_why(outlook, why)))
+        elif as_json:
+            print(json.dumps(as_data(outlook), default=jsonable))
+        else:
+            show(outlook, Console(highlight=False))
+    return INFEASIBLE if isinstance(outlook.plan, Infeasible) else 0
+
+
+def look_ahead(setting: Setting, folder: Path) -> Outlook:
+    """Plan from what is known without asking anybody: prices, tokens, priors."""
+    batch = prepare(setting.input, folder, setting.endpoints, setting.policy, setting.policies, setting.needs)
+    setting.check_rejects(batch.intake)
+    columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    priced = market(
+        columns,
+        setting.endpoints,
+        NOTHING_USED,
+        setting.history,
+        setting.paces,
+        now=setting.clock(),
+        deadline=setting.deadline,
+    )
+    informed = setting.aim is None or not np.isnan(setting.priors).any()
+    # what a pilot will tell cannot make a plan infeasible before it has told it
+    aim = setting.aim if informed else None
+    decision = decide(columns, priced, no_observations(), setting.priors, setting.terms(), aim)
+    outlook = Outlook(setting, batch, columns, priced, decision, informed)
+    if isinstance(decision.plan, Infeasible):
+        return outlook
+    points = frontier(decision.problem) if informed and setting.aim is not None else ()
+    return replace(outlook, points=points, shares=_shares(outlook, decision.plan))
+
+
+def _shares(outlook: Outlook, plan: Plan) -> dict[str, Share]:
+    columns, market = outlook.columns, outlook.market
+    told = explain.columns(outlook.decision.problem, plan)
+    endpoint = np.where(plan.choice == NOBODY, -1, market.endpoint[plan.choice])
+    shares = {}
+    for e, value in enumerate(outlook.setting.endpoints):
+        rows = np.flatnonzero(endpoint == e)
+        if not rows.size:
+            continue
+        length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e)
+        shares[value.name] = Share(
+            requests=int(columns.weight[rows].sum()),
+            input_tokens=int(columns.tokens[e][rows].sum()),
+            output_tokens=int(length.mean),
+            cost_usd=float(told.cost_usd[rows].sum()),
+            cost_sd_usd=length.sd * float(value.price.base.output) / 1e6,
+        )
+    return shares
+
+
+def as_data(outlook: Outlook) -> dict[str, Any]:
+    """The contract's `plan --json`. Figures that a pilot ahead will tell are null."""
+    plan, batch, setting = outlook.plan, outlook.batch, outlook.setting
+    data: dict[str, Any] = {
+        "feasible": not isinstance(plan, Infeasible),
+        "requests": batch.rows,
+        "rejects": batch.intake.rejects,
+        **dict.fromkeys(("cost_usd", "cost_usd_high", "quality", "labels_needed", "finish_at", "gap")),
+        "endpoints": {},
+        "frontier": [],
+        "reasons": [],
+        "nearest": None,
+    }
+    if isinstance(plan, Infeasible):
+        data["reasons"] = [{"constraint": r.constraint, "message": r.message} for r in plan.reasons]
+        seconds = plan.nearest.seconds
+        at = None if seconds is None else (setting.clock() + timedelta(seconds=seconds)).isoformat()
+        data["nearest"] = {"floor": plan.nearest.floor, "cap_usd": plan.nearest.cap_usd, "deadline": at}
+        return data
+    if plan.finish_seconds > 0:
+        data["finish_at"] = (setting.clock() + timedelta(seconds=plan.finish_seconds)).isoformat()
+    if outlook.informed:
+        data |= _figures(outlook, plan)
+    return data
+
+
+def _figures(outlook: Outlook, plan: Plan) -> dict[str, Any]:
+    setting, shares = outlook.setting, outlook.shares.values()
+    aim = setting.aim
+    needed = (
+        None if aim is None else labels_needed(aim.floor, plan.quality, aim.confidence, outlook.batch.rows)
+    )
+    pilot = pilot_usd(outlook)
+    unpiloted = 1.0 - min(setting.pilots / max(len(outlook.columns.rows), 1), 1.0)
+    high = max(cost_high([s.cost_usd for s in shares], [s.cost_sd_usd for s in shares]), plan.cost_usd)
+    return {
+        "cost_usd": pilot + unpiloted * plan.cost_usd,
+        "cost_usd_high": pilot + unpiloted * high,
+        "quality": plan.quality if setting.scorer is not None else None,
+        "labels_needed": needed,
+        "gap": plan.gap,
+        "endpoints": {
+            name: {
+                "requests": share.requests,
+                "input_tokens": share.input_tokens,
+                "output_tokens": share.output_tokens,
+                "cost_usd": share.cost_usd,
+            }
+            for name, share in outlook.shares.items()
+        },
+        "frontier": [{"floor": point.floor, "cost_usd": point.cost_usd} for point in outlook.points],
+    }
+
+
+def pilot_usd(outlook: Outlook) -> float:
+    """What a pilot costs: each of its requests on every candidate. One answer of each is kept as its result."""
+    count = min(outlook.setting.pilots, len(outlook.columns.rows))
+    if not count:
+        return 0.0
+    cost = outlook.market.by_endpoint()
+    each = np.where(outlook.columns.allowed, cost, 0.0).mean(axis=0)
+    return float(count * each.sum())
+
+
+def _why(outlook: Outlook, request_id: str) -> list[str]:
+    plan = outlook.plan
+    ids = column(outlook.batch.folder, "request_id")
+    found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))
+    if not found.size:
+        raise UserError(f"no accepted request {request_id} in the input")
+    if isinstance(plan, Infeasible):
+        return [reason.message for reason in plan.reasons]
+    leader = int(outlook.batch.leader[found[0]])
+    position = int(outlook.columns.positions(np.array([leader]))[0])
+    first, second = explain.why(outlook.decision.problem, plan, position)
+    return [first.replace(f"row {position} ", f"{request_id} ", 1), second]
+
+
+def show(outlook: Outlook, console: Console) -> None:
+    """The plan for people, within 80 columns."""
+    setting, plan, batch = outlook.setting, outlook.plan, outlook.batch
+    duplicates = batch.rows - len(outlook.columns.rows)
+    console.print(
+        f"{setting.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
+        + (f", {duplicates:,} duplicates answered once" if duplicates else "")
+    )
+    if setting.refused:
+        console.print(setting.refused, markup=False)
+    if isinstance(plan, Infeasible):
+        for reason in plan.reasons:
+            console.print(f"not feasible: {reason.message}", markup=False)
+        return
+    if not outlook.informed:
+        _show_range(outlook, console)
+        return
+    console.print(_table(outlook))
+    figures = _figures(outlook, plan)
+    pilot = pilot_usd(outlook)
+    console.print(
+        f"expected {money(figures['cost_usd'])}, at most {money(figures['cost_usd_high'])} (95 %)"
+        + (f", pilot {money(pilot)} included" if pilot else "")
+        + (f"; predicted quality {plan.quality:.3f}" if setting.scorer else "")
+        + f"; within {plan.gap:.2%} of the cheapest plan"
+    )
+    if outlook.points:
+        console.print(_frontier(outlook))
+    if setting.scorer is None:
+        console.print("no scorer is given: quality is predicted only, nothing will be certified")
+
+
+def _show_range(outlook: Outlook, console: Console) -> None:
+    """Nothing is known of some endpoints' quality: what all on each would cost, and that the pilot will tell."""
+    cost = np.where(outlook.columns.allowed, outlook.market.by_endpoint(), np.nan)
+    table = Table("endpoint", "allowed for", "all of them")
+    for e, endpoint in enumerate(outlook.setting.endpoints):
+        allowed = outlook.columns.allowed[:, e]
+        total = money(float(np.nansum(cost[:, e]))) if allowed.any() else "–"
+        table.add_row(endpoint.name, f"{int(outlook.columns.weight[allowed].sum()):,}", total)
+    console.print(table)
+    count = outlook.setting.pilots
+    console.print(
+        f"Which of them is good enough a pilot will tell: {count:,} requests, about {money(pilot_usd(outlook))}.\n"
+        "An endpoint's quality_prior says what to believe before that."
+    )
+
+
+def _table(outlook: Outlook) -> Table:
+    table = Table("endpoint", "requests", "input tokens", "output tokens", "expected")
+    for name, share in outlook.shares.items():
+        table.add_row(
+            name,
+            f"{share.requests:,}",
+            f"{share.input_tokens:,}",
+            f"{share.output_tokens:,}",
+            money(share.cost_usd),
+        )
+    for column_ in table.columns[1:]:
+        column_.justify = "right"
+    return table
+
+
+def _frontier(outlook: Outlook) -> Table:
+    """Cost as a function of the floor, five points to a line of text."""
+    table = Table(title="what a floor costs", show_header=False)
+    cells = [f"{point.floor:.3f}  {money(point.cost_usd)}" for point in outlook.points]
+    for start in range(0, len(cells), 4):
+        table.add_row(*cells[start : start + 4])
+    return table

@@ -1,0 +1,97 @@
+"""Whole nights for tests: a job over a small batch, run by the real command line against the emulated provider."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from engines.emulator import Emulator, KnownRow
+
+PROGRAM = Path(sys.executable).parent / "thirdshift"
+
+
+def write_sums(path: Path, count: int, *, tasks: Sequence[str] = ("easy", "hard")) -> list[KnownRow]:
+    """`count` additions with references into a Parquet file; what an emulated provider must know to answer them."""
+    rows = [
+        {
+            "request_id": f"r{n:05d}",
+            "task": tasks[n % len(tasks)],
+            "prompt": f"What is {n} plus {n * 7}?",
+            "reference": str(n * 8),
+        }
+        for n in range(count)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return [KnownRow(prompt=row["prompt"], reference=row["reference"]) for row in rows]
+
+
+def write_job(
+    folder: Path, emulator: Emulator, endpoints: Mapping[str, Mapping[str, Any]], **keys: Any
+) -> Path:
+    """A job over `requests.parquet` in `folder`. `endpoints`: emulated model's name to further keys of its endpoint."""
+    job = {
+        "name": "sums",
+        "input": "requests.parquet",
+        "warehouse": "warehouse.duckdb",
+        "request": {"max_tokens": 32},
+        "endpoints": [
+            {"name": name, "model": f"openai/{name}", "api_base": emulator.api_base, **more}
+            for name, more in endpoints.items()
+        ],
+        **keys,
+    }
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(job, sort_keys=False))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """For a child process: the session's Prefect API where there is one."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    return {**os.environ, **({"PREFECT_API_URL": url} if url else {})}
+
+
+def thirdshift(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """The command, as a user runs it."""
+    return subprocess.run(
+        [PROGRAM, *map(str, words)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def start(*words: str | Path) -> subprocess.Popen[str]:
+    """The command in the background, to be killed."""
+    return subprocess.Popen(
+        [PROGRAM, *map(str, words)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The one JSON object on stdout."""
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def ask(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(warehouse), read_only=True) as con:
+        return con.execute(sql).fetchall()
