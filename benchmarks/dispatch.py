@@ -40,7 +40,9 @@ from router.values import (
     Request,
     Shard,
 )
-from warehouse.journal import FileJournal
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # else benchmarks/warehouse.py would be `warehouse`
+from warehouse.journal import FileJournal  # noqa: E402
 
 SHARE_OF_BARE = 0.5
 TIMES_LITELLM = 8.0

@@ -98,6 +98,7 @@ class Attempts:
         self._expect = Expectation()
         self._deadline = None if desk.deadline is None else desk.deadline.timestamp()
         self._halted: FailureKind | None = None
+        self._interrupted = lost(FailureKind.TIMEOUT, f"endpoint {endpoint.name}: given up while in flight")
         self._over = asyncio.Event()
         """Halted, or the endpoint is given up."""
         self._dead: Reply | None = None
@@ -196,7 +197,7 @@ class Attempts:
         return reply, said, again
 
     async def _send(self, request: Request, admission: Admission) -> Reply:
-        reply = lost(FailureKind.TIMEOUT, f"endpoint {self._endpoint.name}: given up while in flight")
+        reply = self._interrupted
         try:
             fault = schema_fault(request.response_schema)
             if fault is not None:

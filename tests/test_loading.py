@@ -1,0 +1,60 @@
+"""Adapters are named, then loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import MissingExtraError
+from engines.escrow import RunEscrow
+from engines.loading import ADAPTERS, adapter_of, engine_for
+from router.values import Desk, Endpoint, Mode, Price, PriceSchedule, WorkerSpec
+
+PRICE = PriceSchedule(Price(Decimal(1), Decimal(2)))
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Nowhere:
+    def sent(self, intents: Any) -> None: ...
+
+    def settled(self, outcomes: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "adapter"),
+    [
+        (Endpoint("e", "anthropic/claude", PRICE), "litellm"),
+        (Endpoint("e", "openai/gpt", PRICE), "openai wire"),
+        (Endpoint("e", "deepseek/x", PRICE, api_base="http://127.0.0.1:1/v1"), "openai wire"),
+        (Endpoint("e", "openai/gpt", PRICE, Mode.FLEX), "openai wire"),
+        (Endpoint("e", "openai/gpt", PRICE, Mode.BATCH), "batch"),
+        (Endpoint("e", "path", PRICE, workers=WorkerSpec("cpu", 1, "python")), "vllm"),
+    ],
+)
+def test_the_adapter_is_told_by_what_the_endpoint_is(endpoint: Endpoint, adapter: str) -> None:
+    assert adapter_of(endpoint) == adapter
+    assert adapter in ADAPTERS
+
+
+def test_a_missing_package_gives_one_sentence_and_the_command_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "litellm", None)
+    with pytest.raises(
+        MissingExtraError, match=r"endpoint far needs the package litellm, .*pip install litellm"
+    ):
+        engine_for(Endpoint("far", "anthropic/claude", PRICE), Desk(Nowhere(), RunEscrow(None)))
+
+
+def test_a_run_on_openai_compatible_servers_imports_neither_litellm_nor_vllm() -> None:
+    code = (
+        "import sys; from engines.loading import engine_for; import engines.realtime, engines.batch; "
+        "print([m for m in ('litellm', 'vllm', 'httpx') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
