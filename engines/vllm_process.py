@@ -23,6 +23,9 @@ LOG_LINES = 200
 READ_BYTES = 1 << 20
 CPU_CACHE_GIB = 1
 """vLLM asks for a size on CPUs; a job's `vllm:` cannot say it, so the environment may."""
+COMPACT = {"backend": "guidance", "disable_any_whitespace": True}
+"""How vLLM holds answers to a schema: without free whitespace, which small models fill their budget with. Of its
+backends guidance knows most of JSON Schema; with `auto` the whitespace could not be switched off."""
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
 """Nothing is reported to anybody, and no progress bars in the log."""
 
@@ -72,6 +75,7 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) 
     options = dict(spec.options)
     if spec.device == "cpu":
         options.setdefault("enforce_eager", True)
+    options.setdefault("structured_outputs_config", dict(COMPACT))
     if endpoint.context_window is not None:
         options.setdefault("max_model_len", endpoint.context_window)
     if max_num_seqs is not None:

@@ -199,9 +199,9 @@ class Worker:
             wanted["logprobs"] = (tops or 0) if wanted["logprobs"] else None
         form = wanted.pop("response_format", None) or {}
         if form.get("type") == "json_schema":
-            wanted["structured_outputs"] = self._json(json=form["json_schema"]["schema"])
+            wanted["structured_outputs"] = self._structured(json=form["json_schema"]["schema"])
         elif form.get("type") == "json_object":
-            wanted["structured_outputs"] = self._json(json_object=True)
+            wanted["structured_outputs"] = self._structured(json_object=True)
         if "logit_bias" in wanted:
             wanted["logit_bias"] = {int(token): bias for token, bias in wanted["logit_bias"].items()}
         wanted["output_kind"] = self._final_only
@@ -209,10 +209,6 @@ class Worker:
             return self._params(**wanted)
         except TypeError as error:
             raise Refused("bad_request", f"vLLM does not take these sampling parameters: {error}") from error
-
-    def _json(self, **form: Any) -> Any:
-        """Without free whitespace: small models fill their budget with it, and nobody reads it."""
-        return self._structured(disable_any_whitespace=True, **form)
 
     # --- answering ---
 
