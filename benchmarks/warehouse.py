@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file itself would be `warehouse`
 
-from warehouse import parts
-from warehouse.store import Warehouse
-from warehouse.views import CONTRACT_VIEWS
+from warehouse import parts  # noqa: E402
+from warehouse.store import Warehouse  # noqa: E402
+from warehouse.views import CONTRACT_VIEWS  # noqa: E402
 
 PART_ROWS = 50_000
 """A batch file's worth; parts of 2,000 are timed too."""

@@ -110,7 +110,7 @@ TEXTS = st.text(st.characters(), max_size=20)  # half characters too
 @given(TEXTS, TEXTS | st.none(), st.sampled_from(FailureKind), st.booleans())
 def test_records_come_back_as_they_were(
     text: str, reasoning: str | None, kind: FailureKind, final: bool
-) -> None:  # noqa: FBT001
+) -> None:
     answer = Answer(1, "r", text, None, reasoning, valid=final)
     for reply in (answer, Failure(1, "r", kind, text), None):
         before = Outcome("e", LedgerStatus.VOID, Decimal("1e-9"), NOW, None, "m", "ref", reply, final)

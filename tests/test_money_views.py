@@ -225,7 +225,7 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         table = pa.table({"row": range(len(prompts) - 1), "endpoint": ["small"] * (len(prompts) - 1)})
         assert w.compose_results("two", table) == len(prompts)
         rows = w.query(
-            "select request_id, output, attempts, reused_from, error from results where run_id = 'two' order by request_id"
+            "select request_id, output, attempts, reused_from, error from results where run_id = 'two' order by 1"
         ).to_pylist()
         assert {r["error"] for r in rows} == {None}
         assert [r["reused_from"] for r in rows] == [None] + ["one"] * (COUNT + 1)

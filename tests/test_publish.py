@@ -246,7 +246,9 @@ def test_sql_changes_nothing_and_reaches_nothing_else(warehouse: Path, sql: str)
 
 def test_mistakes_in_sql_come_back_as_sentences(warehouse: Path) -> None:
     def says(sql: str) -> str:
-        return str(pytest.raises(AskError, ask, warehouse, sql).value)
+        with pytest.raises(AskError) as caught:
+            ask(warehouse, sql)
+        return str(caught.value)
 
     assert says("selec 1") == 'syntax error at or near "selec"'
     assert 'Table with name ledgr does not exist; Did you mean "ledger"' in says("from ledgr")

@@ -102,7 +102,8 @@ def traces(folder: Path, n: int) -> set[str]:
             if file.suffix == ".duckdb":
                 tables = [r["name"] for r in ask(file, "show tables").to_pylist()]
                 texts += [str(ask(file, f"from {table}").to_pylist()).encode() for table in tables]
-            found |= {what for what in WHAT for text in texts if secret(what, n).encode() in _unescaped(text)}
+            text = b"".join(_unescaped(text) for text in texts)
+            found |= {what for what in WHAT if secret(what, n).encode() in text}
     return found
 
 

@@ -69,7 +69,10 @@ def test_each_kind_of_discrepancy_is_found_and_named(tmp_path: Path) -> None:
         entry("0.30", model="lab/hung", status="unsettled"),
         entry("9.00", model="lab/flash", status="void"),
     )
-    bill = "date,model,cost_usd\n2026-11-21,flash,3.004\n2026-11-21,dear,0.90\n2026-11-21,hung,0.65\n2026-11-21,alien,5\n"
+    bill = (
+        "date,model,cost_usd\n2026-11-21,flash,3.004\n2026-11-21,dear,0.90\n2026-11-21,hung,0.65\n"
+        "2026-11-21,alien,5\n"
+    )
     result = reconcile(ours, invoice(tmp_path, bill))
     found = {line.model: line for line in result.lines}
     assert {model: line.finding for model, line in found.items()} == {

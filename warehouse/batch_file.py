@@ -19,8 +19,24 @@ ROWS = 8192
 URL = "/v1/chat/completions"
 
 SAMPLING = frozenset(
-    """frequency_penalty logit_bias logprobs min_p parallel_tool_calls presence_penalty reasoning_effort
-    repetition_penalty seed stop tool_choice top_k top_logprobs top_p user verbosity""".split()
+    {
+        "frequency_penalty",
+        "logit_bias",
+        "logprobs",
+        "min_p",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "reasoning_effort",
+        "repetition_penalty",
+        "seed",
+        "stop",
+        "tool_choice",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+    }
 )
 """Sent as they are."""
 

@@ -63,7 +63,8 @@ def answered_before(
 
 def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
     """Take rows of `answered_before` as this run's replies: they are scored, served and published like others, without
-    an attempt and without a cost. Twice changes nothing."""
+    an attempt and without a cost. Twice changes nothing.
+    """
     w.execute(REUSE, tables={"found": found}, run_id=run_id)
 
 

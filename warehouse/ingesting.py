@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -23,8 +22,8 @@ where not exists (
     select 1 from ledger t
     where t.run_id = $run_id and t.started_at between $first and $last and t.entry_id = i.entry_id)
 """
-"""A request's task and tag go with its entries, so that no view needs a join. An entry starts at the same instant however
-often it is told, which spares most of the ledger the look."""
+"""A request's task and tag go with its entries, so that no view needs a join. An entry starts at the same
+instant however often it is told, which spares most of the ledger the look."""
 
 RESPONSES = """
 insert into responses by name

@@ -1,11 +1,11 @@
-"""Any input → the run's frozen input: accepted requests in `requests/`, refused rows in `rejects.parquet`,
-figures in `frozen.json`.
+"""Any input → the run's frozen input: accepted requests in `requests/`, refused rows in `rejects.parquet`, figures in
+`frozen.json`.
 
-Two passes. The first reads the source once, renders and checks every row and stages it. Then the ids and
-hashes alone are looked at for repetitions (DuckDB, which can spill). The second pass numbers what stands. Memory: 17 bytes a row beside the buffers.
+Two passes. The first reads the source once, renders and checks every row and stages it. Then the ids and hashes alone
+are looked at for repetitions (DuckDB, which can spill). The second pass numbers what stands. What grows with the
+input is 17 bytes a row.
 
-Of rows with one id the first that is acceptable stands. Leaders: with `dedupe`, the first request of those
-with one hash.
+Of rows with one id the first that is acceptable stands. Leaders, with `dedupe`: the first of those with one hash.
 """
 
 from __future__ import annotations
@@ -327,5 +327,6 @@ def _check_some_row(intake: Intake, place: Path, spec: InputSpec) -> None:
     reasons = pc.value_counts(pq.read_table(place / "rejects.parquet")["reason"]).to_pylist()
     most: Any = max(reasons, key=lambda entry: entry["counts"])
     raise InputError(
-        f"input {shown}: none of its {intake.source_rows} rows is acceptable; {most['counts']} of them: {most['values']}"
+        f"input {shown}: none of its {intake.source_rows} rows is acceptable; "
+        f"{most['counts']} of them: {most['values']}"
     )

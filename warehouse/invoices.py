@@ -1,8 +1,8 @@
 """A provider's usage export as a table: OpenAI's, Anthropic's, or any CSV whose columns have plain names.
 
 Known headers (2026-11): Anthropic's console exports `usage_date_utc, model_version, usage_input_tokens_no_cache, …`;
-OpenAI's usage export has the fields of its usage API (`start_time, model, input_tokens, num_model_requests, …`), its costs
-`amount_value` and `line_item` ("model, input"). What other files call the same things is in NAMES.
+OpenAI's usage export has the fields of its usage API (`start_time, model, input_tokens, num_model_requests, …`), its
+costs `amount_value` and `line_item` ("model, input"). What other files call the same things is in NAMES.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ INVOICE = pa.schema(
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "day": (
-        "usage_date_utc", "day", "date", "usage_date", "start_time_iso", "start_time", "timestamp", "time", "created_at",
+        "usage_date_utc", "day", "date", "usage_date", "start_time_iso", "start_time", "timestamp", "time",
+        "created_at",
     ),
     "model": ("model_version", "model", "model_name", "line_item"),
     "ref": ("provider_ref", "ref", "request_id", "response_id", "generation_id", "id"),
@@ -80,9 +81,9 @@ def _places(path: Path, header: list[str]) -> dict[str, str]:
     has_measure = "cost_usd" in places or {"input_tokens", "output_tokens"} <= set(places)
     if not has_measure or not ("ref" in places or {"day", "model"} <= set(places)):
         raise InputError(
-            f"invoice {path}: its columns are {', '.join(header) or 'none'}; needed are a request id, or a day and a model,"
-            " and an amount in USD, or input and output tokens. Rename columns to: id, day, model, input_tokens,"
-            " output_tokens, cost_usd"
+            f"invoice {path}: its columns are {', '.join(header) or 'none'}; needed are a request id,"
+            " or a day and a model, and an amount in USD, or input and output tokens. Rename columns to:"
+            " id, day, model, input_tokens, output_tokens, cost_usd"
         )
     return places
 

@@ -1,7 +1,7 @@
 """Erasure: the text of requests goes from tables, parts, journals and frozen input; ids, figures and money stay.
 
-DuckDB leaves old values in blocks it has freed, so the file is written anew at the end. Not ours to erase, and so named in
-the report: backups of migrations, and what was published to `output:`.
+DuckDB leaves old values in blocks it has freed, so the file is written anew at the end. Not ours to erase,
+and so named in the report: backups of migrations, and what was published to `output:`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from warehouse.store import Warehouse, run_folder
 
 ERASED = "erased"
 FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
-"""Columns that become null; `messages` becomes an empty list, and `request_hash`, by which a short text could be guessed,
-becomes empty. The response schema is the job's, and stays."""
+"""Columns that become null; `messages` becomes an empty list, and `request_hash`, by which a short text
+could be guessed, becomes empty. The response schema is the job's, and stays."""
 PART_TEXT = ("output", "reasoning", "message")
 SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
@@ -60,7 +60,7 @@ ERASE = (
 class Purged:
     runs: tuple[str, ...]
     requests: int
-    """Request × run."""
+    """A request counts in each run that has it."""
     files: int
     """Parts, journals and frozen inputs written anew."""
     backups: tuple[Path, ...]
@@ -77,7 +77,8 @@ def purge(
 ) -> Purged:
     """Erase the text of these requests in all runs, or of all requests of runs started before an instant.
 
-    `alive` names runs that a process is working on: StoreError if they are among them. Idempotent; after a crash, again.
+    `alive` names runs that a process is working on: StoreError if they are among them. Idempotent; after a
+    crash, again.
     """
     if not path.exists():
         raise StoreError(f"{path}: there is no warehouse")
@@ -164,12 +165,14 @@ def _erase_frozen(folder: Path, ids: pa.Array) -> int:
     with building(folder) as place:
         (place / "requests").mkdir()
         for source in sources:
-            with pq.ParquetFile(source) as file:
-                with pq.ParquetWriter(
+            with (
+                pq.ParquetFile(source) as file,
+                pq.ParquetWriter(
                     place / "requests" / source.name, file.schema_arrow, compression="zstd"
-                ) as out:
-                    for group in range(file.num_row_groups):
-                        out.write_table(_without_text(file.read_row_group(group), ids))
+                ) as out,
+            ):
+                for group in range(file.num_row_groups):
+                    out.write_table(_without_text(file.read_row_group(group), ids))
     return 1
 
 

@@ -1,7 +1,8 @@
 """The ledger against a provider's invoice: what agrees, what only one side has, what differs, and by how much at most.
 
-Pure: tables in, findings out. Compared are requests where the invoice names them (`provider_ref`), otherwise a model's day.
-Unsettled attempts are ours at most: an invoice above what is settled, but within settled + unsettled, agrees.
+Pure: tables in, findings out. Compared are requests where the invoice names them (`provider_ref`), otherwise a model's
+day (UTC). Unsettled attempts are ours at most: an invoice above what is settled, but within settled
++ unsettled, agrees.
 """
 
 from __future__ import annotations

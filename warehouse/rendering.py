@@ -82,7 +82,7 @@ def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) ->
         "max_tokens": _max_tokens(table, spec, flaws),
         "temperature": _temperature(table, spec, flaws),
         "sampling": "null::varchar",
-        "response_schema": f"coalesce(nullif({table.json_or_null('response_schema')}, ''), {literal(spec.response_schema)})",
+        "response_schema": _response_schema(table, spec),
         "reference": table.json_or_null(spec.reference or "reference", required=spec.reference is not None),
     }
     flaw = "case " + " ".join(flaws) + " end" if flaws else "null::varchar"
@@ -229,6 +229,10 @@ def _parse(template: str) -> tuple[list[tuple[str, bool]], list[str]]:
 
 def _blank(expression: str) -> str:
     return rf"regexp_full_match({expression}, '\s*')"
+
+
+def _response_schema(table: _Table, spec: RequestSpec) -> str:
+    return f"coalesce(nullif({table.json_or_null('response_schema')}, ''), {literal(spec.response_schema)})"
 
 
 def _max_tokens(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:

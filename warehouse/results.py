@@ -48,7 +48,8 @@ with best as (
     left join responses r on r.run_id = $run_id and r.row = s.row and r.{ANSWERS_REQUESTS}
         and (r.endpoint = s.endpoint or s.endpoint is null)
     qualify row_number() over (
-        partition by s.row order by r.reply nulls last, coalesce(r.valid, true) desc, r.settled_at desc, r.entry_id) = 1),
+        partition by s.row
+        order by r.reply nulls last, coalesce(r.valid, true) desc, r.settled_at desc, r.entry_id) = 1),
 sent as (
     select request_id, count(*) as attempts from ledger
     where run_id = $run_id and {ANSWERS_REQUESTS} group by request_id),

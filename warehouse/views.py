@@ -1,11 +1,11 @@
 """The contract's views as SQL text. They are made anew whenever the schema is, so they have no migrations.
 
-Charge-back: `direct_usd` is what main and repair attempts of a tag's requests cost; pilot, audit, judge and overhead are
-spread over the run's answered requests by count (a request that cost much did not make the pilot dearer); what is
+Charge-back: `direct_usd` is what main and repair attempts of a tag's requests cost; pilot, audit, judge and overhead
+are spread over the run's answered requests by count (a request that cost much did not make the pilot dearer); what is
 unsettled stands apart, at its most. The three add up to the ledger, to the last place.
 
-Savings: what an endpoint alone would have cost. Where the pilot, a uniform sample, asked it 30 times or more, that is the
-mean it paid there; otherwise the tokens of the answers served, at the endpoint's price.
+Savings: what an endpoint alone would have cost. Where the pilot, a uniform sample, asked it 30 times or more, that is
+the mean it paid there; otherwise the tokens of the answers served, at the endpoint's price.
 """
 
 from __future__ import annotations
