@@ -5,18 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from engines.pricemap import bundled_map
 from flows.errors import JobError, Mistake
 from flows.job import EndpointPart, Job, OffPeakPart, PolicyPart, RulePart, SqlInput
 from flows.job_text import place
-from router import catalogue
+from flows.shelf import shelf
 from router.policy import Policy, Rule
-from router.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule, schedule_for
-from router.pricediff import load_overlay
+from router.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
 from router.scorers import Scorer
 from router.values import (
     Endpoint,
@@ -52,18 +49,17 @@ T = TypeVar("T")
 
 
 def books() -> tuple[PriceLookup, FactsLookup]:
-    """The price book and the catalogue that come with the program."""
-    prices, version = bundled_map()
-    known = catalogue.load(files("router").joinpath("catalogue.toml").read_text(encoding="utf-8"))
-    overlay = load_overlay(files("router").joinpath("overlay.toml").read_text(encoding="utf-8"))
+    """The price book and the catalogue of this machine. Raises UserError where an imported price map is broken."""
+    known = shelf()
 
     def price(model: str, mode: Mode, said: Override, /, *, endpoint: str) -> PriceSchedule:
-        source = f"litellm {version}"
-        return schedule_for(model, mode, prices, said, overlay=overlay, source=source, endpoint=endpoint)
+        return known.price(model, mode, said, endpoint=endpoint)
 
     def facts(model: str) -> Known:
-        told, of_map = known.facts_for(model)[0], facts_of(model, prices)
-        return Known(told, of_map.context_window if of_map else None, known.quality_prior(model))
+        told, listed = known.catalogue.facts_for(model)
+        of_map = facts_of(model, known.map.prices)
+        window = (of_map.context_window if of_map else None) or (listed.context_window if listed else None)
+        return Known(told, window, known.catalogue.quality_prior(model))
 
     return price, facts
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from router.pricebook import Overlay, Override, PriceMap, PriceMissing, schedule_for
+from router.pricebook import Overlay, Override, PriceMap, PriceMissing, facts_of, schedule_for
 from router.values import JSON, Mode, Price, PriceSchedule
 
 TOO_DEAR_USD_PER_MTOK = Decimal(10_000)
@@ -47,7 +47,10 @@ def compare(old: PriceMap, new: JSON) -> MapUpdate:
     sound: PriceMap = {name: entry for name, entry in new.items() if isinstance(entry, Mapping)}
     if len(sound) < SHRUNK * len(old):
         problems.append(f"it has {len(sound)} models where {len(old)} were known: a broken file?")
-    known, fresh = _schedules(old), _schedules(sound)
+    unreadable = {name: fault for name in sound if (fault := _unreadable(name, sound)) is not None}
+    problems += [f"{name}: {fault}" for name, fault in unreadable.items()]
+    known = _schedules(old, old)
+    fresh = _schedules([name for name in sound if name not in unreadable], sound)
     problems += [f"{model}: {fault}" for (model, _), s in fresh.items() if (fault := _fault(s)) is not None]
     problems += [
         f"{name}: {fault}" for name, entry in sound.items() if (fault := _negative(entry)) is not None
@@ -63,9 +66,19 @@ def compare(old: PriceMap, new: JSON) -> MapUpdate:
     )
 
 
-def _schedules(prices: PriceMap) -> dict[tuple[str, Mode], PriceSchedule]:
+def _unreadable(name: str, prices: PriceMap) -> str | None:
+    """What stops the price book from reading an entry; None: nothing, though it may have no price."""
+    try:
+        facts_of(name, prices)
+        _schedules([name], prices)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        return f"cannot be read ({error})"
+    return None
+
+
+def _schedules(models: Iterable[str], prices: PriceMap) -> dict[tuple[str, Mode], PriceSchedule]:
     found = {}
-    for model in prices:
+    for model in models:
         for mode in Mode:
             try:
                 found[model, mode] = schedule_for(model, mode, prices)

@@ -20,6 +20,7 @@ os.environ.update(
 )
 _HOME = tempfile.TemporaryDirectory(prefix="thirdshift-prefect-", ignore_cleanup_errors=True)
 os.environ["PREFECT_HOME"] = _HOME.name
+os.environ["THIRDSHIFT_HOME"] = f"{_HOME.name}/thirdshift"
 
 # two cores shared with whatever else runs: a slow example is no fault
 settings.register_profile(
