@@ -32,6 +32,7 @@ from engines.wire import Bodies
 from router.values import Desk, Endpoint, FailureKind, Progress, Shard, Ticket
 
 POLL_FIRST_SECONDS = 5.0
+EMULATED_POLL_SECONDS = 0.2
 POLL_MAX_SECONDS = 60.0
 POLL_GROWTH = 1.5
 CREATE_ATTEMPTS = 6
@@ -39,7 +40,11 @@ CREATE_ATTEMPTS = 6
 
 
 class Batch:
-    """`values.Engine` over a batch tier. `poll_first_seconds` grows to `poll_max_seconds` while a batch runs."""
+    """`values.Engine` over a batch tier.
+
+    `poll_first_seconds` (None: 5, or a fifth of a second where the provider is emulated) grows to
+    `poll_max_seconds` while a batch runs. At the desk's deadline what is finished is harvested.
+    """
 
     def __init__(
         self,
@@ -47,14 +52,15 @@ class Batch:
         desk: Desk,
         *,
         wire: BatchWire | None = None,
-        poll_first_seconds: float = POLL_FIRST_SECONDS,
+        poll_first_seconds: float | None = None,
         poll_max_seconds: float = POLL_MAX_SECONDS,
     ) -> None:
         bodies = Bodies(endpoint)
         self._endpoint, self._desk = endpoint, desk
         self._wire = wire or wire_for(endpoint, bodies)
         self._parts = Parts(desk, Books(endpoint, bodies.extra_bytes), self._wire)
-        self._polls = (poll_first_seconds, poll_max_seconds)
+        first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
+        self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-"))
         self._numbers = count()
         self._lock = Lock()
@@ -238,8 +244,11 @@ class Batch:
                 await self._wire.cancel(remote.id)
                 cancelled, wait = True, self._polls[0]
             pause = wait if self._desk.deadline is None else min(wait, max(self._left(), self._polls[0]))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_never() if cancelled else cut_off.wait(), pause)
+            if cancelled:
+                await asyncio.sleep(pause)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(cut_off.wait(), pause)
             wait = min(wait * POLL_GROWTH, longest)
             try:
                 seen = await self._wire.look(remote.id)
@@ -343,10 +352,6 @@ class _GoneError(Exception):
 
 def _unreadable(remote: Remote) -> Remote:
     return replace(remote, cut_short=False)
-
-
-async def _never() -> None:
-    await asyncio.get_running_loop().create_future()
 
 
 def _leave(work: Work, source: Source, kind: FailureKind) -> None:

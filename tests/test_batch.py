@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ class Night:
         notes: Notes | None = None,
         cap: Decimal | None = None,
         limits: BatchLimits | None = None,
+        deadline: datetime | None = None,
         **more: Any,
     ) -> None:
         self.endpoint = Endpoint(
@@ -103,7 +105,7 @@ class Night:
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
             wire.limits = limits  # type: ignore[misc]
-        desk = Desk(self.notes, self.escrow)
+        desk = Desk(self.notes, self.escrow, deadline)
         self.engine = Batch(self.endpoint, desk, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2)
         self.ticket = self.engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")
 
@@ -199,16 +201,24 @@ def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_
 
 
 def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere() -> None:
-    with provider(turnaround_seconds=3600.0, cancel_seconds=0.2, stuck_at=0.9) as emulator:
+    with provider(turnaround_seconds=0.3, cancel_seconds=0.2, stuck_at=0.9) as emulator:
         night = Night(emulator, requests(100))
-        while night.engine.progress(night.ticket).in_flight < 100:
+        while night.engine.progress(night.ticket).done < 90:
             time.sleep(0.02)
         night.engine.harvest(night.ticket)
-        said = night.finish()
-        assert len(said) == 100
-        assert kinds(said)["expired"] >= 95
+        assert kinds(night.finish()) == {"answer": 90, "expired": 10}
         assert night.notes.cost == billed(emulator)
+        assert len(emulator.books()) == 90
         assert night.escrow.reserved_usd == 0
+
+
+def test_at_the_deadline_what_is_finished_is_harvested() -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=4.0)
+    with provider(turnaround_seconds=1.0, stuck_at=0.8) as emulator:
+        night = Night(emulator, requests(50), deadline=deadline)
+        assert kinds(night.finish()) == {"answer": 40, "expired": 10}
+        assert datetime.now(UTC) >= deadline
+        assert night.notes.cost == billed(emulator)
 
 
 def test_requests_that_fail_within_a_batch_are_failures_one_by_one() -> None:
