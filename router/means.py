@@ -27,15 +27,21 @@ class _Sums:
         self.common = np.zeros((count, 1 + population.text.shape[1], endpoints))
         self.skill = np.zeros((count, population.tasks, endpoints))
 
-    def add(self, shares: Floats, common: Floats, task: NDArray[np.int32], sign: float = 1.0) -> None:
-        """`shares`: shape (questions, requests, endpoints)."""
-        self.common += sign * np.einsum("nk,qne->qke", common, shares, optimize=True)
-        for question, share in zip(self.skill, shares, strict=True):
-            for e in range(share.shape[1]):
-                question[:, e] += sign * np.bincount(task, share[:, e], len(question))
+    def served(
+        self, endpoint: int, share: Floats, common: Floats, task: NDArray[np.int32], questions: list[int]
+    ) -> None:
+        """Requests whose score at one endpoint counts, each by its share, in some of the questions."""
+        on_common, on_skill = common.T @ share, np.bincount(task, share, self.skill.shape[1])
+        for question in questions:
+            self.common[question, :, endpoint] += on_common
+            self.skill[question, :, endpoint] += on_skill
 
-    def luck(self, shares: Floats, covariance: Floats, sign: float = 1.0) -> None:
-        self.residual += sign * np.einsum("qne,ef,pnf->qp", shares, covariance, shares, optimize=True)
+    def told(self, shares: Floats, common: Floats, task: NDArray[np.int32]) -> None:
+        """Take away what is known: `shares` of shape (questions, requests, endpoints)."""
+        self.common -= np.einsum("nk,qne->qke", common, shares, optimize=True)
+        for question, share in zip(self.skill, shares, strict=True):
+            for endpoint in range(share.shape[1]):
+                question[:, endpoint] -= np.bincount(task, share[:, endpoint], len(question))
 
 
 def questions(
@@ -49,33 +55,59 @@ def questions(
     """See `Predictor.means`."""
     endpoints = posterior.common.shape[1]
     sums = _Sums(1 + len(anchors), population, endpoints)
+    weight = np.ones(len(population)) if population.weight is None else population.weight
     for begin in range(0, len(population), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        shares = _shares(choice[part], anchors, endpoints)
-        sums.add(shares, common_of(population.text[part]), population.task[part])
-        sums.luck(shares, covariances.luck)
+        _chunk(sums, population, slice(begin, begin + CHUNK), weight, choice, anchors)
+    _luck(sums, choice, weight, anchors, covariances.luck)
     for pattern in looked.patterns:
-        _seen(
-            sums, pattern, _shares(choice[looked.row[pattern.rows]], anchors, endpoints), looked, covariances
-        )
+        rows = looked.row[pattern.rows]
+        _seen(sums, pattern, _shares(choice[rows], weight[rows], anchors, endpoints), looked, covariances)
     flat = sums.common.reshape(len(sums.common), -1)
-    mean = (
-        sums.constant + flat @ posterior.common.ravel() + np.einsum("qte,te->q", sums.skill, posterior.skill)
-    )
+    mean = sums.constant + flat @ posterior.common.ravel() + np.einsum("qte,te->q", sums.skill, posterior.skill)
     through = flat - np.einsum("qte,tec->qc", sums.skill, posterior.link, optimize=True)
     covariance = sums.residual + through @ posterior.common_cov @ through.T
     covariance += np.einsum("qte,tef,ptf->qp", sums.skill, posterior.skill_cov, sums.skill, optimize=True)
-    n = len(population)
-    return mean / n, covariance / n**2
+    total = weight.sum()
+    return mean / total, covariance / total**2
 
 
-def _shares(choice: NDArray[np.integer], anchors: tuple[int, ...], endpoints: int) -> Floats:
-    """Which endpoint's score counts: shape (1 + anchors, requests, endpoints)."""
+def _chunk(
+    sums: _Sums,
+    population: Population,
+    part: slice,
+    weight: Floats,
+    choice: NDArray[np.integer],
+    anchors: tuple[int, ...],
+) -> None:
+    common, task = common_of(population.text[part]), population.task[part]
+    for endpoint in range(sums.common.shape[2]):
+        of = choice[part] == endpoint
+        sums.served(endpoint, weight[part][of], common[of], task[of], [0])
+    for question, anchor in enumerate(anchors, 1):
+        sums.served(anchor, weight[part], common, task, [question])
+
+
+def _luck(
+    sums: _Sums, choice: NDArray[np.integer], weight: Floats, anchors: tuple[int, ...], luck: Floats
+) -> None:
+    served = choice >= 0
+    count = np.bincount(choice[served], weight[served] ** 2, len(luck))
+    at = list(anchors)
+    sums.residual[0, 0] += count @ np.diag(luck)
+    sums.residual[0, 1:] += count @ luck[:, at]
+    sums.residual[1:, 0] += count @ luck[:, at]
+    sums.residual[1:, 1:] += (weight**2).sum() * luck[np.ix_(at, at)]
+
+
+def _shares(
+    choice: NDArray[np.integer], weight: Floats, anchors: tuple[int, ...], endpoints: int
+) -> Floats:
+    """How much each endpoint's score counts: shape (1 + anchors, requests, endpoints)."""
     shares = np.zeros((1 + len(anchors), len(choice), endpoints))
     served = np.flatnonzero(choice >= 0)
-    shares[0, served, choice[served]] = 1.0
+    shares[0, served, choice[served]] = weight[served]
     for question, anchor in enumerate(anchors, 1):
-        shares[question, :, anchor] = 1.0
+        shares[question, :, anchor] = weight
     return shares
 
 
@@ -83,8 +115,10 @@ def _seen(sums: _Sums, pattern: Pattern, shares: Floats, looked: Looked, covaria
     """Put right what was counted as unseen: a score seen is itself, and tells of the same request's others."""
     gain = gain_of(covariances.luck, pattern.endpoints)
     scores = looked.score[np.ix_(pattern.rows, pattern.endpoints)]
-    sums.constant += np.einsum("qne,eo,no->q", shares, gain, scores, optimize=True)
+    seen = shares @ gain
+    sums.constant += np.einsum("qno,no->q", seen, scores)
     told = np.zeros_like(shares)
-    told[:, :, pattern.endpoints] = shares @ gain
-    sums.add(told, looked.common[pattern.rows], looked.task[pattern.rows], -1.0)
-    sums.luck(shares, gain @ covariances.luck[pattern.endpoints], -1.0)
+    told[:, :, pattern.endpoints] = seen
+    sums.told(told, looked.common[pattern.rows], looked.task[pattern.rows])
+    known = gain @ covariances.luck[pattern.endpoints]
+    sums.residual -= np.einsum("qne,ef,pnf->qp", shares, known, shares, optimize=True)

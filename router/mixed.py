@@ -7,7 +7,7 @@ so the work grows with tasks x endpoints^2 and with the scores, never with the p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +42,10 @@ class Covariances:
         own, common = np.eye(endpoints), np.ones((endpoints, endpoints))
         spread = np.where(known, PRIOR_SPREAD, ABILITY_SPREAD) ** 2
         ability = np.diag(spread) * 0.7 + 0.3 * np.sqrt(np.outer(spread, spread))
-        skill = (0.02 if tasks > 1 else 1e-6) * (0.4 * own + 0.6 * common)
+        skill = (0.04 if tasks > 1 else 1e-6) * (0.2 * own + 0.8 * common)
         slope = 0.01 / max(1, width) * (0.4 * own + 0.6 * common)
         luck = 0.16 * (0.6 * own + 0.4 * common)
-        return Covariances(ability, skill, slope, luck, (skill, slope, luck))
+        return Covariances(ability, skill, slope, luck, (skill / 2, slope / 20, luck))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,20 @@ class Posterior:
     """Given `common`: shape (tasks, endpoints, endpoints)."""
     link: Floats
     """How skills answer to `common`: shape (tasks, endpoints, (1 + width) x endpoints)."""
+    evidence: float
+    """Log likelihood of the scores, all that is not known integrated out."""
 
     def expected(self, task: NDArray[np.int32], text: NDArray[np.float32]) -> Floats:
         plain: Floats = text.astype(np.float64) @ self.common[1:] + self.common[0] + self.skill[task]
         return plain
+
+    def drawn(self, rng: np.random.Generator) -> Posterior:
+        """Abilities, slopes and skills drawn together."""
+        width, endpoints = self.common.shape
+        shift = _root(self.common_cov) @ rng.standard_normal(width * endpoints)
+        own = _root(self.skill_cov) @ rng.standard_normal((len(self.skill), endpoints, 1))
+        skill = self.skill - self.link @ shift + own[..., 0]
+        return replace(self, common=self.common + shift.reshape(width, endpoints), skill=skill)
 
 
 def gain_of(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
@@ -125,13 +135,16 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
     task_precision = np.tile(np.linalg.inv(covariances.skill), (looked.tasks, 1, 1))
     task_common = np.zeros((looked.tasks, endpoints, width, endpoints))
     task_pull = np.zeros((looked.tasks, endpoints))
+    evidence = -0.5 * _log_det(covariances.ability) - 0.5 * (width - 1) * _log_det(covariances.slope)
+    evidence -= 0.5 * looked.tasks * _log_det(covariances.skill) + 0.5 * abilities @ pull[:endpoints]
     for pattern in looked.patterns:
         at = pattern.endpoints
-        inverse = np.linalg.inv(covariances.luck[np.ix_(at, at)])
+        inside = covariances.luck[np.ix_(at, at)]
         full = np.zeros((endpoints, endpoints))
-        full[np.ix_(at, at)] = inverse
+        full[np.ix_(at, at)] = np.linalg.inv(inside)
         common, task = looked.common[pattern.rows], looked.task[pattern.rows]
         weighed = looked.score[pattern.rows] @ full
+        evidence -= 0.5 * (len(common) * _log_det(inside) + float((weighed * looked.score[pattern.rows]).sum()))
         precision += np.kron(common.T @ common, full)
         pull += (common.T @ weighed).ravel()
         counts = np.bincount(task, minlength=looked.tasks)
@@ -148,7 +161,18 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
     common_cov = np.linalg.inv(precision)
     solved = common_cov @ pull
     skill = np.einsum("tef,tf->te", skill_cov, task_pull) - link @ solved
-    return Posterior(solved.reshape(width, endpoints), skill, common_cov, skill_cov, link)
+    evidence += 0.5 * (float(pull @ solved) + float(np.einsum("te,tef,tf->", task_pull, skill_cov, task_pull)))
+    evidence += 0.5 * (_log_det(common_cov) + float(np.linalg.slogdet(skill_cov)[1].sum()))
+    return Posterior(solved.reshape(width, endpoints), skill, common_cov, skill_cov, link, evidence)
+
+
+def _root(matrix: Floats) -> Floats:
+    root: Floats = np.linalg.cholesky(matrix + 1e-12 * np.eye(matrix.shape[-1]))
+    return root
+
+
+def _log_det(matrix: Floats) -> float:
+    return float(np.linalg.slogdet(matrix)[1])
 
 
 def _prior(covariances: Covariances, abilities: Floats, width: int) -> tuple[Floats, Floats]:

@@ -1,16 +1,41 @@
-"""Which answers to look at first, so that what is spent on learning is least."""
+"""Which answers to look at first, so that what is spent on learning is least.
+
+An answer looked at is paid for, and then it is there to be served: a look is wasted only where the plan would not have
+bought that answer. So cheap endpoints are tried on many requests (they are served there, or a better answer is bought
+later and little is lost), and dear ones on as many as pay: each look narrows the margin that the plan must leave, and a
+margin costs what the next point of quality costs. Few rounds, each on about twice as many requests as the last.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.aim import Aim
-from router.predict import Observations, Population
+from router.aim import Aim, standing
+from router.outlook import Outlook, best_chances, look_out
+from router.predict import Observations, Population, Predictor, fit, no_observations, telling, without
 
 Floats = NDArray[np.float64]
+
+SEED = 40
+"""Requests on which every endpoint is tried in the first round."""
+ROUNDS = 5
+HASTE = (0.5, 0.7, 1.0, 1.0)
+"""The share of the looks thought best that is made in each round: the first reckonings are rough."""
+FEWEST = 10
+"""Looks below which a round is not worth its while."""
+CHEAP = 0.2
+"""An endpoint is tried freely if it costs at most this share of the likeliest best one."""
+SAVES = 0.03
+"""Even an answer that will be served costs this share of itself as a look: it might not be."""
+LIKELY = 0.05
+"""An anchor with less chance to be the best is not looked at for its own sake."""
+STEPS = (0, 30, 60, 120, 240, 480, 960, 1920)
+"""Numbers of looks that are weighed against each other."""
+PART = 20_000
+"""Requests that stand for all while the pilot is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +44,7 @@ class Situation:
 
     population: Population
     cost_usd: NDArray[np.float64] | NDArray[np.float32]
-    """Shape (n, endpoints): what an answer is expected to cost, NaN where nothing is known yet."""
+    """Shape (n, endpoints): what an answer is expected to cost; NaN in a column where nothing is known yet."""
     allowed: NDArray[np.bool_] | None
     """Shape (n, endpoints): policy and context windows; None: all."""
     priors: Floats
@@ -48,21 +73,213 @@ class Looks:
 
 def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     """None: looking at more would not pay, or is not allowed."""
-    if situation.rounds or not situation.pilot:
+    seen = situation.observations
+    requests, looks = len(np.unique(seen.row)), len(seen)
+    if situation.rounds >= ROUNDS or requests >= situation.pilot or looks >= situation.looks:
         return None
-    rows = stratified(situation.population.task, situation.pilot, rng)
+    if not situation.rounds or np.isnan(situation.cost_usd).any():
+        found = _seed(situation, rng)
+    else:
+        rows, part = _part(situation, rng)
+        found = _informed(part, rng)
+        found = Looks(rows[found.row], found.endpoint)
+    found = _fresh(situation, found)
+    return found if len(found) >= min(FEWEST, situation.pilot) else None
+
+
+def _seed(situation: Situation, rng: np.random.Generator) -> Looks:
+    """Every endpoint on the same few requests, fewer where past nights have taught."""
     endpoints = len(situation.priors)
-    row, endpoint = np.repeat(rows, endpoints), np.tile(np.arange(endpoints, dtype=np.int32), len(rows))
+    rows = stratified(situation.population, min(SEED, situation.pilot), rng)
+    return Looks(np.repeat(rows, endpoints), np.tile(np.arange(endpoints, dtype=np.int32), len(rows)))
+
+
+def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
+    outlook = survey(situation)
+    chances = best_chances(
+        outlook.predictor, outlook.population, outlook.choice, outlook.aim.anchors or _dearest(outlook)
+    )
+    dear, price = _anchor_looks(situation, outlook, chances, rng)
+    cheap = _cheap_looks(situation, outlook, chances, price, rng)
+    return Looks(
+        np.concatenate([dear.row, cheap.row]), np.concatenate([dear.endpoint, cheap.endpoint])
+    )
+
+
+def survey(situation: Situation) -> Outlook:
+    """The plan as it would be if nothing more were looked at."""
+    seen, priors = situation.observations, situation.priors
+    population = telling(seen, situation.population, priors)
+    predictor = fit(seen, population, priors)
+    cost = np.array(situation.cost_usd, dtype=np.float64)
+    cost[seen.row, seen.endpoint] = 0.0
+    return look_out(
+        predictor, population, predictor.predict(population), cost, situation.aim, allowed=situation.allowed
+    )
+
+
+def _dearest(outlook: Outlook) -> tuple[int, ...]:
+    """Without anchors: the endpoint whose error weighs most is the one that the plan leans on most."""
+    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
+    return (int(counts.argmax()),)
+
+
+@dataclass(slots=True)
+class _Anchor:
+    """How the error falls with looks at one endpoint: own / (seen + more)."""
+
+    rows: NDArray[np.int64]
+    """Where to look, best first."""
+    seen: int
+    own: float
+    more: int = 0
+
+    @property
+    def variance(self) -> float:
+        return self.own / (self.seen + self.more)
+
+
+def _anchor_looks(
+    situation: Situation, outlook: Outlook, chances: dict[int, float], rng: np.random.Generator
+) -> tuple[Looks, float]:
+    """Looks at what may be the best endpoint, as many as pay; and the price of quality that is then expected."""
+    likely = sorted((a for a, p in chances.items() if p >= LIKELY), key=lambda a: -chances[a])[:3]
+    anchors = {a: found for a in likely if (found := _study(situation, outlook, a, rng)) is not None}
+    spread = outlook.standing.spread
+    deviations = outlook.standing.margin / max(spread, 1e-9)
+    other = max(spread**2 - sum(anchor.variance for anchor in anchors.values()), 1e-8)
+
+    def needed() -> float:
+        variance = other + sum(anchor.variance for anchor in anchors.values())
+        return outlook.standing.floor + deviations * float(np.sqrt(variance))
+
+    for _ in range(3 if len(anchors) > 1 else 1):
+        for endpoint, anchor in anchors.items():
+            anchor.more = _worth(outlook, endpoint, anchor, needed)
+    haste = HASTE[min(situation.rounds - 1, len(HASTE) - 1)]
+    rows, endpoints = [], []
+    for endpoint, anchor in anchors.items():
+        count = min(int(anchor.more * haste), 2 * anchor.seen + 50)
+        if count >= FEWEST:
+            rows.append(anchor.rows[:count])
+            endpoints.append(np.full(len(rows[-1]), endpoint, dtype=np.int32))
+    return _together(rows, endpoints), outlook.price(needed())
+
+
+def _together(rows: list[NDArray[np.int64]], endpoints: list[NDArray[np.int32]]) -> Looks:
+    none = no_observations()
+    return Looks(np.concatenate([none.row, *rows]), np.concatenate([none.endpoint, *endpoints]))
+
+
+def _study(
+    situation: Situation, outlook: Outlook, endpoint: int, rng: np.random.Generator
+) -> _Anchor | None:
+    """What looks at this endpoint would do to the error, by pretending that some were made."""
+    seen = situation.observations
+    held = np.zeros(len(outlook.population), dtype=bool)
+    held[seen.row[seen.endpoint == endpoint]] = True
+    looked = np.zeros(len(held))
+    looked[seen.row] = 1.0
+    free = ~held if situation.allowed is None else ~held & situation.allowed[:, endpoint]
+    rows = np.flatnonzero(free)
+    rows = rows[np.argsort(-(looked[rows] + rng.random(len(rows))))]  # beside other answers, as a rule
+    made = max(1, int(held.sum()))
+    more = min(len(rows), max(60, made))
+    if more < FEWEST:
+        return None
+    pretended = Observations(
+        rows[:more], np.full(more, endpoint, np.int32), outlook.quality[rows[:more], endpoint].astype(np.float64)
+    )
+    then = without(outlook.predictor, seen.plus(pretended), outlook.population, situation.priors)
+    spread = standing(then, outlook.population, outlook.choice, outlook.aim).spread
+    fall = max(outlook.standing.spread**2 - spread**2, 0.0)
+    return _Anchor(rows, made, fall / (1.0 / made - 1.0 / (made + more)))
+
+
+def _worth(outlook: Outlook, endpoint: int, anchor: _Anchor, needed: object) -> int:
+    """The number of looks after which the night is cheapest: looks that are not served, and the margin's price."""
+    assert callable(needed)
+    rows, price = anchor.rows, outlook.price(needed())
+    worth = price * outlook.quality[rows] - outlook.cost_usd[rows]
+    gain = np.maximum(price * outlook.quality[rows, endpoint] - worth.max(axis=1), 0.0)
+    cost = outlook.cost_usd[rows, endpoint]
+    wasted = np.concatenate([[0.0], np.cumsum(np.maximum(cost - gain, SAVES * cost))])
+    best, cheapest = 0, np.inf
+    for step in STEPS:
+        anchor.more = min(step, len(rows))
+        total = wasted[anchor.more] + outlook.cost_of(needed())
+        if total < cheapest:
+            best, cheapest = anchor.more, total
+    return best
+
+
+def _cheap_looks(
+    situation: Situation,
+    outlook: Outlook,
+    chances: dict[int, float],
+    price: float,
+    rng: np.random.Generator,
+) -> Looks:
+    """Cheap endpoints on fresh requests, each where a draw from what is believed says it is the best bargain."""
+    seen = np.unique(situation.observations.row)
+    mean_cost = np.nanmean(situation.cost_usd, axis=0)
+    dear = mean_cost > CHEAP * mean_cost[max(chances, key=lambda a: chances[a])]
+    count = min(2 * len(seen) + 70, situation.pilot - len(seen))
+    left = np.setdiff1d(np.arange(len(outlook.population)), seen)
+    if dear.all() or count < FEWEST or not len(left):
+        return _together([], [])
+    rows = left[stratified(_only(outlook.population, left), count, rng)]
+    bargain = outlook.cost_usd[rows] - price * outlook.predictor.draw(outlook.population, rows, rng)
+    bargain[:, dear] = np.inf
     if situation.allowed is not None:
-        fine = situation.allowed[row, endpoint]
-        row, endpoint = row[fine], endpoint[fine]
-    return Looks(row[: situation.looks], endpoint[: situation.looks])
+        bargain[~situation.allowed[rows]] = np.inf
+    endpoint = bargain.argmin(axis=1)
+    fine = np.isfinite(bargain[np.arange(len(rows)), endpoint])
+    return Looks(rows[fine], endpoint[fine].astype(np.int32))
 
 
-def stratified(task: NDArray[np.int32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def _only(population: Population, rows: NDArray[np.int64]) -> Population:
+    return population.part(rows, np.ones(len(rows)))
+
+
+def _fresh(situation: Situation, looks: Looks) -> Looks:
+    """Without pairs seen already, twice named or not allowed, and no more than may be scored."""
+    width, seen = len(situation.priors), situation.observations
+    keys, first = np.unique(looks.row * width + looks.endpoint, return_index=True)
+    new = first[~np.isin(keys, seen.row * width + seen.endpoint)]
+    new = np.sort(new)
+    if situation.allowed is not None:
+        new = new[situation.allowed[looks.row[new], looks.endpoint[new]]]
+    new = new[: max(0, situation.looks - len(seen))]
+    return Looks(looks.row[new], looks.endpoint[new])
+
+
+def _part(situation: Situation, rng: np.random.Generator) -> tuple[NDArray[np.int64], Situation]:
+    """Of a large input only some requests: those looked at, and enough others that stand for the rest."""
+    seen, n = situation.observations, len(situation.population)
+    if n <= PART:
+        return np.arange(n), situation
+    looked = np.unique(seen.row)
+    others = np.setdiff1d(stratified(situation.population, PART, rng), looked)
+    rows = np.concatenate([looked, others])
+    weight = np.concatenate([np.ones(len(looked)), np.full(len(others), (n - len(looked)) / len(others))])
+    place = np.searchsorted(looked, seen.row)
+    part = replace(
+        situation,
+        population=situation.population.part(rows, weight),
+        cost_usd=situation.cost_usd[rows],
+        allowed=None if situation.allowed is None else situation.allowed[rows],
+        observations=Observations(place, seen.endpoint, seen.score),
+    )
+    return rows, part
+
+
+def stratified(population: Population, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """`count` rows at random, each task with its share (systematic sampling of a shuffle sorted by task)."""
-    order = rng.permutation(len(task))
-    order = order[np.argsort(task[order], kind="stable")]
+    order = rng.permutation(len(population))
+    if population.weight is not None:
+        order = order[population.weight[order] > 0]
+    order = order[np.argsort(population.task[order], kind="stable")]
     count = min(count, len(order))
     places = (np.arange(count) + rng.random()) * len(order) / max(1, count)
     return np.sort(order[np.minimum(places.astype(np.int64), len(order) - 1)])

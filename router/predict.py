@@ -28,6 +28,14 @@ Floats = NDArray[np.float64]
 
 ROUNDS = 12
 """Of expectation and maximisation; the plan no longer changes after eight or so."""
+TEMPER = 1.2
+"""By what luck is taken to be larger than learnt: scores are less regular than a Gaussian, and the endpoint that looks
+best is chosen. On recorded outcomes predicted quality is then neither too high nor too low (benchmarks/routing.py)."""
+FEW = 100
+"""Requests with a score below which the text is not asked."""
+CLEAR = 3.0
+"""Log evidence by which the text must be the better: 20 to 1."""
+FOLDS = 5
 UNKNOWN = 0.5
 """What to believe of an endpoint that nobody knows anything of."""
 
@@ -68,9 +76,20 @@ class Population:
     text: NDArray[np.float32]
     """Shape (n, width): router.features; width 0 where text is not to be used."""
     tasks: int
+    weight: Floats | None = None
+    """Shape (n,): for how many requests of the input a row stands; 0 for a past night's. None: one each."""
 
     def __len__(self) -> int:
         return len(self.task)
+
+    def plain(self) -> Population:
+        """Without the text."""
+        return replace(self, text=self.text[:, :0])
+
+    def part(self, rows: NDArray[np.int64], weight: Floats) -> Population:
+        """Some rows that stand for all."""
+        own = weight if self.weight is None else weight * self.weight[rows]
+        return Population(self.task[rows], self.text[rows], self.tasks, own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +97,21 @@ class Predictor:
     posterior: Posterior
     looked: Looked
     covariances: Covariances
+    """As learnt."""
+    tempered: Covariances
+    """As used: luck by TEMPER larger."""
 
     def predict(self, population: Population, rows: Any = slice(None)) -> NDArray[np.float32]:
         """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
         quality = self.posterior.expected(population.task[rows], population.text[rows])
         return np.clip(quality, 0.0, 1.0).astype(np.float32)
+
+    def draw(
+        self, population: Population, rows: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """One of the worlds that what was seen leaves possible: expected scores in it, shape (rows, endpoints)."""
+        world = self.posterior.drawn(rng)
+        return world.expected(population.task[rows], population.text[rows])
 
     def means(
         self, population: Population, choice: NDArray[np.integer], anchors: tuple[int, ...] = ()
@@ -91,7 +120,7 @@ class Predictor:
 
         Scores already seen count as they are, and tell about the same request's others. `choice` negative: nobody.
         """
-        return questions(self.posterior, population, choice, anchors, self.looked, self.covariances)
+        return questions(self.posterior, population, choice, anchors, self.looked, self.tempered)
 
 
 def fit(
@@ -107,11 +136,10 @@ def fit(
     known = ~np.isnan(priors)
     covariances = start or Covariances.first(len(priors), population.text.shape[1], population.tasks, known)
     looked = looked_at(observations, population, len(priors))
-    posterior = condition(looked, covariances, means)
     for _ in range(rounds if len(observations) else 0):
-        covariances = improve(looked, posterior, covariances)
-        posterior = condition(looked, covariances, means)
-    return Predictor(posterior, looked, covariances)
+        covariances = improve(looked, condition(looked, covariances, means), covariances)
+    tempered = replace(covariances, luck=covariances.luck * TEMPER)
+    return Predictor(condition(looked, tempered, means), looked, covariances, tempered)
 
 
 def without(
@@ -120,4 +148,32 @@ def without(
     """The same beliefs on how scores vary, with other observations: for folds that must not know some scores."""
     means = np.where(np.isnan(priors), UNKNOWN, priors)
     looked = looked_at(observations, population, len(priors))
-    return replace(predictor, looked=looked, posterior=condition(looked, predictor.covariances, means))
+    return replace(predictor, looked=looked, posterior=condition(looked, predictor.tempered, means))
+
+
+def telling(observations: Observations, population: Population, priors: Floats) -> Population:
+    """The population with its text, if the scores are likelier with it than without; else without."""
+    if not population.text.shape[1] or len(np.unique(observations.row)) < FEW:
+        return population.plain()
+    text = fit(observations, population, priors).posterior.evidence
+    plain = fit(observations, population.plain(), priors).posterior.evidence
+    return population if text - plain > CLEAR else population.plain()
+
+
+def crossed(
+    predictor: Predictor,
+    observations: Observations,
+    population: Population,
+    priors: Floats,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """q for all requests; for those with scores, from a fit that does not know them."""
+    quality = predictor.predict(population)
+    rows = np.unique(observations.row)
+    fold = np.full(len(population), -1)
+    fold[rows] = rng.permutation(len(rows)) % FOLDS
+    for k in range(FOLDS if len(rows) else 0):
+        others = without(predictor, observations.where(fold[observations.row] != k), population, priors)
+        held = rows[fold[rows] == k]
+        quality[held] = others.predict(population, held)
+    return quality
