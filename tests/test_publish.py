@@ -213,6 +213,13 @@ def test_a_question_is_answered(warehouse: Path) -> None:
     assert ask(warehouse, sql).to_pylist() == [{"endpoint": "small", "usd": Decimal("8.000000000")}]
 
 
+def test_no_progress_bar_is_drawn_into_what_is_printed(warehouse: Path) -> None:
+    bar = "select current_setting('enable_progress_bar') as bar"
+    assert ask(warehouse, bar)["bar"].to_pylist() == [False]
+    with Warehouse.open(warehouse) as w:
+        assert [row["bar"] for batch in w.stream(bar) for row in batch.to_pylist()] == [False]
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -17,7 +17,6 @@ from warehouse.errors import AskError, StoreError
 QUESTIONS = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
 LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
-    "lock_configuration": True,
     "python_enable_replacements": False,
 }
 
@@ -41,6 +40,7 @@ def ask(
     try:
         con = locks.connect(path, read_only=True, config=LOCKED, wait_seconds=wait_seconds, say=say)
         try:
+            con.execute("set lock_configuration = true")
             return con.execute(sql).to_arrow_table()
         finally:
             con.close()

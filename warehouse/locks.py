@@ -16,9 +16,11 @@ import tenacity
 from warehouse.errors import StoreError, first_line
 
 WAIT_SECONDS = 600.0
-FIRST_WAIT_SECONDS = 0.05
-LONGEST_WAIT_SECONDS = 2.0
-"""Between two tries; ingesting a part takes a tenth of this."""
+WAITS_SECONDS = (0.02, 0.2)
+"""Between two tries, at random. Ingesting a part takes about as long; longer and growing waits starve who came first."""
+
+QUIET = "set enable_progress_bar = false"
+"""DuckDB draws a bar on stdout when a query takes two seconds, and stdout belongs to what `--json` prints."""
 
 Say = Callable[[str], None]
 
@@ -62,13 +64,15 @@ def connect(
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_lock),
-        wait=tenacity.wait_random_exponential(FIRST_WAIT_SECONDS, max=LONGEST_WAIT_SECONDS),
+        wait=tenacity.wait_random(*WAITS_SECONDS),
         stop=tenacity.stop_after_delay(wait_seconds),
         before_sleep=before_sleep,
         reraise=True,
     )
     try:
-        return retrying(duckdb.connect, str(path), read_only=read_only, config=dict(config or {}))
+        con = retrying(duckdb.connect, str(path), read_only=read_only, config=dict(config or {}))
+        con.execute(QUIET)
+        return con
     except duckdb.Error as error:
         raise StoreError(_explained(path, error, wait_seconds)) from error
 

@@ -135,7 +135,14 @@ def _files(names: Sequence[str], source: str, filesystem: Any) -> Files:
 
 def connect(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB of our own for reading input: bounded memory, spilling into `folder`, order kept."""
-    con = duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder), "threads": 2})
+    con = duckdb.connect(
+        config={
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": str(folder),
+            "threads": 2,
+        }
+    )
+    con.execute("set enable_progress_bar = false")
     con.execute("set python_enable_replacements = false")
     con.execute("set timezone = 'UTC'")
     return con

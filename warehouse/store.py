@@ -242,6 +242,7 @@ class Warehouse:
     def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:
         """The same in batches of so many `rows`, on a cursor of its own."""
         cursor = self._con.cursor()
+        cursor.execute(locks.QUIET)
         try:
             yield from cursor.execute(sql, values).to_arrow_reader(rows)
         finally:
