@@ -12,10 +12,11 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from router.planning import Option, Problem, Terms, Workers
 
 
-def random_problem(seed: int) -> Problem:
-    """3 to 40 rows, 2 to 6 options, each kind of constraint in some of them."""
+def random_problem(seed: int, rows: int | None = None) -> Problem:
+    """3 to 40 rows (or `rows`), 2 to 6 options, each kind of constraint in some of them."""
     rng = np.random.default_rng(seed)
     n, width, tasks = int(rng.integers(3, 40)), int(rng.integers(2, 7)), int(rng.integers(1, 4))
+    n = rows or n
     ability = np.sort(rng.normal(0, 1.2, width))
     quality = 1 / (1 + np.exp(rng.normal(0, 1, (n, 1)) - ability - rng.normal(0, 0.4, (n, width))))
     inputs, outputs = rng.uniform(50, 2000, n), rng.uniform(20, 800, (n, width))

@@ -64,7 +64,8 @@ def nearest_rows(problem: Problem, choice: Choice, prices: Multipliers) -> Rows:
         mine, rows = choice[part], np.arange(len(reduced))
         own = reduced[rows, mine].copy()
         reduced[rows, mine] = np.inf
-        edge[part] = np.where(mine == NOBODY, np.inf, reduced.min(axis=1) - own)
+        lost = np.where(mine == NOBODY, 0.0, own)
+        edge[part] = np.where(mine == NOBODY, np.inf, reduced.min(axis=1) - lost)
     size = min(len(edge), FREE[-1])
     near = np.argpartition(edge, size - 1)[:size]
     near = near[np.isfinite(edge[near])]

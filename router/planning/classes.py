@@ -242,8 +242,9 @@ def seen_with(problem: Problem, prices: Multipliers) -> tuple[Groups, Table]:
 
 
 def _regret_edges(regret: Real, steps: int) -> Real:
-    """Cuts that halve towards 0, as many as there is room for."""
-    if not regret.size or steps <= 1:
+    """Cuts that halve towards 0, and even ones as far as there is room: prices may yet move a good way."""
+    if not regret.size:
         return np.zeros(0)
-    shares = _CUTS[: steps - 1]
+    even = max(0, steps - 1 - len(_CUTS))
+    shares = np.union1d(_CUTS[: max(1, steps - 1)], np.arange(1, even + 1) / (even + 1))
     return np.unique(np.quantile(regret, shares))
