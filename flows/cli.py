@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.errors import UserError
+from flows.models_cli import models
 
 app = typer.Typer(
     name="thirdshift",
@@ -17,6 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(models, name="models")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 WarehouseOption = Annotated[
