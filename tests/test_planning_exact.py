@@ -62,3 +62,15 @@ def test_the_random_problems_have_every_kind_of_constraint_feasible_and_not() ->
             seen.update(kinds(problem))
     assert len(seen) == 13
     assert min(seen.values()) >= 15, seen
+
+
+@pytest.mark.parametrize("seed", [5, 9, 16, 24, 27, 31, 36])
+def test_thousands_of_requests_are_planned_within_a_thousandth_and_keep_every_term(seed: int) -> None:
+    problem = random_problem(seed, 2_500)
+    plan = cheapest(problem)
+    assert plan is not None
+    used = check(problem, plan.choice, dict(plan.workers))
+    assert not used.problems
+    assert used.cost == pytest.approx(plan.cost_usd, rel=1e-9)
+    assert plan.gap <= 1e-3
+    assert plan.bound_usd <= plan.cost_usd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,10 @@ import numpy as np
 from router.planning.classes import Groups
 from router.planning.limits import Limit, Pool
 from router.planning.model import Model
-from router.planning.multipliers import Aim, Multipliers
+from router.planning.multipliers import KEPT, Aim, Multipliers
 from router.planning.pairs import Real, Rows, chunks, pairs, table_of_rows
 from router.planning.problem import NOBODY, Choice, Problem
-from router.planning.tally import Tally, broken, tally_of_rows
+from router.planning.tally import Tally, broken, overhead_usd, tally_of_rows
 
 ALONE = 1 - 1e-9
 """A group with this share on one option is not divided."""
@@ -84,15 +85,31 @@ class Polisher:
     scale: float
     tolerance: float
     """How far from the best the rows decided anew may be, in the aim's unit."""
+    prices: Multipliers
+    enough: float
+    """A value, in that unit, that needs no bettering."""
 
     def polish(self, choice: Choice, total: Tally, near: Rows) -> Choice | None:
-        """`near`: routable rows, the nearest to a decision first. None: no way found to keep every limit."""
+        """`near`: routable rows, the nearest to a decision first. None: no way found to keep every limit.
+
+        More and more rows are let go until every limit holds and the bound is close; the most only at need.
+        """
+        best: Choice | None = None
+        value = math.inf
         for size in FREE:
-            rows = np.sort(near[:size])
-            settled = self._settled(choice, total, rows, near[:size])
-            if settled is not None or size >= len(near):
-                return settled
-        return None
+            if best is not None and (value <= self.enough or size == FREE[-1]):
+                break
+            settled = self._settled(choice, total, np.sort(near[:size]), near[:size])
+            if settled is not None:
+                moved = self._moved(total, near[:size], choice[near[:size]], settled[near[:size]])
+                best, value, choice, total = settled, self._value(moved), settled, moved
+            if size >= len(near):
+                break
+        return best
+
+    def _value(self, total: Tally) -> float:
+        cost = float(total.cost.sum()) + overhead_usd(self.pools, self.workers, total.busy)
+        return self.aim.cost * cost - self.aim.worth * float(total.worth.sum())
 
     def _settled(self, choice: Choice, total: Tally, rows: Rows, near: Rows) -> Choice | None:
         """First shares of `rows`, then whole numbers for those divided and the nearest to a decision."""
@@ -132,9 +149,13 @@ class Polisher:
         mine = tally_of_rows(self.problem, rows, choice[rows])
         used = total.usage(self.limits) - mine.usage(self.limits)
         busy = np.array([total.busy[pool.option] - mine.busy[pool.option] for pool in self.pools])
+        table, keep = table_of_rows(self.problem, rows), None
+        if len(rows) > FREE[1]:
+            keep = self.prices.cheapest(table, KEPT)
+            keep[np.arange(len(rows)), choice[rows]] = True
         model = Model(
-            table_of_rows(self.problem, rows), self.limits, self.pools, self.aim, self.scale,
-            used=used, busy=busy, elastic=False, whole=whole,
+            table, self.limits, self.pools, self.aim, self.scale,
+            used=used, busy=busy, keep=keep, elastic=False, whole=whole,
         )  # fmt: skip
         model.set_workers(self.workers, self.workers)
         return model

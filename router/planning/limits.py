@@ -136,13 +136,14 @@ def _capacities(problem: Problem, totals: Totals) -> list[Limit]:
 
 
 def _shares(problem: Problem, totals: Totals) -> list[Limit]:
+    """Weights are whole, so the limits may be: that tightens the bound."""
     share = problem.terms.max_vendor_share
     if share is None or share >= 1.0:
         return []
     members: dict[str, list[int]] = {}
     for e, option in enumerate(problem.options):
         members.setdefault(option.vendor, []).append(e)
-    most = share * float(totals.weight.sum())
+    most = math.floor(share * float(totals.weight.sum()) + 1e-9)
     return [
         Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)
     ]

@@ -16,19 +16,16 @@ import numpy as np
 from router.planning.classes import SINGLY, Groups, Survey, seen_with, survey
 from router.planning.limits import Limit, Pool, limits_of, pools_of
 from router.planning.model import Model
-from router.planning.multipliers import Aim, Multipliers
-from router.planning.pairs import Mask, Real, Table, chunks, pairs, table_of_rows
+from router.planning.multipliers import KEPT, Aim, Multipliers
+from router.planning.pairs import Mask, Table, chunks, pairs, table_of_rows
 from router.planning.problem import Problem
-from router.planning.search import Box, Found, Leaf, anything, search
+from router.planning.search import Found, Leaf, anything, search
 
-LOOKS = 7
+LOOKS = 10
 """At groups in all. Two or three do nearly always; what is left shows in the gap."""
 
 CLOSE = 3e-4
 """A relative distance from the bound at which another look is not worth it."""
-
-KEPT = 5
-"""Options per group that stay in the program of a later look, the cheapest at the prices seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +68,17 @@ class Looked:
 @dataclass(frozen=True, slots=True)
 class _Region:
     leaf: Leaf
+    """Its prices are those to look with next."""
     bound: float
+    centre: Multipliers
+    """The prices that gave the bound."""
 
 
 def look(given: Setting) -> Looked:
     """As near the optimum as shares of groups can be brought."""
     first = search(given.model(given.survey.table), anything(given.pools))
     best = Looked(given.survey.groups, first, -math.inf)
-    start = _Region(Leaf(anything(given.pools), first.prices), -math.inf)
+    start = _Region(Leaf(anything(given.pools), first.prices), -math.inf, first.prices)
     if given.survey.single:
         return replace(best, bound=min(r.bound for r in _regions(given, first, start)))
     regions = [start]
@@ -104,26 +104,18 @@ def _look_again(given: Setting, region: _Region, turn: int) -> Looked:
     prices, box = region.leaf.prices, region.leaf.box
     if given.problem.n > SINGLY:
         groups, table = seen_with(given.problem, prices)
-        keep = _cheapest_options(prices.reduced(table), KEPT)
+        keep = prices.cheapest(table, KEPT)
         return Looked(groups, search(given.model(table, keep=keep), box), -math.inf)
     rows = np.flatnonzero(given.survey.groups >= 0)
     groups = np.full(given.problem.n, -1, dtype=np.int32)
     groups[rows] = np.arange(len(rows))
     table = table_of_rows(given.problem, rows)
-    few = _cheapest_options(prices.reduced(table), 2 * KEPT) if turn == 0 else None
+    few = prices.cheapest(table, 2 * KEPT) if turn == 0 else None
     return Looked(groups, search(given.model(table, keep=few), anything(given.pools)), -math.inf)
 
 
-def _cheapest_options(reduced: Real, number: int) -> Mask:
-    """[C, E] the options of each group that are worth a variable."""
-    if reduced.shape[1] <= number:
-        return np.ones(reduced.shape, dtype=bool)
-    return reduced <= np.partition(reduced, number - 1, axis=1)[:, number - 1 : number]
-
-
 def _regions(given: Setting, found: Found, parent: _Region) -> list[_Region]:
-    """The leaves with their bounds over single rows, each with its own prices or half way to the parent's."""
-    known = parent.bound
+    """The leaves, each with the prices that bound it best of its own and some on the way to the parent's."""
     offers = [Leaf(leaf.box, prices) for leaf in found.leaves for prices in _offers(leaf, parent)]
     lowest = np.zeros(len(offers))
     for part in chunks(given.problem.n):
@@ -131,15 +123,20 @@ def _regions(given: Setting, found: Found, parent: _Region) -> list[_Region]:
         some = p.allowed.any(axis=1)
         for index, leaf in enumerate(offers):
             lowest[index] += leaf.prices.reduced(p).min(axis=1)[some].sum()
-    best: dict[Box, _Region] = {}
-    for leaf, low in zip(offers, lowest, strict=True):
-        bound = float(max(known, low + leaf.prices.constant(*leaf.box)))
-        if leaf.box not in best or bound > best[leaf.box].bound:
-            best[leaf.box] = _Region(leaf, bound)
-    return list(best.values())
+    bounds = [float(low + leaf.prices.constant(*leaf.box)) for leaf, low in zip(offers, lowest, strict=True)]
+    each = len(offers) // len(found.leaves)
+    regions = []
+    for start in range(0, len(offers), each):
+        best = max(range(start, start + each), key=lambda index: bounds[index])
+        if bounds[best] > parent.bound:
+            regions.append(_Region(offers[best], bounds[best], offers[best].prices))
+        else:
+            regions.append(_Region(offers[start + each - 1], parent.bound, parent.centre))
+    return regions
 
 
 def _offers(leaf: Leaf, parent: _Region) -> list[Multipliers]:
     if parent.bound == -math.inf:
         return [leaf.prices]
-    return [leaf.prices, leaf.prices.mean(parent.leaf.prices)]
+    half = leaf.prices.mean(parent.centre)
+    return [leaf.prices, half, half.mean(parent.centre)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from router.planning.limits import Limit, Measure, Pool
-from router.planning.pairs import Pairs, Real, Table
+from router.planning.pairs import Mask, Pairs, Real, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,9 @@ class Aim:
         """The objective of pairs."""
         return self.cost * cost - self.worth * worth
 
+
+KEPT = 5
+"""Options per group that stay in a program where groups are many."""
 
 CHEAPEST = Aim()
 BEST = Aim(0.0, 1.0)
@@ -74,6 +77,13 @@ class Multipliers:
         self._flat(p, flat, total)
         total[~p.allowed] = np.inf
         return total
+
+    def cheapest(self, table: Table, number: int) -> Mask:
+        """[C, E] the options of each group that are worth a variable: so many as are cheapest."""
+        reduced = self.reduced(table)
+        if reduced.shape[1] <= number:
+            return np.ones(reduced.shape, dtype=bool)
+        return reduced <= np.partition(reduced, number - 1, axis=1)[:, number - 1 : number]
 
     def _flat(self, p: Pairs | Table, flat: dict[Measure, Real], total: Real) -> None:
         """Add what is priced by option alone."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from router.planning.assign import Polisher, divide, nearest_rows
 from router.planning.classes import SINGLY
-from router.planning.looking import Looked, Setting, look, setting
+from router.planning.looking import CLOSE, Looked, Setting, look, setting
 from router.planning.multipliers import BEST, CHEAPEST, Aim, Multipliers
 from router.planning.pairs import table_of_rows
 from router.planning.problem import NOBODY, Choice, Plan, Problem
@@ -123,9 +123,18 @@ class _Optimiser:
         """Rows at the edge in whole numbers, the rest as their groups go."""
         found = looked.found
         total = tally(self.problem, choice)
+        tolerance = self._tolerance(looked)
         polisher = Polisher(
-            self.problem, self.limits, self.pools, found.workers, self.aim, self.given.scale, self._tolerance(looked)
-        )  # fmt: skip
+            self.problem,
+            self.limits,
+            self.pools,
+            found.workers,
+            self.aim,
+            self.given.scale,
+            tolerance,
+            found.prices,
+            enough=looked.bound + CLOSE * abs(looked.bound) + tolerance,
+        )
         polished = polisher.polish(choice, total, nearest_rows(self.problem, choice, found.prices))
         if polished is None and broken(total, self.limits, self.pools, found.workers):
             return None
