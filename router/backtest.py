@@ -1,0 +1,267 @@
+"""What would a night have cost and scored, on outcomes already known?
+
+The whole night is played with the functions that a real one uses: pilot, prediction, plan, audit, repair, certificate.
+They see of the outcomes only the answers that they look at or serve, and pay for each of these once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from router import features
+from router.aim import Aim
+from router.certificate import Certificate, Claim, Sample, certify, certify_against_census, certify_relative
+from router.outcomes import Outcomes, best_mix_usd, oracle_usd, read
+from router.outlook import Outlook, look_out
+from router.pilot import Situation, next_round
+from router.predict import (
+    Observations,
+    Population,
+    crossed,
+    fit,
+    no_observations,
+    telling,
+)
+from router.repair import below
+from router.scorers import Basis
+
+Floats = NDArray[np.float64]
+
+LABELS_PER_ENDPOINT = 600
+"""How many scores may be looked at, times the number of endpoints, if nothing else is said: the contract's."""
+PILOT = 0.5
+"""At most this share of the requests is looked at before the plan."""
+AUDIT = 0.25
+"""At least this share of the scores is kept for the audit."""
+REPAIRS = 3
+"""Rounds of repair at most."""
+LEAST_COST = 0.15
+"""An expected cost is not believed to be less than this share of the endpoint's mean."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    floor: float
+    relative: bool = False
+    labels: int | None = None
+    """Scores that may be looked at; None: LABELS_PER_ENDPOINT for each endpoint."""
+    confidence: float = 0.95
+
+
+@dataclass(slots=True)
+class Night:
+    """One night in play: what was looked at, what was paid. `outcomes` is only read in `_look`."""
+
+    outcomes: Outcomes
+    population: Population
+    settings: Settings
+    rng: np.random.Generator
+    seen: Observations
+    paid: NDArray[np.bool_]
+    spent: Observations
+    """Costs of the answers paid for, in the place of scores."""
+
+    @property
+    def width(self) -> int:
+        return len(self.outcomes.models)
+
+    @property
+    def labels(self) -> int:
+        allowed = self.settings.labels
+        return LABELS_PER_ENDPOINT * self.width if allowed is None else allowed
+
+    @property
+    def aim(self) -> Aim:
+        anchors = tuple(range(self.width)) if self.settings.relative else ()
+        return Aim(self.settings.floor, anchors, self.settings.confidence)
+
+    @property
+    def priors(self) -> Floats:
+        return np.full(self.width, np.nan)
+
+    def buy(self, row: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
+        """Answers are paid for once, and then their cost is known."""
+        new = ~self.paid[row, endpoint]
+        row, endpoint = row[new], endpoint[new]
+        self.paid[row, endpoint] = True
+        self.spent = self.spent.plus(Observations(row, endpoint, self.outcomes.cost_usd[row, endpoint]))
+
+    def look(self, row: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
+        self.buy(row, endpoint)
+        self.seen = self.seen.plus(Observations(row, endpoint, self.outcomes.score[row, endpoint]))
+
+
+def start(outcomes: Outcomes, population: Population, settings: Settings, rng: np.random.Generator) -> Night:
+    paid = np.zeros(outcomes.score.shape, dtype=bool)
+    return Night(outcomes, population, settings, rng, no_observations(), paid, no_observations())
+
+
+def expected_costs(night: Night) -> Floats:
+    """What each answer is expected to cost, from those paid for: NaN for an endpoint that none was bought of."""
+    counts = np.bincount(night.spent.endpoint, minlength=night.width)
+    sums = np.bincount(night.spent.endpoint, night.spent.score, minlength=night.width)
+    with np.errstate(invalid="ignore"):
+        mean = np.where(counts > 0, np.maximum(sums, 1e-12) / counts, np.nan)
+    if not len(night.spent):
+        return np.tile(mean, (len(night.population), 1))
+    relative = Observations(night.spent.row, night.spent.endpoint, night.spent.score / mean[night.spent.endpoint])
+    population = telling(relative, night.population, np.ones(night.width))
+    fitted = fit(relative, population, np.ones(night.width), rounds=6)
+    factor: Floats = fitted.posterior.expected(population.task, population.text)
+    return mean * np.maximum(factor, LEAST_COST)
+
+
+def pilot(night: Night) -> None:
+    cost, rounds = expected_costs(night), 0
+    while True:
+        situation = Situation(
+            night.population,
+            cost,
+            None,
+            night.priors,
+            night.aim,
+            night.seen,
+            int(PILOT * len(night.population)),
+            int((1.0 - AUDIT) * night.labels),
+            rounds,
+        )
+        looks = next_round(situation, night.rng)
+        if looks is None:
+            return
+        night.look(looks.row, looks.endpoint)
+        cost, rounds = expected_costs(night), rounds + 1
+
+
+def plan(night: Night) -> Outlook:
+    population = telling(night.seen, night.population, night.priors)
+    predictor = fit(night.seen, population, night.priors)
+    quality = crossed(predictor, night.seen, population, night.priors, night.rng)
+    cost = np.where(night.paid, 0.0, expected_costs(night))
+    return look_out(predictor, population, quality, cost, night.aim)
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    choice: NDArray[np.int32]
+    looked: NDArray[np.bool_]
+    """Shape (n,): requests looked at before the plan."""
+    paid: NDArray[np.bool_]
+    """Shape (n, endpoints)."""
+    scores_used: int
+    certificate: Certificate
+    repairs: int
+
+
+def play(outcomes: Outcomes, population: Population, settings: Settings, rng: np.random.Generator) -> Played:
+    """The whole night."""
+    night = start(outcomes, population, settings, rng)
+    pilot(night)
+    looked = night.paid.any(axis=1)
+    outlook, repairs = plan(night), 0
+    audit = serve_and_audit(night, outlook.choice)
+    while len(audit) and repairs < REPAIRS and below(night.seen, outlook, night.priors):
+        outlook, repairs = plan(night), repairs + 1
+        audit = serve_and_audit(night, outlook.choice)
+    certificate = certified(night, outlook.choice, repairs + 1)
+    return Played(outlook.choice, looked, night.paid, len(night.seen), certificate, repairs)
+
+
+def serve_and_audit(night: Night, choice: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Buy what is served; score as much of it, at random, as the labels allow. The rows scored."""
+    line = np.arange(len(choice), dtype=np.int64)
+    new = line[~night.paid[line, choice]]
+    night.buy(new, choice[new])
+    known = np.zeros(night.paid.shape, dtype=bool)
+    known[night.seen.row, night.seen.endpoint] = True
+    rows = night.rng.permutation(line[~known[line, choice]])[: max(0, night.labels - len(night.seen))]
+    night.look(rows, choice[rows])
+    return rows
+
+
+def certified(night: Night, choice: NDArray[np.int32], audit_round: int) -> Certificate:
+    """What can be shown of the served answers with the scores that were used."""
+    claim = Claim(night.settings.floor, night.settings.confidence, Basis.REFERENCE, "score")
+    score = np.full(night.paid.shape, np.nan)
+    score[night.seen.row, night.seen.endpoint] = night.seen.score
+    line = np.arange(len(choice))
+    served = score[line, choice]
+    if not night.settings.relative:
+        known = served[np.isfinite(served)]
+        return certify(claim, Sample(len(choice), np.zeros(0), known), audit_round=audit_round)
+    anchor = score[:, int(np.argmax(_means(score)))]
+    both = np.flatnonzero(np.isfinite(served) & np.isfinite(anchor))
+    if np.isfinite(served).all():
+        return certify_against_census(claim, served, anchor[both], both, audit_round=audit_round)
+    return certify_relative(claim, served[both], anchor[both], len(choice), audit_round=audit_round)
+
+
+def _means(score: Floats) -> Floats:
+    count = np.isfinite(score).sum(axis=0)
+    means: Floats = np.where(count > 0, np.nansum(score, axis=0) / np.maximum(count, 1), -np.inf)
+    return means
+
+
+def figures(outcomes: Outcomes, settings: Settings, played: Played) -> dict[str, Any]:
+    """The contract's figures of one night. Costs are USD of the whole batch."""
+    n, line = len(outcomes), np.arange(len(outcomes))
+    score = outcomes.score.mean(axis=0)
+    best = int(score.argmax())
+    floor = settings.floor * float(score[best]) if settings.relative else settings.floor
+    quality = float(outcomes.score[line, played.choice].mean())
+    served = float(outcomes.cost_usd[line, played.choice].sum())
+    total = float(outcomes.cost_usd[played.paid].sum())
+    mix, same = best_mix_usd(outcomes, floor), best_mix_usd(outcomes, quality)
+    return {
+        "floor": floor,
+        "quality": quality,
+        "cost_usd": total,
+        "cost_learning_usd": total - served,
+        "scores_used": played.scores_used,
+        "met": quality >= floor - 1e-12,
+        "certified": played.certificate.certified,
+        "cost_best_single": float(outcomes.cost_usd[:, best].sum()),
+        "quality_best_single": float(score[best]),
+        "cost_best_mix": None if mix is None else mix * n,
+        "cost_mix_at_quality": None if same is None else same * n,
+        "cost_oracle": oracle_usd(outcomes, floor) * n,
+    }
+
+
+def population_of(outcomes: Outcomes, rng: np.random.Generator) -> Population:
+    text = features.learn(outcomes.prompts, rng)
+    columns = features.in_chunks(text, [outcomes.prompts])
+    return Population(outcomes.task, columns, len(outcomes.tasks))
+
+
+def backtest(
+    table: pa.Table,
+    settings: Settings,
+    *,
+    endpoints: Sequence[str] = (),
+    shortlist: int = 8,
+    seed: int = 0,
+    repeat: int = 1,
+) -> tuple[dict[str, Any], list[str]]:
+    """The answer of `thirdshift backtest`, and what to say on stderr. Night k of a seed plays with (seed, k)."""
+    outcomes, said = read(table, endpoints, shortlist)
+    population = population_of(outcomes, np.random.default_rng(seed))
+    repeats = []
+    for k in range(repeat):
+        played = play(outcomes, population, settings, np.random.default_rng([seed, k]))
+        repeats.append(figures(outcomes, settings, played))
+    return {"repeats": repeats, "mean": mean_of(repeats)}, said
+
+
+def mean_of(repeats: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Of each figure; null where any is null."""
+    columns = {name: [figure[name] for figure in repeats] for name in repeats[0]}
+    return {
+        name: None if any(value is None for value in values) else float(np.mean(values))
+        for name, values in columns.items()
+    }
