@@ -1,8 +1,7 @@
 """The crew: one engine per endpoint, and the road of a shard, the same for every purpose.
 
-A shard is written down (`shards/<id>.npy`: its rows) before it is sent, answered by its endpoint's engine, sealed into a
-part by the process that journalled it, and landed: ingested, scored, counted. Threads of Prefect's task runner call
-`answer`; one thread calls `land`, because one process at a time writes the warehouse.
+A shard is written down (`shards/<id>.npy`: its rows) before it is sent, answered by its endpoint's engine, and sealed
+into a part by the process that journalled it. Threads of Prefect's task runner call `answer`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +56,7 @@ class Crew:
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -19,7 +19,7 @@ MODELS = (
     EmulatedModel("emulated-middle", Price(Decimal("0.60"), Decimal("2.40")), ability=0.9, slope=8),
     EmulatedModel("emulated-frontier", Price(Decimal("5.00"), Decimal("25.00")), ability=1.6, slope=8),
 )
-"""Prices like a small, a middle and a frontier model's of 2026; abilities on the exercises' scale of difficulty, 0 to 1."""
+"""Prices like a small, a middle and a frontier model's of 2026; abilities on the exercises' scale, 0 to 1."""
 
 SEED = 3
 
@@ -46,7 +46,8 @@ ENDPOINT = """\
 
 QUERIES = (
     ("Who answered what, and how well?",
-     "select endpoint, task, count(*) as requests, round(avg(score), 3) as score from results group by all order by all"),
+     "select endpoint, task, count(*) as requests, round(avg(score), 3) as score"
+     " from results group by all order by all"),
     ("Where did the money go?",
      "select endpoint, purpose, attempts, cost_usd from spend_by_endpoint order by cost_usd desc"),
     ("What would a single endpoint have cost?",
@@ -84,7 +85,8 @@ def _write_requests(path: Path, items: list[demo_items.Item]) -> None:
 
 def _endpoint(model: EmulatedModel, api_base: str) -> str:
     price = model.price
-    assert isinstance(price, Price)  # as MODELS has them
+    if not isinstance(price, Price):
+        raise TypeError("the demo's prices do not change by the hour")
     name = model.name.removeprefix("emulated-")
     return ENDPOINT.format(
         name=name, model=model.name, api_base=api_base, input=price.input, output=price.output

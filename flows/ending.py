@@ -23,8 +23,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     """The end in a few lines."""
     certificate = summary["certificate"]
     told = [
-        f"{summary['results']:,} answered, {summary['errors']:,} of them without success, "
-        f"{summary['rejects']:,} rejected; {money(summary['spent_usd'])} spent"
+        f"{summary['results']:,} results, {summary['errors']:,} of them errors; {summary['rejects']:,} rows rejected; "
+        + f"{money(summary['spent_usd'])} spent"
     ]
     if certificate is not None:
         how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"

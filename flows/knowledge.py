@@ -1,4 +1,4 @@
-"""What the warehouse knows that decisions ask for: scores seen, tokens used, answers held. SQL next to the columns it fills."""
+"""What the warehouse knows that decisions ask for: scores seen, tokens used, answers held."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ group by all order by all
 """
 
 HELD = """
-select row, endpoint, bool_or(reply = 'answer') as answered, bool_or(reply = 'answer' and purpose = 'repair') as repaired,
+select row, endpoint, bool_or(reply = 'answer') as answered,
+       bool_or(reply = 'answer' and purpose = 'repair') as repaired,
        max(settled_at) as newest
 from responses
 where run_id = $run_id and purpose <> 'judge'
@@ -85,11 +86,11 @@ class Knowledge:
     def _columns(self, sql: str, *names: str) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:
             table = warehouse.query(sql, run_id=self._run_id)
-        endpoint = np.asarray(
-            pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1), np.int32
-        )
+        found = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
+        endpoint: NDArray[np.int32] = np.asarray(found, np.int32)
         known = endpoint >= 0  # an endpoint that has left the job since
-        columns = [np.asarray(table["row"], np.int64), endpoint, *(np.asarray(table[name]) for name in names)]
+        columns: list[NDArray[Any]] = [np.asarray(table[name]) for name in ("row", *names)]
+        columns.insert(1, endpoint)
         return [column[known] for column in columns]
 
 

@@ -20,9 +20,10 @@ from flows.shift import Shift
 
 LANES = 64
 """Shards under way at once; each is a thread that waits for its engine."""
+SIDE_BY_SIDE: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=LANES)
 
 
-@flow(name="night", flow_run_name="{run_id}", task_runner=ThreadPoolTaskRunner(max_workers=LANES))
+@flow(name="night", flow_run_name="{run_id}", task_runner=SIDE_BY_SIDE)
 def night(run_id: str, call: dict[str, Any]) -> dict[str, Any]:
     """One night of one job, from its input to its results. `call`: see `flows.running.Call`."""
     guard_server()
@@ -46,7 +47,7 @@ def night(run_id: str, call: dict[str, Any]) -> dict[str, Any]:
 
 
 @task(task_run_name="{purpose} {endpoint} {shard_id}", cache_policy=NO_CACHE)
-def answer(shift: Shift, shard_id: str, endpoint: str, purpose: str) -> None:
+def answer(shift: Shift, shard_id: str, endpoint: str, purpose: str) -> None:  # noqa: ARG001 (they name the task run)
     """One shard, start to end; its work is the engine's."""
     shift.crew.answer(shard_id)
 
@@ -65,6 +66,6 @@ def fault_of(future: PrefectFuture[None]) -> str | None:
     """Why a shard broke; None where it did not."""
     try:
         future.result()
-    except Exception as error:  # whatever broke, the night goes on with the other endpoints
+    except Exception as error:  # noqa: BLE001 (whatever broke, the night goes on with the other endpoints)
         return f"{type(error).__name__}: {error}" if not str(error) else str(error)
     return None

@@ -1,4 +1,4 @@
-"""Opening a shift: one process per run, what an earlier process left is taken in, and the run is entered in the warehouse."""
+"""Opening a shift: one process per run; what an earlier one left is taken in; the run is entered in the warehouse."""
 
 from __future__ import annotations
 

@@ -245,7 +245,7 @@ def _show_range(outlook: Outlook, console: Console) -> None:
     table = Table("endpoint", "allowed for", "all of them")
     for e, endpoint in enumerate(outlook.setting.endpoints):
         allowed = outlook.columns.allowed[:, e]
-        total = money(float(np.nansum(cost[:, e]))) if allowed.any() else "–"
+        total = money(float(np.nansum(cost[:, e]))) if allowed.any() else "-"
         table.add_row(endpoint.name, f"{int(outlook.columns.weight[allowed].sum()):,}", total)
     console.print(table)
     count = outlook.setting.pilots

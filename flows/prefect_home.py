@@ -44,6 +44,10 @@ for pid in map(int, sys.argv[1:]):
 """
 
 
+_guards: list[subprocess.Popen[bytes]] = []
+"""Kept: the pipe must stay open until this process ends."""
+
+
 def guard_server() -> None:
     """End Prefect's temporary server when this process is gone, kill -9 included: a guard waits at a pipe of ours.
 
@@ -53,8 +57,10 @@ def guard_server() -> None:
 
     servers = [str(child.pid) for child in psutil.Process().children() if _is_server(child)]
     if servers:
-        subprocess.Popen(
-            [sys.executable, "-S", "-c", _GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True
+        _guards.append(
+            subprocess.Popen(
+                [sys.executable, "-S", "-c", _GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True
+            )
         )
 
 

@@ -17,6 +17,7 @@ from router.policy import Policy, masks
 from router.tokens import TokenColumn, estimate
 from router.values import Endpoint
 from warehouse.frozen import batches, column
+from warehouse.errors import InputError
 from warehouse.intake import InputSpec, Intake, freeze, frozen, reject
 
 ADMITTED = "admitted"
@@ -88,7 +89,8 @@ def _columns(
     folder: Path, endpoints: Sequence[Endpoint], policies: Mapping[str, Policy], needs: Sequence[str]
 ) -> Batch:
     intake = frozen(folder)
-    assert intake is not None  # frozen a moment ago
+    if intake is None:
+        raise InputError(f"{folder}: there is no frozen input")
     return Batch(
         folder=folder,
         intake=intake,

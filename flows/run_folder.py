@@ -1,4 +1,4 @@
-"""A run's folder beside the warehouse: its job, its frozen input, its journals; and the lock of the process that is on it."""
+"""A run's folder beside the warehouse: its job, frozen input and journals; and the lock of the process on it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder_of(warehouse: Path, run_id: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Path]:
-    """The folder, made where it is missing, held by this process alone. The lock goes with the process, however it ends.
+    """The folder, made where it is missing, held by this process alone; the lock ends with the process.
 
     Raises RunAlive, naming the pid, while another process holds it.
     """

@@ -53,10 +53,10 @@ def run_job(call: Call, *, as_json: bool) -> int:
     from flows.asking import jsonable
     from flows.ending import show_end
     from flows.night import night
-    from flows.setting import name_of_run, setting_of
+    from flows.setting import name_of_run, ready, setting_of
 
     run_id = name_of_run(call)
-    setting_of(call, run_id)  # every mistake of the job is told before Prefect starts
+    ready(setting_of(call, run_id))  # every mistake is told before Prefect starts
     try:
         summary = night(run_id=run_id, call=call.as_parameters())
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What the terminal shows while a night goes on: lines on stderr, a progress bar where there is a terminal to draw on."""
+"""What the terminal shows while a night goes on: lines on stderr, and a bar where there is a terminal."""
 
 from __future__ import annotations
 

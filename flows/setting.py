@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from engines.vllm_checks import check
 from flows.deadlines import duration, resolve_deadline
 from flows.errors import UserError
 from flows.job import Job, load_job
@@ -144,6 +145,17 @@ class Setting:
                 f"tolerate.rejects allows ({self.job.tolerate.rejects:.1%}); see rejects.parquet in {self.folder}, "
                 "mend the rows or raise tolerate.rejects"
             )
+
+
+def ready(setting: Setting) -> None:
+    """Raises UserError where local workers could not be started: said before anything is spent."""
+    if setting.call.emulated:
+        return
+    problems = [problem for endpoint in setting.endpoints for problem in check(endpoint)]
+    if problems:
+        raise UserError(
+            "\n  ".join(["workers cannot be started:", *problems] if len(problems) > 1 else problems)
+        )
 
 
 def load(call: Call) -> tuple[Job, Path]:

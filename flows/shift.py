@@ -1,4 +1,4 @@
-"""A shift: one night of one job. Its methods are the stations of the road, in the order in which `flows.night` calls them.
+"""A shift: one night of one job. Its methods are the stations of the road, in the order of `flows.night`.
 
 Each station does what is missing: what is on disk or in the warehouse already is not done again, so a resumed run takes
 the same road as a new one.
@@ -37,7 +37,8 @@ from warehouse.parts import of_shard
 from warehouse.store import Warehouse
 
 PLANNED = """
-select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens, sum(output_tokens)::bigint as output_tokens,
+select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens,
+       sum(output_tokens)::bigint as output_tokens,
        sum(predicted_usd)::double as expected_usd, avg(predicted_quality) as expected_quality
 from assignments where run_id = $run_id group by endpoint order by requests desc
 """
@@ -164,7 +165,7 @@ class Shift:
         return self._shards(Purpose.MAIN, due)
 
     def repair(self) -> list[Work]:
-        """Where all scores are known and their mean is below the floor: the requests that better endpoints mend best."""
+        """Where all scores are known and their mean is below the floor: what better endpoints mend best."""
         setting = self.setting
         if self.crew.stopped or setting.aim is None or not setting.scores_all or self._repairs == MOST_ROUNDS:
             return []
@@ -185,7 +186,7 @@ class Shift:
         return self._shards(Purpose.REPAIR, due)
 
     def close(self) -> dict[str, Any]:
-        """Results, certificate, publication, verdict. What was not sent has no result; everything else has exactly one."""
+        """Results, certificate, publication, verdict. What was not sent has no result, all else exactly one."""
         setting = self.setting
         self.crew.close()
         self._land_rest()

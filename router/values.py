@@ -35,12 +35,12 @@ JSON = Any
 """Whatever `json.loads` returns."""
 
 
-def usd(amount: Decimal | float | int | str) -> Decimal:
+def usd(amount: Decimal | float | str) -> Decimal:
     """An amount of money, to the ledger's nine places."""
     return Decimal(str(amount)).quantize(QUANTUM, ROUND_HALF_EVEN)
 
 
-def usd_up(amount: Decimal | float | int | str) -> Decimal:
+def usd_up(amount: Decimal | float | str) -> Decimal:
     """An amount that must never be too small (a reservation), rounded up to the ledger's nine places."""
     return Decimal(str(amount)).quantize(QUANTUM, ROUND_UP)
 
