@@ -64,6 +64,8 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Decimal):
         return f"{value:f}"
+    if isinstance(value, pa.MonthDayNano):
+        return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} s"
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))

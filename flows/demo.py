@@ -46,8 +46,7 @@ ENDPOINT = """\
 
 QUERIES = (
     ("Who answered what, and how well?",
-     "select endpoint, task, count(*) as requests, round(avg(score), 3) as score"
-     " from results group by all order by all"),
+     "select endpoint, task, count(*) as requests, avg(score) as score from results group by all order by all"),
     ("Where did the money go?",
      "select endpoint, purpose, attempts, cost_usd from spend_by_endpoint order by cost_usd desc"),
     ("What would a single endpoint have cost?",

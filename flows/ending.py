@@ -22,10 +22,12 @@ SAID: dict[Verdict, str] = {
 def lines(summary: Mapping[str, Any]) -> list[str]:
     """The end in a few lines."""
     certificate = summary["certificate"]
-    told = [
-        f"{summary['results']:,} results, {summary['errors']:,} of them errors; {summary['rejects']:,} rows rejected; "
-        + f"{money(summary['spent_usd'])} spent"
-    ]
+    counts = f"{summary['results']:,} results, {summary['errors']:,} of them errors; {summary['rejects']:,} rows rejected"
+    told = [f"{counts}; {money(summary['spent_usd'])} spent"]
+    planned = summary["planned_usd"]
+    if planned:
+        error = summary["spent_usd"] / planned - 1.0
+        told.append(f"estimated {money(planned)}, actual {money(summary['spent_usd'])}, error {error:+.1%}")
     if certificate is not None:
         how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
         word = "certified" if certificate["certified"] else "not certified"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.artifacts import leave_bill, leave_plan
 from flows.crew import Work
@@ -20,7 +20,7 @@ from flows.shift import Shift
 
 LANES = 64
 """Shards under way at once; each is a thread that waits for its engine."""
-SIDE_BY_SIDE: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=LANES)
+SIDE_BY_SIDE = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=LANES))
 
 
 @flow(name="night", flow_run_name="{run_id}", task_runner=SIDE_BY_SIDE)

@@ -16,8 +16,8 @@ from flows.errors import UserError
 from router.policy import Policy, masks
 from router.tokens import TokenColumn, estimate
 from router.values import Endpoint
-from warehouse.frozen import batches, column
 from warehouse.errors import InputError
+from warehouse.frozen import batches, column
 from warehouse.intake import InputSpec, Intake, freeze, frozen, reject
 
 ADMITTED = "admitted"

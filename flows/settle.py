@@ -188,6 +188,7 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
         "rejects": rejects["n"][0].as_py(),
         "errors": end.errors,
         "spent_usd": float(warehouse.spent(setting.run_id)),
+        "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
         "mean_score": end.mean_score,
         "certificate": found[0] if found else None,
         "warehouse": str(setting.warehouse),

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import inspect
-import re
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -156,7 +153,8 @@ def test_the_table_is_whole() -> None:
     assert {name for name, kind in KINDS.items() if kind.compare is None} == {"fields", "judge"}
     assert {kind.basis for kind in KINDS.values()} | {Basis.HUMAN} == set(Basis)
     for name in scorers.FIELD_SCORERS:
-        assert KINDS[name].compare is not None and KINDS[name].needs == {Need.REFERENCE}
+        assert KINDS[name].compare is not None
+        assert KINDS[name].needs == {Need.REFERENCE}
 
 
 @pytest.mark.parametrize(
