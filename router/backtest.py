@@ -106,14 +106,12 @@ def expected_costs(night: Night) -> Floats:
     """What each answer is expected to cost, from those paid for: NaN for an endpoint that none was bought of."""
     counts = np.bincount(night.spent.endpoint, minlength=night.width)
     sums = np.bincount(night.spent.endpoint, night.spent.score, minlength=night.width)
-    with np.errstate(invalid="ignore"):
-        mean = np.where(counts > 0, np.maximum(sums, 1e-12) / counts, np.nan)
+    mean = np.where(counts > 0, np.maximum(sums, 1e-12) / np.maximum(counts, 1), np.nan)
     if not len(night.spent):
         return np.tile(mean, (len(night.population), 1))
     relative = Observations(night.spent.row, night.spent.endpoint, night.spent.score / mean[night.spent.endpoint])
-    population = telling(relative, night.population, np.ones(night.width))
-    fitted = fit(relative, population, np.ones(night.width), rounds=6)
-    factor: Floats = fitted.posterior.expected(population.task, population.text)
+    fitted = fit(relative, night.population, np.ones(night.width), rounds=6)
+    factor: Floats = fitted.posterior.expected(night.population.task, night.population.text)
     return mean * np.maximum(factor, LEAST_COST)
 
 

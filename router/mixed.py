@@ -222,28 +222,27 @@ def _luck(looked: Looked, posterior: Posterior, covariances: Covariances) -> Flo
     expected = looked.common @ posterior.common + posterior.skill[looked.task]
     endpoints = expected.shape[1]
     total = np.zeros((endpoints, endpoints))
+    unsure = _unsure(looked, posterior)
     for pattern in looked.patterns:
         gain = gain_of(covariances.luck, pattern.endpoints)
         rest = covariances.luck - gain @ covariances.luck[pattern.endpoints]
         at = np.ix_(pattern.rows, pattern.endpoints)
         luck = (looked.score[at] - expected[at]) @ gain.T
         total += luck.T @ luck + len(pattern.rows) * rest
-        unsure = _unsure(looked, posterior, pattern)[np.ix_(pattern.endpoints, pattern.endpoints)]
-        total += gain @ unsure @ gain.T
+        counts = np.bincount(looked.task[pattern.rows], minlength=looked.tasks)
+        here = np.einsum("t,tef->ef", counts, unsure)[np.ix_(pattern.endpoints, pattern.endpoints)]
+        total += gain @ here @ gain.T
     return total
 
 
-def _unsure(looked: Looked, posterior: Posterior, pattern: Pattern) -> Floats:
-    """The sum over the pattern's requests of the covariance of their expected scores (text at its task's mean)."""
-    endpoints = posterior.common.shape[1]
-    task, common = looked.task[pattern.rows], looked.common[pattern.rows]
-    counts = np.bincount(task, minlength=looked.tasks)
-    sums = np.zeros((looked.tasks, common.shape[1]))
-    np.add.at(sums, task, common)
-    met = np.flatnonzero(counts)
-    total = np.einsum("t,tef->ef", counts[met].astype(float), posterior.skill_cov[met])
-    eye = np.eye(endpoints)
-    for t in met:
-        reach = np.kron((sums[t] / counts[t])[None, :], eye) - posterior.link[t]
-        total += counts[t] * (reach @ posterior.common_cov @ reach.T)
-    return total
+def _unsure(looked: Looked, posterior: Posterior) -> Floats:
+    """The covariance of a request's expected scores, text at its task's mean: shape (tasks, endpoints, endpoints)."""
+    width, endpoints = posterior.common.shape
+    counts = np.maximum(np.bincount(looked.task, minlength=looked.tasks), 1)
+    means = np.zeros((looked.tasks, width))
+    np.add.at(means, looked.task, looked.common)
+    means /= counts[:, None]
+    direct = (means[:, None, :, None] * np.eye(endpoints)[None, :, None, :]).reshape(looked.tasks, endpoints, -1)
+    reach = direct - posterior.link
+    unsure: Floats = posterior.skill_cov + (reach @ posterior.common_cov) @ np.swapaxes(reach, 1, 2)
+    return unsure

@@ -3,7 +3,7 @@
 An answer looked at is paid for, and then it is there to be served: a look is wasted only where the plan would not have
 bought that answer. So cheap endpoints are tried on many requests (they are served there, or a better answer is bought
 later and little is lost), and dear ones on as many as pay: each look narrows the margin that the plan must leave, and a
-margin costs what the next point of quality costs. Few rounds, each on about twice as many requests as the last.
+margin costs what the next point of quality costs. Few rounds, each on as many requests as all before it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SEED = 40
 ROUNDS = 5
 HASTE = (0.5, 0.7, 1.0, 1.0)
 """The share of the looks thought best that is made in each round: the first reckonings are rough."""
+FRESH = 110
+"""So many more requests than in the rounds before are tried on a cheap endpoint: 40, 150, 300, 600, 1,200."""
 FEWEST = 10
 """Looks below which a round is not worth its while."""
 CHEAP = 0.2
@@ -74,8 +76,7 @@ class Looks:
 def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     """None: looking at more would not pay, or is not allowed."""
     seen = situation.observations
-    requests, looks = len(np.unique(seen.row)), len(seen)
-    if situation.rounds >= ROUNDS or requests >= situation.pilot or looks >= situation.looks:
+    if situation.rounds >= ROUNDS or not situation.pilot or len(seen) >= situation.looks:
         return None
     if not situation.rounds or np.isnan(situation.cost_usd).any():
         found = _seed(situation, rng)
@@ -183,6 +184,7 @@ def _study(
     free = ~held if situation.allowed is None else ~held & situation.allowed[:, endpoint]
     rows = np.flatnonzero(free)
     rows = rows[np.argsort(-(looked[rows] + rng.random(len(rows))))]  # beside other answers, as a rule
+    rows = rows[: int(looked[rows].sum()) + max(0, situation.pilot - int(looked.sum()))]
     made = max(1, int(held.sum()))
     more = min(len(rows), max(60, made))
     if more < FEWEST:
@@ -224,7 +226,7 @@ def _cheap_looks(
     seen = np.unique(situation.observations.row)
     mean_cost = np.nanmean(situation.cost_usd, axis=0)
     dear = mean_cost > CHEAP * mean_cost[max(chances, key=lambda a: chances[a])]
-    count = min(2 * len(seen) + 70, situation.pilot - len(seen))
+    count = min(len(seen) + FRESH, situation.pilot - len(seen))
     left = np.setdiff1d(np.arange(len(outlook.population)), seen)
     if dear.all() or count < FEWEST or not len(left):
         return _together([], [])

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 
 ROUNDS = 12
 """Of expectation and maximisation; the plan no longer changes after eight or so."""
-TEMPER = 1.2
+TEMPER = 1.0
 """By what luck is taken to be larger than learnt: scores are less regular than a Gaussian, and the endpoint that looks
 best is chosen. On recorded outcomes predicted quality is then neither too high nor too low (benchmarks/routing.py)."""
 FEW = 100
