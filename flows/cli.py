@@ -10,6 +10,7 @@ import typer
 
 from flows.errors import UserError
 from flows.models_cli import models
+from flows.upkeep_cli import register
 
 app = typer.Typer(
     name="thirdshift",
@@ -19,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.add_typer(models, name="models")
+register(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 WarehouseOption = Annotated[

@@ -75,11 +75,21 @@ def _entered(setting: Setting, call: Call, screen: Screen) -> Setting:
                 "has now; put them back, or start anew with --fresh"
             )
         if row is not None:
+            _check_text(row)
             setting = setting_of(call, setting.run_id, started=row["started_at"])
         if row is None or row["status"] != "done":
             warehouse.start_run(_run_row(setting, row))
     remember(setting.folder, {"call": call.as_parameters(), "job_hash": setting.job.job_hash})
     return setting
+
+
+def _check_text(row: dict[str, Any]) -> None:
+    """A run whose text was purged can be read, but not gone on with: what it would send is gone."""
+    if row["purged_at"] is not None and row["status"] != "done":
+        raise UserError(
+            f"run {row['run_id']}: its text was purged on {row['purged_at']:%Y-%m-%d}, so that there is nothing to "
+            "send; start anew with --fresh"
+        )
 
 
 def _run_row(setting: Setting, before: dict[str, Any] | None) -> dict[str, Any]:

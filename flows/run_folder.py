@@ -71,3 +71,15 @@ def known_runs(warehouse: Path) -> list[str]:
     home = folder_of(warehouse, "x").parent
     begun = [path.parent for path in home.glob("*/job.json")]
     return [path.name for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def alive_runs(warehouse: Path) -> list[str]:
+    """Ids of the runs that a process is on now."""
+    alive = []
+    for run_id in known_runs(warehouse):
+        try:
+            with locked(folder_of(warehouse, run_id)):
+                pass
+        except RunAlive:
+            alive.append(run_id)
+    return alive
