@@ -22,7 +22,7 @@ from router.outputs import Observed, OutputModel
 from router.planning.nearest import solve
 from router.planning.options import Pace
 from router.planning.problem import Infeasible, Plan, Problem, Terms
-from router.predict import Observations, Population, Predictor, fit
+from router.predict import Observations, Population, crossed, fit, telling
 from router.tokens import learn_ratio, texts_of
 from router.values import Endpoint
 from warehouse.frozen import batches
@@ -59,7 +59,9 @@ def columns_of(
     return Columns(
         rows=rows,
         weight=batch.weight[rows],
-        population=Population(batch.task[rows], text, len(batch.intake.tasks)),
+        population=Population(
+            batch.task[rows], text, len(batch.intake.tasks), batch.weight[rows].astype(np.float64)
+        ),
         max_tokens=batch.max_tokens[rows],
         tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
         allowed=eligible(batch, endpoints, allowed)[rows],
@@ -163,7 +165,8 @@ class Decision:
 
     plan: Plan | Infeasible
     problem: Problem = field(repr=False)
-    predictor: Predictor | None = field(default=None, repr=False)
+    quality: NDArray[np.float32] | None = field(default=None, repr=False)
+    """[leaders, endpoints] as predicted; None where nothing is to be cleared."""
     floor: float | None = None
     """In absolute terms, as believed."""
 
@@ -183,8 +186,10 @@ def decide(
             columns, market, np.full((len(columns.rows), count), 0.5, np.float32), replace(terms, floor=None)
         )
         return Decision(solve(posed), posed)
-    predictor = fit(observations, columns.population, priors)
-    quality = predictor.predict(columns.population)
+    population = telling(observations, columns.population, priors)
+    predictor = fit(observations, population, priors)
+    # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
+    quality = crossed(predictor, observations, population, priors, np.random.default_rng(0))
     floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
     for _ in range(MARGIN_ROUNDS):
         posed = problem(columns, market, quality, replace(terms, floor=floor, margin=margin))
@@ -192,11 +197,11 @@ def decide(
         if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not len(observations):
             break
         choice = np.where(plan.choice >= 0, market.endpoint[plan.choice], -1)
-        stand = standing(predictor, columns.population, choice, aim)
+        stand = standing(predictor, population, choice, aim)
         if stand.short <= 1e-4:
             break
         floor, margin = stand.floor, max(0.0, min(stand.margin, 1.0 - stand.floor))
-    return Decision(plan, posed, predictor, floor)
+    return Decision(plan, posed, quality, floor)
 
 
 def _anchor_mean(quality: NDArray[np.float32], weight: NDArray[np.int32], aim: Aim) -> float:

@@ -32,7 +32,7 @@ request: {{max_tokens: 64}}
 quality:
   floor: 0.90          # mean score of all requests
   scorer: exact        # the answer equals the reference
-  pilot: 120           # requests tried on the candidates to learn who is good at what
+  pilot: 300           # requests tried on the candidates to learn who is good at what
 budget: {{cap_usd: 1.00}}
 endpoints:
 {endpoints}"""

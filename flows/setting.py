@@ -105,10 +105,8 @@ class Setting:
         quality = self.job.quality
         if self.scorer is None or quality.floor <= 0:
             return None
-        if self.anchor is not None:
-            return Aim(quality.floor, (self.anchor,), quality.confidence)
-        # where every answer is scored, what a plan without a margin falls short of is seen, and repaired for less
-        return Aim(quality.floor, (), 0.5 if self.scores_all else quality.confidence)
+        anchors = () if self.anchor is None else (self.anchor,)
+        return Aim(quality.floor, anchors, quality.confidence)
 
     @property
     def pilots(self) -> int:

@@ -173,11 +173,12 @@ class Shift:
         self._compose()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             overall = settle.quality_of(warehouse, setting).overall
-        if overall is None or overall.mean >= overall.floor or self.decision.predictor is None:
+        if overall is None or overall.mean >= overall.floor or self.decision.quality is None:
             return []
         missing = (overall.floor / max(overall.mean, 1e-9) - 1.0) * overall.mean * overall.population
-        quality = self.decision.predictor.predict(self.columns.population)
-        due = worth_repairing(self.columns, self.market, self.placement, quality, self._observed(), missing)
+        due = worth_repairing(
+            self.columns, self.market, self.placement, self.decision.quality, self._observed(), missing
+        )
         if len(due):
             self.screen.say(
                 f"mean score {overall.mean:.4f} is below the floor {overall.floor:g}: {len(due):,} requests go to a "
