@@ -25,6 +25,7 @@ from engines.batch_parts import Part, Parts, Source, prefix
 from engines.batch_wire import BatchWire, CallError, Remote, RemoteState
 from engines.books import Books
 from engines.errors import BadEndpointError, ClosedError
+from engines.loading import batch_tier_missing
 from engines.loop import event_loop, start
 from engines.tickets import Said, Work
 from engines.transport import lost, not_sent
@@ -371,7 +372,7 @@ def _passing(error: Exception) -> bool:
 
 def wire_for(endpoint: Endpoint, bodies: Bodies) -> BatchWire:
     """The batch wire of an endpoint's provider. Raises BadEndpointError where we have none."""
-    if endpoint.api_base is not None or endpoint.provider == "openai":
+    if batch_tier_missing(endpoint.model, endpoint.api_base) is None:
         return OpenAIBatches(endpoint, bodies)
     raise BadEndpointError(
         f"endpoint {endpoint.name}: no batch tier for {endpoint.provider} yet; use `mode: realtime`, or an "

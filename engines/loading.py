@@ -15,6 +15,15 @@ ADAPTERS: dict[str, tuple[str, str, str]] = {
 }
 """Adapter → module, class, and the package it cannot do without."""
 
+BATCH_TIERS = ("openai",)
+"""Providers whose batch tier we speak; with an `api_base` of its own any endpoint is taken to speak OpenAI's."""
+
+
+def batch_tier_missing(model: str, api_base: str | None) -> str | None:
+    """The provider whose batch tier nobody has built, or None."""
+    provider = model.partition("/")[0]
+    return None if api_base is not None or provider in BATCH_TIERS else provider
+
 
 def adapter_of(endpoint: Endpoint) -> str:
     """The adapter's name: own workers, a batch tier, OpenAI's wire, and litellm for all else."""

@@ -23,6 +23,7 @@ from router.values import (
     Desk,
     Endpoint,
     FailureKind,
+    Mode,
     Progress,
     Request,
     RequestSource,
@@ -32,6 +33,8 @@ from router.values import (
 
 TIMEOUT_SECONDS = 600.0
 """From sending to the last byte: slow reasoning takes minutes, a hung connection takes for ever."""
+FLEX_TIMEOUT_SECONDS = 900.0
+"""The flex tier answers when it has room; OpenAI advises a quarter of an hour."""
 PATIENCE_SECONDS = 300.0
 """An endpoint at which nobody has listened for so long is given up."""
 OPEN_MAX = 2048
@@ -50,11 +53,16 @@ class _Start:
     admission: Admission
 
 
+def patience_with(endpoint: Endpoint) -> float:
+    """Seconds that one attempt may take."""
+    return FLEX_TIMEOUT_SECONDS if endpoint.mode is Mode.FLEX else TIMEOUT_SECONDS
+
+
 class Realtime:
     """`values.Engine` over a transport; without one, OpenAI's wire over HTTP.
 
-    `timeout_seconds` bounds one attempt, `patience_seconds` how long an endpoint may be unreachable,
-    `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits repeatable.
+    `timeout_seconds` bounds one attempt (None: as its tier wants it), `patience_seconds` how long an endpoint
+    may be unreachable, `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits repeatable.
     """
 
     def __init__(
@@ -63,13 +71,15 @@ class Realtime:
         desk: Desk,
         *,
         transport: Transport | None = None,
-        timeout_seconds: float = TIMEOUT_SECONDS,
+        timeout_seconds: float | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         backoff_first_seconds: float = BACKOFF_SECONDS,
         seed: int | None = None,
     ) -> None:
         bodies = Bodies(endpoint)
-        self._transport = transport or HttpTransport(endpoint, bodies, timeout_seconds)
+        self._transport = transport or HttpTransport(
+            endpoint, bodies, timeout_seconds or patience_with(endpoint)
+        )
         self._attempts = Attempts(
             endpoint,
             desk,

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from engines.headers import retry_after_of
 from engines.http import key_of, missing_key
 from engines.outcomes import NEXT_STEP
-from engines.realtime import TIMEOUT_SECONDS, Realtime
+from engines.realtime import Realtime, patience_with
 from engines.transport import Reply, lost, not_sent
 from engines.wire import Bodies, read_completion, refused_beforehand
 from router.values import Desk, Endpoint, FailureKind, LedgerStatus, Request
@@ -103,8 +103,9 @@ class ThroughLitellm(Realtime):
     """`values.Engine` for any provider that litellm knows."""
 
     def __init__(
-        self, endpoint: Endpoint, desk: Desk, *, timeout_seconds: float = TIMEOUT_SECONDS, **options: Any
+        self, endpoint: Endpoint, desk: Desk, *, timeout_seconds: float | None = None, **options: Any
     ) -> None:
+        timeout_seconds = timeout_seconds or patience_with(endpoint)
         transport = LitellmTransport(endpoint, timeout_seconds)
         super().__init__(endpoint, desk, transport=transport, timeout_seconds=timeout_seconds, **options)
 

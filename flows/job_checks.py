@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from engines.loading import BATCH_TIERS, batch_tier_missing
 from flows.errors import Mistake, nearest
 from flows.job import SECRET
 from flows.job_text import Document, Loc
@@ -68,7 +69,7 @@ def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict
     for one in CHECKS:
         finds += one(document.data)
     if environ is not None:
-        finds += _keys(document.data, environ)
+        finds += [*_keys(document.data, environ), *_batch_tiers(document.data)]
     return data, [*document.mistakes, *(document.mistake(loc, what) for loc, what in finds)]
 
 
@@ -226,6 +227,22 @@ def _keys(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
                     (*loc, "api_key_env"),
                     f"no key for {model}: export {names[0]}=…, or name the variable that has it",
                 )
+
+
+def _batch_tiers(data: dict[str, Any]) -> Finds:
+    """Not of a rehearsal, whose provider has every endpoint's."""
+    for loc, one in _endpoints(data):
+        model, base = one.get("model"), one.get("api_base")
+        if one.get("mode") != "batch" or not isinstance(model, str) or one.get("engine") is not None:
+            continue
+        missing = batch_tier_missing(model, base)
+        if missing is not None:
+            built = ", ".join(BATCH_TIERS)
+            yield (
+                (*loc, "mode"),
+                f"batch does not work yet for {missing}; it does for {built} and for an api_base that speaks "
+                "OpenAI's files and batches",
+            )
 
 
 def _files(document: Document, data: dict[str, Any]) -> Finds:

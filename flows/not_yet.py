@@ -41,8 +41,6 @@ NOT_YET: dict[str, Refused] = {
     "budget.window": one_of("day", "month"),
     "budget.approve_above_usd": anything,
     "charge_by": other_than([]),
-    "endpoints[].mode": one_of("batch", "flex"),
-    "endpoints[].delete_remote": one_of(True),
     "endpoints[].up": anything,
     "endpoints[].health": anything,
     "endpoints[].down": anything,

@@ -198,7 +198,7 @@ def test_the_batch_price_is_half_unless_told() -> None:
     assert dear().price_for(Mode.BATCH).base == Price(Decimal("2.5"), Decimal("12.5"), Decimal("0.25"))
     own = Price(Decimal(1), Decimal(2))
     assert dear(batch_price=own).price_for(Mode.BATCH) == PriceSchedule(own)
-    assert dear().price_for(Mode.FLEX) == dear().price_for(Mode.REALTIME)
+    assert dear().price_for(Mode.FLEX) == dear().price_for(Mode.BATCH)
 
 
 # --- limits -----------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path
     text = GOOD + "".join(f"{key}: {value}\n" for key, value in unbuilt.items())
     text = text.replace(
         "    price:",
-        "    mode: batch\n    up: a\n    health: b\n    down: c\n    delete_remote: true\n    price:",
+        "    up: a\n    health: b\n    down: c\n    price:",
     )
     found = mistakes(tmp_path, text)
     assert all("does not work yet" in what for what in found.values())

@@ -43,6 +43,8 @@ class Asked:
     max_tokens: int | None
     schema: Mapping[str, Any] | None = None
     request_id: str | None = None
+    flex: bool = False
+    """Asked for at leisure, at the price of that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,7 @@ class EmulatedModel:
     slope: float = 1.0
     """How sharply it fails beyond its ability; 1 suits difficulties in logits, 8 or so those from 0 to 1."""
     batch_price: Price | PriceSchedule | None = None
-    """For /v1/batches and Anthropic's message batches; None: half of `price`."""
+    """For batches on either wire, and for calls with `service_tier: flex`; None: half of `price`."""
     output: OutputTokens = OutputTokens()
     latency_seconds: float = 0.0
     seconds_per_token: float = 0.0
@@ -95,7 +95,7 @@ class EmulatedModel:
 
     def price_for(self, mode: Mode) -> PriceSchedule:
         """What a call in `mode` is billed at."""
-        if mode is not Mode.BATCH:
+        if mode is Mode.REALTIME:
             return _schedule(self.price)
         return _halved(_schedule(self.price)) if self.batch_price is None else _schedule(self.batch_price)
 

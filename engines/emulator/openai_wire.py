@@ -39,6 +39,7 @@ def read_chat(body: Any) -> Asked:
         schema=_schema(body.get("response_format")),
         request_id=_request_id(body),
         extra_tokens=extra,
+        flex=body.get("service_tier") == "flex",
     )
 
 
@@ -50,6 +51,7 @@ def asked_of(
     schema: Mapping[str, Any] | None = None,
     request_id: str | None = None,
     extra_tokens: int = 0,
+    flex: bool = False,
 ) -> Asked:
     """Keys and counts of a conversation, on whatever wire it came."""
     prompt = last_user_text(messages)
@@ -66,6 +68,7 @@ def asked_of(
         max_tokens=max_tokens,
         schema=schema,
         request_id=request_id,
+        flex=flex,
     )
 
 

@@ -108,7 +108,8 @@ class Provider:
             seconds = max(seconds * model.slow_factor, model.slow_seconds)
         if seconds > 0.0:
             await asyncio.sleep(seconds)
-        spoken = self.speak(model, asked, said, trouble, Mode.REALTIME, headers)
+        tier = Mode.FLEX if asked.flex else Mode.REALTIME
+        spoken = self.speak(model, asked, said, trouble, tier, headers)
         if trouble is Trouble.HANG:
             await asyncio.sleep(model.hang_seconds)
         return Silence(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else spoken

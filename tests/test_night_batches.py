@@ -1,0 +1,79 @@
+"""Nights through the batch tier: the real command against the emulated provider, whose list of batches and books say
+what was really sent and billed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.emulator import BatchHabits, EmulatedModel, Emulator
+from router.values import Price
+from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
+from tests.servers import billed_usd, emulated, fetch
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+ONE = EmulatedModel("one", Price(Decimal(1), Decimal(4)), ability=9.0)
+NIGHT = {"model": "openai/one", "mode": "batch", "price": {"input": 0.5, "output": 2}, "turnaround": "1s"}
+DAY = {"model": "openai/one", "price": {"input": 1, "output": 4}}
+WHOLE = "select count(*), count(distinct request_id), count(error) from results"
+
+
+def batches(emulator: Emulator) -> list[dict[str, Any]]:
+    """All that the provider has, newest first."""
+    listed: list[dict[str, Any]] = fetch(f"{emulator.api_base}/batches?limit=100").json["data"]
+    return listed
+
+
+def ledger(warehouse: Path) -> Decimal:
+    total: Decimal = ask(warehouse, "select sum(cost_usd) from ledger")[0][0]
+    return total
+
+
+def test_the_batch_tier_is_chosen_where_there_is_time_and_costs_its_own_price(tmp_path: Path) -> None:
+    sums = write_sums(tmp_path / "requests.parquet", 300)
+    with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=1)) as emulator:
+        job = write_job(
+            tmp_path, emulator, {"day": DAY, "night": NIGHT | {"delete_remote": True}}, deadline="1h"
+        )
+        done = thirdshift("run", job, "--run-id", "one", "--json")
+        assert done.returncode == 0, done.stderr
+        assert [batch["request_counts"]["total"] for batch in batches(emulator)] == [300]
+        files = fetch(f"{emulator.api_base}/files").json["data"]
+        assert files == [], "deleted after the harvest, as asked"
+        warehouse = tmp_path / "warehouse.duckdb"
+        assert ask(warehouse, WHOLE) == [(300, 300, 0)]
+        assert ask(warehouse, "select distinct endpoint, mode, status from ledger") == [
+            ("night", "batch", "settled")
+        ]
+        assert ledger(warehouse) == billed_usd(emulator)
+
+
+def test_where_a_batch_would_come_too_late_the_request_goes_in_real_time(tmp_path: Path) -> None:
+    sums = write_sums(tmp_path / "requests.parquet", 50)
+    with emulated([ONE], items=sums) as emulator:
+        job = write_job(
+            tmp_path, emulator, {"day": DAY, "night": NIGHT | {"turnaround": "2h"}}, deadline="1h"
+        )
+        assert thirdshift("run", job, "--run-id", "one").returncode == 0
+        assert batches(emulator) == []
+
+
+def test_flex_is_asked_for_on_the_wire_and_billed_at_its_price(tmp_path: Path) -> None:
+    sums = write_sums(tmp_path / "requests.parquet", 50)
+    with emulated([ONE], items=sums) as emulator:
+        job = write_job(
+            tmp_path, emulator, {"day": DAY, "leisure": NIGHT | {"mode": "flex", "turnaround": None}}
+        )
+        assert thirdshift("run", job, "--run-id", "one").returncode == 0
+        assert {entry["mode"] for entry in emulator.books()} == {"flex"}
+        warehouse = tmp_path / "warehouse.duckdb"
+        assert ask(warehouse, "select distinct endpoint, mode from ledger") == [("leisure", "flex")]
+        assert ledger(warehouse) == billed_usd(emulator)
