@@ -50,7 +50,8 @@ QUERIES = (
     ("Where did the money go?",
      "select endpoint, purpose, attempts, cost_usd from spend_by_endpoint order by cost_usd desc"),
     ("What would a single endpoint have cost?",
-     "select endpoint, alone_usd, spent_usd, saved_usd from savings order by alone_usd"),
+     "select endpoint, alone_usd, avg(score) as score_in_pilot from savings "
+      "join observations using (run_id, endpoint) where purpose = 'pilot' group by all order by alone_usd"),
 )  # fmt: skip
 
 
@@ -60,6 +61,9 @@ def run_demo(folder: Path, requests: int) -> int:
 
     folder.mkdir(parents=True, exist_ok=True)
     items = list(demo_items.items(requests, SEED))
+    print(
+        f"{len(items):,} exercises in {len(demo_items.TASKS)} tasks; three emulated models on loopback, nothing is billed"
+    )
     _write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
     with Emulator([_talkative(model) for model in MODELS], items=known, seed=SEED) as emulator:
@@ -86,7 +90,7 @@ def _endpoint(model: EmulatedModel, api_base: str) -> str:
     price = model.price
     if not isinstance(price, Price):
         raise TypeError("the demo's prices do not change by the hour")
-    name = model.name.removeprefix("emulated-")
+    name = model.name
     return ENDPOINT.format(
         name=name, model=model.name, api_base=api_base, input=price.input, output=price.output
     )

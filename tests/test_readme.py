@@ -1,0 +1,40 @@
+"""What the README shows is what the program prints."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.job import load_job
+from flows.job_values import books, endpoint_values
+from tests.nights import thirdshift
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_the_demo_ends_as_the_readme_shows(tmp_path: Path) -> None:
+    done = thirdshift("demo", "--folder", tmp_path / "demo")
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"```\n(.*?)```", README, re.DOTALL)[1]
+    for line in shown.strip().splitlines():
+        assert line in done.stdout
+
+
+def test_the_first_command_comes_within_eighty_words() -> None:
+    assert len(README.partition("make demo")[0].split()) < 80
+
+
+def test_the_job_in_the_readme_is_a_job(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "job.yaml").write_text(text)
+    job = load_job(tmp_path / "job.yaml", environ=None)
+    assert [endpoint.name for endpoint in endpoint_values(job, *books())] == [
+        "flash",
+        "opus",
+        "ours",
+        "house",
+    ]
