@@ -41,8 +41,6 @@ AUDIT = 0.25
 """At least this share of the scores is kept for the audit."""
 REPAIRS = 3
 """Rounds of repair at most."""
-LEAST_COST = 0.15
-"""An expected cost is not believed to be less than this share of the endpoint's mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +101,27 @@ def start(outcomes: Outcomes, population: Population, settings: Settings, rng: n
 
 
 def expected_costs(night: Night) -> Floats:
-    """What each answer is expected to cost, from those paid for: NaN for an endpoint that none was bought of."""
-    counts = np.bincount(night.spent.endpoint, minlength=night.width)
-    sums = np.bincount(night.spent.endpoint, night.spent.score, minlength=night.width)
-    mean = np.where(counts > 0, np.maximum(sums, 1e-12) / np.maximum(counts, 1), np.nan)
-    if not len(night.spent):
-        return np.tile(mean, (len(night.population), 1))
-    relative = Observations(night.spent.row, night.spent.endpoint, night.spent.score / mean[night.spent.endpoint])
-    fitted = fit(relative, night.population, np.ones(night.width), rounds=6)
-    factor: Floats = fitted.posterior.expected(night.population.task, night.population.text)
-    return mean * np.maximum(factor, LEAST_COST)
+    """What each answer is expected to cost, from those paid for: NaN where none was bought of an endpoint.
+
+    Costs vary by factors (long answers are long everywhere), so their logarithms are what is shared between tasks and
+    endpoints; a factor per endpoint then makes the sum of what was paid come out right.
+    """
+    bought, shape = night.spent, night.paid.shape
+    if not len(bought):
+        return np.full(shape, np.nan)
+    logs = Observations(bought.row, bought.endpoint, np.log(np.maximum(bought.score, 1e-9)))
+    counts = np.maximum(np.bincount(logs.endpoint, minlength=night.width), 1)
+    centre = np.bincount(logs.endpoint, logs.score, night.width) / counts
+    spread = max(float(np.std(logs.score - centre[logs.endpoint])), 1e-6)
+    unit = Observations(logs.row, logs.endpoint, (logs.score - centre[logs.endpoint]) / spread)
+    fitted = fit(unit, night.population, np.zeros(night.width), rounds=8)
+    guess: Floats = np.exp(
+        centre + spread * fitted.posterior.expected(night.population.task, night.population.text)
+    )
+    paid = np.bincount(bought.endpoint, bought.score, night.width)
+    guessed = np.bincount(bought.endpoint, guess[bought.row, bought.endpoint], night.width)
+    factor = np.where(guessed > 0, paid / np.where(guessed > 0, guessed, 1.0), np.nan)
+    return guess * factor
 
 
 def pilot(night: Night) -> None:
