@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.errors import UserError
+from flows.backtest_cli import app as backtest_app
 from flows.models_cli import models
 from flows.upkeep_cli import register
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(backtest_app)
 app.add_typer(models, name="models")
 register(app)
 

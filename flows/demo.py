@@ -44,14 +44,16 @@ ENDPOINT = """\
     price: {{input: {input}, output: {output}}}
 """
 
+ALONE = (
+    "select endpoint, alone_usd, avg(score) as score_in_pilot from savings join observations using (run_id, endpoint) "
+    "where purpose = 'pilot' group by all order by alone_usd"
+)
 QUERIES = (
     ("Who answered what, and how well?",
      "select endpoint, task, count(*) as requests, avg(score) as score from results group by all order by all"),
     ("Where did the money go?",
      "select endpoint, purpose, attempts, cost_usd from spend_by_endpoint order by cost_usd desc"),
-    ("What would a single endpoint have cost?",
-     "select endpoint, alone_usd, avg(score) as score_in_pilot from savings "
-      "join observations using (run_id, endpoint) where purpose = 'pilot' group by all order by alone_usd"),
+    ("What would a single endpoint have cost?", ALONE),
 )  # fmt: skip
 
 
