@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.history import Past
 from flows.knowledge import Used
 from flows.prepare import Batch, eligible
 from router import features, outputs
@@ -23,10 +24,13 @@ from router.planning.nearest import solve
 from router.planning.options import Pace
 from router.planning.problem import Infeasible, Plan, Problem, Terms
 from router.predict import Observations, Population, crossed, fit, telling
+from router.prefixes import Prefixes, cached_tokens, find
 from router.tokens import learn_ratio, texts_of
 from router.values import Endpoint
 from warehouse.frozen import batches
 
+CACHE_HITS = 0.5
+"""How often a provider's prompt cache is believed to hit; it is never promised, and what it saves is no reservation."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -43,6 +47,10 @@ class Columns:
     """Input tokens expected, for each endpoint."""
     allowed: NDArray[np.bool_] = field(repr=False)
     """[leaders, endpoints]"""
+    cached: NDArray[np.int32] = field(repr=False)
+    """Input tokens that may be billed as cached, where a provider has a price for these."""
+    prefix: NDArray[np.int64] = field(repr=False)
+    """Requests with one number begin alike and are sent side by side."""
     tasks: tuple[str, ...] = ()
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -56,6 +64,8 @@ def columns_of(
     """`texts`: read the prompts too, for predictions from what they say."""
     rows = batch.leaders
     text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
+    prefixes = find(batches(batch.folder, ["messages"]))
+    cached = cached_tokens(prefixes, batch.input_tokens[0], hit_rate=CACHE_HITS)
     return Columns(
         rows=rows,
         weight=batch.weight[rows],
@@ -65,8 +75,20 @@ def columns_of(
         max_tokens=batch.max_tokens[rows],
         tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
         allowed=eligible(batch, endpoints, allowed)[rows],
+        cached=cached[rows],
+        prefix=_groups(prefixes)[rows],
         tasks=batch.intake.tasks,
     )
+
+
+def _groups(prefixes: Prefixes) -> NDArray[np.int64]:
+    """[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
+    alike = np.stack([prefixes.shared_bytes, prefixes.sharers], axis=1)[prefixes.order]
+    starts = np.ones(len(alike), bool)
+    starts[1:] = (alike[1:] != alike[:-1]).any(axis=1) | (alike[1:, 0] == 0)
+    groups = np.empty(len(alike), np.int64)
+    groups[prefixes.order] = np.cumsum(starts)
+    return groups
 
 
 def _text_columns(batch: Batch) -> NDArray[np.float32]:
@@ -115,7 +137,7 @@ def market(
     columns: Columns,
     endpoints: Sequence[Endpoint],
     used: Used,
-    history: Observed | None,
+    past: Past | None,
     paces: Mapping[str, Pace],
     *,
     now: datetime,
@@ -127,15 +149,23 @@ def market(
     task, most = columns.population.task, columns.max_tokens
     tonight = Observed(task[at], used.endpoint, used.output_tokens, most[at]) if len(at) else None
     lengths = outputs.fit(
-        tonight, tasks=columns.population.tasks, endpoints=len(endpoints), max_tokens=most, history=history
+        tonight,
+        tasks=columns.population.tasks,
+        endpoints=len(endpoints),
+        max_tokens=most,
+        history=past.lengths if past else None,
     )
     output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
     factors = {}
     for e, endpoint in enumerate(endpoints):
         mine = used.endpoint == e
-        factors[endpoint.name] = learn_ratio(columns.tokens[e][at[mine]], used.input_tokens[mine]).ratio
+        before = past.counted(e) if past else (np.zeros(0), np.zeros(0))
+        estimated = np.concatenate([columns.tokens[e][at[mine]], before[0]])
+        factors[endpoint.name] = learn_ratio(
+            estimated, np.concatenate([used.input_tokens[mine], before[1]])
+        ).ratio
     offered = offers(endpoints, now, deadline, paces, factors)
-    cost = cost_matrix(endpoints, offered, columns.tokens, output)
+    cost = cost_matrix(endpoints, offered, columns.tokens, output, columns.cached)
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0

@@ -40,6 +40,8 @@ class Placement:
     """A limit will stop the run: serve in the order of the input."""
     repaired: NDArray[np.int32] = field(repr=False)
     """[leaders] the endpoint that mended the request last; -1: none."""
+    busy: NDArray[np.bool_] = field(repr=False)
+    """[leaders] with an adopted batch: not due until that is over."""
 
     @classmethod
     def of(cls, plan: Plan, market: Market, columns: Columns, *, ordered: bool, now: datetime) -> Placement:
@@ -49,7 +51,20 @@ class Placement:
         opens = now.timestamp() + starts[plan.choice]
         shape = columns.allowed.shape
         none = np.full(len(target), -1, np.int32)
-        return cls(target, opens, np.zeros(shape, bool), np.zeros(shape, bool), ordered, none)
+        return cls(
+            target,
+            opens,
+            np.zeros(shape, bool),
+            np.zeros(shape, bool),
+            ordered,
+            none,
+            np.zeros(len(target), bool),
+        )
+
+    def pin(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """These are with an endpoint already, whatever the plan says."""
+        self.target[positions] = endpoint
+        self.busy[positions] = True
 
     def learn(self, held: Held, columns: Columns) -> None:
         """Take in what has come so far."""
@@ -77,7 +92,7 @@ class Placement:
         self._move_on(problem, endpoint_of)
         everyone = np.arange(len(self.target))
         owed = np.flatnonzero(
-            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0)
+            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0) & ~self.busy
         )
         owed = owed[~self.failed[owed, self.target[owed]]]
         if owed.size:
@@ -145,6 +160,7 @@ def shards_of(
         input_tokens=columns.tokens[0].astype(np.float64),
         output_tokens=output,
         cuttings=cuttings,
+        prefix=columns.prefix,
     )
     return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
 

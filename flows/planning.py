@@ -18,6 +18,7 @@ from rich.table import Table
 from flows.asking import jsonable
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
+from flows.history import past_nights
 from flows.knowledge import NOTHING_USED
 from flows.prepare import Batch, prepare
 from flows.running import Call
@@ -93,7 +94,7 @@ def look_ahead(setting: Setting, folder: Path) -> Outlook:
         columns,
         setting.endpoints,
         NOTHING_USED,
-        setting.history,
+        past_nights(setting.warehouse, setting.job.name, "", setting.endpoints, batch.intake.tasks),
         setting.paces,
         now=setting.clock(),
         deadline=setting.deadline,

@@ -23,7 +23,6 @@ from flows.run_folder import folder_of
 from flows.run_ids import derive_run_id
 from flows.running import Call
 from router.aim import Aim
-from router.outputs import Observed
 from router.planning.options import Pace
 from router.planning.problem import Terms
 from router.policy import Policy, eligible, masks, say
@@ -48,7 +47,6 @@ class Setting:
     endpoints: tuple[Endpoint, ...]
     deadline: datetime | None
     cap_usd: Decimal | None
-    history: Observed | None = None
     paces: Mapping[str, Pace] = field(default_factory=dict)
 
     def clock(self) -> datetime:

@@ -7,7 +7,7 @@ the same road as a new one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,23 +15,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.escrow import RunEscrow
-from flows import settle
+from flows import earlier_nights, settle
+from flows.adopting import NOTHING_LEFT, Left
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
+from flows.history import Past, past_nights
 from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare
 from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import MOST_ROUNDS, worth_repairing
-from flows.screen import Screen, Tally
+from flows.screen import Screen, Tally, money
 from flows.setting import Setting
 from router.pilot import Situation, next_round
 from router.planning.problem import Infeasible, Plan
 from router.planning.solve import Compromise, fallback
 from router.predict import Observations
-from router.values import Desk, Purpose, usd
+from router.values import Desk, FailureKind, Purpose, usd
 from warehouse.journal import FileJournal
 from warehouse.parts import of_shard
 from warehouse.store import Warehouse
@@ -53,11 +55,20 @@ SCORE_SECONDS = 5.0
 class Shift:
     """Everything one night holds. Made by `flows.opening.opened`."""
 
-    def __init__(self, setting: Setting, escrow: RunEscrow, journal: FileJournal, screen: Screen) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        escrow: RunEscrow,
+        journal: FileJournal,
+        screen: Screen,
+        left: Left = NOTHING_LEFT,
+    ) -> None:
         self.setting, self.escrow, self.journal, self.screen = setting, escrow, journal, screen
         self.over: dict[str, Any] | None = None
         """The summary, where the run was over before."""
-        desk = Desk(journal, escrow, setting.deadline)
+        self.left = list(left.works)
+        """Shards of an earlier process that a batch tier still has: to be taken up."""
+        desk = Desk(journal, escrow, setting.deadline, left.set_aside(escrow))
         reached = {endpoint.name: endpoint for endpoint in setting.endpoints}
         self.crew = Crew(setting.run_id, setting.folder, reached, desk, journal)
         names = [endpoint.name for endpoint in setting.endpoints]
@@ -66,7 +77,10 @@ class Shift:
         self.columns: Columns
         self.market: Market
         self.decision: Decision
+        self.past: Past | None = None
         self.placement: Placement
+        self.unapproved = False
+        """Stopped because the plan is above what may be spent without being asked."""
         self.out_of_reach = False
         """The floor cannot be reached; what is run is the best plan there is."""
         self.held = ExitStack()
@@ -91,17 +105,26 @@ class Shift:
         self.columns = columns_of(
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
         )
+        names = self.batch.intake.tasks
+        self.past = past_nights(setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
-            warehouse.save_requests(setting.run_id, setting.folder)
+            warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
             warehouse.save_rejects(setting.run_id, setting.folder)
             warehouse.update_run(setting.run_id, input_fingerprint=self.batch.intake.fingerprint)
             warehouse.save_prices(setting.run_id, setting.prices)
+            self.columns = earlier_nights.take_over(warehouse, setting, self.columns, self.screen.say)
+            self._score(warehouse)
         rejects = f", {self.batch.intake.rejects:,} rejected" if self.batch.intake.rejects else ""
         self.screen.say(f"{setting.run_id}: {self.batch.rows:,} requests{rejects}")
 
     def pilot(self) -> list[Work]:
         """The next answers to look at, until looking at more would not pay."""
         setting = self.setting
+        if adopted := self._adopted({Purpose.PILOT}):
+            return adopted
+        if not self._rounds and setting.job.budget.approve_above_usd is not None:
+            cheapest = np.where(self.columns.allowed, self._market().by_endpoint(), np.inf).min(axis=1)
+            self._approve(float(cheapest.sum()), "the cheapest plan there can be")
         while setting.aim is not None and setting.pilots and not self.crew.stopped:
             situation = Situation(
                 population=self.columns.population,
@@ -134,13 +157,34 @@ class Shift:
         plan, ordered = self._best_possible()
         self.placement = Placement.of(plan, self.market, self.columns, ordered=ordered, now=setting.clock())
         names = [endpoint.name for endpoint in setting.endpoints]
+        for work in self.left:
+            if work.purpose is Purpose.MAIN:
+                still = work.unanswered[np.isin(work.unanswered, self.columns.rows)]
+                self.placement.pin(self.columns.positions(still), names.index(work.endpoint))
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             warehouse.save_assignments(
                 assignments(setting.run_id, self.batch, self.columns, self.market, self.decision, plan, names)
             )
             planned = self.escrow.spent_usd + usd(plan.cost_usd)
+            self._approve(plan.cost_usd, "the plan")
             warehouse.update_run(setting.run_id, planned_usd=planned)
         self.screen.say(told(plan, self.placement, self.columns.weight, setting.endpoints))
+
+    def _approve(self, cost_usd: float, what: str) -> None:
+        """Stop where what is planned is above `budget.approve_above_usd` and nobody has approved of it."""
+        setting, spent = self.setting, self.escrow.spent_usd
+        limit, cap = setting.job.budget.approve_above_usd, setting.cap_usd
+        if limit is None or setting.call.yes or self.crew.stopped or (cap is not None and cap <= limit):
+            return
+        if spent + usd(cost_usd) <= limit:
+            return
+        self.unapproved = True
+        self.crew.stopped[FailureKind.BUDGET] += 1
+        self.screen.say(
+            f"{what} costs {money(cost_usd)} more, {money(spent)} is spent; that is above "
+            f"budget.approve_above_usd, {money(limit)}: nothing more is sent without --yes",
+            "yellow",
+        )
 
     def _best_possible(self) -> tuple[Plan, bool]:
         """The plan; where there is none, what can be had, and whether it is to be served in the order of the input."""
@@ -158,11 +202,23 @@ class Shift:
 
     def serve(self) -> list[Work]:
         """What the plan still owes: unanswered requests, then those that failed, at other endpoints."""
+        adopted = self._adopted(set(Purpose))
         if self.crew.stopped:
-            return []
+            return adopted
         self._learn()
         due = self.placement.due(self.decision.problem, self.market.endpoint, self.screen)
-        return self._shards(Purpose.MAIN, due)
+        self.placement.busy[:] = False  # when it is asked again, what was adopted has landed
+        return adopted + self._shards(Purpose.MAIN, due)
+
+    def _adopted(self, purposes: Collection[Purpose]) -> list[Work]:
+        """Shards that are under way at a provider, to be waited for with the rest."""
+        works = [work for work in self.left if work.purpose in purposes]
+        self.left = [work for work in self.left if work.purpose not in purposes]
+        if works:
+            count = sum(len(work.unanswered) for work in works)
+            self.screen.say(f"{count:,} requests are with a batch tier already: adopted, not sent again")
+            self._enter(works)
+        return works
 
     def repair(self) -> list[Work]:
         """Where all scores are known and their mean is below the floor: what better endpoints mend best."""
@@ -194,9 +250,14 @@ class Shift:
         self._compose()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             summary = settle.finish(
-                warehouse, setting, set(self.crew.stopped), out_of_reach=self.out_of_reach
+                warehouse,
+                setting,
+                set(self.crew.stopped),
+                out_of_reach=self.out_of_reach,
+                unapproved=self.unapproved,
             )
         settle.publish_results(setting, summary, self.screen.say)
+        earlier_nights.forget(setting, self.screen.say)
         return summary
 
     def plan_rows(self) -> list[dict[str, Any]]:
@@ -217,7 +278,7 @@ class Shift:
     def sending(self, works: Sequence[Work]) -> Iterator[None]:
         """Engines ready and progress on screen while shards are under way."""
         self.crew.man(works)
-        tally = Tally(sum(len(work.rows) for work in works), self.escrow.spent_usd)
+        tally = Tally(sum(len(work.unanswered) for work in works), self.escrow.spent_usd)
         with self.screen.working(works[0].purpose.value, tally) as bar:
             self.crew.show(tally, lambda: bar.show(self.escrow.spent_usd))
             yield
@@ -283,7 +344,7 @@ class Shift:
         answered = held.row[held.answered], held.endpoint[held.answered]
         setting = self.setting
         return market(
-            self.columns, setting.endpoints, self.knowledge.used(), setting.history, setting.paces,
+            self.columns, setting.endpoints, self.knowledge.used(), self.past, setting.paces,
             now=setting.clock(), deadline=setting.deadline,
             held=(self.columns.positions(answered[0]), answered[1]),
         )  # fmt: skip
@@ -311,7 +372,10 @@ class Shift:
 
     def _works(self, purpose: Purpose, placed: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Work]:
         works = self.crew.works(purpose, placed)
+        self._enter(works)
+        return works
+
+    def _enter(self, works: Sequence[Work]) -> None:
         with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
             for work in works:
                 save_shard(warehouse, self.setting.run_id, work, "running")
-        return works
