@@ -12,6 +12,10 @@ from flows.screen import money
 
 SAID: dict[Verdict, str] = {
     Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id} --cap USD",
+    Verdict.APPROVAL: (
+        "the plan is above budget.approve_above_usd and nobody approved of it; nothing was spent beyond the pilot; "
+        "go on with: thirdshift resume {run_id} --yes"
+    ),
     Verdict.DEADLINE: "the deadline stopped it; go on with: thirdshift resume {run_id} --deadline …",
     Verdict.ERRORS: "more requests than tolerate.errors allows have no answer; see results.error",
     Verdict.FLOOR_MISSED: "the floor was missed",

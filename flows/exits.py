@@ -10,6 +10,7 @@ class Verdict(StrEnum):
     """What applies to a run once it is over; stored in `runs.outcomes`."""
 
     BUDGET = "budget"
+    APPROVAL = "approval"
     DEADLINE = "deadline"
     ERRORS = "errors"
     FLOOR_MISSED = "floor_missed"
@@ -18,6 +19,7 @@ class Verdict(StrEnum):
 
 EXIT: dict[Verdict, int] = {
     Verdict.BUDGET: 4,
+    Verdict.APPROVAL: 4,
     Verdict.DEADLINE: 5,
     Verdict.ERRORS: 6,
     Verdict.FLOOR_MISSED: 3,
@@ -28,7 +30,11 @@ EXIT: dict[Verdict, int] = {
 OURS = 1
 WRONG_INPUT = 2
 
-STATUS: dict[Verdict, str] = {Verdict.BUDGET: "budget", Verdict.DEADLINE: "deadline"}
+STATUS: dict[Verdict, str] = {
+    Verdict.BUDGET: "budget",
+    Verdict.APPROVAL: "budget",
+    Verdict.DEADLINE: "deadline",
+}
 """`runs.status` of a run that a limit stopped; any other finished run is `done`."""
 
 

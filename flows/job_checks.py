@@ -105,6 +105,15 @@ def _named_endpoints_exist(data: dict[str, Any]) -> Finds:
                 )
 
 
+def _reuse_is_no_sample(data: dict[str, Any]) -> Finds:
+    """A floor relative to an endpoint is tested on a random sample of its answers; reused ones are not."""
+    for loc, value in _texts(data, "reuse"):
+        if value == "answered" and _texts(data, "quality.relative_to"):
+            yield loc, "answered does not work yet with quality.relative_to; leave one of them out"
+        if value == "answered" and data.get("dedupe") is False:
+            yield loc, "answered gives equal requests one answer; leave out dedupe: false, or reuse"
+
+
 def _scorer_can_be_used(data: dict[str, Any]) -> Finds:
     """The name, the pattern and the fields, each at its own place."""
     pattern = next(iter(_texts(data, "quality.pattern")), None)
@@ -203,6 +212,7 @@ def _secrets(value: Any, loc: Loc) -> Iterator[Loc]:
 CHECKS = (
     _names_are_unique,
     _named_endpoints_exist,
+    _reuse_is_no_sample,
     _scorer_can_be_used,
     _prompt_names_columns,
     _workers_are_whole,
@@ -237,12 +247,8 @@ def _batch_tiers(data: dict[str, Any]) -> Finds:
             continue
         missing = batch_tier_missing(model, base)
         if missing is not None:
-            built = ", ".join(BATCH_TIERS)
-            yield (
-                (*loc, "mode"),
-                f"batch does not work yet for {missing}; it does for {built} and for an api_base that speaks "
-                "OpenAI's files and batches",
-            )
+            built = f"{', '.join(BATCH_TIERS)}, and for an api_base that speaks OpenAI's files and batches"
+            yield (*loc, "mode"), f"batch does not work yet for {missing}; it does for {built}"
 
 
 def _files(document: Document, data: dict[str, Any]) -> Finds:

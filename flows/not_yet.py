@@ -28,19 +28,13 @@ def function_or(*unbuilt: str) -> Refused:
 
 
 NOT_YET: dict[str, Refused] = {
-    "reuse": one_of("answered"),
-    "reuse_max_age": anything,
     "cache": anything,
-    "retention_days": anything,
     "output.when": one_of("certified"),
     "on_deadline": one_of("realtime"),
     "quality.scorer": function_or("judge", "fields", "agreement"),
     "quality.fields": other_than({}),
     "quality.judge": anything,
     "quality.labels": anything,
-    "budget.window": one_of("day", "month"),
-    "budget.approve_above_usd": anything,
-    "charge_by": other_than([]),
     "endpoints[].up": anything,
     "endpoints[].health": anything,
     "endpoints[].down": anything,

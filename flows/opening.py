@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from itertools import count
 from typing import Any
 
 from engines.escrow import RunEscrow
-from flows import settle
+from flows import earlier_nights, settle
+from flows.adopting import Left, left_behind
 from flows.errors import UserError
 from flows.run_folder import locked, recall, remember
 from flows.running import Call
@@ -37,11 +38,13 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
         setting = setting_of(call, run_id)
         if call.fresh:
             _set_aside(setting, screen)
-        with locked(setting.folder):
-            recover(setting.folder)
+        with ExitStack() as held, locked(setting.folder):
+            left = left_behind(setting.folder, setting.endpoints)
+            recover(setting.folder, adopt=left.shards)
+            held.enter_context(earlier_nights.sharing(setting))
             setting = _entered(setting, call, screen)
             with FileJournal(setting.folder) as journal:
-                shift = _shift(setting, journal, screen)
+                shift = _shift(setting, journal, screen, left)
                 with shift.held, shift.crew:
                     yield shift
     except (InputError, StoreError) as error:
@@ -112,7 +115,7 @@ def _run_row(setting: Setting, before: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _shift(setting: Setting, journal: FileJournal, screen: Screen) -> Shift:
+def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -> Shift:
     """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
         known = warehouse.ingested(setting.run_id)
@@ -120,8 +123,9 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen) -> Shift:
             if part.name not in known:
                 warehouse.ingest(part)
         spent = warehouse.spent(setting.run_id)
+        setting = earlier_nights.within_window(warehouse, setting, screen.say)
         row = warehouse.run(setting.run_id) or {}
-        shift = Shift(setting, RunEscrow(setting.cap_usd, spent), journal, screen)
+        shift = Shift(setting, RunEscrow(setting.cap_usd, spent + left.booked_usd), journal, screen, left)
         if row.get("status") == "done":
             shift.over = settle.summary(warehouse, setting, row)
     return shift

@@ -47,4 +47,4 @@ def named_after(name: str, params: Mapping[str, str]) -> str:
 
 
 def _safe(text: str) -> str:
-    return _UNSAFE.sub("-", text).strip("-") or "x"
+    return _UNSAFE.sub("-", text).strip("-_") or "x"

@@ -142,14 +142,24 @@ def ended(warehouse: Warehouse, run_id: str) -> Ended:
 
 
 def finish(
-    warehouse: Warehouse, setting: Setting, unsent: Collection[FailureKind], *, out_of_reach: bool
+    warehouse: Warehouse,
+    setting: Setting,
+    unsent: Collection[FailureKind],
+    *,
+    out_of_reach: bool,
+    unapproved: bool = False,
 ) -> dict[str, Any]:
-    """Certificates, verdicts and the end of the run, written down; the summary that `run --json` prints."""
+    """Certificates, verdicts and the end of the run, written down; the summary that `run --json` prints.
+
+    `unapproved`: what stopped it is not that the money was gone, but that nobody approved of the plan.
+    """
     end = ended(warehouse, setting.run_id)
     stopped = bool({FailureKind.BUDGET, FailureKind.DEADLINE} & set(unsent))
     quality = Quality() if stopped else quality_of(warehouse, setting)
     save_quality(warehouse, setting.run_id, quality)
     verdicts = _verdicts(setting, end, unsent, quality, out_of_reach=out_of_reach)
+    if unapproved:
+        verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
     published = setting.job.output is None or setting.job.output.when == "always" or not stopped
     warehouse.finish_run(
         setting.run_id,
@@ -198,7 +208,7 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
 def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """`output:`, where the job asks for it and `when` allows it."""
     output = setting.job.output
-    stopped = {Verdict.BUDGET.value, Verdict.DEADLINE.value} & set(told["outcomes"])
+    stopped = {Verdict.BUDGET.value, Verdict.APPROVAL.value, Verdict.DEADLINE.value} & set(told["outcomes"])
     if output is None or setting.job.output_path is None or (output.when != "always" and stopped):
         return
     published = publish(setting.warehouse, setting.run_id, setting.job.output_path, setting.job.base, say=say)

@@ -32,6 +32,8 @@ from warehouse.views import CONTRACT_VIEWS
 SHOWN_LINES = 50
 """Of a reconciliation, on a terminal; --json gives all."""
 
+BATCH_ROWS = 8192
+
 SPENT = """
 select r.job, l.run_id, l.endpoint, l.purpose, count(*) as attempts,
        sum(l.cost_usd) filter (where l.status = 'settled') as settled_usd,
@@ -163,7 +165,7 @@ def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) ->
     schema = warehouse.query(f"select * from {what} limit 0").schema
     if run_id is not None and "run_id" not in schema.names:
         raise UserError(f"{what} is not told by run; leave --run out")
-    values = {} if run_id is None else {"run_id": run_id}
+    values: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
     chosen = "" if run_id is None else " where run_id = $run_id"
     beside = output.with_name(f".{output.name}.tmp")
     rows = 0
@@ -172,7 +174,7 @@ def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) ->
             open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file,
             pq.ParquetWriter(file, schema, compression="zstd") as writer,
         ):
-            for batch in warehouse.stream(f"select * from {what}{chosen}", **values):
+            for batch in warehouse.stream(f"select * from {what}{chosen}", BATCH_ROWS, **values):
                 writer.write_batch(batch)
                 rows += batch.num_rows
         beside.replace(output)

@@ -15,18 +15,21 @@ with answered as (
     select q.request_hash, coalesce(a.reused_from, a.run_id) as reused_from, a.run_id, a.request_id, a.endpoint,
            a.model, a.score, a.completed_at
     from results a join runs r using (run_id) join requests q using (run_id, request_id)
-    where r.job = $job and a.error is null and a.output is not null and coalesce(a.valid, true)
+    where r.job = $job and r.run_id is distinct from $but_run
+      and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+      and a.error is null and a.output is not null and coalesce(a.valid, true)
       and ($oldest is null or a.completed_at >= $oldest)
       and q.request_hash in (select request_hash from wanted)
     qualify row_number() over (
         partition by q.request_hash order by a.score desc nulls last, a.completed_at desc, a.run_id desc) = 1),
 paid as (
-    select q.request_hash, l.run_id, sum(l.cost_usd) as cost_usd
+    select q.request_hash, l.run_id, l.endpoint, sum(l.cost_usd) as cost_usd
     from ledger l join requests q using (run_id, request_id)
-    where l.purpose in ('main', 'repair') and q.request_hash in (select request_hash from answered)
+    where l.purpose in ('pilot', 'main', 'repair') and q.request_hash in (select request_hash from answered)
     group by all)
 select a.*, p.cost_usd as saved_usd
-from answered a left join paid p on p.request_hash = a.request_hash and p.run_id = a.reused_from
+from answered a
+left join paid p on p.request_hash = a.request_hash and p.run_id = a.reused_from and p.endpoint = a.endpoint
 order by a.request_hash
 """
 
@@ -45,20 +48,32 @@ where not exists (
 SPENT = """
 select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
 where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
 """
 
 
 def answered_before(
-    w: Warehouse, job: str, hashes: pa.Array | pa.ChunkedArray, max_age: timedelta | None, now: datetime
+    w: Warehouse,
+    job: str,
+    hashes: pa.Array | pa.ChunkedArray,
+    max_age: timedelta | None,
+    now: datetime,
+    *,
+    but_run: str | None = None,
+    emulated: bool = False,
 ) -> pa.Table:
     """The best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
+
+    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`).
 
     Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
     model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
     """
     wanted = pa.table({"request_hash": hashes})
     oldest = None if max_age is None else now - max_age
-    return w.query(BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest)
+    return w.query(
+        BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest, but_run=but_run, emulated=_json(emulated)
+    )
 
 
 def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
@@ -69,7 +84,13 @@ def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
 
 
 def spent_in_window(
-    w: Warehouse, job: str, window: str, now: datetime, *, but_run: str | None = None
+    w: Warehouse,
+    job: str,
+    window: str,
+    now: datetime,
+    *,
+    but_run: str | None = None,
+    emulated: bool = False,
 ) -> Decimal:
     """What all runs of `job` have cost since this day or month began, in the time zone of `now`.
 
@@ -81,5 +102,10 @@ def spent_in_window(
         start = start.replace(day=1)
     elif window != "day":
         raise StoreError(f'a budget window is "day" or "month", not "{window}"')
-    found = w.query(SPENT, job=job, since=start.astimezone(UTC), but_run=but_run)
+    since = start.astimezone(UTC)
+    found = w.query(SPENT, job=job, since=since, but_run=but_run, emulated=_json(emulated))
     return Decimal(found.column(0)[0].as_py())
+
+
+def _json(value: bool) -> str:
+    return "true" if value else "false"

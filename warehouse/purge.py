@@ -41,6 +41,13 @@ select q.run_id, q.request_id from requests q join runs r using (run_id)
 where ($before is not null and r.started_at < $before) or q.request_id in (select request_id from wanted)
 order by all
 """
+OUTLIVED = """
+select q.run_id, q.request_id from requests q join runs r using (run_id)
+where r.job = $job and r.started_at < $before and (q.request_hash is not null or r.purged_at is null)
+  and not list_contains($alive, q.run_id)
+order by all
+"""
+"""What was erased has no hash any more: a night with nothing to erase does not write the file anew."""
 
 ERASE = (
     """update results set output = null, reasoning = null, metadata = null,
@@ -85,10 +92,24 @@ def purge(
     wanted = pa.table({"request_id": pa.array(sorted(request_ids), pa.string())})
     with Warehouse.open(path, say=say) as w:
         targets = w.query(TARGETS, tables={"wanted": wanted}, before=before)
-        runs = sorted(set(targets["run_id"].to_pylist()))
-        for run_id in runs:
+        for run_id in sorted(set(targets["run_id"].to_pylist())):
             if run_id in alive:
                 raise StoreError(f"run {run_id} is being worked on; stop it, then purge again")
+    return _purge(path, targets, say)
+
+
+def purge_outlived(
+    path: Path, job: str, before: datetime, *, alive: Collection[str], say: locks.Say | None = None
+) -> Purged:
+    """Erase the text of all runs of `job` that started before an instant, but for those in `alive`."""
+    with Warehouse.open(path, say=say) as w:
+        targets = w.query(OUTLIVED, job=job, before=before, alive=list(alive))
+    return _purge(path, targets, say)
+
+
+def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
+    runs = sorted(set(targets["run_id"].to_pylist()))
+    with Warehouse.open(path, say=say) as w:
         files = sum(_erase_files(run_folder(path, run_id), _ids(targets, run_id)) for run_id in runs)
         for statement in ERASE:
             w.execute(statement, tables={"targets": targets})

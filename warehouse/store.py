@@ -243,6 +243,7 @@ class Warehouse:
         """The same in batches of so many `rows`, on a cursor of its own."""
         cursor = self._con.cursor()
         cursor.execute(locks.QUIET)
+        cursor.execute("set timezone = 'UTC'")
         try:
             yield from cursor.execute(sql, values).to_arrow_reader(rows)
         finally:

@@ -1,0 +1,154 @@
+"""What one night means for the next: answers not paid twice, a shared budget, charge-back, text that is forgotten."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from decimal import Decimal
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engines.emulator import Emulator, KnownRow
+from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
+from tests.servers import billed_usd, cheap, dear, emulated
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+
+PRICED = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
+BOTH = PRICED | {"dear": {"price": {"input": 5, "output": 25}}}
+
+
+def write_rows(path: Path, numbers: list[int]) -> list[KnownRow]:
+    """Additions by number: the same number is the same prompt under another id."""
+    rows = [
+        {
+            "request_id": f"r{k:05d}",
+            "prompt": f"What is {n} plus 1?",
+            "reference": str(n + 1),
+            "metadata": {"customer": "acme" if n % 4 else "bolt"},
+        }
+        for k, n in enumerate(numbers)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return [KnownRow(prompt=f"What is {n} plus 1?", reference=str(n + 1)) for n in sorted(set(numbers))]
+
+
+def calls(emulator: Emulator) -> int:
+    return len(emulator.books())
+
+
+def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
+    first = [*range(240), *range(160)]  # 400 rows, 40 % duplicates
+    known = write_rows(tmp_path / "requests.parquet", [*first, *range(1000, 1020)])
+    keys = {
+        "reuse": "answered",
+        "reuse_max_age": "90d",
+        "quality": {"floor": 0.5, "scorer": "numeric", "pilot": 30},
+    }
+    with emulated([cheap(latency_seconds=0.01), dear(latency_seconds=0.01)], items=known) as emulator:
+        write_rows(tmp_path / "requests.parquet", first)
+        job = write_job(tmp_path, emulator, PRICED, **keys)
+        done = thirdshift("run", job, "--run-id", "monday", "--json")
+        assert done.returncode in (0, 3), done.stderr
+        assert calls(emulator) == 240
+        spent = billed_usd(emulator)
+
+        write_rows(tmp_path / "requests.parquet", [*range(1000, 1020), *first])
+        done = thirdshift("run", job, "--run-id", "tuesday", "--json")
+        assert done.returncode in (0, 3), done.stderr
+        assert calls(emulator) == 240 + 20
+        warehouse = tmp_path / "warehouse.duckdb"
+        ((saved,),) = ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'monday'")
+        assert saved == spent
+        assert f"240 answers of earlier runs reused, ${saved:.6f} saved" in done.stderr
+        rows = ask(
+            warehouse,
+            """select reused_from, count(*), sum(attempts), count(score), count(error) from results
+               where run_id = 'tuesday' group by 1 order by 1 nulls first""",
+        )
+        assert rows == [(None, 20, 20, 20, 0), ("monday", 400, 0, 400, 0)]
+        assert answer(done)["certificate"]["scored"] == 420
+
+        # an endpoint that has left the job answers nothing any more, and a pilot is not sent what is there already
+        job = write_job(tmp_path, emulator, BOTH, **keys)
+        assert thirdshift("run", job, "--run-id", "wednesday").returncode in (0, 3)
+        assert calls(emulator) == 260
+        job = write_job(tmp_path, emulator, {"dear": BOTH["dear"]}, **keys)
+        assert thirdshift("run", job, "--run-id", "thursday").returncode in (0, 3)
+        assert calls(emulator) == 260 + 260
+
+
+def test_a_budget_of_the_day_is_shared_by_the_nights_in_it_killed_ones_too(tmp_path: Path) -> None:
+    known = write_sums(tmp_path / "requests.parquet", 400)
+    window = {"budget": {"cap_usd": 0.05, "window": "day"}}
+    limits = {"dear": BOTH["dear"] | {"limits": {"concurrency": 8}}}
+    with emulated([dear(latency_seconds=0.05)], items=known) as emulator:
+        job = write_job(tmp_path, emulator, limits, **window)
+        night = start("run", job, "--run-id", "killed")
+        while calls(emulator) < 60:
+            assert night.poll() is None
+            time.sleep(0.02)
+        other = thirdshift("run", job, "--run-id", "meanwhile")
+        assert (other.returncode, "share one cap" in other.stderr) == (2, True)
+        os.kill(night.pid, signal.SIGKILL)
+        night.wait()
+        before = billed_usd(emulator)
+        assert before < Decimal("0.05")
+        for run_id in ("second", "third"):
+            done = thirdshift("run", job, "--run-id", run_id, "--json")
+            assert done.returncode == 4, done.stderr
+            assert before <= billed_usd(emulator) <= Decimal("0.05")
+        assert answer(done)["spent_usd"] < 0.001, "nothing worth a request was left"
+        write_job(tmp_path, emulator, limits, budget={"cap_usd": 5, "window": "day"})
+        assert thirdshift("run", job, "--run-id", "fourth").returncode == 0
+
+
+def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> None:
+    known = write_sums(tmp_path / "requests.parquet", 300)
+    quality = {"floor": 0.9, "scorer": "numeric", "pilot": 40}
+    with emulated([cheap(latency_seconds=0.01), dear(latency_seconds=0.01)], items=known) as emulator:
+        # dearer than that even where all of it is cheap: told before the pilot
+        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.0001})
+        done = thirdshift("run", job, "--run-id", "one", "--json")
+        assert done.returncode == 4, done.stderr
+        assert (answer(done)["outcomes"][0], answer(done)["spent_usd"]) == ("approval", 0)
+        assert calls(emulator) == 0
+        assert "--yes" in thirdshift("resume", "one", "--warehouse", tmp_path / "warehouse.duckdb").stderr
+        # only the plan is too dear
+        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.03})
+        done = thirdshift("run", job, "--run-id", "two", "--json")
+        assert done.returncode == 4, done.stderr
+        pilots = ask(tmp_path / "warehouse.duckdb", "select distinct purpose from ledger where run_id = 'two'")
+        assert pilots == [("pilot",)]
+        done = thirdshift("resume", "two", "--warehouse", tmp_path / "warehouse.duckdb", "--yes", "--json")
+        assert answer(done)["results"] == 300
+        assert "approval" not in answer(done)["outcomes"]
+
+
+def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path) -> None:
+    known = write_rows(tmp_path / "requests.parquet", list(range(60)))
+    warehouse = tmp_path / "warehouse.duckdb"
+    with emulated([cheap(latency_seconds=0.01)], items=known) as emulator:
+        job = write_job(
+            tmp_path, emulator, PRICED, tags={"team": "support"}, charge_by=["customer"], retention_days=30
+        )
+        assert thirdshift("run", job, "--run-id", "old").returncode == 0
+        charged = ask(
+            warehouse, "select tag, direct_usd + overhead_usd + unsettled_usd from chargeback order by 1"
+        )
+        assert [tag for tag, _ in charged] == ["team=support, customer=acme", "team=support, customer=bolt"]
+        assert sum(usd for _, usd in charged) == billed_usd(emulator)
+        with duckdb.connect(str(warehouse)) as con:
+            con.execute("update runs set started_at = started_at - interval 31 days")
+        done = thirdshift("run", job, "--run-id", "new")
+        assert done.returncode == 0
+        billed = billed_usd(emulator)
+        assert "the text of 60 requests in 1 runs is erased" in done.stderr
+    texts = ask(warehouse, "select run_id, count(output), count(*) from results group by 1 order by 1")
+    assert texts == [("new", 60, 60), ("old", 0, 60)]
+    assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 2,)]
