@@ -125,6 +125,7 @@ class Batch:
                     work.in_flight += len(part.held)
                     group.create_task(self._carry(group, work, part, remote))
                 await self._place(group, work, Source(work.shard.requests, without=adopted))
+                await asyncio.to_thread(self._parts.disown, work.shard)
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
         except asyncio.CancelledError:
@@ -147,7 +148,7 @@ class Batch:
                     yield part, remote
                 uploaded.unlink(missing_ok=True)
         except CallError as error:
-            if error.passing:
+            if error.passing or work.shard.shard_id in self._desk.committed:
                 raise  # whether there is something to adopt is not known: nothing may be sent
 
     async def _place(self, group: asyncio.TaskGroup, work: Work, source: Source, attempt: int = 0) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +19,7 @@ from engines.schemas import Schema, is_valid, schema_fault
 from engines.tickets import Said
 from engines.transport import Reply, lost, not_sent
 from engines.wire import refused_beforehand
-from router.values import Answer, Desk, Failure, FailureKind, Intent, Outcome, Request, Shard
+from router.values import Answer, Desk, Failure, FailureKind, Intent, LedgerStatus, Outcome, Request, Shard
 
 LOT = 500
 """Records written to the journal at once."""
@@ -114,14 +116,15 @@ class Parts:
         tokens = int(size * TOKENS_PER_BYTE)
         if part.held and not self._fits(part, len(line), tokens):
             return False
-        amount = self._books.worst_case(request, size)
+        entry = entry_id(key, request.row, part.attempt)
+        committed = self._committed(shard).get(entry, ZERO)
+        amount = max(self._books.worst_case(request, size), committed)
         in_vain = not self._desk.escrow.reserved_usd
-        if not self._desk.escrow.reserve(amount):
+        if not self._desk.escrow.reserve(amount - committed):
             part.stopped_by_cap, part.in_vain = True, in_vain
             return False
-        intent = self._books.intent(
-            shard, request, part.attempt, amount, tokens, entry_id=entry_id(key, request.row, part.attempt)
-        )
+        self._committed(shard).pop(entry, None)
+        intent = self._books.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
         fresh.append(intent)
         part.held[request.row] = Held(intent, request.response_schema)
         part.size += len(line)
@@ -166,21 +169,31 @@ class Parts:
         part = Part(uploaded, attempt_of(remote.label), label=remote.label)
         for request in shard.requests:
             if request.row in rows:
-                amount = self._books.worst_case(request)
-                reserved = amount if self._desk.escrow.reserve(amount) else ZERO
+                entry = entry_id(key, request.row, part.attempt)
+                reserved = self._committed(shard).pop(entry, None)
+                if reserved is None:
+                    amount = self._books.worst_case(request)
+                    reserved = amount if self._desk.escrow.reserve(amount) else ZERO
                 intent = self._books.intent(
-                    shard,
-                    request,
-                    part.attempt,
-                    reserved,
-                    0,
-                    entry_id=entry_id(key, request.row, part.attempt),
-                    at=remote.created_at,
+                    shard, request, part.attempt, reserved, 0, entry_id=entry, at=remote.created_at
                 )
                 part.held[request.row] = Held(intent, request.response_schema)
         for lot in _lots(part.held.values()):
             self._desk.journal.sent([held.intent for held in lot])
         return part
+
+    def _committed(self, shard: Shard) -> dict[str, Decimal]:
+        return self._desk.committed.get(shard.shard_id, {})
+
+    def disown(self, shard: Shard) -> None:
+        """What an earlier process wrote down and the provider does not have was never sent: void, its money free."""
+        never = self._desk.committed.pop(shard.shard_id, {})
+        now = datetime.now(UTC)
+        self._desk.journal.settled(
+            [Outcome(entry, LedgerStatus.VOID, ZERO, now, final=False) for entry in never]
+        )
+        for amount in never.values():
+            self._desk.escrow.settle(amount, ZERO)
 
     def _rows(self, uploaded: Path) -> Iterator[int]:
         with uploaded.open("rb") as file:

@@ -62,7 +62,8 @@ class Realtime:
     """`values.Engine` over a transport; without one, OpenAI's wire over HTTP.
 
     `timeout_seconds` bounds one attempt (None: as its tier wants it), `patience_seconds` how long an endpoint
-    may be unreachable, `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits repeatable.
+    may be unreachable, `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits
+    repeatable.
     """
 
     def __init__(

@@ -38,6 +38,17 @@ class Work:
     purpose: Purpose
     rows: NDArray[np.int64]
     begun: datetime
+    left: NDArray[np.int64] | None = None
+    """Of an adopted shard: the rows that have no answer yet. None: all."""
+
+    @property
+    def unanswered(self) -> NDArray[np.int64]:
+        return self.rows if self.left is None else self.left
+
+
+def rows_file(folder: Path, shard_id: str) -> Path:
+    """Where a shard's rows are written down before it is sent."""
+    return folder / "shards" / f"{shard_id}.npy"
 
 
 class Crew:
@@ -77,7 +88,7 @@ class Crew:
             work = Work(
                 f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows, datetime.now(UTC)
             )
-            np.save(home / f"{work.shard_id}.npy", rows)
+            np.save(rows_file(self.folder, work.shard_id), rows)
             works.append(work)
         return works
 
@@ -85,9 +96,8 @@ class Crew:
         """Have a shard answered, and seal it. Runs in a thread of its own; returns when the shard is done."""
         work = self._under_way[shard_id]
         engine = self.engines[work.endpoint]
-        shard = Shard(
-            self.run_id, work.shard_id, work.endpoint, work.purpose, RowSource(self.folder, work.rows)
-        )
+        requests = RowSource(self.folder, work.unanswered)
+        shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)
         ticket = engine.submit(shard, key=f"{self.run_id}/{work.shard_id}")
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure)

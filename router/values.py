@@ -364,6 +364,9 @@ class Desk:
     escrow: Escrow
     deadline: datetime | None = None
     """After this instant nothing more is sent."""
+    committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
+    """Shard to entry to what is set aside for it already: attempts that an earlier process wrote down and perhaps sent.
+    Whoever takes one up, or finds that it was never sent, takes it out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pytest
 
 from engines.emulator import BatchHabits, EmulatedModel, Emulator
 from router.values import Price
-from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
+from tests.nights import ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, emulated, fetch
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -77,3 +77,42 @@ def test_flex_is_asked_for_on_the_wire_and_billed_at_its_price(tmp_path: Path) -
         warehouse = tmp_path / "warehouse.duckdb"
         assert ask(warehouse, "select distinct endpoint, mode from ledger") == [("leisure", "flex")]
         assert ledger(warehouse) == billed_usd(emulator)
+
+
+def begun(emulator: Emulator, night: Any) -> None:
+    """Wait until the provider has a batch of the night's."""
+    while not batches(emulator):
+        assert night.poll() is None
+        time.sleep(0.05)
+
+
+def kill(night: Any) -> None:
+    os.kill(night.pid, signal.SIGKILL)
+    night.wait()
+
+
+def test_a_batch_under_way_when_its_process_is_killed_is_adopted_and_billed_once(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 200), tmp_path / "warehouse.duckdb"
+    with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=4)) as emulator:
+        # by the worst case of each, the cap has room for the batch once
+        job = write_job(tmp_path, emulator, {"night": NIGHT}, budget={"cap_usd": 0.05})
+        night = start("run", job, "--run-id", "one")
+        begun(emulator, night)
+        kill(night)
+        done = thirdshift("resume", "one", "--warehouse", warehouse, "--json")
+        assert done.returncode == 0, done.stderr
+        assert len(batches(emulator)) == 1
+        assert Counter(entry["messages_key"] for entry in emulator.books()).most_common(1)[0][1] == 1
+        assert ask(warehouse, WHOLE) == [(200, 200, 0)]
+        assert ask(warehouse, "select distinct status from ledger") == [("settled",)]
+        assert ledger(warehouse) == billed_usd(emulator)
+        assert ask(warehouse, "select count(*), count(distinct shard_id) from shards") == [(1, 1)]
+
+
+def test_a_batch_whose_creation_was_never_heard_of_is_found_and_not_made_twice(tmp_path: Path) -> None:
+    sums = write_sums(tmp_path / "requests.parquet", 100)
+    with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=0.5, lost_creates=1)) as emulator:
+        job = write_job(tmp_path, emulator, {"night": NIGHT})
+        assert thirdshift("run", job, "--run-id", "one").returncode == 0
+        assert len(batches(emulator)) == 1
+        assert ledger(tmp_path / "warehouse.duckdb") == billed_usd(emulator)

@@ -171,6 +171,18 @@ def pending(folder: Path, shard_id: str) -> list[Intent]:
     return list(_read(path).pending.values()) if path.exists() else []
 
 
+def attempts(folder: Path, shard_id: str) -> list[tuple[Intent, Outcome | None]]:
+    """All attempts in a shard's open journal, each with what became of it."""
+    path = folder / "journal" / f"{shard_id}.jsonl"
+    contents = _read(path) if path.exists() else _Contents()
+    return [(intent, contents.outcomes.get(entry)) for entry, intent in contents.intents.items()]
+
+
+def open_journals(folder: Path) -> list[str]:
+    """The shards whose journals are not sealed."""
+    return [path.stem for path in _journals(folder)]
+
+
 def _journals(folder: Path) -> list[Path]:
     return sorted((folder / "journal").glob("*.jsonl"))
 

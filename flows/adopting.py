@@ -1,0 +1,72 @@
+"""Batches that an earlier process left at a provider: their shards, taken up under the names they had.
+
+A batch goes on when its process dies. Its shard's journal is then left open (`recover(..., adopt=…)`), and the shard is
+submitted again with the same id and key: the engine finds what the provider has of it and sends only what it has not.
+What those attempts can cost is set aside before anything else may spend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+
+from flows.crew import Work, rows_file
+from router.values import Endpoint, Escrow, Mode, Purpose
+from warehouse.journal import attempts, open_journals, pending
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What was left of a run's batches."""
+
+    works: tuple[Work, ...] = ()
+    committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
+    """Shard to entry to what it can cost: as `values.Desk.committed`."""
+    booked_usd: Decimal = Decimal(0)
+    """Paid for already, and in no part yet."""
+
+    @property
+    def shards(self) -> list[str]:
+        return [work.shard_id for work in self.works]
+
+    def set_aside(self, escrow: Escrow) -> dict[str, dict[str, Decimal]]:
+        """Reserve what may be billed yet; what a lowered cap has no room for is committed at nothing, and is booked
+        all the same once it is billed."""
+        return {
+            shard: {entry: usd if escrow.reserve(usd) else Decimal(0) for entry, usd in entries.items()}
+            for shard, entries in self.committed.items()
+        }
+
+
+NOTHING_LEFT = Left()
+
+
+def left_behind(folder: Path, endpoints: Sequence[Endpoint]) -> Left:
+    """Look at a dead process's journals, before they are sealed. Raises JournalError where one is damaged."""
+    tiers = {endpoint.name for endpoint in endpoints if endpoint.mode is Mode.BATCH}
+    left = Left()
+    for shard_id in open_journals(folder):
+        _, purpose, endpoint = [*shard_id.split("-", 2), "", ""][:3]
+        if endpoint in tiers and rows_file(folder, shard_id).exists() and pending(folder, shard_id):
+            left = _with(left, folder, shard_id, endpoint, Purpose(purpose))
+    return left
+
+
+def _with(left: Left, folder: Path, shard_id: str, endpoint: str, purpose: Purpose) -> Left:
+    made = attempts(folder, shard_id)
+    done = [intent.row for intent, outcome in made if outcome is not None and outcome.final]
+    rows = np.load(rows_file(folder, shard_id))
+    begun = min(intent.started_at for intent, _ in made).astimezone(UTC)
+    work = Work(shard_id, endpoint, purpose, rows, begun, np.setdiff1d(rows, np.array(done, np.int64)))
+    return replace(
+        left,
+        works=(*left.works, work),
+        committed=left.committed
+        | {shard_id: {intent.entry_id: intent.reserved_usd for intent, outcome in made if outcome is None}},
+        booked_usd=left.booked_usd + sum((o.cost_usd for _, o in made if o is not None), Decimal(0)),
+    )
