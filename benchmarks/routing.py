@@ -52,7 +52,11 @@ def tables(folder: Path) -> Iterator[tuple[str, pa.Table]]:
         table = pq.read_table(path)
         halves = {half: pc.ends_with(table["task"], f"/{half}") for half in ("easy", "hard")}
         whole = pc.any(pc.or_(*halves.values())).as_py()
-        parts = {f"{path.stem} {h}": table.filter(of) for h, of in halves.items()} if whole else {path.stem: table}
+        parts = (
+            {f"{path.stem} {h}": table.filter(of) for h, of in halves.items()}
+            if whole
+            else {path.stem: table}
+        )
         for name, part in parts.items():
             if "cost_imputed" in part.column_names and not name.endswith(" hard"):
                 part = part.filter(pc.invert(pc.fill_null(part["cost_imputed"], False)))
@@ -185,7 +189,10 @@ def main() -> int:
     given = ask.parse_args()
     todo = cells(given.folder, given.only)
     if not todo:
-        print(f"no outcomes in {given.folder}: *.parquet with the columns of `thirdshift backtest`", file=sys.stderr)
+        print(
+            f"no outcomes in {given.folder}: *.parquet with the columns of `thirdshift backtest`",
+            file=sys.stderr,
+        )
         return 2
     with ProcessPoolExecutor(given.jobs) as pool:
         found = []
@@ -201,7 +208,11 @@ def main() -> int:
             )
     said = verdict(found, given.seeds)
     ratio = float(np.mean([cell["ours"] / cell["baseline"] for cell in found]))
-    print(json.dumps({"benchmark": "routing", "seeds": given.seeds, "ratio": ratio, "misses": said, "cells": found}))
+    print(
+        json.dumps(
+            {"benchmark": "routing", "seeds": given.seeds, "ratio": ratio, "misses": said, "cells": found}
+        )
+    )
     return 1 if said else 0
 
 

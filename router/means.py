@@ -63,7 +63,9 @@ def questions(
         rows = looked.row[pattern.rows]
         _seen(sums, pattern, _shares(choice[rows], weight[rows], anchors, endpoints), looked, covariances)
     flat = sums.common.reshape(len(sums.common), -1)
-    mean = sums.constant + flat @ posterior.common.ravel() + np.einsum("qte,te->q", sums.skill, posterior.skill)
+    mean = (
+        sums.constant + flat @ posterior.common.ravel() + np.einsum("qte,te->q", sums.skill, posterior.skill)
+    )
     through = flat - np.einsum("qte,tec->qc", sums.skill, posterior.link, optimize=True)
     covariance = sums.residual + through @ posterior.common_cov @ through.T
     covariance += np.einsum("qte,tef,ptf->qp", sums.skill, posterior.skill_cov, sums.skill, optimize=True)
@@ -99,9 +101,7 @@ def _luck(
     sums.residual[1:, 1:] += (weight**2).sum() * luck[np.ix_(at, at)]
 
 
-def _shares(
-    choice: NDArray[np.integer], weight: Floats, anchors: tuple[int, ...], endpoints: int
-) -> Floats:
+def _shares(choice: NDArray[np.integer], weight: Floats, anchors: tuple[int, ...], endpoints: int) -> Floats:
     """How much each endpoint's score counts: shape (1 + anchors, requests, endpoints)."""
     shares = np.zeros((1 + len(anchors), len(choice), endpoints))
     served = np.flatnonzero(choice >= 0)

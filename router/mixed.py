@@ -144,7 +144,9 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
         full[np.ix_(at, at)] = np.linalg.inv(inside)
         common, task = looked.common[pattern.rows], looked.task[pattern.rows]
         weighed = looked.score[pattern.rows] @ full
-        evidence -= 0.5 * (len(common) * _log_det(inside) + float((weighed * looked.score[pattern.rows]).sum()))
+        evidence -= 0.5 * (
+            len(common) * _log_det(inside) + float((weighed * looked.score[pattern.rows]).sum())
+        )
         precision += np.kron(common.T @ common, full)
         pull += (common.T @ weighed).ravel()
         counts = np.bincount(task, minlength=looked.tasks)
@@ -161,7 +163,9 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
     common_cov = np.linalg.inv(precision)
     solved = common_cov @ pull
     skill = np.einsum("tef,tf->te", skill_cov, task_pull) - link @ solved
-    evidence += 0.5 * (float(pull @ solved) + float(np.einsum("te,tef,tf->", task_pull, skill_cov, task_pull)))
+    evidence += 0.5 * (
+        float(pull @ solved) + float(np.einsum("te,tef,tf->", task_pull, skill_cov, task_pull))
+    )
     evidence += 0.5 * (_log_det(common_cov) + float(np.linalg.slogdet(skill_cov)[1].sum()))
     return Posterior(solved.reshape(width, endpoints), skill, common_cov, skill_cov, link, evidence)
 
@@ -242,7 +246,9 @@ def _unsure(looked: Looked, posterior: Posterior) -> Floats:
     means = np.zeros((looked.tasks, width))
     np.add.at(means, looked.task, looked.common)
     means /= counts[:, None]
-    direct = (means[:, None, :, None] * np.eye(endpoints)[None, :, None, :]).reshape(looked.tasks, endpoints, -1)
+    direct = (means[:, None, :, None] * np.eye(endpoints)[None, :, None, :]).reshape(
+        looked.tasks, endpoints, -1
+    )
     reach = direct - posterior.link
     unsure: Floats = posterior.skill_cov + (reach @ posterior.common_cov) @ np.swapaxes(reach, 1, 2)
     return unsure

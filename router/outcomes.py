@@ -49,7 +49,9 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
     """The outcomes that are played, and a line for everything that was left out."""
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
-        raise OutcomesError(f"the outcomes have no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}")
+        raise OutcomesError(
+            f"the outcomes have no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
+        )
     every, said = _complete(table, endpoints)
     if endpoints:
         return every.only([every.models.index(name) for name in endpoints]), said
@@ -62,12 +64,16 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
 
 
 def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list[str]]:
+    if not table.num_rows:
+        raise OutcomesError("the outcomes have no row; one row per request and model is needed")
     models, model = np.unique(_texts(table, "model"), return_inverse=True)
     unknown = sorted(set(endpoints) - set(models.tolist()))
     if unknown:
         raise OutcomesError(f"no outcomes of {', '.join(unknown)}; there are {', '.join(models)}")
     ids, row = np.unique(_texts(table, "request_id"), return_inverse=True)
-    score, cost = (_matrix(table, name, row, model, (len(ids), len(models))) for name in ("score", "cost_usd"))
+    score, cost = (
+        _matrix(table, name, row, model, (len(ids), len(models))) for name in ("score", "cost_usd")
+    )
     known = np.isfinite(score) & np.isfinite(cost)
     share = known.mean(axis=0)
     named = np.isin(models, list(endpoints)) if endpoints else np.ones(len(models), dtype=bool)
@@ -82,7 +88,9 @@ def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list
         raise OutcomesError("no model has outcomes for 97 % of the requests: nothing can be compared")
     rows = np.flatnonzero(known[:, kept].all(axis=1))
     if len(rows) < len(ids):
-        said.append(f"{len(ids) - len(rows):,} of {len(ids):,} requests left out: not every model has an outcome")
+        said.append(
+            f"{len(ids) - len(rows):,} of {len(ids):,} requests left out: not every model has an outcome"
+        )
     first = np.zeros(len(ids), dtype=np.int64)
     first[row[::-1]] = np.arange(len(row))[::-1]
     some = table.take(pa.array(first[rows]))

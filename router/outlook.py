@@ -82,9 +82,7 @@ def look_out(
     reached, spent = _path(ladder, population, cost_usd, quality)
     at = standing(predictor, population, choice, likely)
     reached += at.quality - reached[low]  # what own scores say of the requests looked at
-    return Outlook(
-        predictor, population, likely, cost_usd, quality, ladder, low, choice, at, reached, spent
-    )
+    return Outlook(predictor, population, likely, cost_usd, quality, ladder, low, choice, at, reached, spent)
 
 
 def _path(

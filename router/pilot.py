@@ -108,9 +108,7 @@ def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
     )
     dear, price = _anchor_looks(situation, outlook, chances, rng)
     cheap = _fresh_looks(situation, outlook, chances, price, rng)
-    return Looks(
-        np.concatenate([dear.row, cheap.row]), np.concatenate([dear.endpoint, cheap.endpoint])
-    )
+    return Looks(np.concatenate([dear.row, cheap.row]), np.concatenate([dear.endpoint, cheap.endpoint]))
 
 
 def survey(situation: Situation) -> Outlook:
@@ -178,9 +176,7 @@ def _together(rows: list[NDArray[np.int64]], endpoints: list[NDArray[np.int32]])
     return Looks(np.concatenate([none.row, *rows]), np.concatenate([none.endpoint, *endpoints]))
 
 
-def _study(
-    situation: Situation, outlook: Outlook, endpoint: int, rng: np.random.Generator
-) -> _Anchor | None:
+def _study(situation: Situation, outlook: Outlook, endpoint: int, rng: np.random.Generator) -> _Anchor | None:
     """What looks at this endpoint would do to the error, by pretending that some were made."""
     seen = situation.observations
     held = np.zeros(len(outlook.population), dtype=bool)
@@ -196,7 +192,9 @@ def _study(
     if more < FEWEST:
         return None
     pretended = Observations(
-        rows[:more], np.full(more, endpoint, np.int32), outlook.quality[rows[:more], endpoint].astype(np.float64)
+        rows[:more],
+        np.full(more, endpoint, np.int32),
+        outlook.quality[rows[:more], endpoint].astype(np.float64),
     )
     then = without(outlook.predictor, seen.plus(pretended), outlook.population, situation.priors)
     spread = standing(then, outlook.population, outlook.choice, outlook.aim).spread
@@ -282,6 +280,11 @@ def _fresh(situation: Situation, looks: Looks) -> Looks:
     new = np.sort(new)
     if situation.allowed is not None:
         new = new[situation.allowed[looks.row[new], looks.endpoint[new]]]
+    known = np.unique(seen.row)
+    fresh = looks.row[new][~np.isin(looks.row[new], known)]
+    _, order = np.unique(fresh, return_index=True)
+    kept = fresh[np.sort(order)][: max(0, situation.pilot - len(known))]
+    new = new[np.isin(looks.row[new], known) | np.isin(looks.row[new], kept)]
     new = new[: max(0, situation.looks - len(seen))]
     return Looks(looks.row[new], looks.endpoint[new])
 

@@ -36,7 +36,9 @@ def population(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     }[kind]()
 
 
-@pytest.mark.parametrize("kind", ["right or wrong", "few values", "heavy at the ends", "one in a hundred zero"])
+@pytest.mark.parametrize(
+    "kind", ["right or wrong", "few values", "heavy at the ends", "one in a hundred zero"]
+)
 def test_a_bound_is_false_in_few_of_a_thousand_audits(kind: str) -> None:
     rng = np.random.default_rng(7)
     everyone = population(kind, 1500, rng)
@@ -54,7 +56,9 @@ def test_a_bound_holds_whatever_the_scores(values: list[float], seed: int, part:
     """200 audits of any distribution Hypothesis finds: at 0.95, more than 25 false ones are a chance of one in 10^5."""
     rng = np.random.default_rng(seed)
     everyone = rng.choice(values, 400, p=rng.dirichlet(np.ones(len(values))))
-    false = sum(betting(rng.permutation(everyone)[:part], 0.95, 400) > everyone.mean() + 1e-9 for _ in range(200))
+    false = sum(
+        betting(rng.permutation(everyone)[:part], 0.95, 400) > everyone.mean() + 1e-9 for _ in range(200)
+    )
     assert false <= 25
 
 
@@ -84,7 +88,12 @@ def test_the_exact_bound_is_the_smallest_population_that_does_not_surprise(right
 def test_where_all_is_scored_the_bound_is_the_mean() -> None:
     scores = np.array([1.0, 0.0, 1.0, 1.0])
     found = certify(CLAIM, Sample(4, scores[:1], scores[1:]))
-    assert (found.method, found.lower_bound, found.mean, found.certified) == (Method.CENSUS, 0.75, 0.75, False)
+    assert (found.method, found.lower_bound, found.mean, found.certified) == (
+        Method.CENSUS,
+        0.75,
+        0.75,
+        False,
+    )
 
 
 def test_nothing_scored_certifies_nothing() -> None:

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from router.aim import Aim
+from router.backtest import Settings, backtest, figures, play, population_of
+from router.outcomes import Outcomes, OutcomesError, best_mix_usd, oracle_usd, read
+from router.predict import Observations, fit, no_observations
+from router.repair import moves
+
+MODELS = ("small", "middle", "frontier")
+PRICES = np.array([0.001, 0.01, 0.1])
+FIGURES = {
+    "floor", "quality", "cost_usd", "cost_learning_usd", "scores_used", "met", "certified", "cost_best_single",
+    "quality_best_single", "cost_best_mix", "cost_mix_at_quality", "cost_oracle",
+}  # fmt: skip
+
+
+def outcomes(n: int = 1500, seed: int = 0) -> pa.Table:
+    """Three models in eight tasks: the small one is good at some of them, the frontier at nearly all."""
+    rng = np.random.default_rng(seed)
+    task = rng.integers(0, 8, n)
+    chance = np.array([np.where(task < 4, 0.9, 0.3), np.where(task < 6, 0.9, 0.5), np.full(n, 0.93)]).T
+    score = (rng.random((n, 3)) < chance).astype(float)
+    cost = PRICES * rng.lognormal(0, 0.3, (n, 3))
+    ids = [f"r{i}" for i in range(n)]
+    return pa.table(
+        {
+            "request_id": np.repeat(ids, 3),
+            "prompt": np.repeat([f"task {t} number {i}" for i, t in enumerate(task)], 3),
+            "task": np.repeat([f"t{t}" for t in task], 3),
+            "model": np.tile(MODELS, n),
+            "score": score.ravel(),
+            "input_tokens": np.full(n * 3, 100),
+            "output_tokens": np.full(n * 3, 100),
+            "cost_usd": cost.ravel(),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    return outcomes()
+
+
+def test_a_night_meets_its_floor_for_less_than_the_best_model_alone(table: pa.Table) -> None:
+    answer, _ = backtest(table, Settings(0.9, True), repeat=4)
+    assert len(answer["repeats"]) == 4
+    for night in answer["repeats"]:
+        assert set(night) == FIGURES
+        assert night["floor"] == pytest.approx(0.9 * night["quality_best_single"])
+        assert night["cost_learning_usd"] <= night["cost_usd"]
+        assert night["scores_used"] <= 1800
+        assert night["cost_oracle"] <= night["cost_best_mix"]
+    assert sum(night["met"] for night in answer["repeats"]) >= 3
+    assert answer["mean"]["cost_usd"] < 0.5 * answer["mean"]["cost_best_single"]
+    json.dumps(answer, allow_nan=False)
+
+
+def test_the_same_seed_plays_the_same_night(table: pa.Table) -> None:
+    first, second, other = (backtest(table, Settings(0.8), seed=seed)[0] for seed in (3, 3, 4))
+    assert first == second
+    assert first != other
+
+
+def test_an_absolute_floor_and_few_labels(table: pa.Table) -> None:
+    answer, _ = backtest(table, Settings(0.7, labels=200), repeat=2)
+    for night in answer["repeats"]:
+        assert night["scores_used"] <= 200
+        assert night["floor"] == 0.7
+
+
+def test_nothing_but_what_was_looked_at_or_served_reaches_the_router(table: pa.Table) -> None:
+    """Turning every score and cost that was neither looked at nor served leaves the night as it was."""
+    known, _ = read(table)
+    population = population_of(known, np.random.default_rng(0))
+    settings = Settings(0.9, True, labels=900)
+    played = play(known, population, settings, np.random.default_rng(5))
+    lied = Outcomes(
+        known.models,
+        known.tasks,
+        known.task,
+        known.prompts,
+        np.where(played.paid, known.score, 1.0 - known.score),
+        np.where(played.paid, known.cost_usd, 1e3),
+    )
+    again = play(lied, population, settings, np.random.default_rng(5))
+    np.testing.assert_array_equal(again.choice, played.choice)
+    assert again.scores_used == played.scores_used
+
+
+def test_an_answer_is_paid_for_once(table: pa.Table) -> None:
+    known, _ = read(table)
+    played = play(
+        known, population_of(known, np.random.default_rng(0)), Settings(0.9, True), np.random.default_rng(1)
+    )
+    night = figures(known, Settings(0.9, True), played)
+    assert night["cost_usd"] == pytest.approx(known.cost_usd[played.paid].sum())
+    assert played.paid[np.arange(len(known)), played.choice].all()
+
+
+def test_what_was_left_out_is_said() -> None:
+    table = outcomes(400)
+    rows = np.ones(table.num_rows, dtype=bool)
+    rows[[0, 4]] = False  # one outcome of small, one of middle
+    rows[2 : 3 * 40 : 3] = False  # a tenth of frontier
+    known, said = read(table.filter(pa.array(rows)))
+    assert known.models == ("small", "middle") and len(known) == 398
+    assert any("frontier left out: outcomes for 90.0% of 400 requests" in line for line in said)
+    assert any("2 of 400 requests left out" in line for line in said)
+
+
+def test_the_shortlist_is_the_contracts() -> None:
+    """By mean cost, only those strictly better than all cheaper ones, of these linspace."""
+    score = {"a": 0.1, "b": 0.05, "c": 0.2, "d": 0.2, "e": 0.3, "f": 0.4, "g": 0.35}
+    rows = [
+        {
+            "request_id": f"{i}",
+            "prompt": "p",
+            "task": "t",
+            "model": m,
+            "score": float(i < s * 100),
+            "cost_usd": k + 1.0,
+        }
+        for k, (m, s) in enumerate(score.items())
+        for i in range(100)
+    ]
+    table = pa.Table.from_pylist(rows)
+    assert read(table, shortlist=8)[0].models == ("a", "c", "e", "f")
+    known, said = read(table, shortlist=3)
+    assert known.models == ("a", "e", "f")  # round(linspace(0, 3, 3)) = 0, 2, 3
+    assert said == ["shortlist a, e, f; left out: b, c, d, g"]
+    assert read(table, endpoints=("g", "b"))[0].models == ("g", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.drop_columns(["cost_usd"]), "no column cost_usd"),
+        (lambda t: t.filter(pa.array([False] * t.num_rows)), "the outcomes have no row"),
+    ],
+)
+def test_outcomes_that_cannot_be_played_say_why(change: object, says: str) -> None:
+    with pytest.raises(OutcomesError, match=says):
+        read(change(outcomes(50)))  # type: ignore[operator]
+    with pytest.raises(OutcomesError, match="no outcomes of nobody; there are frontier, middle, small"):
+        read(outcomes(50), endpoints=("nobody",))
+
+
+def test_the_yardsticks_are_what_they_say() -> None:
+    score = np.array([[0.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, 1.0]])
+    cost = np.tile([1.0, 10.0], (4, 1))
+    known = Outcomes(("low", "high"), ("t",), np.zeros(4, np.int32), ["p"] * 4, score, cost)
+    assert best_mix_usd(known, 0.25) == 1.0
+    assert best_mix_usd(known, 0.5) == pytest.approx(5.5)  # half of each
+    assert best_mix_usd(known, 0.8) is None
+    assert oracle_usd(known, 0.75) == pytest.approx((10 + 1 + 1 + 10) / 4)
+    assert oracle_usd(known, 0.25) == pytest.approx(1.0)
+
+
+def test_repair_sends_the_likeliest_wrong_where_it_is_likely_right() -> None:
+    known, _ = read(outcomes(1200))
+    population = population_of(known, np.random.default_rng(0))
+    rows = np.arange(0, 1200, 4)
+    seen = no_observations()
+    for endpoint in range(3):
+        at = np.full(len(rows), endpoint, np.int32)
+        seen = seen.plus(Observations(rows, at, known.score[rows, endpoint]))
+    predictor = fit(seen, population, np.full(3, np.nan))
+    served = np.full(1200, known.models.index("small"), np.int32)
+    found = moves(
+        predictor, population, np.tile(known.cost_usd.mean(axis=0), (1200, 1)), Aim(0.8), served=served
+    )
+    assert 0 < len(found.row) < 1200
+    hard = np.isin(known.task, [known.tasks.index(f"t{k}") for k in range(4, 8)])
+    assert hard[found.row[:400]].all(), "those with most to gain come first"
+    repaired = served.copy()
+    repaired[found.row] = found.endpoint
+    assert known.score[np.arange(1200), repaired].mean() >= 0.8
+    assert not len(moves(predictor, population, known.cost_usd, Aim(0.1), served=served).row)

@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router.aim import Aim, standing
+from router.drift import worse
+from router.features import in_chunks, learn
+from router.ladder import climb
+from router.mixed import Covariances, condition, looked_at
+from router.outlook import look_out
+from router.pilot import PART, Situation, next_round, stratified
+from router.predict import Observations, Population, crossed, fit, no_observations, telling
+
+UNKNOWN = np.array([np.nan, np.nan, np.nan])
+
+
+def some_population(n: int, tasks: int, width: int, rng: np.random.Generator) -> Population:
+    text = rng.standard_normal((n, width)).astype(np.float32)
+    return Population(rng.integers(0, tasks, n).astype(np.int32), text, tasks)
+
+
+def some_pairs(n: int, width: int, count: int, rng: np.random.Generator) -> Observations:
+    pairs = rng.permutation(n * width)[:count]
+    return Observations(pairs // width, (pairs % width).astype(np.int32), rng.random(count))
+
+
+def every_pair(rows: np.ndarray, score: np.ndarray) -> Observations:
+    width = score.shape[1]
+    row, endpoint = np.repeat(rows, width), np.tile(np.arange(width, dtype=np.int32), len(rows))
+    return Observations(row, endpoint, score[row, endpoint])
+
+
+def dense(population: Population, cov: Covariances, width: int) -> np.ndarray:
+    """The covariance of all scores of all requests, written out."""
+    n = len(population)
+    row, e = np.repeat(np.arange(n), width), np.tile(np.arange(width), n)
+    text = population.text.astype(float) @ population.text.astype(float).T
+    both = np.ix_(e, e)
+    same_task = population.task[row][:, None] == population.task[row]
+    return (
+        cov.ability[both]
+        + cov.skill[both] * same_task
+        + cov.slope[both] * text[np.ix_(row, row)]
+        + cov.luck[both] * (row[:, None] == row)
+    )
+
+
+def test_means_and_their_error_are_those_of_the_dense_gaussian() -> None:
+    """Tasks eliminated, patterns grouped, chunks summed: the same as conditioning on one large matrix."""
+    rng = np.random.default_rng(0)
+    n, width = 30, 3
+    plain = some_population(n, 3, 2, rng)
+    population = Population(plain.task, plain.text, 3, rng.random(n) + 0.5)
+    seen = some_pairs(n, width, 25, rng)
+    priors = np.array([0.4, 0.6, np.nan])
+    predictor = fit(seen, population, priors, rounds=3)
+    choice = rng.integers(-1, width, n)
+    mean, covariance = predictor.means(population, choice, (0, 2))
+
+    whole = dense(population, predictor.tempered, width)
+    at = seen.row * width + seen.endpoint
+    centre = np.tile([0.4, 0.6, 0.5], n)
+    gain = np.linalg.solve(whole[np.ix_(at, at)], whole[at]).T
+    expected, left = centre + gain @ (seen.score - centre[at]), whole - gain @ whole[at]
+    asked = np.zeros((3, n, width))
+    served = choice >= 0
+    asked[0, np.flatnonzero(served), choice[served]] = population.weight[served]
+    asked[1, :, 0] = asked[2, :, 2] = population.weight
+    asked = asked.reshape(3, -1) / population.weight.sum()
+    np.testing.assert_allclose(mean, asked @ expected, atol=1e-9)
+    np.testing.assert_allclose(covariance, asked @ left @ asked.T, atol=1e-9)
+
+
+def test_the_evidence_is_the_likelihood_of_the_scores() -> None:
+    rng = np.random.default_rng(1)
+    population, seen = some_population(12, 3, 2, rng), some_pairs(12, 3, 20, rng)
+    cov = Covariances.first(3, 2, 3, np.zeros(3, dtype=bool))
+    at = seen.row * 3 + seen.endpoint
+    inside = dense(population, cov, 3)[np.ix_(at, at)]
+    for abilities in (np.array([0.5, 0.6, 0.7]), np.zeros(3)):
+        off = seen.score - abilities[seen.endpoint]
+        right = -0.5 * (off @ np.linalg.solve(inside, off) + np.linalg.slogdet(inside)[1])
+        assert condition(looked_at(seen, population, 3), cov, abilities).evidence == pytest.approx(right)
+
+
+def a_world(rng: np.random.Generator, n: int = 3000, tasks: int = 20) -> tuple[Population, np.ndarray]:
+    """Three endpoints, better and better; tasks of every difficulty; text that tells nothing."""
+    population = some_population(n, tasks, 4, rng)
+    hard = rng.normal(0, 1.5, tasks)[population.task] + rng.normal(0, 1, n)
+    chance = 1 / (
+        1
+        + np.exp(hard[:, None] - np.array([0.0, 1.0, 2.0]) - rng.normal(0, 0.5, (tasks, 3))[population.task])
+    )
+    return population, (rng.random((n, 3)) < chance).astype(float)
+
+
+def test_predictions_are_calibrated_and_better_than_the_means() -> None:
+    rng = np.random.default_rng(2)
+    population, score = a_world(rng)
+    rows = stratified(population, 400, rng)
+    quality = fit(every_pair(rows, score), population, UNKNOWN).predict(population).astype(float)
+    rest = np.setdiff1d(np.arange(len(population)), rows)
+    fixed = ((score[rows].mean(axis=0) - score[rest]) ** 2).mean()
+    assert ((quality[rest] - score[rest]) ** 2).mean() < 0.9 * fixed
+    bins = np.digitize(quality[rest].ravel(), np.linspace(0, 1, 11))
+    off = [abs(quality[rest].ravel()[bins == b].mean() - score[rest].ravel()[bins == b].mean()) * (bins == b).mean()
+           for b in np.unique(bins)]  # fmt: skip
+    assert sum(off) < 0.06, "expected calibration error"
+
+
+def test_the_error_of_a_mean_is_honest() -> None:
+    """Over 60 pilots the truth lies within 1.645 spreads below what is believed about as often as it should."""
+    missed = 0
+    for seed in range(60):
+        rng = np.random.default_rng([3, seed])
+        population, score = a_world(rng, 1500)
+        predictor = fit(every_pair(stratified(population, 150, rng), score), population, UNKNOWN)
+        at = standing(predictor, population, np.full(1500, 2), Aim(0.0))
+        missed += score[:, 2].mean() < at.quality - 1.645 * at.spread
+    assert missed <= 9  # 3 expected; 10 or more is a chance of one in 1,000
+
+
+def test_text_is_used_where_it_tells_and_left_where_it_does_not() -> None:
+    rng = np.random.default_rng(4)
+    n = 2000
+    population = some_population(n, 1, 6, rng)
+    telltale = 1 / (1 + np.exp(-1.5 * population.text[:, 2] - np.array([[0.0], [0.5], [1.0]]))).T
+    told = (rng.random((n, 3)) < telltale).astype(float)
+    blind = (rng.random((n, 3)) < np.array([0.5, 0.6, 0.7])).astype(float)
+    rows = stratified(population, 300, rng)
+    assert telling(every_pair(rows, told), population, UNKNOWN).text.shape[1] == 6
+    assert telling(every_pair(rows, blind), population, UNKNOWN).text.shape[1] == 0
+
+
+def test_where_nothing_tells_the_plan_is_the_best_mix_of_fixed_endpoints() -> None:
+    rng = np.random.default_rng(5)
+    n = 4000
+    population = some_population(n, 1, 0, rng)
+    score = (rng.random((n, 3)) < np.array([0.5, 0.55, 0.9])).astype(float)
+    cost = np.tile([1.0, 9.0, 10.0], (n, 1))  # the middle one is never a bargain
+    predictor = fit(every_pair(stratified(population, 400, rng), score), population, UNKNOWN)
+    outlook = look_out(predictor, population, predictor.predict(population), cost, Aim(0.7))
+    shares = np.bincount(outlook.choice, minlength=3) / n
+    assert shares[1] == 0
+    need = 0.7 + outlook.standing.margin
+    quality = predictor.predict(population)[0].astype(float)
+    assert shares[2] == pytest.approx((need - quality[0]) / (quality[2] - quality[0]), abs=0.03)
+
+
+def test_no_request_is_predicted_with_its_own_scores() -> None:
+    rng = np.random.default_rng(6)
+    population, score = a_world(rng, 500)
+    rows = stratified(population, 100, rng)
+    seen = every_pair(rows, score)
+    predictor = fit(seen, population, UNKNOWN)
+    quality = crossed(predictor, seen, population, UNKNOWN, np.random.default_rng(0))
+    turned = Observations(seen.row, seen.endpoint, np.where(seen.row == rows[0], 1 - seen.score, seen.score))
+    again = crossed(predictor, turned, population, UNKNOWN, np.random.default_rng(0))
+    np.testing.assert_array_equal(quality[rows[0]], again[rows[0]])
+    assert (quality[rows[1:]] != again[rows[1:]]).any()
+
+
+def test_features_tell_long_from_short_and_need_no_score() -> None:
+    texts = [f"what is {i} plus {i * 7}?" * (1 + i % 5) for i in range(300)] + ["翻译成英文：你好"] * 100
+    text_map = learn(texts, np.random.default_rng(0))
+    whole = text_map.transform(texts)
+    assert whole.shape == (400, text_map.width) and np.isfinite(whole).all()
+    parts = in_chunks(text_map, [texts[:150], texts[150:]])
+    np.testing.assert_allclose(whole, parts, atol=1e-4)
+    assert abs(whole[300:].mean(axis=0) - whole[:300].mean(axis=0)).max() > 1
+    assert text_map.transform(["", "\x00" * 10_000]).shape == (2, text_map.width)
+
+
+def test_a_ladder_is_the_cheapest_at_every_step() -> None:
+    rng = np.random.default_rng(8)
+    cost, quality = rng.random((40, 4)), rng.random((40, 4))
+    ladder = climb(cost, quality)
+    line = np.arange(40)
+    for steps in (0, 5, 20, len(ladder)):
+        choice = ladder.at(steps)
+        usd, mean = cost[line, choice].sum(), quality[line, choice].sum()
+        for multiplier in np.logspace(-3, 3, 25):
+            other = (cost - multiplier * quality).argmin(axis=1)
+            assert not (quality[line, other].sum() >= mean + 1e-9 and cost[line, other].sum() < usd - 1e-9)
+    assert (ladder.at(len(ladder)) == quality.argmax(axis=1)).all()
+
+
+def test_a_request_allowed_nowhere_is_served_by_nobody() -> None:
+    allowed = np.array([[True, True], [False, False], [False, True]])
+    choice = climb(np.ones((3, 2)), np.array([[0.1, 0.9]] * 3), allowed)
+    assert choice.at(len(choice)).tolist() == [1, -1, 1]
+
+
+def a_situation(population: Population, seen: Observations, **other: object) -> Situation:
+    cost = np.tile([1.0, 5.0, 100.0], (len(population), 1))
+    given = {"pilot": 200, "looks": 10_000, "rounds": 1 if len(seen) else 0} | other
+    return Situation(population, cost, None, UNKNOWN, Aim(0.95, (0, 1, 2)), seen, **given)  # type: ignore[arg-type]
+
+
+def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
+    rng = np.random.default_rng(9)
+    population, score = a_world(rng)
+    seen, rounds = no_observations(), 0
+    while (looks := next_round(a_situation(population, seen, rounds=rounds, looks=700), rng)) is not None:
+        pairs = looks.row * 3 + looks.endpoint
+        assert len(np.unique(pairs)) == len(pairs)
+        assert not np.isin(pairs, seen.row * 3 + seen.endpoint).any()
+        seen = seen.plus(Observations(looks.row, looks.endpoint, score[looks.row, looks.endpoint]))
+        rounds += 1
+    assert 2 <= rounds <= 6
+    assert len(seen) <= 700 and len(np.unique(seen.row)) <= 200
+
+
+def test_dear_endpoints_are_tried_on_fewer_requests() -> None:
+    rng = np.random.default_rng(10)
+    population, score = a_world(rng)
+    seen = every_pair(stratified(population, 40, rng), score)
+    looks = next_round(a_situation(population, seen, pilot=2000), rng)
+    assert looks is not None
+    tried = np.bincount(looks.endpoint, minlength=3)
+    assert tried[:2].sum() > tried[2]
+
+
+def test_a_pilot_looks_only_where_policy_allows() -> None:
+    rng = np.random.default_rng(11)
+    population, _ = a_world(rng, 400)
+    allowed = np.ones((400, 3), dtype=bool)
+    allowed[:, 2] = population.task < 10
+    situation = Situation(
+        population, np.ones((400, 3)), allowed, UNKNOWN, Aim(0.5), no_observations(), 50, 10_000
+    )
+    looks = next_round(situation, rng)
+    assert looks is not None and allowed[looks.row, looks.endpoint].all()
+
+
+def test_a_large_input_is_planned_on_a_part_that_stands_for_it() -> None:
+    rng = np.random.default_rng(12)
+    population, score = a_world(rng, PART * 3)
+    seen = every_pair(stratified(population, 60, rng), score)
+    looks = next_round(a_situation(population, seen, pilot=1000), rng)
+    assert looks is not None and looks.row.max() > PART
+
+
+def test_a_model_that_got_worse_is_named_and_no_other() -> None:
+    rng = np.random.default_rng(14)
+    said = 0
+    for _ in range(100):
+        expected = rng.uniform(0.5, 0.95, 600)
+        endpoint = np.repeat(np.arange(3, dtype=np.int32), 200)
+        score = (rng.random(600) < expected).astype(float)
+        seen = Observations(np.arange(600), endpoint, score)
+        said += len(worse(("a", "b", "c"), seen, expected))
+        fallen = np.where(endpoint == 1, (rng.random(600) < expected - 0.25).astype(float), score)
+        found = worse(("a", "b", "c"), Observations(np.arange(600), endpoint, fallen), expected)
+        assert "b" in [drift.endpoint for drift in found]
+        assert "b got worse" in next(d for d in found if d.endpoint == "b").sentence()
+    assert said <= 4
