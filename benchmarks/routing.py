@@ -58,9 +58,8 @@ def tables(folder: Path) -> Iterator[tuple[str, pa.Table]]:
             else {path.stem: table}
         )
         for name, part in parts.items():
-            if "cost_imputed" in part.column_names and not name.endswith(" hard"):
-                part = part.filter(pc.invert(pc.fill_null(part["cost_imputed"], False)))
-            yield name, part
+            imputed = "cost_imputed" in part.column_names and not name.endswith(" hard")
+            yield name, part.filter(pc.invert(pc.fill_null(part["cost_imputed"], False))) if imputed else part
 
 
 def cells(folder: Path, only: str) -> list[Cell]:

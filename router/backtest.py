@@ -169,7 +169,7 @@ def play(outcomes: Outcomes, population: Population, settings: Settings, rng: np
     """The whole night."""
     night = start(outcomes, population, settings, rng)
     pilot(night)
-    looked = night.paid.any(axis=1)
+    looked = np.logical_or.reduce(night.paid, axis=1)
     outlook, repairs = plan(night), 0
     audit = serve_and_audit(night, outlook.choice)
     while len(audit) and repairs < REPAIRS and below(night.seen, outlook, night.priors):

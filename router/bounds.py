@@ -86,7 +86,7 @@ def _wealth(unit: Floats, stakes: Floats, expected: Floats) -> float:
 
 
 def powered(
-    people: Floats, judged: Floats, judge_mean: float, confidence: float, population: int | None = None
+    people: Floats, judged: Floats, judge_mean: float, confidence: float
 ) -> float:
     """The lower bound on the mean that people would give, with a judge's scores of the same answers to help.
 

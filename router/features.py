@@ -47,9 +47,9 @@ class TextMap:
         return len(self.centre)
 
     def transform(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        return ((self._raw(texts) - self.centre) / self.scale).astype(np.float32)
+        return ((self.columns(texts) - self.centre) / self.scale).astype(np.float32)
 
-    def _raw(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def columns(self, texts: Sequence[str]) -> NDArray[np.float32]:
         words = _hashed(texts, self.rarity)
         return np.hstack([words @ self.directions, _counts(texts)]).astype(np.float32)
 
@@ -67,7 +67,7 @@ def learn(texts: Sequence[str], rng: np.random.Generator) -> TextMap:
     _, _, right = randomized_svd(words, rank, random_state=seed)
     directions = np.ascontiguousarray(right.T, dtype=np.float32)
     nothing = np.zeros(rank + COUNTS, dtype=np.float32)
-    raw = TextMap(directions, rarity, nothing, nothing + 1)._raw(texts)
+    raw = TextMap(directions, rarity, nothing, nothing + 1).columns(texts)
     scale = raw.std(axis=0)
     return TextMap(
         directions, rarity, raw.mean(axis=0), np.where(scale > 1e-6, scale, 1.0).astype(np.float32)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+AnyFloats = NDArray[np.float64] | NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Ladder:
         return choice
 
 
-def climb(cost_usd: Floats, quality: Floats, allowed: NDArray[np.bool_] | None = None) -> Ladder:
+def climb(cost_usd: AnyFloats, quality: AnyFloats, allowed: NDArray[np.bool_] | None = None) -> Ladder:
     """Columns of shape (n, endpoints). Ties go to the endpoint that comes first, then to the request that does."""
     cost = np.where(allowed, cost_usd, np.inf) if allowed is not None else np.asarray(cost_usd)
     n = len(cost)
@@ -74,6 +75,11 @@ def _sorted(
     if not rows:
         empty = np.zeros(0)
         return Ladder(start, np.zeros(0, np.int64), np.zeros(0, np.int32), empty, empty)
-    row, to, cost, gain = (np.concatenate(parts) for parts in (rows, tos, costs, gains))
+    row, to, cost, gain = (
+        np.concatenate(rows),
+        np.concatenate(tos),
+        np.concatenate(costs),
+        np.concatenate(gains),
+    )
     order = np.argsort(cost / gain, kind="stable")  # a request's steps grow dearer, so they keep their order
     return Ladder(start, row[order], to[order].astype(np.int32), cost[order], gain[order])

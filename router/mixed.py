@@ -123,7 +123,7 @@ class Posterior:
 def gain_of(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
     """What the luck at these endpoints says of the luck at all: shape (all, these)."""
     inside = luck[np.ix_(endpoints, endpoints)]
-    gain: Floats = np.linalg.solve(inside, luck[endpoints]).T
+    gain: Floats = np.linalg.solve(inside, luck[endpoints]).astype(np.float64).T
     return gain
 
 
@@ -132,7 +132,7 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
     endpoints, width = len(abilities), looked.common.shape[1]
     size = width * endpoints
     precision, pull = _prior(covariances, abilities, width)
-    task_precision = np.tile(np.linalg.inv(covariances.skill), (looked.tasks, 1, 1))
+    task_precision = np.tile(_inverse(covariances.skill), (looked.tasks, 1, 1))
     task_common = np.zeros((looked.tasks, endpoints, width, endpoints))
     task_pull = np.zeros((looked.tasks, endpoints))
     evidence = -0.5 * _log_det(covariances.ability) - 0.5 * (width - 1) * _log_det(covariances.slope)
@@ -141,7 +141,7 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
         at = pattern.endpoints
         inside = covariances.luck[np.ix_(at, at)]
         full = np.zeros((endpoints, endpoints))
-        full[np.ix_(at, at)] = np.linalg.inv(inside)
+        full[np.ix_(at, at)] = _inverse(inside)
         common, task = looked.common[pattern.rows], looked.task[pattern.rows]
         weighed = looked.score[pattern.rows] @ full
         evidence -= 0.5 * (
@@ -155,14 +155,14 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
         task_precision += counts[:, None, None] * full
         task_common += full[None, :, None, :] * sums[:, None, :, None]
         np.add.at(task_pull, task, weighed)
-    skill_cov = np.linalg.inv(task_precision)
+    skill_cov = _inverse(task_precision)
     flat = task_common.reshape(looked.tasks, endpoints, size)
     link = skill_cov @ flat
     precision -= np.einsum("tec,ted->cd", flat, link, optimize=True)
     pull -= np.einsum("tec,te->c", link, task_pull)
-    common_cov = np.linalg.inv(precision)
+    common_cov = _inverse(precision)
     solved = common_cov @ pull
-    skill = np.einsum("tef,tf->te", skill_cov, task_pull) - link @ solved
+    skill: Floats = np.einsum("tef,tf->te", skill_cov, task_pull) - link @ solved
     evidence += 0.5 * (
         float(pull @ solved) + float(np.einsum("te,tef,tf->", task_pull, skill_cov, task_pull))
     )
@@ -171,8 +171,11 @@ def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Po
 
 
 def _root(matrix: Floats) -> Floats:
-    root: Floats = np.linalg.cholesky(matrix + 1e-12 * np.eye(matrix.shape[-1]))
-    return root
+    return np.linalg.cholesky(matrix + 1e-12 * np.eye(matrix.shape[-1])).astype(np.float64, copy=False)
+
+
+def _inverse(matrix: Floats) -> Floats:
+    return np.linalg.inv(matrix).astype(np.float64, copy=False)
 
 
 def _log_det(matrix: Floats) -> float:
@@ -182,10 +185,10 @@ def _log_det(matrix: Floats) -> float:
 def _prior(covariances: Covariances, abilities: Floats, width: int) -> tuple[Floats, Floats]:
     endpoints = len(abilities)
     precision = np.zeros((width * endpoints, width * endpoints))
-    inverse = np.linalg.inv(covariances.ability)
+    inverse = _inverse(covariances.ability)
     precision[:endpoints, :endpoints] = inverse
     if width > 1:
-        precision[endpoints:, endpoints:] = np.kron(np.eye(width - 1), np.linalg.inv(covariances.slope))
+        precision[endpoints:, endpoints:] = np.kron(np.eye(width - 1), _inverse(covariances.slope))
     pull = np.zeros(width * endpoints)
     pull[:endpoints] = inverse @ abilities
     return precision, pull

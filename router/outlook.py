@@ -55,7 +55,7 @@ class Outlook:
         at = int(np.searchsorted(self.reached, quality))
         if at < len(self.reached):
             return float(self.spent[at])
-        beyond = (quality - self.reached[-1]) * len(self.population)
+        beyond = float(quality - self.reached[-1]) * len(self.population)
         dearest = float(self.cost_usd.mean(axis=0).max())
         return float(self.spent[-1]) + beyond * max(self.price(quality), dearest)
 
@@ -68,7 +68,6 @@ def look_out(
     aim: Aim,
     *,
     allowed: NDArray[np.bool_] | None = None,
-    start: NDArray[np.int32] | None = None,
 ) -> Outlook:
     """`cost_usd`: what answers still cost, 0 where held. `quality`: see `router.predict.crossed`."""
     ladder = climb(cost_usd, quality, allowed)

@@ -8,6 +8,7 @@ margin costs what the next point of quality costs. Few rounds, each on as many r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from router.aim import Aim, standing
 from router.outlook import Outlook, best_chances, look_out
-from router.predict import Observations, Population, Predictor, fit, no_observations, telling, without
+from router.predict import Observations, Population, fit, no_observations, telling, without
 
 Floats = NDArray[np.float64]
 
@@ -202,9 +203,8 @@ def _study(situation: Situation, outlook: Outlook, endpoint: int, rng: np.random
     return _Anchor(rows, made, fall / (1.0 / made - 1.0 / (made + more)))
 
 
-def _worth(outlook: Outlook, endpoint: int, anchor: _Anchor, needed: object) -> int:
+def _worth(outlook: Outlook, endpoint: int, anchor: _Anchor, needed: Callable[[], float]) -> int:
     """The number of looks after which the night is cheapest: looks that are not served, and the margin's price."""
-    assert callable(needed)
     rows, price = anchor.rows, outlook.price(needed())
     worth = price * outlook.quality[rows] - outlook.cost_usd[rows]
     gain = np.maximum(price * outlook.quality[rows, endpoint] - worth.max(axis=1), 0.0)

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.mixed import Covariances, Looked, Posterior, condition, improve, looked_at
 from router.means import questions
+from router.mixed import Covariances, Looked, Posterior, condition, improve, looked_at
 
 Floats = NDArray[np.float64]
 
@@ -167,7 +167,7 @@ def crossed(
     priors: Floats,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """q for all requests; for those with scores, from a fit that does not know them."""
+    """Quality of all requests; for those with scores, from a fit that does not know them."""
     quality = predictor.predict(population)
     rows = np.unique(observations.row)
     fold = np.full(len(population), -1)

@@ -92,12 +92,12 @@ def exact(output: str, reference: str) -> float:
 
 
 # An apostrophe inside a word joins: the "s" of "that's" and the "I" of "I'm" do not stand alone.
-_LETTER = regex.compile(r"(?<!\w)(?<!\w['’])[A-Za-z](?!\w)(?!['’]\w)")
+_LETTER = regex.compile(r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)")
 _LETTER_ALONE = regex.compile(r"\W*([A-Za-z])\W*")
 
 
 def last_letter(text: str) -> str | None:
-    """The last standalone letter A–Z, upper case; None where there is none."""
+    """The last standalone letter A-Z, upper case; None where there is none."""
     found = _LETTER.findall(text)
     return str(found[-1]).upper() if found else None
 

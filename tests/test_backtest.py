@@ -109,7 +109,8 @@ def test_what_was_left_out_is_said() -> None:
     rows[[0, 4]] = False  # one outcome of small, one of middle
     rows[2 : 3 * 40 : 3] = False  # a tenth of frontier
     known, said = read(table.filter(pa.array(rows)))
-    assert known.models == ("small", "middle") and len(known) == 398
+    assert known.models == ("small", "middle")
+    assert len(known) == 398
     assert any("frontier left out: outcomes for 90.0% of 400 requests" in line for line in said)
     assert any("2 of 400 requests left out" in line for line in said)
 

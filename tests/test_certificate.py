@@ -81,7 +81,7 @@ def test_the_exact_bound_is_the_smallest_population_that_does_not_surprise(right
     bound = exact(right, 200, 0.95, 1000)
     holds = round(bound * 1000)
     assert stats.hypergeom.sf(right - 1, 1000, holds, 200) > 0.05 or right == 0
-    assert right == 0 or holds == right or stats.hypergeom.sf(right - 1, 1000, holds - 1, 200) <= 0.05
+    assert right in (0, holds) or stats.hypergeom.sf(right - 1, 1000, holds - 1, 200) <= 0.05
     assert exact(right, 200, 0.95) <= bound + 1e-12, "a finite population is never known less well"
 
 
@@ -133,7 +133,8 @@ def test_a_relative_floor_is_tested_on_paired_differences() -> None:
     claim = Claim(0.9, 0.95, Basis.REFERENCE, "exact")
     alike = certify_relative(claim, anchor, anchor, 100_000)
     apart = certify_relative(claim, rng.permutation(anchor), anchor, 100_000)
-    assert alike.certified and alike.mean == 1.0
+    assert alike.certified
+    assert alike.mean == 1.0
     assert not apart.certified
 
 
@@ -183,7 +184,8 @@ def test_a_good_judge_makes_the_bound_tighter_than_people_alone() -> None:
 def test_labels_needed_are_enough_and_not_far_too_many() -> None:
     rng = np.random.default_rng(19)
     needed = labels_needed(0.9, 0.93, 0.95, 5000)
-    assert needed is not None and needed < 1500
+    assert needed is not None
+    assert needed < 1500
     shown = 0
     for _ in range(200):
         scores = (rng.random(needed) < 0.93).astype(float)

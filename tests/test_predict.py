@@ -162,10 +162,11 @@ def test_no_request_is_predicted_with_its_own_scores() -> None:
 
 
 def test_features_tell_long_from_short_and_need_no_score() -> None:
-    texts = [f"what is {i} plus {i * 7}?" * (1 + i % 5) for i in range(300)] + ["翻译成英文：你好"] * 100
+    texts = [f"what is {i} plus {i * 7}?" * (1 + i % 5) for i in range(300)] + ["翻译成英文你好"] * 100
     text_map = learn(texts, np.random.default_rng(0))
     whole = text_map.transform(texts)
-    assert whole.shape == (400, text_map.width) and np.isfinite(whole).all()
+    assert whole.shape == (400, text_map.width)
+    assert np.isfinite(whole).all()
     parts = in_chunks(text_map, [texts[:150], texts[150:]])
     np.testing.assert_allclose(whole, parts, atol=1e-4)
     assert abs(whole[300:].mean(axis=0) - whole[:300].mean(axis=0)).max() > 1
@@ -209,7 +210,8 @@ def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
         seen = seen.plus(Observations(looks.row, looks.endpoint, score[looks.row, looks.endpoint]))
         rounds += 1
     assert 2 <= rounds <= 6
-    assert len(seen) <= 700 and len(np.unique(seen.row)) <= 200
+    assert len(seen) <= 700
+    assert len(np.unique(seen.row)) <= 200
 
 
 def test_dear_endpoints_are_tried_on_fewer_requests() -> None:
@@ -231,7 +233,8 @@ def test_a_pilot_looks_only_where_policy_allows() -> None:
         population, np.ones((400, 3)), allowed, UNKNOWN, Aim(0.5), no_observations(), 50, 10_000
     )
     looks = next_round(situation, rng)
-    assert looks is not None and allowed[looks.row, looks.endpoint].all()
+    assert looks is not None
+    assert allowed[looks.row, looks.endpoint].all()
 
 
 def test_a_large_input_is_planned_on_a_part_that_stands_for_it() -> None:
@@ -239,7 +242,8 @@ def test_a_large_input_is_planned_on_a_part_that_stands_for_it() -> None:
     population, score = a_world(rng, PART * 3)
     seen = every_pair(stratified(population, 60, rng), score)
     looks = next_round(a_situation(population, seen, pilot=1000), rng)
-    assert looks is not None and looks.row.max() > PART
+    assert looks is not None
+    assert looks.row.max() > PART
 
 
 def test_a_model_that_got_worse_is_named_and_no_other() -> None:
