@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.crew import Work
 from flows.deciding import Columns, Decision, Market
 from flows.prepare import Batch
 from router.planning import explain
@@ -20,6 +19,9 @@ from router.prices import price_id
 from router.values import Endpoint, usd
 from warehouse.frozen import column
 from warehouse.store import Warehouse
+
+if TYPE_CHECKING:
+    from flows.crew import Work
 
 USD = pa.decimal128(18, 9)
 INSTANT = pa.timestamp("us", tz="UTC")
