@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flows.adopting import left_behind
 from flows.deciding import Columns
 from flows.errors import UserError
 from flows.run_folder import RunAlive, alive_runs, folder_of, locked
@@ -129,8 +130,8 @@ def within_window(warehouse: Warehouse, setting: Setting, say: Say) -> Setting:
     window, cap = setting.job.budget.window, setting.cap_usd
     if window == "run" or cap is None:
         return setting
-    _settle_others(warehouse, setting)
-    spent = spent_in_window(
+    under_way = _settle_others(warehouse, setting)
+    spent = under_way + spent_in_window(
         warehouse,
         setting.job.name,
         window,
@@ -144,19 +145,25 @@ def within_window(warehouse: Warehouse, setting: Setting, say: Say) -> Setting:
     return replace(setting, cap_usd=left)
 
 
-def _settle_others(warehouse: Warehouse, setting: Setting) -> None:
-    """Take in what killed runs of the job left in journals: they have spent it."""
+def _settle_others(warehouse: Warehouse, setting: Setting) -> Decimal:
+    """Take in what killed runs of the job left in journals: they have spent it. What batches of theirs can still cost,
+    and have cost so far, is in no part yet; it is returned."""
+    under_way = Decimal(0)
     names = warehouse.query(OTHERS, job=setting.job.name, run_id=setting.run_id)["run_id"].to_pylist()
     for run_id in names:
         folder = folder_of(setting.warehouse, run_id)
         if not folder.is_dir():
             continue
         with locked(folder):
-            recover(folder)
+            left = left_behind(folder, setting.endpoints)
+            under_way += left.booked_usd
+            under_way += sum((sum(entries.values()) for entries in left.committed.values()), Decimal(0))
+            recover(folder, adopt=left.shards)
             known = warehouse.ingested(run_id)
             for part in parts.of_run(folder):
                 if part.name not in known:
                     warehouse.ingest(part)
+    return under_way
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

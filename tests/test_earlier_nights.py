@@ -120,10 +120,12 @@ def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> 
         assert calls(emulator) == 0
         assert "--yes" in thirdshift("resume", "one", "--warehouse", tmp_path / "warehouse.duckdb").stderr
         # only the plan is too dear
-        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.03})
+        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.01})
         done = thirdshift("run", job, "--run-id", "two", "--json")
         assert done.returncode == 4, done.stderr
-        pilots = ask(tmp_path / "warehouse.duckdb", "select distinct purpose from ledger where run_id = 'two'")
+        pilots = ask(
+            tmp_path / "warehouse.duckdb", "select distinct purpose from ledger where run_id = 'two'"
+        )
         assert pilots == [("pilot",)]
         done = thirdshift("resume", "two", "--warehouse", tmp_path / "warehouse.duckdb", "--yes", "--json")
         assert answer(done)["results"] == 300
