@@ -24,7 +24,7 @@ ROWS = 40
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory, prefect_api: None) -> tuple[Path, list[dict[str, str]]]:  # noqa: ARG001 (it must be up)
+def night(tmp_path_factory: pytest.TempPathFactory, prefect_api: None) -> tuple[Path, list[dict[str, str]]]:
     """A finished run `one` of 40 requests: its warehouse, and the provider's books."""
     folder = tmp_path_factory.mktemp("kept")
     rows = write_sums(folder / "requests.parquet", ROWS)
