@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.loading import engine_for
+from flows.harvesting import Harvest
 from flows.screen import Tally
 from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, Shard
 from warehouse.frozen import RowSource
@@ -66,6 +67,9 @@ class Crew:
         self._under_way: dict[str, Work] = {}
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
+        self.not_run: dict[str, list[int]] = {}
+        """Rows that a batch left undone, by endpoint; for whoever takes them out."""
+        self.harvest: Harvest | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +79,8 @@ class Crew:
 
     def close(self) -> None:
         """Release connections and workers. Idempotent."""
+        if self.harvest is not None:
+            self.harvest.close()
         for engine in self.engines.values():
             engine.close()
 
@@ -99,12 +105,35 @@ class Crew:
         requests = RowSource(self.folder, work.unanswered)
         shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)
         ticket = engine.submit(shard, key=f"{self.run_id}/{work.shard_id}")
+        if self.harvest is not None:
+            self.harvest.watch(engine, ticket, work.endpoint, work.begun)
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure)
-            if isinstance(reply, Failure) and reply.kind in NOT_SENT:
-                self.stopped[reply.kind] += 1
+            if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
+                self._not_run(work.endpoint, reply)
             self._count(failed=failed)
         self.journal.seal(work.shard_id)
+
+    def _not_run(self, endpoint: str, failure: Failure) -> None:
+        """Nothing was billed. Where there is time another endpoint answers it; else it waits for another day."""
+        closed = self.harvest is not None and endpoint in self.harvest.closed
+        late = self.desk.deadline is not None and datetime.now(UTC) >= self.desk.deadline
+        if late and failure.kind in (FailureKind.EXPIRED, FailureKind.CANCELLED):
+            self.stopped[FailureKind.DEADLINE] += 1
+        elif closed or failure.kind is FailureKind.EXPIRED:
+            self.not_run.setdefault(endpoint, []).append(failure.row)
+        else:
+            self.stopped[failure.kind] += 1
+
+    def take_not_run(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """What batches have left undone since this was asked last, by endpoint."""
+        taken, self.not_run = self.not_run, {}
+        return [(endpoint, np.array(rows, np.int64)) for endpoint, rows in taken.items()]
+
+    @property
+    def closed(self) -> set[str]:
+        """Endpoints that are sent no more batches tonight."""
+        return set() if self.harvest is None else self.harvest.closed
 
     def show(self, tally: Tally, redraw: Callable[[], None]) -> None:
         """Count into `tally` from now on; `redraw` is called as it grows."""

@@ -30,11 +30,12 @@ group by all order by all
 """
 
 HELD = """
+-- what a batch has left undone is no reply: the endpoint never saw it
 select row, endpoint, bool_or(reply = 'answer') as answered,
        bool_or(reply = 'answer' and purpose = 'repair') as repaired,
        max(settled_at) as newest
 from responses
-where run_id = $run_id and purpose <> 'judge'
+where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 'expired'
 group by all order by newest
 """
 

@@ -30,7 +30,6 @@ def function_or(*unbuilt: str) -> Refused:
 NOT_YET: dict[str, Refused] = {
     "cache": anything,
     "output.when": one_of("certified"),
-    "on_deadline": one_of("realtime"),
     "quality.scorer": function_or("judge", "fields", "agreement"),
     "quality.fields": other_than({}),
     "quality.judge": anything,

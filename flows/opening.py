@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
 from typing import Any
@@ -12,6 +13,7 @@ from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import Left, left_behind
 from flows.errors import UserError
+from flows.harvesting import harvest_of, with_turnarounds
 from flows.run_folder import locked, recall, remember
 from flows.running import Call
 from flows.screen import Screen
@@ -124,8 +126,13 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -
                 warehouse.ingest(part)
         spent = warehouse.spent(setting.run_id)
         setting = earlier_nights.within_window(warehouse, setting, screen.say)
+        late = setting.job.on_deadline == "realtime"
+        endpoints = with_turnarounds(setting.endpoints, warehouse, cut_short=late)
+        setting = replace(setting, endpoints=endpoints)
         row = warehouse.run(setting.run_id) or {}
         shift = Shift(setting, RunEscrow(setting.cap_usd, spent + left.booked_usd), journal, screen, left)
+        if late:
+            shift.crew.harvest = harvest_of(endpoints, setting.deadline, warehouse)
         if row.get("status") == "done":
             shift.over = settle.summary(warehouse, setting, row)
     return shift

@@ -20,6 +20,8 @@ from router.values import Endpoint, Mode
 
 IN_ORDER_REQUESTS = 1_000
 """Where the cap or the deadline will stop the run, so many requests are sent at a time, in the order of the input."""
+MOST_BATCHES = 2
+"""A request that so many batches have left undone is not given to another at the same endpoint."""
 WAIT_SECONDS = 30.0
 """A run that waits for a price window looks at the clock so often."""
 
@@ -42,9 +44,22 @@ class Placement:
     """[leaders] the endpoint that mended the request last; -1: none."""
     busy: NDArray[np.bool_] = field(repr=False)
     """[leaders] with an adopted batch: not due until that is over."""
+    not_run: NDArray[np.int8] = field(repr=False)
+    """[leaders, endpoints] so many batches ended before the request was run."""
+    twin: NDArray[np.int32] = field(repr=False)
+    """[endpoints] of a batch tier: who gives the same answers in real time; -1: nobody."""
 
     @classmethod
-    def of(cls, plan: Plan, market: Market, columns: Columns, *, ordered: bool, now: datetime) -> Placement:
+    def of(
+        cls,
+        plan: Plan,
+        market: Market,
+        columns: Columns,
+        *,
+        twin: NDArray[np.int32],
+        ordered: bool,
+        now: datetime,
+    ) -> Placement:
         nobody = plan.choice == NOBODY
         target = np.where(nobody, -1, market.endpoint[plan.choice]).astype(np.int32)
         starts = np.array([*(offer.option.starts_seconds for offer in market.offered), 0.0])
@@ -54,11 +69,13 @@ class Placement:
         return cls(
             target,
             opens,
-            np.zeros(shape, bool),
-            np.zeros(shape, bool),
-            ordered,
-            none,
-            np.zeros(len(target), bool),
+            answered=np.zeros(shape, bool),
+            failed=np.zeros(shape, bool),
+            ordered=ordered,
+            repaired=none,
+            busy=np.zeros(len(target), bool),
+            not_run=np.zeros(shape, np.int8),
+            twin=twin,
         )
 
     def pin(self, positions: NDArray[np.int64], endpoint: int) -> None:
@@ -78,6 +95,12 @@ class Placement:
     def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """An endpoint will not answer these, where it has not."""
         self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
+
+    def left_undone(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """A batch ended before it ran these. After a second one the endpoint is not asked again."""
+        self.not_run[positions, endpoint] += 1
+        twice = self.not_run[positions, endpoint] >= MOST_BATCHES
+        self.give_up(positions[twice], endpoint)
 
     @property
     def served(self) -> NDArray[np.int32]:
@@ -103,20 +126,26 @@ class Placement:
 
     def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
         everyone = np.arange(len(self.target))
+        undone = self.not_run[everyone, self.target] > 0
         lost = np.flatnonzero(
             (self.target >= 0)
-            & self.failed[everyone, self.target]
+            & (self.failed[everyone, self.target] | undone)
             & ~self.answered[everyone, self.target]
             & (self.repaired < 0)
         )
-        quality = problem.quality[lost]
+        quality, target = problem.quality[lost], self.target[lost]
         free = ~self.failed[lost][:, endpoint_of] & np.isfinite(problem.cost[lost])
+        free &= self.not_run[lost][:, endpoint_of] == 0
         # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
-        planned = (quality * (endpoint_of == self.target[lost][:, None])).max(axis=1, initial=0.0)
+        planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
         cost = np.where(free & (quality >= planned[:, None] - 0.02), problem.cost[lost], np.inf)
         best = np.where(free, quality, -1.0).argmax(axis=1)
         option = np.where(np.isfinite(cost).any(axis=1), cost.argmin(axis=1), best)
-        self.target[lost] = np.where(free.any(axis=1), endpoint_of[option], self.target[lost])
+        # what a batch left undone goes to the same model, if that can be had in real time
+        twin = np.where(undone[lost], self.twin[target], -1)
+        there = (free & (endpoint_of == twin[:, None])).any(axis=1)
+        onwards = np.where(there, twin, endpoint_of[option])
+        self.target[lost] = np.where(free.any(axis=1), onwards, target)
 
     def _open(self, owed: NDArray[np.int64], screen: Screen) -> NDArray[np.int64]:
         """Those whose window is open; if none is, wait for the first."""

@@ -31,7 +31,7 @@ def worth_repairing(
     served = placement.served
     mine = np.where(served >= 0, scores[everyone, served], 0.0)
     mine = np.nan_to_num(mine, nan=1.0)  # what cannot be scored cannot be mended
-    tried = placement.answered | placement.failed
+    tried = placement.answered | placement.failed | (placement.not_run > 0)
     gain = (_after_failure(scores, quality, served) - mine[:, None]) * columns.weight[:, None]
     cost = market.by_endpoint()
     fit = columns.allowed & ~tried & (gain > 0.02)

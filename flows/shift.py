@@ -20,6 +20,7 @@ from flows.adopting import NOTHING_LEFT, Left
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
+from flows.harvesting import twins
 from flows.history import Past, past_nights
 from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
@@ -155,7 +156,14 @@ class Shift:
             self.columns, self.market, self._observed(), setting.priors, terms, setting.aim
         )
         plan, ordered = self._best_possible()
-        self.placement = Placement.of(plan, self.market, self.columns, ordered=ordered, now=setting.clock())
+        self.placement = Placement.of(
+            plan,
+            self.market,
+            self.columns,
+            twin=twins(setting.endpoints),
+            ordered=ordered,
+            now=setting.clock(),
+        )
         names = [endpoint.name for endpoint in setting.endpoints]
         for work in self.left:
             if work.purpose is Purpose.MAIN:
@@ -322,6 +330,10 @@ class Shift:
         names = [endpoint.name for endpoint in self.setting.endpoints]
         for work in self._broken:
             self.placement.give_up(self.columns.positions(work.rows), names.index(work.endpoint))
+        for name, rows in self.crew.take_not_run():
+            self.placement.left_undone(self.columns.positions(rows), names.index(name))
+        for name in self.crew.closed:
+            self.placement.give_up(np.arange(len(self.columns.rows)), names.index(name))
 
     def _land_rest(self) -> None:
         """Overhead is journalled outside shards."""

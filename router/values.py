@@ -31,8 +31,7 @@ from typing import Any, Protocol
 QUANTUM = Decimal("0.000000001")
 """The smallest amount a ledger holds: DECIMAL(18,9)."""
 
-JSON = Any
-"""Whatever `json.loads` returns."""
+JSON = Any  # whatever `json.loads` returns
 
 
 def usd(amount: Decimal | float | str) -> Decimal:
@@ -365,8 +364,7 @@ class Desk:
     deadline: datetime | None = None
     """After this instant nothing more is sent."""
     committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
-    """Shard to entry to what is set aside for it already: attempts that an earlier process wrote down and perhaps sent.
-    Whoever takes one up, or finds that it was never sent, takes it out."""
+    """Shard to entry to what is set aside already: attempts of a dead process, until they are adopted or disowned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,7 +234,6 @@ def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path
         "cache": "true",
         "retention_days": "3",
         "output": "{path: out, when: certified}",
-        "on_deadline": "realtime",
         "quality": "{scorer: judge, judge: {endpoint: flash, rubric: r.md}, labels: 3}",
         "budget": "{window: day, approve_above_usd: 1}",
         "charge_by": "[team]",

@@ -15,7 +15,7 @@ import pytest
 
 from engines.emulator import BatchHabits, EmulatedModel, Emulator
 from router.values import Price
-from tests.nights import ask, start, thirdshift, write_job, write_sums
+from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, emulated, fetch
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -116,3 +116,60 @@ def test_a_batch_whose_creation_was_never_heard_of_is_found_and_not_made_twice(t
         assert thirdshift("run", job, "--run-id", "one").returncode == 0
         assert len(batches(emulator)) == 1
         assert ledger(tmp_path / "warehouse.duckdb") == billed_usd(emulator)
+
+
+def test_a_stuck_batch_is_cut_short_in_time_and_only_its_rest_is_sent_in_real_time(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 1_000), tmp_path / "warehouse.duckdb"
+    habits = BatchHabits(turnaround_seconds=3, stuck_at=0.9, cancel_seconds=1)
+    with emulated([ONE], items=sums, batches=habits) as emulator:
+        job = write_job(
+            tmp_path, emulator, {"night": NIGHT, "day": DAY}, deadline="50s", on_deadline="realtime"
+        )
+        done = thirdshift("run", job, "--run-id", "one", "--json")
+        assert done.returncode == 0, done.stderr
+        assert ask(warehouse, WHOLE) == [(1000, 1000, 0)]
+        assert [batch["status"] for batch in batches(emulator)] == ["cancelled"]
+        assert Counter(entry["mode"] for entry in emulator.books()) == {"batch": 900, "realtime": 100}
+        served = dict(ask(warehouse, "select endpoint, count(*) from results group by endpoint"))
+        assert served == {"night": 900, "day": 100}
+        assert ledger(warehouse) == billed_usd(emulator)
+
+
+def test_of_an_expired_batch_only_what_it_left_undone_is_sent_again(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 200), tmp_path / "warehouse.duckdb"
+    habits = BatchHabits(turnaround_seconds=2, expires_seconds=1)
+    with emulated([ONE], items=sums, batches=habits) as emulator:
+        job = write_job(tmp_path, emulator, {"night": NIGHT, "day": DAY})
+        assert thirdshift("run", job, "--run-id", "one").returncode == 0
+        assert [batch["status"] for batch in batches(emulator)] == ["expired"]
+        modes = Counter(entry["mode"] for entry in emulator.books())
+        assert modes.total() == 200
+        assert 80 <= modes["batch"] <= 120
+        assert ask(warehouse, WHOLE) == [(200, 200, 0)]
+        assert ledger(warehouse) == billed_usd(emulator)
+
+        only = write_job(tmp_path, emulator, {"night": NIGHT})
+        done = thirdshift("run", only, "--run-id", "two", "--json")
+        assert len(batches(emulator)) == 3, (
+            "nobody else has it: the rest is given to one more batch, and no third"
+        )
+        told = answer(done)
+        assert (done.returncode, told["results"]) == (6, 200)
+        assert 30 <= told["errors"] <= 70
+
+
+def test_the_deadline_stops_a_batch_and_keeps_what_it_has_done(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 400), tmp_path / "warehouse.duckdb"
+    with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=40)) as emulator:
+        job = write_job(tmp_path, emulator, {"night": NIGHT, "day": DAY}, deadline="20s")
+        done = thirdshift("run", job, "--run-id", "one", "--json")
+        assert done.returncode == 5, done.stderr
+        kept = answer(done)["results"]
+        assert kept == len(emulator.books())
+        assert 0 < kept < 400
+        write_job(tmp_path, emulator, {"night": NIGHT | {"turnaround": "5h"}, "day": DAY})
+        more = thirdshift("resume", "one", "--warehouse", warehouse, "--deadline", "1h", "--json")
+        assert more.returncode == 0, more.stderr
+        assert ask(warehouse, WHOLE) == [(400, 400, 0)]
+        assert len(emulator.books()) == 400
+        assert ledger(warehouse) == billed_usd(emulator)

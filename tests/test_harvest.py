@@ -1,0 +1,65 @@
+"""The moment at which a batch is cut short, and what is planned with before any was seen."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.harvest import (
+    CANCEL_SECONDS,
+    CONCURRENCY,
+    DAY,
+    HOUR,
+    LEAST_SHARE,
+    SECONDS_EACH,
+    harvest_at,
+    requests_per_second,
+    turnaround_seconds,
+)
+from router.values import Limits
+
+BEGAN = datetime(2026, 11, 22, 22, tzinfo=UTC)
+HOURS = st.floats(0.01, 72)
+COUNTS = st.integers(0, 10_000_000)
+RATES = st.floats(0.01, 10_000)
+
+
+@given(HOURS, COUNTS, RATES)
+def test_a_batch_has_its_share_of_the_night_and_ends_before_the_deadline(
+    h: float, left: int, rate: float
+) -> None:
+    deadline = BEGAN + timedelta(hours=h)
+    moment = harvest_at(BEGAN, deadline, left, rate)
+    assert BEGAN + LEAST_SHARE * (deadline - BEGAN) <= moment < deadline
+
+
+@given(HOURS, COUNTS, COUNTS, RATES)
+def test_the_more_is_left_the_earlier_it_is_cut_short(h: float, one: int, other: int, rate: float) -> None:
+    deadline = BEGAN + timedelta(hours=h)
+    fewer, more = sorted((one, other))
+    assert harvest_at(BEGAN, deadline, more, rate) <= harvest_at(BEGAN, deadline, fewer, rate)
+
+
+def test_what_is_left_and_the_cancelling_fit_before_the_deadline() -> None:
+    deadline = BEGAN + timedelta(hours=8)
+    moment = harvest_at(BEGAN, deadline, 36_000, 10.0)
+    assert (deadline - moment).total_seconds() > CANCEL_SECONDS + 3_600
+
+
+def test_a_rate_is_what_was_seen_within_what_is_allowed() -> None:
+    assert requests_per_second(Limits(), None) == CONCURRENCY / SECONDS_EACH
+    assert requests_per_second(Limits(concurrency=8), 2.0) == 4.0
+    assert requests_per_second(Limits(rpm=60, concurrency=100), 1.0) == 1.0
+
+
+def test_before_any_batch_was_seen_a_day_is_planned_unless_late_ones_are_cut_short() -> None:
+    assert turnaround_seconds((), cut_short=False) == DAY
+    assert turnaround_seconds((), cut_short=True) == HOUR
+
+
+def test_batches_that_were_seen_replace_the_belief() -> None:
+    assert turnaround_seconds([600.0] * 100, cut_short=True) == 600.0
+    assert turnaround_seconds([600.0] * 200, cut_short=False) == 600.0
+    assert turnaround_seconds([7200.0] * 100, cut_short=True) == 7200.0
