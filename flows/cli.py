@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from flows.errors import UserError
 from flows.backtest_cli import app as backtest_app
+from flows.errors import UserError
 from flows.models_cli import models
+from flows.unbuilt import refuse
 from flows.upkeep_cli import register
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.add_typer(backtest_app)
 app.add_typer(models, name="models")
 register(app)
+refuse(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 WarehouseOption = Annotated[
