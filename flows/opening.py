@@ -14,7 +14,7 @@ from flows import earlier_nights, settle
 from flows.adopting import Left, left_behind
 from flows.errors import UserError
 from flows.harvesting import harvest_of, with_turnarounds
-from flows.run_folder import locked, recall, remember
+from flows.run_folder import OWNERS_ALONE, locked, masked, recall, remember
 from flows.running import Call
 from flows.screen import Screen
 from flows.setting import Setting, setting_of
@@ -40,13 +40,14 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
         setting = setting_of(call, run_id)
         if call.fresh:
             _set_aside(setting, screen)
-        with ExitStack() as held, locked(setting.folder):
+        with masked(OWNERS_ALONE) as users_mask, ExitStack() as held, locked(setting.folder):
             left = left_behind(setting.folder, setting.endpoints)
             recover(setting.folder, adopt=left.shards)
             held.enter_context(earlier_nights.sharing(setting))
             setting = _entered(setting, call, screen)
             with FileJournal(setting.folder) as journal:
                 shift = _shift(setting, journal, screen, left)
+                shift.users_mask = users_mask
                 with shift.held, shift.crew:
                     yield shift
     except (InputError, StoreError) as error:

@@ -12,6 +12,8 @@ from typing import Any
 
 from flows.errors import UserError
 
+OWNERS_ALONE = 0o077
+
 
 class RunAlive(UserError):
     """Another process is on this run."""
@@ -23,6 +25,16 @@ class UnknownRun(UserError):
 
 def folder_of(warehouse: Path, run_id: str) -> Path:
     return warehouse.with_name(warehouse.name + ".d") / run_id
+
+
+@contextmanager
+def masked(mask: int) -> Iterator[int]:
+    """Files made meanwhile, by whatever library, have no right that `mask` takes. Yields the mask that was before."""
+    before = os.umask(mask)
+    try:
+        yield before
+    finally:
+        os.umask(before)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from flows.prepare import Batch, prepare
 from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import MOST_ROUNDS, worth_repairing
+from flows.run_folder import OWNERS_ALONE, masked
 from flows.screen import Screen, Tally, money
 from flows.setting import Setting
 from router.pilot import Situation, next_round
@@ -82,6 +83,7 @@ class Shift:
         self.placement: Placement
         self.unapproved = False
         """Stopped because the plan is above what may be spent without being asked."""
+        self.users_mask = OWNERS_ALONE
         self.out_of_reach = False
         """The floor cannot be reached; what is run is the best plan there is."""
         self.held = ExitStack()
@@ -264,7 +266,8 @@ class Shift:
                 out_of_reach=self.out_of_reach,
                 unapproved=self.unapproved,
             )
-        settle.publish_results(setting, summary, self.screen.say)
+        with masked(self.users_mask):  # what is published is for others to read
+            settle.publish_results(setting, summary, self.screen.say)
         earlier_nights.forget(setting, self.screen.say)
         return summary
 
