@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from flows.tiers import twins
 from router.harvest import harvest_at, requests_per_second, turnaround_seconds
 from router.values import Endpoint, Engine, Mode, Ticket
 from warehouse.store import Warehouse
@@ -95,17 +93,6 @@ class Harvest:
         for watched in self._watched.values():
             if watched.endpoint == endpoint and isinstance(watched.engine, CanHarvest):
                 watched.engine.harvest(watched.ticket)
-
-
-def twins(endpoints: Sequence[Endpoint]) -> NDArray[np.int32]:
-    """[endpoints] for each batch tier the endpoint that gives the same model's answers in real time; -1: none."""
-    found = np.full(len(endpoints), -1, np.int32)
-    for e, tier in enumerate(endpoints):
-        for other, endpoint in enumerate(endpoints):
-            same = (endpoint.model, dict(endpoint.params)) == (tier.model, dict(tier.params))
-            if tier.mode is Mode.BATCH and endpoint.mode is Mode.REALTIME and same and found[e] < 0:
-                found[e] = other
-    return found
 
 
 def harvest_of(

@@ -33,6 +33,7 @@ HELD = """
 -- what a batch has left undone is no reply: the endpoint never saw it
 select row, endpoint, bool_or(reply = 'answer') as answered,
        bool_or(reply = 'answer' and purpose = 'repair') as repaired,
+       bool_or(reply = 'answer' and purpose = 'main') as served,
        max(settled_at) as newest
 from responses
 where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 'expired'
@@ -62,6 +63,8 @@ class Held:
     endpoint: NDArray[np.int32]
     answered: NDArray[np.bool_]
     repaired: NDArray[np.bool_]
+    served: NDArray[np.bool_]
+    """Answered as planned: what a later plan of the same run does not send elsewhere."""
 
 
 class Knowledge:
@@ -81,8 +84,9 @@ class Knowledge:
         return Used(row, endpoint, told, said)
 
     def held(self) -> Held:
-        row, endpoint, answered, repaired = self._columns(HELD, "answered", "repaired")
-        return Held(row, endpoint, answered.astype(np.bool_), repaired.astype(np.bool_))
+        row, endpoint, *told = self._columns(HELD, "answered", "repaired", "served")
+        answered, repaired, served = (each.astype(np.bool_) for each in told)
+        return Held(row, endpoint, answered, repaired, served)
 
     def _columns(self, sql: str, *names: str) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:

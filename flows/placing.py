@@ -78,6 +78,11 @@ class Placement:
             twin=twin,
         )
 
+    def keep(self, held: Held, columns: Columns) -> None:
+        """What an earlier process of this run was answered as planned then stays with who answered it: another plan, of
+        a later hour, would pay for it again."""
+        self.target[columns.positions(held.row[held.served])] = held.endpoint[held.served]
+
     def pin(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """These are with an endpoint already, whatever the plan says."""
         self.target[positions] = endpoint

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from flows.exits import Verdict, exit_code, status
 from flows.setting import Setting
+from flows.tiers import twins
 from router.certificate import Certificate, Claim, Sample, certify, certify_against_census
 from router.scorers import Scorer, kind_of, score_batch
 from router.values import FailureKind
@@ -26,7 +27,7 @@ ANCHOR = """
 -- the pilot is drawn at random, so its scores of the anchor are a sample of all requests'
 select request_id, arg_max(o.score, o.observed_at) as score
 from observations o join results r using (run_id, request_id)
-where run_id = $run_id and o.endpoint = $endpoint and o.purpose = 'pilot' and r.score is not null
+where run_id = $run_id and o.endpoint in (select unnest($endpoints)) and o.purpose = 'pilot' and r.score is not null
 group by request_id order by request_id
 """
 ENDED = """
@@ -99,8 +100,9 @@ def quality_of(warehouse: Warehouse, setting: Setting) -> Quality:
     asked = setting.job.quality
     whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.name)
     if setting.anchor is not None:
-        anchor = setting.endpoints[setting.anchor].name
-        tried = warehouse.query(ANCHOR, run_id=setting.run_id, endpoint=anchor)
+        same = {setting.anchor, int(twins(setting.endpoints)[setting.anchor])} - {-1}
+        anchors = [setting.endpoints[each].name for each in same]
+        tried = warehouse.query(ANCHOR, run_id=setting.run_id, endpoints=anchors)
         at = {request_id: k for k, request_id in enumerate(found["request_id"].to_pylist())}
         rows = np.array([at[request_id] for request_id in tried["request_id"].to_pylist()], np.int64)
         return Quality((certify_against_census(whole, scores, np.asarray(tried["score"], np.float64), rows),))

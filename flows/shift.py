@@ -20,7 +20,6 @@ from flows.adopting import NOTHING_LEFT, Left
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
-from flows.harvesting import twins
 from flows.history import Past, past_nights
 from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
@@ -31,6 +30,7 @@ from flows.repairing import MOST_ROUNDS, worth_repairing
 from flows.run_folder import OWNERS_ALONE, masked
 from flows.screen import Screen, Tally, money
 from flows.setting import Setting
+from flows.tiers import looked_at, shared, twins
 from router.pilot import Situation, next_round
 from router.planning.problem import Infeasible, Plan
 from router.planning.solve import Compromise, fallback
@@ -75,6 +75,7 @@ class Shift:
         self.crew = Crew(setting.run_id, setting.folder, reached, desk, journal)
         names = [endpoint.name for endpoint in setting.endpoints]
         self.knowledge = Knowledge(setting.warehouse, setting.run_id, names)
+        self.twin = twins(setting.endpoints)
         self.batch: Batch
         self.columns: Columns
         self.market: Market
@@ -129,10 +130,11 @@ class Shift:
             cheapest = np.where(self.columns.allowed, self._market().by_endpoint(), np.inf).min(axis=1)
             self._approve(float(cheapest.sum()), "the cheapest plan there can be")
         while setting.aim is not None and setting.pilots and not self.crew.stopped:
+            allowed, cost = looked_at(self.columns.allowed, self._market().by_endpoint(), self.twin)
             situation = Situation(
                 population=self.columns.population,
-                cost_usd=self._market().by_endpoint(),
-                allowed=self.columns.allowed,
+                cost_usd=cost,
+                allowed=allowed,
                 priors=setting.priors,
                 aim=setting.aim,
                 observations=self._observed(),
@@ -162,11 +164,12 @@ class Shift:
             plan,
             self.market,
             self.columns,
-            twin=twins(setting.endpoints),
+            twin=self.twin,
             ordered=ordered,
             now=setting.clock(),
         )
         names = [endpoint.name for endpoint in setting.endpoints]
+        self.placement.keep(self.knowledge.held(), self.columns)
         for work in self.left:
             if work.purpose is Purpose.MAIN:
                 still = work.unanswered[np.isin(work.unanswered, self.columns.rows)]
@@ -352,7 +355,7 @@ class Shift:
 
     def _observed(self) -> Observations:
         seen = self.knowledge.seen()
-        return Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
+        return shared(Observations(self.columns.positions(seen.row), seen.endpoint, seen.score), self.twin)
 
     def _market(self) -> Market:
         held = self.knowledge.held()

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -172,4 +173,20 @@ def test_the_deadline_stops_a_batch_and_keeps_what_it_has_done(tmp_path: Path) -
         assert more.returncode == 0, more.stderr
         assert ask(warehouse, WHOLE) == [(400, 400, 0)]
         assert len(emulator.books()) == 400
+        assert ledger(warehouse) == billed_usd(emulator)
+
+
+def test_a_pilot_asks_in_real_time_what_the_batch_tier_then_answers(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 300), tmp_path / "warehouse.duckdb"
+    poor = replace(ONE, name="poor", price=Price(Decimal("0.1"), Decimal("0.4")), ability=0.0)
+    with emulated([ONE, poor], items=sums) as emulator:
+        endpoints = {"night": NIGHT, "day": DAY, "poor": {"price": {"input": 0.1, "output": 0.4}}}
+        quality = {"floor": 0.95, "scorer": "numeric", "pilot": 40}
+        job = write_job(tmp_path, emulator, endpoints, quality=quality, deadline="1h")
+        done = thirdshift("run", job, "--run-id", "one", "--json")
+        assert done.returncode == 0, done.stderr
+        assert ask(warehouse, "select distinct mode from ledger where purpose = 'pilot'") == [("realtime",)]
+        assert len(batches(emulator)) == 1
+        served = dict(ask(warehouse, "select endpoint, count(*) from results group by endpoint"))
+        assert served["night"] > 200
         assert ledger(warehouse) == billed_usd(emulator)
