@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.table import Table
 from flows.asking import jsonable
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
+from flows.harvesting import with_turnarounds
 from flows.history import past_nights
 from flows.knowledge import NOTHING_USED
 from flows.prepare import Batch, prepare
@@ -70,7 +72,7 @@ def show_plan(
     job: Path, params: dict[str, str], warehouse: Path | None, *, as_json: bool, why: str | None
 ) -> int:
     """Print the plan; 0 where it is feasible, else 3."""
-    setting = setting_of(Call(job=job.resolve(), params=params, warehouse=warehouse), "plan")
+    setting = _informed(setting_of(Call(job=job.resolve(), params=params, warehouse=warehouse), "plan"))
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:
             outlook = look_ahead(setting, Path(folder))
@@ -83,6 +85,15 @@ def show_plan(
         else:
             show(outlook, Console(highlight=False))
     return INFEASIBLE if isinstance(outlook.plan, Infeasible) else 0
+
+
+def _informed(setting: Setting) -> Setting:
+    """With the turnarounds that earlier batches in the warehouse tell, where there is one."""
+    late = setting.job.on_deadline == "realtime"
+    with ExitStack() as held:
+        there = setting.warehouse.exists()
+        known = held.enter_context(Warehouse.open(setting.warehouse)) if there else None
+        return replace(setting, endpoints=with_turnarounds(setting.endpoints, known, cut_short=late))
 
 
 def look_ahead(setting: Setting, folder: Path) -> Outlook:

@@ -1,0 +1,131 @@
+"""What a dead process left of a batch shard, taken up again: real journal, real engine, emulated provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.batch import Batch
+from engines.batch_openai import OpenAIBatches
+from engines.batch_parts import Parts, Source
+from engines.books import Books
+from engines.emulator import BatchHabits, EmulatedModel, Emulator
+from engines.escrow import RunEscrow
+from engines.wire import Bodies
+from flows.adopting import Left, left_behind
+from flows.crew import rows_file
+from router.values import (
+    Answer,
+    Desk,
+    Endpoint,
+    Failure,
+    Mode,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    Shard,
+)
+from tests.servers import billed_usd, fetch
+from warehouse.journal import FileJournal, attempts, recover
+
+PRICE = Price(Decimal(100), Decimal(400))
+SHARD_ID = "00001-main-night"
+KEY = f"run/{SHARD_ID}"
+REQUESTS = [Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"{i}?"},), 8) for i in range(20)]
+SHARD = Shard("run", SHARD_ID, "night", Purpose.MAIN, REQUESTS)
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    model = EmulatedModel("m", PRICE, ability=1.0, batch_price=PRICE)
+    with Emulator([model], batches=BatchHabits(turnaround_seconds=0.2)) as running:
+        yield running
+
+
+def endpoint_at(emulator: Emulator) -> Endpoint:
+    return Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base)
+
+
+def die_before_the_batch_is_made(folder: Path, endpoint: Endpoint) -> Decimal:
+    """Intents on disk, nothing at the provider; what they set aside."""
+    place = rows_file(folder, SHARD_ID)
+    place.parent.mkdir(parents=True)
+    np.save(place, np.arange(len(REQUESTS)))
+    escrow, bodies = RunEscrow(None), Bodies(endpoint)
+    with FileJournal(folder) as journal:
+        parts = Parts(
+            Desk(journal, escrow), Books(endpoint, bodies.extra_bytes), OpenAIBatches(endpoint, bodies)
+        )
+        parts.cut(SHARD, KEY, Source(REQUESTS), folder / "part.jsonl", 1)
+    return escrow.reserved_usd
+
+
+def go_on(
+    folder: Path, endpoint: Endpoint, cap: Decimal, deadline: datetime | None = None
+) -> tuple[Left, RunEscrow, list[Answer | Failure]]:
+    left = left_behind(folder, [endpoint])
+    recover(folder, adopt=left.shards)
+    escrow = RunEscrow(cap, left.booked_usd)
+    with FileJournal(folder) as journal:
+        engine = Batch(
+            endpoint, Desk(journal, escrow, deadline, left.set_aside(escrow)), poll_first_seconds=0.05
+        )
+        still = set(left.works[0].unanswered.tolist())
+        shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
+        said = list(engine.collect(engine.submit(shard, KEY)))
+        engine.close()
+    return left, escrow, said
+
+
+def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    cap = die_before_the_batch_is_made(tmp_path, endpoint)  # room for it once, not twice
+    _, escrow, said = go_on(tmp_path, endpoint, cap)
+    assert len(said) == len(REQUESTS)
+    assert all(isinstance(each, Answer) for each in said)
+    assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
+    assert (escrow.spent_usd, escrow.reserved_usd) == (billed_usd(emulator), 0)
+    assert all(outcome is not None for _, outcome in attempts(tmp_path, SHARD_ID))
+
+
+def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    cap = die_before_the_batch_is_made(tmp_path, endpoint)
+    _, escrow, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
+    assert all(isinstance(each, Failure) for each in said)
+    assert (escrow.spent_usd, escrow.reserved_usd) == (0, 0)
+    statuses = {outcome.status.value for _, outcome in attempts(tmp_path, SHARD_ID) if outcome is not None}
+    assert statuses == {"void"}
+
+
+def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    go_on(tmp_path, endpoint, Decimal(10))
+    journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-5]))  # as if it had died before the last five were settled
+    left, escrow, said = go_on(tmp_path, endpoint, Decimal(10))
+    assert len(left.works[0].unanswered) == len(said) == 5
+    assert left.booked_usd > 0
+    assert escrow.spent_usd == billed_usd(emulator)
+    assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
+
+
+def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:
+    endpoint = endpoint_at(emulator)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    assert left_behind(tmp_path, []).works == ()
+    assert recover(tmp_path) == [SHARD_ID]
