@@ -34,6 +34,7 @@ from router.planning.problem import NOBODY, Infeasible, Plan
 from router.predict import no_observations
 from warehouse.errors import InputError
 from warehouse.frozen import column
+from warehouse.store import Warehouse
 
 INFEASIBLE = 3
 
