@@ -21,6 +21,7 @@ from flows.setting import Setting, setting_of
 from flows.shift import Shift
 from warehouse import parts
 from warehouse.errors import InputError, StoreError
+from warehouse.intake import frozen
 from warehouse.journal import FileJournal, recover
 from warehouse.store import Warehouse
 
@@ -48,10 +49,21 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
             with FileJournal(setting.folder) as journal:
                 shift = _shift(setting, journal, screen, left)
                 shift.users_mask = users_mask
-                with shift.held, shift.crew:
+                with shift.held, shift.crew, _failing(setting, screen):
                     yield shift
     except (InputError, StoreError) as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def _failing(setting: Setting, screen: Screen) -> Iterator[None]:
+    """A run that broke off is not left as running; it can be gone on with all the same."""
+    try:
+        yield
+    except Exception:
+        with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
+            warehouse.update_run(setting.run_id, status="failed")
+        raise
 
 
 def _set_aside(setting: Setting, screen: Screen) -> None:
@@ -75,7 +87,8 @@ def _entered(setting: Setting, call: Call, screen: Screen) -> Setting:
     before = recall(setting.folder)
     with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
         row = warehouse.run(setting.run_id)
-        if before is not None and before["job_hash"] != setting.job.job_hash:
+        begun = before if frozen(setting.folder) is not None else None
+        if begun is not None and begun["job_hash"] != setting.job.job_hash:
             raise ChangedJob(
                 f"run {setting.run_id} was begun with another input, request, scorer or floor than {setting.job.path} "
                 "has now; put them back, or start anew with --fresh"
