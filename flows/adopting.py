@@ -16,8 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from flows.crew import Work, rows_file
+from flows.errors import UserError
 from router.values import Endpoint, Escrow, Mode, Purpose
 from warehouse.journal import attempts, open_journals, pending
+
+
+class NotAdopted(UserError):
+    """What a provider has of a batch could not be learnt; nothing was sent again."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +77,12 @@ def _with(left: Left, folder: Path, shard_id: str, endpoint: str, purpose: Purpo
         | {shard_id: {intent.entry_id: intent.reserved_usd for intent, outcome in made if outcome is None}},
         booked_usd=left.booked_usd + sum((o.cost_usd for _, o in made if o is not None), Decimal(0)),
     )
+
+
+def never_twice(work: Work, fault: str) -> None:
+    """An adopted shard that broke is still the provider's: its requests go nowhere else. Raises NotAdopted."""
+    if work.left is not None:
+        raise NotAdopted(
+            f"shard {work.shard_id} is with {work.endpoint}, and what became of it cannot be learnt: {fault}; nothing "
+            "was sent again. Resume when the provider answers"
+        )

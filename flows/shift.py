@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
-from flows.adopting import NOTHING_LEFT, Left
+from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
@@ -303,6 +303,7 @@ class Shift:
         """Take in a finished shard's part. A shard that broke is told, and its requests count as failed."""
         if failed is not None:
             self.screen.say(f"shard {work.shard_id} failed: {failed}", "red")
+            never_twice(work, failed)
             self._broken.append(work)
         with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
             for part in of_shard(self.setting.folder, work.shard_id):

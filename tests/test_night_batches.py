@@ -190,3 +190,20 @@ def test_a_pilot_asks_in_real_time_what_the_batch_tier_then_answers(tmp_path: Pa
         served = dict(ask(warehouse, "select endpoint, count(*) from results group by endpoint"))
         assert served["night"] > 200
         assert ledger(warehouse) == billed_usd(emulator)
+
+
+def test_what_cannot_be_adopted_now_is_sent_nowhere_else(tmp_path: Path) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 50), tmp_path / "warehouse.duckdb"
+    with emulated([ONE], items=sums) as other:
+        with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=600)) as emulator:
+            endpoints = {"night": NIGHT, "day": DAY | {"api_base": other.api_base}}
+            night = start("run", write_job(tmp_path, emulator, endpoints), "--run-id", "one")
+            begun(emulator, night)
+            kill(night)
+        done = thirdshift("resume", "one", "--warehouse", warehouse)
+        assert done.returncode == 1, done.stderr
+        assert "Resume when the provider answers" in done.stderr
+        assert other.books() == []
+    assert [path.stem for path in (tmp_path / "warehouse.duckdb.d/one/journal").iterdir()] == [
+        "00001-main-night"
+    ]
