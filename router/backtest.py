@@ -39,6 +39,8 @@ PILOT = 0.5
 """At most this share of the requests is looked at before the plan."""
 AUDIT = 0.25
 """At least this share of the scores is kept for the audit."""
+COST_FAITH = 4.0
+"""Answers that a task's guessed mean cost is worth."""
 REPAIRS = 3
 """Rounds of repair at most."""
 
@@ -104,7 +106,8 @@ def expected_costs(night: Night) -> Floats:
     """What each answer is expected to cost, from those paid for: NaN where none was bought of an endpoint.
 
     Costs vary by factors (long answers are long everywhere), so their logarithms are what is shared between tasks and
-    endpoints; a factor per endpoint then makes the sum of what was paid come out right.
+    endpoints, and what one answer cost tells about others to the same request; a factor per endpoint then makes the sum
+    of what was paid come out right.
     """
     bought, shape = night.spent, night.paid.shape
     if not len(bought):
@@ -115,13 +118,26 @@ def expected_costs(night: Night) -> Floats:
     spread = max(float(np.std(logs.score - centre[logs.endpoint])), 1e-6)
     unit = Observations(logs.row, logs.endpoint, (logs.score - centre[logs.endpoint]) / spread)
     fitted = fit(unit, night.population, np.zeros(night.width), rounds=8)
-    guess: Floats = np.exp(
-        centre + spread * fitted.posterior.expected(night.population.task, night.population.text)
-    )
+    plain = np.exp(centre + spread * fitted.posterior.expected(night.population.task, night.population.text))
     paid = np.bincount(bought.endpoint, bought.score, night.width)
-    guessed = np.bincount(bought.endpoint, guess[bought.row, bought.endpoint], night.width)
+    guessed = np.bincount(bought.endpoint, plain[bought.row, bought.endpoint], night.width)
     factor = np.where(guessed > 0, paid / np.where(guessed > 0, guessed, 1.0), np.nan)
-    return guess * factor
+    expected, left = fitted.beside(night.population)
+    return _by_task(night, np.exp(centre + spread * expected) * factor**left)
+
+
+def _by_task(night: Night, guess: Floats) -> Floats:
+    """The guess drawn towards what each task's answers cost on the mean: few are very long, and tasks differ in that."""
+    bought, shape = night.spent, (night.population.tasks, night.width)
+    paid, guessed, count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
+    at = (night.population.task[bought.row], bought.endpoint)
+    np.add.at(paid, at, bought.score)
+    np.add.at(count, at, 1.0)
+    np.add.at(guessed, (night.population.task,), np.nan_to_num(guess))
+    mean = guessed / np.maximum(np.bincount(night.population.task, minlength=shape[0]), 1)[:, None]
+    ratio = (paid + COST_FAITH * mean) / np.maximum((count + COST_FAITH) * mean, 1e-300)
+    drawn: Floats = guess * ratio[night.population.task]
+    return drawn
 
 
 def pilot(night: Night) -> None:

@@ -27,12 +27,6 @@ HASTE = (0.5, 0.7, 1.0, 1.0)
 """The share of the looks thought best that is made in each round: the first reckonings are rough."""
 FRESH = 110
 """So many more requests than in the rounds before are tried on a cheap endpoint: 40, 150, 300, 600, 1,200."""
-WORLDS = 8
-"""Drawn to see where the choice is in doubt."""
-DOUBT = 0.5
-"""What even a task without doubt weighs, beside the mean of 1."""
-SERVED = 0.35
-"""A dear endpoint is looked at freely on at most this share of what it will serve."""
 FEWEST = 10
 """Looks below which a round is not worth its while."""
 CHEAP = 0.2
@@ -108,7 +102,7 @@ def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
         outlook.predictor, outlook.population, outlook.choice, outlook.aim.anchors or _dearest(outlook)
     )
     dear, price = _anchor_looks(situation, outlook, chances, rng)
-    cheap = _fresh_looks(situation, outlook, chances, price, rng)
+    cheap = _cheap_looks(situation, outlook, chances, price, rng)
     return Looks(np.concatenate([dear.row, cheap.row]), np.concatenate([dear.endpoint, cheap.endpoint]))
 
 
@@ -219,57 +213,29 @@ def _worth(outlook: Outlook, endpoint: int, anchor: _Anchor, needed: Callable[[]
     return best
 
 
-def _fresh_looks(
+def _cheap_looks(
     situation: Situation,
     outlook: Outlook,
     chances: dict[int, float],
     price: float,
     rng: np.random.Generator,
 ) -> Looks:
-    """Fresh requests, more of tasks where the choice is in doubt, each on what a world drawn from belief says is its
-    best bargain: a dear endpoint only where the plan buys it anyway, and not on too much of that."""
+    """Cheap endpoints on fresh requests, each where a world drawn from what is believed says it is the best bargain."""
     seen = np.unique(situation.observations.row)
-    count = min(len(seen) + FRESH, situation.pilot - len(seen))
-    left = np.setdiff1d(np.arange(len(outlook.population)), seen)
-    if count < FEWEST or not len(left):
-        return _together([], [])
-    rows = _doubtful(outlook, left, count, price, rng)
-    bargain = outlook.cost_usd[rows] - price * outlook.predictor.draw(outlook.population, rows, rng)
-    if situation.allowed is not None:
-        bargain[~situation.allowed[rows]] = np.inf
     mean_cost = np.nanmean(situation.cost_usd, axis=0)
     dear = mean_cost > CHEAP * mean_cost[max(chances, key=lambda a: chances[a])]
-    width = len(dear)
-    room = SERVED * np.bincount(outlook.choice[outlook.choice >= 0], minlength=width) - np.bincount(
-        situation.observations.endpoint, minlength=width
-    )
-    wanted = bargain.argmin(axis=1)
-    for endpoint in np.flatnonzero(dear):
-        anyway = np.flatnonzero((wanted == endpoint) & (outlook.choice[rows] == endpoint))
-        fine = np.zeros(len(rows), dtype=bool)
-        fine[anyway[: max(0, int(room[endpoint]))]] = True
-        bargain[~fine, endpoint] = np.inf
+    count = min(len(seen) + FRESH, situation.pilot - len(seen))
+    left = np.setdiff1d(np.arange(len(outlook.population)), seen)
+    if dear.all() or count < FEWEST or not len(left):
+        return _together([], [])
+    rows = left[stratified(outlook.population.part(left, np.ones(len(left))), count, rng)]
+    bargain = outlook.cost_usd[rows] - price * outlook.predictor.draw(outlook.population, rows, rng)
+    bargain[:, dear] = np.inf
+    if situation.allowed is not None:
+        bargain[~situation.allowed[rows]] = np.inf
     endpoint = bargain.argmin(axis=1)
     fine = np.isfinite(bargain[np.arange(len(rows)), endpoint])
     return Looks(rows[fine], endpoint[fine].astype(np.int32))
-
-
-def _doubtful(
-    outlook: Outlook, left: NDArray[np.int64], count: int, price: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """`count` of the rows left, those of tasks with much to lose by a wrong choice with more chance."""
-    population = outlook.population
-    loss = np.zeros(population.tasks)
-    size = np.maximum(np.bincount(population.task[left], minlength=population.tasks), 1)
-    here = np.arange(len(left))
-    chosen = np.maximum(outlook.choice[left], 0)
-    for _ in range(WORLDS):
-        worth = price * outlook.predictor.draw(population, left, rng) - outlook.cost_usd[left]
-        loss += np.bincount(population.task[left], worth.max(axis=1) - worth[here, chosen], population.tasks)
-    loss = np.sqrt(loss / size)
-    weight = (loss / max(float(loss.mean()), 1e-300))[population.task[left]] + DOUBT
-    luck = rng.gumbel(size=len(left))  # the largest of log weight + Gumbel: a draw without replacement
-    return left[np.argsort(-(np.log(weight) + luck))[:count]]
 
 
 def _fresh(situation: Situation, looks: Looks) -> Looks:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.means import questions
-from router.mixed import Covariances, Looked, Posterior, condition, improve, looked_at
+from router.mixed import Covariances, Looked, Posterior, condition, gain_of, improve, looked_at
 
 Floats = NDArray[np.float64]
 
@@ -105,6 +105,22 @@ class Predictor:
         """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
         quality = self.posterior.expected(population.task[rows], population.text[rows])
         return np.clip(quality, 0.0, 1.0).astype(np.float32)
+
+    def beside(self, population: Population) -> tuple[Floats, Floats]:
+        """What to expect of each request beside what was seen of the same request, shape (n, endpoints); and the share
+        of luck that this leaves open, 1 where the request was not looked at. For costs: a score must not tell of itself.
+        """
+        expected = self.posterior.expected(population.task, population.text)
+        left = np.ones_like(expected)
+        for pattern in self.looked.patterns:
+            gain = gain_of(self.covariances.luck, pattern.endpoints)
+            rows = self.looked.row[pattern.rows]
+            seen = np.ix_(rows, pattern.endpoints)
+            off = self.looked.score[np.ix_(pattern.rows, pattern.endpoints)] - expected[seen]
+            told = np.einsum("eo,oe->e", gain, self.covariances.luck[pattern.endpoints])
+            expected[rows] += off @ gain.T
+            left[rows] = 1.0 - told / np.diag(self.covariances.luck)
+        return expected, left
 
     def draw(
         self, population: Population, rows: NDArray[np.int64], rng: np.random.Generator
