@@ -84,30 +84,34 @@ def task_means(task: NDArray[np.int32], tasks: int, values: NDArray[np.float64])
 
 def baseline(outcomes: Outcomes, text: Any, floor: float, rng: np.random.Generator) -> tuple[bool, float]:
     """A uniform pilot on all candidates, shrunk task means and ridge on TF-IDF, the multiplier chosen so that the lower
-    bound of a five-fold paired estimate clears the floor; without one, the best of the pilot for all. (met, USD)"""
+    bound of a five-fold paired estimate clears the floor; without one, the best of the pilot for all. (met, USD)
+
+    An answer is expected to cost what the model's answers cost in the pilot; with scikit-learn's default ridge.
+    """
     score, cost, task, tasks = outcomes.score, outcomes.cost_usd, outcomes.task, len(outcomes.tasks)
     pilot = rng.choice(len(task), min(LABELS_PER_ENDPOINT, len(task)), replace=False)
     rest = np.setdiff1d(np.arange(len(task)), pilot)
 
-    def predicted(train: NDArray[np.int64], test: NDArray[np.int64]) -> tuple[Any, Any]:
+    price = cost[pilot].mean(axis=0)
+
+    def predicted(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         means = task_means(task[train], tasks, score[train])
         ridge = Ridge(solver="sparse_cg").fit(text[train], score[train] - means[task[train]])
-        costs = task_means(task[train], tasks, cost[train])
-        return means[task[test]] + ridge.predict(text[test]), costs[task[test]]
+        quality: NDArray[np.float64] = means[task[test]] + ridge.predict(text[test])
+        return quality
 
     fold = rng.permutation(len(pilot)) % FOLDS
-    quality, price = np.zeros_like(score[pilot]), np.zeros_like(score[pilot])
+    quality = np.zeros_like(score[pilot])
     for k in range(FOLDS):
-        quality[fold == k], price[fold == k] = predicted(pilot[fold != k], pilot[fold == k])
+        quality[fold == k] = predicted(pilot[fold != k], pilot[fold == k])
     anchor = int(score[pilot].mean(axis=0).argmax())
     chosen, line = np.full(len(pilot), anchor), np.arange(len(pilot))
     others = np.full(len(rest), anchor)
-    for multiplier in MULTIPLIERS * cost[pilot].mean(axis=0).max():
+    for multiplier in MULTIPLIERS * price.max():
         choice = (price - multiplier * quality).argmin(axis=1)
         paired = score[pilot, choice] - floor * score[pilot, anchor]
         if paired.mean() >= NINETY_FIVE * paired.std(ddof=1) / np.sqrt(len(paired)):
-            final, final_price = predicted(pilot, rest)
-            chosen, others = choice, (final_price - multiplier * final).argmin(axis=1)
+            chosen, others = choice, (price - multiplier * predicted(pilot, rest)).argmin(axis=1)
             break
     mean = (score[pilot[line], chosen].sum() + score[rest, others].sum()) / len(task)
     return mean >= floor * score.mean(axis=0).max(), float(cost[pilot].sum() + cost[rest, others].sum())
