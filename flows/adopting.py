@@ -79,9 +79,9 @@ def _with(left: Left, folder: Path, shard_id: str, endpoint: str, purpose: Purpo
     )
 
 
-def never_twice(work: Work, fault: str) -> None:
-    """An adopted shard that broke is still the provider's: its requests go nowhere else. Raises NotAdopted."""
-    if work.left is not None:
+def never_twice(work: Work, fault: str, folder: Path, mode: Mode) -> None:
+    """A batch that broke off is still the provider's: its requests go nowhere else. Raises NotAdopted."""
+    if work.left is not None or (mode is Mode.BATCH and pending(folder, work.shard_id)):
         raise NotAdopted(
             f"shard {work.shard_id} is with {work.endpoint}, and what became of it cannot be learnt: {fault}; nothing "
             "was sent again. Resume when the provider answers"

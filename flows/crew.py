@@ -152,6 +152,12 @@ class Crew:
         for name in {work.endpoint for work in works} - set(self.engines):
             self.engines[name] = engine_for(self.endpoints[name], self.desk)
 
+    def start_over(self) -> None:
+        """Forget that money ran out: an engine that the cap has halted is made anew when it is wanted."""
+        self.close()
+        self.engines.clear()
+        self.stopped.pop(FailureKind.BUDGET, None)
+
     def stop(self) -> None:
         """Send nothing more; what is in flight may finish."""
         for engine in self.engines.values():

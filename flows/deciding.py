@@ -5,7 +5,7 @@ Columns here are by leader: position k is the k-th request that is answered itse
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.errors import UserError
 from flows.history import Past
 from flows.knowledge import Used
 from flows.prepare import Batch, eligible
@@ -23,6 +24,7 @@ from router.outputs import Observed, OutputModel
 from router.planning.nearest import solve
 from router.planning.options import Pace
 from router.planning.problem import Infeasible, Plan, Problem, Terms
+from router.planning.solve import Compromise, fallback
 from router.predict import Observations, Population, crossed, fit, telling
 from router.prefixes import Prefixes, cached_tokens, find
 from router.tokens import learn_ratio, texts_of
@@ -74,11 +76,17 @@ def columns_of(
         ),
         max_tokens=batch.max_tokens[rows],
         tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
-        allowed=eligible(batch, endpoints, allowed)[rows],
+        allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
         cached=cached[rows],
         prefix=_groups(prefixes)[rows],
         tasks=batch.intake.tasks,
     )
+
+
+def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[rows, endpoints] by leader: allowed for every request that its answer serves, whatever policy each is under."""
+    refused = [np.bincount(leader, ~column, len(leader)) > 0 for column in allowed.T]
+    return ~np.stack(refused, axis=1)
 
 
 def _groups(prefixes: Prefixes) -> NDArray[np.int64]:
@@ -238,3 +246,16 @@ def _anchor_mean(quality: NDArray[np.float32], weight: NDArray[np.int32], aim: A
     if not aim.anchors:
         return 1.0
     return float(max(np.average(quality[:, anchor], weights=weight) for anchor in aim.anchors))
+
+
+def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan, Compromise | None]:
+    """The plan; where there is none, what can be had instead, and what was given up for it. Raises UserError."""
+    plan = decision.plan
+    if not isinstance(plan, Infeasible):
+        return plan, None
+    for reason in plan.reasons:
+        say(f"not feasible: {reason.message}")
+    found = fallback(decision.problem)
+    if found is None:
+        raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))
+    return found

@@ -29,6 +29,7 @@ def night(run_id: str, call: dict[str, Any]) -> dict[str, Any]:
     guard_server()
     with opened(run_id, Call.from_parameters(call)) as shift:
         if shift.over is not None:
+            shift.publish(shift.over)
             return shift.over
         shift.prepare()
         while works := shift.pilot():

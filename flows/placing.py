@@ -97,6 +97,10 @@ class Placement:
         mended = held.repaired  # in the order they came, so that the last stands
         self.repaired[at[mended]] = held.endpoint[mended]
 
+    def owes(self, allowed: NDArray[np.bool_]) -> bool:
+        """Whether some request has no answer though an endpoint is left that may give one."""
+        return bool(((self.served < 0) & (allowed & ~self.failed).any(axis=1)).any())
+
     def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """An endpoint will not answer these, where it has not."""
         self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]

@@ -172,7 +172,11 @@ def _figures(outlook: Outlook, plan: Plan) -> dict[str, Any]:
     setting, shares = outlook.setting, outlook.shares.values()
     aim = setting.aim
     needed = (
-        None if aim is None else labels_needed(aim.floor, plan.quality, aim.confidence, outlook.batch.rows)
+        None
+        if aim is None
+        else labels_needed(
+            outlook.decision.floor or aim.floor, plan.quality, aim.confidence, outlook.batch.rows
+        )
     )
     pilot = pilot_usd(outlook)
     unpiloted = 1.0 - min(setting.pilots / max(len(outlook.columns.rows), 1), 1.0)

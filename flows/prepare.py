@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,15 +76,33 @@ def prepare(
 
     `needs`: columns of the frozen input that the scorer needs. Raises InputError where no row is left.
     """
-    freeze(spec, folder)
+    intake = freeze(spec, folder)
     allowed = masks(endpoints, policy, list(policies.values()))
     if not (folder / ADMITTED).exists():
         refused = _refused(_columns(folder, endpoints, policies, needs), endpoints, policies, allowed, folder)
-        intake = reject(folder, refused)
-        if not intake.rows:
+        if len(refused) == intake.rows:
             raise UserError(f"no row of the input can be answered; the first: {next(iter(refused.values()))}")
+        reject(folder, refused)
         (folder / ADMITTED).touch(mode=0o600)
-    return _columns(folder, endpoints, policies, needs)
+    batch = _columns(folder, endpoints, policies, needs)
+    if (batch.policy < 0).any():
+        raise UserError(
+            "rows of this run are under a policy that the job has no more; put it back under policies:"
+        )
+    return batch
+
+
+@contextmanager
+def thawing(folder: Path) -> Iterator[None]:
+    """An input that is refused as a whole is not kept frozen, so that it can be mended and run again."""
+    try:
+        yield
+    except UserError:
+        if not (folder / "shards").exists():
+            (folder / "frozen.json").unlink(missing_ok=True)
+            (folder / ADMITTED).unlink(missing_ok=True)
+            shutil.rmtree(folder / "requests", ignore_errors=True)
+        raise
 
 
 def _columns(

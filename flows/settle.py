@@ -39,6 +39,8 @@ CERTIFICATE = """
 select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
 from certificates where run_id = $run_id and task is null
 """
+PUBLISHED = "published"
+"""A file of this name in the run's folder: what was to be published is."""
 STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
 """Why requests were not sent, to what that makes of the run."""
 
@@ -103,6 +105,8 @@ def quality_of(warehouse: Warehouse, setting: Setting) -> Quality:
         same = {setting.anchor, int(twins(setting.endpoints)[setting.anchor])} - {-1}
         anchors = [setting.endpoints[each].name for each in same]
         tried = warehouse.query(ANCHOR, run_id=setting.run_id, endpoints=anchors)
+        if not tried.num_rows:  # nothing is known of the anchor, so nothing can be claimed
+            return Quality()
         at = {request_id: k for k, request_id in enumerate(found["request_id"].to_pylist())}
         rows = np.array([at[request_id] for request_id in tried["request_id"].to_pylist()], np.int64)
         return Quality((certify_against_census(whole, scores, np.asarray(tried["score"], np.float64), rows),))
@@ -163,6 +167,7 @@ def finish(
     if unapproved:
         verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
     published = setting.job.output is None or setting.job.output.when == "always" or not stopped
+    (setting.folder / PUBLISHED).unlink(missing_ok=True)
     warehouse.finish_run(
         setting.run_id,
         status=status(verdicts),
@@ -213,7 +218,11 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
     stopped = {Verdict.BUDGET.value, Verdict.APPROVAL.value, Verdict.DEADLINE.value} & set(told["outcomes"])
     if output is None or setting.job.output_path is None or (output.when != "always" and stopped):
         return
+    marker = setting.folder / PUBLISHED
+    if marker.exists():
+        return
     published = publish(setting.warehouse, setting.run_id, setting.job.output_path, setting.job.base, say=say)
+    marker.touch()
     say(f"published {published.rows:,} rows to {published.path}")
 
 

@@ -18,12 +18,11 @@ from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
-from flows.deciding import Columns, Decision, Market, columns_of, decide, market
-from flows.errors import UserError
+from flows.deciding import Columns, Decision, Market, best_possible, columns_of, decide, market
 from flows.history import Past, past_nights
 from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
-from flows.prepare import Batch, prepare
+from flows.prepare import Batch, prepare, thawing
 from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import MOST_ROUNDS, worth_repairing
@@ -32,24 +31,13 @@ from flows.screen import Screen, Tally, money
 from flows.setting import Setting
 from flows.tiers import looked_at, shared, twins
 from router.pilot import Situation, next_round
-from router.planning.problem import Infeasible, Plan
-from router.planning.solve import Compromise, fallback
+from router.planning.solve import Compromise
 from router.predict import Observations
 from router.values import Desk, FailureKind, Purpose, usd
 from warehouse.journal import FileJournal
 from warehouse.parts import of_shard
 from warehouse.store import Warehouse
 
-PLANNED = """
-select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens,
-       sum(output_tokens)::bigint as output_tokens,
-       sum(predicted_usd)::double as expected_usd, avg(predicted_quality) as expected_quality
-from assignments where run_id = $run_id group by endpoint order by requests desc
-"""
-BILL = """
-select endpoint, alone_usd::double as alone_usd, spent_usd::double as spent_usd, saved_usd::double as saved_usd
-from savings where run_id = $run_id order by alone_usd
-"""
 SCORE_SECONDS = 5.0
 """How often what has landed is scored while more is under way."""
 
@@ -99,10 +87,16 @@ class Shift:
     def prepare(self) -> None:
         """Freeze the input, refuse what cannot be answered, make columns of the rest."""
         setting = self.setting
-        self.batch = prepare(
-            setting.input, setting.folder, setting.endpoints, setting.policy, setting.policies, setting.needs
-        )
-        setting.check_rejects(self.batch.intake)
+        with thawing(setting.folder):
+            self.batch = prepare(
+                setting.input,
+                setting.folder,
+                setting.endpoints,
+                setting.policy,
+                setting.policies,
+                setting.needs,
+            )
+            setting.check_rejects(self.batch.intake)
         if setting.call.emulated:
             stand_in = emulated(setting.endpoints, setting.folder, setting.call.outcomes)
             self.crew.endpoints = self.held.enter_context(stand_in)
@@ -130,7 +124,8 @@ class Shift:
             cheapest = np.where(self.columns.allowed, self._market().by_endpoint(), np.inf).min(axis=1)
             self._approve(float(cheapest.sum()), "the cheapest plan there can be")
         while setting.aim is not None and setting.pilots and not self.crew.stopped:
-            allowed, cost = looked_at(self.columns.allowed, self._market().by_endpoint(), self.twin)
+            tried = self.columns.allowed & self.batch.scorable[self.columns.rows, None]
+            allowed, cost = looked_at(tried, self._market().by_endpoint(), self.twin)
             situation = Situation(
                 population=self.columns.population,
                 cost_usd=cost,
@@ -147,25 +142,36 @@ class Shift:
             if looks is None:
                 break
             placed = self._not_held(looks.row, looks.endpoint)
+            if not self._affordable(float(cost[looks.row, looks.endpoint].sum()), cost):
+                break
             if placed:
                 return self._works(Purpose.PILOT, placed)
         return []
 
+    def _affordable(self, looks_usd: float, cost: NDArray[np.float64]) -> bool:
+        """Whether the cap leaves, after a round of the pilot, what answering everything costs at least."""
+        left = self.escrow.left_usd
+        cheapest = float(np.where(self.columns.allowed, cost, np.inf).min(axis=1).sum())
+        return left is None or looks_usd + cheapest <= left
+
     def plan(self) -> None:
         """Who answers what, from what is known now; said, and written down."""
         setting = self.setting
+        if self.crew.stopped and not self.unapproved:
+            self.crew.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
         self.market = self._market()
         terms = setting.terms(spent_usd=self.escrow.spent_usd)
         self.decision = decide(
             self.columns, self.market, self._observed(), setting.priors, terms, setting.aim
         )
-        plan, ordered = self._best_possible()
+        plan, given_up = best_possible(self.decision, self.screen.say)
+        self.out_of_reach = given_up is Compromise.FLOOR
         self.placement = Placement.of(
             plan,
             self.market,
             self.columns,
             twin=self.twin,
-            ordered=ordered,
+            ordered=given_up is Compromise.STOP,
             now=setting.clock(),
         )
         names = [endpoint.name for endpoint in setting.endpoints]
@@ -198,20 +204,6 @@ class Shift:
             f"budget.approve_above_usd, {money(limit)}: nothing more is sent without --yes",
             "yellow",
         )
-
-    def _best_possible(self) -> tuple[Plan, bool]:
-        """The plan; where there is none, what can be had, and whether it is to be served in the order of the input."""
-        plan, posed = self.decision.plan, self.decision.problem
-        if not isinstance(plan, Infeasible):
-            return plan, False
-        for reason in plan.reasons:
-            self.screen.say(f"not feasible: {reason.message}", "yellow")
-        found = fallback(posed)
-        if found is None:
-            raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))
-        chosen, given_up = found
-        self.out_of_reach = given_up is Compromise.FLOOR
-        return chosen, given_up is Compromise.STOP
 
     def serve(self) -> list[Work]:
         """What the plan still owes: unanswered requests, then those that failed, at other endpoints."""
@@ -261,30 +253,28 @@ class Shift:
         self.crew.close()
         self._land_rest()
         self._compose()
+        if unplanned := set(self.crew.stopped) - settle.STOPS.keys():
+            why = ", ".join(sorted(unplanned))
+            raise RuntimeError(
+                f"run {setting.run_id} broke off ({why}); mend the cause, then: thirdshift resume"
+            )
+        complete = not self.unapproved and not self.placement.owes(self.columns.allowed)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             summary = settle.finish(
                 warehouse,
                 setting,
-                set(self.crew.stopped),
+                set() if complete else set(self.crew.stopped),
                 out_of_reach=self.out_of_reach,
                 unapproved=self.unapproved,
             )
-        with masked(self.users_mask):  # what is published is for others to read
-            settle.publish_results(setting, summary, self.screen.say)
+        self.publish(summary)
         earlier_nights.forget(setting, self.screen.say)
         return summary
 
-    def plan_rows(self) -> list[dict[str, Any]]:
-        """The plan for people: an endpoint a row."""
-        with Warehouse.open(self.setting.warehouse) as warehouse:
-            rows: list[dict[str, Any]] = warehouse.query(PLANNED, run_id=self.setting.run_id).to_pylist()
-        return rows
-
-    def bill_rows(self) -> list[dict[str, Any]]:
-        """What each endpoint alone would have cost."""
-        with Warehouse.open(self.setting.warehouse) as warehouse:
-            rows: list[dict[str, Any]] = warehouse.query(BILL, run_id=self.setting.run_id).to_pylist()
-        return rows
+    def publish(self, summary: dict[str, Any]) -> None:
+        """`output:`, once; also for a run that was killed between its end and this."""
+        with masked(self.users_mask):  # what is published is for others to read
+            settle.publish_results(self.setting, summary, self.screen.say)
 
     # --- sending ------------------------------------------------------------------------------------------------------
 
@@ -303,8 +293,9 @@ class Shift:
         """Take in a finished shard's part. A shard that broke is told, and its requests count as failed."""
         if failed is not None:
             self.screen.say(f"shard {work.shard_id} failed: {failed}", "red")
-            never_twice(work, failed)
+            never_twice(work, failed, self.setting.folder, self.crew.endpoints[work.endpoint].mode)
             self._broken.append(work)
+            self.journal.seal(work.shard_id)  # what it was answered before it broke is paid for, and counts
         with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
             for part in of_shard(self.setting.folder, work.shard_id):
                 warehouse.ingest(part)

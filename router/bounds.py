@@ -85,9 +85,7 @@ def _wealth(unit: Floats, stakes: Floats, expected: Floats) -> float:
     return float(np.cumsum(np.log1p(stake * (unit - expected))).max())
 
 
-def powered(
-    people: Floats, judged: Floats, judge_mean: float, confidence: float
-) -> float:
+def powered(people: Floats, judged: Floats, judge_mean: float, confidence: float) -> float:
     """The lower bound on the mean that people would give, with a judge's scores of the same answers to help.
 
     `people`, `judged`: shape (n,), the two scores of the answers that people scored, drawn at random, in order.
