@@ -71,6 +71,19 @@ class Looked:
     patterns: tuple[Pattern, ...]
     tasks: int
 
+    def plus(self, other: Looked) -> Looked:
+        """Both, for learning; `row` of the other means nothing here."""
+        begin = len(self.row)
+        moved = tuple(Pattern(pattern.endpoints, pattern.rows + begin) for pattern in other.patterns)
+        return Looked(
+            np.concatenate([self.row, other.row]),
+            np.concatenate([self.score, other.score]),
+            np.concatenate([self.task, other.task]),
+            np.concatenate([self.common, other.common]),
+            self.patterns + moved,
+            self.tasks,
+        )
+
 
 def looked_at(observations: Observations, population: Population, endpoints: int) -> Looked:
     row, place = np.unique(observations.row, return_inverse=True)

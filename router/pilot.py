@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from router.aim import Aim, standing
 from router.outlook import Outlook, best_chances, look_out
-from router.predict import Observations, Population, fit, no_observations, telling, without
+from router.predict import Observations, Past, Population, fit, no_observations, telling, without
 
 Floats = NDArray[np.float64]
 
@@ -61,6 +61,8 @@ class Situation:
     """Answers (request x endpoint) that may be scored at most, those in `observations` counted."""
     rounds: int = 0
     """Rounds that were played."""
+    past: Past | None = None
+    """Scores of past nights, which spare looks tonight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,9 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     seen = situation.observations
     if situation.rounds >= ROUNDS or not situation.pilot or len(seen) >= situation.looks:
         return None
-    if not situation.rounds or np.isnan(situation.cost_usd).any():
-        found = _seed(situation, rng)
+    unknown = _unknown(situation)
+    if len(unknown):
+        found = _seed(situation, unknown, rng)
     else:
         rows, part = _part(situation, rng)
         found = _informed(part, rng)
@@ -89,11 +92,18 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     return found if len(found) >= min(FEWEST, situation.pilot) else None
 
 
-def _seed(situation: Situation, rng: np.random.Generator) -> Looks:
-    """Every endpoint on the same few requests, fewer where past nights have taught."""
-    endpoints = len(situation.priors)
+def _unknown(situation: Situation) -> NDArray[np.int32]:
+    """Endpoints of which nothing was seen, in the first round; later those whose cost nobody knows."""
+    unpriced = np.isnan(situation.cost_usd).any(axis=0)
+    before = np.zeros(0, np.int32) if situation.past is None else situation.past.endpoint
+    unseen = np.bincount(before, minlength=len(unpriced)) < SEED
+    return np.flatnonzero(unpriced if situation.rounds else unpriced | unseen).astype(np.int32)
+
+
+def _seed(situation: Situation, endpoints: NDArray[np.int32], rng: np.random.Generator) -> Looks:
+    """These endpoints, all on the same few requests."""
     rows = stratified(situation.population, min(SEED, situation.pilot), rng)
-    return Looks(np.repeat(rows, endpoints), np.tile(np.arange(endpoints, dtype=np.int32), len(rows)))
+    return Looks(np.repeat(rows, len(endpoints)), np.tile(endpoints, len(rows)))
 
 
 def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
@@ -110,7 +120,7 @@ def survey(situation: Situation) -> Outlook:
     """The plan as it would be if nothing more were looked at."""
     seen, priors = situation.observations, situation.priors
     population = telling(seen, situation.population, priors)
-    predictor = fit(seen, population, priors)
+    predictor = fit(seen, population, priors, past=situation.past)
     cost = np.array(situation.cost_usd, dtype=np.float64)
     cost[seen.row, seen.endpoint] = 0.0
     return look_out(
@@ -156,7 +166,7 @@ def _anchor_looks(
     for _ in range(3 if len(anchors) > 1 else 1):
         for endpoint, anchor in anchors.items():
             anchor.more = _worth(outlook, endpoint, anchor, needed)
-    haste = HASTE[min(situation.rounds - 1, len(HASTE) - 1)]
+    haste = HASTE[min(max(situation.rounds, 1), len(HASTE)) - 1]
     rows, endpoints = [], []
     for endpoint, anchor in anchors.items():
         count = min(int(anchor.more * haste), 2 * anchor.seen + 50)

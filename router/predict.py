@@ -68,6 +68,16 @@ def no_observations() -> Observations:
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """Scores of past nights: three columns of one length, each score on a request of its own. A task or an endpoint
+    that tonight has not, or an endpoint that got worse since (router.drift), is to be left out by who asks."""
+
+    task: NDArray[np.int32]
+    endpoint: NDArray[np.int32]
+    score: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Population:
     """What is known of all requests before any is answered. `row` is the position."""
 
@@ -100,6 +110,7 @@ class Predictor:
     """As learnt."""
     tempered: Covariances
     """As used: luck by TEMPER larger."""
+    past: Past | None = None
 
     def predict(self, population: Population, rows: Any = slice(None)) -> NDArray[np.float32]:
         """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
@@ -146,16 +157,27 @@ def fit(
     *,
     start: Covariances | None = None,
     rounds: int = ROUNDS,
+    past: Past | None = None,
 ) -> Predictor:
     """`priors`: shape (endpoints,), NaN where nothing is known. `start`: covariances of an earlier fit, to go on from."""
     means = np.where(np.isnan(priors), UNKNOWN, priors)
     known = ~np.isnan(priors)
     covariances = start or Covariances.first(len(priors), population.text.shape[1], population.tasks, known)
     looked = looked_at(observations, population, len(priors))
-    for _ in range(rounds if len(observations) else 0):
-        covariances = improve(looked, condition(looked, covariances, means), covariances)
+    every = _with_past(looked, population, len(priors), past)
+    for _ in range(rounds if len(every.row) else 0):
+        covariances = improve(every, condition(every, covariances, means), covariances)
     tempered = replace(covariances, luck=covariances.luck * TEMPER)
-    return Predictor(condition(looked, tempered, means), looked, covariances, tempered)
+    return Predictor(condition(every, tempered, means), looked, covariances, tempered, past)
+
+
+def _with_past(looked: Looked, population: Population, endpoints: int, past: Past | None) -> Looked:
+    if past is None or not len(past.score):
+        return looked
+    rows = np.arange(len(past.score))
+    text = np.zeros((len(rows), population.text.shape[1]), np.float32)  # of the average request
+    before = Population(past.task, text, population.tasks)
+    return looked.plus(looked_at(Observations(rows, past.endpoint, past.score), before, endpoints))
 
 
 def without(
@@ -164,7 +186,8 @@ def without(
     """The same beliefs on how scores vary, with other observations: for folds that must not know some scores."""
     means = np.where(np.isnan(priors), UNKNOWN, priors)
     looked = looked_at(observations, population, len(priors))
-    return replace(predictor, looked=looked, posterior=condition(looked, predictor.tempered, means))
+    every = _with_past(looked, population, len(priors), predictor.past)
+    return replace(predictor, looked=looked, posterior=condition(every, predictor.tempered, means))
 
 
 def telling(observations: Observations, population: Population, priors: Floats) -> Population:
@@ -193,3 +216,16 @@ def crossed(
         held = rows[fold[rows] == k]
         quality[held] = others.predict(population, held)
     return quality
+
+
+def calibration_error(quality: NDArray[np.floating], observations: Observations, bins: int = 10) -> float:
+    """How far predictions are off on the average: over bins of predicted quality, |mean predicted - mean score|, by size.
+
+    `quality`: of `crossed`, so that no score was predicted with itself. Chance alone gives about 0.4 / sqrt(scores a bin).
+    """
+    if not len(observations):
+        return 0.0
+    predicted = np.asarray(quality, dtype=np.float64)[observations.row, observations.endpoint]
+    bucket = np.minimum((predicted * bins).astype(np.int64), bins - 1)
+    off = np.bincount(bucket, predicted - observations.score, minlength=bins)
+    return float(np.abs(off).sum() / len(observations))

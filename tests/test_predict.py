@@ -10,7 +10,16 @@ from router.ladder import climb
 from router.mixed import Covariances, condition, looked_at
 from router.outlook import look_out
 from router.pilot import PART, Situation, next_round, stratified
-from router.predict import Observations, Population, crossed, fit, no_observations, telling
+from router.predict import (
+    Observations,
+    Past,
+    Population,
+    calibration_error,
+    crossed,
+    fit,
+    no_observations,
+    telling,
+)
 
 UNKNOWN = np.array([np.nan, np.nan, np.nan])
 
@@ -103,10 +112,7 @@ def test_predictions_are_calibrated_and_better_than_the_means() -> None:
     rest = np.setdiff1d(np.arange(len(population)), rows)
     fixed = ((score[rows].mean(axis=0) - score[rest]) ** 2).mean()
     assert ((quality[rest] - score[rest]) ** 2).mean() < 0.9 * fixed
-    bins = np.digitize(quality[rest].ravel(), np.linspace(0, 1, 11))
-    off = [abs(quality[rest].ravel()[bins == b].mean() - score[rest].ravel()[bins == b].mean()) * (bins == b).mean()
-           for b in np.unique(bins)]  # fmt: skip
-    assert sum(off) < 0.06, "expected calibration error"
+    assert calibration_error(quality, every_pair(rest, score)) < 0.06
 
 
 def test_the_error_of_a_mean_is_honest() -> None:
@@ -212,6 +218,21 @@ def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
     assert 2 <= rounds <= 6
     assert len(seen) <= 700
     assert len(np.unique(seen.row)) <= 200
+
+
+def test_past_nights_replace_the_first_looks() -> None:
+    rng = np.random.default_rng(15)
+    population, score = a_world(rng)
+    rows = rng.integers(0, len(population), 900)
+    endpoint = (np.arange(900) % 3).astype(np.int32)
+    past = Past(population.task[rows], endpoint, score[rows, endpoint])
+    first = next_round(a_situation(population, no_observations(), past=past), rng)
+    alone = next_round(a_situation(population, no_observations()), rng)
+    assert alone is not None
+    assert first is None or (first.endpoint == 2).sum() < (alone.endpoint == 2).sum()
+    blank = fit(no_observations(), population, UNKNOWN).predict(population)
+    taught = fit(no_observations(), population, UNKNOWN, past=past).predict(population)
+    assert ((taught - score) ** 2).mean() < 0.95 * ((blank - score) ** 2).mean()
 
 
 def test_dear_endpoints_are_tried_on_fewer_requests() -> None:
