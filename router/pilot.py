@@ -94,9 +94,9 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
 
 def _unknown(situation: Situation) -> NDArray[np.int32]:
     """Endpoints of which nothing was seen, in the first round; later those whose cost nobody knows."""
-    unpriced = np.isnan(situation.cost_usd).any(axis=0)
+    unpriced = np.logical_or.reduce(np.isnan(situation.cost_usd), axis=0)
     before = np.zeros(0, np.int32) if situation.past is None else situation.past.endpoint
-    unseen = np.bincount(before, minlength=len(unpriced)) < SEED
+    unseen = np.bincount(before, minlength=len(situation.priors)) < SEED
     return np.flatnonzero(unpriced if situation.rounds else unpriced | unseen).astype(np.int32)
 
 
