@@ -165,7 +165,11 @@ def plan(night: Night) -> Outlook:
     population = telling(night.seen, night.population, night.priors)
     predictor = fit(night.seen, population, night.priors)
     quality = crossed(predictor, night.seen, population, night.priors, night.rng)
-    cost = np.where(night.paid, 0.0, expected_costs(night))
+    expected = expected_costs(night)
+    dearest = np.nanmax(expected) if np.isfinite(expected).any() else 1.0
+    cost = np.where(
+        night.paid, 0.0, np.nan_to_num(expected, nan=dearest)
+    )  # unknown: too few labels for a look
     return look_out(predictor, population, quality, cost, night.aim)
 
 

@@ -74,6 +74,31 @@ def test_an_absolute_floor_and_few_labels(table: pa.Table) -> None:
         assert night["floor"] == 0.7
 
 
+@pytest.mark.parametrize("labels", [0, 1, 4, 50])
+def test_a_night_with_hardly_a_label_is_played_to_its_end(table: pa.Table, labels: int) -> None:
+    for relative in (False, True):
+        answer, _ = backtest(table, Settings(0.8, relative, labels=labels))
+        assert answer["mean"]["scores_used"] <= labels
+        assert 0 < answer["mean"]["cost_usd"] <= 1.2 * answer["mean"]["cost_best_single"]
+
+
+@pytest.mark.parametrize("column", ["prompt", "task"])
+def test_outcomes_without_text_or_tasks_are_played(table: pa.Table, column: str) -> None:
+    blank = pa.array([None] * table.num_rows, pa.string())
+    answer, _ = backtest(
+        table.set_column(table.column_names.index(column), column, blank), Settings(0.8, True)
+    )
+    assert answer["mean"]["met"]
+
+
+@pytest.mark.parametrize(("endpoints", "rows"), [(("small",), 600), ((), 30), ((), 3)])
+def test_one_model_or_hardly_a_request_is_a_night_too(
+    table: pa.Table, endpoints: tuple[str, ...], rows: int
+) -> None:
+    answer, _ = backtest(table.slice(0, rows), Settings(0.8, True), endpoints=endpoints)
+    assert answer["mean"]["cost_usd"] > 0
+
+
 def test_nothing_but_what_was_looked_at_or_served_reaches_the_router(table: pa.Table) -> None:
     """Turning every score and cost that was neither looked at nor served leaves the night as it was."""
     known, _ = read(table)
