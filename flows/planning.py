@@ -250,6 +250,8 @@ def show(outlook: Outlook, console: Console) -> None:
         + (f"; predicted quality {plan.quality:.3f}" if setting.scorer else "")
         + f"; within {plan.gap:.2%} of the cheapest plan"
     )
+    for name, seconds in plan.waits.items():
+        console.print(f"waits {timedelta(seconds=round(seconds))} for the price of {name}", markup=False)
     if outlook.points:
         console.print(_frontier(outlook))
     if setting.scorer is None:
