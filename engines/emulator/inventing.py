@@ -10,7 +10,7 @@ from typing import Any
 
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
-LONE = re.compile(r"(?<![\w'\u2019])[A-Za-z](?![\w'\u2019])")
+LONE = re.compile(r"(?<![A-Za-z0-9_'\u2019])[A-Za-z](?![A-Za-z0-9_'\u2019])")
 OPTION = re.compile(r"^\W{0,2}([A-Z])[.):]", re.MULTILINE)
 OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
