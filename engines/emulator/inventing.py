@@ -8,9 +8,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import regex
+
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 LETTER = re.compile(r"\W*([A-Za-z])\W*")
-LONE = re.compile(r"(?<![A-Za-z0-9_'\u2019])[A-Za-z](?![A-Za-z0-9_'\u2019])")
+LONE = regex.compile(r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)")
+"""As the scorer `choice` finds one; to the standard library a fraction is part of a word."""
 OPTION = re.compile(r"^\W{0,2}([A-Z])[.):]", re.MULTILINE)
 OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
@@ -35,7 +38,7 @@ def wrong(right: str, prompt: str, rng: random.Random) -> str:
     return _swapped(stripped, rng)
 
 
-def _replaced(text: str, what: re.Pattern[str], by: Callable[[str], str]) -> str:
+def _replaced(text: str, what: re.Pattern[str] | Any, by: Callable[[str], str]) -> str:
     """The last occurrence replaced; the text itself where there is none."""
     found = list(what.finditer(text))
     if not found:
