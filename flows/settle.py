@@ -222,7 +222,7 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
     if marker.exists():
         return
     published = publish(setting.warehouse, setting.run_id, setting.job.output_path, setting.job.base, say=say)
-    marker.touch()
+    marker.touch(mode=0o600)  # published files are for others; what is in the run's folder is not
     say(f"published {published.rows:,} rows to {published.path}")
 
 
