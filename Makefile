@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --no-co
 LOCKED := --no-deps --require-hashes
 COMPILE := -m compileall -qq -j 0
 
-.PHONY: help setup setup-dev setup-vllm demo test lint bench lock
+.PHONY: help setup setup-dev setup-vllm demo test test-ui lint bench lock
 .DELETE_ON_ERROR:
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make setup-vllm  .venv-vllm: vLLM for the device found (here: $(DEVICE))"
 	@echo "make demo        a night of 2,000 requests against emulated providers; no key, no GPU"
 	@echo "make test        all tests, in both environments"
+	@echo "make test-ui     what people see, in a headless browser (Debian: apt install chromium)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       the benchmarks; each states what it must reach"
 	@echo "make lock        the requirements files anew from pyproject.toml (needs uv)"
@@ -35,8 +36,12 @@ setup-vllm: .venv-vllm/.ready
 demo: .venv/.ready
 	@$(BIN)/thirdshift demo
 
+# two processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night
 test: .venv/.ready-dev .venv-vllm/.ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-ui: .venv/.ready-ui
+	@$(BIN)/python -m pytest tests/ui
 
 lint: .venv/.ready-dev
 	@$(BIN)/ruff check .
@@ -65,6 +70,10 @@ bench: .venv/.ready-dev
 	@$(BIN)/python $(PIP_INSTALL) --no-deps --no-index --no-build-isolation -e .
 	@$(BIN)/python $(COMPILE) .venv/lib || true
 	@touch .venv/.ready $@
+
+.venv/.ready-ui: requirements-ui.txt .venv/.ready-dev
+	@$(BIN)/python $(PIP_INSTALL) $(LOCKED) -r requirements-ui.txt
+	@touch $@
 
 .venv-vllm/bin/python:
 	@test -n "$(PYTHON)" || { echo "thirdshift needs Python 3.11 or newer: install one, or name it: make PYTHON=…" >&2; exit 1; }
