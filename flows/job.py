@@ -11,29 +11,30 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, field_validator
 
-from flows.deadlines import duration, resolve_deadline
+from flows.deadlines import resolve_deadline
 from flows.errors import DeadlineError, JobError
+from flows.job_parts import (
+    BudgetPart,
+    Count,
+    EndpointPart,
+    OutputPart,
+    Part,
+    PolicyPart,
+    QualityPart,
+    RequestPart,
+    Scalar,
+    Seconds,
+    SqlInput,
+    Text,
+    TolerateParts,
+)
 from flows.job_text import read
-from router.pricebook import off_peak_rule
 from router.values import JSON
 
 HIDDEN = "***"
@@ -47,35 +48,6 @@ _SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
 
 FIXED_QUALITY = ("floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task")
 """What makes the claim of a certificate."""
-
-
-def _duration_seconds(value: JSON) -> JSON:
-    if not isinstance(value, str):
-        raise ValueError("write a time like 90d, 8h or 30m")  # noqa: TRY004 (what pydantic makes a mistake of)
-    found = duration(value)
-    if found is None:
-        raise ValueError(f"{value!r} is no time; write it like 90d, 8h or 30m")
-    return found.total_seconds()
-
-
-def _one_or_more(value: JSON) -> JSON:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-def _scalar(value: JSON) -> JSON:
-    if isinstance(value, dict | list):
-        raise ValueError("is one value, or null where it must be given")  # noqa: TRY004 (likewise)
-    return value
-
-
-def _zone(name: str) -> str:
-    off_peak_rule(Decimal(1), name, (), ())
-    return name
-
-
-def _hours(hours: str) -> str:
-    off_peak_rule(Decimal(1), "UTC", (hours,), ())
-    return hours
 
 
 def hidden(value: JSON) -> JSON:
@@ -94,161 +66,6 @@ def without_passwords(value: JSON) -> JSON:
     return _PASSWORD.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value
 
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""Of an endpoint: it names files, columns and hive partitions."""
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
-Columns = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
-Hour = Annotated[str, BeforeValidator(lambda hour: str(hour) if type(hour) is int else hour)]
-Amount = Annotated[
-    Annotated[int, Field(ge=0)] | None, BeforeValidator(lambda audit: None if audit == "auto" else audit)
-]
-
-
-class Part(BaseModel):
-    """Of a job file: frozen, and no key goes unnoticed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-
-class SqlInput(Part):
-    sql: Text = Field(repr=False)
-    attach: dict[str, Text] = Field(default={}, repr=False)
-    """Alias to what DuckDB attaches; can hold a password."""
-
-
-class RequestPart(Part):
-    """How a row becomes a request. Where the file names a file, here is its text."""
-
-    id: Columns | None = None
-    system: str | None = Field(default=None, repr=False)
-    prompt: Text | None = Field(default=None, repr=False)
-    task: Text | None = None
-    reference: Text | None = None
-    max_tokens: Count = 1024
-    temperature: Annotated[float, Field(ge=0)] | None = 0.0
-    response_schema: str | None = Field(default=None, repr=False)
-    """JSON text."""
-
-
-class OutputPart(Part):
-    path: Text
-    when: Literal["always", "complete", "certified"] = "complete"
-
-
-class JudgePart(Part):
-    endpoint: Text
-    rubric: Text
-    max_usd: Usd | None = None
-
-
-class QualityPart(Part):
-    floor: Share = 0.0
-    relative_to: Text | None = None
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
-    scorer: Text | None = None
-    pattern: str | None = None
-    fields: dict[str, Text] = {}
-    judge: JudgePart | None = None
-    pilot: Annotated[int, Field(ge=0)] = 200
-    audit: Amount = None
-    """Answers scored after the run; None: what the certificate needs (`auto`)."""
-    labels: Annotated[int, Field(ge=0)] | None = None
-    per_task: bool = False
-
-
-class BudgetPart(Part):
-    cap_usd: Usd | None = None
-    """None: no cap."""
-    window: Literal["run", "day", "month"] = "run"
-    approve_above_usd: Usd | None = None
-
-
-class TolerateParts(Part):
-    rejects: Share = 1.0
-    errors: Share = 0.0
-
-
-class RulePart(Part):
-    allow: tuple[Text, ...] | None = None
-    deny: tuple[Text, ...] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> RulePart:
-        if (self.allow is None) == (self.deny is None):
-            raise ValueError("is an allow or a deny: {allow: […]} or {deny: […]}, one of them")
-        return self
-
-
-class PolicyPart(Part):
-    licences: RulePart | None = None
-    labs: RulePart | None = None
-    origins: RulePart | None = None
-    regions: RulePart | None = None
-    self_hosted_only: bool = False
-    zero_retention: bool = False
-    max_vendor_share: Annotated[float, Field(gt=0, le=1)] | None = None
-
-
-class PricePart(Part):
-    """USD per million tokens, for the endpoint's own mode."""
-
-    input: Usd
-    output: Usd
-    cached_input: Usd | None = None
-
-
-class LimitsPart(Part):
-    rpm: Count | None = None
-    tpm: Count | None = None
-    concurrency: Count | None = None
-
-
-class OffPeakPart(Part):
-    factor: Usd
-    tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
-    hours: tuple[Annotated[Hour, AfterValidator(_hours)], ...] = ()
-    """`0` or `10-23`, both ends inside; none: all day."""
-    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
-    """None: every day."""
-
-
-class EndpointPart(Part):
-    name: Name
-    model: Text
-    engine: Literal["vllm"] | None = None
-    mode: Literal["realtime", "batch", "flex"] = "realtime"
-    params: dict[str, Any] = Field(default={}, repr=False)
-    region: Text | None = None
-    retention: Literal["zero"] | None = None
-    licence: Text | None = None
-    lab: Text | None = None
-    origin: Text | None = None
-    api_base: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
-    api_key_env: Text | None = None
-    price: PricePart | None = None
-    off_peak: OffPeakPart | None = None
-    limits: LimitsPart = LimitsPart()
-    context_window: Count | None = None
-    quality_prior: Share | None = None
-    turnaround: Seconds | None = None
-    reasoning_tokens_max: Annotated[int, Field(ge=0)] | None = None
-    delete_remote: bool = False
-    up: Text | None = None
-    health: Text | None = None
-    down: Text | None = None
-    device: Literal["cuda", "npu", "cpu"] | None = None
-    workers: Count = 1
-    usd_per_hour: Usd | None = None
-    accounting_usd_per_hour: Usd | None = None
-    minimum_minutes: Annotated[float, Field(ge=0)] = 0.0
-    vllm: dict[str, Any] = {}
-    python: Text | None = None
-
-
 Input = Annotated[
     Annotated[Text, Tag("source")] | Annotated[SqlInput, Tag("query")],
     Discriminator(lambda value: "query" if isinstance(value, dict | SqlInput) else "source"),
@@ -257,27 +74,47 @@ Input = Annotated[
 
 class Job(Part):
     name: Annotated[str, Field(pattern=r"^[^\s/\\.][^/\\\x00-\x1f]{0,99}$")]
-    """It names a folder of what is published."""
-    params: dict[str, Annotated[Any, AfterValidator(_scalar)]] = {}
+    """Of the job; it also names a folder of what is published."""
+    params: dict[str, Scalar] = Field(default={})
+    """Names to defaults (`null`: must be given), filled by `--param ds=2026-11-22`; `${ds}` anywhere below."""
     input: Input
+    """A Parquet file, a glob, a directory, an object-store URI, an OpenAI batch file (JSONL), or `{sql: …}`."""
     request: RequestPart = RequestPart()
+    """How a row becomes a request, where its columns are not `request_id`, `prompt`, `task`, `reference` already."""
     reuse: Literal["none", "answered"] = "none"
+    """`answered`: what an earlier run of this job answered for the same request is not paid for again."""
     reuse_max_age: Seconds | None = None
+    """How old such an answer may be, `90d`."""
     dedupe: bool = True
+    """Equal requests are paid for once; `false`: each on its own, to sample."""
     cache: bool | None = None
+    """Does not work yet."""
     retention_days: Count | None = None
+    """After so many days the text of a run is purged when the job next runs; figures stay."""
     warehouse: Text = "warehouse.duckdb"
+    """The DuckDB file, from the job's folder; `--warehouse` overrides."""
     output: OutputPart | None = None
+    """Parquet for others to read, once the run is over."""
     deadline: Text | None = None
+    """`"06:00 Europe/Berlin"` (the next such time), `8h`, or an ISO 8601 instant."""
     on_deadline: Literal["stop", "realtime"] = "stop"
+    """`realtime`: what a late batch has not answered when the deadline nears is sent in real time."""
     quality: QualityPart = QualityPart()
+    """What must be reached, and how it is known."""
     budget: BudgetPart = BudgetPart()
+    """What may be spent."""
     tolerate: TolerateParts = TolerateParts()
+    """How much may go wrong."""
     policy: PolicyPart = PolicyPart()
-    policies: dict[Text, PolicyPart] = {}
-    tags: dict[str, str] = {}
+    """What no request may break. A fact that is unknown fails the rule."""
+    policies: dict[Text, PolicyPart] = Field(default={})
+    """Names to further rules, for the rows whose column `policy` names them."""
+    tags: dict[str, str] = Field(default={})
+    """For charge-back: `{team: support}`."""
     charge_by: tuple[Text, ...] = ()
+    """Keys of the rows' metadata to charge by."""
     endpoints: Annotated[tuple[EndpointPart, ...], Field(min_length=1)]
+    """Models with their parameters, somewhere, at a price."""
 
     _path: Path = PrivateAttr()
     _given: dict[str, str] = PrivateAttr()

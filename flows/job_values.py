@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from flows.errors import JobError, Mistake
-from flows.job import EndpointPart, Job, OffPeakPart, PolicyPart, RulePart, SqlInput
+from flows.job import Job
+from flows.job_parts import EndpointPart, OffPeakPart, PolicyPart, RulePart, SqlInput
 from flows.job_text import place
 from flows.shelf import shelf
 from router.policy import Policy, Rule
