@@ -20,6 +20,7 @@ from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of, decide, market
 from flows.history import Past, past_nights
+from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare, thawing
@@ -187,6 +188,7 @@ class Shift:
             planned = self.escrow.spent_usd + usd(plan.cost_usd)
             self._approve(plan.cost_usd, "the plan")
             warehouse.update_run(setting.run_id, planned_usd=planned)
+        keep_plan(setting.folder, plan, self.decision, float(self.escrow.spent_usd), setting.clock())
         self.screen.say(told(plan, self.placement, self.columns.weight, setting.endpoints))
 
     def _approve(self, cost_usd: float, what: str) -> None:

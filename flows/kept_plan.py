@@ -1,0 +1,69 @@
+"""The plan a night was run by, kept in the run's folder as `plan.json`: its frontier, and where it stands on it.
+
+The warehouse has the plan by request (`assignments`); what other floors would have cost is known only while the plan
+is made, so it is written down then. A resumed run plans anew and writes anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+
+from flows.deciding import Decision
+from router.planning.frontier import Point, frontier
+from router.planning.problem import Plan
+
+NAME = "plan.json"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptPlan:
+    made_at: datetime
+    floor: float | None
+    """In absolute terms, as believed; None where nothing is to be cleared."""
+    quality: float | None
+    """Predicted mean; None where nothing is known of it."""
+    cost_usd: float
+    """Expected from then on: what was held already costs nothing."""
+    spent_usd: float
+    """Before the plan: what the pilot took."""
+    gap: float
+    """The share by which the cost may exceed the optimum."""
+    points: tuple[Point, ...] = ()
+    """Other floors, at what they would have cost from then on."""
+
+    @property
+    def total_usd(self) -> float:
+        return self.spent_usd + self.cost_usd
+
+
+def keep_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
+    """Write down `plan` with the frontier of its problem; whole or not at all."""
+    aimed = decision.quality is not None
+    told = KeptPlan(
+        made_at=made_at,
+        floor=decision.floor,
+        quality=plan.quality if aimed else None,
+        cost_usd=float(plan.cost_usd),
+        spent_usd=spent_usd,
+        gap=float(plan.gap),
+        points=frontier(decision.problem) if aimed else (),
+    )
+    text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
+    beside = folder / f"{NAME}.tmp"
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.replace(folder / NAME)
+
+
+def kept_plan(folder: Path) -> KeptPlan | None:
+    """What `keep_plan` wrote; None where no plan was made yet, or by an earlier version."""
+    path = folder / NAME
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    points = tuple(Point(**point) for point in told.pop("points"))
+    return KeptPlan(**{**told, "made_at": datetime.fromisoformat(told["made_at"])}, points=points)
