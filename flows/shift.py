@@ -18,10 +18,11 @@ from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
-from flows.deciding import Columns, Decision, Market, best_possible, columns_of, decide, market
-from flows.history import Past, past_nights
+from flows.deciding import Columns, Decision, Market, best_possible, columns_of
+from flows.history import past_nights
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
+from flows.learning import Learner
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare, thawing
 from flows.records import assignments, save_shard, worker_rows
@@ -30,10 +31,8 @@ from flows.repairing import MOST_ROUNDS, worth_repairing
 from flows.run_folder import OWNERS_ALONE, masked
 from flows.screen import Screen, Tally, money
 from flows.setting import Setting
-from flows.tiers import looked_at, shared, twins
-from router.pilot import Situation, next_round
+from flows.tiers import twins
 from router.planning.solve import Compromise
-from router.predict import Observations
 from router.values import Desk, FailureKind, Purpose, usd
 from warehouse.journal import FileJournal
 from warehouse.parts import of_shard
@@ -67,9 +66,9 @@ class Shift:
         self.twin = twins(setting.endpoints)
         self.batch: Batch
         self.columns: Columns
+        self.learner: Learner
         self.market: Market
         self.decision: Decision
-        self.past: Past | None = None
         self.placement: Placement
         self.unapproved = False
         """Stopped because the plan is above what may be spent without being asked."""
@@ -80,7 +79,6 @@ class Shift:
         """What lives as long as the shift."""
         self._broken: list[Work] = []
         self._scored = time.monotonic()
-        self._rounds = 0
         self._repairs = 0
 
     # --- the stations -------------------------------------------------------------------------------------------------
@@ -105,7 +103,7 @@ class Shift:
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
         )
         names = self.batch.intake.tasks
-        self.past = past_nights(setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names)
+        past = past_nights(setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
             warehouse.save_rejects(setting.run_id, setting.folder)
@@ -113,6 +111,8 @@ class Shift:
             warehouse.save_prices(setting.run_id, setting.prices)
             self.columns = earlier_nights.take_over(warehouse, setting, self.columns, self.screen.say)
             self._score(warehouse)
+        scorable = self.batch.scorable[self.columns.rows]
+        self.learner = Learner(setting, self.knowledge, self.columns, scorable, past, self.twin)
         rejects = f", {self.batch.intake.rejects:,} rejected" if self.batch.intake.rejects else ""
         self.screen.say(f"{setting.run_id}: {self.batch.rows:,} requests{rejects}")
 
@@ -121,28 +121,12 @@ class Shift:
         setting = self.setting
         if adopted := self._adopted({Purpose.PILOT}):
             return adopted
-        if not self._rounds and setting.job.budget.approve_above_usd is not None:
-            cheapest = np.where(self.columns.allowed, self._market().by_endpoint(), np.inf).min(axis=1)
+        if not self.learner.rounds and setting.job.budget.approve_above_usd is not None:
+            cheapest = np.where(self.columns.allowed, self.learner.market().by_endpoint(), np.inf).min(axis=1)
             self._approve(float(cheapest.sum()), "the cheapest plan there can be")
-        while setting.aim is not None and setting.pilots and not self.crew.stopped:
-            tried = self.columns.allowed & self.batch.scorable[self.columns.rows, None]
-            allowed, cost = looked_at(tried, self._market().by_endpoint(), self.twin)
-            situation = Situation(
-                population=self.columns.population,
-                cost_usd=cost,
-                allowed=allowed,
-                priors=setting.priors,
-                aim=setting.aim,
-                observations=self._observed(),
-                pilot=setting.pilots,
-                looks=setting.pilots * len(setting.endpoints),
-                rounds=self._rounds,
-            )
-            looks = next_round(situation, np.random.default_rng(self._rounds))
-            self._rounds += 1
-            if looks is None:
-                break
-            placed = self._not_held(looks.row, looks.endpoint)
+        while not self.crew.stopped and (found := self.learner.looks()) is not None:
+            looks, cost = found
+            placed = self.learner.not_held(looks.row, looks.endpoint)
             if not self._affordable(float(cost[looks.row, looks.endpoint].sum()), cost):
                 break
             if placed:
@@ -160,11 +144,8 @@ class Shift:
         setting = self.setting
         if self.crew.stopped and not self.unapproved:
             self.crew.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
-        self.market = self._market()
-        terms = setting.terms(spent_usd=self.escrow.spent_usd)
-        self.decision = decide(
-            self.columns, self.market, self._observed(), setting.priors, terms, setting.aim
-        )
+        self.market = self.learner.market()
+        self.decision = self.learner.decide(self.market, setting.terms(spent_usd=self.escrow.spent_usd))
         plan, given_up = best_possible(self.decision, self.screen.say)
         self.out_of_reach = given_up is Compromise.FLOOR
         self.placement = Placement.of(
@@ -240,7 +221,7 @@ class Shift:
             return []
         missing = (overall.floor / max(overall.mean, 1e-9) - 1.0) * overall.mean * overall.population
         due = worth_repairing(
-            self.columns, self.market, self.placement, self.decision.quality, self._observed(), missing
+            self.columns, self.market, self.placement, self.decision.quality, self.learner.observed(), missing
         )
         if len(due):
             self.screen.say(
@@ -344,35 +325,6 @@ class Shift:
             lives = self.crew.lives()
             if lives:
                 warehouse.save_workers(worker_rows(self.setting.run_id, lives))
-
-    # --- what is known ------------------------------------------------------------------------------------------------
-
-    def _observed(self) -> Observations:
-        seen = self.knowledge.seen()
-        return shared(Observations(self.columns.positions(seen.row), seen.endpoint, seen.score), self.twin)
-
-    def _market(self) -> Market:
-        held = self.knowledge.held()
-        answered = held.row[held.answered], held.endpoint[held.answered]
-        setting = self.setting
-        return market(
-            self.columns, setting.endpoints, self.knowledge.used(), self.past, setting.paces,
-            now=setting.clock(), deadline=setting.deadline,
-            held=(self.columns.positions(answered[0]), answered[1]),
-        )  # fmt: skip
-
-    def _not_held(
-        self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]
-    ) -> list[tuple[str, NDArray[np.int64]]]:
-        """Pairs without a final reply, as one shard per endpoint."""
-        held = self.knowledge.held()
-        known = set(zip(held.row.tolist(), held.endpoint.tolist(), strict=True))
-        rows = self.columns.rows[positions]
-        fresh = np.array(
-            [pair not in known for pair in zip(rows.tolist(), endpoint.tolist(), strict=True)], bool
-        )
-        names = [each.name for each in self.setting.endpoints]
-        return [(names[e], rows[fresh & (endpoint == e)]) for e in np.unique(endpoint[fresh])]
 
     def _shards(self, purpose: Purpose, due: Due) -> list[Work]:
         if not len(due):
