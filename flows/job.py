@@ -88,7 +88,7 @@ class Job(Part):
     dedupe: bool = True
     """Equal requests are paid for once; `false`: each on its own, to sample."""
     cache: bool | None = None
-    """Does not work yet."""
+    """Answers kept across jobs."""
     retention_days: Count | None = None
     """After so many days the text of a run is purged when the job next runs; figures stay."""
     warehouse: Text = "warehouse.duckdb"
