@@ -11,10 +11,11 @@ import os
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.deciding import Decision
-from router.planning.frontier import Point, frontier
-from router.planning.problem import Plan
+if TYPE_CHECKING:
+    from flows.deciding import Decision
+    from router.planning.problem import Plan
 
 NAME = "plan.json"
 
@@ -32,8 +33,8 @@ class KeptPlan:
     """Before the plan: what the pilot took."""
     gap: float
     """The share by which the cost may exceed the optimum."""
-    points: tuple[Point, ...] = ()
-    """Other floors, at what they would have cost from then on."""
+    points: tuple[tuple[float, float], ...] = ()
+    """(floor, USD): other floors, and what they would have cost from then on."""
 
     @property
     def total_usd(self) -> float:
@@ -42,7 +43,10 @@ class KeptPlan:
 
 def keep_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
     """Write down `plan` with the frontier of its problem; whole or not at all."""
+    from router.planning.frontier import frontier  # with the solver, which readers of plans can do without
+
     aimed = decision.quality is not None
+    points = frontier(decision.problem) if aimed else ()
     told = KeptPlan(
         made_at=made_at,
         floor=decision.floor,
@@ -50,7 +54,7 @@ def keep_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, ma
         cost_usd=float(plan.cost_usd),
         spent_usd=spent_usd,
         gap=float(plan.gap),
-        points=frontier(decision.problem) if aimed else (),
+        points=tuple((point.floor, point.cost_usd) for point in points),
     )
     text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
     beside = folder / f"{NAME}.tmp"
@@ -65,5 +69,5 @@ def kept_plan(folder: Path) -> KeptPlan | None:
     if not path.exists():
         return None
     told = json.loads(path.read_text(encoding="utf-8"))
-    points = tuple(Point(**point) for point in told.pop("points"))
+    points = tuple((floor, cost_usd) for floor, cost_usd in told.pop("points"))
     return KeptPlan(**{**told, "made_at": datetime.fromisoformat(told["made_at"])}, points=points)
