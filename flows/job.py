@@ -167,6 +167,8 @@ class Job(Part):
         """What of it must be as it was when a run is resumed: input, request, scorer and floor."""
         told = self.canonical()
         quality = {key: told["quality"][key] for key in FIXED_QUALITY}
+        if quality["judge"] is not None:
+            del quality["judge"]["max_usd"]  # money, which may change
         return {
             "input": told["input"],
             "request": told["request"],

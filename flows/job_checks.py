@@ -18,6 +18,7 @@ from typing import Any
 from engines.loading import BATCH_TIERS, batch_tier_missing
 from flows.errors import Mistake, nearest
 from flows.job import SECRET
+from flows.job_quality import check_quality
 from flows.job_text import Document, Loc
 from flows.not_yet import found, refused
 from router.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
@@ -65,7 +66,8 @@ VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict[str, Any], list[Mistake]]:
     """The job's data with the files that `request:` names read in, and every mistake found on the way."""
     data = copy.deepcopy(document.data)
-    finds = [*refused(document), *_files(document, data)]
+    base = document.path.resolve().parent
+    finds = [*refused(document), *_files(document, data), *check_quality(data, base)]
     for one in CHECKS:
         finds += one(document.data)
     if environ is not None:
@@ -259,15 +261,15 @@ def _files(document: Document, data: dict[str, Any]) -> Finds:
     base = document.path.parent
     system, schema = request.get("system"), request.get("response_schema")
     if isinstance(system, str):
-        text = _text_of(base, system)
+        text = text_of(base, system)
         request["system"] = system if text is None else text
-        if text is None and _names_a_file(system):
+        if text is None and names_a_file(system):
             yield (
                 ("request", "system"),
                 f"no file {system} beside the job; a text that is meant as such has spaces",
             )
     if isinstance(schema, str):
-        text = _text_of(base, schema)
+        text = text_of(base, schema)
         if text is None:
             yield ("request", "response_schema"), f"no file {schema} beside the job, or it is not UTF-8 text"
             return
@@ -277,7 +279,7 @@ def _files(document: Document, data: dict[str, Any]) -> Finds:
             yield ("request", "response_schema"), f"{schema}: {problem}"
 
 
-def _text_of(base: Path, name: str) -> str | None:
+def text_of(base: Path, name: str) -> str | None:
     """A file's text; None where there is no such file."""
     if "\n" in name or len(name) > 1000 or not name.strip():
         return None
@@ -287,6 +289,6 @@ def _text_of(base: Path, name: str) -> str | None:
         return None
 
 
-def _names_a_file(text: str) -> bool:
+def names_a_file(text: str) -> bool:
     """One word that ends like a file's name."""
     return re.fullmatch(r"[^\s]+\.(md|txt|j2|jinja|prompt|json|ya?ml)", text) is not None

@@ -100,7 +100,7 @@ class OutputPart(Part):
 
 class JudgePart(Part):
     endpoint: Text
-    """The name of an endpoint of this job."""
+    """The name of an endpoint of this job; one with `only: judge` answers no requests itself."""
     rubric: Text
     """What makes an answer good: a text, or a file beside the job."""
     max_usd: Usd | None = None
@@ -116,7 +116,8 @@ class QualityPart(Part):
     """With which the floor is certified, and the plan keeps its margin; 0.5: no margin."""
     scorer: Text | None = None
     """`exact`, `choice`, `numeric`, `contains`, `regex`, `json_schema`, `fields`, `judge`, `agreement`, or
-    `package.module:function` of yours. None: quality is predicted only."""
+    `package.module:function`: code of yours beside the job, run in this process, called (output, reference, request)
+    and returning 0..1. None: quality is predicted only."""
     pattern: str | None = None
     """For `regex`: what an answer must match. Default: the row's reference is the pattern."""
     fields: dict[str, Text] = {}
@@ -220,6 +221,8 @@ class EndpointPart(Part):
     """`vllm`: workers that thirdshift starts and stops. Default: an API."""
     mode: Literal["realtime", "batch", "flex"] = "realtime"
     """The provider's tier: answered at once, within a day at half the price, or when there is room."""
+    only: Literal["judge"] | None = None
+    """`judge`: it answers no requests, and is there for `quality.judge` alone."""
     params: dict[str, Any] = Field(default={}, repr=False)
     """Sent with every request as they are: `{reasoning_effort: low}`."""
     region: Text | None = None

@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from flows.errors import JobError, Mistake
 from flows.job import Job
 from flows.job_parts import EndpointPart, OffPeakPart, PolicyPart, RulePart, SqlInput
+from flows.job_quality import imported
 from flows.job_text import place
 from flows.shelf import shelf
 from router.policy import Policy, Rule
@@ -66,9 +67,11 @@ def books() -> tuple[PriceLookup, FactsLookup]:
 
 
 def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[Endpoint, ...]:
-    """All endpoints, in the order of the job. Raises JobError naming each that has no price."""
+    """All endpoints that answer requests, in the order of the job. Raises JobError naming each that has no price."""
     found, mistakes = [], []
     for number, part in enumerate(job.endpoints):
+        if part.only is not None:
+            continue
         try:
             found.append(endpoint_value(part, prices, known(part.model), job.base))
         except PriceMissing as error:
@@ -76,6 +79,18 @@ def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[
     if mistakes:
         raise JobError(job.path, mistakes)
     return tuple(found)
+
+
+def judge_value(job: Job, prices: PriceLookup, known: FactsLookup) -> Endpoint | None:
+    """The endpoint that judges, where the scorer is a judge; it may answer requests too. Raises JobError."""
+    judge = job.quality.judge
+    if judge is None or job.quality.scorer != "judge":
+        return None
+    number, part = next((n, each) for n, each in enumerate(job.endpoints) if each.name == judge.endpoint)
+    try:
+        return endpoint_value(part, prices, known(part.model), job.base)
+    except PriceMissing as error:
+        raise JobError(job.path, [Mistake(0, place(("endpoints", number, "price")), str(error))]) from None
 
 
 def endpoint_value(part: EndpointPart, prices: PriceLookup, known: Known, base: Path) -> Endpoint:
@@ -186,7 +201,10 @@ def input_spec(job: Job) -> InputSpec:
 def scorer_of(job: Job) -> Scorer | None:
     """None: the job names none, and quality is predicted only."""
     quality = job.quality
-    return None if quality.scorer is None else Scorer(quality.scorer, quality.pattern, quality.fields)
+    if quality.scorer is None:
+        return None
+    function = imported(quality.scorer, job.base) if ":" in quality.scorer else None
+    return Scorer(quality.scorer, quality.pattern, quality.fields, function)
 
 
 def policy_value(part: PolicyPart) -> Policy:

@@ -15,23 +15,14 @@ def anything(value: Any) -> bool:
     return value is not None
 
 
-def other_than(*built: Any) -> Refused:
-    return lambda value: value is not None and value not in built
-
-
 def one_of(*unbuilt: Any) -> Refused:
     return lambda value: value in unbuilt
-
-
-def function_or(*unbuilt: str) -> Refused:
-    return lambda value: isinstance(value, str) and (value in unbuilt or ":" in value)
 
 
 NOT_YET: dict[str, Refused] = {
     "cache": anything,
     "output.when": one_of("certified"),
-    "quality.scorer": function_or("judge", "fields", "agreement"),
-    "quality.fields": other_than({}),
+    "quality.scorer": one_of("judge", "agreement"),
     "quality.judge": anything,
     "quality.labels": anything,
     "endpoints[].up": anything,

@@ -15,7 +15,7 @@ from flows.exits import Verdict, exit_code, status
 from flows.setting import Setting
 from flows.tiers import twins
 from router.certificate import Certificate, Claim, Sample, certify, certify_against_census
-from router.scorers import Scorer, kind_of, score_batch
+from router.scorers import Scorer, ScorerError, kind_of, score_batch
 from router.values import FailureKind
 from warehouse.publish import publish
 from warehouse.store import Warehouse
@@ -39,25 +39,37 @@ CERTIFICATE = """
 select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
 from certificates where run_id = $run_id and task is null
 """
+FOR_ALL = ("reference", "response_schema")
+FOR_FUNCTIONS = (*FOR_ALL, "messages", "metadata")
+"""Columns of the frozen input that scorers get, and those that a user's function gets."""
+MOST_FAULTS = 3
+"""So many of a function's faults are told one by one."""
 PUBLISHED = "published"
 """A file of this name in the run's folder: what was to be published is."""
+Say = Callable[[str], None]
 STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
 """Why requests were not sent, to what that makes of the run."""
 
 
-def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer) -> tuple[int, float]:
+def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tuple[int, float]:
     """Score every reply that has no score yet: how many, and the sum of their scores. Rows that lack what the scorer
-    needs are left alone."""
+    needs are left alone; an answer that the user's function fails on scores 0, which is said."""
     scored, total = 0, 0.0
     now = datetime.now(UTC)
-    for batch in warehouse.unscored(run_id):
-        scores = score_batch(scorer, batch)
+    faults: list[ScorerError] = []
+    columns = FOR_FUNCTIONS if scorer.function is not None else FOR_ALL
+    for batch in warehouse.unscored(run_id, columns):
+        scores = score_batch(scorer, batch, faults.append)
         known = ~np.isnan(scores)
         if not known.any():
             continue
         warehouse.observe(_observations(batch.filter(pa.array(known)), scores[known], run_id, scorer, now))
         scored += int(known.sum())
         total += float(scores[known].sum())
+    for fault in faults[:MOST_FAULTS]:
+        say(f"{fault}; its answer scores 0")
+    if len(faults) > MOST_FAULTS:
+        say(f"scorer {scorer.name}: {len(faults) - MOST_FAULTS:,} more answers like these score 0")
     return scored, total
 
 

@@ -19,7 +19,7 @@ from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
-from flows.history import past_nights
+from flows.history import past_nights, past_scores
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
 from flows.learning import Learner
@@ -103,7 +103,9 @@ class Shift:
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
         )
         names = self.batch.intake.tasks
-        past = past_nights(setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names)
+        earlier = setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names
+        past = past_nights(*earlier, emulated=setting.call.emulated)
+        before = past_scores(*earlier, scorer=setting.scorer, twin=self.twin, emulated=setting.call.emulated)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
             warehouse.save_rejects(setting.run_id, setting.folder)
@@ -112,7 +114,9 @@ class Shift:
             self.columns = earlier_nights.take_over(warehouse, setting, self.columns, self.screen.say)
             self._score(warehouse)
         scorable = self.batch.scorable[self.columns.rows]
-        self.learner = Learner(setting, self.knowledge, self.columns, scorable, past, self.twin)
+        self.learner = Learner(
+            setting, self.knowledge, self.columns, scorable, past, before, self.twin, self.screen.say
+        )
         rejects = f", {self.batch.intake.rejects:,} rejected" if self.batch.intake.rejects else ""
         self.screen.say(f"{setting.run_id}: {self.batch.rows:,} requests{rejects}")
 
@@ -289,7 +293,9 @@ class Shift:
 
     def _score(self, warehouse: Warehouse) -> None:
         if self.setting.scorer is not None and self.setting.scores_all:
-            scored, total = settle.score_new(warehouse, self.setting.run_id, self.setting.scorer)
+            scored, total = settle.score_new(
+                warehouse, self.setting.run_id, self.setting.scorer, self.screen.say
+            )
             if self.crew.tally is not None:
                 self.crew.tally.score(scored, total)
 

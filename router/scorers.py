@@ -3,6 +3,7 @@
 A request without an answer scores 0; a request that lacks what the scorer needs (a reference, a schema) has no score at
 all: None, or NaN in columns. The models' and the user's scorers (`judge`, `agreement`, `package.module:function`) have
 their place in the table; `judge` is scored by shards of its own, and a function is imported by who owns the job file.
+A function that fails on an answer gives it 0, and its fault is told: it must not end the night, nor flatter it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jsonschema
@@ -223,7 +224,7 @@ KINDS: Mapping[str, Kind] = {
     "judge": Kind(frozenset(), Basis.JUDGE, False, False),
 }
 """Every scorer that has a name. A user's function is `FUNCTION`."""
-FUNCTION = Kind(frozenset(), Basis.REFERENCE, False, False)
+FUNCTION = Kind(frozenset(), Basis.REFERENCE, True, False)
 FIELD_SCORERS = ("exact", "choice", "numeric", "contains", "regex")
 """What may compare one JSON field: those that need two texts and nothing else."""
 
@@ -300,12 +301,18 @@ def _score(scorer: Scorer, output: str, against: str, request: Mapping[str, Any]
 
 
 def _by_function(scorer: Scorer, output: str, reference: str | None, request: Mapping[str, Any]) -> float:
+    """Whatever the user's function does wrong is a ScorerError; what it says may hold the answer, so it is not quoted."""
     if scorer.function is None:
         raise ScorerError(f"scorer {scorer.name} was not imported")
-    value = float(scorer.function(output, reference, request))
-    if not 0.0 <= value <= 1.0:
-        raise ScorerError(f"scorer {scorer.name} returned {value}; a score is 0 to 1")
-    return value
+    where = f"scorer {scorer.name}, request {request.get('request_id', 'unknown')}:"
+    try:
+        value: object = scorer.function(output, reference, request)
+    except Exception as error:
+        raise ScorerError(f"{where} raised {type(error).__name__}") from error
+    if isinstance(value, bool | int | float | np.number) and 0.0 <= value <= 1.0:
+        return float(value)
+    shown = f"{value}" if isinstance(value, int | float) else f"a {type(value).__name__}"
+    raise ScorerError(f"{where} returned {shown}; a score is a number from 0 to 1")
 
 
 def _fields(scorers: Mapping[str, str], output: str, reference: str) -> float | None:
@@ -334,16 +341,47 @@ def _text(value: Any, path: str) -> str | None:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
-def score_batch(scorer: Scorer, batch: pa.RecordBatch | pa.Table) -> NDArray[np.float64]:
+def score_batch(
+    scorer: Scorer, batch: pa.RecordBatch | pa.Table, fault: Callable[[ScorerError], None] | None = None
+) -> NDArray[np.float64]:
     """Scores of all rows, NaN where a row has not what the scorer needs.
 
     Columns: `output` (null: no answer), and where needed `reference`, `response_schema`; a function also gets the row.
+    `fault` is told of each answer that a function failed on; without it that is raised.
     """
     outputs = batch.column("output").to_pylist()
     references, schemas = (_column(batch, name) for name in ("reference", "response_schema"))
-    rows = batch.to_pylist() if kind_of(scorer) is FUNCTION else [None] * len(outputs)
-    scores = map(lambda *of: score(scorer, *of), outputs, references, schemas, rows)
+    if kind_of(scorer) is FUNCTION:
+        rows = map(_request, batch.to_pylist())
+        scores: Iterable[float | None] = map(partial(_forgiving, scorer, fault), outputs, references, rows)
+    else:
+        scores = map(partial(score, scorer), outputs, references, schemas)
     return np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
+
+
+def _request(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a function is told of the request: its columns, with JSON read, without the answer."""
+    told = {name: value for name, value in row.items() if name != "output"}
+    for name in ("messages", "metadata", "response_schema"):
+        if isinstance(told.get(name), str):
+            told[name] = json.loads(told[name])
+    return told
+
+
+def _forgiving(
+    scorer: Scorer,
+    fault: Callable[[ScorerError], None] | None,
+    output: str | None,
+    reference: str | None,
+    request: Mapping[str, Any],
+) -> float | None:
+    try:
+        return score(scorer, output, reference, request=request)
+    except ScorerError as error:
+        if fault is None:
+            raise
+        fault(error)
+        return 0.0
 
 
 def _column(batch: pa.RecordBatch | pa.Table, name: str) -> list[Any]:

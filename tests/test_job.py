@@ -227,6 +227,21 @@ def test_a_key_where_a_variable_belongs_is_not_repeated(tmp_path: Path, secret: 
     assert secret not in str(caught.value)
 
 
+def test_a_function_of_the_users_is_imported_from_the_jobs_folder(tmp_path: Path) -> None:
+    (tmp_path / "scores_of_mine.py").write_text("def halves(output, reference, request):\n    return 0.5\n")
+    (tmp_path / "broken_scores.py").write_text("1 / 0\n")
+    scorer = scorer_of(job(tmp_path, GOOD + "quality: {scorer: 'scores_of_mine:halves'}\n"))
+    assert scorer is not None
+    assert scorer.function is not None
+    assert scorer.function("x", None, {}) == 0.5
+    for name, what in {
+        "scores_of_mine:halfs": "no function 'halfs'; did you mean halves?",
+        "nowhere_at_all:f": "no module nowhere_at_all in",
+        "broken_scores:f": "importing broken_scores raised ZeroDivisionError",
+    }.items():
+        assert what in mistakes(tmp_path, GOOD + f"quality: {{scorer: '{name}'}}\n")["quality.scorer"]
+
+
 def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path) -> None:
     unbuilt = {
         "reuse": "answered",
@@ -234,7 +249,7 @@ def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path
         "cache": "true",
         "retention_days": "3",
         "output": "{path: out, when: certified}",
-        "quality": "{scorer: judge, judge: {endpoint: flash, rubric: r.md}, labels: 3}",
+        "quality": "{scorer: judge, judge: {endpoint: flash, rubric: Be kind.}, labels: 3}",
         "budget": "{window: day, approve_above_usd: 1}",
         "charge_by": "[team]",
     }
@@ -245,7 +260,7 @@ def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path
     )
     found = mistakes(tmp_path, text)
     assert all("does not work yet" in what for what in found.values())
-    assert {place.replace("[0]", "[]") for place in found} == set(NOT_YET) - {"quality.fields"}
+    assert {place.replace("[0]", "[]") for place in found} == set(NOT_YET)
     defaults = (
         "reuse: none\non_deadline: stop\nbudget: {window: run, approve_above_usd: null}\ncharge_by: []\n"
     )

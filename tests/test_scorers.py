@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -132,8 +134,34 @@ def test_a_users_function_gets_output_reference_and_request() -> None:
     )
     assert score(scorer, "x", "y", request={"task": "t"}) == 0.5
     assert score(scorer, None, request={"task": "t"}) == 0
-    with pytest.raises(ScorerError, match=r"mine\.module:half returned 2\.0"):
-        score(Scorer("mine.module:half", function=lambda *_: 2.0), "x")
+
+
+def test_what_a_function_does_wrong_names_it_and_the_request_and_scores_0() -> None:
+    def odd(output: str, reference: str | None, request: Mapping[str, Any]) -> Any:
+        return {"good": 1, "high": 2.0, "text": "secret", "nan": float("nan")}[output]
+
+    scorer = Scorer("mine:odd", function=odd)
+    batch = pa.table(
+        {"request_id": ["a", "b", "c", "d", "e"], "output": ["good", "high", "text", "nan", "secret"]}
+    )
+    faults: list[ScorerError] = []
+    np.testing.assert_array_equal(score_batch(scorer, batch, faults.append), [1, 0, 0, 0, 0])
+    said = [str(fault) for fault in faults]
+    for told, what in zip(
+        said, ("b: returned 2.0", "c: returned a str", "d: returned nan", "e: raised KeyError"), strict=True
+    ):
+        assert f"scorer mine:odd, request {what}" in told
+    assert "secret" not in "".join(said)
+    with pytest.raises(ScorerError, match="request b"):
+        score_batch(scorer, batch)
+
+
+def test_a_function_reads_the_request_as_values_without_the_answer() -> None:
+    seen: list[Mapping[str, Any]] = []
+    scorer = Scorer("mine:see", function=lambda output, reference, request: seen.append(request) or 1.0)
+    row = {"request_id": "a", "output": "x", "messages": '[{"role": "user"}]', "metadata": None}
+    assert score_batch(scorer, pa.Table.from_pylist([row])) == [1.0]
+    assert seen == [{"request_id": "a", "messages": [{"role": "user"}], "metadata": None}]
 
 
 def test_the_table_is_whole() -> None:
