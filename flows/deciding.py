@@ -17,7 +17,7 @@ from flows.errors import UserError
 from flows.history import Past
 from flows.knowledge import Used
 from flows.prepare import Batch, eligible
-from router import features, outputs
+from router import features, outputs, predict
 from router.aim import Aim, standing
 from router.market import Offer, cost_matrix, offers
 from router.outputs import Observed, OutputModel
@@ -216,8 +216,10 @@ def decide(
     priors: NDArray[np.float64],
     terms: Terms,
     aim: Aim | None,
+    before: predict.Past | None = None,
 ) -> Decision:
-    """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here."""
+    """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here;
+    `before`: scores of earlier nights."""
     count = len(priors)
     if aim is None:
         posed = problem(
@@ -225,14 +227,15 @@ def decide(
         )
         return Decision(solve(posed), posed)
     population = telling(observations, columns.population, priors)
-    predictor = fit(observations, population, priors)
+    predictor = fit(observations, population, priors, past=before)
     # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
     quality = crossed(predictor, observations, population, priors, np.random.default_rng(0))
+    known = len(observations) or (before is not None and len(before.score))
     floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
     for _ in range(MARGIN_ROUNDS):
         posed = problem(columns, market, quality, replace(terms, floor=floor, margin=margin))
         plan = solve(posed)
-        if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not len(observations):
+        if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not known:
             break
         choice = np.where(plan.choice >= 0, market.endpoint[plan.choice], -1)
         stand = standing(predictor, population, choice, aim)

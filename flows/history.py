@@ -1,4 +1,4 @@
-"""What earlier nights of the same job tell of this one: how long answers are, and how tokens are counted there."""
+"""What earlier nights of the same job tell of this one: how long answers are, how tokens are counted, who is how good."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from flows.tiers import shared
+from router import predict
 from router.outputs import Observed
+from router.predict import Observations
+from router.scorers import Scorer
 from router.values import Endpoint
 from warehouse.store import Warehouse
 
@@ -26,11 +30,24 @@ join requests q using (run_id, request_id)
 left join assignments a on a.run_id = l.run_id and a.request_id = l.request_id and a.endpoint = l.endpoint
 where r.job = $job and l.run_id <> $run_id and l.status = 'settled' and l.output_tokens is not null
   and l.purpose in ('pilot', 'main', 'audit', 'repair')
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
   and (l.endpoint || ' ' || l.model) in (select unnest($endpoints))
 order by l.settled_at desc
 limit {MOST}
 """
 """An endpoint whose name now means another model has no past."""
+
+SCORED = f"""
+-- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well
+select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
+from observations o join runs r using (run_id) join requests q using (run_id, request_id)
+where r.job = $job and o.run_id <> $run_id and o.scorer = $scorer and o.purpose in ('pilot', 'audit')
+  and q.row = q.leader
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+  and (o.endpoint || ' ' || o.model) in (select unnest($endpoints))
+order by o.observed_at desc, request, o.endpoint
+limit {MOST}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +68,69 @@ class Past:
 
 
 def past_nights(
-    path: Path, job: str, run_id: str, endpoints: Sequence[Endpoint], tasks: Sequence[str]
+    path: Path,
+    job: str,
+    run_id: str,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[str],
+    *,
+    emulated: bool = False,
 ) -> Past | None:
-    """None where there are none. Tasks that tonight's batch has not are left out."""
-    if not path.exists():
+    """None where there are none. Tasks that tonight's batch has not are left out; rehearsals know rehearsals only."""
+    found, task, endpoint = _asked(
+        path, TAUGHT, endpoints, tasks, job=job, run_id=run_id, emulated=str(emulated).lower()
+    )
+    if not len(task):
         return None
-    with Warehouse.open(path) as warehouse:
-        found = warehouse.query(
-            TAUGHT, job=job, run_id=run_id, endpoints=[f"{each.name} {each.model}" for each in endpoints]
-        )
-    task = np.asarray(pc.fill_null(pc.index_in(found["task"], value_set=pa.array(tasks, pa.string())), -1))
-    names = pa.array([each.name for each in endpoints], pa.string())
-    endpoint = np.asarray(pc.fill_null(pc.index_in(found["endpoint"], value_set=names), -1))
-    known = (task >= 0) & (endpoint >= 0)
-    if not known.any():
-        return None
-    task, endpoint = task[known].astype(np.int32), endpoint[known].astype(np.int32)
     columns = {
-        name: np.asarray(found[name].cast(pa.float64()), np.float64)[known]
+        name: np.asarray(found[name].cast(pa.float64()), np.float64)
         for name in ("input_tokens", "output_tokens", "estimated")
     }
     uncut = np.full(len(task), np.iinfo(np.int32).max)  # the ceilings of those nights are not kept
     lengths = Observed(task, endpoint, columns["output_tokens"].astype(np.int64), uncut)
     return Past(lengths, endpoint, columns["input_tokens"], columns["estimated"])
+
+
+def past_scores(
+    path: Path,
+    job: str,
+    run_id: str,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[str],
+    *,
+    scorer: Scorer | None,
+    twin: NDArray[np.int32],
+    emulated: bool = False,
+) -> predict.Past:
+    """What earlier nights' pilots and audits scored, by the same scorer; empty where there were none."""
+    if scorer is None:
+        return predict.no_past()
+    values = {"job": job, "run_id": run_id, "scorer": scorer.name, "emulated": str(emulated).lower()}
+    found, task, endpoint = _asked(path, SCORED, endpoints, tasks, **values)
+    if not len(task):
+        return predict.no_past()
+    requests, request = np.unique(np.asarray(found["request"], np.int64), return_inverse=True)
+    of_request = np.zeros(len(requests), np.int32)
+    of_request[request] = task
+    seen = shared(Observations(request, endpoint, np.asarray(found["score"], np.float64)), twin)
+    return predict.Past(of_request[seen.row], seen.endpoint, seen.score, seen.row)
+
+
+def _asked(
+    path: Path, sql: str, endpoints: Sequence[Endpoint], tasks: Sequence[str], **values: str
+) -> tuple[pa.Table, NDArray[np.int32], NDArray[np.int32]]:
+    """The rows of a question about endpoints and tasks that tonight has too, and the positions of both."""
+    none = np.zeros(0, np.int32)
+    if not path.exists():
+        return pa.table({}), none, none
+    with Warehouse.open(path) as warehouse:
+        known = [f"{each.name} {each.model}" for each in endpoints]
+        found = warehouse.query(sql, None, endpoints=known, **values)
+    task = _positions(found["task"], tasks)
+    endpoint = _positions(found["endpoint"], [each.name for each in endpoints])
+    both = (task >= 0) & (endpoint >= 0)
+    return found.filter(pa.array(both)), task[both], endpoint[both]
+
+
+def _positions(names: pa.ChunkedArray, known: Sequence[str]) -> NDArray[np.int32]:
+    return np.asarray(pc.fill_null(pc.index_in(names, value_set=pa.array(known, pa.string())), -1), np.int32)

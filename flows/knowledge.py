@@ -22,6 +22,14 @@ where o.run_id = $run_id and q.row = q.leader
 group by all order by all
 """
 
+TRIED = """
+-- in the order of looking, and only what was drawn at random
+select q.row, o.endpoint, o.score
+from observations o join requests q using (run_id, request_id)
+where o.run_id = $run_id and q.row = q.leader and o.purpose in ('pilot', 'audit')
+order by o.observed_at, q.row, o.endpoint
+"""
+
 USED = """
 select row, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens
 from responses
@@ -77,6 +85,11 @@ class Knowledge:
     def seen(self) -> Observations:
         """Scores of this run, by leaders' rows."""
         row, endpoint, score = self._columns(SEEN, "score")
+        return Observations(row, endpoint, score.astype(np.float64))
+
+    def tried(self) -> Observations:
+        """Scores of requests drawn at random, in the order of looking, by leaders' rows."""
+        row, endpoint, score = self._columns(TRIED, "score")
         return Observations(row, endpoint, score.astype(np.float64))
 
     def used(self) -> Used:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,9 +16,15 @@ from flows.history import Past
 from flows.knowledge import Knowledge
 from flows.setting import Setting
 from flows.tiers import looked_at, shared
+from router.aim import Aim
+from router.drift import Drift, since_then
 from router.pilot import Looks, Situation, next_round
 from router.planning.problem import Terms
 from router.predict import Observations
+from router.predict import Past as Scores
+
+DRIFT = "drift.json"
+"""In the run's folder: the endpoints that have got worse."""
 
 
 class Learner:
@@ -25,10 +37,15 @@ class Learner:
         columns: Columns,
         scorable: NDArray[np.bool_],
         past: Past | None,
+        before: Scores,
         twin: NDArray[np.int32],
+        say: Callable[..., None],
     ) -> None:
-        self.setting, self.knowledge, self.columns = setting, knowledge, columns
+        self.setting, self.knowledge, self.columns, self.say = setting, knowledge, columns, say
         self.past, self.twin = past, twin
+        self.before = before
+        """Scores of earlier nights, those of endpoints that got worse taken out."""
+        self.drifts: list[Drift] = []
         self.scorable = scorable
         """[leaders]"""
         self.rounds = 0
@@ -50,25 +67,57 @@ class Learner:
 
     def looks(self) -> tuple[Looks, NDArray[np.float64]] | None:
         """The next answers to look at, and what each [leaders, endpoints] costs; None: more would not pay."""
-        setting = self.setting
-        if setting.aim is None or not setting.pilots:
+        aim = self.setting.aim
+        if aim is None or not self.setting.pilots:
             return None
+        self.watch()
+        situation = self._situation(aim)
+        found = next_round(situation, np.random.default_rng(self.rounds))
+        if found is None and not self.rounds and len(situation.observations):  # an earlier process played it
+            self.rounds = 1
+            found = next_round(replace(situation, rounds=1), np.random.default_rng(1))
+        if not self.rounds and found is not None and len(self.before.score):
+            alone = next_round(replace(situation, past=None), np.random.default_rng(0))
+            self._tell_spared(len(alone or ()) - len(found))
+        self.rounds += 1
+        return None if found is None else (found, np.asarray(situation.cost_usd, np.float64))
+
+    def _tell_spared(self, looks: int) -> None:
+        if looks > 0:
+            self.say(f"{len(self.before.score):,} scores of earlier nights stand in for {looks:,} looks")
+
+    def _situation(self, aim: Aim) -> Situation:
+        setting = self.setting
         tried = self.columns.allowed & self.scorable[:, None]
         allowed, cost = looked_at(tried, self.market().by_endpoint(), self.twin)
-        situation = Situation(
+        return Situation(
             population=self.columns.population,
             cost_usd=cost,
             allowed=allowed,
             priors=setting.priors,
-            aim=setting.aim,
+            aim=aim,
             observations=self.observed(),
             pilot=setting.pilots,
             looks=setting.pilots * len(setting.endpoints),
             rounds=self.rounds,
+            past=self.before,
         )
-        found = next_round(situation, np.random.default_rng(self.rounds))
-        self.rounds += 1
-        return None if found is None else (found, cost)
+
+    def watch(self) -> None:
+        """Endpoints that are found to have got worse since earlier nights are named; those nights say nothing of them
+        from then on."""
+        setting = self.setting
+        names = tuple(endpoint.name for endpoint in setting.endpoints)
+        seen = self.knowledge.tried()
+        tried = Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
+        found = since_then(names, tried, self.columns.population, setting.priors, self.before)
+        self.before = self.before.without([names.index(each.endpoint) for each in found])
+        self.drifts += found
+        for each in found:
+            self.say(each.sentence(), "yellow")
+        if found:
+            told = json.dumps([asdict(each) for each in self.drifts])
+            (setting.folder / DRIFT).write_text(told, encoding="utf-8")
 
     def not_held(
         self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]
@@ -85,4 +134,17 @@ class Learner:
 
     def decide(self, priced: Market, terms: Terms) -> Decision:
         """The plan that what is known now leads to."""
-        return decide(self.columns, priced, self.observed(), self.setting.priors, terms, self.setting.aim)
+        self.watch()
+        setting = self.setting
+        return decide(
+            self.columns, priced, self.observed(), setting.priors, terms, setting.aim, before=self.before
+        )
+
+
+def drifts_of(folder: Path) -> list[dict[str, Any]]:
+    """Endpoints that were found to have got worse: endpoint, expected, observed, scored."""
+    try:
+        found: list[dict[str, Any]] = json.loads((folder / DRIFT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found

@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.exits import Verdict, exit_code, status
+from flows.learning import drifts_of
 from flows.setting import Setting
 from flows.tiers import twins
 from router.certificate import Certificate, Claim, Sample, certify, certify_against_census
@@ -220,6 +221,7 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
         "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
         "mean_score": end.mean_score,
         "certificate": found[0] if found else None,
+        "drift": drifts_of(setting.folder),
         "warehouse": str(setting.warehouse),
     }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.predict import Observations
+from router.predict import Observations, Past, Population, fit, no_observations
 
 Floats = NDArray[np.float64]
 
@@ -21,6 +21,8 @@ STAKES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """A fall of a tenth is found soonest by the stakes around 0.4; small ones find small falls in many scores."""
 WORTH_SAYING = 0.02
 """A smaller fall of the mean is not reported, however sure."""
+ERRORS = 2.0
+"""Past nights saw so many scores of an endpoint and no more: its mean may have been lower by so many standard errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,24 @@ class Drift:
             f"{self.endpoint} got worse: mean score {self.observed:.2f} where {self.expected:.2f} was expected "
             f"({self.scored:,} scored); it is planned with what tonight shows"
         )
+
+
+def since_then(
+    names: tuple[str, ...], seen: Observations, population: Population, priors: Floats, past: Past
+) -> list[Drift]:
+    """The endpoints that are not what `past` says. `seen`: tonight's scores of requests drawn at random, in the order of
+    looking; what went to an endpoint because it was thought to do well there, or badly elsewhere, tells nothing here."""
+    if not len(past.score):
+        return []
+    known = np.bincount(past.endpoint, minlength=len(names))
+    of = known[seen.endpoint] > 0
+    seen = seen.where(of)
+    plain = population.plain()
+    predicted = fit(no_observations(), plain, priors, past=past).predict(plain)
+    expected = predicted[seen.row, seen.endpoint].astype(np.float64)
+    mean = np.bincount(past.endpoint, past.score, len(names)) / np.maximum(known, 1)
+    error = np.sqrt(np.clip(mean * (1.0 - mean), 0.01, None) / np.maximum(known, 1))
+    return worse(names, seen, expected - ERRORS * error[seen.endpoint])
 
 
 def worse(

@@ -15,6 +15,7 @@ population under any assignment with its error, which is what a plan's margin pa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,12 +70,23 @@ def no_observations() -> Observations:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Scores of past nights: three columns of one length, each score on a request of its own. A task or an endpoint
-    that tonight has not, or an endpoint that got worse since (router.drift), is to be left out by who asks."""
+    """Scores of past nights: columns of one length. A task or an endpoint that tonight has not, or an endpoint that got
+    worse since (router.drift), is to be left out by who asks."""
 
     task: NDArray[np.int32]
     endpoint: NDArray[np.int32]
     score: Floats
+    request: NDArray[np.int64] | None = None
+    """Scores with one number were of one request. None: each is of its own."""
+
+    def without(self, endpoints: Sequence[int]) -> Past:
+        kept = ~np.isin(self.endpoint, list(endpoints))
+        request = None if self.request is None else self.request[kept]
+        return Past(self.task[kept], self.endpoint[kept], self.score[kept], request)
+
+
+def no_past() -> Past:
+    return Past(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +186,10 @@ def fit(
 def _with_past(looked: Looked, population: Population, endpoints: int, past: Past | None) -> Looked:
     if past is None or not len(past.score):
         return looked
-    rows = np.arange(len(past.score))
-    text = np.zeros((len(rows), population.text.shape[1]), np.float32)  # of the average request
-    before = Population(past.task, text, population.tasks)
+    own = np.arange(len(past.score)) if past.request is None else past.request
+    _, first, rows = np.unique(own, return_index=True, return_inverse=True)
+    text = np.zeros((len(first), population.text.shape[1]), np.float32)  # of the average request
+    before = Population(past.task[first], text, population.tasks)
     return looked.plus(looked_at(Observations(rows, past.endpoint, past.score), before, endpoints))
 
 

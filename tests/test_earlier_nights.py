@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engines.emulator import Emulator, KnownRow
+from engines.emulator import Emulator, KnownRow, ability_for
 from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
 
@@ -155,3 +155,31 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
     texts = ask(warehouse, "select run_id, count(output), count(*) from results group by 1 order by 1")
     assert texts == [("new", 60, 60), ("old", 0, 60)]
     assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 2,)]
+
+
+def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_left(tmp_path: Path) -> None:
+    known = write_sums(tmp_path / "requests.parquet", 500)
+    quality = {"floor": 0.85, "scorer": "numeric", "pilot": 120}
+    warehouse = tmp_path / "warehouse.duckdb"
+    nights = {}
+    for run_id, right in (("monday", 0.93), ("tuesday", 0.93), ("wednesday", 0.4)):
+        models = [
+            cheap(ability=ability_for(right), slope=1, latency_seconds=0.01),
+            dear(ability=ability_for(0.999), slope=1, latency_seconds=0.01),
+        ]
+        with emulated(models, items=known, seed=3) as emulator:
+            job = write_job(tmp_path, emulator, BOTH, quality=quality)
+            done = thirdshift("run", job, "--run-id", run_id, "--json")
+        assert done.returncode == 0, done.stderr
+        nights[run_id] = done
+    pilots = """select run_id, sum(cost_usd)::double, count(*) from ledger where purpose = 'pilot' group by 1 order by 1"""
+    (_, first_usd, first), (_, second_usd, second), _ = ask(warehouse, pilots)
+    assert second < 0.6 * first
+    assert second_usd < 0.6 * first_usd
+    assert "scores of earlier nights stand in for" in nights["tuesday"].stderr
+    assert "got worse" not in nights["tuesday"].stderr
+    assert "cheap got worse" in nights["wednesday"].stderr
+    assert [each["endpoint"] for each in answer(nights["wednesday"])["drift"]] == ["cheap"]
+    share = "select run_id, avg((endpoint = 'cheap')::int) from results group by 1 order by 1"
+    shares = dict(ask(warehouse, share))
+    assert shares["tuesday"] > 0.5 > shares["wednesday"]
