@@ -279,7 +279,13 @@ class Attempts:
         if reply.kind is None:
             valid = is_valid(request.response_schema, reply.text)
             answer = Answer(
-                request.row, request.request_id, reply.text, reply.finish_reason, reply.reasoning, valid
+                request.row,
+                request.request_id,
+                reply.text,
+                reply.finish_reason,
+                reply.reasoning,
+                valid,
+                reply.logprobs,
             )
             again = valid is False and self._again(request, FailureKind.INVALID, failures)
             return answer, again

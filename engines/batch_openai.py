@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
-import stamina
 
+from engines.batch_http import BatchCalls, again, not_run
 from engines.batch_wire import BatchLimits, CallError, Remote, RemoteState
-from engines.http import EXCEPTIONS, OPENAI_BASE, authorization, key_of, new_session, proxy_for
-from engines.outcomes import NEXT_STEP, Step
+from engines.http import OPENAI_BASE, authorization, key_of
 from engines.quickjson import dumps, loads
 from engines.transport import Reply, lost
 from engines.wire import Bodies, read_completion, read_error
@@ -25,9 +23,6 @@ LABEL = "thirdshift_key"
 PAGE = 100
 PAGES_MAX = 50
 """As far back as a batch is looked for: 5,000 batches."""
-SILENCE_SECONDS = 120.0
-"""Without a byte in a transfer, it is lost. A transfer as a whole may take as long as it takes."""
-PIECE = 1 << 18
 
 STATES: dict[str, RemoteState] = {
     "validating": RemoteState.RUNNING,
@@ -42,14 +37,6 @@ STATES: dict[str, RemoteState] = {
 QUEUE_FULL = {"token_limit_exceeded", "enqueued_token_limit_exceeded", "rate_limit_exceeded"}
 
 
-def _passing(error: Exception) -> bool:
-    return isinstance(error, CallError) and error.passing
-
-
-_again = stamina.retry(on=_passing, attempts=8, timeout=None, wait_initial=0.2, wait_max=30.0)
-"""For calls that may be made twice: everything but the creation of a batch."""
-
-
 class OpenAIBatches:
     """`BatchWire` over HTTP. `limits`: what OpenAI documents, less a little for the multipart around it."""
 
@@ -58,23 +45,21 @@ class OpenAIBatches:
     def __init__(self, endpoint: Endpoint, bodies: Bodies) -> None:
         self._name = endpoint.name
         self._bodies = bodies
-        self._base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
-        self._proxy = proxy_for(self._base)
-        key, self._missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
-        self._headers = authorization(key)
-        self._session: aiohttp.ClientSession | None = None
+        key, missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
+        base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
+        self._http = BatchCalls(endpoint.name, base, authorization(key), missing)
 
     def line(self, custom_id: str, request: Request) -> bytes:
         body = self._bodies.body(request)
         return dumps({"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}) + b"\n"
 
-    @_again
+    @again
     async def upload(self, path: Path) -> str:
         with path.open("rb") as file:
             form = aiohttp.FormData()
             form.add_field("purpose", "batch")
             form.add_field("file", file, filename="requests.jsonl", content_type="application/jsonl")
-            made = await self._call("POST", "/files", data=form)
+            made = await self._http.call("POST", "/files", data=form)
         return str(made["id"])
 
     async def create(self, source: str, label: str) -> Remote:
@@ -84,12 +69,12 @@ class OpenAIBatches:
             "completion_window": "24h",
             "metadata": {LABEL: label},
         }
-        return _remote(await self._call("POST", "/batches", json=body))
+        return _remote(await self._http.call("POST", "/batches", json=body))
 
     async def find(self, prefix: str) -> AsyncIterator[Remote]:
         after = ""
         for _ in range(PAGES_MAX):
-            page = await self._get(f"/batches?limit={PAGE}{after}")
+            page = await self._http.get(f"/batches?limit={PAGE}{after}")
             for batch in page.get("data", ()):
                 found = _remote(batch)
                 if found.label.startswith(prefix):
@@ -99,27 +84,22 @@ class OpenAIBatches:
             after = f"&after={page['data'][-1]['id']}"
 
     async def look(self, batch_id: str) -> Remote:
-        return _remote(await self._get(f"/batches/{batch_id}"))
+        return _remote(await self._http.get(f"/batches/{batch_id}"))
 
-    @_again
+    @again
     async def cancel(self, batch_id: str) -> None:
         try:
-            await self._call("POST", f"/batches/{batch_id}/cancel")
+            await self._http.call("POST", f"/batches/{batch_id}/cancel")
         except CallError as error:
             if error.status != 409:  # it has ended meanwhile
                 raise
 
-    @_again
     async def fetch(self, name: str, path: Path) -> None:
-        with path.open("wb") as file:
-            async with self._request("GET", f"/files/{name}/content") as response:
-                await self._check(response)
-                async for piece in response.content.iter_chunked(PIECE):
-                    file.write(piece)
+        await self._http.fetch(f"/files/{name}/content", path)
 
-    @_again
+    @again
     async def delete(self, name: str) -> None:
-        await self._call("DELETE", f"/files/{name}")
+        await self._http.call("DELETE", f"/files/{name}")
 
     def custom_id(self, line: bytes) -> str | None:
         try:
@@ -142,79 +122,7 @@ class OpenAIBatches:
         return lost(FailureKind.BROKEN_REPLY, f"endpoint {self._name}: a result without a response")
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    # --- calls ---
-
-    @_again
-    async def _get(self, path: str) -> dict[str, Any]:
-        return await self._call("GET", path)
-
-    def _request(self, method: str, path: str, **body: Any) -> Any:
-        if self._missing is not None:
-            raise CallError(FailureKind.AUTH, self._missing, passing=False)
-        if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
-            self._session = new_session(self._headers, timeout)
-        return _Guarded(
-            self._session.request(method, self._base + path, proxy=self._proxy, **body), self._name
-        )
-
-    async def _call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        async with self._request(method, path, **body) as response:
-            await self._check(response)
-            try:
-                answer = loads(await response.read())
-            except ValueError:
-                answer = None
-        if not isinstance(answer, dict):
-            words = f"endpoint {self._name}: what came is no JSON object"
-            raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
-        return answer
-
-    async def _check(self, response: aiohttp.ClientResponse) -> None:
-        """Raise what a status other than 2xx means."""
-        if response.status // 100 != 2:
-            reply = read_error(response.status, await response.read())
-            kind = reply.kind or FailureKind.OVERLOADED
-            passing = NEXT_STEP[kind].step is Step.SAME_ENDPOINT
-            words = f"endpoint {self._name}: {reply.message}"
-            raise CallError(kind, words, passing=passing, status=response.status)
-
-
-class _Guarded:
-    """An aiohttp request whose exceptions become CallErrors."""
-
-    def __init__(self, request: Any, name: str) -> None:
-        self._request, self._name = request, name
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
-        try:
-            response: aiohttp.ClientResponse = await self._request.__aenter__()
-        except Exception as error:
-            raise self._translated(error) from error
-        return response
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._request.__aexit__(kind, error, trace)
-        if isinstance(error, Exception) and not isinstance(error, CallError):
-            raise self._translated(error) from error
-
-    def _translated(self, error: Exception) -> Exception:
-        for known, kind, unsent, words in EXCEPTIONS:
-            if isinstance(error, known):
-                passing = NEXT_STEP[kind].step is Step.SAME_ENDPOINT
-                return CallError(kind, f"endpoint {self._name}: {words}", passing=passing, lost=not unsent)
-        return error
-
-
-def not_run(message: str) -> Reply:
-    """The batch ended before this request's turn: nothing was billed for it."""
-    return Reply(kind=FailureKind.EXPIRED, message=message, unbilled=True)
+        await self._http.close()
 
 
 def _remote(batch: Mapping[str, Any]) -> Remote:

@@ -257,7 +257,15 @@ class Parts:
         said: Said
         if reply.kind is None:
             valid = is_valid(held.schema, reply.text)
-            said = Answer(row, request_id, reply.text, reply.finish_reason, reply.reasoning, valid)
+            said = Answer(
+                row,
+                request_id,
+                reply.text,
+                reply.finish_reason,
+                reply.reasoning,
+                valid,
+                reply.logprobs,
+            )
         else:
             said = Failure(row, request_id, reply.kind, reply.message)
         return said, self._books.outcome(intent, reply, said, final)

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from engines.outcomes import ledger_status
 from engines.transport import Reply
-from router.prices import cost_usd, price_at, price_id, sent_bytes, worst_case_usd
+from router.prices import cost_usd, price_at, price_id, sent_bytes, worst_case_usd, writes_cache
 from router.values import (
     Answer,
     Endpoint,
@@ -42,7 +42,12 @@ class Books:
         size = self.prompt_bytes(request) if prompt_bytes is None else prompt_bytes
         end = self._endpoint
         return worst_case_usd(
-            end.price, size, request.max_tokens, end.reasoning_tokens_max, len(request.messages)
+            end.price,
+            size,
+            request.max_tokens,
+            end.reasoning_tokens_max,
+            len(request.messages),
+            writes_cache=writes_cache(end, request),
         )
 
     def intent(

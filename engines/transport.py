@@ -31,6 +31,8 @@ class Reply:
     """For people, where it failed: no prompt, no key, none of the provider's prose."""
     text: str = ""
     reasoning: str | None = None
+    logprobs: str | None = None
+    """JSON, where the request asked for them."""
     finish_reason: str | None = None
     usage: Usage | None = None
     model: str | None = None

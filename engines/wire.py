@@ -94,6 +94,7 @@ def read_completion(data: Mapping[str, Any]) -> Reply:
     reply.finish_reason = _text(choice.get("finish_reason"))
     reply.text = _content(message)
     reply.reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    reply.logprobs = read_logprobs(choice.get("logprobs"))
     _classify(reply, message)
     return reply
 
@@ -129,6 +130,22 @@ def _content(message: Mapping[str, Any]) -> str:
     return dumps(calls).decode() if calls else ""
 
 
+def read_logprobs(told: JSON) -> str | None:
+    """A choice's log-probabilities as JSON, without the bytes beside each token; None where there are none."""
+    tokens = told.get("content") if isinstance(told, dict) else None
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    return dumps([_without_bytes(one) for one in tokens if isinstance(one, dict)]).decode()
+
+
+def _without_bytes(token: Mapping[str, Any]) -> dict[str, Any]:
+    told = {"token": token.get("token"), "logprob": token.get("logprob")}
+    tops = token.get("top_logprobs")
+    if isinstance(tops, list) and tops:
+        told["top_logprobs"] = [_without_bytes(one) for one in tops if isinstance(one, dict)]
+    return told
+
+
 def read_usage(usage: JSON) -> Usage | None:
     """The usage as the provider tells it; None where it is missing or makes no sense."""
     if not isinstance(usage, dict):
@@ -142,7 +159,19 @@ def read_usage(usage: JSON) -> Usage | None:
     reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
     if reasoning and usage.get("total_tokens") == prompt + completion + reasoning:
         completion += reasoning  # xAI counts reasoning beside the completion, not in it
-    return Usage(prompt, completion, min(cached, prompt), min(reasoning, completion))
+    cached = min(cached, prompt)
+    written, hour = _written(usage)
+    written = min(written, prompt - cached)
+    return Usage(prompt, completion, cached, min(reasoning, completion), written, min(hour, written))
+
+
+def _written(usage: Mapping[str, Any]) -> tuple[int, int]:
+    """Tokens that a cache was given to keep, and those of them that it keeps for an hour: litellm's names."""
+    group = usage.get("prompt_tokens_details")
+    if not isinstance(group, dict) or not (written := _count(group.get("cache_creation_tokens"))):
+        return 0, 0
+    kept = group.get("cache_creation_token_details")
+    return written, _count(kept.get("ephemeral_1h_input_tokens")) if isinstance(kept, dict) else 0
 
 
 def _detail(usage: Mapping[str, Any], group: str, name: str) -> int:

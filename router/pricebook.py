@@ -190,7 +190,10 @@ def _component_price(entry: Mapping[str, JSON], mode: Mode, tier: str = "") -> P
     cached = _usd(entry.get(f"cache_read_input_token_cost{end}"))
     if cached is None:
         cached = _usd(entry.get("cache_read_input_token_cost" + tier))
-    return Price(entered, max(left, reasoning or left), None if cached is None else min(cached, entered))
+    write = _usd(entry.get(f"cache_creation_input_token_cost{end}"))
+    hour = _usd(entry.get(f"cache_creation_input_token_cost_above_1hr{end}"))
+    cached = None if cached is None else min(cached, entered)
+    return Price(entered, max(left, reasoning or left), cached, write, hour)
 
 
 def _long_context(entry: Mapping[str, JSON], mode: Mode, base: Price) -> tuple[ContextTier, ...]:
@@ -203,7 +206,7 @@ def _long_context(entry: Mapping[str, JSON], mode: Mode, base: Price) -> tuple[C
         tier = match.group(1)
         price = _component_price(entry, mode, tier) or _component_price(entry, Mode.REALTIME, tier)
         if price is not None:
-            dearer = Price(max(price.input, base.input), max(price.output, base.output), price.cached_input)
+            dearer = replace(price, input=max(price.input, base.input), output=max(price.output, base.output))
             found.append(ContextTier(int(match.group(2)) * 1000, dearer))
     return tuple(sorted(found, key=lambda t: t.above_tokens))
 

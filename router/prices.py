@@ -79,8 +79,11 @@ def scaled(price: Price, factor: Decimal) -> Price:
     """Every component of `price` times `factor`."""
     if factor == _ONE:
         return price
-    cached = None if price.cached_input is None else price.cached_input * factor
-    return Price(price.input * factor, price.output * factor, cached)
+    cached, write, hour = (
+        None if each is None else each * factor
+        for each in (price.cached_input, price.cache_write, price.cache_write_hour)
+    )
+    return Price(price.input * factor, price.output * factor, cached, write, hour)
 
 
 def ceiling(schedule: PriceSchedule, input_tokens: int | None = None) -> Price:
@@ -92,7 +95,9 @@ def ceiling(schedule: PriceSchedule, input_tokens: int | None = None) -> Price:
     prices = [schedule.base, *tiers]
     factor = max(_ONE, *(rule.factor for rule in schedule.off_peak)) if schedule.off_peak else _ONE
     dearest_input = max(max(p.input, p.cached_input or p.input) for p in prices)
-    return Price(dearest_input * factor, max(p.output for p in prices) * factor)
+    stated = any(p.cache_write is not None for p in prices)
+    write = max(max(written_usd(p)) for p in prices) * factor if stated else None
+    return Price(dearest_input * factor, max(p.output for p in prices) * factor, None, write, write)
 
 
 def windows(schedule: PriceSchedule, start: datetime, end: datetime) -> tuple[Window, ...]:
@@ -140,7 +145,18 @@ def cost_usd(price: Price, usage: Usage) -> Decimal:
         amount += price.input * (usage.input_tokens - cached) + price.cached_input * cached
     else:
         amount += price.input * usage.input_tokens
+    if usage.written_tokens:
+        write, hour = written_usd(price)
+        brief = usage.written_tokens - usage.written_hour_tokens
+        amount += (write - price.input) * brief + (hour - price.input) * usage.written_hour_tokens
     return amount.scaleb(-6).quantize(QUANTUM, ROUND_HALF_EVEN)
+
+
+def written_usd(price: Price) -> tuple[Decimal, Decimal]:
+    """USD per million tokens written to a cache, kept five minutes and an hour. Who tells of such tokens and whose
+    price nobody knows is taken to be like Anthropic: 1.25 and 2 times the input."""
+    write = price.input * Decimal("1.25") if price.cache_write is None else price.cache_write
+    return write, price.input * 2 if price.cache_write_hour is None else price.cache_write_hour
 
 
 def worst_case_usd(
@@ -149,15 +165,20 @@ def worst_case_usd(
     max_tokens: int,
     reasoning_max: int | None = None,
     messages: int = 2,
+    *,
+    writes_cache: bool = False,
 ) -> Decimal:
     """What an attempt can cost at most, rounded up: no tokenizer makes more tokens than there are bytes.
 
     `prompt_bytes` counts the texts sent in UTF-8 (messages, tools, schema), see `sent_bytes`; what the chat
     template adds for `messages` messages is added here. `reasoning_max` is billed on top of `max_tokens`.
+    `writes_cache`: the request asks for its prompt to be kept.
     """
     input_tokens = prompt_bytes + TEMPLATE_TOKENS + MESSAGE_TOKENS * messages
     price = ceiling(schedule, input_tokens) if schedule.tiers or schedule.off_peak else schedule.base
     dearest_input = price.input if price.cached_input is None else max(price.input, price.cached_input)
+    if writes_cache:
+        dearest_input = max(dearest_input, *written_usd(price))
     amount = dearest_input * input_tokens + price.output * (max_tokens + (reasoning_max or 0))
     return amount.scaleb(-6).quantize(QUANTUM, ROUND_UP)
 
@@ -166,8 +187,22 @@ def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
     """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
     sent = sent_bytes(request)
     return worst_case_usd(
-        endpoint.price, sent, request.max_tokens, endpoint.reasoning_tokens_max, len(request.messages)
+        endpoint.price,
+        sent,
+        request.max_tokens,
+        endpoint.reasoning_tokens_max,
+        len(request.messages),
+        writes_cache=writes_cache(endpoint, request),
     )
+
+
+def writes_cache(endpoint: Endpoint, request: Request) -> bool:
+    """Whether a request asks its provider to keep some of its prompt, which Anthropic charges for."""
+    parts: list[JSON] = [endpoint.params, request.sampling, *request.messages, *(request.tools or ())]
+    for message in request.messages:
+        if not isinstance(message.get("content"), str):
+            parts += message.get("content") or ()
+    return any(isinstance(part, Mapping) and "cache_control" in part for part in parts)
 
 
 def sent_bytes(request: Request) -> int:
@@ -199,7 +234,8 @@ def _nested_bytes(value: JSON) -> int:
 def price_id(endpoint: Endpoint, price: Price) -> str:
     """A name for `price` on `endpoint` in the `prices` table: the same prices always give the same name."""
     cached = price.input if price.cached_input is None else price.cached_input
-    numbers = (price.input, price.output, cached, endpoint.price.usd_per_hour or Decimal(0))
+    written = [each for each in (price.cache_write, price.cache_write_hour) if each is not None]
+    numbers = (price.input, price.output, cached, endpoint.price.usd_per_hour or Decimal(0), *written)
     text = "\n".join([endpoint.model, endpoint.mode.value, *(f"{n:.12f}" for n in numbers)])
     return f"{endpoint.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Protocol
 
 QUANTUM = Decimal("0.000000001")
@@ -108,6 +109,8 @@ class Price:
     output: Decimal
     cached_input: Decimal | None = None
     """None: cached tokens cost as much as others."""
+    cache_write: Decimal | None = None  # to be kept for five minutes; None: `router.prices.written_usd`
+    cache_write_hour: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,8 @@ class OffPeak:
 
     factor: Decimal
     tz: str
-    hours: frozenset[int]
-    """Hours of the day, 0 to 23, whole."""
-    days: frozenset[int]
-    """Days of the week, Monday 0."""
+    hours: frozenset[int]  # of the day, 0 to 23, whole
+    days: frozenset[int]  # of the week, Monday 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ class Limits:
     rpm: int | None = None
     tpm: int | None = None
     concurrency: int | None = None
+    enqueued_tokens: int | None = None
+    """Of a batch tier: what may wait there at a time, over all its batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +160,8 @@ class Facts:
 
     licence: str | None = None
     lab: str | None = None
-    origin: str | None = None
-    """The lab's country, ISO 3166 alpha-2."""
-    region: str | None = None
-    """Where the endpoint runs."""
+    origin: str | None = None  # the lab's country, ISO 3166 alpha-2
+    region: str | None = None  # where the endpoint runs
     zero_retention: bool | None = None
     self_hosted: bool = False
 
@@ -169,14 +170,10 @@ class Facts:
 class WorkerSpec:
     """How to start local vLLM workers of an endpoint."""
 
-    device: str
-    """cuda, npu or cpu."""
-    workers: int
-    """At most so many."""
-    python: str
-    """The interpreter that has vLLM."""
-    options: Mapping[str, JSON] = field(default_factory=dict)
-    """Passed through to vllm.LLM."""
+    device: str  # cuda, npu or cpu
+    workers: int  # at most
+    python: str  # the interpreter that has vLLM
+    options: Mapping[str, JSON] = field(default_factory=dict)  # passed through to vllm.LLM
     minimum_minutes: float = 0.0
     accounting_usd_per_hour: Decimal | None = None
     """Charged back, not planned with: hardware already paid."""
@@ -201,8 +198,7 @@ class Endpoint:
     params: Mapping[str, JSON] = field(default_factory=dict)
     """Sent as they are with every request."""
     api_base: str | None = None
-    api_key_env: str | None = None
-    """The name of a variable, never a key."""
+    api_key_env: str | None = None  # the name of a variable, never a key
     limits: Limits = Limits()
     facts: Facts = Facts()
     context_window: int | None = None
@@ -272,6 +268,8 @@ class Usage:
     output_tokens: int
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    written_tokens: int = 0  # of the input, to a cache, where that costs more
+    written_hour_tokens: int = 0  # of those, to be kept for an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +282,7 @@ class Answer:
     reasoning: str | None = field(default=None, repr=False)
     valid: bool | None = None
     """Against response_schema; None where there is none."""
+    logprobs: str | None = field(default=None, repr=False)  # JSON, where asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +364,8 @@ class Desk:
     """After this instant nothing more is sent."""
     committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
     """Shard to entry to what is set aside already: attempts of a dead process, until they are adopted or disowned."""
+    keep: Path | None = None
+    """A folder of the run's, for what an engine must still know when its process has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -375,8 +376,7 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    done: int
-    """Requests with an answer or a final failure."""
+    done: int  # requests with an answer or a final failure
     total: int
     in_flight: int = 0
     finished: bool = False

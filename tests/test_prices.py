@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -179,3 +180,18 @@ def test_a_price_has_one_name_and_another_price_another() -> None:
     endpoint = Endpoint("flash", "deepseek/x", PriceSchedule(Price(Decimal(1), Decimal(2))))
     assert price_id(endpoint, Price(Decimal("1.0"), Decimal(2))) == price_id(endpoint, endpoint.price.base)
     assert price_id(endpoint, Price(Decimal("1.1"), Decimal(2))) != price_id(endpoint, endpoint.price.base)
+
+
+def test_what_is_written_to_a_cache_costs_more_and_the_worst_case_covers_it() -> None:
+    usage = Usage(1000, 10, cached_tokens=100, written_tokens=500, written_hour_tokens=200)
+    stated = Price(*map(Decimal, ("5", "25", "0.5", "6.25", "10")))
+    amount = Decimal("0.006175")  # 400 x 5 + 100 x 0.5 + 300 x 6.25 + 200 x 10 + 10 x 25, a million of them
+    assert cost_usd(stated, usage) == amount
+    assert cost_usd(replace(stated, cache_write=None, cache_write_hour=None), usage) == amount, (
+        "nobody knows: as Anthropic has it"
+    )
+    parts = [{"type": "text", "text": "x" * 1000, "cache_control": {"type": "ephemeral"}}]
+    kept = Request(0, "r", "h", "t", ({"role": "user", "content": parts},), 10)
+    plain = replace(kept, messages=({"role": "user", "content": [{"type": "text", "text": "x" * 1000}]},))
+    endpoint = Endpoint("e", "anthropic/m", PriceSchedule(stated))
+    assert worst_case_of(endpoint, kept) > Decimal("1.9") * worst_case_of(endpoint, plain)
