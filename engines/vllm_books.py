@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from engines.outcomes import NEXT_STEP
+from engines.quickjson import dumps
 from engines.schemas import is_valid
 from engines.tickets import Said
 from engines.vllm_work import Job
@@ -147,7 +148,8 @@ def reply(job: Job, told: Mapping[str, Any]) -> Said:
         message = "the answer was cut at max_tokens before its first word (reasoning used them up)"
         return failure(job, FailureKind.CUT_EMPTY, message)
     valid = is_valid(request.response_schema, text)
-    return Answer(request.row, request.request_id, text, reason, told["reasoning"], valid)
+    logprobs = dumps(told["logprobs"]).decode() if told.get("logprobs") else None
+    return Answer(request.row, request.request_id, text, reason, told["reasoning"], valid, logprobs)
 
 
 def asks_again(job: Job, said: Said) -> bool:

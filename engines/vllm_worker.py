@@ -244,12 +244,18 @@ class Worker:
             "reasoning_tokens": thought_tokens,
         }
         if answer.logprobs:
-            told["logprobs"] = [
-                {"token": one.decoded_token, "logprob": one.logprob}
-                for token, tops in zip(tokens, answer.logprobs, strict=False)
-                if (one := tops.get(token)) is not None
-            ]
+            told["logprobs"] = list(map(_likely, tokens, answer.logprobs))
         return told
+
+
+def _likely(token: int, among: dict[int, Any]) -> dict[str, Any]:
+    """The token that was chosen and, best first, the others that were asked for, as on OpenAI's wire."""
+    tops = sorted(among.items(), key=lambda one: one[1].rank or len(among))
+    shown = {at: {"token": one.decoded_token, "logprob": one.logprob} for at, one in tops}
+    chosen: dict[str, Any] = dict(shown[token])
+    if len(shown) > 1:
+        chosen["top_logprobs"] = list(shown.values())
+    return chosen
 
 
 def _plain(message: dict[str, Any]) -> bool:

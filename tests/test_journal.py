@@ -111,7 +111,7 @@ TEXTS = st.text(st.characters(), max_size=20)  # half characters too
 def test_records_come_back_as_they_were(
     text: str, reasoning: str | None, kind: FailureKind, final: bool
 ) -> None:
-    answer = Answer(1, "r", text, None, reasoning, valid=final)
+    answer = Answer(1, "r", text, None, reasoning, valid=final, logprobs="[]" if final else None)
     for reply in (answer, Failure(1, "r", kind, text), None):
         before = Outcome("e", LedgerStatus.VOID, Decimal("1e-9"), NOW, None, "m", "ref", reply, final)
         after = records.decode(records.encode(before))

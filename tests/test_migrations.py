@@ -54,6 +54,8 @@ def of_version(path: Path, version: int) -> Path:
             "insert into ledger (entry_id, run_id, request_id, cost_usd, purpose, status, started_at)"
             " values ('e', 'r', 'a', 0.25, 'main', 'settled', '2026-11-22 01:00:00+00')"
         )
+        if version > 1:
+            con.execute("update ledger set task = 'triage'")
     return path
 
 

@@ -33,7 +33,7 @@ def secret(what: str, n: int) -> str:
     return f"{what}-of-{n}-" + "".join(chr(33 + (ord(c) * (n + 7)) % 90) for c in what) + f"-{n * 7919}"
 
 
-WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message")
+WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message", "logprobs")
 
 
 def an_intent(run_id: str, n: int, at: datetime, attempt: int = 1, shard: str = "s") -> Intent:
@@ -44,7 +44,9 @@ def an_intent(run_id: str, n: int, at: datetime, attempt: int = 1, shard: str = 
 
 
 def an_answer(run_id: str, n: int, at: datetime) -> Outcome:
-    reply = Answer(n, f"r{n}", secret("output", n), "stop", secret("reasoning", n))
+    reply = Answer(
+        n, f"r{n}", secret("output", n), "stop", secret("reasoning", n), logprobs=secret("logprobs", n)
+    )
     return Outcome(f"{run_id}-{n}-1", LedgerStatus.SETTLED, Decimal("0.25"), at, Usage(3, 2), reply=reply)
 
 

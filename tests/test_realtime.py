@@ -287,9 +287,11 @@ def test_submitting_twice_with_one_key_is_one_lot_of_work(provider: Provider) ->
     assert len(provider.bodies) == 20
 
 
-def test_tool_calls_reasoning_and_cached_tokens_come_through(provider: Provider) -> None:
+def test_tool_calls_reasoning_log_probabilities_and_cached_tokens_come_through(provider: Provider) -> None:
     def handler(body: dict[str, Any], _: int) -> Any:
         reply = completion(None, "tool_calls", tool_calls=[{"id": "1"}], reasoning_content="hm")
+        likely = {"token": "a", "logprob": -0.5, "bytes": [97]}
+        reply["choices"][0]["logprobs"] = {"content": [{**likely, "top_logprobs": [likely]}]}
         reply["usage"] = {
             "prompt_tokens": 10,
             "completion_tokens": 5,
@@ -303,6 +305,7 @@ def test_tool_calls_reasoning_and_cached_tokens_come_through(provider: Provider)
     answer = only(said)
     assert isinstance(answer, Answer)
     assert (answer.output, answer.reasoning, answer.finish_reason) == ('[{"id":"1"}]', "hm", "tool_calls")
+    assert answer.logprobs == '[{"token":"a","logprob":-0.5,"top_logprobs":[{"token":"a","logprob":-0.5}]}]'
     (outcome,) = night.notes.outcomes.values()
     assert outcome.usage == Usage(10, 5, 4, 2)
     assert (outcome.model_reported, outcome.provider_ref) == ("m-2026", "chatcmpl-1")

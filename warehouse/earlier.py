@@ -37,7 +37,7 @@ REUSE = """
 insert into responses by name
 select 'reused-' || q.run_id || '-' || q.row as entry_id, q.run_id, q.row, q.request_id, a.endpoint, a.model,
        'main' as purpose, 0 as attempt, 'answer' as reply, a.output, a.reasoning, a.finish_reason, a.valid,
-       a.completed_at as settled_at, f.reused_from
+       a.logprobs, a.completed_at as settled_at, f.reused_from
 from found f
 join requests q on q.run_id = $run_id and q.request_hash = f.request_hash and q.row = q.leader
 join results a on a.run_id = f.run_id and a.request_id = f.request_id

@@ -56,8 +56,11 @@ PART = pa.schema(
         ("failure_kind", pa.string()),
         ("message", pa.string()),
         ("final", pa.bool_()),
+        ("logprobs", pa.string()),
     ]
 )
+SINCE = ("logprobs",)
+"""Columns that parts of earlier versions lack."""
 
 
 def entry(intent: Intent, outcome: Outcome | None) -> dict[str, Any]:
@@ -112,6 +115,7 @@ def _reply(reply: Answer | Failure | None) -> dict[str, Any]:
             "reasoning": reply.reasoning,
             "finish_reason": reply.finish_reason,
             "valid": reply.valid,
+            "logprobs": reply.logprobs,
         }
     if isinstance(reply, Failure):
         return {"reply": "failure", "failure_kind": reply.kind.value, "message": reply.message}
@@ -160,9 +164,16 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A part. StoreError if it cannot be read or is no part of ours."""
     try:
         table = pq.read_table(path, columns=columns, partitioning=None)
-        return table if columns else table.select(PART.names).cast(PART)
+        return table if columns else _whole(table).select(PART.names).cast(PART)
     except (OSError, pa.ArrowInvalid, KeyError) as error:
         raise StoreError(
             f"{path}: this part cannot be read ({first_line(error)}); restore it from a backup, or move it away, and "
             "its attempts will then be missing from the ledger"
         ) from error
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    for name in SINCE:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, PART.field(name).type))
+    return table

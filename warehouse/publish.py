@@ -36,6 +36,7 @@ TRAILING = (
     "attempts",
     "finish_reason",
     "reasoning",
+    "logprobs",
     "completed_at",
     "reused_from",
     "metadata",

@@ -32,7 +32,7 @@ ERASED = "erased"
 FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
 """Columns that become null; `messages` becomes an empty list, and `request_hash`, by which a short text
 could be guessed, becomes empty. The response schema is the job's, and stays."""
-PART_TEXT = ("output", "reasoning", "message")
+PART_TEXT = ("output", "reasoning", "message", "logprobs")
 SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
 
@@ -50,10 +50,10 @@ order by all
 """What was erased has no hash any more: a night with nothing to erase does not write the file anew."""
 
 ERASE = (
-    """update results set output = null, reasoning = null, metadata = null,
+    """update results set output = null, reasoning = null, logprobs = null, metadata = null,
               error = case when error is not null then split_part(error, ':', 1) || ': erased' end
        from targets g where g.run_id = results.run_id and g.request_id = results.request_id""",
-    """update responses set output = null, reasoning = null, message = null
+    """update responses set output = null, reasoning = null, logprobs = null, message = null
        from targets g where g.run_id = responses.run_id and g.request_id = responses.request_id""",
     """update requests set metadata = null, request_hash = null
        from targets g where g.run_id = requests.run_id and g.request_id = requests.request_id""",
@@ -173,7 +173,7 @@ def _erased_line(line: bytes, ids: set[str]) -> bytes:
 
 def _erased(outcome: Outcome) -> Answer | Failure:
     if isinstance(outcome.reply, Answer):
-        return replace(outcome.reply, output="", reasoning=None)
+        return replace(outcome.reply, output="", reasoning=None, logprobs=None)
     assert outcome.reply is not None  # noqa: S101  (its caller has looked)
     return replace(outcome.reply, message=ERASED)
 

@@ -96,6 +96,7 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
             reply.finish_reason,
             reply.reasoning,
             reply.valid,
+            reply.logprobs,
         ]
     elif isinstance(reply, Failure):
         fields["failure"] = [reply.row, reply.request_id, reply.kind.value, reply.message]
@@ -119,8 +120,12 @@ def _outcome(fields: Mapping[str, Any]) -> Outcome:
 
 def _reply(fields: Mapping[str, Any]) -> Answer | Failure | None:
     if "answer" in fields:
-        row, request_id, output, finish_reason, reasoning, valid = fields["answer"]
-        return Answer(row, request_id, _text(output), finish_reason, reasoning and _text(reasoning), valid)
+        # journals of versions before log-probabilities end at `valid`
+        row, request_id, output, finish_reason, reasoning, valid, *rest = fields["answer"]
+        logprobs = rest[0] if rest else None
+        return Answer(
+            row, request_id, _text(output), finish_reason, reasoning and _text(reasoning), valid, logprobs
+        )
     if "failure" in fields:
         row, request_id, kind, message = fields["failure"]
         return Failure(row, request_id, FailureKind(kind), _text(message))

@@ -57,7 +57,7 @@ scored as (
     select request_id, endpoint, arg_max(score, observed_at) as score from observations
     where run_id = $run_id group by all)
 select $run_id as run_id, q.request_id, q.task, coalesce(b.endpoint, b.wanted) as endpoint, b.model,
-       b.output, b.reasoning, b.finish_reason, b.valid, o.score,
+       b.output, b.reasoning, b.finish_reason, b.valid, b.logprobs, o.score,
        case when b.reply = 'answer' then null
             when b.reply = 'failure' then b.failure_kind || ': ' || b.message
             else coalesce(b.unsent, 'unanswered: no attempt at this request has an outcome') end as error,

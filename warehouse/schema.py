@@ -7,7 +7,7 @@ is needed to open the file. No keys: an anti-join is cheaper than an index at ev
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -88,6 +88,19 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         alter table responses add column reused_from varchar;
         update ledger set task = q.task from requests q
             where q.run_id = ledger.run_id and q.request_id = ledger.request_id;
+        """,
+    ),
+    3: (
+        "Log-probabilities of answers; how fast local workers are.",
+        """
+        alter table results add column logprobs varchar;
+        alter table responses add column logprobs varchar;
+        create table rates (
+            run_id varchar, endpoint varchar, model varchar, device varchar, hardware varchar, vllm varchar,
+            prefill_tokens_per_second double, decode_tokens_per_second double, told_apart boolean,
+            startup_seconds double, seconds double, prefill_tokens bigint, decode_tokens bigint,
+            measured_at timestamptz
+        );
         """,
     ),
 }

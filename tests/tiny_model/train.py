@@ -1,6 +1,10 @@
 """Trains the tiny model of the tests on the demo's exercises, on one core, and writes it beside this file.
 
     nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py
+    nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py --grow tests/tiny_model --to tests/larger_model
+
+The second makes the larger model of `make demo-vllm`: the tiny one with a new layer after each of its own, trained on
+as many large exercises as small ones.
 
 Qwen3's shape with 0.4 million parameters over bytes: small enough for a repository, real enough that vLLM runs it
 like any other. Sizes are drawn with a lean towards the small ones, so it gets the easy exercises right and the hard
@@ -73,21 +77,41 @@ def untrained(vocabulary: int, end: int) -> Qwen3ForCausalLM:
     )
 
 
-class Exercises:
-    """Batches of exercises as token ids and labels."""
+def grown(folder: Path) -> Qwen3ForCausalLM:
+    """A trained model with a new layer after each of its own, which adds nothing until it is trained."""
+    small = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    config = small.config.to_dict() | {
+        "num_hidden_layers": 2 * small.config.num_hidden_layers,
+        "layer_types": None,
+    }
+    large = Qwen3ForCausalLM(Qwen3Config(**config))
+    large.model.embed_tokens.load_state_dict(small.model.embed_tokens.state_dict())
+    large.model.norm.load_state_dict(small.model.norm.state_dict())
+    for number, layer in enumerate(small.model.layers):
+        large.model.layers[2 * number].load_state_dict(layer.state_dict())
+        new = large.model.layers[2 * number + 1]
+        torch.nn.init.zeros_(new.self_attn.o_proj.weight)
+        torch.nn.init.zeros_(new.mlp.down_proj.weight)
+    return large
 
-    def __init__(self, words: PreTrainedTokenizerFast, seed: int) -> None:
+
+class Exercises:
+    """Batches of exercises as token ids and labels. `lean`: more small ones than large ones."""
+
+    def __init__(self, words: PreTrainedTokenizerFast, seed: int, *, lean: bool) -> None:
+        self._lean = lean
         ids = words.get_vocab()
         self._byte = {chr(n): ids[chr(n)] for n in range(33, 127)} | {" ": ids["Ġ"]}
         self._end, self._user, self._assistant = ids[END], ids[USER], ids[ASSISTANT]
         self._rng = random.Random(seed)
 
     def one(self) -> tuple[list[int], list[int]]:
-        """Ids and labels of one; a size is the smaller of two draws: the small ones are learnt well."""
+        """Ids and labels of one; leaning, a size is the smaller of two draws: the small ones are learnt well."""
         rng = self._rng
         kind = rng.choice(list(TASKS))
         task = TASKS[kind]
-        size = min(rng.randint(task.smallest, task.largest), rng.randint(task.smallest, task.largest))
+        draws = 2 if self._lean else 1
+        size = min(rng.randint(task.smallest, task.largest) for _ in range(draws))
         made = item(kind, size, rng)
         prompt = [self._user, *(self._byte[c] for c in made.prompt), self._end, self._assistant]
         answer = [*(self._byte[c] for c in made.reference), self._end]
@@ -144,14 +168,16 @@ def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("--minutes", type=float, default=8.0, help="of CPU time; 0: random weights")
     asked.add_argument("--to", type=Path, default=HERE)
+    asked.add_argument("--grow", type=Path, help="a trained model to begin with")
     asked.add_argument("--seed", type=int, default=11)
     given = asked.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(given.seed)
     words = tokenizer()
-    model = untrained(len(words), words.eos_token_id)
+    model = grown(given.grow) if given.grow else untrained(len(words), words.eos_token_id)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
-    print(train(model, Exercises(words, given.seed), given.minutes) if given.minutes else 0, "steps")
+    exercises = Exercises(words, given.seed, lean=not given.grow)
+    print(train(model, exercises, given.minutes) if given.minutes else 0, "steps")
     model.to(torch.bfloat16).save_pretrained(given.to)
     words.save_pretrained(given.to)
     if given.minutes:
