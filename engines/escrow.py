@@ -5,7 +5,33 @@ from __future__ import annotations
 from decimal import Decimal
 from threading import Lock
 
+from router.values import Escrow
+
 _ZERO = Decimal(0)
+
+
+class Within:
+    """`values.Escrow`: part of a run's money, with a limit of its own."""
+
+    def __init__(self, whole: Escrow, limit: RunEscrow) -> None:
+        self._whole, self.limit = whole, limit
+
+    def reserve(self, amount_usd: Decimal) -> bool:
+        if not self.limit.reserve(amount_usd):
+            return False
+        if self._whole.reserve(amount_usd):
+            return True
+        self.limit.settle(amount_usd, _ZERO)
+        return False
+
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
+        self.limit.settle(reserved_usd, cost_usd)
+        self._whole.settle(reserved_usd, cost_usd)
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """Of the whole, which holds ours too: when that is zero, nothing returns to either."""
+        return self._whole.reserved_usd
 
 
 class RunEscrow:

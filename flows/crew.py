@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from engines.loading import engine_for
 from flows.harvesting import Harvest
 from flows.screen import Tally
-from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, Shard
+from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, RequestSource, Shard
 from warehouse.frozen import RowSource
 from warehouse.journal import FileJournal
 
@@ -28,6 +28,8 @@ REDRAW_SECONDS = 0.2
 
 NOT_SENT = frozenset({FailureKind.BUDGET, FailureKind.DEADLINE, FailureKind.CANCELLED})
 """Failures that leave a request as it was: it can be sent later, and has no result yet."""
+FOR_SCORES = frozenset({Purpose.JUDGE, Purpose.AUDIT})
+"""What is sent so that answers can be scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class Work:
     begun: datetime
     left: NDArray[np.int64] | None = None
     """Of an adopted shard: the rows that have no answer yet. None: all."""
+    subject: str | None = None
+    """Of a judge's shard: the endpoint whose answers it is about."""
+    requests: RequestSource | None = field(default=None, repr=False)
+    """What is sent, where it is not the frozen input's requests."""
 
     @property
     def unanswered(self) -> NDArray[np.int64]:
@@ -67,6 +73,10 @@ class Crew:
         self._under_way: dict[str, Work] = {}
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
+        self.judges_desk = desk
+        """Of judges' calls, which have a limit of their own."""
+        self.unscored: Counter[FailureKind] = Counter()
+        """Scores not asked for, by the reason: the night's answers are none the worse."""
         self.not_run: dict[str, list[int]] = {}
         """Rows that a batch left undone, by endpoint; for whoever takes them out."""
         self.harvest: Harvest | None = None
@@ -101,8 +111,8 @@ class Crew:
     def answer(self, shard_id: str) -> None:
         """Have a shard answered, and seal it. Runs in a thread of its own; returns when the shard is done."""
         work = self._under_way[shard_id]
-        engine = self.engines[work.endpoint]
-        requests = RowSource(self.folder, work.unanswered)
+        engine = self.engines[self._lane(work)]
+        requests = work.requests or RowSource(self.folder, work.unanswered)
         shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)
         ticket = engine.submit(shard, key=f"{self.run_id}/{work.shard_id}")
         if self.harvest is not None:
@@ -110,12 +120,16 @@ class Crew:
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure)
             if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
-                self._not_run(work.endpoint, reply)
+                self._not_run(work, reply)
             self._count(failed=failed)
         self.journal.seal(work.shard_id)
 
-    def _not_run(self, endpoint: str, failure: Failure) -> None:
+    def _not_run(self, work: Work, failure: Failure) -> None:
         """Nothing was billed. Where there is time another endpoint answers it; else it waits for another day."""
+        if work.purpose in FOR_SCORES and failure.kind is not FailureKind.CANCELLED:
+            self.unscored[failure.kind] += 1
+            return
+        endpoint = work.endpoint
         closed = self.harvest is not None and endpoint in self.harvest.closed
         late = self.desk.deadline is not None and datetime.now(UTC) >= self.desk.deadline
         if late and failure.kind in (FailureKind.EXPIRED, FailureKind.CANCELLED):
@@ -149,8 +163,16 @@ class Crew:
     def man(self, works: Sequence[Work]) -> None:
         """Have an engine ready for every endpoint that `works` name."""
         self._under_way = {work.shard_id: work for work in works}
-        for name in {work.endpoint for work in works} - set(self.engines):
-            self.engines[name] = engine_for(self.endpoints[name], self.desk)
+        for work in works:
+            if (lane := self._lane(work)) not in self.engines:
+                desk = self.judges_desk if work.purpose is Purpose.JUDGE else self.desk
+                self.engines[lane] = engine_for(self.endpoints[work.endpoint], desk)
+
+    def _lane(self, work: Work) -> str:
+        """An endpoint that judges too has a second engine for it, whose money is apart; but not a second set of
+        workers."""
+        apart = work.purpose is Purpose.JUDGE and self.endpoints[work.endpoint].workers is None
+        return f"{work.endpoint} as judge" if apart else work.endpoint
 
     def start_over(self) -> None:
         """Forget that money ran out: an engine that the cap has halted is made anew when it is wanted."""

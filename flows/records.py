@@ -84,6 +84,7 @@ def save_shard(warehouse: Warehouse, run_id: str, work: Work, status: str, attem
         "shard_id": work.shard_id,
         "endpoint": work.endpoint,
         "purpose": work.purpose.value,
+        "subject": work.subject,
         "requests": len(work.rows),
         "status": status,
         "started_at": work.begun,
@@ -91,7 +92,7 @@ def save_shard(warehouse: Warehouse, run_id: str, work: Work, status: str, attem
         "attempts": attempts,
     }
     schema = pa.schema(
-        [(name, pa.string()) for name in ("run_id", "shard_id", "endpoint", "purpose", "status")]
+        [(name, pa.string()) for name in ("run_id", "shard_id", "endpoint", "purpose", "subject", "status")]
         + [
             ("requests", pa.int64()),
             ("attempts", pa.int64()),

@@ -55,6 +55,8 @@ ERASE = (
        from targets g where g.run_id = results.run_id and g.request_id = results.request_id""",
     """update responses set output = null, reasoning = null, logprobs = null, message = null
        from targets g where g.run_id = responses.run_id and g.request_id = responses.request_id""",
+    """update judgements set key = null
+       from targets g where g.run_id = judgements.run_id and g.request_id = judgements.request_id""",
     """update requests set metadata = null, request_hash = null
        from targets g where g.run_id = requests.run_id and g.request_id = requests.request_id""",
     """update runs set purged_at = now(), status = case when status = 'running' then 'failed' else status end

@@ -1,13 +1,13 @@
 """The warehouse's tables as SQL text, and the numbered steps from each version to the next.
 
 The contract names the tables and the columns that stay; further columns and tables (`responses`, `ingested_parts`,
-`run_prices`) are ours. JSON is kept as text: DuckDB's JSON functions take it (`config->>'floor'`), and no extension
-is needed to open the file. No keys: an anti-join is cheaper than an index at every insert.
+`run_prices`, `judgements`) are ours. JSON is kept as text: DuckDB's JSON functions take it (`config->>'floor'`), and no
+extension is needed to open the file. No keys: an anti-join is cheaper than an index at every insert.
 """
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -100,6 +100,16 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
             prefill_tokens_per_second double, decode_tokens_per_second double, told_apart boolean,
             startup_seconds double, seconds double, prefill_tokens bigint, decode_tokens bigint,
             measured_at timestamptz
+        );
+        """,
+    ),
+    4: (
+        "Whose answers a judge's shard is about, and verdicts kept by what was judged.",
+        """
+        alter table shards add column subject varchar;
+        create table judgements (
+            key varchar, run_id varchar, request_id varchar, endpoint varchar, judge varchar, score double,
+            judged_at timestamptz
         );
         """,
     ),

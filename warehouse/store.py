@@ -124,7 +124,7 @@ class Warehouse:
 
         For charge-back each gets one tag, of the job's `tags` and its own metadata under the keys `charge_by`.
         """
-        source = _frozen_parquet(folder)
+        source = frozen_parquet(folder)
         fixed, tag = results.tag_expressions(tags or {}, charge_by)
         with self._transaction():
             self._con.execute("delete from requests where run_id = $run_id", {"run_id": run_id})
@@ -218,7 +218,7 @@ class Warehouse:
         Columns: row, request_id, task, endpoint, model, purpose, reply, output, finish_reason, valid, failure_kind,
         settled_at, and `columns` of the frozen input. A failure is among them until it is observed too.
         """
-        frozen = _frozen_parquet(run_folder(self.path, run_id))
+        frozen = frozen_parquet(run_folder(self.path, run_id))
         yield from self.stream(results.unscored(frozen, columns), run_id=run_id)
 
     def compose_results(self, run_id: str, served: pa.Table) -> int:
@@ -258,7 +258,7 @@ class Warehouse:
 
     def response_schemas(self, run_id: str) -> list[dict[str, Any]]:
         """The distinct response schemas of a run's frozen input."""
-        source = _frozen_parquet(run_folder(self.path, run_id))
+        source = frozen_parquet(run_folder(self.path, run_id))
         texts = self._con.execute(
             f"select distinct response_schema from {source} where response_schema is not null order by 1"
         ).fetchall()
@@ -376,7 +376,7 @@ def _make_private(path: Path) -> None:
             continue  # no log yet, or another's file: opening it has told us whether we may write
 
 
-def _frozen_parquet(folder: Path) -> str:
+def frozen_parquet(folder: Path) -> str:
     """The frozen input as a relation."""
     return f"read_parquet({quoted(str(folder / 'requests' / 'part-*.parquet'))}, hive_partitioning = false)"
 

@@ -13,9 +13,11 @@ from statistics import NormalDist
 from typing import Any
 
 from engines.emulator.inventing import instance, wrong
+from engines.emulator.judging import invented, verdict_on
 from engines.emulator.known import Fact, Known
 from engines.emulator.models import EmulatedModel
 from engines.emulator.recorded import Record, Recorded
+from router.judge import Question, question_in
 from router.values import Usage
 
 NORMAL = NormalDist()
@@ -87,6 +89,8 @@ class Mind:
         self._recorded = recorded
 
     def answer(self, model: EmulatedModel, asked: Asked) -> Said:
+        if (question := question_in(asked.prompt)) is not None:
+            return self._judge(model, asked, question)
         fact = self._known.find(asked.messages_key, asked.prompt_key)
         record = self._record(model, asked, fact)
         draws = Draws.of(self._seed, model.name, asked.messages_key)
@@ -98,6 +102,11 @@ class Mind:
             return _as_recorded(text, record, asked, is_right=is_right)
         visible, reasoning = _lengths(model, text, draws.length, difficulty)
         return _cut(text, visible, reasoning, asked, is_right=is_right)
+
+    def _judge(self, model: EmulatedModel, asked: Asked, question: Question) -> Said:
+        draws = Draws.of(self._seed, model.name, asked.messages_key)
+        text, is_right = verdict_on(question, model, self._known, draws.right)
+        return _cut(text, *_lengths(model, text, draws.length, 0.0), asked, is_right=is_right)
 
     def draw(self, *what: object) -> float:
         return Draws.of(self._seed, *what).trouble
@@ -135,7 +144,7 @@ def logistic(x: float) -> float:
 
 def _right(asked: Asked, reference: str | None) -> str:
     if asked.schema is None:
-        return f"answer {asked.messages_key % 1_000_003}" if reference is None else reference
+        return invented(asked.messages_key) if reference is None else reference
     if reference is not None and reference.lstrip()[:1] in ("{", "["):
         return reference
     rng = random.Random(asked.messages_key)  # noqa: S311 - repeatable, not secret

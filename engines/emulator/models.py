@@ -85,6 +85,10 @@ class EmulatedModel:
     """Whether a prefix of 1,024 tokens or more, seen before, counts as cached."""
     recorded_as: str | None = None
     """Its name in the outcomes file; None: `name`."""
+    lenient: float = 0.1
+    """As a judge (`router.judge`): the share of wrong answers that it scores 1."""
+    harsh: float = 0.05
+    """As a judge: the share of right answers that it scores 0."""
     troubles: Mapping[Trouble, float] = field(default_factory=dict)
     """Trouble → the share of attempts that meet it; together at most 1 in each kind (see PERSISTENT)."""
     hang_seconds: float = 3600.0

@@ -1,0 +1,32 @@
+"""An emulated model that is asked to judge: it knows which answer was right, and errs at stated rates."""
+
+from __future__ import annotations
+
+import json
+
+from engines.emulator.known import Known, last_user_text, messages_key, text_key
+from engines.emulator.models import EmulatedModel
+from router.judge import Question
+from router.scorers import agrees
+
+
+def verdict_on(question: Question, model: EmulatedModel, known: Known, drawn: float) -> tuple[str, bool]:
+    """(what the judge says, whether that is so). `drawn`: 0..1, the luck of this question."""
+    messages = question.messages
+    key = messages_key(messages)
+    fact = known.find(key, text_key(last_user_text(messages)))
+    reference = question.reference if fact is None or fact.reference is None else fact.reference
+    is_right = _is_right(question.answer, reference or invented(key))
+    errs = drawn < (model.harsh if is_right else model.lenient)
+    score = float(is_right != errs)
+    return json.dumps({"reason": "an emulated judge's verdict", "score": score}), not errs
+
+
+def invented(key: int) -> str:
+    """The right answer where nobody told one: the same for every model."""
+    return f"answer {key % 1_000_003}"
+
+
+def _is_right(answer: str, reference: str) -> bool:
+    """As the emulated models answer: the reference itself, or JSON that holds it."""
+    return agrees(answer, reference) == 1.0 or (answer.lstrip()[:1] in ("{", "[") and reference in answer)
