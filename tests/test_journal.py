@@ -118,7 +118,7 @@ def test_records_come_back_as_they_were(
         assert isinstance(after, Outcome)
         if text.isprintable() and (reasoning or "").isprintable():
             assert after == before
-        assert parts.entry(intent(1), after)["cost_usd"] == Decimal("1e-9")
+        assert parts.entries([(intent(1), after)])["cost_usd"].to_pylist() == [Decimal("1e-9")]
         assert isinstance(after.reply, Answer) is isinstance(reply, Answer)
         if isinstance(after.reply, Answer):
             after.reply.output.encode()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -105,9 +106,24 @@ class FileJournal:
     def _append(self, lines: dict[str, list[bytes]]) -> None:
         if self._sync_error is not None:
             raise JournalError(f"{self._dir}: the disk does not keep what is written: {self._sync_error}")
-        for shard_id, texts in lines.items():
-            _write(self._file(shard_id), b"".join(texts), self._dir / f"{shard_id}.jsonl")
-            self._dirty.add(shard_id)
+        grown: list[tuple[int, int]] = []
+        try:
+            for shard_id, texts in lines.items():
+                handle = self._file(shard_id)
+                grown.append((handle, os.fstat(handle).st_size))
+                _write(handle, b"".join(texts))
+                self._dirty.add(shard_id)
+        except OSError as error:
+            for (
+                handle,
+                before,
+            ) in grown:  # all lines or none: what was not acknowledged must not be found later
+                with suppress(OSError):
+                    os.ftruncate(handle, before)
+            raise JournalError(
+                f"{self._dir / shard_id}.jsonl: cannot be written: {error.strerror}; free some space in {self._dir}, "
+                "then resume; nothing is lost"
+            ) from error
 
     def _file(self, shard_id: str) -> int:
         handle = self._files.get(shard_id)
@@ -197,7 +213,7 @@ def _seal(folder: Path, shard_id: str) -> Path | None:
     contents = _read(path)
     part = _already(folder, shard_id, contents.intents) if contents.intents else None
     if contents.intents and part is None:
-        entries = (parts.entry(i, contents.outcomes.get(e)) for e, i in contents.intents.items())
+        entries = parts.entries((i, contents.outcomes.get(e)) for e, i in contents.intents.items())
         try:
             part = parts.write(folder, shard_id, entries)
         except OSError as error:
@@ -259,18 +275,10 @@ def _take(contents: _Contents, line: bytes, path: Path, number: int) -> None:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _write(handle: int, data: bytes, path: Path) -> None:
-    """All of `data` or none of it, so that a full disk leaves no torn line among whole ones."""
-    before = os.fstat(handle).st_size
-    try:
-        written = os.write(handle, data)
-        while written < len(data):
-            written += os.write(handle, data[written:])
-    except OSError as error:
-        os.ftruncate(handle, before)
-        raise JournalError(
-            f"{path}: cannot be written: {error.strerror}; free some space, then resume"
-        ) from error
+def _write(handle: int, data: bytes) -> None:
+    written = os.write(handle, data)
+    while written < len(data):
+        written += os.write(handle, data[written:])
 
 
 def _cut_torn_line(path: Path) -> None:

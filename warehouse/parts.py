@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -63,80 +64,63 @@ SINCE = ("logprobs",)
 """Columns that parts of earlier versions lack."""
 
 
-def entry(intent: Intent, outcome: Outcome | None) -> dict[str, Any]:
-    """One row. Without an outcome the entry is `unsettled`, at the most it can have cost."""
-    row: dict[str, Any] = {
-        "entry_id": intent.entry_id,
-        "run_id": intent.run_id,
-        "shard_id": intent.shard_id,
-        "row": intent.row,
-        "request_id": intent.request_id,
-        "endpoint": intent.endpoint,
-        "model": intent.model,
-        "provider": intent.provider,
-        "mode": intent.mode.value,
-        "purpose": intent.purpose.value,
-        "attempt": intent.attempt,
-        "reserved_usd": intent.reserved_usd,
-        "started_at": intent.started_at,
-        "price_id": intent.price_id,
-        "region": intent.region,
-        "provider_ref": intent.provider_ref,
-        "status": LedgerStatus.UNSETTLED.value,
-        "cost_usd": intent.reserved_usd,
-    }
-    return row if outcome is None else row | _settled(outcome, intent)
+def entries(pairs: Iterable[tuple[Intent, Outcome | None]]) -> pa.Table:
+    """PART's rows, one per attempt. Without an outcome it is `unsettled`, at the most it can have cost."""
+    rows = [_of_intent(intent) + _of_outcome(intent, outcome) for intent, outcome in pairs]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(PART)
+    named = dict(zip((*_OF_INTENT, *_OF_OUTCOME), columns, strict=True))
+    return pa.table([pa.array(named[field.name], field.type) for field in PART], schema=PART)
 
 
-def _settled(outcome: Outcome, intent: Intent) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "status": outcome.status.value,
-        "cost_usd": outcome.cost_usd,
-        "settled_at": outcome.settled_at,
-        "model_reported": outcome.model_reported,
-        "provider_ref": outcome.provider_ref or intent.provider_ref,
-        "final": outcome.final,
-    }
-    if outcome.usage is not None:
-        columns |= {
-            "input_tokens": outcome.usage.input_tokens,
-            "cached_tokens": outcome.usage.cached_tokens,
-            "output_tokens": outcome.usage.output_tokens,
-            "reasoning_tokens": outcome.usage.reasoning_tokens,
-        }
-    return columns | _reply(outcome.reply)
+_OF_INTENT = (
+    "entry_id", "run_id", "shard_id", "row", "request_id", "endpoint", "model", "provider", "mode", "purpose", "attempt",
+    "reserved_usd", "started_at", "price_id", "region",
+)  # fmt: skip
+_USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+_ANSWER = ("output", "reasoning", "finish_reason", "valid", "logprobs")
+_OF_OUTCOME = (
+    "status", "cost_usd", "provider_ref", "settled_at", "model_reported", "final", *_USAGE, "reply", *_ANSWER,
+    "failure_kind", "message",
+)  # fmt: skip
+_of_intent = attrgetter(*_OF_INTENT)
+_of_usage, _of_answer = attrgetter(*_USAGE), attrgetter(*_ANSWER)
+_NO_USAGE, _NO_ANSWER = (None,) * len(_USAGE), (None,) * len(_ANSWER)
 
 
-def _reply(reply: Answer | Failure | None) -> dict[str, Any]:
+def _of_outcome(intent: Intent, outcome: Outcome | None) -> tuple[Any, ...]:
+    if outcome is None:
+        nothing = (None, None, None, *_NO_USAGE, None, *_NO_ANSWER, None, None)
+        return (LedgerStatus.UNSETTLED, intent.reserved_usd, intent.provider_ref, *nothing)
+    head = (
+        outcome.status, outcome.cost_usd, outcome.provider_ref or intent.provider_ref, outcome.settled_at,
+        outcome.model_reported, outcome.final,
+    )  # fmt: skip
+    usage = _NO_USAGE if outcome.usage is None else _of_usage(outcome.usage)
+    reply = outcome.reply
     if isinstance(reply, Answer):
-        return {
-            "reply": "answer",
-            "output": reply.output,
-            "reasoning": reply.reasoning,
-            "finish_reason": reply.finish_reason,
-            "valid": reply.valid,
-            "logprobs": reply.logprobs,
-        }
+        return (*head, *usage, "answer", *_of_answer(reply), None, None)
     if isinstance(reply, Failure):
-        return {"reply": "failure", "failure_kind": reply.kind.value, "message": reply.message}
-    return {}
+        return (*head, *usage, "failure", *_NO_ANSWER, reply.kind, reply.message)
+    return (*head, *usage, None, *_NO_ANSWER, None, None)
 
 
-def write(folder: Path, name: str, entries: Iterable[dict[str, Any]]) -> Path:
+def write(folder: Path, name: str, table: pa.Table) -> Path:
     """A part called `name`, or `name-2` and so on where that is taken; on disk when this returns."""
-    parts = private_dir(folder / "parts")
-    return put(pa.Table.from_pylist(list(entries), schema=PART), _free(parts, name))
+    return put(table, _free(private_dir(folder / "parts"), name))
 
 
 def put(table: pa.Table, path: Path) -> Path:
     """Write a part whole: beside, synced, renamed; mode 0600."""
     beside = path.with_name(f".{path.name}.tmp")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        pq.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # a full disk wants it back
     sync(path.parent)
     return path
 

@@ -8,22 +8,39 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import orjson
+
 from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
+
+_MODES = {each.value: each for each in Mode}
+_PURPOSES = {each.value: each for each in Purpose}
+_STATUSES = {each.value: each for each in LedgerStatus}
+_KINDS = {each.value: each for each in FailureKind}
 
 
 def encode(record: Intent | Outcome) -> bytes:
     """A line, with its end."""
     fields = _intent_fields(record) if isinstance(record, Intent) else _outcome_fields(record)
-    return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
+    try:
+        return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a surrogate pair: only the standard library writes it
+        return json.dumps(fields, separators=(",", ":")).encode() + b"\n"
 
 
 def decode(line: bytes) -> Intent | Outcome:
     """ValueError if the line is damaged in any way."""
     try:
-        fields = json.loads(line)
+        fields = _loads(line)
         return _intent(fields) if fields["kind"] == "sent" else _outcome(fields)
     except (KeyError, TypeError, ArithmeticError) as error:
         raise ValueError(f"no record: {type(error).__name__}") from error
+
+
+def _loads(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return json.loads(line)
 
 
 def _intent_fields(intent: Intent) -> dict[str, Any]:
@@ -58,8 +75,8 @@ def _intent(fields: Mapping[str, Any]) -> Intent:
         endpoint=fields["endpoint"],
         model=fields["model"],
         provider=fields["provider"],
-        mode=Mode(fields["mode"]),
-        purpose=Purpose(fields["purpose"]),
+        mode=_MODES[fields["mode"]],
+        purpose=_PURPOSES[fields["purpose"]],
         attempt=fields["attempt"],
         reserved_usd=Decimal(fields["reserved_usd"]),
         started_at=datetime.fromisoformat(fields["started_at"]),
@@ -107,7 +124,7 @@ def _outcome(fields: Mapping[str, Any]) -> Outcome:
     usage = fields.get("usage")
     return Outcome(
         entry_id=fields["entry_id"],
-        status=LedgerStatus(fields["status"]),
+        status=_STATUSES[fields["status"]],
         cost_usd=Decimal(fields["cost_usd"]),
         settled_at=datetime.fromisoformat(fields["settled_at"]),
         usage=None if usage is None else Usage(*usage),
@@ -128,7 +145,7 @@ def _reply(fields: Mapping[str, Any]) -> Answer | Failure | None:
         )
     if "failure" in fields:
         row, request_id, kind, message = fields["failure"]
-        return Failure(row, request_id, FailureKind(kind), _text(message))
+        return Failure(row, request_id, _KINDS[kind], _text(message))
     return None
 
 
