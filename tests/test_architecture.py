@@ -22,6 +22,9 @@ HOMES = {
     "prefect": {"flows"},
     "typer": {"flows"},
     "rich": {"flows"},
+    "jinja2": {"flows"},
+    "matplotlib": {"flows"},
+    "prompt_toolkit": {"flows"},
     "pydantic": {"flows", "router"},  # where text from outside becomes a value: the job file, the catalogue
     "pydantic_core": {"flows"},
     "yaml": {"flows"},
