@@ -346,7 +346,7 @@ def main() -> int:
             up += [batch := Theirs(BATCH, end, Path(name))]
             up += [ours := Ours(end, Path(name))]
             told = speed(given, ours, bare, batch) | cache(given, ours, bare)
-            started = {"ours": ours, "bare": bare, "run_batch": batch}
+            started: dict[str, Engine] = {"ours": ours, "bare": bare, "run_batch": batch}
             told["startup_seconds"] = {of: round(one.startup_seconds, 1) for of, one in started.items()}
         finally:
             for one in up:

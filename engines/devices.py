@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+
+from router.values import JSON, WorkerSpec
 
 ASK_SECONDS = 20.0
 """A driver in trouble can hang its own tool."""
@@ -42,6 +45,28 @@ class Machine:
 def machine() -> Machine:
     """Asked once a process: each tool takes a second."""
     return Machine(nvidia_gpus(), ascend_npus(), cpu_cores())
+
+
+def width(options: Mapping[str, JSON]) -> int:
+    """Devices that one worker takes."""
+    return int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
+
+
+def cores_of(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> tuple[int, ...]:
+    """An equal share of the cores for worker `number`; with more workers than cores, one each in turn."""
+    share = max(1, len(cores) // spec.workers)
+    first = number * share % len(cores)
+    return cores[first : first + share]
+
+
+def hardware(spec: WorkerSpec, found: Machine | None = None) -> str:
+    """What one worker runs on, in words: rates measured on one thing say nothing of another."""
+    here = machine() if found is None else found
+    if spec.device == "cpu":
+        count = len(cores_of(spec, 0, here.cores))
+        return f"{count} {'core' if count == 1 else 'cores'}"
+    names = [device.name for device in here.of(spec.device)]
+    return f"{width(spec.options)} x {names[0] if names else spec.device}"
 
 
 def default_device() -> str:

@@ -8,9 +8,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines.devices import Machine, machine
+from engines.devices import Machine, machine, width
 from engines.quickjson import loads
-from engines.vllm_process import width
 from router.values import JSON, Endpoint, WorkerSpec
 
 PROBE = """

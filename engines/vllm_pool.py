@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from statistics import median
 
 from engines.attempts import unsent
-from engines.devices import machine
+from engines.devices import hardware, machine
 from engines.errors import BadEndpointError
 from engines.schemas import schema_fault
 from engines.tickets import Said
@@ -111,11 +112,15 @@ class VllmPool:
         """Of one worker, as measured so far, all of them taken together; None before the first is up."""
         with self._lock:
             slots = [slot for slot in (*self._done, *self._slots.values()) if slot.version]
+            starts = [
+                (life.ready_at - life.started_at).total_seconds() for life in self._lives if life.ready_at
+            ]
             if not slots:
                 return None
-            return Speedometer.together(slot.speed for slot in slots).rates(
-                slots[0].version, self.spec.device
-            )
+            speed = Speedometer.together(slot.speed for slot in slots)
+        return speed.rates(
+            slots[0].version, self.spec.device, hardware(self.spec), median(starts) if starts else 0.0
+        )
 
     # --- for its slots ---
 

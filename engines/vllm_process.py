@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from engines.devices import Machine
+from engines.devices import Machine, cores_of, width
 from engines.quickjson import dumps, loads
 from router.values import JSON, Endpoint, WorkerSpec
 
@@ -52,16 +52,8 @@ def place(spec: WorkerSpec, number: int, found: Machine) -> Place:
     return Place({name: ",".join(mine)})
 
 
-def width(options: Mapping[str, JSON]) -> int:
-    """Devices that one worker takes."""
-    return int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
-
-
 def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
-    """An equal share of the cores; with more workers than cores, one each in turn."""
-    share = max(1, len(cores) // spec.workers)
-    first = number * share % len(cores)
-    mine = cores[first : first + share]
+    mine = cores_of(spec, number, cores)
     variables = {
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine)),

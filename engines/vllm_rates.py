@@ -25,6 +25,9 @@ class Rates:
     decode_tokens: int
     vllm_version: str
     device: str
+    hardware: str = ""
+    startup_seconds: float = 0.0
+    """Of one worker, from its start to its first request; the median."""
 
 
 class Speedometer:
@@ -53,7 +56,9 @@ class Speedometer:
                 setattr(whole, name, getattr(whole, name) + value)
         return whole
 
-    def rates(self, vllm_version: str, device: str) -> Rates:
+    def rates(
+        self, vllm_version: str, device: str, hardware: str = "", startup_seconds: float = 0.0
+    ) -> Rates:
         fitted = self._fitted()
         reading, writing = fitted or self._split()
         return Rates(
@@ -65,6 +70,8 @@ class Speedometer:
             self.written,
             vllm_version,
             device,
+            hardware,
+            startup_seconds,
         )
 
     def _fitted(self) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from engines.loading import engine_for
 from flows.harvesting import Harvest
+from flows.run_folder import mark_of
 from flows.screen import Tally
 from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, RequestSource, Shard
 from warehouse.frozen import RowSource
@@ -65,8 +66,11 @@ class Crew:
         self, run_id: str, folder: Path, endpoints: Mapping[str, Endpoint], desk: Desk, journal: FileJournal
     ) -> None:
         self.run_id, self.folder = run_id, folder
+        self.mark = mark_of(folder)
         self.endpoints, self.desk, self.journal = endpoints, desk, journal
         self.engines: dict[str, Engine] = {}
+        self._former: list[tuple[str, Engine]] = []
+        """Closed when the cap stopped the pilot; their workers have lived all the same."""
         self.tally: Tally | None = None
         self._redraw: Callable[[], None] = lambda: None
         self._drawn = 0.0
@@ -114,7 +118,8 @@ class Crew:
         engine = self.engines[self._lane(work)]
         requests = work.requests or RowSource(self.folder, work.unanswered)
         shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)
-        ticket = engine.submit(shard, key=f"{self.run_id}/{work.shard_id}")
+        # another warehouse, or a run set aside, may have used the same names at the same provider
+        ticket = engine.submit(shard, key=f"{self.run_id}~{self.mark}/{work.shard_id}")
         if self.harvest is not None:
             self.harvest.watch(engine, ticket, work.endpoint, work.begun)
         for reply in engine.collect(ticket):
@@ -177,6 +182,7 @@ class Crew:
     def start_over(self) -> None:
         """Forget that money ran out: an engine that the cap has halted is made anew when it is wanted."""
         self.close()
+        self._former += self.engines.items()
         self.engines.clear()
         self.stopped.pop(FailureKind.BUDGET, None)
 
@@ -189,7 +195,7 @@ class Crew:
         """(endpoint, life) of every local worker so far."""
         return [
             (name, life)
-            for name, engine in self.engines.items()
+            for name, engine in (*self._former, *self.engines.items())
             if isinstance(engine, HasLives)
             for life in engine.lives()
         ]

@@ -42,7 +42,7 @@ class Learner:
         say: Callable[..., None],
     ) -> None:
         self.setting, self.knowledge, self.columns, self.say = setting, knowledge, columns, say
-        self.past, self.twin = past, twin
+        self.past, self.twin, self.paces = past, twin, setting.paces
         self.before = before
         """Scores of earlier nights, those of endpoints that got worse taken out."""
         self.drifts: list[Drift] = []
@@ -61,7 +61,7 @@ class Learner:
         held, setting = self.knowledge.held(), self.setting
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
-            self.columns, setting.endpoints, self.knowledge.used(), self.past, setting.paces,
+            self.columns, setting.endpoints, self.knowledge.used(), self.past, self.paces,
             now=setting.clock(), deadline=setting.deadline, held=answered,
         )  # fmt: skip
 

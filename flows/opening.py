@@ -14,6 +14,7 @@ from flows import earlier_nights, settle
 from flows.adopting import Left, left_behind
 from flows.errors import UserError
 from flows.harvesting import harvest_of, with_turnarounds
+from flows.paces import with_paces
 from flows.run_folder import OWNERS_ALONE, locked, masked, recall, remember
 from flows.running import Call
 from flows.screen import Screen
@@ -71,6 +72,8 @@ def _set_aside(setting: Setting, screen: Screen) -> None:
     if recall(setting.folder) is None:
         return
     with locked(setting.folder):
+        left = left_behind(setting.folder, setting.endpoints)
+        left.settle(setting.run_id, setting.folder, setting.endpoints, screen.say)
         recover(setting.folder)
         taken = {path.name for path in setting.folder.parent.iterdir()}
         aside = next(name for n in count(1) if (name := f"{setting.run_id}~{n}") not in taken)
@@ -142,11 +145,13 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -
         setting = earlier_nights.within_window(warehouse, setting, screen.say)
         late = setting.job.on_deadline == "realtime"
         endpoints = with_turnarounds(setting.endpoints, warehouse, cut_short=late)
-        setting = replace(setting, endpoints=endpoints)
+        setting, paces = with_paces(replace(setting, endpoints=endpoints), warehouse)
         row = warehouse.run(setting.run_id) or {}
         shift = Shift(setting, RunEscrow(setting.cap_usd, spent + left.booked_usd), journal, screen, left)
         if late:
             shift.crew.harvest = harvest_of(endpoints, setting.deadline, warehouse)
+        for each in paces if row.get("status") != "done" else ():
+            screen.say(each)
         if row.get("status") == "done":
             shift.over = settle.summary(warehouse, setting, row)
     return shift

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from flows.errors import UserError
 from flows.harvesting import with_turnarounds
 from flows.history import past_nights
 from flows.knowledge import NOTHING_USED
+from flows.paces import with_paces
 from flows.prepare import Batch, prepare
 from flows.running import Call
 from flows.screen import money
@@ -89,12 +91,16 @@ def show_plan(
 
 
 def _informed(setting: Setting) -> Setting:
-    """With the turnarounds that earlier batches in the warehouse tell, where there is one."""
+    """With the turnarounds and the workers' pace that earlier nights in the warehouse tell, where there is one."""
     late = setting.job.on_deadline == "realtime"
     with ExitStack() as held:
         there = setting.warehouse.exists()
         known = held.enter_context(Warehouse.open(setting.warehouse)) if there else None
-        return replace(setting, endpoints=with_turnarounds(setting.endpoints, known, cut_short=late))
+        endpoints = with_turnarounds(setting.endpoints, known, cut_short=late)
+        informed, paces = with_paces(replace(setting, endpoints=endpoints), known)
+    for each in paces:
+        print(each, file=sys.stderr)
+    return informed
 
 
 def look_ahead(setting: Setting, folder: Path) -> Outlook:

@@ -23,6 +23,7 @@ from flows.history import past_nights, past_scores
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
 from flows.learning import Learner
+from flows.paces import keep_rates, tonight
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare, thawing
 from flows.records import assignments, save_shard, worker_rows
@@ -58,7 +59,7 @@ class Shift:
         """The summary, where the run was over before."""
         self.left = list(left.works)
         """Shards of an earlier process that a batch tier still has: to be taken up."""
-        desk = Desk(journal, escrow, setting.deadline, left.set_aside(escrow))
+        desk = Desk(journal, escrow, setting.deadline, left.set_aside(escrow), setting.folder)
         reached = {endpoint.name: endpoint for endpoint in setting.endpoints}
         self.crew = Crew(setting.run_id, setting.folder, reached, desk, journal)
         names = [endpoint.name for endpoint in setting.endpoints]
@@ -148,6 +149,7 @@ class Shift:
         setting = self.setting
         if self.crew.stopped and not self.unapproved:
             self.crew.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
+        self.learner.paces = tonight(setting.paces, self.crew.engines)
         self.market = self.learner.market()
         self.decision = self.learner.decide(self.market, setting.terms(spent_usd=self.escrow.spent_usd))
         plan, given_up = best_possible(self.decision, self.screen.say)
@@ -331,6 +333,7 @@ class Shift:
             lives = self.crew.lives()
             if lives:
                 warehouse.save_workers(worker_rows(self.setting.run_id, lives))
+            keep_rates(warehouse, self.setting, self.crew.engines)
 
     def _shards(self, purpose: Purpose, due: Due) -> list[Work]:
         if not len(due):

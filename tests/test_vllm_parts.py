@@ -12,17 +12,19 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.devices import Device, Machine, parse_ascend, parse_nvidia
+from engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
 from engines.escrow import RunEscrow
 from engines.vllm_meter import Meter
 from engines.vllm_order import BLOCK, arrange
 from engines.vllm_pool import VllmPool, check
 from engines.vllm_process import place
 from engines.vllm_rates import Speedometer
+from flows.paces import known_paces
 from router.values import (
     Desk,
     Endpoint,
@@ -38,6 +40,8 @@ from router.values import (
     Shard,
     WorkerSpec,
 )
+from warehouse import rates
+from warehouse.store import Warehouse
 
 HERE = Path(__file__).resolve().parent
 MODEL = str(HERE / "tiny_model")
@@ -191,6 +195,41 @@ def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
     assert 1000 / rates.prefill_tokens_per_second + 100 / rates.decode_tokens_per_second == pytest.approx(2.0)
 
 
+def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: Path) -> None:
+    house = endpoint(options={"max_num_seqs": 8})
+    guess = known_paces([house], None)["house"]
+    assert "a guess for cpu" in guess.source
+    here = hardware(house.workers)
+    common = {"endpoint": "house", "model": MODEL, "device": "cpu", "hardware": here, "startup_seconds": 9.0}
+    nights = [
+        # vLLM, tokens a second read and written, tokens read and written
+        ("0.31.0", 9000.0, 900.0, 10, 10),
+        ("0.32.0", 1000.0, 100.0, 3000, 300),
+        ("0.32.0", 2000.0, 200.0, 2000, 200),
+        ("0.32.0", 5.0, 0.0, 20, 0),
+    ]
+    rows = [
+        {**common, "run_id": f"r{n}", "vllm": vllm, "prefill_tokens_per_second": reads}
+        | {
+            "decode_tokens_per_second": writes,
+            "prefill_tokens": read,
+            "decode_tokens": written,
+            "seconds": 1.0,
+        }
+        | {"measured_at": datetime(2026, 11, n + 1, tzinfo=UTC)}
+        for n, (vllm, reads, writes, read, written) in enumerate(nights)
+    ]
+    with Warehouse.open(tmp_path / "w.duckdb") as w:
+        rates.save(w, pa.Table.from_pylist(rows, rates.MEASURED))
+        found = known_paces([house], w)["house"]
+        assert "a guess" in known_paces([replace(house, model="another")], w)["house"].source
+    # 5,000 tokens read in 3 + 1 seconds
+    assert found.pace.prefill_tokens_per_second == pytest.approx(1250)
+    assert found.pace.decode_tokens_per_second == pytest.approx(125)
+    assert found.pace.startup_seconds == 9
+    assert found.source == f"measured on {here} with vLLM 0.32.0, the last 2 nights"
+
+
 # --- devices ---
 
 
@@ -213,6 +252,7 @@ def test_workers_share_no_device() -> None:
     gpus = tuple(Device("cuda", n, "H200") for n in range(4))
     spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
     found = Machine(gpus, (), (0, 1, 2, 3))
+    assert hardware(spec, found) == "2 x H200"
     places = [place(spec, n, found).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
     assert places == ["0,1", "2,3"]
     cores = [place(replace(spec, device="cpu", options={}), n, found).cores for n in range(2)]

@@ -1,0 +1,118 @@
+"""How fast local workers are, for the plan: as earlier nights measured it, before that a stated guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from engines.devices import hardware
+from engines.vllm_rates import Rates
+from flows.setting import Setting
+from router.market import DEVICE_PACE
+from router.planning.options import Pace
+from router.values import Endpoint
+from warehouse import rates
+from warehouse.store import Warehouse
+
+ENOUGH_SECONDS = 5.0
+"""Of work, before what is measured tonight corrects tonight's plan."""
+
+
+@runtime_checkable
+class HasRates(Protocol):
+    """An engine that measures its workers as they work."""
+
+    def rates(self) -> Rates | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    pace: Pace
+    source: str
+
+
+def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> dict[str, Known]:
+    """Of every endpoint with workers, by name."""
+    rows = rates.known(warehouse).to_pylist() if warehouse is not None else []
+    seen = {(row["model"], row["device"], row["hardware"]): row for row in rows}
+    found = {}
+    for each in endpoints:
+        if each.workers is not None:
+            kind = each.workers.device
+            row = seen.get((each.model, kind, hardware(each.workers)))
+            found[each.name] = _guess(kind) if row is None else _measured(row)
+    return found
+
+
+def with_paces(setting: Setting, warehouse: Warehouse | None) -> tuple[Setting, list[str]]:
+    """The setting with what is known of its workers' pace, and that in sentences."""
+    known = known_paces(setting.endpoints, warehouse)
+    told = [
+        f"{name}: a worker is taken to read {one.pace.prefill_tokens_per_second:,.0f} tokens a second, to write "
+        f"{one.pace.decode_tokens_per_second:,.0f} and to start in {one.pace.startup_seconds:.0f} s: {one.source}"
+        for name, one in known.items()
+    ]
+    return replace(setting, paces={name: one.pace for name, one in known.items()}), told
+
+
+def tonight(paces: Mapping[str, Pace], engines: Mapping[str, object]) -> dict[str, Pace]:
+    """`paces` corrected by what these engines have measured so far."""
+    corrected = dict(paces)
+    for name, one in _rates(engines):
+        if one.seconds >= ENOUGH_SECONDS:
+            corrected[name] = Pace(
+                prefill_tokens_per_second=one.prefill_tokens_per_second,
+                decode_tokens_per_second=one.decode_tokens_per_second,
+                startup_seconds=one.startup_seconds,
+            )
+    return corrected
+
+
+def keep_rates(warehouse: Warehouse, setting: Setting, engines: Mapping[str, object]) -> None:
+    """Write down what this process has measured."""
+    models = {each.name: each.model for each in setting.endpoints}
+    found = [
+        {
+            "run_id": setting.run_id,
+            "endpoint": name,
+            "model": models[name],
+            "device": one.device,
+            "hardware": one.hardware,
+            "vllm": one.vllm_version,
+            "prefill_tokens_per_second": one.prefill_tokens_per_second,
+            "decode_tokens_per_second": one.decode_tokens_per_second,
+            "told_apart": one.measured,
+            "startup_seconds": one.startup_seconds,
+            "seconds": one.seconds,
+            "prefill_tokens": one.prefill_tokens,
+            "decode_tokens": one.decode_tokens,
+            "measured_at": datetime.now(UTC),
+        }
+        for name, one in _rates(engines)
+    ]
+    if found:
+        rates.save(warehouse, pa.Table.from_pylist(found, rates.MEASURED))
+
+
+def _rates(engines: Mapping[str, object]) -> list[tuple[str, Rates]]:
+    """Of engines whose workers have answered something."""
+    several = [(name, each.rates()) for name, each in engines.items() if isinstance(each, HasRates)]
+    return [(name, one) for name, one in several if one is not None and one.seconds > 0]
+
+
+def _measured(row: Mapping[str, Any]) -> Known:
+    nights = "one night" if row["nights"] == 1 else f"the last {row['nights']} nights"
+    pace = Pace(
+        prefill_tokens_per_second=row["prefill_tokens_per_second"],
+        decode_tokens_per_second=row["decode_tokens_per_second"],
+        startup_seconds=row["startup_seconds"],
+    )
+    return Known(pace, f"measured on {row['hardware']} with vLLM {row['vllm']}, {nights}")
+
+
+def _guess(device: str) -> Known:
+    return Known(DEVICE_PACE[device], f"a guess for {device} until a first night has measured it")
