@@ -11,6 +11,7 @@ import typer
 from flows.backtest_cli import app as backtest_app
 from flows.errors import UserError
 from flows.models_cli import models
+from flows.report_cli import register as register_report
 from flows.unbuilt import refuse
 from flows.upkeep_cli import register
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 app.add_typer(backtest_app)
 app.add_typer(models, name="models")
 register(app)
+register_report(app)
 refuse(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]

@@ -9,7 +9,6 @@ import typer
 from flows.errors import UserError
 
 UNBUILT = {
-    "report": "one HTML page of a run",
     "labels": "answers for people to score",
     "init": "a commented job file for the data at hand",
     "serve": "a job on a schedule",

@@ -1,0 +1,305 @@
+"""The report's sentences: how the night ended, what is claimed of its quality, what was asked, what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from flows.ending import SAID
+from flows.exits import Verdict
+from flows.report_night import Night, Row
+from flows.screen import money
+
+EXITS: Mapping[int, str] = {
+    0: "Done",
+    3: "Done, but the floor was missed or is not certified",
+    4: "Stopped by the budget",
+    5: "Stopped by the deadline",
+    6: "Done, but more requests than tolerated have no answer",
+}
+"""Exit code to headline."""
+
+BASES: Mapping[str, str] = {
+    "reference": "answers held against references",
+    "human": "people's scores",
+    "judge": "the opinion of a model as judge",
+    "agreement": "agreement with another endpoint's answers, which need not be right",
+    "schema": "validity by the response schema, which says nothing of the content",
+}
+"""A certificate's basis, in words; whatever else it says stands for itself."""
+
+
+def headline(night: Night) -> str:
+    if night.exit_code is not None:
+        return EXITS[night.exit_code]
+    if night.alive:
+        return "Still running"
+    return "Broke off" if night.run["status"] == "failed" else "Not finished"
+
+
+def good(night: Night) -> bool:
+    return night.exit_code == 0
+
+
+def next_steps(night: Night) -> Iterator[str]:
+    """What to do now, the most pressing first. Commands are for a terminal beside the warehouse."""
+    run_id = night.run["run_id"]
+    if not night.over:
+        if night.alive:
+            yield "A process is on this run now; this page shows what had come when it was made."
+        else:
+            yield (
+                f"No process is on this run. Go on with: thirdshift resume {run_id}; what was answered is not paid for "
+                "again."
+            )
+    for verdict in night.verdicts:
+        yield " ".join(filter(None, [_capital(SAID[verdict].format(run_id=run_id)) + ".", MORE[verdict]]))
+    if night.counts["unsettled"]:
+        amount = money(night.counts["unsettled_usd"])
+        yield (
+            f"{night.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
+            f"They count at their most, {amount} together; hold them against the invoice with: thirdshift ledger reconcile INVOICE."
+        )
+    if night.counts["rejects"]:
+        yield f"{night.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
+    if good(night) and night.config.get("emulated"):
+        yield "This was a rehearsal. For the real thing: thirdshift run with the same job."
+
+
+MORE: Mapping[Verdict, str] = {
+    Verdict.BUDGET: "What was answered is kept; the rest waits for a higher cap.",
+    Verdict.APPROVAL: "",
+    Verdict.DEADLINE: "What was answered is kept; the rest waits for a later deadline.",
+    Verdict.ERRORS: "The causes stand under Failures; a new run asks for the failed ones again (reuse: answered spares the rest).",
+    Verdict.FLOOR_MISSED: "A better endpoint, a lower floor or a higher cap would reach it; thirdshift plan says what is nearest.",
+    Verdict.NOT_CERTIFIED: "More scored answers (quality.audit, quality.labels) narrow the bound.",
+}
+"""What to do about it, beyond what the terminal said."""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# --- quality ------------------------------------------------------------------------------------------------------------
+
+
+def claim(certificate: Row) -> str:
+    """The certificate in a sentence; a judge's opinion is never called quality."""
+    named = certificate["scorer"]
+    of = _judged(named) if certificate["basis"] == "judge" else f"Mean score by {named}"
+    where = f" in task {certificate['task']}" if certificate["task"] is not None else ""
+    bound, floor = certificate["lower_bound"], certificate["floor"]
+    if certificate["method"] == "census":
+        how = f"all {certificate['population']:,} were scored, so the bound is the mean"
+    else:
+        how = (
+            f"with {certificate['confidence']:.0%} confidence, from {certificate['scored']:,} scored of "
+            f"{certificate['population']:,} by the {certificate['method']} method"
+        )
+    word = "certified" if certificate["certified"] else "not certified"
+    return f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+
+
+def subject(certificate: Row) -> str:
+    """What the bound is of, in two words or a judge's name."""
+    return _judged(certificate["scorer"]) if certificate["basis"] == "judge" else "Mean score"
+
+
+def cut(bound: float) -> str:
+    """Three places, never above what is known."""
+    return f"{math.floor(bound * 1000) / 1000:.3f}"
+
+
+def _judged(named: str) -> str:
+    """`judge opus, rubric 3f2a` as it is; the word is added where the name lacks it."""
+    return named if named.startswith("judge") else f"judge {named}"
+
+
+def basis(certificate: Row) -> str:
+    return BASES.get(certificate["basis"], certificate["basis"])
+
+
+def stopped(night: Night) -> bool:
+    """Whether requests were left that nobody was asked."""
+    return bool({Verdict.BUDGET, Verdict.APPROVAL, Verdict.DEADLINE} & set(night.verdicts))
+
+
+def no_certificate(night: Night) -> str:
+    """Why nothing is claimed."""
+    quality = night.config.get("quality") or {}
+    if not quality.get("scorer"):
+        return "No scorer was given: quality is predicted only, and nothing is certified."
+    if not night.over:
+        return "The run is not over: nothing is claimed of its quality yet."
+    if stopped(night):
+        return "The run was stopped before every request was answered: nothing is claimed of its quality."
+    return "Nothing was certified; the answers that could be scored are listed below."
+
+
+# --- money --------------------------------------------------------------------------------------------------------------
+
+
+def bill(night: Night) -> str:
+    """What was paid, what of it bought knowledge, and what is not certain."""
+    total = night.spent_usd
+    told = f"The run spent {money(night.counts['spent_usd'])}"
+    by_purpose: dict[str, float] = {}
+    for row in night.spend:
+        by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], 0.0) + float(row["cost_usd"])
+    parts = [f"{money(usd)} for {PURPOSES.get(name, name)}" for name, usd in by_purpose.items() if usd]
+    told += f": {', '.join(parts)}." if total and len(parts) > 1 else "."
+    if night.counts["unsettled"]:
+        told += f" Of that, {money(night.counts['unsettled_usd'])} is unsettled and counted at its most."
+    if stopped(night) or not night.over:
+        told += " What an endpoint alone would have cost is for all requests; this run has not answered all of them."
+    return told
+
+
+PURPOSES: Mapping[str, str] = {
+    "pilot": "the pilot",
+    "main": "answers",
+    "audit": "the audit",
+    "repair": "repair",
+    "judge": "the judge",
+    "overhead": "workers' overhead",
+}
+
+
+def frontier(night: Night) -> tuple[str, ...]:
+    plan = night.plan
+    if plan is None or plan.quality is None:
+        return ()
+    told = (
+        f"The plan expected a mean score of {plan.quality:.3f}, which leaves a margin above the floor for what is not "
+        f"known, and is within {plan.gap:.2%} of the cheapest plan there is."
+    )
+    return (told,)
+
+
+def estimate(night: Night) -> tuple[str, ...]:
+    planned = night.run["planned_usd"]
+    if not planned:
+        return ()
+    error = night.spent_usd / float(planned) - 1.0
+    return (
+        f"Estimated {money(planned)}, actual {money(night.counts['spent_usd'])}, error {error:+.1%}, pilot included.",
+    )
+
+
+def failures(night: Night) -> tuple[str, ...]:
+    told = []
+    counts = night.counts
+    if night.over:
+        told.append(f"{counts['errors']:,} of {counts['results']:,} results have no answer." if counts["errors"] else
+                    "Every result has an answer.")  # fmt: skip
+        missing = counts["requests"] - counts["results"]
+        if missing > 0:
+            told.append(f"{missing:,} requests were not sent before the run was stopped.")
+    if night.broken_shards["shards"]:
+        told.append(
+            f"{night.broken_shards['shards']:,} shards broke off, with {night.broken_shards['requests']:,} requests."
+        )
+    if not night.failed_attempts:
+        told.append("No attempt failed.")
+    return tuple(told)
+
+
+# --- emulation ----------------------------------------------------------------------------------------------------------
+
+
+def emulation(night: Night) -> str | None:
+    """Said at the top of the page where any answer was made up by our emulated provider."""
+    if night.config.get("emulated"):
+        return (
+            "A rehearsal: every endpoint was emulated on this machine. Prices and limits are the real ones; the answers, "
+            "their scores and the time they took are not, and nothing was billed."
+        )
+    if night.emulated:
+        named = ", ".join(night.emulated)
+        return f"Emulated on this machine, so that nothing was billed for: {named}. What they answered and took is made up."
+    return None
+
+
+# --- what was asked -----------------------------------------------------------------------------------------------------
+
+
+def asked(night: Night) -> Iterator[tuple[str, str]]:
+    """Pairs of what and what of it."""
+    run, config = night.run, night.config
+    yield "Job", run["job"] + (f" ({_pairs(config['params'])})" if config.get("params") else "")
+    yield "Input", _input(config.get("input"))
+    yield "Requests", _requests(night.counts)
+    yield "Quality", _quality(config.get("quality") or {})
+    yield "Budget", _budget(config.get("budget") or {}, run["cap_usd"])
+    yield "Deadline", instant(run["deadline"]) if run["deadline"] else "none"
+    yield "Policy", policy(config.get("policy") or {})
+    for name, rules in (config.get("policies") or {}).items():
+        yield f"Policy {name}", policy(rules)
+    if config.get("tags"):
+        yield "Tags", _pairs(config["tags"])
+    if config.get("reuse") == "answered":
+        yield "Reuse", f"earlier answers are taken; {night.counts['reused']:,} were"
+    yield "Started", instant(run["started_at"])
+    yield "Finished", instant(run["finished_at"]) if night.over else "not yet"
+
+
+def _input(source: Any) -> str:
+    return "a query of the job's" if isinstance(source, dict) else str(source)
+
+
+def _requests(counts: Row) -> str:
+    told = [f"{counts['requests']:,} accepted"]
+    if counts["duplicates"]:
+        told.append(f"of them {counts['duplicates']:,} duplicates, answered once")
+    told.append(f"{counts['rejects']:,} refused")
+    if counts["tasks"] > 1:
+        told.append(f"{counts['tasks']:,} tasks")
+    return ", ".join(told)
+
+
+def _quality(quality: Mapping[str, Any]) -> str:
+    scorer = quality.get("scorer")
+    if not scorer:
+        return "no scorer: the floor is predicted only"
+    floor = f"floor {quality.get('floor', 0):g}"
+    if quality.get("relative_to"):
+        floor += f" of the mean of {quality['relative_to']}"
+    each = ", for every task on its own" if quality.get("per_task") else ""
+    told = f"{floor}{each}, scored by {scorer}, {quality.get('confidence', 0.95):.0%} confidence"
+    return f"{told}, pilot of {quality.get('pilot', 0):,}"
+
+
+def _budget(budget: Mapping[str, Any], cap: Decimal | None) -> str:
+    told = "no cap" if cap is None else f"cap {money(cap)}"
+    if cap is not None and budget.get("window", "run") != "run":
+        told += f" a {budget['window']}"
+    if budget.get("approve_above_usd") is not None:
+        told += f", approval above {money(Decimal(str(budget['approve_above_usd'])))}"
+    return told
+
+
+def policy(rules: Mapping[str, Any]) -> str:
+    """`regions: only eu; zero retention`."""
+    told = []
+    for name in ("licences", "labs", "origins", "regions"):
+        rule = rules.get(name)
+        if rule and rule.get("allow") is not None:
+            told.append(f"{name}: only {', '.join(rule['allow']) or 'none'}")
+        elif rule and rule.get("deny"):
+            told.append(f"{name}: not {', '.join(rule['deny'])}")
+    told += [name.replace("_", " ") for name in ("self_hosted_only", "zero_retention") if rules.get(name)]
+    if rules.get("max_vendor_share") is not None:
+        told.append(f"at most {rules['max_vendor_share']:.0%} of requests to one vendor")
+    return "; ".join(told) or "none"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def instant(at: datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
