@@ -105,7 +105,7 @@ def past_scores(
     """What earlier nights' pilots and audits scored, by the same scorer; empty where there were none."""
     if scorer is None:
         return predict.no_past()
-    values = {"job": job, "run_id": run_id, "scorer": scorer.name, "emulated": str(emulated).lower()}
+    values = {"job": job, "run_id": run_id, "scorer": scorer.shown, "emulated": str(emulated).lower()}
     found, task, endpoint = _asked(path, SCORED, endpoints, tasks, **values)
     if not len(task):
         return predict.no_past()

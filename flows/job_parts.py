@@ -104,7 +104,7 @@ class JudgePart(Part):
     rubric: Text
     """What makes an answer good: a text, or a file beside the job."""
     max_usd: Usd | None = None
-    """What judging may cost at most, within the budget."""
+    """What judging may cost at most, within the budget. Default: a fifth of `cap_usd`."""
 
 
 class QualityPart(Part):
@@ -129,7 +129,8 @@ class QualityPart(Part):
     audit: Amount = None
     """Answers scored after the run; `auto`: what the certificate needs."""
     labels: Annotated[int, Field(ge=0)] | None = None
-    """Scores that cost money allowed tonight, pilot and audit together, counted request x model."""
+    """Scores that cost money allowed tonight (a judge's, an agreement's, a function's if this is given), pilot and
+    audit together, counted request x model. Default: as many as the certificate needs."""
     per_task: bool = False
     """The floor holds for every task on its own."""
 

@@ -43,7 +43,7 @@ def imported(name: str, base: Path) -> UserFunction:
 
 def check_quality(data: dict[str, Any], base: Path) -> Finds:
     """Mistakes of `quality:` that the models cannot see. The rubric's text is put into `data` where it is a file."""
-    quality = data.get("quality")
+    quality = data.get("quality", {})
     if not isinstance(quality, dict):
         return
     scorer = quality.get("scorer")
@@ -52,6 +52,16 @@ def check_quality(data: dict[str, Any], base: Path) -> Finds:
             imported(scorer, base)
         except ScorerError as error:
             yield ("quality", "scorer"), str(error)
+    output = data.get("output")
+    if (
+        isinstance(output, dict)
+        and output.get("when") == "certified"
+        and not (scorer and quality.get("floor"))
+    ):
+        yield (
+            ("output", "when"),
+            "certified needs quality.scorer and quality.floor: nothing else is certified",
+        )
     if scorer == "judge" and quality.get("judge") is None:
         yield ("quality", "judge"), "is required with scorer judge: {endpoint: …, rubric: rubric.md}"
     if scorer == "agreement" and quality.get("relative_to") is None:

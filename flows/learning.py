@@ -98,7 +98,7 @@ class Learner:
             aim=aim,
             observations=self.observed(),
             pilot=setting.pilots,
-            looks=setting.pilots * len(setting.endpoints),
+            looks=setting.looks,
             rounds=self.rounds,
             past=self.before,
         )

@@ -17,12 +17,21 @@ from engines.vllm_checks import check
 from flows.deadlines import duration, resolve_deadline
 from flows.errors import UserError
 from flows.job import Job, load_job
-from flows.job_values import books, endpoint_values, input_spec, policies_of, policy_value, scorer_of
+from flows.job_values import (
+    books,
+    endpoint_values,
+    input_spec,
+    judge_value,
+    policies_of,
+    policy_value,
+    scorer_of,
+)
 from flows.records import price_rows
 from flows.run_folder import folder_of
 from flows.run_ids import derive_run_id
 from flows.running import Call
 from router.aim import Aim
+from router.judge import Judge
 from router.planning.options import Pace
 from router.planning.problem import Terms
 from router.policy import Policy, eligible, masks, say
@@ -32,6 +41,8 @@ from warehouse.intake import InputSpec, Intake
 
 NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
 """What a scorer needs of a row, to the frozen input's column that has it."""
+JUDGES_SHARE = Decimal("0.2")
+"""Of the cap, for judging, where the job does not say: answers are what the night is for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,8 @@ class Setting:
     deadline: datetime | None
     cap_usd: Decimal | None
     paces: Mapping[str, Pace] = field(default_factory=dict)
+    judge: Judge | None = None
+    """Who scores answers, where the scorer is a judge."""
 
     def clock(self) -> datetime:
         return datetime.now(UTC)
@@ -77,7 +90,8 @@ class Setting:
 
     @property
     def scorer(self) -> Scorer | None:
-        return scorer_of(self.job)
+        scorer = scorer_of(self.job)
+        return scorer if scorer is None or self.judge is None else replace(scorer, judge=self.judge.name)
 
     @property
     def needs(self) -> list[str]:
@@ -87,8 +101,39 @@ class Setting:
 
     @property
     def scores_all(self) -> bool:
-        """Whether every answer is scored because scoring is free."""
-        return self.scorer is not None and kind_of(self.scorer).free
+        """Whether every answer is scored because scoring is free. A function is taken to be, unless the job says how
+        many of its scores are allowed."""
+        scorer = self.scorer
+        costly = scorer is not None and scorer.function is not None and self.job.quality.labels is not None
+        return scorer is not None and kind_of(scorer).free and not costly
+
+    @property
+    def reached(self) -> dict[str, Endpoint]:
+        """All that may be sent to, by name: who answers, and who judges."""
+        judges = () if self.judge is None else (self.judge.endpoint,)
+        return {endpoint.name: endpoint for endpoint in (*judges, *self.endpoints)}
+
+    @property
+    def judge_usd(self) -> Decimal | None:
+        """What judging may cost at most; None: no limit of its own."""
+        judge = self.job.quality.judge
+        if judge is None or judge.max_usd is not None:
+            return None if judge is None else judge.max_usd
+        return None if self.cap_usd is None else self.cap_usd * JUDGES_SHARE
+
+    @property
+    def looks(self) -> int:
+        """Answers that the pilot may have scored at most."""
+        most = self.pilots * len(self.endpoints)
+        return most if self.pilot_labels is None else min(most, self.pilot_labels)
+
+    @property
+    def pilot_labels(self) -> int | None:
+        """Scores that cost money which the pilot may use: what the audit leaves, or half; None: as many as it wants."""
+        quality = self.job.quality
+        if self.scores_all or quality.labels is None:
+            return None
+        return quality.labels - min(quality.audit or quality.labels // 2, quality.labels)
 
     @property
     def anchor(self) -> int | None:
@@ -176,6 +221,7 @@ def setting_of(call: Call, run_id: str, *, started: datetime | None = None) -> S
     job, place = load(call)
     prices, facts = books()
     endpoints = endpoint_values(job, prices, facts)
+    judge = _judge(job, judge_value(job, prices, facts), emulated=call.emulated)
     if call.emulated:
         endpoints = tuple(replace(endpoint, emulated=True) for endpoint in endpoints)
     text = call.deadline or job.deadline
@@ -191,4 +237,15 @@ def setting_of(call: Call, run_id: str, *, started: datetime | None = None) -> S
         endpoints=endpoints,
         deadline=None if text is None else resolve_deadline(text, begun),
         cap_usd=call.cap if call.cap is not None else job.budget.cap_usd,
+        judge=judge,
     )
+
+
+def _judge(job: Job, endpoint: Endpoint | None, *, emulated: bool) -> Judge | None:
+    """Raises UserError where the job's policy lets the judge see nothing."""
+    if endpoint is None or job.quality.judge is None:
+        return None
+    refusals = eligible((endpoint,), policy_value(job.policy))[1]
+    if refusals:
+        raise UserError(f"quality.judge.endpoint may see no request under the job's policy: {say(refusals)}")
+    return Judge(replace(endpoint, emulated=emulated), job.quality.judge.rubric)

@@ -68,6 +68,13 @@ class Scorer:
     """For fields: a JSON field (dots reach into objects) to the name of the scorer that compares it."""
     function: UserFunction | None = None
     """What `package.module:function` names, imported."""
+    judge: str | None = None
+    """For judge: who, by what rubric: "judge opus, rubric 3f2a"."""
+
+    @property
+    def shown(self) -> str:
+        """As observations and certificates name it."""
+        return self.judge or self.name
 
 
 Compare = Callable[[str, str], float | None]

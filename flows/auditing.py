@@ -1,0 +1,310 @@
+"""The random audit of answers that are not all scored: what is drawn, how many, and what it shows.
+
+A draw shuffles, by a recorded seed, every request of the population whose served answer had no score when it was drawn;
+the audit is a beginning of that order, so it may grow and be cut short and is a uniform sample all the same. What was
+scored before for another reason (the pilot, an audit before a repair) counts as it is. A relative floor is audited on
+pairs, the served answer and the anchor's, over the whole population.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.judging import Asking, Scoring, anchors_of, basis_of, pairs
+from flows.prepare import Batch
+from flows.setting import Setting
+from router.certificate import Certificate, Claim, Sample, certify, certify_relative, labels_needed
+from router.scorers import Basis, kind_of
+from router.values import Purpose
+from warehouse.judgements import ANCHORS, LOOKED, ROUND, SERVED
+from warehouse.store import Warehouse
+
+Floats = NDArray[np.float64]
+
+HOPELESS = 100
+"""Scores of an audit that is not expected to certify: enough to tell how far off it is."""
+ENOUGH = 30
+"""Scores from which on their own mean and variance are believed rather than the prediction's."""
+GROWS = 1.2
+"""An audit that fell short of what it shows is extended to at least so many times its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The population, by request: what is served and what is known of its score. Columns of one length."""
+
+    row: NDArray[np.int64]
+    task: NDArray[np.object_]
+    endpoint: list[str]
+    score: Floats
+    """NaN: not known yet. An answer that is none scores 0, and so does one that cannot be judged: the bound holds then."""
+    predicted: Floats
+    anchor: Floats
+    """The anchor's score of the same request, for a relative floor; NaN: not known."""
+
+
+def served(w: Warehouse, setting: Setting, population: NDArray[np.int64]) -> Served:
+    """`population`: rows that the claim is about; those without a result are left out."""
+    found = w.query(SERVED, run_id=setting.run_id)
+    found = found.filter(pa.array(np.isin(np.asarray(found["row"], np.int64), population)))
+    row = np.asarray(found["row"], np.int64)
+    score = np.asarray(found["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
+    answered, in_vain = (np.asarray(found[name], np.bool_) for name in ("answered", "in_vain"))
+    score[~answered | (np.isnan(score) & in_vain)] = 0.0
+    anchored = w.query(ANCHORS, run_id=setting.run_id, endpoints=anchors_of(setting))
+    by_row = dict(zip(anchored["row"].to_pylist(), anchored["score"].to_pylist(), strict=True))
+    anchor = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
+    predicted = np.asarray(found["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
+    task = found["task"].to_numpy()
+    return Served(row, task, found["endpoint"].to_pylist(), score, predicted, anchor)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One round's audit."""
+
+    number: int
+    """1 for the first; each repair is followed by another."""
+    seed: int
+    drawn_at: str
+    sizes: Mapping[str, int]
+    """So many of the order's first are asked for: of all under "", of a task's under its name."""
+    population: NDArray[np.int64]
+    """Rows that the claim is about."""
+    order: NDArray[np.int64]
+    """Those of them that had no score, shuffled."""
+
+    def asked(self, tasks: Mapping[int, str]) -> NDArray[np.int64]:
+        """Rows to be scored."""
+        wanted = set(self.order[: self.sizes.get("", 0)].tolist())
+        for task, size in self.sizes.items():
+            of_task = [row for row in self.order.tolist() if task and tasks.get(row) == task]
+            wanted |= set(of_task[:size])
+        return np.array([row for row in self.order.tolist() if row in wanted], np.int64)
+
+
+def seed_of(run_id: str, number: int) -> int:
+    return int.from_bytes(blake2b(f"{run_id} {number}".encode(), digest_size=8).digest())
+
+
+def _file(folder: Path) -> Path:
+    return folder / "audit.json"
+
+
+def load(folder: Path) -> Draw | None:
+    """The run's latest draw."""
+    path = _file(folder)
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(folder / f"audit-{told['number']}.npz") as rows:
+        return Draw(**told, population=rows["population"], order=rows["order"])
+
+
+def save(folder: Path, draw: Draw) -> None:
+    np.savez(folder / f"audit-{draw.number}.npz", population=draw.population, order=draw.order)
+    told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes")}
+    beside = _file(folder).with_suffix(".tmp")
+    beside.write_text(json.dumps(told), encoding="utf-8")
+    beside.rename(_file(folder))
+
+
+# --- what it shows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The whole batch, or a task of it, as it stands."""
+
+    task: str | None
+    known: Floats
+    audit: Floats
+    """In the order drawn, up to the first that has no score."""
+    left: int
+    """Of the order, not scored."""
+    predicted: float
+    """Mean of those that are left."""
+    anchor: Floats
+    """For a relative floor: the anchor's scores of `audit`'s requests."""
+
+    @property
+    def population(self) -> int:
+        return len(self.known) + len(self.audit) + self.left
+
+
+def scopes(view: Served, draw: Draw, *, per_task: bool, relative: bool) -> Iterator[Scope]:
+    names = ["", *dict.fromkeys(view.task.tolist())] if per_task else [""]
+    at = {row: place for place, row in enumerate(view.row.tolist())}
+    order = np.array([at[row] for row in draw.order.tolist() if row in at], np.int64)
+    drawn = np.zeros(len(view.row), bool)
+    drawn[order] = True
+    for name in names:
+        mine = (view.task == name) if name else np.ones(len(view.row), bool)
+        line = order[mine[order]]
+        unknown = np.isnan(view.score[line]) | (np.isnan(view.anchor[line]) if relative else False)
+        done = int(unknown.argmax()) if unknown.any() else len(line)
+        rest = view.predicted[line[done:]]
+        predicted = float(np.nanmean(rest)) if len(rest) and not np.isnan(rest).all() else 1.0
+        known = np.nan_to_num(view.score[mine & ~drawn])
+        scored = line[:done]
+        yield Scope(name or None, known, view.score[scored], len(line) - done, predicted, view.anchor[scored])
+
+
+def claim_of(setting: Setting, task: str | None) -> Claim:
+    quality, scorer = setting.job.quality, setting.scorer
+    if scorer is None:
+        raise ValueError("no scorer, no claim")
+    return Claim(quality.floor, quality.confidence, basis_of(setting), scorer.shown, task)
+
+
+def certificate(setting: Setting, scope: Scope, number: int) -> Certificate:
+    claim = claim_of(setting, scope.task)
+    if is_relative(setting):
+        return certify_relative(claim, scope.audit, scope.anchor, scope.population, audit_round=number)
+    sample = Sample(scope.population, scope.known, scope.audit, binary=_binary(setting))
+    return certify(claim, sample, audit_round=number)
+
+
+def certificates(w: Warehouse, setting: Setting) -> tuple[Certificate, ...]:
+    """What the run's audit shows: of the whole batch first, then of its tasks where the floor is per task. None before
+    anything was drawn."""
+    draw = load(setting.folder)
+    if draw is None:
+        return ()
+    view = served(w, setting, draw.population)
+    per_task = setting.job.quality.per_task
+    found = scopes(view, draw, per_task=per_task, relative=is_relative(setting))
+    return tuple(certificate(setting, scope, draw.number) for scope in found)
+
+
+def is_relative(setting: Setting) -> bool:
+    """Whether the floor is a share of the anchor's mean. An agreement is with the anchor already."""
+    return setting.anchor is not None and basis_of(setting) is not Basis.AGREEMENT
+
+
+def _binary(setting: Setting) -> bool:
+    return setting.scorer is not None and kind_of(setting.scorer).binary
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+
+
+def size_for(setting: Setting, scope: Scope) -> int:
+    """How many of the scope's order should be scored, as far as is known."""
+    quality = setting.job.quality
+    rest = len(scope.audit) + scope.left
+    if quality.audit is not None:
+        return min(quality.audit, rest)
+    if is_relative(setting):
+        floor, mean, spread = _paired(quality.floor, scope)
+    else:
+        seen = np.concatenate([scope.known, scope.audit])
+        mean = float(scope.audit.mean()) if len(scope.audit) >= ENOUGH else scope.predicted
+        floor = (quality.floor * scope.population - float(scope.known.sum())) / max(rest, 1)
+        spread = float(seen.var()) if len(seen) >= ENOUGH else mean * (1.0 - mean)
+    if floor <= 0.0 and not is_relative(setting):
+        return 0
+    exact = None if not _binary(setting) or is_relative(setting) else True
+    needed = labels_needed(floor, mean, quality.confidence, rest, spread=None if exact else max(spread, 1e-3))
+    return min(HOPELESS, rest) if needed is None else needed
+
+
+def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
+    """(0, mean, variance) of served less its share of the anchor's."""
+    if len(scope.audit) >= ENOUGH:
+        gap = scope.audit - floor * scope.anchor
+        return 0.0, float(gap.mean()), float(gap.var())
+    return 0.0, scope.predicted * (1.0 - floor), scope.predicted * (1.0 - scope.predicted) * (1.0 + floor**2)
+
+
+class Audit:
+    """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
+
+    def __init__(self, setting: Setting, batch: Batch) -> None:
+        self.setting, self.scoring = setting, Scoring(setting, batch)
+        self._population = np.flatnonzero(batch.scorable)
+
+    def looks(self, w: Warehouse) -> list[Asking]:
+        """For the pilot's answers."""
+        looked = w.query(LOOKED, run_id=self.setting.run_id)
+        return self.scoring.due(w, looked, Purpose.PILOT, self.setting.pilot_labels)
+
+    def drawn(self, w: Warehouse) -> list[Asking]:
+        """For the random audit; nothing where it shows what it can show with the scores allowed. Results must be
+        composed before."""
+        if not self.setting.job.quality.floor:
+            return []
+        while True:
+            view = self._view(w)
+            draw = self._draw(w, view)
+            asking = self._ask(w, view, draw)
+            if asking:
+                return asking
+            grown = self._grown(self._view(w), draw)
+            if grown is None:
+                return []
+            save(self.setting.folder, grown)
+
+    def _view(self, w: Warehouse) -> Served:
+        return served(w, self.setting, self._population)
+
+    def _draw(self, w: Warehouse, view: Served) -> Draw:
+        """The draw in force: what was repaired since the last one is not served as it was when that was drawn."""
+        before = load(self.setting.folder)
+        repaired = w.query(ROUND, run_id=self.setting.run_id)["repaired_at"][0].as_py()
+        if before is not None and (repaired is None or repaired <= datetime.fromisoformat(before.drawn_at)):
+            return before
+        number = 1 if before is None else before.number + 1
+        seed = seed_of(self.setting.run_id, number)
+        among = view.row if is_relative(self.setting) else view.row[np.isnan(view.score)]
+        order = np.random.default_rng(seed).permutation(among)
+        draw = Draw(number, seed, datetime.now(UTC).isoformat(), {}, view.row, order)
+        draw = replace(draw, sizes=self._sizes(view, draw))
+        save(self.setting.folder, draw)
+        return draw
+
+    def _sizes(self, view: Served, draw: Draw) -> dict[str, int]:
+        quality = self.setting.job.quality
+        found = scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.setting))
+        return {scope.task or "": size_for(self.setting, scope) for scope in found}
+
+    def _ask(self, w: Warehouse, view: Served, draw: Draw) -> list[Asking]:
+        at = {row: place for place, row in enumerate(view.row.tolist())}
+        rows = draw.asked(dict(zip(view.row.tolist(), view.task.tolist(), strict=True)))
+        wanted = pairs(rows, [view.endpoint[at[row]] for row in rows.tolist()])
+        labels = self.setting.job.quality.labels
+        if is_relative(self.setting):
+            held = self.scoring.anchored(w, rows.tolist())
+            missing = [row for row in rows.tolist() if row not in held]
+            if missing and (asking := self.scoring.looks(missing, labels)):
+                return asking
+            wanted = pa.concat_tables(
+                [wanted, *(pairs(rows, [name] * len(rows)) for name in self.scoring.anchors)]
+            )
+        return self.scoring.due(w, wanted, Purpose.AUDIT, labels)
+
+    def _grown(self, view: Served, draw: Draw) -> Draw | None:
+        """The draw with more asked for; None: it shows the floor, or never will, or may not grow."""
+        quality = self.setting.job.quality
+        if quality.audit is not None or (_binary(self.setting) and not is_relative(self.setting)):
+            return None  # the exact bound is of a size fixed before
+        sizes = dict(draw.sizes)
+        for scope in scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.setting)):
+            now = certificate(self.setting, scope, draw.number)
+            scored, name = len(scope.audit), scope.task or ""
+            cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
+            if now.certified or now.mean < now.floor or not scope.left or cut_short:
+                continue
+            sizes[name] = min(
+                max(size_for(self.setting, scope), int(scored * GROWS) + 1), scored + scope.left
+            )
+        return None if sizes == dict(draw.sizes) else replace(draw, sizes=sizes)
