@@ -109,7 +109,14 @@ what the pilot paid, is no test of it)."""
 FAILED_ATTEMPTS = """
 with failed as (
     select r.failure_kind as cause, r.endpoint, r.request_id, r.entry_id, r.message
-    from responses r where r.run_id = $run_id and r.reply = 'failure')
+    from responses r where r.run_id = $run_id and r.reply = 'failure'
+    union all
+    -- attempts that were tried again at once leave no reply, only what became of their money
+    select case l.status when 'void' then 'error, not billed' else 'outcome never learnt' end, l.endpoint, l.request_id,
+           l.entry_id, null
+    from ledger l
+    where l.run_id = $run_id and l.status in ('void', 'unsettled') and l.request_id is not null
+      and l.entry_id not in (select entry_id from responses where run_id = $run_id))
 select f.cause, f.endpoint, count(*) as attempts, count(distinct f.request_id) as requests,
        count(distinct f.request_id) filter (where s.request_id is not null) as answered,
        coalesce(sum(l.cost_usd), 0) as cost_usd, any_value(f.message order by f.request_id) as example

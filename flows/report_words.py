@@ -61,7 +61,7 @@ def next_steps(night: Night) -> Iterator[str]:
         amount = money(night.counts["unsettled_usd"])
         yield (
             f"{night.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
-            f"They count at their most, {amount} together; hold them against the invoice with: thirdshift ledger reconcile INVOICE."
+            f"They count at their most, {amount} together; hold them against the invoice: thirdshift ledger reconcile."
         )
     if night.counts["rejects"]:
         yield f"{night.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
@@ -73,8 +73,8 @@ MORE: Mapping[Verdict, str] = {
     Verdict.BUDGET: "What was answered is kept; the rest waits for a higher cap.",
     Verdict.APPROVAL: "",
     Verdict.DEADLINE: "What was answered is kept; the rest waits for a later deadline.",
-    Verdict.ERRORS: "The causes stand under Failures; a new run asks for the failed ones again (reuse: answered spares the rest).",
-    Verdict.FLOOR_MISSED: "A better endpoint, a lower floor or a higher cap would reach it; thirdshift plan says what is nearest.",
+    Verdict.ERRORS: "The causes stand under Failures; with reuse: answered, a new run asks for the failed ones alone.",
+    Verdict.FLOOR_MISSED: "A better endpoint, a lower floor or a higher cap would help; see thirdshift plan.",
     Verdict.NOT_CERTIFIED: "More scored answers (quality.audit, quality.labels) narrow the bound.",
 }
 """What to do about it, beyond what the terminal said."""
