@@ -11,10 +11,10 @@ from typing import Any
 
 from engines.pricemap import bundled_map
 from engines.quickjson import dumps, loads
-from engines.transport import Reply
+from engines.transport import Reply, lost
 from engines.wire import read_completion, read_error
 from router.pricebook import resolve
-from router.values import JSON, Endpoint, Request
+from router.values import JSON, Endpoint, FailureKind, Request
 
 SCHEMA_TOOL = "answer"
 """Where a model has no structured output of its own, it must call this tool, whose input is the answer."""
@@ -288,6 +288,8 @@ def read_result(line: bytes, not_run: Callable[[str], Reply]) -> Reply:
         return read_message(result["message"])
     if kind in ("expired", "canceled"):
         return not_run(str(kind))
+    if kind != "errored":
+        return lost(FailureKind.BROKEN_REPLY, "a result that says neither what was answered nor why not")
     error = result.get("error") or {}
     error = error.get("error", error) if isinstance(error, dict) else {}
     return read_error(STATUS_OF.get(str(error.get("type")), 500), dumps({"error": error}))

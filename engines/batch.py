@@ -17,33 +17,30 @@ from itertools import count
 from pathlib import Path
 from threading import Lock
 
-import stamina
-
 from engines.attempts import RETURNS, unsent
-from engines.batch_openai import OpenAIBatches
+from engines.batch_making import found_by, make
 from engines.batch_parts import Part, Parts, Source, prefix
+from engines.batch_tiers import wire_for
 from engines.batch_wire import BatchWire, CallError, Remote, RemoteState
 from engines.books import Books
-from engines.errors import BadEndpointError, ClosedError
-from engines.loading import batch_tier_missing
+from engines.errors import ClosedError, UnknownBatchError
 from engines.loop import event_loop, start
 from engines.tickets import Said, Work
 from engines.transport import lost, not_sent
 from engines.wire import Bodies
 from router.values import Desk, Endpoint, FailureKind, Progress, Shard, Ticket
 
-POLL_FIRST_SECONDS = 5.0
+POLL_FIRST_SECONDS = 0.5
+"""A small batch may be over in seconds; after a dozen looks it is the longest wait, and a day has 1,440 of those."""
 EMULATED_POLL_SECONDS = 0.2
 POLL_MAX_SECONDS = 60.0
 POLL_GROWTH = 1.5
-CREATE_ATTEMPTS = 6
-"""Each after the first looks for the batch before it makes one."""
 
 
 class Batch:
     """`values.Engine` over a batch tier.
 
-    `poll_first_seconds` (None: 5, or a fifth of a second where the provider is emulated) grows to
+    `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to
     `poll_max_seconds` while a batch runs. At the desk's deadline what is finished is harvested.
     """
 
@@ -58,7 +55,7 @@ class Batch:
     ) -> None:
         bodies = Bodies(endpoint)
         self._endpoint, self._desk = endpoint, desk
-        self._wire = wire or wire_for(endpoint, bodies)
+        self._wire = wire or wire_for(endpoint, bodies, desk.keep)
         self._parts = Parts(desk, Books(endpoint, bodies.extra_bytes), self._wire)
         first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
         self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
@@ -179,40 +176,33 @@ class Batch:
         try:
             if source is None:
                 source = await self._wire.upload(part.path)
-                part.path.unlink()
-            remote = await self._create(part, source)
+            remote = await self._made(work, part, source)
         except CallError as error:
             reply = (
                 lost(FailureKind.CONNECTION, str(error)) if error.lost else not_sent(error.kind, str(error))
             )
             await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
             return
+        finally:
+            part.path.unlink(missing_ok=True)
         group.create_task(self._carry(group, work, part, remote))
 
-    async def _create(self, part: Part, source: str) -> Remote:
-        """Make the batch once: whenever that may have happened unseen, it is looked for first."""
-        unseen = False
-        async for attempt in stamina.retry_context(
-            on=_passing, attempts=CREATE_ATTEMPTS, timeout=None, wait_initial=0.2, wait_max=30.0
-        ):
-            with attempt:
-                if attempt.num > 1:
-                    found = await self._find(part.label)
-                    if found is not None:
-                        return found
-                try:
-                    return await self._wire.create(source, part.label)
-                except CallError as error:
-                    unseen = unseen or error.lost
-                    error.lost = unseen
+    async def _made(self, work: Work, part: Part, source: str) -> Remote:
+        """The batch of a part. Where too many wait at the provider already, one of ours is awaited."""
+        while True:
+            try:
+                return await make(self._wire, source, part.label)
+            except CallError as error:
+                full = error.kind is FailureKind.RATE_LIMITED and not error.lost
+                if not full or not self._enqueued or self._over(work) is not None:
                     raise
-        raise AssertionError  # stamina returns or raises
+            await self._one_less(work)
 
-    async def _find(self, label: str) -> Remote | None:
-        async for remote in self._wire.find(label):
-            if remote.label == label and remote.state is not RemoteState.FAILED:
-                return remote
-        return None
+    async def _one_less(self, work: Work) -> None:
+        """Wait until a batch of ours is over, or nothing more is to be sent."""
+        before = self._enqueued
+        while self._enqueued >= before and self._over(work) is None:
+            await RETURNS.wait(self._polls[0])
 
     # --- a part ---
 
@@ -227,7 +217,9 @@ class Batch:
             return
         finally:
             self._enqueued -= 1
-        if ended.state is RemoteState.ENDED:
+        if ended.doubtful and not await self._wire.claim(ended):
+            await self._mistaken(group, work, part)
+        elif ended.state is RemoteState.ENDED:
             await self._reap(work, part, ended)
         elif ended.queue_full and self._over(work) is None:
             await self._again(group, work, part, ended)
@@ -243,6 +235,10 @@ class Batch:
         work.done_elsewhere += remote.done
         while remote.state is RemoteState.RUNNING:
             if not cancelled and (cut_off.is_set() or self._late()):
+                if remote.doubtful:
+                    raise UnknownBatchError(
+                        f"whether batch {remote.id} is ours is known when it is over; it was not cancelled"
+                    )
                 await self._wire.cancel(remote.id)
                 cancelled, wait = True, self._polls[0]
             pause = wait if self._desk.deadline is None else min(wait, max(self._left(), self._polls[0]))
@@ -253,7 +249,7 @@ class Batch:
                     await asyncio.wait_for(cut_off.wait(), pause)
             wait = min(wait * POLL_GROWTH, longest)
             try:
-                seen = await self._wire.look(remote.id)
+                seen = await self._wire.look(remote)
             except CallError as error:
                 if not error.passing:
                     raise
@@ -282,11 +278,8 @@ class Batch:
 
     async def _again(self, group: asyncio.TaskGroup, work: Work, part: Part, failed: Remote) -> None:
         """The provider's queue was full: wait for a batch of ours to end, or send in smaller parts."""
-        first, _ = self._polls
         if self._enqueued and failed.source is not None:
-            before = self._enqueued
-            while self._enqueued >= before and self._over(work) is None:
-                await RETURNS.wait(first)
+            await self._one_less(work)
             await self._send(group, work, part, failed.source)
             return
         if len(part.held) == 1:
@@ -296,10 +289,22 @@ class Batch:
             await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
             return
         self._parts.tokens_max = max(1, part.tokens // 2)
+        await self._place_anew(
+            group, work, part, "the provider's queue was full; sent again in smaller batches"
+        )
+
+    async def _mistaken(self, group: asyncio.TaskGroup, work: Work, part: Part) -> None:
+        """The batch that could have been the part's is not: another one may be, else it was never made."""
+        other = await found_by(self._wire, part.label)
+        if other is not None:
+            group.create_task(self._carry(group, work, part, other))
+        else:
+            await self._place_anew(group, work, part, "its batch was never made")
+
+    async def _place_anew(self, group: asyncio.TaskGroup, work: Work, part: Part, why: str) -> None:
         rows = set(part.held)
-        await self._finish(work, part, lambda: self._parts.release(part))
-        smaller = Source(work.shard.requests, rows=rows)
-        await self._place(group, work, smaller, part.attempt + 1)
+        await self._finish(work, part, lambda: self._parts.release(part, why))
+        await self._place(group, work, Source(work.shard.requests, rows=rows), part.attempt + 1)
 
     async def _finish(self, work: Work, part: Part, book: Callable[[], None]) -> None:
         """Do the booking of a part on a thread, and tell who waits for its money."""
@@ -365,17 +370,3 @@ def _leave(work: Work, source: Source, kind: FailureKind) -> None:
             work.put_lot(lot)
             lot = []
     work.put_lot(lot)
-
-
-def _passing(error: Exception) -> bool:
-    return isinstance(error, CallError) and error.passing
-
-
-def wire_for(endpoint: Endpoint, bodies: Bodies) -> BatchWire:
-    """The batch wire of an endpoint's provider. Raises BadEndpointError where we have none."""
-    if batch_tier_missing(endpoint.model, endpoint.api_base) is None:
-        return OpenAIBatches(endpoint, bodies)
-    raise BadEndpointError(
-        f"endpoint {endpoint.name}: no batch tier for {endpoint.provider} yet; use `mode: realtime`, or an "
-        "api_base that speaks OpenAI's files and batches"
-    )

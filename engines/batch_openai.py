@@ -83,8 +83,12 @@ class OpenAIBatches:
                 return
             after = f"&after={page['data'][-1]['id']}"
 
-    async def look(self, batch_id: str) -> Remote:
-        return _remote(await self._http.get(f"/batches/{batch_id}"))
+    async def look(self, remote: Remote) -> Remote:
+        return _remote(await self._http.get(f"/batches/{remote.id}"))
+
+    async def claim(self, remote: Remote) -> bool:
+        """Its metadata say so: there is no doubt on this wire."""
+        return not remote.doubtful
 
     @again
     async def cancel(self, batch_id: str) -> None:

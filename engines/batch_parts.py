@@ -107,7 +107,7 @@ class Parts:
         self, part: Part, shard: Shard, key: str, request: Request, file: BinaryIO, fresh: list[Intent]
     ) -> bool:
         """Whether the request was dealt with; False where it is for the next part."""
-        line = self._wire.line(str(request.row), request)
+        line = self._line(f"{tag(key, part.attempt)}-{request.row}", request)
         fault = self._fault(request, line)
         if fault is not None:
             part.said.append(self._refuse(shard, key, request, part.attempt, fault))
@@ -132,6 +132,13 @@ class Parts:
         file.write(line)
         return True
 
+    def _line(self, custom_id: str, request: Request) -> bytes:
+        """Empty where the messages are none that this wire knows."""
+        try:
+            return self._wire.line(custom_id, request)
+        except (AttributeError, KeyError, TypeError):
+            return b""
+
     def _fits(self, part: Part, size: int, tokens: int) -> bool:
         limits = self._wire.limits
         if len(part.held) >= limits.requests or part.size + size > limits.bytes:
@@ -140,6 +147,8 @@ class Parts:
 
     def _fault(self, request: Request, line: bytes) -> Reply | None:
         words = refused_beforehand(request) or schema_fault(request.response_schema)
+        if words is None and not line:
+            words = "its messages cannot be written as this provider wants them"
         if words is not None:
             return not_sent(FailureKind.BAD_REQUEST, words)
         if len(line) > self._wire.limits.bytes:
@@ -198,9 +207,9 @@ class Parts:
     def _rows(self, uploaded: Path) -> Iterator[int]:
         with uploaded.open("rb") as file:
             for line in file:
-                custom_id = self._wire.custom_id(line)
-                if custom_id is not None and custom_id.isdigit():
-                    yield int(custom_id)
+                row = row_of(self._wire.custom_id(line))
+                if row is not None:
+                    yield row
 
     # --- after ---
 
@@ -215,7 +224,8 @@ class Parts:
             if custom_id is None:
                 torn = True
                 continue
-            held = part.held.pop(int(custom_id), None) if custom_id.isdigit() else None
+            row = row_of(custom_id)
+            held = None if row is None else part.held.pop(row, None)
             if held is not None:
                 lot.append((held, self._wire.read(line)))
             if len(lot) >= LOT:
@@ -230,11 +240,9 @@ class Parts:
             put(self._book([(held, reply) for held in lot]))
         part.held.clear()
 
-    def release(self, part: Part) -> None:
+    def release(self, part: Part, why: str) -> None:
         """The batch was never run and its requests go into others: each has another attempt ahead."""
-        reply = not_sent(
-            FailureKind.RATE_LIMITED, "the provider's queue was full; sent again in smaller batches"
-        )
+        reply = not_sent(FailureKind.RATE_LIMITED, why)
         for lot in _lots(part.held.values()):
             outcomes = [self._judged(held, reply, final=False)[1] for held in lot]
             self._desk.journal.settled(outcomes)
@@ -281,6 +289,18 @@ def _without_result(remote: Remote, *, torn: bool) -> Reply:
 def entry_id(key: str, row: int, attempt: int) -> str:
     """The same for the same attempt in whatever process: what lets a later one settle what this one sent."""
     return hashlib.blake2b(f"{key}\n{row}\n{attempt}".encode(), digest_size=16).hexdigest()
+
+
+def tag(key: str, attempt: int) -> str:
+    """How the custom ids of a shard's attempt begin; the request's row follows. Anthropic wants 64 characters or less,
+    and where a batch has no label they are the only mark that it is ours."""
+    return hashlib.blake2b(f"{key}\n{attempt}".encode(), digest_size=8).hexdigest()
+
+
+def row_of(custom_id: str | None) -> int | None:
+    """The row of a custom id of ours."""
+    number = (custom_id or "").rpartition("-")[2]
+    return int(number) if number.isdigit() else None
 
 
 def label(key: str, part: Part) -> str:

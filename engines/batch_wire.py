@@ -45,6 +45,8 @@ class Remote:
     fault: str = ""
     """Why it failed: the provider's codes, not its prose."""
     done: int = 0
+    doubtful: bool = False
+    """It may be ours or not; `BatchWire.claim` tells when it is over. It must not be cancelled."""
     source: str | None = None
     """The provider's name for what was uploaded, and may be used again."""
     results: tuple[str, ...] = ()
@@ -72,15 +74,20 @@ class BatchWire(Protocol):
         """A request as it is written to the file, with the line's end."""
 
     async def upload(self, path: Path) -> str:
-        """Send a file of lines, streamed; its name at the provider. Nothing runs yet."""
+        """Send a file of lines, streamed; its name at the provider. Nothing runs yet. The file stays until its batch
+        is made."""
 
     async def create(self, source: str, label: str) -> Remote:
         """Start a batch. Sent once: whoever calls it again looks for the label first."""
 
     def find(self, prefix: str) -> AsyncIterator[Remote]:
-        """The batches whose label begins so, newest first."""
+        """The batches whose label begins so."""
 
-    async def look(self, batch_id: str) -> Remote: ...
+    async def look(self, remote: Remote) -> Remote:
+        """The same as it is now."""
+
+    async def claim(self, remote: Remote) -> bool:
+        """Whether a doubtful batch that is over is the one that was looked for."""
 
     async def cancel(self, batch_id: str) -> None: ...
 

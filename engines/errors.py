@@ -15,5 +15,9 @@ class BadEndpointError(EngineError):
     """An endpoint's parameters contradict what an engine promises."""
 
 
+class UnknownBatchError(EngineError):
+    """A batch was perhaps made, and cannot be told from others before it is over; nothing was sent again."""
+
+
 class ClosedError(EngineError):
     """The engine was closed before the shard was done; what it had sent is in the journal."""

@@ -15,7 +15,7 @@ ADAPTERS: dict[str, tuple[str, str, str]] = {
 }
 """Adapter → module, class, and the package it cannot do without."""
 
-BATCH_TIERS = ("openai",)
+BATCH_TIERS = ("openai", "anthropic")
 """Providers whose batch tier we speak; with an `api_base` of its own any endpoint is taken to speak OpenAI's."""
 
 

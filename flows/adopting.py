@@ -7,18 +7,19 @@ What those attempts can cost is set aside before anything else may spend it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 
-from flows.crew import Work, rows_file
+from engines.escrow import RunEscrow
+from flows.crew import Crew, Work, rows_file
 from flows.errors import UserError
-from router.values import Endpoint, Escrow, Mode, Purpose
-from warehouse.journal import attempts, open_journals, pending
+from router.values import Desk, Endpoint, Escrow, Mode, Purpose
+from warehouse.journal import FileJournal, attempts, open_journals, pending
 
 
 class NotAdopted(UserError):
@@ -40,6 +41,28 @@ class Left:
     @property
     def shards(self) -> list[str]:
         return [work.shard_id for work in self.works]
+
+    def settle(
+        self, run_id: str, folder: Path, endpoints: Sequence[Endpoint], say: Callable[[str], None]
+    ) -> None:
+        """Cancel what a run that is given up has at its providers, wait for the end, and book what was billed. What
+        cannot be learnt stays booked at what it can have cost at most."""
+        named = {endpoint.name: endpoint for endpoint in endpoints}
+        escrow = RunEscrow(None, self.booked_usd)
+        with FileJournal(folder) as journal:
+            desk = Desk(journal, escrow, datetime.now(UTC), self.set_aside(escrow), folder)
+            with Crew(run_id, folder, named, desk, journal) as crew:
+                for work in self.works:
+                    say(
+                        f"cancelling what {work.endpoint} has of shard {work.shard_id}, and waiting for the end"
+                    )
+                    crew.man([work])
+                    try:
+                        crew.answer(work.shard_id)
+                    except Exception as error:  # noqa: BLE001 - whatever keeps us from asking, the worst case is booked
+                        say(
+                            f"what became of it cannot be learnt ({error}); it is booked at the most it can cost"
+                        )
 
     def set_aside(self, escrow: Escrow) -> dict[str, dict[str, Decimal]]:
         """Reserve what may be billed yet; what a lowered cap has no room for is committed at nothing, and is booked

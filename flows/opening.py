@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import Left, left_behind
-from flows.errors import UserError
+from flows.errors import BrokeOff, UserError
 from flows.harvesting import harvest_of, with_turnarounds
 from flows.paces import with_paces
 from flows.run_folder import OWNERS_ALONE, locked, masked, recall, remember
@@ -21,10 +22,16 @@ from flows.screen import Screen
 from flows.setting import Setting, setting_of
 from flows.shift import Shift
 from warehouse import parts
-from warehouse.errors import InputError, StoreError
+from warehouse.errors import PublishError, WarehouseError, of_storage
+from warehouse.files import write_whole
 from warehouse.intake import frozen
 from warehouse.journal import FileJournal, recover
 from warehouse.store import Warehouse
+
+ASIDE = "aside"
+"""A file of this name in a run's folder holds the id that the run is being given."""
+BRIEFLY = 5.0
+"""How long a run that broke off waits for the warehouse, to be entered as failed."""
 
 
 class ChangedJob(UserError):
@@ -35,12 +42,15 @@ class ChangedJob(UserError):
 def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Shift]:
     """The shift of a run, new or gone on with; closed with what it holds, however it ends.
 
-    Raises UserError: the job or its input is wrong, another process is on the run, or the job has changed.
+    Raises UserError: the job or its input is wrong, another process is on the run, or the job has changed; BrokeOff
+    where something was sent and then could not be kept (a full disk, a warehouse that is not let go).
     """
     screen = screen or Screen()
+    place: Path | None = None
     try:
         setting = setting_of(call, run_id)
-        if call.fresh:
+        place = setting.folder
+        if call.fresh or (place / ASIDE).exists():
             _set_aside(setting, screen)
         with masked(OWNERS_ALONE) as users_mask, ExitStack() as held, locked(setting.folder):
             left = left_behind(setting.folder, setting.endpoints)
@@ -52,8 +62,18 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
                 shift.users_mask = users_mask
                 with shift.held, shift.crew, _failing(setting, screen):
                     yield shift
-    except (InputError, StoreError) as error:
-        raise UserError(str(error)) from error
+    except (WarehouseError, OSError) as error:
+        raise _told(error, place) from error
+
+
+def _told(error: WarehouseError | OSError, folder: Path | None) -> Exception:
+    """What could not be read or kept, as a user's to mend; the error itself where it is none of the disk's."""
+    message = of_storage(error)
+    if message is None:
+        return error
+    if folder is None or not (folder / "shards").exists():
+        return UserError(message)
+    return BrokeOff(f"{message}; what was answered is kept: thirdshift resume {folder.name}")
 
 
 @contextmanager
@@ -61,8 +81,13 @@ def _failing(setting: Setting, screen: Screen) -> Iterator[None]:
     """A run that broke off is not left as running; it can be gone on with all the same."""
     try:
         yield
+    except PublishError:
+        raise  # the run itself is done
     except Exception:
-        with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
+        with (
+            suppress(WarehouseError, OSError),  # what broke it off may be the warehouse
+            Warehouse.open(setting.warehouse, wait_seconds=BRIEFLY, say=screen.say) as warehouse,
+        ):
             warehouse.update_run(setting.run_id, status="failed")
         raise
 
@@ -76,12 +101,20 @@ def _set_aside(setting: Setting, screen: Screen) -> None:
         left.settle(setting.run_id, setting.folder, setting.endpoints, screen.say)
         recover(setting.folder)
         taken = {path.name for path in setting.folder.parent.iterdir()}
+        mark = setting.folder / ASIDE
         aside = next(name for n in count(1) if (name := f"{setting.run_id}~{n}") not in taken)
+        if mark.exists():  # a process died on the way
+            aside = mark.read_text(encoding="utf-8")
+        if aside == setting.run_id:
+            mark.unlink()
+            return
+        write_whole(mark, aside.encode())
         with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
-            for part in parts.of_run(setting.folder):
-                warehouse.ingest(part)
-            warehouse.rename_run(setting.run_id, aside)
-        setting.folder.rename(setting.folder.with_name(aside))
+            if warehouse.run(aside) is None:
+                warehouse.ingest(*parts.of_run(setting.folder))
+                warehouse.rename_run(setting.run_id, aside)
+        given = setting.folder.rename(setting.folder.with_name(aside))
+        (given / ASIDE).unlink()
     screen.say(f"the earlier run {setting.run_id} is now {aside}")
 
 
@@ -138,9 +171,7 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -
     """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
         known = warehouse.ingested(setting.run_id)
-        for part in parts.of_run(setting.folder):
-            if part.name not in known:
-                warehouse.ingest(part)
+        warehouse.ingest(*(part for part in parts.of_run(setting.folder) if part.name not in known))
         spent = warehouse.spent(setting.run_id)
         setting = earlier_nights.within_window(warehouse, setting, screen.say)
         late = setting.job.on_deadline == "realtime"

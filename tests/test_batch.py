@@ -104,7 +104,7 @@ class Night:
         self.notes, self.escrow = notes or Notes(), RunEscrow(cap)
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
-            wire.limits = limits  # type: ignore[misc]
+            wire.limits = limits
         desk = Desk(self.notes, self.escrow, deadline)
         self.engine = Batch(self.endpoint, desk, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2)
         self.ticket = self.engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")

@@ -192,6 +192,28 @@ def test_a_pilot_asks_in_real_time_what_the_batch_tier_then_answers(tmp_path: Pa
         assert ledger(warehouse) == billed_usd(emulator)
 
 
+def test_a_fresh_run_cancels_what_the_earlier_one_has_under_way_and_books_what_that_billed(
+    tmp_path: Path,
+) -> None:
+    sums, warehouse = write_sums(tmp_path / "requests.parquet", 100), tmp_path / "warehouse.duckdb"
+    with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=12)) as emulator:
+        job = write_job(tmp_path, emulator, {"night": NIGHT})
+        night = start("run", job, "--run-id", "one")
+        begun(emulator, night)
+        kill(night)
+        write_sums(tmp_path / "requests.parquet", 60)
+        done = thirdshift("run", job, "--run-id", "one", "--fresh", "--json")
+        assert done.returncode == 0, done.stderr
+        assert [batch["status"] for batch in batches(emulator)] == ["completed", "cancelled"]
+        assert ask(warehouse, "select run_id, count(*) from results group by 1") == [("one", 60)]
+        assert ask(warehouse, "select distinct status from ledger order by 1") == [("settled",), ("void",)]
+        assert ledger(warehouse) == billed_usd(emulator)
+
+        again = thirdshift("run", job, "--run-id", "one", "--fresh", "--json")
+        assert again.returncode == 0, again.stderr
+        assert len(batches(emulator)) == 3, "a run of the same name is another run to the provider"
+
+
 def test_what_cannot_be_adopted_now_is_sent_nowhere_else(tmp_path: Path) -> None:
     sums, warehouse = write_sums(tmp_path / "requests.parquet", 50), tmp_path / "warehouse.duckdb"
     with emulated([ONE], items=sums) as other:

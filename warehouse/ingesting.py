@@ -16,18 +16,18 @@ from warehouse.sources import quoted
 
 KNOWN = "select count(*) from ingested_parts where run_id = $run_id and part = $part"
 
-INCOMING = "create or replace temp view incoming as from read_parquet({path}, hive_partitioning = false)"
+INCOMING = "create or replace temp view landed as from read_parquet({path}, hive_partitioning = false)"
 
 ENDS = """
 select any_value(run_id) as run_id, min(row) as least, max(row) as most, min(started_at) as first,
        max(started_at) as last
-from incoming
+from landed
 """
 
 LEDGER = """
 insert into ledger by name
 select {columns}, q.task, q.tag
-from incoming i
+from landed i
 left join (select row, task, tag from requests where run_id = $run_id and row between $least and $most) q
     on q.row = i.row
 where not exists (
@@ -40,7 +40,7 @@ instant however often it is told, which spares most of the ledger the look."""
 RESPONSES = """
 insert into responses by name
 select {columns}
-from incoming i
+from landed i
 where i.reply is not null and i.final and not exists (
     select 1 from responses t where t.run_id = $run_id and t.row between $least and $most and t.entry_id = i.entry_id)
 """
