@@ -93,12 +93,12 @@ def powered(people: Floats, judged: Floats, judge_mean: float, confidence: float
     Each score of people is corrected by how far the judge's is off its mean, times a weight learnt from earlier pairs
     (0 where the judge tells nothing, and then the bound is people's alone): still unbiased, less spread.
     """
-    weight = _weights(people, judged)
+    weight = weights(people, judged)
     corrected = people - weight * (judged - judge_mean)
     return max(0.0, betting(corrected, confidence, None, low=-1.0 + judge_mean, high=1.0 + judge_mean))
 
 
-def _weights(people: Floats, judged: Floats) -> Floats:
+def weights(people: Floats, judged: Floats) -> Floats:
     """The regression slope of people's on the judge's scores before each pair, shrunk to 0, within 0 and 1."""
     n = np.arange(1, len(people) + 1)
     covariance = np.cumsum(people * judged) / n - np.cumsum(people) / n * np.cumsum(judged) / n
