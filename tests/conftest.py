@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,3 +41,21 @@ def prefect_api() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=90):
         yield
+
+
+@pytest.fixture(scope="session")
+def demo_night(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a demo's night, to be read only: played once, for all processes that test, with what it printed in
+    `printed`."""
+    from tests.nights import thirdshift
+
+    among_workers = "PYTEST_XDIST_WORKER" in os.environ
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if among_workers else base) / "demo-night"
+    with open(place.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (place / "printed").exists():
+            done = thirdshift("demo", "--folder", place)
+            assert done.returncode == 0, done.stderr
+            (place / "printed").write_text(done.stdout, encoding="utf-8")
+    return place
