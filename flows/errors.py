@@ -14,6 +14,12 @@ class UserError(Exception):
     exit_code = 2
 
 
+class BrokeOff(UserError):
+    """A run that could not go on once something was sent. What was answered is kept, and `resume` goes on."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
     """One thing wrong in a job file."""

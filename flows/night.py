@@ -17,6 +17,7 @@ from flows.opening import opened
 from flows.prefect_home import DRAIN_SECONDS, guard_server, temporary
 from flows.running import Call
 from flows.shift import Shift
+from warehouse.errors import WarehouseError
 
 LANES = 64
 """Shards under way at once; each is a thread that waits for its engine."""
@@ -38,7 +39,7 @@ def night(run_id: str, call: dict[str, Any]) -> dict[str, Any]:
         leave_plan(shift)
         while works := shift.serve():
             send(shift, works)
-        while works := shift.repair():
+        while works := shift.score() or shift.repair():
             send(shift, works)
         summary = shift.close()
         leave_bill(shift, summary)
@@ -67,6 +68,8 @@ def fault_of(future: PrefectFuture[None]) -> str | None:
     """Why a shard broke; None where it did not."""
     try:
         future.result()
+    except WarehouseError:
+        raise  # what cannot be kept must not be paid for, wherever it is asked
     except Exception as error:  # noqa: BLE001 (whatever broke, the night goes on with the other endpoints)
         return f"{type(error).__name__}: {error}" if not str(error) else str(error)
     return None

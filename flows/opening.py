@@ -68,7 +68,7 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
 
 def _told(error: WarehouseError | OSError, folder: Path | None) -> Exception:
     """What could not be read or kept, as a user's to mend; the error itself where it is none of the disk's."""
-    message = of_storage(error)
+    message = of_storage(error, folder)
     if message is None:
         return error
     if folder is None or not (folder / "shards").exists():

@@ -5,7 +5,10 @@ prompt.
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class WarehouseError(Exception):
@@ -32,6 +35,24 @@ class PublishError(WarehouseError):
 
 class AskError(WarehouseError):
     """A question in SQL that cannot be answered."""
+
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SHUT = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE})
+
+
+def of_storage(error: BaseException, folder: Path | None = None) -> str | None:
+    """What a user is told of a warehouse's error, or of the disk's; None where it is something else. `folder`: where the
+    file was, if the error does not name it.
+    """
+    if isinstance(error, WarehouseError):
+        return str(error)
+    if not isinstance(error, OSError) or error.errno not in FULL | SHUT | BROKEN:
+        return None
+    where = error.filename or folder or "a file"
+    remedy = "free some space there" if error.errno in FULL else "make it writable"
+    return f"{where}: {os.strerror(error.errno or 0)}; {'try again' if error.errno in BROKEN else remedy}"
 
 
 def nearest(name: str, among: Iterable[str]) -> str:

@@ -38,7 +38,7 @@ def batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     for path in _parts(folder):
         with _open(path) as file:
             for group in range(file.num_row_groups):
-                yield from file.read_row_group(group, columns=list(columns)).combine_chunks().to_batches()
+                yield from _group(file, path, group, list(columns)).combine_chunks().to_batches()
 
 
 def column(folder: Path, name: str) -> NDArray[Any] | pa.ChunkedArray:
@@ -101,7 +101,7 @@ class _Index:
         for group in np.unique(groups):
             path, number = self._groups[group]
             with _open(path) as file:
-                table = file.read_row_group(number, columns=REQUEST_COLUMNS)
+                table = _group(file, path, number, REQUEST_COLUMNS)
             pieces.append(table.take(pa.array(rows[groups == group] - self._starts[group])))
         return pa.concat_tables(pieces)
 
@@ -117,7 +117,21 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: the frozen input cannot be read: {first_line(error)}") from error
+        raise _damaged(path, error) from error
+
+
+def _group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: the frozen input cannot be read: {first_line(error)}; restore the file from a backup, or start "
+        "anew with --fresh"
+    )
 
 
 def _request(values: dict[str, Any]) -> Request:

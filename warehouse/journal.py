@@ -121,8 +121,7 @@ class FileJournal:
                 with suppress(OSError):
                     os.ftruncate(handle, before)
             raise JournalError(
-                f"{self._dir / shard_id}.jsonl: cannot be written: {error.strerror}; free some space in {self._dir}, "
-                "then resume; nothing is lost"
+                f"{self._dir / shard_id}.jsonl: cannot be written: {error.strerror}; free some space there"
             ) from error
 
     def _file(self, shard_id: str) -> int:

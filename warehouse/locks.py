@@ -22,6 +22,9 @@ WAITS_SECONDS = (0.02, 0.2)
 QUIET = "set enable_progress_bar = false"
 """DuckDB draws a bar on stdout when a query takes two seconds, and stdout belongs to what `--json` prints."""
 
+FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Could not write all bytes")
+"""In DuckDB's messages, of a disk that takes no more."""
+
 Say = Callable[[str], None]
 
 _own: dict[str, threading.RLock] = {}
@@ -77,6 +80,14 @@ def connect(
         raise StoreError(_explained(path, error, wait_seconds)) from error
 
 
+def unwritten(path: Path, error: duckdb.Error) -> str:
+    """Why a change to the warehouse failed; all of it is undone."""
+    said = first_line(error)
+    if any(word in str(error) for word in FULL):
+        return f"{path}: the disk is full ({said}); free some space in {path.parent}"
+    return f"{path}: {said}"
+
+
 def _say_on_stderr(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
 
@@ -92,6 +103,8 @@ def _explained(path: Path, error: duckdb.Error, waited: float) -> str:
             f"{path} is in use{_holder(error)} and was not free within {waited:.0f} s; end that process, or close "
             "the program that has the file open, and try again"
         )
+    if any(word in str(error) for word in FULL):
+        return unwritten(path, error)
     if not path.parent.is_dir():
         return f"{path}: {path.parent} is no folder"
     if path.exists() and not os.access(path, os.W_OK):

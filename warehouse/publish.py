@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from warehouse import locks
-from warehouse.errors import PublishError, first_line
+from warehouse.errors import PublishError, WarehouseError, first_line, of_storage
 from warehouse.files import private_dir
 from warehouse.results import pointer
 from warehouse.sources import name, quoted
@@ -61,24 +61,23 @@ def publish(
     """
     place = run_folder(warehouse, run_id) / "publish"
     shutil.rmtree(place, ignore_errors=True)
-    with Warehouse.open(warehouse, say=say) as w:
-        run = w.run(run_id)
-        if run is None:
-            raise PublishError(f"there is no run {run_id} in {warehouse}")
-        folder = private_dir(place)
-        rows = _export(w, run_id, folder)
-    target = _join(
-        _root(destination, base),
-        f"job={quote(run['job'] or '', safe='')}",
-        f"run_id={quote(run_id, safe='')}",
-    )
+    target = _root(destination, base)
     try:
+        with Warehouse.open(warehouse, say=say) as w:
+            run = w.run(run_id)
+            if run is None:
+                raise PublishError(f"there is no run {run_id} in {warehouse}")
+            folder = private_dir(place)
+            rows = _export(w, run_id, folder)
+        named = f"job={quote(run['job'] or '', safe='')}", f"run_id={quote(run_id, safe='')}"
+        target = _join(target, *named)
         return _send(folder, target, {"job": run["job"], "run_id": run_id, "rows": rows})
-    except PublishError:
+    except WarehouseError:
         raise
     except Exception as error:  # an object store's client has a tree of its own
         raise PublishError(
-            f"output {target}: cannot be written: {first_line(error)}; the results are in {warehouse}"
+            f"output {target}: cannot be written: {of_storage(error, place) or first_line(error)}; the results are in "
+            f"{warehouse}, and resuming the run publishes them"
         ) from error
     finally:
         shutil.rmtree(place, ignore_errors=True)

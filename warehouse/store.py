@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from warehouse import ingesting, locks, results
-from warehouse.errors import StoreError, first_line, nearest
+from warehouse.errors import StoreError, nearest
 from warehouse.files import private_dir
 from warehouse.migrate import build, version_of
 from warehouse.schema import VERSION
@@ -291,12 +291,13 @@ class Warehouse:
         self._con.execute("begin")
         try:
             yield
+            self._con.execute("commit")
         except BaseException as error:
-            self._con.execute("rollback")
+            with suppress(duckdb.Error):  # after a full disk DuckDB does not even roll back; reopening does
+                self._con.execute("rollback")
             if isinstance(error, duckdb.Error):
-                raise StoreError(f"{self.path}: {first_line(error)}") from error
+                raise StoreError(locks.unwritten(self.path, error)) from error
             raise
-        self._con.execute("commit")
         _make_private(self.path)
 
     @contextmanager
