@@ -19,6 +19,7 @@ from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
+from flows.errors import BrokeOff
 from flows.history import past_nights, past_scores
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
@@ -243,9 +244,9 @@ class Shift:
         self._land_rest()
         self._compose()
         if unplanned := set(self.crew.stopped) - settle.STOPS.keys():
-            why = ", ".join(sorted(unplanned))
-            raise RuntimeError(
-                f"run {setting.run_id} broke off ({why}); mend the cause, then: thirdshift resume"
+            raise BrokeOff(
+                f"run {setting.run_id} was stopped ({', '.join(sorted(unplanned))}); what was answered is kept: "
+                f"thirdshift resume {setting.run_id}"
             )
         complete = not self.unapproved and not self.placement.owes(self.columns.allowed)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
