@@ -195,8 +195,10 @@ class Realtime:
         for task in list(self._shards):
             task.cancel()
         await asyncio.gather(*self._shards, return_exceptions=True)
-        self._attempts.flush()
-        await self._transport.close()
+        try:
+            self._attempts.flush()
+        finally:
+            await self._transport.close()
 
 
 def _at(timestamp: float, what: Callable[[], None]) -> asyncio.TimerHandle:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,8 +96,9 @@ class Crew:
         """Release connections and workers. Idempotent."""
         if self.harvest is not None:
             self.harvest.close()
-        for engine in self.engines.values():
-            engine.close()
+        with ExitStack() as closing:  # one that cannot keep its records does not leave the others open
+            for engine in self.engines.values():
+                closing.callback(engine.close)
 
     def works(self, purpose: Purpose, placed: Sequence[tuple[str, NDArray[np.int64]]]) -> list[Work]:
         """Name shards (endpoint, rows) and write them down; numbers go on from what the run already has."""
