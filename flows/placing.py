@@ -16,6 +16,7 @@ from flows.knowledge import Held
 from flows.screen import Screen, money
 from router.planning.problem import NOBODY, Plan, Problem
 from router.planning.shards import BATCH, Cutting, cut
+from router.predict import Observations
 from router.values import Endpoint, Mode
 
 IN_ORDER_REQUESTS = 1_000
@@ -42,6 +43,8 @@ class Placement:
     """A limit will stop the run: serve in the order of the input."""
     repaired: NDArray[np.int32] = field(repr=False)
     """[leaders] the endpoint that mended the request last; -1: none."""
+    better: NDArray[np.int32] = field(repr=False)
+    """[leaders] the endpoint whose answer is known to be better than that; -1: none."""
     busy: NDArray[np.bool_] = field(repr=False)
     """[leaders] with an adopted batch: not due until that is over."""
     not_run: NDArray[np.int8] = field(repr=False)
@@ -73,6 +76,7 @@ class Placement:
             failed=np.zeros(shape, bool),
             ordered=ordered,
             repaired=none,
+            better=none.copy(),
             busy=np.zeros(len(target), bool),
             not_run=np.zeros(shape, np.int8),
             twin=twin,
@@ -97,6 +101,22 @@ class Placement:
         mended = held.repaired  # in the order they came, so that the last stands
         self.repaired[at[mended]] = held.endpoint[mended]
 
+    def prefer(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
+        """Serve these answers, which are held."""
+        self.better[positions] = endpoint
+
+    def prefer_scores(self, seen: Observations) -> None:
+        """Where repair has brought another answer: the best of those that are held, by their scores."""
+        score = np.full(self.answered.shape, -1.0)
+        score[seen.row, seen.endpoint] = seen.score
+        score[~self.answered] = -1.0
+        several = np.flatnonzero((self.repaired >= 0) & (score.max(axis=1) >= 0))
+        now = self.served[several]
+        best = score[several].argmax(axis=1)
+        known = np.where(now >= 0, score[several, now], -1.0)
+        gains = (known >= 0) & (score[several, best] > known)
+        self.prefer(several[gains], best[gains].astype(np.int32))
+
     def owes(self, allowed: NDArray[np.bool_]) -> bool:
         """Whether some request has no answer though an endpoint is left that may give one."""
         return bool(((self.served < 0) & (allowed & ~self.failed).any(axis=1)).any())
@@ -116,7 +136,9 @@ class Placement:
         """[leaders] whose answer is the result; -1 where there is none yet."""
         everyone = np.arange(len(self.target))
         has = (self.target >= 0) & self.answered[everyone, self.target]
-        return np.where(self.repaired >= 0, self.repaired, np.where(has, self.target, -1)).astype(np.int32)
+        planned = np.where(has, self.target, -1)
+        mended = np.where(self.repaired >= 0, self.repaired, planned)
+        return np.where(self.better >= 0, self.better, mended).astype(np.int32)
 
     def due(self, problem: Problem, endpoint_of: NDArray[np.int32], screen: Screen) -> Due:
         """What is to be sent next. Requests that were given up move on to the next best endpoint; those whose price

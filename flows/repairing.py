@@ -1,61 +1,251 @@
-"""Which requests to mend, and where, when all scores are known and their mean is below the floor."""
+"""Repair: what a night does about quality once it has served, by the router's decision (`router.repair`)."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.deciding import Columns, Market
+from flows import relative
+from flows.deciding import Market, problem
+from flows.learning import Learner
 from flows.placing import Due, Placement
-from router.predict import Observations
+from flows.setting import Setting
+from router.aim import Aim, standing
+from router.certificate import Certificate
+from router.ladder import climb
+from router.mixed import looked_at
+from router.planning.problem import Terms
+from router.predict import Observations, Population, Predictor, fit, telling
+from router.repair import Mended, expected, mend
+from router.values import Purpose
+from warehouse.store import Warehouse
 
 MOST_ROUNDS = 6
-PAIRS = 10.0
-"""What is believed beforehand of "right where the other was wrong" counts as so many requests tried on both."""
+"""The scores of one round teach the next; what is left then is hardly worth another."""
+TAUGHT = 20_000
+"""Requests from which it is learnt how scores on one request hang together; more say nothing new."""
+SLACK = 1.0
+"""Standard deviations of luck that a round allows for, so that it seldom takes another."""
 
 
-def worth_repairing(
-    columns: Columns,
-    market: Market,
-    placement: Placement,
-    quality: NDArray[np.float32],
-    observed: Observations,
-    missing: float,
-) -> Due:
-    """The cheapest expected way to raise the sum of scores by `missing`: requests with a low score, each to one better
-    endpoint that has not tried it. `quality`: [leaders, endpoints] as predicted."""
-    shape = columns.allowed.shape
-    scores = np.full(shape, np.nan)
-    scores[observed.row, observed.endpoint] = observed.score
-    everyone = np.arange(shape[0])
-    served = placement.served
-    mine = np.where(served >= 0, scores[everyone, served], 0.0)
-    mine = np.nan_to_num(mine, nan=1.0)  # what cannot be scored cannot be mended
-    tried = placement.answered | placement.failed | (placement.not_run > 0)
-    gain = (_after_failure(scores, quality, served) - mine[:, None]) * columns.weight[:, None]
-    cost = market.by_endpoint()
-    fit = columns.allowed & ~tried & (gain > 0.02)
-    worth = np.where(fit, gain / np.maximum(cost, 1e-12), 0.0)
-    best = worth.argmax(axis=1)
-    order = np.argsort(-worth[everyone, best], kind="stable")
-    order = order[worth[order, best[order]] > 0]
-    enough = int(np.searchsorted(np.cumsum(gain[order, best[order]]), missing)) + 1
-    chosen = np.sort(order[:enough])
-    return Due(chosen, best[chosen].astype(np.int32))
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The mean score that is to be reached, of what can be scored."""
+
+    mean: float
+    tasks: dict[str, float]
+    """Where the floor is per task."""
+    exact: bool
+    """Every score is known, so that what is reached will be known too."""
+
+    @staticmethod
+    def of(
+        certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool
+    ) -> Wanted | None:
+        """None: the floor is met. `served`: mean scores, None the whole batch's; where they are all known, what is shown
+        is to be the floor, else the estimate is."""
+
+        def short(each: Certificate) -> bool:
+            return not each.certified if exact else each.mean < each.floor
+
+        def needed(each: Certificate) -> float:
+            mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
+            return mean * each.floor / shown if shown > 0.0 else 1.0
+
+        if not any(short(each) for each in certificates):
+            return None
+        wanted = {each.task: min(needed(each), 1.0) for each in certificates}
+        whole = wanted.pop(None, 0.0)
+        return Wanted(whole, {str(task): mean for task, mean in wanted.items()}, exact)
+
+    def terms(self, terms: Terms) -> Terms:
+        """With these floors; what is met already may not fall below its floor again."""
+        margins = {task: mean - self.mean for task, mean in self.tasks.items()}
+        return replace(terms, floor=self.mean, margin=0.0, per_task=bool(margins), task_margins=margins)
 
 
-def _after_failure(
-    scores: NDArray[np.float64], quality: NDArray[np.float32], served: NDArray[np.int32]
-) -> NDArray[np.float64]:
-    """[leaders, endpoints] the score expected where the serving endpoint was wrong: measured on requests that both
-    have answered, drawn towards half of what is predicted of any request."""
-    expected = quality.astype(np.float64) / 2
-    for e in np.unique(served[served >= 0]):
-        wrong = scores[:, e] < 0.5
-        for other in range(scores.shape[1]):
-            both = scores[wrong, other]
-            both = both[~np.isnan(both)]
-            believed = float(quality[:, other].mean()) / 2
-            rate = (both.sum() + PAIRS * believed) / (len(both) + PAIRS)
-            expected[served == e, other] = rate
-    return expected
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a repair weighs."""
+
+    learner: Learner
+    placement: Placement
+    market: Market
+    seen: Observations
+    population: Population
+    """With its text where that tells."""
+    predictor: Predictor
+    quality: NDArray[np.float32]
+    """[leaders, endpoints] what each answer is worth."""
+
+    @staticmethod
+    def of(learner: Learner, placement: Placement) -> Bench:
+        seen, setting = learner.observed(), learner.setting
+        some = np.random.default_rng(0).permutation(np.unique(seen.row))[:TAUGHT]
+        taught = seen.where(np.isin(seen.row, some))
+        population = telling(taught, learner.columns.population, setting.priors)
+        predictor = fit(taught, population, setting.priors, past=learner.before)
+        if len(taught) < len(seen):
+            predictor = replace(predictor, looked=looked_at(seen, population, len(setting.priors)))
+        quality = expected(predictor, population, seen)
+        return Bench(learner, placement, learner.market(), seen, population, predictor, quality)
+
+    @property
+    def tried(self) -> NDArray[np.bool_]:
+        """[leaders, endpoints] answered, given up, or left undone by a batch."""
+        place = self.placement
+        return place.answered | place.failed | (place.not_run > 0)
+
+    def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
+        """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
+        columns, scorable = self.learner.columns, self.learner.scorable
+        posed = problem(columns, self.market, self.quality, wanted.terms(terms))
+        later = np.array([offer.option.starts_seconds > 0 for offer in self.market.offered])
+        cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
+        quality = self.quality.copy()
+        target = np.array([wanted.tasks.get(name, wanted.mean) for name in columns.tasks])
+        quality[~scorable] = target[
+            columns.population.task[~scorable], None
+        ]  # counts for nothing, either way
+        vendors = [endpoint.provider for endpoint in self.learner.setting.endpoints]
+        return mend(
+            replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.placement.answered,
+            fixed=~scorable,
+        )  # fmt: skip
+
+    def sure(self, wanted: Wanted, terms: Terms, aim: Aim) -> Mended | None:
+        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by."""
+        found, weight = self.mended(wanted, terms), self.learner.columns.weight
+        for _ in range(3):
+            if found is None or not found.reached or not found.new.any():
+                return found
+            if wanted.exact:
+                gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
+                luck = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
+                more = SLACK * luck / max(int(weight[self.learner.scorable].sum()), 1)
+                raised = self.mended(_raised(wanted, more), terms)
+                return raised if raised is not None and raised.reached else found
+            stand = standing(self.predictor, self.population, found.endpoint, aim)
+            if stand.short <= 1e-4:
+                return found
+            wanted = _raised(wanted, stand.short)
+            found = self.mended(wanted, terms)
+        return found
+
+
+def _raised(wanted: Wanted, more: float) -> Wanted:
+    tasks = {task: min(mean + more, 1.0) for task, mean in wanted.tasks.items()}
+    return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
+
+
+def due_of(found: Mended, placement: Placement) -> Due:
+    """What is to be sent; what is held and better is served at once."""
+    swapped = np.flatnonzero(~found.new & (found.endpoint >= 0) & (found.endpoint != placement.served))
+    placement.prefer(swapped, found.endpoint[swapped])
+    rows = np.flatnonzero(found.new)
+    return Due(rows, found.endpoint[rows])
+
+
+class Repair:
+    """One night's repair, round by round."""
+
+    def __init__(self, learner: Learner, placement: Placement, say: Callable[..., None]) -> None:
+        self.learner, self.placement, self.say = learner, placement, say
+        self.rounds = 0
+
+    def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, Due] | None:
+        """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
+        setting = self.learner.setting
+        exact, aim = setting.scores_all, setting.aim
+        if aim is None or not certificates or self.rounds == MOST_ROUNDS:
+            return None
+        bench: Bench | None = None
+        if exact and setting.anchor is not None and not self.rounds:
+            bench = Bench.of(self.learner, self.placement)
+            if len(asked := self._of_anchor(certificates, bench, terms)):
+                self.rounds += 1
+                return Purpose.AUDIT, asked
+        self.rounds += 1
+        served = means_of(setting)
+        wanted = Wanted.of(certificates, served, exact=exact)
+        if wanted is None:
+            return None
+        found = (bench or Bench.of(self.learner, self.placement)).sure(wanted, terms, aim)
+        if found is None:
+            return None
+        due = due_of(found, self.placement)
+        if len(due):
+            self.say(_sentence(certificates, wanted, served, len(due), found.reached))
+        return Purpose.REPAIR, due
+
+    def _of_anchor(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> Due:
+        """Answers of the anchor that pay: the surer its mean is, the less must be reached."""
+        learner, none = self.learner, Due(np.zeros(0, np.int64), np.zeros(0, np.int32))
+        setting, columns = learner.setting, learner.columns
+        with Warehouse.open(setting.warehouse) as warehouse:
+            told = relative.told(warehouse, setting)
+        if all(each.certified for each in certificates) or not len(told.task) or setting.anchor is None:
+            return none
+        if (told.purpose == "audit").any():
+            return none  # an earlier process asked
+        live = int(learner.twin[setting.anchor])
+        anchor = live if live >= 0 else setting.anchor
+        cost = bench.market.by_endpoint()
+        free = np.where(self.placement.answered, 0.0, cost)
+        fit_ = columns.allowed & (~bench.tried | self.placement.answered) & learner.scorable[:, None]
+        served = self.placement.served
+        ladder = climb(free, bench.quality, fit_ | (np.arange(cost.shape[1]) == served[:, None]))
+        parts, rises = [], []
+        for each in certificates:
+            part = told if each.task is None else told.part(told.task == each.task)
+            rows = np.isin(columns.rows, np.unique(part.leader))
+            parts.append((each, part))
+            rises.append(relative.Rise.of(ladder, columns.weight, rows))
+        rest = columns.positions(told.leader[told.rest])
+        price = float(cost[rest, anchor].mean()) if len(rest) else 0.0
+        left = np.inf if terms.cap_usd is None else terms.cap_usd
+        count = relative.answers_worth(parts, rises, price, left)
+        asked = np.unique(rest[:count])
+        asked = asked[columns.allowed[asked, anchor] & ~bench.tried[asked, anchor]]
+        if len(asked):
+            name = setting.endpoints[anchor].name
+            self.say(f"{len(asked):,} requests drawn at random go to {name} too, to know how good it is")
+        return Due(asked, np.full(len(asked), anchor, np.int32))
+
+
+MEANS = """
+select task, avg(score) as mean, count(*) as scored from results where run_id = $run_id and score is not null group by 1
+"""
+
+
+def means_of(setting: Setting) -> dict[str | None, float]:
+    """Mean scores of what is served, by task; None: of all."""
+    with Warehouse.open(setting.warehouse) as warehouse:
+        found = warehouse.query(MEANS, run_id=setting.run_id).to_pylist()
+    count = sum(row["scored"] for row in found)
+    means: dict[str | None, float] = {row["task"]: row["mean"] for row in found}
+    means[None] = sum(row["mean"] * row["scored"] for row in found) / max(count, 1)
+    return means
+
+
+def _sentence(
+    certificates: Sequence[Certificate],
+    wanted: Wanted,
+    served: dict[str | None, float],
+    count: int,
+    reached: bool,
+) -> str:
+    """Why so many requests are answered again."""
+    short = [
+        each for each in certificates if (not each.certified if wanted.exact else each.mean < each.floor)
+    ]
+    first = short[0]
+    of = "" if first.task is None else f" of task {first.task}"
+    more = f" and {len(short) - 1} more" if len(short) > 1 else ""
+    mean = served.get(first.task, first.mean) if wanted.exact else first.mean
+    goal = wanted.mean if first.task is None else wanted.tasks[first.task]
+    end = "" if reached else ", which will hardly be enough"
+    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {count:,} requests go to a better endpoint{end}"

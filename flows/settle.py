@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows import relative
 from flows.exits import Verdict, exit_code, status
 from flows.learning import drifts_of
 from flows.setting import Setting
-from flows.tiers import twins
-from router.certificate import Certificate, Claim, Sample, certify, certify_against_census
+from router.certificate import Certificate, Claim, Sample, certify
 from router.scorers import Scorer, ScorerError, kind_of, score_batch
 from router.values import FailureKind
 from warehouse.publish import publish
@@ -23,13 +23,6 @@ from warehouse.store import Warehouse
 
 SCORES = """
 select request_id, task, score from results where run_id = $run_id and score is not null order by request_id
-"""
-ANCHOR = """
--- the pilot is drawn at random, so its scores of the anchor are a sample of all requests'
-select request_id, arg_max(o.score, o.observed_at) as score
-from observations o join results r using (run_id, request_id)
-where run_id = $run_id and o.endpoint in (select unnest($endpoints)) and o.purpose = 'pilot' and r.score is not null
-group by request_id order by request_id
 """
 ENDED = """
 select count(*) as results, count(*) filter (where error is not null) as errors, avg(score) as mean_score
@@ -115,14 +108,7 @@ def quality_of(warehouse: Warehouse, setting: Setting) -> Quality:
     asked = setting.job.quality
     whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.name)
     if setting.anchor is not None:
-        same = {setting.anchor, int(twins(setting.endpoints)[setting.anchor])} - {-1}
-        anchors = [setting.endpoints[each].name for each in same]
-        tried = warehouse.query(ANCHOR, run_id=setting.run_id, endpoints=anchors)
-        if not tried.num_rows:  # nothing is known of the anchor, so nothing can be claimed
-            return Quality()
-        at = {request_id: k for k, request_id in enumerate(found["request_id"].to_pylist())}
-        rows = np.array([at[request_id] for request_id in tried["request_id"].to_pylist()], np.int64)
-        return Quality((certify_against_census(whole, scores, np.asarray(tried["score"], np.float64), rows),))
+        return Quality(relative.certificates(warehouse, setting, whole))
     tasks = found["task"].to_numpy() if asked.per_task else np.zeros(0)
     of_tasks = [
         _census(replace(whole, task=str(task)), scores[tasks == task]) for task in dict.fromkeys(tasks)

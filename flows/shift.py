@@ -29,7 +29,7 @@ from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, prepare, thawing
 from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
-from flows.repairing import MOST_ROUNDS, worth_repairing
+from flows.repairing import Repair
 from flows.run_folder import OWNERS_ALONE, masked
 from flows.screen import Screen, Tally, money
 from flows.setting import Setting
@@ -72,6 +72,7 @@ class Shift:
         self.market: Market
         self.decision: Decision
         self.placement: Placement
+        self.repairs: Repair
         self.unapproved = False
         """Stopped because the plan is above what may be spent without being asked."""
         self.users_mask = OWNERS_ALONE
@@ -81,7 +82,6 @@ class Shift:
         """What lives as long as the shift."""
         self._broken: list[Work] = []
         self._scored = time.monotonic()
-        self._repairs = 0
 
     # --- the stations -------------------------------------------------------------------------------------------------
 
@@ -163,6 +163,7 @@ class Shift:
             ordered=given_up is Compromise.STOP,
             now=setting.clock(),
         )
+        self.repairs = Repair(self.learner, self.placement, self.screen.say)
         names = [endpoint.name for endpoint in setting.endpoints]
         self.placement.keep(self.knowledge.held(), self.columns)
         for work in self.left:
@@ -216,26 +217,17 @@ class Shift:
         return works
 
     def repair(self) -> list[Work]:
-        """Where all scores are known and their mean is below the floor: what better endpoints mend best."""
+        """Below the floor: what better endpoints mend best, until it is met or the cap or the deadline end it."""
         setting = self.setting
-        if self.crew.stopped or setting.aim is None or not setting.scores_all or self._repairs == MOST_ROUNDS:
+        if self.crew.stopped or setting.aim is None:
             return []
-        self._repairs += 1
+        self._learn()
+        self.placement.prefer_scores(self.learner.observed())
         self._compose()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
-            overall = settle.quality_of(warehouse, setting).overall
-        if overall is None or overall.mean >= overall.floor or self.decision.quality is None:
-            return []
-        missing = (overall.floor / max(overall.mean, 1e-9) - 1.0) * overall.mean * overall.population
-        due = worth_repairing(
-            self.columns, self.market, self.placement, self.decision.quality, self.learner.observed(), missing
-        )
-        if len(due):
-            self.screen.say(
-                f"mean score {overall.mean:.4f} is below the floor {overall.floor:g}: {len(due):,} requests go to a "
-                "better endpoint"
-            )
-        return self._shards(Purpose.REPAIR, due)
+            shown = settle.quality_of(warehouse, setting).certificates
+        found = self.repairs.due(shown, setting.terms(spent_usd=self.escrow.spent_usd))
+        return [] if found is None else self._shards(*found)
 
     def close(self) -> dict[str, Any]:
         """Results, certificate, publication, verdict. What was not sent has no result, all else exactly one."""

@@ -1,19 +1,25 @@
-"""Repair: which served requests are likely wrong, and what better endpoint they should go to.
+"""Repair: the plan made again when what was served is below the floor, with what was served at no further cost.
 
-Repair is the plan made again: what was served is paid for and costs nothing more, the audit has taught what the pilot got
-wrong, and the requests that climb are those where a point of quality is cheapest now, the ones most likely wrong among
-them. It starts when the estimate is below the floor, not for want of a certificate.
+Every answer held is an option that costs nothing and is worth its score (where it was scored, else what is predicted);
+other endpoints cost what they cost and are worth what is expected there of a request whose scores elsewhere are known. The
+planner then finds the cheapest way up, under all the terms that held for the plan: floors per task, shares of vendors,
+capacities until the deadline, what the cap has left. It starts when the estimate is below the floor, not for want of a
+certificate.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.aim import Aim, Standing, standing
-from router.outlook import Outlook, look_out
+from router.outlook import Outlook
+from router.planning.nearest import solve
+from router.planning.problem import NOBODY, Infeasible, Option, Problem
+from router.planning.solve import best_within
 from router.predict import Observations, Population, Predictor, fit
 
 Floats = NDArray[np.float64]
@@ -32,39 +38,61 @@ def below(seen: Observations, outlook: Outlook, priors: Floats) -> bool:
     return at.quality < at.floor
 
 
+def expected(predictor: Predictor, population: Population, seen: Observations) -> NDArray[np.float32]:
+    """[requests, endpoints] what each answer is worth: its score where it has one, else what is expected beside the scores
+    of the same request: where one endpoint was wrong, others are likelier to be."""
+    quality = np.clip(predictor.beside(population)[0], 0.0, 1.0)
+    quality[seen.row, seen.endpoint] = seen.score
+    return quality.astype(np.float32)
+
+
 @dataclass(frozen=True, slots=True)
-class Move:
-    """Requests to be answered again: columns of one length, the best bargain first."""
+class Mended:
+    """Where each request's answer is to come from, by row."""
 
-    row: NDArray[np.int64]
     endpoint: NDArray[np.int32]
+    """-1: nobody's, as before."""
+    new: NDArray[np.bool_]
+    """It is to be asked for; else it is held."""
+    reached: bool
+    """Whether that is expected to clear the floor; if not, it is the best that the other terms allow."""
+    cost_usd: float
 
 
-def moves(
-    predictor: Predictor,
-    population: Population,
-    cost_usd: Floats,
-    aim: Aim,
+def mend(
+    problem: Problem,
+    of: NDArray[np.int32],
+    vendors: Sequence[str],
+    quality: NDArray[np.float32],
+    held: NDArray[np.bool_],
     *,
-    served: NDArray[np.int32],
-    own: Observations | None = None,
-    allowed: NDArray[np.bool_] | None = None,
-) -> Move:
-    """Who should go where so that the floor is cleared again.
+    fixed: NDArray[np.bool_],
+) -> Mended | None:
+    """None where not even what is held keeps the other terms.
 
-    `cost_usd`: what further answers cost; what was served costs nothing. `own`: scores of served answers that may be
-    used (a real night: an answer scored wrong is likely wrong again only elsewhere; a backtest: none).
+    `problem`: what can be sent now, its terms with the floor to be cleared; `of`: the endpoint of each of its options.
+    `vendors`: of each endpoint. `quality`, `held`: [requests, endpoints], worth and usable answers. `fixed`: requests
+    that are not to be sent again.
     """
-    cost = np.array(cost_usd, dtype=np.float64)
-    line = np.flatnonzero(served >= 0)
-    cost[line, served[line]] = 0.0
-    quality = predictor.predict(population)
-    if own is not None:
-        quality[own.row, own.endpoint] = own.score
-    outlook = look_out(predictor, population, quality, cost, aim, allowed=allowed)
-    changed = np.flatnonzero((outlook.choice != served) & (outlook.choice >= 0))
-    gain = quality[changed, outlook.choice[changed]] - np.where(
-        served[changed] >= 0, quality[changed, served[changed]], 0.0
+    line, count = np.arange(problem.n), len(vendors)
+    nobody = ~held.any(axis=1)
+    kept = np.where(held, 0.0, np.inf)
+    kept[nobody, 0] = 0.0  # staying without an answer costs nothing and is worth nothing
+    again = replace(
+        problem,
+        options=problem.options + tuple(Option(f"held {e}", str(e), vendors[e]) for e in range(count)),
+        cost=np.hstack([np.where(held[:, of] | fixed[:, None], np.inf, problem.cost), kept]),
+        quality=np.hstack([quality[:, of], np.where(held, quality, np.float32(0.0))]),
+        output_tokens=np.hstack(
+            [np.asarray(problem.output_tokens, np.float64), np.zeros((problem.n, count))]
+        ),
     )
-    order = np.argsort(-gain, kind="stable")
-    return Move(changed[order], outlook.choice[changed][order])
+    plan = solve(again)
+    reached = not isinstance(plan, Infeasible)
+    found = best_within(again) if isinstance(plan, Infeasible) else plan
+    if found is None:
+        return None
+    endpoint = np.concatenate([of, np.arange(count)])[found.choice]
+    sent = (found.choice != NOBODY) & (found.choice < len(of))
+    stays = ~sent & (nobody | (found.choice == NOBODY) | ~held[line, endpoint])
+    return Mended(np.where(stays, -1, endpoint).astype(np.int32), sent, reached, found.cost_usd)

@@ -6,11 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from router.aim import Aim
 from router.backtest import Settings, backtest, figures, play, population_of
 from router.outcomes import Outcomes, OutcomesError, best_mix_usd, oracle_usd, read
-from router.predict import Observations, fit, no_observations
-from router.repair import moves
 
 MODELS = ("small", "middle", "frontier")
 PRICES = np.array([0.001, 0.01, 0.1])
@@ -186,25 +183,3 @@ def test_the_yardsticks_are_what_they_say() -> None:
     assert best_mix_usd(known, 0.8) is None
     assert oracle_usd(known, 0.75) == pytest.approx((10 + 1 + 1 + 10) / 4)
     assert oracle_usd(known, 0.25) == pytest.approx(1.0)
-
-
-def test_repair_sends_the_likeliest_wrong_where_it_is_likely_right() -> None:
-    known, _ = read(outcomes(1200))
-    population = population_of(known, np.random.default_rng(0))
-    rows = np.arange(0, 1200, 4)
-    seen = no_observations()
-    for endpoint in range(3):
-        at = np.full(len(rows), endpoint, np.int32)
-        seen = seen.plus(Observations(rows, at, known.score[rows, endpoint]))
-    predictor = fit(seen, population, np.full(3, np.nan))
-    served = np.full(1200, known.models.index("small"), np.int32)
-    found = moves(
-        predictor, population, np.tile(known.cost_usd.mean(axis=0), (1200, 1)), Aim(0.8), served=served
-    )
-    assert 0 < len(found.row) < 1200
-    hard = np.isin(known.task, [known.tasks.index(f"t{k}") for k in range(4, 8)])
-    assert hard[found.row[:400]].all(), "those with most to gain come first"
-    repaired = served.copy()
-    repaired[found.row] = found.endpoint
-    assert known.score[np.arange(1200), repaired].mean() >= 0.8
-    assert not len(moves(predictor, population, known.cost_usd, Aim(0.1), served=served).row)
