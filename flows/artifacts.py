@@ -1,18 +1,37 @@
-"""What a run leaves in Prefect's UI: the plan, and at the end the bill and the certificate."""
+"""What a run leaves in Prefect's UI: the plan and its frontier, progress and spend, the bill, the certificate, the report.
+
+A key is the job's name and what it shows, so that Prefect keeps the nights of a job as one artifact's history. No prompts.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
 
 from flows.ending import lines
+from flows.events import DEADLINE_RISK, tell
+from flows.kept_plan import kept_plan
+from flows.prefect_home import temporary
+from flows.screen import Tally
 from warehouse.store import Warehouse
 
 if TYPE_CHECKING:
+    from flows.crew import Work
     from flows.shift import Shift
+
+SHOW_SECONDS = 5.0
+"""How often progress is told to the API: 29 ms each, in a thread of its own."""
 
 PLANNED = """
 select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens,
@@ -24,34 +43,105 @@ BILL = """
 select endpoint, alone_usd::double as alone_usd, spent_usd::double as spent_usd, saved_usd::double as saved_usd
 from savings where run_id = $run_id order by alone_usd
 """
+CERTIFICATES = """
+select coalesce(task, 'all') as task, floor, mean, lower_bound, certified, confidence, scorer, basis, method,
+       population, scored
+from certificates where run_id = $run_id order by task nulls first
+"""
 
 
 def leave_plan(shift: Shift) -> None:
-    """The plan as a table: an endpoint a row."""
-    create_table_artifact(
-        key=_key(shift, "plan"),
-        table=_rows(shift, PLANNED),
-        description="Who answers what, and what it should cost.",
-    )
+    """Who answers what, and what other floors would have cost."""
+    _table(shift, "plan", _rows(shift, PLANNED), "Who answers what, and what it should cost.")
+    kept = kept_plan(shift.setting.folder)
+    if kept is not None and kept.points:
+        rows = [{"floor": floor, "cost_usd": cost_usd} for floor, cost_usd in kept.points]
+        _table(shift, "frontier", rows, f"What other floors would cost; the plan's is {kept.floor:.4f}.")
 
 
-def leave_bill(shift: Shift, summary: Mapping[str, Any]) -> None:
-    """How the night ended, and the bill against every single endpoint alone."""
-    rows = _rows(shift, BILL)
-    head = list(rows[0]) if rows else []
-    table = [
-        f"| {' | '.join(map(str, row))} |"
-        for row in [head, ["---"] * len(head), *(row.values() for row in rows)]
-    ]
-    text = "\n\n".join(["\n".join(f"- {line}" for line in lines(summary)), "\n".join(table) if rows else ""])
+def leave_end(shift: Shift, summary: Mapping[str, Any]) -> None:
+    """How the night ended: the bill against every single endpoint alone, the certificate, the figures in words."""
+    _table(shift, "bill", _rows(shift, BILL), "What the night cost, and what each endpoint alone would have.")
+    _table(shift, "certificate", _rows(shift, CERTIFICATES), "What is claimed of the answers' quality.")
+    warehouse, run_id = summary["warehouse"], summary["run_id"]
+    told = "\n".join(f"- {line}" for line in lines(summary))
     create_markdown_artifact(
-        key=_key(shift, "end"), markdown=text, description="The bill and the certificate."
+        key=_key(shift, "report"),
+        markdown=f"{told}\n\nThe whole report: `thirdshift report {run_id} --warehouse {warehouse} --output {run_id}.html`",
+        description=_of(shift, f"How the night ended: exit {summary['exit']}."),
     )
+
+
+@contextmanager
+def watching(shift: Shift, works: Sequence[Work]) -> Iterator[None]:
+    """Progress and spend in the UI while shards are under way; a temporary API has nobody who looks."""
+    tally = shift.crew.tally
+    if temporary() or tally is None:
+        yield
+        return
+    watch = _Watch(shift, works[0].purpose.value, tally)
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.over.set()
+        watch.join()
+
+
+class _Watch(threading.Thread):
+    """Tells progress now and then, beside the work and never in its way."""
+
+    def __init__(self, shift: Shift, title: str, tally: Tally) -> None:
+        super().__init__(name="progress", daemon=True)
+        self.shift, self.title, self.tally = shift, title, tally
+        self.over = threading.Event()
+        self._artifact = self._made()
+
+    def run(self) -> None:
+        while not self.over.wait(SHOW_SECONDS):
+            self._show()
+            self._warn()
+        self._show()
+
+    def _made(self) -> UUID:
+        made = create_progress_artifact(
+            progress=0.0, key=_key(self.shift, "progress"), description=_of(self.shift, self.title)
+        )
+        return cast("UUID", made)  # no coroutine: nothing here is async
+
+    def _show(self) -> None:
+        tally = self.tally
+        told = f"{self.title}: {tally.done:,} of {tally.total:,}; {tally.line(self.shift.escrow.spent_usd)}"
+        update_progress_artifact(
+            self._artifact,
+            progress=round(100.0 * tally.done / max(tally.total, 1), 1),
+            description=_of(self.shift, told),
+        )
+
+    def _warn(self) -> None:
+        """Once a run, when what is under way seems to end after the deadline."""
+        setting, left = self.shift.setting, self.tally.seconds_left()
+        if setting.deadline is None or left is None or self.shift.warned:
+            return
+        late = left - (setting.deadline - setting.clock()).total_seconds()
+        if late > 0:
+            self.shift.warned = True
+            self.shift.screen.say(f"this will end about {late / 60:,.0f} min after the deadline", "yellow")
+            tell(setting, DEADLINE_RISK, late_seconds=late, done=self.tally.done, total=self.tally.total)
+
+
+def _table(shift: Shift, what: str, rows: list[dict[str, Any]], description: str) -> None:
+    if rows:
+        create_table_artifact(key=_key(shift, what), table=rows, description=_of(shift, description))
+
+
+def _of(shift: Shift, description: str) -> str:
+    return f"{shift.setting.run_id}: {description}"
 
 
 def _key(shift: Shift, what: str) -> str:
     """Prefect's keys are lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{shift.setting.run_id}-{what}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{shift.setting.job.name}-{what}".lower()).strip("-")
 
 
 def _rows(shift: Shift, sql: str) -> list[dict[str, Any]]:

@@ -163,6 +163,27 @@ def demo(
     raise typer.Exit(run_demo(folder, requests))
 
 
+@app.command(
+    epilog="Example: thirdshift serve triage.yaml --cron '0 22 * * *' --timezone Europe/Berlin --param ds={date}"
+)
+def serve(
+    job: JobFile,
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="LINE", help="When nights begin; without it, from the UI.", show_default=False),
+    ] = None,
+    timezone: Annotated[str, typer.Option(metavar="ZONE", help="Of --cron and {date}.")] = "UTC",
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Serve a job from this process: nights on a schedule and from the UI of a Prefect server (PREFECT_API_URL)."""
+    from flows.running import Call
+    from flows.serving import Schedule, serve_job
+
+    call = Call(job=job.resolve(), params=_pairs(param), warehouse=_resolved(warehouse))
+    raise typer.Exit(serve_job(call, None if cron is None else Schedule(cron, timezone)))
+
+
 @app.command(epilog='Example: thirdshift sql "select endpoint, sum(cost_usd) from ledger group by all"')
 def sql(
     query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],

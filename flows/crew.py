@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -22,7 +23,7 @@ from engines.loading import engine_for
 from flows.harvesting import Harvest
 from flows.run_folder import mark_of
 from flows.screen import Tally
-from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Purpose, RequestSource, Shard
+from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Mode, Purpose, RequestSource, Shard
 from warehouse.frozen import RowSource
 from warehouse.journal import FileJournal
 
@@ -128,7 +129,7 @@ class Crew:
             failed = isinstance(reply, Failure)
             if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
                 self._not_run(work, reply)
-            self._count(failed=failed)
+            self._count(failed=failed, batch=self.endpoints[work.endpoint].mode is Mode.BATCH)
         self.journal.seal(work.shard_id)
 
     def _not_run(self, work: Work, failure: Failure) -> None:
@@ -156,13 +157,27 @@ class Crew:
         """Endpoints that are sent no more batches tonight."""
         return set() if self.harvest is None else self.harvest.closed
 
+    def tally_of(self, works: Sequence[Work], spent_usd: Decimal) -> Tally:
+        """What is to come, and when from batch tiers."""
+        batches = [work for work in works if self.endpoints[work.endpoint].mode is Mode.BATCH]
+        waits = [
+            work.begun.timestamp() + (self.endpoints[work.endpoint].turnaround_seconds or 0.0)
+            for work in batches
+        ]
+        return Tally(
+            sum(len(work.unanswered) for work in works),
+            spent_usd,
+            batched=sum(len(work.unanswered) for work in batches),
+            batched_until=max(waits, default=0.0),
+        )
+
     def show(self, tally: Tally, redraw: Callable[[], None]) -> None:
         """Count into `tally` from now on; `redraw` is called as it grows."""
         self.tally, self._redraw = tally, redraw
 
-    def _count(self, *, failed: bool) -> None:
+    def _count(self, *, failed: bool, batch: bool) -> None:
         if self.tally is not None:
-            self.tally.count(failed=failed)
+            self.tally.count(failed=failed, batch=batch)
             if time.monotonic() - self._drawn > REDRAW_SECONDS:
                 self._drawn = time.monotonic()
                 self._redraw()

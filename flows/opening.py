@@ -83,7 +83,7 @@ def _failing(setting: Setting, screen: Screen) -> Iterator[None]:
         yield
     except PublishError:
         raise  # the run itself is done
-    except Exception:
+    except BaseException:
         with (
             suppress(WarehouseError, OSError),  # what broke it off may be the warehouse
             Warehouse.open(setting.warehouse, wait_seconds=BRIEFLY, say=screen.say) as warehouse,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,16 @@ class Call:
     @classmethod
     def from_parameters(cls, told: dict[str, Any]) -> Call:
         paths = {name: Path(told[name]) if told.get(name) else None for name in ("warehouse", "outcomes")}
-        cap = None if told.get("cap") is None else Decimal(told["cap"])
-        return cls(**{**told, **paths, "job": Path(told["job"]), "cap": cap})
+        cap = None if told.get("cap") is None else Decimal(str(told["cap"]))
+        params = {
+            name: as_text(value) for name, value in (told.get("params") or {}).items() if value is not None
+        }
+        return cls(**{**told, **paths, "job": Path(told["job"]), "cap": cap, "params": params})
+
+
+def as_text(value: Any) -> str:
+    """A param as a job file would have it written."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def run_job(call: Call, *, as_json: bool) -> int:
@@ -52,13 +60,16 @@ def run_job(call: Call, *, as_json: bool) -> int:
     settle_environment()
     from flows.asking import jsonable
     from flows.ending import show_end
+    from flows.exits import NotDone
     from flows.night import night
     from flows.setting import name_of_run, ready, setting_of
 
     run_id = name_of_run(call)
     ready(setting_of(call, run_id))  # every mistake is told before Prefect starts
     try:
-        summary = night(run_id=run_id, call=call.as_parameters())
+        summary = night(**replace(call, run_id=run_id).as_parameters())
+    except NotDone as over:
+        summary = over.summary
     except KeyboardInterrupt:
         print(f"\nstopped; go on with: thirdshift resume {run_id}", file=sys.stderr)
         return 130

@@ -11,10 +11,21 @@ from threading import Lock
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 PLAIN_SECONDS = 10.0
 """How often a log that is no terminal gets a line of progress."""
+
+
+TELLING_SECONDS = 2.0
+"""A rate of less than this is luck."""
+
+
+def span(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def money(amount: Decimal | float) -> str:
@@ -31,22 +42,43 @@ class Tally:
 
     total: int
     opening_usd: Decimal
+    batched: int = 0
+    """Of the total: what is with a batch tier, which answers it all at once."""
+    batched_until: float = 0.0
+    """Clock time, when it should."""
     done: int = 0
+    batched_done: int = 0
     failed: int = 0
     scored: int = 0
     score_sum: float = 0.0
     begun: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
 
-    def count(self, *, failed: bool) -> None:
+    def count(self, *, failed: bool, batch: bool = False) -> None:
         with self.lock:
             self.done += 1
+            self.batched_done += batch
             self.failed += failed
 
     def score(self, scored: int, score_sum: float) -> None:
         with self.lock:
             self.scored += scored
             self.score_sum += score_sum
+
+    def seconds_left(self) -> float | None:
+        """Until the last answer: of what is sent in real time by its rate so far, of batches by what they usually
+        take. None where that cannot be told (yet)."""
+        seconds, left = time.monotonic() - self.begun, 0.0
+        if self.batched_done < self.batched:
+            left = self.batched_until - time.time()
+            if left <= 0:
+                return None  # overdue
+        live, live_done = self.total - self.batched, self.done - self.batched_done
+        if live_done < live:
+            if not live_done or seconds < TELLING_SECONDS:
+                return None
+            left = max(left, (live - live_done) * seconds / live_done)
+        return left
 
     def line(self, spent_usd: Decimal) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
@@ -55,6 +87,8 @@ class Tally:
             parts.append(f"score {self.score_sum / self.scored:.3f}")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
+        if (left := self.seconds_left()) is not None and self.done < self.total:
+            parts.append(f"{span(left)} left")
         return ", ".join(parts)
 
 
@@ -73,7 +107,7 @@ class Screen:
         if self.console.is_terminal:
             with Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-                TextColumn("{task.fields[told]}"), TimeRemainingColumn(), console=self.console,
+                TextColumn("{task.fields[told]}"), console=self.console,
             ) as progress:  # fmt: skip
                 yield _Drawn(tally, progress, title)
         else:

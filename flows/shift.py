@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
+from flows.consent import Consent
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
 from flows.errors import BrokeOff
@@ -31,9 +32,10 @@ from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import Repair
 from flows.run_folder import OWNERS_ALONE, masked
-from flows.screen import Screen, Tally, money
+from flows.screen import Screen
 from flows.setting import Setting
 from flows.tiers import twins
+from flows.turns import Turns
 from router.planning.solve import Compromise
 from router.values import Desk, FailureKind, Purpose, usd
 from warehouse.journal import FileJournal
@@ -73,8 +75,14 @@ class Shift:
         self.decision: Decision
         self.placement: Placement
         self.repairs: Repair
+        self.planned_usd = 0.0
+        """What the plan takes from where it was made."""
         self.unapproved = False
         """Stopped because the plan is above what may be spent without being asked."""
+        self.consent = Consent(setting)
+        self.turns = Turns()
+        self.warned = False
+        """That it will be late."""
         self.users_mask = OWNERS_ALONE
         self.out_of_reach = False
         """The floor cannot be reached; what is run is the best plan there is."""
@@ -175,26 +183,24 @@ class Shift:
                 assignments(setting.run_id, self.batch, self.columns, self.market, self.decision, plan, names)
             )
             planned = self.escrow.spent_usd + usd(plan.cost_usd)
-            self._approve(plan.cost_usd, "the plan")
             warehouse.update_run(setting.run_id, planned_usd=planned)
         keep_plan(setting.folder, plan, self.decision, float(self.escrow.spent_usd), setting.clock())
+        self.planned_usd = plan.cost_usd
         self.screen.say(told(plan, self.placement, self.columns.weight, setting.endpoints))
 
+    def approve(self) -> None:
+        """Go no further with a plan that is above what may be spent without being asked."""
+        self._approve(self.planned_usd, "the plan")
+
     def _approve(self, cost_usd: float, what: str) -> None:
-        """Stop where what is planned is above `budget.approve_above_usd` and nobody has approved of it."""
-        setting, spent = self.setting, self.escrow.spent_usd
-        limit, cap = setting.job.budget.approve_above_usd, setting.cap_usd
-        if limit is None or setting.call.yes or self.crew.stopped or (cap is not None and cap <= limit):
-            return
-        if spent + usd(cost_usd) <= limit:
-            return
-        self.unapproved = True
-        self.crew.stopped[FailureKind.BUDGET] += 1
-        self.screen.say(
-            f"{what} costs {money(cost_usd)} more, {money(spent)} is spent; that is above "
-            f"budget.approve_above_usd, {money(limit)}: nothing more is sent without --yes",
-            "yellow",
+        """Stop where what is planned is above `budget.approve_above_usd` and nobody approves of it."""
+        refused = (
+            None if self.crew.stopped else self.consent.refused(usd(cost_usd), self.escrow.spent_usd, what)
         )
+        if refused is not None:
+            self.unapproved = True
+            self.crew.stopped[FailureKind.BUDGET] += 1
+            self.screen.say(refused, "yellow")
 
     def serve(self) -> list[Work]:
         """What the plan still owes: unanswered requests, then those that failed, at other endpoints."""
@@ -264,7 +270,7 @@ class Shift:
     def sending(self, works: Sequence[Work]) -> Iterator[None]:
         """Engines ready and progress on screen while shards are under way."""
         self.crew.man(works)
-        tally = Tally(sum(len(work.unanswered) for work in works), self.escrow.spent_usd)
+        tally = self.crew.tally_of(works, self.escrow.spent_usd)
         with self.screen.working(works[0].purpose.value, tally) as bar:
             self.crew.show(tally, lambda: bar.show(self.escrow.spent_usd))
             yield

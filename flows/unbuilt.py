@@ -11,7 +11,6 @@ from flows.errors import UserError
 UNBUILT = {
     "labels": "answers for people to score",
     "init": "a commented job file for the data at hand",
-    "serve": "a job on a schedule",
 }
 """Command to what it will be for."""
 

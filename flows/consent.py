@@ -1,0 +1,34 @@
+"""Consent: a plan above `budget.approve_above_usd` needs somebody's yes; by the command that is --yes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from flows.screen import money
+
+if TYPE_CHECKING:
+    from flows.setting import Setting
+
+
+class Consent:
+    """Whether a night may spend more than it may unasked. Given once, it holds for the whole night, within its cap."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.given = setting.call.yes
+        self.ask: Callable[[str], bool] = lambda _: False
+        """Who is asked; by the command nobody."""
+        self._limit, self._cap = setting.job.budget.approve_above_usd, setting.cap_usd
+
+    def refused(self, cost_usd: Decimal, spent_usd: Decimal, what: str) -> str | None:
+        """Why nothing more may be sent; None where it may."""
+        limit, cap = self._limit, self._cap
+        if limit is None or self.given or (cap is not None and cap <= limit) or spent_usd + cost_usd <= limit:
+            return None
+        why = (
+            f"{what} costs {money(cost_usd)} more, {money(spent_usd)} is spent; that is above "
+            f"budget.approve_above_usd, {money(limit)}"
+        )
+        self.given = self.ask(why)
+        return None if self.given else f"{why}: nothing more is sent without --yes"
