@@ -79,10 +79,11 @@ def prepare(
     intake = freeze(spec, folder)
     allowed = masks(endpoints, policy, list(policies.values()))
     if not (folder / ADMITTED).exists():
-        refused = _refused(_columns(folder, endpoints, policies, needs), endpoints, policies, allowed, folder)
+        read = _columns(folder, endpoints, policies, needs)
+        refused = _refused(read, endpoints, policies, allowed, folder)
         if len(refused) == intake.rows:
             raise UserError(f"no row of the input can be answered; the first: {next(iter(refused.values()))}")
-        reject(folder, refused)
+        reject(folder, refused, _led_apart(read, eligible(read, endpoints, allowed), refused))
         (folder / ADMITTED).touch(mode=0o600)
     batch = _columns(folder, endpoints, policies, needs)
     if (batch.policy < 0).any():
@@ -178,6 +179,25 @@ def _refused(
         for row in rows[~fits[rows][:, may].any(axis=1)].tolist():
             found[row] = _too_long(batch, row, endpoints, may)
     return found
+
+
+def _led_apart(
+    batch: Batch, allowed: NDArray[np.bool_], refused: Mapping[int, str]
+) -> NDArray[np.int64] | None:
+    """Who leads each row, where requests with one hash are under policies that no one endpoint keeps together: then each
+    policy's are answered once of their own. None where there are no such."""
+    stays = np.ones(batch.rows, bool)
+    stays[np.fromiter(refused, np.int64, len(refused))] = False
+    against = [np.bincount(batch.leader, stays & ~column, batch.rows) > 0 for column in allowed.T]
+    torn = np.all(against, axis=0)[batch.leader] & stays
+    if not torn.any():
+        return None
+    _, first, group = np.unique(
+        np.stack([batch.leader, batch.policy])[:, torn], axis=1, return_index=True, return_inverse=True
+    )
+    leader = batch.leader.copy()
+    leader[torn] = np.flatnonzero(torn)[first][group.ravel()]
+    return leader
 
 
 def _too_long(batch: Batch, row: int, endpoints: Sequence[Endpoint], may: NDArray[np.bool_]) -> str:

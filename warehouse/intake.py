@@ -109,19 +109,21 @@ def frozen(folder: Path) -> Intake | None:
     return Intake(**(figures | {"tasks": tuple(figures["tasks"])}))
 
 
-def reject(folder: Path, rows_with_reasons: Mapping[int, str]) -> Intake:
+def reject(
+    folder: Path, rows_with_reasons: Mapping[int, str], leader: NDArray[np.int64] | None = None
+) -> Intake:
     """Refuse more rows (row → reason) and number the rest anew. Only before anything was sent: `row`
-    changes its meaning.
+    changes its meaning. `leader`: who leads each row instead of who did.
     """
     known = frozen(folder)
     if known is None:
         raise InputError(f"{folder}: there is no frozen input")
-    if not rows_with_reasons:
+    if not rows_with_reasons and leader is None:
         return known
     kept = np.ones(known.rows, dtype=np.bool_)
     kept[np.fromiter(rows_with_reasons, np.int64, len(rows_with_reasons))] = False
     with building(folder) as place:
-        source = _renumbered(folder, kept, _new_leaders(folder, kept), rows_with_reasons)
+        source = _renumbered(folder, kept, _new_leaders(folder, kept, leader), rows_with_reasons)
         intake = _write(place, source, known.source_rows, before=folder / "rejects.parquet")
         (place / "frozen.json").write_text(json.dumps(asdict(intake)))
     return intake
@@ -238,9 +240,11 @@ def _refused(table: pa.Table, mask: NDArray[np.bool_], repeated: Mapping[str, ND
     return pa.table([bad["request_id"], bad["source_row"], pa.array(reasons, pa.string())], schema=REJECTS)
 
 
-def _new_leaders(folder: Path, kept: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _new_leaders(
+    folder: Path, kept: NDArray[np.bool_], leader: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
     """Old row → the old row that now leads it: the first of its group that is kept."""
-    leader = np.asarray(column(folder, "leader"))
+    leader = np.asarray(column(folder, "leader")) if leader is None else leader
     first = np.full(len(leader), len(leader), dtype=np.int64)
     rows = np.flatnonzero(kept)
     np.minimum.at(first, leader[rows], rows)

@@ -1,0 +1,64 @@
+"""From a job's input to columns: whose answer serves which row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from flows.deciding import columns_of
+from flows.prepare import Batch, prepare
+from flows.running import Call
+from flows.setting import Setting, setting_of
+
+PRICE = {"price": {"input": 1, "output": 4}}
+
+
+def prepared(folder: Path, policies: list[str | None], endpoints: dict[str, Any]) -> tuple[Setting, Batch]:
+    """One request after the other with the same prompt, each under a policy."""
+    rows = [{"request_id": f"r{k}", "prompt": "same", "policy": name} for k, name in enumerate(policies)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet")
+    job = {
+        "name": "twins",
+        "input": "requests.parquet",
+        "policies": {
+            "home": {"regions": {"allow": ["eu"]}},
+            "away": {"regions": {"allow": ["us"]}},
+        },
+        "endpoints": [
+            {"name": name, "model": f"openai/{name}", "api_base": "http://127.0.0.1:9/v1", **PRICE, **more}
+            for name, more in endpoints.items()
+        ],
+    }
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    setting = setting_of(Call(job=folder / "job.yaml"), "one")
+    needed = setting.input, folder / "run", setting.endpoints, setting.policy, setting.policies, setting.needs
+    return setting, prepare(*needed)
+
+
+def test_duplicates_under_policies_that_no_endpoint_keeps_together_are_answered_each_of_their_own(
+    tmp_path: Path,
+) -> None:
+    both = {"here": {"region": "eu"}, "there": {"region": "us"}}
+    setting, batch = prepared(tmp_path, ["home", "away", "home", "away", None], both)
+    assert batch.leader.tolist() == [0, 1, 0, 1, 4]
+    columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    assert columns.allowed.any(axis=1).all()
+    assert columns.allowed[0].tolist() == [True, False]
+    assert columns.allowed[1].tolist() == [False, True]
+    again = prepare(
+        setting.input, tmp_path / "run", setting.endpoints, setting.policy, setting.policies, setting.needs
+    )
+    assert np.array_equal(again.leader, batch.leader), "a resumed run reads the same"
+
+
+def test_duplicates_that_one_endpoint_may_answer_are_paid_for_once(tmp_path: Path) -> None:
+    wide = {"here": {"region": "eu"}, "there": {"region": "us"}}
+    setting, batch = prepared(tmp_path, ["home", None, "home"], wide)
+    assert batch.leader.tolist() == [0, 0, 0]
+    columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    assert columns.allowed.tolist() == [[True, False]]
