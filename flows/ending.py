@@ -32,6 +32,8 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if planned:
         error = summary["spent_usd"] / planned - 1.0
         told.append(f"estimated {money(planned)}, actual {money(summary['spent_usd'])}, error {error:+.1%}")
+    if summary["reused"]:
+        told.append(f"{summary['reused']:,} answers reused, {money(summary['reused_usd'])} not paid again")
     if certificate is not None:
         how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
         word = "certified" if certificate["certified"] else "not certified"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from flows import relative
@@ -18,6 +19,7 @@ from flows.setting import Setting
 from router.certificate import Certificate, Claim, Sample, certify
 from router.scorers import Scorer, ScorerError, kind_of, score_batch
 from router.values import FailureKind
+from warehouse.earlier import reused
 from warehouse.publish import publish
 from warehouse.store import Warehouse
 
@@ -77,7 +79,8 @@ def _observations(
         "score": pa.array(scores),
         "scorer": pa.array([scorer.name] * count),
         "basis": pa.array([kind_of(scorer).basis.value] * count),
-        "observed_at": pa.array([now] * count, pa.timestamp("us", "UTC")),
+        # a clock set back must not make a score older than its answer: it would be asked for again and again
+        "observed_at": pc.max_element_wise(batch["settled_at"], pa.scalar(now, pa.timestamp("us", "UTC"))),
     }
     for name, values in added.items():
         told = told.append_column(name, values)
@@ -208,6 +211,7 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
         "mean_score": end.mean_score,
         "certificate": found[0] if found else None,
         "drift": drifts_of(setting.folder),
+        **reused(warehouse, setting.run_id),
         "warehouse": str(setting.warehouse),
     }
 

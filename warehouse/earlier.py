@@ -45,6 +45,21 @@ where not exists (
     select 1 from responses t where t.run_id = q.run_id and t.row = q.row and t.reused_from is not null)
 """
 
+REUSED = """
+with paid as (
+    select q.run_id, q.request_hash, l.endpoint, sum(l.cost_usd) as usd
+    from ledger l join requests q using (run_id, request_id)
+    where l.purpose in ('pilot', 'main', 'repair')
+      and q.run_id in (select reused_from from responses where run_id = $run_id)
+    group by all)
+select count(*) as reused, coalesce(sum(p.usd), 0) as usd
+from responses r
+join requests q on q.run_id = r.run_id and q.row = r.row
+left join paid p on p.run_id = r.reused_from and p.endpoint = r.endpoint and p.request_hash = q.request_hash
+where r.run_id = $run_id and r.reused_from is not null
+"""
+"""What was erased meanwhile has no hash, and its saving is not known any more."""
+
 SPENT = """
 select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
 where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
@@ -81,6 +96,12 @@ def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
     an attempt and without a cost. Twice changes nothing.
     """
     w.execute(REUSE, tables={"found": found}, run_id=run_id)
+
+
+def reused(w: Warehouse, run_id: str) -> dict[str, int | float]:
+    """`reused`: answers that a run took from earlier ones; `reused_usd`: what those had paid for them."""
+    (found,) = w.query(REUSED, run_id=run_id).to_pylist()
+    return {"reused": found["reused"], "reused_usd": float(found["usd"])}
 
 
 def spent_in_window(
