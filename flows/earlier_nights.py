@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from hashlib import blake2b
 
@@ -169,6 +170,14 @@ def _settle_others(warehouse: Warehouse, setting: Setting) -> Decimal:
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
+_BEGAN, _AT = datetime.now(UTC), time.monotonic()
+
+
+def seen_to_pass() -> datetime:
+    """The time of day by a clock that nobody sets: one that jumps ahead tonight must not erase what is still wanted."""
+    return _BEGAN + timedelta(seconds=time.monotonic() - _AT)
+
+
 def forget(setting: Setting, say: Say) -> None:
     """`retention_days`: erase the text of the job's runs that are older."""
     days = setting.job.retention_days
@@ -177,7 +186,7 @@ def forget(setting: Setting, say: Say) -> None:
     done = purge_outlived(
         setting.warehouse,
         setting.job.name,
-        setting.clock() - timedelta(days=days),
+        min(setting.clock(), seen_to_pass()) - timedelta(days=days),
         alive=[setting.run_id, *alive_runs(setting.warehouse)],
         say=say,
     )

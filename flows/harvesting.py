@@ -19,7 +19,7 @@ LOOK_SECONDS = 1.0
 CALLS = """
 -- nine of ten calls took no longer
 select endpoint, quantile_cont(epoch(settled_at) - epoch(started_at), 0.9) as seconds
-from ledger where mode <> 'batch' and status = 'settled' group by endpoint
+from ledger where mode <> 'batch' and status = 'settled' and settled_at >= started_at group by endpoint
 """
 BATCHES = """
 select endpoint, epoch(max(settled_at)) - epoch(min(started_at)) as seconds

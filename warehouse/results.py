@@ -70,6 +70,14 @@ left join scored o on o.request_id = q.request_id and o.endpoint = coalesce(b.en
 order by q.row
 """
 
+PUBLISHED = """
+update runs set published_at = greatest(published_at, (
+    select max(o.published_at) + interval 1 microsecond from runs o
+    where o.job is not distinct from runs.job and o.run_id <> runs.run_id))
+where run_id = $run_id and published_at is not null
+"""
+"""Whoever reads `answers` by its watermark would miss a run that a clock set back has published before the last one."""
+
 HISTORY = """
 with used as (
     select run_id, request_id, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens,
