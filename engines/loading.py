@@ -38,6 +38,15 @@ def adapter_of(endpoint: Endpoint) -> str:
 
 def engine_for(endpoint: Endpoint, desk: Desk) -> Engine:
     """The engine that serves `endpoint`. Raises MissingExtraError where a package is not installed."""
+    speaking = _speaking(endpoint, desk)
+    by_the_hour = endpoint.price.usd_per_hour is not None and endpoint.workers is None
+    if endpoint.emulated or (endpoint.server is None and not by_the_hour):
+        return speaking
+    served: Engine = import_module("engines.served").Served(endpoint, desk, speaking)
+    return served
+
+
+def _speaking(endpoint: Endpoint, desk: Desk) -> Engine:
     module, name, package = ADAPTERS[adapter_of(endpoint)]
     try:
         made: Engine = getattr(import_module(module), name)(endpoint, desk)

@@ -168,8 +168,25 @@ def _workers_are_whole(data: dict[str, Any]) -> Finds:
             yield from _worker(loc, one)
             continue
         for key in WORKERS_ONLY:
-            if one.get(key) is not None:
+            if one.get(key) is not None and not (key == "usd_per_hour" and one.get("api_base") is not None):
                 yield (*loc, key), "is for engine: vllm; this endpoint has none"
+        yield from _server(loc, one)
+
+
+def _server(loc: Loc, one: dict[str, Any]) -> Finds:
+    """A server of the user's, that the job starts or that is paid by the hour."""
+    health = one.get("health")
+    if isinstance(health, str) and not re.match(r"https?://\S+$", health):
+        yield (*loc, "health"), "is a URL (http://…/health) that answers 200 when the server is ready"
+    for key in ("up", "health"):
+        if one.get(key) is not None and one.get("api_base") is None:
+            yield (*loc, key), "is of a server that has an api_base; say where it answers"
+        if one.get(key) is not None and one.get("mode") == "batch":
+            yield (*loc, key), "does not go with mode: batch, which goes on when the server is down"
+    if one.get("down") is not None and one.get("up") is None:
+        yield (*loc, "down"), "stops what `up` starts; state both"
+    if one.get("usd_per_hour") is not None and one.get("price") is not None:
+        yield (*loc, "price"), "is by the token and usd_per_hour by the hour; state one of them"
 
 
 def _worker(loc: Loc, one: dict[str, Any]) -> Finds:
@@ -180,7 +197,7 @@ def _worker(loc: Loc, one: dict[str, Any]) -> Finds:
             (*loc, "usd_per_hour"),
             "is required (0 if it costs nothing), or accounting_usd_per_hour for hardware already paid",
         )
-    for key in ("api_base", "api_key_env", "price", "off_peak"):
+    for key in ("api_base", "api_key_env", "price", "off_peak", "up", "health", "down"):
         if one.get(key) is not None:
             yield (
                 (*loc, key),

@@ -267,7 +267,7 @@ class EndpointPart(Part):
     workers: Count = 1
     """For `engine: vllm`: how many may be up at once."""
     usd_per_hour: Usd | None = None
-    """What a worker costs while it is up."""
+    """What a worker, or a server of yours at `api_base`, costs while it is up."""
     accounting_usd_per_hour: Usd | None = None
     """For hardware already paid: charged back, not planned with."""
     minimum_minutes: Annotated[float, Field(ge=0)] = 0.0

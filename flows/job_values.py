@@ -114,7 +114,7 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: Known, base: 
         reasoning_tokens_max=part.reasoning_tokens_max,
         delete_remote=part.delete_remote,
         workers=_workers(part, base),
-        server=ServerSpec(part.up, part.health, part.down) if part.up or part.health or part.down else None,
+        server=_server(part, base),
     )
 
 
@@ -135,7 +135,7 @@ def _model(part: EndpointPart, base: Path) -> str:
 
 
 def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
-    if part.engine == "vllm":
+    if part.engine == "vllm" or (part.usd_per_hour is not None and part.price is None):
         return hourly(part.usd_per_hour or usd(0))
     said = Override()
     if part.price is not None:
@@ -159,6 +159,11 @@ def _facts(part: EndpointPart, known: Facts) -> Facts:
         zero_retention=True if part.retention == "zero" else None,
         self_hosted=part.engine == "vllm" or part.up is not None,
     )
+
+
+def _server(part: EndpointPart, base: Path) -> ServerSpec | None:
+    stated = part.up or part.health or part.down
+    return ServerSpec(part.up, part.health, part.down, str(base)) if stated else None
 
 
 def _workers(part: EndpointPart, base: Path) -> WorkerSpec | None:

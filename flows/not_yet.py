@@ -25,9 +25,6 @@ NOT_YET: dict[str, Refused] = {
     "quality.scorer": one_of("judge", "agreement"),
     "quality.judge": anything,
     "quality.labels": anything,
-    "endpoints[].up": anything,
-    "endpoints[].health": anything,
-    "endpoints[].down": anything,
 }
 """Place in a job (`[]`: any of a list) to the values of it that are refused. A default is never refused."""
 

@@ -36,7 +36,7 @@ class Known:
 
 
 def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> dict[str, Known]:
-    """Of every endpoint with workers, by name."""
+    """Of every endpoint that is paid by the hour, by name."""
     rows = rates.known(warehouse).to_pylist() if warehouse is not None else []
     seen = {(row["model"], row["device"], row["hardware"]): row for row in rows}
     found = {}
@@ -45,6 +45,8 @@ def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> d
             kind = each.workers.device
             row = seen.get((each.model, kind, hardware(each.workers)))
             found[each.name] = _guess(kind) if row is None else _measured(row)
+        elif each.price.usd_per_hour is not None:
+            found[each.name] = Known(Pace(), "a guess, as nobody measures a server of yours")
     return found
 
 

@@ -137,8 +137,7 @@ class PriceSchedule:
     base: Price
     tiers: tuple[ContextTier, ...] = ()
     off_peak: tuple[OffPeak, ...] = ()
-    usd_per_hour: Decimal | None = None
-    """Per worker while it is up; token prices are then zero."""
+    usd_per_hour: Decimal | None = None  # per worker while it is up; token prices are then zero
     source: str = "job"
     as_of: date | None = None
 
@@ -186,6 +185,7 @@ class ServerSpec:
     up: str | None = None
     health: str | None = None
     down: str | None = None
+    folder: str = "."  # where the commands run
 
 
 @dataclass(frozen=True, slots=True)

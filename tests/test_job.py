@@ -254,10 +254,6 @@ def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path
         "charge_by": "[team]",
     }
     text = GOOD + "".join(f"{key}: {value}\n" for key, value in unbuilt.items())
-    text = text.replace(
-        "    price:",
-        "    up: a\n    health: b\n    down: c\n    price:",
-    )
     found = mistakes(tmp_path, text)
     assert all("does not work yet" in what for what in found.values())
     assert {place.replace("[0]", "[]") for place in found} == set(NOT_YET)

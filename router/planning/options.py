@@ -57,7 +57,8 @@ def options_for(
     aware."""
     pace = pace or Pace()
     end = now + HORIZON if deadline is None else deadline
-    found = [] if endpoint.workers is not None else list(windows(endpoint.price, now, end))
+    by_the_hour = endpoint.workers is not None or endpoint.price.usd_per_hour is not None
+    found = [] if by_the_hour else list(windows(endpoint.price, now, end))
     factors = list(dict.fromkeys(window.factor for window in found))
     if len(factors) <= 1:
         factor = factors[0] if factors else Decimal(1)
@@ -110,13 +111,15 @@ def _requests_per_second(endpoint: Endpoint, pace: Pace) -> float | None:
 
 
 def _workers(endpoint: Endpoint, pace: Pace) -> Workers | None:
-    if endpoint.workers is None:
+    """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one."""
+    spec = endpoint.workers
+    if spec is None and endpoint.price.usd_per_hour is None:
         return None
     return Workers(
-        max_workers=endpoint.workers.workers,
+        max_workers=1 if spec is None else spec.workers,
         usd_per_hour=float(endpoint.price.usd_per_hour or 0),
         prefill_tokens_per_second=pace.prefill_tokens_per_second,
         decode_tokens_per_second=pace.decode_tokens_per_second,
         startup_seconds=pace.startup_seconds,
-        minimum_seconds=endpoint.workers.minimum_minutes * 60,
+        minimum_seconds=0.0 if spec is None else spec.minimum_minutes * 60,
     )
