@@ -72,7 +72,7 @@ def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tu
 def _observations(
     batch: pa.RecordBatch, scores: NDArray[np.float64], run_id: str, scorer: Scorer, now: datetime
 ) -> pa.Table:
-    count = batch.num_rows
+    count, at = batch.num_rows, pa.scalar(now, pa.timestamp("us", "UTC"))
     told = pa.Table.from_batches([batch]).select(["request_id", "task", "endpoint", "model", "purpose"])
     added = {
         "run_id": pa.array([run_id] * count),
@@ -80,7 +80,7 @@ def _observations(
         "scorer": pa.array([scorer.name] * count),
         "basis": pa.array([kind_of(scorer).basis.value] * count),
         # a clock set back must not make a score older than its answer: it would be asked for again and again
-        "observed_at": pc.max_element_wise(batch["settled_at"], pa.scalar(now, pa.timestamp("us", "UTC"))),
+        "observed_at": pc.if_else(pc.greater(batch["settled_at"], at), batch["settled_at"], at),
     }
     for name, values in added.items():
         told = told.append_column(name, values)
