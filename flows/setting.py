@@ -43,6 +43,8 @@ NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_sch
 """What a scorer needs of a row, to the frozen input's column that has it."""
 JUDGES_SHARE = Decimal("0.2")
 """Of the cap, for judging, where the job does not say: answers are what the night is for."""
+EVEN = 0.5
+"""A plan without a margin: as likely above its floor as below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +150,12 @@ class Setting:
         quality = self.job.quality
         if self.scorer is None or quality.floor <= 0:
             return None
-        anchors = () if self.anchor is None else (self.anchor,)
-        return Aim(quality.floor, anchors, quality.confidence)
+        if self.anchor is None:
+            return Aim(quality.floor, (), quality.confidence)
+        # once all is scored, it is known what is wrong and the anchor can be asked where that tells most: a margin, and
+        # answers of the anchor to narrow it, cost five times as much beforehand (docs/design/floor.md)
+        confidence = EVEN if self.scores_all else quality.confidence
+        return Aim(quality.floor, (self.anchor,), confidence)
 
     @property
     def pilots(self) -> int:
