@@ -14,31 +14,35 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from flows.asking import jsonable
+from flows.certifiable import doubts, labels
 from flows.deciding import Columns, Decision, Market, columns_of, decide, market
 from flows.errors import UserError
 from flows.harvesting import with_turnarounds
-from flows.history import past_nights
+from flows.history import past_nights, past_scores
 from flows.knowledge import NOTHING_USED
 from flows.paces import with_paces
 from flows.prepare import Batch, prepare
 from flows.running import Call
 from flows.screen import money
 from flows.setting import Setting, setting_of
-from router.certificate import labels_needed
+from flows.tiers import twins
 from router.outputs import cost_high
+from router.pilot import CHECKED, SEED
 from router.planning import explain
 from router.planning.frontier import Point, frontier
-from router.planning.problem import NOBODY, Infeasible, Plan
+from router.planning.problem import NOBODY, Infeasible, Plan, Terms
 from router.predict import no_observations
 from warehouse.errors import InputError
 from warehouse.frozen import column
 from warehouse.store import Warehouse
 
 INFEASIBLE = 3
+FIGURES = ("cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at", "gap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,10 @@ class Outlook:
     decision: Decision
     informed: bool
     """Whether something is known of every endpoint's quality; else a pilot ahead will tell."""
+    pilot_usd: float
+    """What a pilot may cost; as in a run, the cap must leave what answering everything costs at least."""
+    doubts: tuple[str, ...] = ()
+    """Why the floor will not be certified."""
     points: tuple[Point, ...] = ()
     shares: Mapping[str, Share] = field(default_factory=dict)
 
@@ -104,28 +112,56 @@ def _informed(setting: Setting) -> Setting:
 
 
 def look_ahead(setting: Setting, folder: Path) -> Outlook:
-    """Plan from what is known without asking anybody: prices, tokens, priors."""
+    """Plan from what is known without asking anybody: prices, tokens, priors, earlier nights."""
     batch = prepare(setting.input, folder, setting.endpoints, setting.policy, setting.policies, setting.needs)
     setting.check_rejects(batch.intake)
     columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    earlier = setting.warehouse, setting.job.name, "", setting.endpoints, batch.intake.tasks
+    before = past_scores(*earlier, scorer=setting.scorer, twin=twins(setting.endpoints))
     priced = market(
         columns,
         setting.endpoints,
         NOTHING_USED,
-        past_nights(setting.warehouse, setting.job.name, "", setting.endpoints, batch.intake.tasks),
+        past_nights(*earlier),
         setting.paces,
         now=setting.clock(),
         deadline=setting.deadline,
     )
-    informed = setting.aim is None or not np.isnan(setting.priors).any()
+    tried = np.bincount(before.endpoint, minlength=len(setting.endpoints))
+    informed = setting.aim is None or bool((~np.isnan(setting.priors) | (tried > 0)).all())
     # what a pilot will tell cannot make a plan infeasible before it has told it
     aim = setting.aim if informed else None
-    decision = decide(columns, priced, no_observations(), setting.priors, setting.terms(), aim)
-    outlook = Outlook(setting, batch, columns, priced, decision, informed)
+    pilot = _pilot_usd(setting, columns, priced, tried)
+    terms = _less(setting.terms(), pilot, setting.pilots / max(len(columns.rows), 1))
+    decision = decide(columns, priced, no_observations(), setting.priors, terms, aim, before)
+    outlook = Outlook(
+        setting, batch, columns, priced, decision, informed, pilot, tuple(doubts(setting, batch))
+    )
     if isinstance(decision.plan, Infeasible):
         return outlook
     points = frontier(decision.problem) if informed and setting.aim is not None else ()
     return replace(outlook, points=points, shares=_shares(outlook, decision.plan))
+
+
+def _pilot_usd(setting: Setting, columns: Columns, priced: Market, tried: NDArray[np.int64]) -> float:
+    """What a pilot costs at most: each of its requests on every candidate, fewer on those that earlier nights know. One
+    answer of each is kept as its result."""
+    count = min(setting.pilots, len(columns.rows))
+    cost = np.where(columns.allowed, priced.by_endpoint(), np.nan)
+    if not count or not np.isfinite(cost).any(axis=1).all():
+        return 0.0
+    each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
+    looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
+    asked = float(looks @ each)
+    cap = setting.terms().cap_usd
+    return asked if cap is None else min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
+
+
+def _less(terms: Terms, pilot_usd: float, share: float) -> Terms:
+    """What is left when the pilot is paid, for the requests that it has not answered."""
+    if terms.cap_usd is None:
+        return terms
+    return replace(terms, cap_usd=max(terms.cap_usd - pilot_usd, 0.0) / max(1.0 - share, 1e-9))
 
 
 def _shares(outlook: Outlook, plan: Plan) -> dict[str, Share]:
@@ -155,14 +191,14 @@ def as_data(outlook: Outlook) -> dict[str, Any]:
         "feasible": not isinstance(plan, Infeasible),
         "requests": batch.rows,
         "rejects": batch.intake.rejects,
-        **dict.fromkeys(("cost_usd", "cost_usd_high", "quality", "labels_needed", "finish_at", "gap")),
+        **dict.fromkeys(FIGURES),
         "endpoints": {},
         "frontier": [],
-        "reasons": [],
+        "reasons": [{"constraint": "labels", "message": each} for each in outlook.doubts],
         "nearest": None,
     }
     if isinstance(plan, Infeasible):
-        data["reasons"] = [{"constraint": r.constraint, "message": r.message} for r in plan.reasons]
+        data["reasons"] += [{"constraint": r.constraint, "message": r.message} for r in plan.reasons]
         seconds = plan.nearest.seconds
         at = None if seconds is None else (setting.clock() + timedelta(seconds=seconds)).isoformat()
         data["nearest"] = {"floor": plan.nearest.floor, "cap_usd": plan.nearest.cap_usd, "deadline": at}
@@ -176,22 +212,16 @@ def as_data(outlook: Outlook) -> dict[str, Any]:
 
 def _figures(outlook: Outlook, plan: Plan) -> dict[str, Any]:
     setting, shares = outlook.setting, outlook.shares.values()
-    aim = setting.aim
-    needed = (
-        None
-        if aim is None
-        else labels_needed(
-            outlook.decision.floor or aim.floor, plan.quality, aim.confidence, outlook.batch.rows
-        )
-    )
-    pilot = pilot_usd(outlook)
+    found = labels(setting, outlook.batch, outlook.columns, outlook.market, plan.quality)
+    pilot = outlook.pilot_usd
     unpiloted = 1.0 - min(setting.pilots / max(len(outlook.columns.rows), 1), 1.0)
     high = max(cost_high([s.cost_usd for s in shares], [s.cost_sd_usd for s in shares]), plan.cost_usd)
     return {
         "cost_usd": pilot + unpiloted * plan.cost_usd,
         "cost_usd_high": pilot + unpiloted * high,
         "quality": plan.quality if setting.scorer is not None else None,
-        "labels_needed": needed,
+        "labels_needed": None if found is None else found.needed,
+        "labels_usd": None if found is None or found.needed is None else found.needed * found.usd,
         "gap": plan.gap,
         "endpoints": {
             name: {
@@ -204,16 +234,6 @@ def _figures(outlook: Outlook, plan: Plan) -> dict[str, Any]:
         },
         "frontier": [{"floor": point.floor, "cost_usd": point.cost_usd} for point in outlook.points],
     }
-
-
-def pilot_usd(outlook: Outlook) -> float:
-    """What a pilot costs: each of its requests on every candidate. One answer of each is kept as its result."""
-    count = min(outlook.setting.pilots, len(outlook.columns.rows))
-    if not count:
-        return 0.0
-    cost = outlook.market.by_endpoint()
-    each = np.where(outlook.columns.allowed, cost, 0.0).mean(axis=0)
-    return float(count * each.sum())
 
 
 def _why(outlook: Outlook, request_id: str) -> list[str]:
@@ -238,8 +258,9 @@ def show(outlook: Outlook, console: Console) -> None:
         f"{setting.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
         + (f", {duplicates:,} duplicates answered once" if duplicates else "")
     )
-    if setting.refused:
-        console.print(setting.refused, markup=False)
+    for each in (setting.refused, *outlook.doubts):
+        if each:
+            console.print(each, markup=False)
     if isinstance(plan, Infeasible):
         for reason in plan.reasons:
             console.print(f"not feasible: {reason.message}", markup=False)
@@ -249,7 +270,7 @@ def show(outlook: Outlook, console: Console) -> None:
         return
     console.print(_table(outlook))
     figures = _figures(outlook, plan)
-    pilot = pilot_usd(outlook)
+    pilot = outlook.pilot_usd
     console.print(
         f"expected {money(figures['cost_usd'])}, at most {money(figures['cost_usd_high'])} (95 %)"
         + (f", pilot {money(pilot)} included" if pilot else "")
@@ -258,6 +279,12 @@ def show(outlook: Outlook, console: Console) -> None:
     )
     for name, seconds in plan.waits.items():
         console.print(f"waits {timedelta(seconds=round(seconds))} for the price of {name}", markup=False)
+    if figures["labels_needed"] and not setting.scores_all:
+        paid = figures["labels_usd"]
+        console.print(
+            f"certifying {setting.job.quality.floor:g} will take about {figures['labels_needed']:,} scores, "
+            f"{money(paid)} on top"
+        )
     if outlook.points:
         console.print(_frontier(outlook))
     if setting.scorer is None:
@@ -275,7 +302,7 @@ def _show_range(outlook: Outlook, console: Console) -> None:
     console.print(table)
     count = outlook.setting.pilots
     console.print(
-        f"Which of them is good enough a pilot will tell: {count:,} requests, about {money(pilot_usd(outlook))}.\n"
+        f"Which of them is good enough a pilot will tell: {count:,} requests, at most {money(outlook.pilot_usd)}.\n"
         "An endpoint's quality_prior says what to believe before that."
     )
 

@@ -14,7 +14,7 @@ from flows.planning import INFEASIBLE, show_plan
 from tests.nights import write_sums
 
 KEYS = {
-    "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "finish_at",
+    "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
     "endpoints", "frontier", "gap", "reasons", "nearest",
 }  # fmt: skip
 PRICE = {"input": 1, "output": 4}
@@ -75,3 +75,43 @@ def test_a_plan_waits_for_the_low_price_where_there_is_time(
     cheap_later = {"a": {"price": PRICE, "off_peak": {"factor": 0.5, "tz": "UTC", "hours": later}}}
     assert plan(tmp_path, cheap_later, as_json=False, deadline=deadline) == 0
     assert ("waits" in capsys.readouterr().out) is waits
+
+
+def test_the_pilot_is_taken_off_the_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    told = {}
+    for pilot in (0, 50):
+        plan(tmp_path, endpoints, quality={"floor": 0.9, "scorer": "numeric", "pilot": pilot})
+        told[pilot] = json.loads(capsys.readouterr().out)
+    cap = (told[0]["cost_usd"] + told[50]["cost_usd"]) / 2
+    assert told[0]["cost_usd"] < cap < told[50]["cost_usd"]
+    for pilot, code in ((0, 0), (50, INFEASIBLE)):
+        quality = {"floor": 0.9, "scorer": "numeric", "pilot": pilot}
+        assert plan(tmp_path, endpoints, quality=quality, budget={"cap_usd": cap}) == code
+        reasons = json.loads(capsys.readouterr().out)["reasons"]
+        assert ("cap_usd" in {reason["constraint"] for reason in reasons}) is (code == INFEASIBLE)
+
+
+def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rubric.md").write_text("right or wrong")
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    judge = {"endpoint": "dear", "rubric": "rubric.md", "max_usd": 1}
+    quality = {"floor": 0.7, "scorer": "judge", "judge": judge, "pilot": 20}
+    assert plan(tmp_path, endpoints, quality=quality) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0 < told["labels_needed"] <= 100
+    assert told["labels_usd"] > 0
+    assert told["reasons"] == []
+    few = quality | {"labels": 12, "per_task": True}
+    plan(tmp_path, endpoints, quality=few, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "for each of 2 tasks takes" in shown
+    assert "12 are allowed" in shown
