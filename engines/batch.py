@@ -69,6 +69,9 @@ class Batch:
         self._halted: FailureKind | None = None
         self._enqueued = 0
         """Batches of ours that are not over."""
+        self._waiting_tokens = 0
+        """In those."""
+        self._parts.tokens_max = endpoint.limits.enqueued_tokens
         self._closed = False
 
     def submit(self, shard: Shard, key: str) -> Ticket:
@@ -163,6 +166,7 @@ class Batch:
             work.put_lot(part.said)
             if part.held:
                 work.in_flight += len(part.held)
+                await self._room(work, part)
                 await self._send(group, work, part)
             elif part.in_vain:
                 self._halt(FailureKind.BUDGET)
@@ -198,6 +202,14 @@ class Batch:
                     raise
             await self._one_less(work)
 
+    async def _room(self, work: Work, part: Part) -> None:
+        """Wait until what may be enqueued has room for a part, where the job states how much that is."""
+        most = self._endpoint.limits.enqueued_tokens
+        while most is not None and self._enqueued and self._waiting_tokens + part.tokens > most:
+            if self._over(work) is not None:
+                return
+            await self._one_less(work)
+
     async def _one_less(self, work: Work) -> None:
         """Wait until a batch of ours is over, or nothing more is to be sent."""
         before = self._enqueued
@@ -209,6 +221,7 @@ class Batch:
     async def _carry(self, group: asyncio.TaskGroup, work: Work, part: Part, remote: Remote) -> None:
         """A batch from its beginning to its last result."""
         self._enqueued += 1
+        self._waiting_tokens += part.tokens
         try:
             ended = await self._watch(work, remote)
         except CallError as error:
@@ -217,6 +230,7 @@ class Batch:
             return
         finally:
             self._enqueued -= 1
+            self._waiting_tokens -= part.tokens
         if ended.doubtful and not await self._wire.claim(ended):
             await self._mistaken(group, work, part)
         elif ended.state is RemoteState.ENDED:

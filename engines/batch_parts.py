@@ -24,6 +24,7 @@ from router.values import Answer, Desk, Failure, FailureKind, Intent, LedgerStat
 LOT = 500
 """Records written to the journal at once."""
 TOKENS_PER_BYTE = 0.3
+TOKENS_PER_MESSAGE = 8
 """A guess for the provider's count of enqueued tokens, on the high side for English."""
 
 
@@ -113,7 +114,7 @@ class Parts:
             part.said.append(self._refuse(shard, key, request, part.attempt, fault))
             return True
         size = self._books.prompt_bytes(request)
-        tokens = int(size * TOKENS_PER_BYTE)
+        tokens = int(size * TOKENS_PER_BYTE) + TOKENS_PER_MESSAGE * len(request.messages)
         if part.held and not self._fits(part, len(line), tokens):
             return False
         entry = entry_id(key, request.row, part.attempt)

@@ -208,6 +208,11 @@ class Crew:
         for engine in self.engines.values():
             engine.stop()
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is in flight: money is set aside for it."""
+        return bool(self.desk.escrow.reserved_usd)
+
     def lives(self) -> list[tuple[str, Any]]:
         """(endpoint, life) of every local worker so far."""
         return [

@@ -199,6 +199,8 @@ class LimitsPart(Part):
     """Tokens per minute, input and output."""
     concurrency: Count | None = None
     """Requests in flight at once."""
+    enqueued_tokens: Count | None = None
+    """Of a batch tier: input tokens that may wait there at a time, over all its batches."""
 
 
 class OffPeakPart(Part):

@@ -106,7 +106,7 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: Known, base: 
         params=part.params,
         api_base=part.api_base,
         api_key_env=part.api_key_env,
-        limits=Limits(part.limits.rpm, part.limits.tpm, part.limits.concurrency),
+        limits=Limits(**part.limits.model_dump()),
         facts=_facts(part, known.facts),
         context_window=_stated_or(part.context_window or _stated_length(part), known.context_window),
         quality_prior=_stated_or(part.quality_prior, known.quality_prior),

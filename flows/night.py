@@ -23,6 +23,7 @@ from flows.prefect_home import DRAIN_SECONDS, guard_server, temporary
 from flows.running import Call
 from flows.shift import Shift
 from flows.started_by import run_name, screen, settled
+from flows.stopping import stoppable
 from flows.turns import turns_of
 from warehouse.errors import WarehouseError
 
@@ -49,7 +50,7 @@ def night(
     """One night of one job, from its input to its results. Raises NotDone where its exit code is not 0."""
     call = settled(Call.from_parameters(locals()))
     guard_server()
-    with opened(str(call.run_id), call, screen()) as shift:
+    with opened(str(call.run_id), call, screen()) as shift, stoppable(str(call.run_id), shift.crew):
         if shift.over is not None:
             shift.publish(shift.over)
             return ended(shift.over)

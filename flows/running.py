@@ -58,11 +58,14 @@ def as_text(value: Any) -> str:
 def run_job(call: Call, *, as_json: bool) -> int:
     """Run the night under Prefect; the exit code."""
     settle_environment()
+    from prefect.exceptions import TerminationSignal
+
     from flows.asking import jsonable
     from flows.ending import show_end
     from flows.exits import NotDone
     from flows.night import night
     from flows.setting import name_of_run, ready, setting_of
+    from flows.stopping import kept
 
     run_id = name_of_run(call)
     ready(setting_of(call, run_id))  # every mistake is told before Prefect starts
@@ -70,9 +73,9 @@ def run_job(call: Call, *, as_json: bool) -> int:
         summary = night(**replace(call, run_id=run_id).as_parameters())
     except NotDone as over:
         summary = over.summary
-    except KeyboardInterrupt:
-        print(f"\nstopped; go on with: thirdshift resume {run_id}", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, TerminationSignal) as told:
+        print(f"\n{kept(run_id)}", file=sys.stderr)
+        return 130 if isinstance(told, KeyboardInterrupt) else 143
     if as_json:
         print(json.dumps(summary, default=jsonable))
     else:

@@ -34,6 +34,7 @@ from router.values import (
     Failure,
     FailureKind,
     Intent,
+    Limits,
     Mode,
     Outcome,
     Price,
@@ -95,11 +96,18 @@ class Night:
         notes: Notes | None = None,
         cap: Decimal | None = None,
         limits: BatchLimits | None = None,
+        stated: Limits = Limits(),  # noqa: B008 - a value
         deadline: datetime | None = None,
         **more: Any,
     ) -> None:
         self.endpoint = Endpoint(
-            "night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base, **more
+            "night",
+            "openai/m",
+            PriceSchedule(PRICE),
+            Mode.BATCH,
+            api_base=emulator.api_base,
+            limits=stated,
+            **more,
         )
         self.notes, self.escrow = notes or Notes(), RunEscrow(cap)
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
@@ -238,6 +246,15 @@ def test_a_full_queue_is_waited_for_in_smaller_batches() -> None:
         assert night.notes.cost == billed(emulator)
         assert len(emulator.books()) == 100
         assert night.escrow.reserved_usd == 0
+
+
+def test_what_may_wait_at_the_provider_is_kept_to_where_it_is_stated() -> None:
+    with provider(enqueued_tokens=600) as emulator:
+        night = Night(emulator, requests(100), stated=Limits(enqueued_tokens=500))
+        assert kinds(night.finish()) == {"answer": 100}
+        found = at_provider(night)
+        assert len(found) >= 2
+        assert all(remote.state is RemoteState.ENDED for remote in found), "none was refused"
 
 
 def test_remote_files_are_removed_where_that_is_asked() -> None:

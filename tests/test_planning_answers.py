@@ -260,10 +260,11 @@ def test_concurrency_limits_where_the_time_of_a_request_is_known() -> None:
 def test_a_batch_that_cannot_be_back_in_time_takes_nothing() -> None:
     plain = PriceSchedule(Price(Decimal(1), Decimal(1)))
     batch = Endpoint("b", "openai/x", plain, mode=Mode.BATCH, turnaround_seconds=7200)
-    (only,) = options_for(batch, now=AFTERNOON, deadline=None, pace=Pace(queue_requests=100))
-    assert only.option.max_requests(7000) == 0
-    assert only.option.max_requests(7200 * 3 + 5) == 300
-    assert only.option.max_requests(None) == float("inf")
+    queued = replace(batch, limits=Limits(enqueued_tokens=100))
+    (only,) = options_for(queued, now=AFTERNOON, deadline=None)
+    assert only.option.max_tokens(7000) == 0
+    assert only.option.max_tokens(7200 * 3 + 5) == 300
+    assert only.option.max_tokens(None) == float("inf")
 
 
 def test_local_workers_are_priced_by_their_hours() -> None:

@@ -26,9 +26,6 @@ class Pace:
 
     seconds_per_request: float | None = None
     """From sending to the last token; limits together with `limits.concurrency`."""
-    queue_requests: int | None = None
-    queue_tokens: float | None = None
-    """Of a batch tier: what may be enqueued at a time."""
     prefill_tokens_per_second: float = 5_000.0
     decode_tokens_per_second: float = 1_000.0
     """Of one worker with everything it runs at a time; measured where there is a measurement."""
@@ -94,8 +91,7 @@ def _option(
         requests_per_second=_requests_per_second(endpoint, pace),
         tokens_per_second=None if tpm is None else tpm / 60,
         turnaround_seconds=turnaround if batch else 0.0,
-        queue_requests=pace.queue_requests if batch else None,
-        queue_tokens=pace.queue_tokens if batch else None,
+        queue_tokens=endpoint.limits.enqueued_tokens if batch else None,
         token_factor=token_factor,
         workers=_workers(endpoint, pace),
     )
