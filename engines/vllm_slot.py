@@ -56,6 +56,8 @@ class Slot:
         self._process: Process | None = None
         self._jobs: dict[int, Job] = {}
         self._next_id = 0
+        self._worker_id = ""
+        """Of the process that is up."""
         self._window = 0
         self._max_num_seqs: int | None = None
         """None: as the job's options say, or vLLM itself."""
@@ -95,7 +97,7 @@ class Slot:
     def _live(self) -> None:
         """One process from its start to its end. Raises Dead and Broke; the meter has run to the end."""
         pool = self._pool
-        worker_id = pool.worker_id(self._number)
+        worker_id = self._worker_id = pool.worker_id(self._number)
         meter = Meter(
             pool.usd_per_hour,
             pool.desk,
@@ -109,14 +111,16 @@ class Slot:
         options = options_for(pool.endpoint, pool.spec, self._max_num_seqs)
         process = self._process = Process(pool.spec.python, pool.endpoint.model, options, self._where)
         life = pool.born(worker_id, process.pid)
+        patience = 0.0
         try:
             self._await_ready(process, meter, life)
             self._serve(process, meter, life)
+            patience = END_SECONDS
         except Gone:
             raise Dead(self._obituary(process, process.end())) from None
         finally:
             self._process = None
-            process.end(END_SECONDS if not self._jobs and not pool.closing else 0.0)
+            process.end(0.0 if self._jobs or pool.closing else patience)
             meter.stop()
             life.stopped_at, life.cost_usd = datetime.now(UTC), meter.cost_usd
             self._lose_jobs()
@@ -183,7 +187,7 @@ class Slot:
         if not self._jobs:
             meter.idle()
             self._marked = time.monotonic()
-        self._pool.books.sent(jobs, self._pool.worker_id(self._number))
+        self._pool.books.sent(jobs, self._worker_id)
         lines: list[dict[str, Any]] = []
         for job in jobs:
             self._next_id += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -66,29 +67,31 @@ def run_demo(folder: Path, requests: int) -> int:
     print(
         f"{len(items):,} exercises in {len(demo_items.TASKS)} tasks; three emulated models on loopback, nothing is billed"
     )
-    _write_requests(folder / "requests.parquet", items)
+    write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
-    with Emulator([_talkative(model) for model in MODELS], items=known, seed=SEED) as emulator:
+    with Emulator([talkative(model) for model in MODELS], items=known, seed=SEED) as emulator:
         job = folder / "job.yaml"
-        job.write_text(JOB.format(endpoints="".join(_endpoint(model, emulator.api_base) for model in MODELS)))
+        job.write_text(
+            JOB.format(endpoints="".join(endpoint_text(model, emulator.api_base) for model in MODELS))
+        )
         code = run_job(Call(job=job.resolve(), fresh=True, run_id="demo"), as_json=False)
-    _show(folder)
+    show(folder)
     return code
 
 
-def _talkative(model: EmulatedModel) -> EmulatedModel:
+def talkative(model: EmulatedModel) -> EmulatedModel:
     """Answers of a few tokens, at a real provider's latency on a small scale."""
     from dataclasses import replace
 
     return replace(model, output=OutputTokens(median=4.0, spread=0.3), latency_seconds=0.05)
 
 
-def _write_requests(path: Path, items: list[demo_items.Item]) -> None:
+def write_requests(path: Path, items: list[demo_items.Item]) -> None:
     columns = ("request_id", "task", "prompt", "reference")
     pq.write_table(pa.table({name: [getattr(item, name) for item in items] for name in columns}), path)
 
 
-def _endpoint(model: EmulatedModel, api_base: str) -> str:
+def endpoint_text(model: EmulatedModel, api_base: str) -> str:
     price = model.price
     if not isinstance(price, Price):
         raise TypeError("the demo's prices do not change by the hour")
@@ -98,14 +101,14 @@ def _endpoint(model: EmulatedModel, api_base: str) -> str:
     )
 
 
-def _show(folder: Path) -> None:
-    """Three questions with their answers, and where to look further."""
+def show(folder: Path, queries: Sequence[tuple[str, str]] = QUERIES) -> None:
+    """Some questions with their answers, and where to look further."""
     from flows.asking import as_table
     from warehouse.ask import ask
 
     console = Console(highlight=False)
     warehouse = folder / "warehouse.duckdb"
-    for question, query in QUERIES:
+    for question, query in queries:
         table: Table = as_table(ask(warehouse, query))
         table.title, table.caption = question, None
         console.print(table)

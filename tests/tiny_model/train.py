@@ -1,7 +1,8 @@
 """Trains the tiny model of the tests on the demo's exercises, on one core, and writes it beside this file.
 
     nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py
-    nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py --grow tests/tiny_model --to tests/larger_model
+    nice -n 15 .venv-vllm/bin/python tests/tiny_model/train.py --minutes 14 \
+        --grow tests/tiny_model --to tests/larger_model
 
 The second makes the larger model of `make demo-vllm`: the tiny one with a new layer after each of its own, trained on
 as many large exercises as small ones.

@@ -1,0 +1,43 @@
+"""Speaks the worker's side of the pipe in place of vLLM, to show what a real engine shows seldom.
+
+It takes the options that a job passes through: `faults_above` (out of memory with more requests than that at once),
+`never_ready` (prints and waits), `seconds` (per lot of answers).
+"""
+
+import json
+import os
+import sys
+import time
+
+
+def say(**told: object) -> None:
+    os.write(1, json.dumps(told).encode() + b"\n")
+
+
+def main() -> None:
+    options = json.loads(sys.stdin.readline())["options"]
+    if options.get("never_ready"):
+        os.write(2, b"loading shard 3 of 9\n")
+        time.sleep(60)
+    most = options.get("max_num_seqs", 8)
+    say(op="ready", vllm="stand-in", max_model_len=512, max_num_seqs=most)
+    waiting = []
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["op"] == "stop":
+            break
+        if message["op"] == "ask":
+            waiting.append(message["id"])
+            continue
+        while waiting:
+            lot, waiting = waiting[:most], waiting[most:]
+            if len(lot) > options.get("faults_above", most):
+                say(op="fault", kind="out_of_memory", message="OutOfMemoryError: out of memory")
+                sys.exit(1)
+            time.sleep(options.get("seconds", 0.0))
+            for one in lot:
+                say(op="answer", id=one, text=f"{os.getpid()}", reasoning=None, finish_reason="stop",
+                    input_tokens=10, output_tokens=2, cached_tokens=0, reasoning_tokens=0)  # fmt: skip
+
+
+main()

@@ -1,0 +1,83 @@
+"""A pool of workers whose engine is a stand-in: what a real one shows seldom, or takes long to show."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from engines.escrow import RunEscrow
+from engines.vllm_pool import VllmPool
+from router.values import Answer, Desk, Failure, FailureKind, LedgerStatus
+from tests.test_vllm_parts import Kept, endpoint, request, shard
+
+STAND_IN = Path(__file__).resolve().parent / "stand_in_worker.py"
+USD_PER_HOUR = Decimal(36)
+
+
+def pool(folder: Path, journal: Kept, escrow: RunEscrow, *, workers: int = 1, **options: Any) -> VllmPool:
+    """The interpreter that has vLLM is a script that has not."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}"\n')
+    python.chmod(0o700)
+    startup = options.pop("startup_seconds", 60.0)
+    end = endpoint(usd_per_hour=USD_PER_HOUR, python=str(python), workers=workers, options=options)
+    return VllmPool(end, Desk(journal, escrow), startup_seconds=startup)
+
+
+def ask(made: VllmPool, count: int) -> list[Answer | Failure]:
+    said = list(made.collect(made.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")))
+    assert sorted(one.row for one in said) == list(range(count))
+    return said
+
+
+def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path) -> None:
+    journal, escrow = Kept(), RunEscrow(Decimal(10))
+    made = pool(tmp_path, journal, escrow, workers=2, seconds=0.05)
+    shares = Counter(one.output for one in ask(made, 400) if isinstance(one, Answer))
+    made.close()
+    lives = made.lives()
+    assert shares.keys() == {str(life.pid) for life in lives}
+    assert min(shares.values()) > 100, shares
+    assert len({life.worker_id for life in lives}) == 2
+    for life in lives:
+        paid = sum(
+            one.cost_usd
+            for one in journal.outcomes
+            if journal.intents[one.entry_id].provider_ref == life.worker_id
+        )
+        assert life.stopped_at is not None
+        seconds = (life.stopped_at - life.started_at).total_seconds()
+        assert abs(float(paid / USD_PER_HOUR * 3600) - seconds) < 1
+        assert paid == life.cost_usd
+        assert not psutil.pid_exists(life.pid)
+    assert journal.settled_usd() == escrow.spent_usd
+    rates = made.rates()
+    assert rates is not None
+    assert (rates.prefill_tokens, rates.decode_tokens) == (4000, 800)
+
+
+def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path: Path) -> None:
+    journal, escrow = Kept(), RunEscrow(Decimal(10))
+    made = pool(tmp_path, journal, escrow, max_num_seqs=8, faults_above=2)
+    assert all(isinstance(one, Answer) for one in ask(made, 40))
+    made.close()
+    assert len(made.lives()) == 3  # eight at once, four, two
+    settled = [one for one in journal.outcomes if one.status is LedgerStatus.SETTLED and one.reply]
+    assert len(settled) == 40
+    assert escrow.reserved_usd == 0
+
+
+def test_a_worker_that_is_not_ready_in_time_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
+    made = pool(tmp_path, Kept(), RunEscrow(Decimal(10)), never_ready=True, startup_seconds=1.0)
+    for said in ask(made, 3):
+        assert isinstance(said, Failure)
+        assert said.kind is FailureKind.WORKER_DIED
+        assert "was not ready after 1 s" in said.message
+        assert "loading shard 3 of 9" in said.message
+    made.close()
+    assert not psutil.pid_exists(made.lives()[0].pid)
