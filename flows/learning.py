@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.deciding import Columns, Decision, Market, decide, market
-from flows.history import Past
+from flows.history import Past, past_nights, past_scores
 from flows.knowledge import Knowledge
+from flows.prepare import Batch
 from flows.setting import Setting
-from flows.tiers import looked_at, shared
+from flows.tiers import looked_at, shared, twins
 from router.aim import Aim
 from router.drift import Drift, since_then
 from router.pilot import Looks, Situation, next_round
@@ -50,6 +51,17 @@ class Learner:
         """[leaders]"""
         self.rounds = 0
         """Of looking, so far."""
+
+    @staticmethod
+    def of(
+        setting: Setting, knowledge: Knowledge, columns: Columns, batch: Batch, say: Callable[..., None]
+    ) -> Learner:
+        """With what earlier nights tell."""
+        earlier = setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, batch.intake.tasks
+        twin, emulated = twins(setting.endpoints), setting.call.emulated
+        past = past_nights(*earlier, emulated=emulated)
+        before = past_scores(*earlier, scorer=setting.scorer, twin=twin, emulated=emulated)
+        return Learner(setting, knowledge, columns, batch.scorable[columns.rows], past, before, twin, say)
 
     def observed(self) -> Observations:
         """Scores of this run; rows are positions among the leaders."""

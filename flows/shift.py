@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
+from flows.certifiable import doubts
 from flows.consent import Consent
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
 from flows.errors import BrokeOff
-from flows.history import past_nights, past_scores
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
 from flows.learning import Learner
@@ -112,10 +112,6 @@ class Shift:
         self.columns = columns_of(
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
         )
-        names = self.batch.intake.tasks
-        earlier = setting.warehouse, setting.job.name, setting.run_id, setting.endpoints, names
-        past = past_nights(*earlier, emulated=setting.call.emulated)
-        before = past_scores(*earlier, scorer=setting.scorer, twin=self.twin, emulated=setting.call.emulated)
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
             warehouse.save_rejects(setting.run_id, setting.folder)
@@ -123,10 +119,10 @@ class Shift:
             warehouse.save_prices(setting.run_id, setting.prices)
             self.columns = earlier_nights.take_over(warehouse, setting, self.columns, self.screen.say)
             self._score(warehouse)
-        scorable = self.batch.scorable[self.columns.rows]
-        self.learner = Learner(
-            setting, self.knowledge, self.columns, scorable, past, before, self.twin, self.screen.say
-        )
+        self.learner = Learner.of(setting, self.knowledge, self.columns, self.batch, self.screen.say)
+        for each in (setting.refused, *doubts(setting, self.batch)):
+            if each:
+                self.screen.say(each, "yellow")
         rejects = f", {self.batch.intake.rejects:,} rejected" if self.batch.intake.rejects else ""
         self.screen.say(f"{setting.run_id}: {self.batch.rows:,} requests{rejects}")
 
