@@ -25,7 +25,7 @@ from flows.setting import Setting
 from router.certificate import Certificate, Claim, Sample, certify, certify_relative, labels_needed
 from router.scorers import Basis, kind_of
 from router.values import Purpose
-from warehouse.judgements import ANCHORS, LOOKED, ROUND, SERVED
+from warehouse.judgements import ANCHORS, LOOKED, SERVED
 from warehouse.store import Warehouse
 
 Floats = NDArray[np.float64]
@@ -65,7 +65,7 @@ def served(w: Warehouse, setting: Setting, population: NDArray[np.int64]) -> Ser
     anchor = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
     predicted = np.asarray(found["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
     task = found["task"].to_numpy()
-    return Served(row, task, found["endpoint"].to_pylist(), score, predicted, anchor)
+    return Served(row, task, found["endpoint"].fill_null("").to_pylist(), score, predicted, anchor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,14 @@ class Draw:
     """So many of the order's first are asked for: of all under "", of a task's under its name."""
     population: NDArray[np.int64]
     """Rows that the claim is about."""
+    served_by: NDArray[np.str_]
+    """Whose answer each of them was served when it was drawn; "": nobody's."""
     order: NDArray[np.int64]
     """Those of them that had no score, shuffled."""
+
+    def still_served(self, view: Served) -> bool:
+        same = len(view.row) == len(self.population) and bool((view.row == self.population).all())
+        return same and view.endpoint == self.served_by.tolist()
 
     def asked(self, tasks: Mapping[int, str]) -> NDArray[np.int64]:
         """Rows to be scored."""
@@ -107,11 +113,12 @@ def load(folder: Path) -> Draw | None:
         return None
     told = json.loads(path.read_text(encoding="utf-8"))
     with np.load(folder / f"audit-{told['number']}.npz") as rows:
-        return Draw(**told, population=rows["population"], order=rows["order"])
+        return Draw(**told, **{name: rows[name] for name in ("population", "served_by", "order")})
 
 
 def save(folder: Path, draw: Draw) -> None:
-    np.savez(folder / f"audit-{draw.number}.npz", population=draw.population, order=draw.order)
+    rows = {"population": draw.population, "served_by": draw.served_by, "order": draw.order}
+    np.savez(folder / f"audit-{draw.number}.npz", **rows)  # type: ignore[arg-type] # numpy's stubs
     told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes")}
     beside = _file(folder).with_suffix(".tmp")
     beside.write_text(json.dumps(told), encoding="utf-8")
@@ -245,7 +252,7 @@ class Audit:
             return []
         while True:
             view = self._view(w)
-            draw = self._draw(w, view)
+            draw = self._draw(view)
             asking = self._ask(w, view, draw)
             if asking:
                 return asking
@@ -257,17 +264,17 @@ class Audit:
     def _view(self, w: Warehouse) -> Served:
         return served(w, self.setting, self._population)
 
-    def _draw(self, w: Warehouse, view: Served) -> Draw:
-        """The draw in force: what was repaired since the last one is not served as it was when that was drawn."""
+    def _draw(self, view: Served) -> Draw:
+        """The draw in force. After a repair there is another: answers chosen by their scores are no sample any more."""
         before = load(self.setting.folder)
-        repaired = w.query(ROUND, run_id=self.setting.run_id)["repaired_at"][0].as_py()
-        if before is not None and (repaired is None or repaired <= datetime.fromisoformat(before.drawn_at)):
+        if before is not None and before.still_served(view):
             return before
         number = 1 if before is None else before.number + 1
         seed = seed_of(self.setting.run_id, number)
         among = view.row if is_relative(self.setting) else view.row[np.isnan(view.score)]
         order = np.random.default_rng(seed).permutation(among)
-        draw = Draw(number, seed, datetime.now(UTC).isoformat(), {}, view.row, order)
+        drawn_at = datetime.now(UTC).isoformat()
+        draw = Draw(number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order)
         draw = replace(draw, sizes=self._sizes(view, draw))
         save(self.setting.folder, draw)
         return draw

@@ -10,6 +10,7 @@ import typer
 
 from flows.backtest_cli import app as backtest_app
 from flows.errors import UserError
+from flows.labels_cli import labels
 from flows.models_cli import models
 from flows.report_cli import register as register_report
 from flows.unbuilt import refuse
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(backtest_app)
 app.add_typer(models, name="models")
+app.add_typer(labels, name="labels")
 register(app)
 register_report(app)
 refuse(app)

@@ -21,10 +21,6 @@ def one_of(*unbuilt: Any) -> Refused:
 
 NOT_YET: dict[str, Refused] = {
     "cache": anything,
-    "output.when": one_of("certified"),
-    "quality.scorer": one_of("judge", "agreement"),
-    "quality.judge": anything,
-    "quality.labels": anything,
 }
 """Place in a job (`[]`: any of a list) to the values of it that are refused. A default is never refused."""
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from flows import relative
+from flows import auditing, relative
 from flows.exits import Verdict, exit_code, status
 from flows.learning import drifts_of
 from flows.setting import Setting
@@ -43,6 +43,13 @@ MOST_FAULTS = 3
 PUBLISHED = "published"
 """A file of this name in the run's folder: what was to be published is."""
 Say = Callable[[str], None]
+_STOPPED = frozenset({Verdict.BUDGET, Verdict.APPROVAL, Verdict.DEADLINE})
+HELD_BACK: dict[str, frozenset[Verdict]] = {
+    "always": frozenset(),
+    "complete": _STOPPED,
+    "certified": _STOPPED | {Verdict.FLOOR_MISSED, Verdict.NOT_CERTIFIED},
+}
+"""`output.when` to the verdicts that keep a run's results back."""
 STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
 """Why requests were not sent, to what that makes of the run."""
 
@@ -100,10 +107,12 @@ class Quality:
 
 
 def quality_of(warehouse: Warehouse, setting: Setting) -> Quality:
-    """Certificates from the scores of all results that can be scored; none where scoring is not free."""
+    """Certificates from the scores of all results that can be scored; from the audit's where scoring is not free."""
     scorer = setting.scorer
-    if scorer is None or not setting.scores_all:
+    if scorer is None:
         return Quality()
+    if not setting.scores_all:
+        return Quality(auditing.certificates(warehouse, setting))
     found = warehouse.query(SCORES, run_id=setting.run_id)
     scores = np.asarray(found["score"], np.float64)
     if not len(scores):
@@ -168,7 +177,7 @@ def finish(
     verdicts = _verdicts(setting, end, unsent, quality, out_of_reach=out_of_reach)
     if unapproved:
         verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
-    published = setting.job.output is None or setting.job.output.when == "always" or not stopped
+    published = setting.job.output is None or may_publish(setting, verdicts)
     (setting.folder / PUBLISHED).unlink(missing_ok=True)
     warehouse.finish_run(
         setting.run_id,
@@ -187,7 +196,7 @@ def _verdicts(
     if end.results and end.errors / end.results > setting.job.tolerate.errors:
         verdicts.append(Verdict.ERRORS)
     if setting.scorer is not None and setting.job.quality.floor > 0:
-        verdicts += _of_quality(quality.certificates, out_of_reach=out_of_reach and not quality.certificates)
+        verdicts += of_quality(quality.certificates, out_of_reach=out_of_reach and not quality.certificates)
     return verdicts
 
 
@@ -216,11 +225,17 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
     }
 
 
+def may_publish(setting: Setting, verdicts: Collection[Verdict]) -> bool:
+    """Whether `output.when` lets a run that ended so be published."""
+    output = setting.job.output
+    return output is not None and not HELD_BACK[output.when] & set(verdicts)
+
+
 def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """`output:`, where the job asks for it and `when` allows it."""
     output = setting.job.output
-    stopped = {Verdict.BUDGET.value, Verdict.APPROVAL.value, Verdict.DEADLINE.value} & set(told["outcomes"])
-    if output is None or setting.job.output_path is None or (output.when != "always" and stopped):
+    verdicts = [Verdict(name) for name in told["outcomes"] if name != "done"]
+    if output is None or setting.job.output_path is None or not may_publish(setting, verdicts):
         return
     marker = setting.folder / PUBLISHED
     if marker.exists():
@@ -230,7 +245,7 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
     say(f"published {published.rows:,} rows to {published.path}")
 
 
-def _of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
+def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
     found = []
     if out_of_reach or any(each.mean < each.floor for each in certificates):
         found.append(Verdict.FLOOR_MISSED)

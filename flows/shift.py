@@ -7,8 +7,9 @@ the same road as a new one.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
+from flows.auditing import Audit
 from flows.certifiable import doubts
 from flows.consent import Consent
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
 from flows.errors import BrokeOff
+from flows.judging import Asking, judgeable, judges_desk, kept_for_judging
 from flows.kept_plan import keep_plan
 from flows.knowledge import Knowledge
 from flows.learning import Learner
@@ -63,8 +66,9 @@ class Shift:
         self.left = list(left.works)
         """Shards of an earlier process that a batch tier still has: to be taken up."""
         desk = Desk(journal, escrow, setting.deadline, left.set_aside(escrow), setting.folder)
-        reached = {endpoint.name: endpoint for endpoint in setting.endpoints}
-        self.crew = Crew(setting.run_id, setting.folder, reached, desk, journal)
+        self.crew = Crew(setting.run_id, setting.folder, setting.reached, desk, journal)
+        self.audit: Audit | None = None
+        """Where scores cost money."""
         names = [endpoint.name for endpoint in setting.endpoints]
         self.knowledge = Knowledge(setting.warehouse, setting.run_id, names)
         self.twin = twins(setting.endpoints)
@@ -106,8 +110,11 @@ class Shift:
                 setting.needs,
             )
             setting.check_rejects(self.batch.intake)
+        if setting.scorer is not None and not setting.scores_all:
+            self.batch = judgeable(setting, self.batch)
+            self.audit = Audit(setting, self.batch)
         if setting.call.emulated:
-            stand_in = emulated(setting.endpoints, setting.folder, setting.call.outcomes)
+            stand_in = emulated(tuple(setting.reached.values()), setting.folder, setting.call.outcomes)
             self.crew.endpoints = self.held.enter_context(stand_in)
         self.columns = columns_of(
             self.batch, setting.endpoints, setting.allowed, texts=setting.aim is not None
@@ -118,6 +125,7 @@ class Shift:
             warehouse.update_run(setting.run_id, input_fingerprint=self.batch.intake.fingerprint)
             warehouse.save_prices(setting.run_id, setting.prices)
             self.columns = earlier_nights.take_over(warehouse, setting, self.columns, self.screen.say)
+            self.crew.judges_desk = judges_desk(warehouse, setting, self.crew.desk)
             self._score(warehouse)
         self.learner = Learner.of(setting, self.knowledge, self.columns, self.batch, self.screen.say)
         for each in (setting.refused, *doubts(setting, self.batch)):
@@ -131,6 +139,8 @@ class Shift:
         setting = self.setting
         if adopted := self._adopted({Purpose.PILOT}):
             return adopted
+        if self.audit is not None and (works := self._to_score(self.audit.looks)):
+            return works
         if not self.learner.rounds and setting.job.budget.approve_above_usd is not None:
             cheapest = np.where(self.columns.allowed, self.learner.market().by_endpoint(), np.inf).min(axis=1)
             self._approve(float(cheapest.sum()), "the cheapest plan there can be")
@@ -156,7 +166,8 @@ class Shift:
             self.crew.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
         self.learner.paces = tonight(setting.paces, self.crew.engines)
         self.market = self.learner.market()
-        self.decision = self.learner.decide(self.market, setting.terms(spent_usd=self.escrow.spent_usd))
+        promised = self.escrow.spent_usd + kept_for_judging(self.crew.judges_desk, self.escrow)
+        self.decision = self.learner.decide(self.market, setting.terms(spent_usd=promised))
         plan, given_up = best_possible(self.decision, self.screen.say)
         self.out_of_reach = given_up is Compromise.FLOOR
         self.placement = Placement.of(
@@ -215,7 +226,28 @@ class Shift:
         if works:
             count = sum(len(work.unanswered) for work in works)
             self.screen.say(f"{count:,} requests are with a batch tier already: adopted, not sent again")
+            works = works if self.audit is None else [self.audit.scoring.filled(work) for work in works]
             self._enter(works)
+        return works
+
+    def score(self) -> list[Work]:
+        """What must be asked so that the answers drawn for the audit can be scored; none where all are scored."""
+        if self.audit is None or self.crew.stopped:
+            return []
+        self._compose()
+        return self._to_score(self.audit.drawn)
+
+    def _to_score(self, due: Callable[[Warehouse], list[Asking]]) -> list[Work]:
+        """Shards of a judge's, or of the anchor's, unless there is no money or time for more of them."""
+        if self.audit is None or self.crew.stopped or self.crew.unscored:
+            return []
+        with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
+            asking = due(warehouse)
+        works = []
+        for each in asking:
+            (work,) = self.crew.works(each.purpose, [(each.endpoint, each.rows)])
+            works.append(self.audit.scoring.filled(replace(work, subject=each.subject)))
+        self._enter(works)
         return works
 
     def repair(self) -> list[Work]:
@@ -224,12 +256,14 @@ class Shift:
         if self.crew.stopped or setting.aim is None:
             return []
         self._learn()
-        self.placement.prefer_scores(self.learner.observed())
+        if self.audit is None:  # an answer chosen by its score is no sample of anything
+            self.placement.prefer_scores(self.learner.observed())
         self._compose()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             shown = settle.quality_of(warehouse, setting).certificates
         found = self.repairs.due(shown, setting.terms(spent_usd=self.escrow.spent_usd))
-        return [] if found is None else self._shards(*found)
+        works = [] if found is None else self._shards(*found)
+        return works or self.score()
 
     def close(self) -> dict[str, Any]:
         """Results, certificate, publication, verdict. What was not sent has no result, all else exactly one."""

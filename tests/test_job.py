@@ -242,14 +242,34 @@ def test_a_function_of_the_users_is_imported_from_the_jobs_folder(tmp_path: Path
         assert what in mistakes(tmp_path, GOOD + f"quality: {{scorer: '{name}'}}\n")["quality.scorer"]
 
 
+def test_a_judge_needs_a_rubric_and_may_only_judge(tmp_path: Path) -> None:
+    judged = "quality: {scorer: judge, judge: {endpoint: wise, rubric: %s}}\n"
+    wise = "  - {name: wise, only: judge, model: openai/w, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}\n"
+    assert "no file r.md" in mistakes(tmp_path, GOOD + wise + judged % "r.md")["quality.judge.rubric"]
+    (tmp_path / "r.md").write_text("Is it polite?\n")
+    loaded = job(tmp_path, GOOD + wise + judged % "r.md")
+    assert loaded.quality.judge is not None
+    assert loaded.quality.judge.rubric == "Is it polite?\n"
+    assert [each.name for each in endpoint_values(loaded, *books())] == ["flash"]
+    cheaper = job(tmp_path, GOOD + wise + judged % "r.md, max_usd: 1")
+    assert cheaper.job_hash == loaded.job_hash, (
+        "what judging may cost can change between a run and its resumption"
+    )
+    for text, place in {
+        GOOD + "quality: {scorer: judge}\n": "quality.judge",
+        GOOD + "quality: {scorer: agreement}\n": "quality.relative_to",
+        GOOD.replace("flash", "wise") + "    only: judge\n": "endpoints",
+        GOOD + wise + "quality: {relative_to: wise}\n": "quality.relative_to",
+    }.items():
+        assert place in mistakes(tmp_path, text)
+
+
 def test_what_does_not_work_yet_is_refused_and_its_default_is_not(tmp_path: Path) -> None:
     unbuilt = {
         "reuse": "answered",
         "reuse_max_age": "9d",
         "cache": "true",
         "retention_days": "3",
-        "output": "{path: out, when: certified}",
-        "quality": "{scorer: judge, judge: {endpoint: flash, rubric: Be kind.}, labels: 3}",
         "budget": "{window: day, approve_above_usd: 1}",
         "charge_by": "[team]",
     }
@@ -296,11 +316,8 @@ def test_norway_is_a_country_and_a_clock_time_is_no_number(tmp_path: Path) -> No
     assert loaded.policy.origins.allow == ("NO", "on")
 
 
-def test_the_contracts_example_is_a_job_but_for_what_does_not_work_yet() -> None:
-    path = HERE / "contract.yaml"
-    with pytest.raises(JobError) as caught:
-        load_job(path, {"ds": "2026-11-22"}, environ=None)
-    assert {what for one in caught.value.mistakes if "does not work yet" not in (what := one.what)} == set()
+def test_the_contracts_example_is_a_job() -> None:
+    assert load_job(HERE / "contract.yaml", {"ds": "2026-11-22"}, environ=None).quality.labels == 800
 
 
 def test_files_that_the_request_names_are_read_from_beside_the_job(tmp_path: Path) -> None:

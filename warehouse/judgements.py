@@ -54,10 +54,6 @@ where r.run_id = $run_id and r.purpose = 'pilot'
 order by all
 """
 
-ROUND = """
-select max(settled_at) as repaired_at from responses where run_id = $run_id and purpose = 'repair'
-"""
-
 SERVED = """
 select q.row, q.leader, q.task, r.endpoint, r.error is null as answered, o.score, a.predicted_quality as predicted,
        exists (select 1 from judgements j where j.run_id = $run_id and j.request_id = r.request_id
