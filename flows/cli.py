@@ -10,6 +10,7 @@ import typer
 
 from flows.backtest_cli import app as backtest_app
 from flows.errors import UserError
+from flows.init_cli import register as register_init
 from flows.labels_cli import labels
 from flows.models_cli import models
 from flows.report_cli import register as register_report
@@ -28,6 +29,7 @@ app.add_typer(models, name="models")
 app.add_typer(labels, name="labels")
 register(app)
 register_report(app)
+register_init(app)
 refuse(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]

@@ -9,7 +9,6 @@ import typer
 from flows.errors import UserError
 
 UNBUILT = {
-    "init": "a commented job file for the data at hand",
 }
 """Command to what it will be for."""
 
