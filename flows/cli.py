@@ -14,7 +14,6 @@ from flows.init_cli import register as register_init
 from flows.labels_cli import labels
 from flows.models_cli import models
 from flows.report_cli import register as register_report
-from flows.unbuilt import refuse
 from flows.upkeep_cli import register
 
 app = typer.Typer(
@@ -30,7 +29,6 @@ app.add_typer(labels, name="labels")
 register(app)
 register_report(app)
 register_init(app)
-refuse(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
 WarehouseOption = Annotated[
