@@ -47,7 +47,9 @@ class Call:
         params = {
             name: as_text(value) for name, value in (told.get("params") or {}).items() if value is not None
         }
-        return cls(**{**told, **paths, "job": Path(told["job"]), "cap": cap, "params": params})
+        # a form's empty field is ""
+        texts = {name: told.get(name) or None for name in ("run_id", "deadline")}
+        return cls(**{**told, **paths, **texts, "job": Path(told["job"]), "cap": cap, "params": params})
 
 
 def as_text(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +32,10 @@ START_A_SERVER = (
     "start one with `prefect server start`, and say where it is: "
     "export PREFECT_API_URL=http://127.0.0.1:4200/api"
 )
+
+
+BANNED = re.compile(r"[/%&<>]")
+"""What Prefect has in no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +116,11 @@ def deployment_of(job: Job, call: Call, crons: CronSchedule | None) -> RunnerDep
     from prefect.types.entrypoint import EntrypointType
 
     from flows.night import night
-    from flows.run_ids import named_after
 
     night = night.with_options(description=_described(job))
     night.__signature__ = form(job, call)  # type: ignore[attr-defined]  # what Prefect makes the form of
     made = night.to_deployment(
-        name=named_after(job.name, {}),
+        name=BANNED.sub("-", job.name),
         parameters={"job": str(call.job), "params": values(job, call)}
         | ({} if call.warehouse is None else {"warehouse": str(call.warehouse)}),
         schedules=[] if crons is None else [DeploymentScheduleCreate(schedule=crons, active=True)],
@@ -131,7 +135,10 @@ def form(job: Job, call: Call) -> Signature:
     """The flow's parameters as this job has them: typed params, then what a night may be told besides."""
     given = values(job, call)
     fields: dict[str, Any] = {
-        name: (type(value) if value is not None else str, ... if given.get(name) is None else given[name])
+        name: (
+            str if value is None else type(value),
+            Field(... if given[name] is None else given[name], title=name),
+        )
         for name, value in job.params.items()
     }
     params = create_model("Params", **fields)
@@ -139,9 +146,9 @@ def form(job: Job, call: Call) -> Signature:
     told: list[tuple[str, Any, Any]] = [
         *((name, _fixed(name, value), value) for name, value in fixed.items()),
         *([("params", params, Parameter.empty)] if fields else []),
-        ("run_id", _said("An unfinished run goes on. Empty: named after the job and its params.", str), None),
-        ("cap", _said("USD, instead of budget.cap_usd.", float, ge=0), None),
-        ("deadline", _said('Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.', str), None),
+        ("run_id", _said(str, "An unfinished run goes on. Empty: named after the job and its params."), ""),
+        ("cap", _said(Annotated[float, Field(ge=0)] | None, "USD, instead of budget.cap_usd."), None),
+        ("deadline", _said(str, 'Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.'), ""),
     ]
     return Signature(
         [
@@ -172,9 +179,9 @@ def _fixed(name: str, value: str) -> Any:
     return Annotated[str, Field(title=name, json_schema_extra=extra)]
 
 
-def _said(description: str, kind: type, **bounds: Any) -> Any:
+def _said(kind: Any, description: str) -> Any:
     told = Field(json_schema_extra={"description": description})  # a plain one, Prefect takes from docstrings
-    return Annotated[Annotated[kind, Field(**bounds)] | None, told]
+    return Annotated[kind, told]
 
 
 def tags_of(job: Job) -> list[str]:
