@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ import aiohttp
 
 from engines.batch_http import BatchCalls, again, not_run
 from engines.batch_wire import BatchLimits, CallError, Remote, RemoteState
-from engines.http import OPENAI_BASE, authorization, key_of
+from engines.http import OPENAI_BASE, authorization, key_of, missing_key
 from engines.quickjson import dumps, loads
 from engines.transport import Reply, lost
 from engines.wire import Bodies, read_completion, read_error
@@ -45,6 +46,9 @@ class OpenAIBatches:
     def __init__(self, endpoint: Endpoint, bodies: Bodies) -> None:
         self._name = endpoint.name
         self._bodies = bodies
+        if endpoint.api_base is None and endpoint.provider == "azure":
+            self._http = _azure(endpoint)
+            return
         key, missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
         base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
         self._http = BatchCalls(endpoint.name, base, authorization(key), missing)
@@ -127,6 +131,15 @@ class OpenAIBatches:
 
     async def close(self) -> None:
         await self._http.close()
+
+
+def _azure(endpoint: Endpoint) -> BatchCalls:
+    """Azure's address with OpenAI's wire: as its documentation has it, and run by nobody here."""
+    base = os.environ.get("AZURE_API_BASE", "").rstrip("/")
+    key, missing = key_of(endpoint, "AZURE_API_KEY")
+    if not base:
+        missing = missing_key(endpoint, "AZURE_API_BASE")
+    return BatchCalls(endpoint.name, f"{base}/openai/v1", {} if key is None else {"api-key": key}, missing)
 
 
 def _remote(batch: Mapping[str, Any]) -> Remote:

@@ -15,8 +15,15 @@ ADAPTERS: dict[str, tuple[str, str, str]] = {
 }
 """Adapter → module, class, and the package it cannot do without."""
 
-BATCH_TIERS = ("openai", "anthropic")
+BATCH_TIERS = ("openai", "anthropic", "azure")
 """Providers whose batch tier we speak; with an `api_base` of its own any endpoint is taken to speak OpenAI's."""
+UNTESTED_TIERS = ("azure",)
+"""Of those, what nobody has run yet."""
+
+
+def batch_tiers() -> str:
+    """Those providers, for people."""
+    return ", ".join(f"{name} (untested)" if name in UNTESTED_TIERS else name for name in BATCH_TIERS)
 
 
 def batch_tier_missing(model: str, api_base: str | None) -> str | None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engines.devices import Device, machine
+from engines.loading import batch_tiers
 from flows.job_checks import DEFAULT_KEYS
 from flows.job_values import vllm_python
 from warehouse.ask import ask
@@ -50,7 +51,16 @@ class Finding:
 
 def show_health(warehouse: Path | None, *, as_json: bool) -> int:
     """Print all findings; 0, or 2 where something is wrong."""
-    findings = [*_packages(), *_keys(), *_devices(), _vllm(), *_prefect(), *_disk(), *_warehouse(warehouse)]
+    findings = [
+        *_packages(),
+        *_keys(),
+        _tiers(),
+        *_devices(),
+        _vllm(),
+        *_prefect(),
+        *_disk(),
+        *_warehouse(warehouse),
+    ]
     if as_json:
         print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
     else:
@@ -82,6 +92,12 @@ def _keys() -> Iterator[Finding]:
             State.MISSING,
             "no provider's key variable is set; an endpoint's api_key_env names any other",
         )
+
+
+def _tiers() -> Finding:
+    return Finding(
+        "batch tiers", State.FINE, f"{batch_tiers()}, and any api_base with OpenAI's files and batches"
+    )
 
 
 def _devices() -> Iterator[Finding]:

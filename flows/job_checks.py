@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from engines.loading import BATCH_TIERS, batch_tier_missing
+from engines.loading import batch_tier_missing, batch_tiers
 from flows.errors import Mistake, nearest
 from flows.job import SECRET
 from flows.job_quality import check_quality
@@ -266,7 +266,7 @@ def _batch_tiers(data: dict[str, Any]) -> Finds:
             continue
         missing = batch_tier_missing(model, base)
         if missing is not None:
-            built = f"{', '.join(BATCH_TIERS)}, and for an api_base that speaks OpenAI's files and batches"
+            built = f"{batch_tiers()}, and for an api_base that speaks OpenAI's files and batches"
             yield (*loc, "mode"), f"batch does not work yet for {missing}; it does for {built}"
 
 

@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
+from engines.batch_openai import OpenAIBatches
+from engines.batch_tiers import wire_for
 from engines.errors import MissingExtraError
 from engines.escrow import RunEscrow
-from engines.loading import ADAPTERS, adapter_of, engine_for
+from engines.loading import ADAPTERS, BATCH_TIERS, UNTESTED_TIERS, adapter_of, batch_tiers, engine_for
+from engines.wire import Bodies
 from router.values import Desk, Endpoint, Mode, Price, PriceSchedule, WorkerSpec
 
 PRICE = PriceSchedule(Price(Decimal(1), Decimal(2)))
@@ -58,3 +61,17 @@ def test_a_run_on_openai_compatible_servers_imports_neither_litellm_nor_vllm() -
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_azures_batches_are_reached_at_its_own_address_and_said_to_be_untested(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AZURE_API_BASE", "https://mine.openai.azure.com/")
+    monkeypatch.setenv("AZURE_API_KEY", "secret")
+    endpoint = Endpoint("e", "azure/mine", PRICE, Mode.BATCH)
+    wire = wire_for(endpoint, Bodies(endpoint), None)
+    assert isinstance(wire, OpenAIBatches)
+    assert wire._http._base == "https://mine.openai.azure.com/openai/v1"
+    assert wire._http._headers == {"api-key": "secret"}
+    assert "azure (untested)" in batch_tiers()
+    assert set(UNTESTED_TIERS) < set(BATCH_TIERS)
