@@ -37,6 +37,10 @@ from router.values import (
 ENDPOINT_WIDE_IN_A_ROW = 3
 """So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
 
+NEVER_A_WORD = 20
+"""An endpoint that has answered nothing yet and says "overloaded" or "internal error" so often in a row, for so many first
+waits, is given up: every request of a pilot would else try it eight times, for minutes."""
+
 RETURN_POLL_SECONDS = 0.25
 """Money comes back through engines that are not on our loop too; how often a waiting request looks."""
 
@@ -104,6 +108,8 @@ class Attempts:
         self._dead: Reply | None = None
         self._wide_in_a_row = 0
         self._unreachable_since: float | None = None
+        self._only_errors: tuple[int, float] | None = (0, 0.0)
+        """How many it gave and when the first came; None once it has said anything else."""
         self._outcomes: list[Outcome] = []
         """Not in the journal yet."""
         self.limiter = Limiter(endpoint.limits)
@@ -246,6 +252,7 @@ class Attempts:
             used = usage.input_tokens + usage.output_tokens
             self._expect.learn(admission.prompt_bytes, usage)
         self._watch(reply, endpoint_wide=rule is not None and rule.endpoint_wide)
+        self._hear(reply)
         limiter.release(admission.tokens, used)
 
     def _watch(self, reply: Reply, *, endpoint_wide: bool) -> None:
@@ -264,6 +271,19 @@ class Attempts:
             message = f"endpoint {self._endpoint.name}: unreachable for {away:.0f} s; is it up?"
             self._give_up(not_sent(FailureKind.CONNECTION, message))
         self.limiter.pause(min(30.0, away / 4.0))
+
+    def _hear(self, reply: Reply) -> None:
+        """Whether it has ever said anything but that it cannot."""
+        if reply.kind is not FailureKind.OVERLOADED:
+            told = reply.kind not in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.RATE_LIMITED)
+            self._only_errors = None if told else self._only_errors
+        elif self._only_errors is not None and self._dead is None:
+            count, now = self._only_errors[0] + 1, time.monotonic()
+            first = self._only_errors[1] or now
+            self._only_errors = count, first
+            if count >= NEVER_A_WORD and now - first >= NEVER_A_WORD * self._first_wait:
+                message = f"{reply.message}; it has answered nothing so far and is given up"
+                self._give_up(replace(reply, message=message, unbilled=True, usage=None))
 
     def _give_up(self, reply: Reply) -> None:
         """From now on every request gets this reply, and nothing is sent."""
