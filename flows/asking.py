@@ -68,7 +68,12 @@ def shown(value: Any) -> str:
         return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} s"
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(value))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Without terminal codes: each control character as its code."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def jsonable(value: Any) -> Any:

@@ -188,14 +188,17 @@ def serve(
 
 @app.command(epilog='Example: thirdshift sql "select endpoint, sum(cost_usd) from ledger group by all"')
 def sql(
-    query: Annotated[str, typer.Argument(metavar="QUERY", show_default=False)],
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", show_default=False)] = None,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask the warehouse. Read-only."""
+    """Ask the warehouse. Read-only. Without a question: a prompt, or what comes on stdin."""
     from flows.asking import show_sql
+    from flows.sql_prompt import converse
 
-    raise typer.Exit(show_sql(query, _resolved(warehouse) or Path("warehouse.duckdb"), as_json=as_json))
+    place = _resolved(warehouse) or Path("warehouse.duckdb")
+    told = converse(place, as_json=as_json) if query is None else show_sql(query, place, as_json=as_json)
+    raise typer.Exit(told)
 
 
 @app.command(epilog="Example: thirdshift doctor")

@@ -1,0 +1,97 @@
+"""The `sql` prompt: questions over several lines, answered one by one; nothing is changed, kept from others, or held."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from pathlib import Path
+
+import duckdb
+import pytest
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+
+from flows.errors import UserError
+from flows.shelf import home
+from flows.sql_prompt import _names, finished, from_stream, prompted, statements
+from warehouse.store import Warehouse
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Path:
+    place = tmp_path / "warehouse.duckdb"
+    with Warehouse.open(place) as opened:
+        opened.start_run({"run_id": "monday\x1b[31m", "job": "sums", "status": "done"})
+    return place
+
+
+def test_a_statement_ends_at_a_semicolon_outside_quotes_and_comments() -> None:
+    assert statements("select 1; select ';' ; ") == (["select 1", "select ';'"], " ")
+    assert statements("select 'it''s; so' -- not; here\n, 2;") == (
+        ["select 'it''s; so' -- not; here\n, 2"],
+        "",
+    )
+    assert statements('select "a;b" /* ; */ from t') == ([], 'select "a;b" /* ; */ from t')
+    assert finished("")
+    assert finished(".tables")
+    assert finished("select 1;  ")
+    assert not finished("select 1")
+    assert not finished("select ';")
+    assert not finished("select 1; select")
+
+
+def typed(warehouse: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text(text)
+        assert prompted(warehouse, _names(warehouse), as_json=False) == 0
+    told = capsys.readouterr()
+    return told.out, told.err
+
+
+def test_questions_are_asked_over_several_lines_and_mistakes_are_told(
+    warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = typed(
+        warehouse,
+        "select run_id,\rjob\rfrom runs;\rselect nonsense;\rdelete from runs;\r.tables\r.exit\r",
+        capsys,
+    )
+    assert "monday\\x1b[31m" in out
+    assert "\x1b" not in out
+    assert "ledger: entry_id" in out
+    assert "nonsense" in err
+    assert "only questions" in err
+    kept = home() / "sql_history"
+    assert "delete from runs;" in kept.read_text()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+
+
+def test_between_questions_the_file_is_free(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = _names(warehouse)
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text("select 1;\r.exit\r")
+        prompted(warehouse, names, as_json=True)
+        with duckdb.connect(str(warehouse)) as con:
+            con.execute("checkpoint")
+    assert '"rows": [{"1": 1}]' in capsys.readouterr().out
+
+
+def test_what_is_piped_in_is_answered_in_turn(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert from_stream(io.StringIO("select 1 as a;\nselect 2 as b"), warehouse, as_json=True) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        '{"columns": ["a"], "rows": [{"a": 1}]}',
+        '{"columns": ["b"], "rows": [{"b": 2}]}',
+    ]
+    with pytest.raises(UserError, match="nonsense"):
+        from_stream(io.StringIO("select nonsense; select 1"), warehouse, as_json=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_home_that_cannot_be_written_keeps_no_history(
+    warehouse: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("THIRDSHIFT_HOME", os.devnull)
+    out, _ = typed(warehouse, "select 41 + 1 as answer;\r\x04", capsys)
+    assert "42" in out
