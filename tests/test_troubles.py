@@ -1,4 +1,5 @@
-"""Everything that the emulated provider can do wrong, at once: every request ends, and the ledger holds the truth."""
+"""Everything that the emulated provider can do wrong, at once: every request ends, and the ledger holds the truth. And
+what is asked for at leisure is billed so."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from decimal import Decimal
 from engines.emulator import Trouble
 from engines.escrow import RunEscrow
 from engines.realtime import Realtime
-from router.values import Answer, Desk, Failure, FailureKind, LedgerStatus, Purpose, Request, Shard
+from router.values import Answer, Desk, Failure, FailureKind, LedgerStatus, Mode, Purpose, Request, Shard
 from tests.servers import billed_usd, cheap, emulated, endpoint
 from tests.test_batch import Notes
 
@@ -40,3 +41,16 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
     settled = [o.cost_usd for o in notes.outcomes.values() if o.status is LedgerStatus.SETTLED]
     assert sum(settled) <= billed <= notes.cost
     assert escrow.reserved_usd == 0
+
+
+def test_flex_is_asked_for_on_the_wire_and_booked_at_the_price_that_is_billed() -> None:
+    notes = Notes()
+    with emulated([cheap()]) as emulator:
+        leisure = endpoint(emulator, "cheap", Mode.FLEX)
+        engine = Realtime(leisure, Desk(notes, RunEscrow(None)))
+        said = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK[:20]), "k")))
+        engine.close()
+        assert {entry["mode"] for entry in emulator.books()} == {"flex"}
+        assert notes.cost == billed_usd(emulator) > 0
+    assert len(said) == 20
+    assert {intent.mode for intent in notes.intents.values()} == {Mode.FLEX}
