@@ -19,7 +19,7 @@ from engines.batch import Batch
 from engines.batch_anthropic import AnthropicBatches
 from engines.batch_http import not_run
 from engines.batch_wire import BatchLimits
-from engines.emulator import BatchHabits, EmulatedModel, Emulator, Trouble
+from engines.emulator import BatchHabits, EmulatedModel, Emulator, Trouble, stand_in, stood_in
 from engines.errors import BadEndpointError, UnknownBatchError
 from engines.escrow import RunEscrow
 from router.values import (
@@ -164,6 +164,17 @@ def test_of_an_expired_batch_the_unfinished_cost_nothing(tmp_path: Path) -> None
         night = Night(emulator, requests(20), tmp_path)
         assert kinds(night.finish()) == {"answer": 10, "expired": 10}
         assert night.notes.cost == billed_usd(emulator)
+
+
+def test_a_rehearsal_takes_the_way_of_the_real_night(tmp_path: Path) -> None:
+    real = Endpoint("opus@night", "anthropic/claude-opus-4-7", PriceSchedule(PRICE), Mode.BATCH)
+    with Emulator([stand_in(real)]) as emulator:
+        engine = Batch(stood_in(real, emulator.root), Desk(Notes(), RunEscrow(None), keep=tmp_path))
+        work = Shard("run", "s", real.name, Purpose.MAIN, requests(5))
+        assert all(isinstance(said, Answer) for said in engine.collect(engine.submit(work, "k")))
+        engine.close()
+        assert len(at_provider(emulator)) == 1
+        assert {entry["model"] for entry in emulator.books()} == {"opus@night"}
 
 
 def test_the_key_goes_into_its_header_and_without_a_folder_no_batch_is_made(
