@@ -60,6 +60,9 @@ def served(w: Warehouse, setting: Setting, population: NDArray[np.int64]) -> Ser
     score = np.asarray(found["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
     answered, in_vain = (np.asarray(found[name], np.bool_) for name in ("answered", "in_vain"))
     score[~answered | (np.isnan(score) & in_vain)] = 0.0
+    if basis_of(setting) is Basis.AGREEMENT:  # the anchor agrees with itself
+        own = np.isin(np.array(found["endpoint"].to_pylist(), np.object_), anchors_of(setting))
+        score[own & answered] = 1.0
     anchored = w.query(ANCHORS, run_id=setting.run_id, endpoints=anchors_of(setting))
     by_row = dict(zip(anchored["row"].to_pylist(), anchored["score"].to_pylist(), strict=True))
     anchor = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
@@ -287,16 +290,20 @@ class Audit:
     def _ask(self, w: Warehouse, view: Served, draw: Draw) -> list[Asking]:
         at = {row: place for place, row in enumerate(view.row.tolist())}
         rows = draw.asked(dict(zip(view.row.tolist(), view.task.tolist(), strict=True)))
-        wanted = pairs(rows, [view.endpoint[at[row]] for row in rows.tolist()])
+        served_by = [view.endpoint[at[row]] for row in rows.tolist()]
         labels = self.setting.job.quality.labels
-        if is_relative(self.setting):
-            held = self.scoring.anchored(w, rows.tolist())
-            missing = [row for row in rows.tolist() if row not in held]
-            if missing and (asking := self.scoring.looks(missing, labels)):
-                return asking
-            wanted = pa.concat_tables(
-                [wanted, *(pairs(rows, [name] * len(rows)) for name in self.scoring.anchors)]
-            )
+        if not is_relative(self.setting):
+            return self.scoring.due(w, pairs(rows, served_by), Purpose.AUDIT, labels)
+        held = self.scoring.anchored(w, rows.tolist())
+        missing = [row for row in rows.tolist() if row not in held]
+        if missing and (asking := self.scoring.looks(missing, labels)):
+            return asking
+        both = [
+            (row, name)
+            for row, own in zip(rows.tolist(), served_by, strict=True)
+            for name in (own, *self.scoring.anchors)
+        ]
+        wanted = pairs([row for row, _ in both], [name for _, name in both])
         return self.scoring.due(w, wanted, Purpose.AUDIT, labels)
 
     def _grown(self, view: Served, draw: Draw) -> Draw | None:

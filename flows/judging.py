@@ -72,10 +72,16 @@ class Scoring:
     def due(self, w: Warehouse, wanted: pa.Table, purpose: Purpose, allowed: int | None) -> list[Asking]:
         """Score what can be scored of `wanted`, and say what must be asked before the rest can be.
 
-        `allowed`: scores that may be paid for in this run so far; None: as many as it takes.
+        `wanted` (row, endpoint) is asked for in its order. `allowed`: scores that may be paid for in this run so far;
+        None: as many as it takes.
         """
         self.take_in(w)
+        place = {
+            pair: k
+            for k, pair in enumerate(zip(*(wanted[n].to_pylist() for n in ("row", "endpoint")), strict=True))
+        }
         found = answers(w, self.setting.run_id, wanted, unscored=True).to_pylist()
+        found.sort(key=lambda each: place[each["row"], each["endpoint"]])
         left = None if allowed is None else max(0, allowed - self.used(w))
         if purpose is Purpose.PILOT:
             left = self._half_of_the_money(w, found, left)
