@@ -1,8 +1,10 @@
 """The warehouse at a million ledger rows: how fast parts go in, and whether each view answers within a second.
 
-    .venv/bin/python benchmarks/warehouse.py [--rows N]
+    .venv/bin/python benchmarks/warehouse.py [--rows 1000000] [--runs 100]
 
-Ends with one JSON line; exit 1 where ingest is below 100,000 rows a second or a view takes a second or longer.
+The rows are of so many nights of two jobs, each night's entries in parts as sealed shards leave them. Ends with one JSON
+line; exit 1 where ingest is below 100,000 rows a second or a view takes a second or longer. Where others use the machine,
+the clock tells of them too: rows per second of processor time stand beside it, and --cpu judges by those.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +31,8 @@ from warehouse.store import Warehouse  # noqa: E402
 from warehouse.views import CONTRACT_VIEWS  # noqa: E402
 
 PART_ROWS = 50_000
-"""A batch file's worth; parts of 2,000 are timed too."""
-SMALL_ROWS = 2_000
-RUNS = 4
+"""A batch file's worth, or all of a smaller night; shards of 2,000 that land one by one are timed too."""
+SMALL_ROWS, SMALL_PARTS = 2_000, 20
 ENDPOINTS = ("small", "middle", "frontier")
 NIGHT = datetime(2026, 11, 1, 1, 0, tzinfo=UTC)
 LEAST_ROWS_PER_SECOND = 100_000
@@ -82,10 +86,10 @@ def pc_decimal(nano_usd: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(parts.USD, len(nano_usd), [None, pa.py_buffer(raw.tobytes())])
 
 
-def write_parts(folder: Path, rows: int) -> list[Path]:
-    each = rows // RUNS
+def write_parts(folder: Path, rows: int, runs: int) -> list[Path]:
+    each = rows // runs
     written = []
-    for run in range(RUNS):
+    for run in range(runs):
         for first in range(0, each, PART_ROWS):
             path = folder / f"{run}-{first}.parquet"
             pq.write_table(part(run, first, min(PART_ROWS, each - first)), path, compression="zstd")
@@ -93,10 +97,10 @@ def write_parts(folder: Path, rows: int) -> list[Path]:
     return written
 
 
-def fill_other_tables(w: Warehouse, rows: int) -> None:
+def fill_other_tables(w: Warehouse, rows: int, runs: int) -> None:
     """Runs, requests, assignments, results and prices that go with the ledger."""
-    each = rows // RUNS
-    for run in range(RUNS):
+    each = rows // runs
+    for run in range(runs):
         run_id = f"night-{run}"
         w.start_run({"run_id": run_id, "job": f"job-{run % 2}", "status": "done", "started_at": NIGHT})
         prices = {"price_id": [f"{e}-{run}" for e in ENDPOINTS], "endpoint": list(ENDPOINTS)}
@@ -127,55 +131,81 @@ QUESTIONS = {
 }
 
 
-def time_views(w: Warehouse) -> dict[str, float]:
-    seconds = {}
-    for view in CONTRACT_VIEWS:
-        start, cpu = time.perf_counter(), time.process_time()
-        w.query(QUESTIONS.get(view, f"select * from {view}"))
-        seconds[view] = round(time.perf_counter() - start, 3)
-        print(f"  {view:20} {seconds[view]:.3f} s ({time.process_time() - cpu:.2f} s of processor time)")
-    return seconds
+@dataclass(frozen=True, slots=True)
+class Took:
+    """Seconds by the clock, and of processor time."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def of(cls, what: Callable[[], object]) -> Took:
+        clock, cpu = time.perf_counter(), time.process_time()
+        what()
+        return cls(time.perf_counter() - clock, time.process_time() - cpu)
+
+    def judged(self, *, by_cpu: bool) -> float:
+        return self.cpu if by_cpu else self.clock
 
 
-def ingest_all(warehouse: Path, paths: list[Path], label: str) -> float:
-    """Rows per second, opening and closing (and its checkpoint) included."""
-    rows = sum(pq.read_metadata(path).num_rows for path in paths)
-    start, cpu = time.perf_counter(), time.process_time()
+def time_views(w: Warehouse) -> dict[str, Took]:
+    return {
+        view: Took.of(partial(w.query, QUESTIONS.get(view, f"select * from {view}")))
+        for view in CONTRACT_VIEWS
+    }
+
+
+def ingest_all(warehouse: Path, paths: list[Path]) -> None:
+    """As whoever resumes a night, or has lost the file: opened, all parts put in, closed with its checkpoint."""
+    with Warehouse.open(warehouse) as w:
+        w.ingest(*paths)
+
+
+def land(warehouse: Path, paths: list[Path]) -> None:
+    """As shards that finish one after another."""
     with Warehouse.open(warehouse) as w:
         for path in paths:
             w.ingest(path)
-    seconds = time.perf_counter() - start
-    cpu = time.process_time() - cpu
-    print(
-        f"ingest: {rows:,} rows in {len(paths)} {label}, {rows / seconds:,.0f} rows/s ({cpu:.1f} s of processor time)"
-    )
-    return rows / seconds
+
+
+def measure(rows: int, runs: int) -> tuple[Took, Took, dict[str, Took]]:
+    """All parts into a warehouse that knows the runs; small ones on top; each view."""
+    with tempfile.TemporaryDirectory(prefix="thirdshift-bench-") as name:
+        folder = Path(name)
+        written, warehouse = write_parts(folder, rows, runs), folder / "w.duckdb"
+        with Warehouse.open(warehouse) as w:
+            fill_other_tables(w, rows, runs)
+        large = Took.of(lambda: ingest_all(warehouse, written))
+        small = [folder / f"small-{n}.parquet" for n in range(SMALL_PARTS)]
+        for n, path in enumerate(small):
+            pq.write_table(part(runs - 1, rows + n * SMALL_ROWS, SMALL_ROWS), path)
+        on_top = Took.of(lambda: land(warehouse, small))
+        with Warehouse.open(warehouse) as w:
+            return large, on_top, time_views(w)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
-    with tempfile.TemporaryDirectory(prefix="thirdshift-bench-") as name:
-        folder = Path(name)
-        written = write_parts(folder, rows)
-        warehouse = folder / "w.duckdb"
-        with Warehouse.open(warehouse) as w:
-            fill_other_tables(w, rows)
-        per_second = ingest_all(warehouse, written, "parts")
-        small = [folder / f"small-{n}.parquet" for n in range(20)]
-        for n, path in enumerate(small):
-            pq.write_table(part(RUNS - 1, rows + n * SMALL_ROWS, SMALL_ROWS), path)
-        small_per_second = ingest_all(warehouse, small, "small parts on top")
-        with Warehouse.open(warehouse) as w:
-            views = time_views(w)
-    met = per_second >= LEAST_ROWS_PER_SECOND and max(views.values()) < MOST_SECONDS
+    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--cpu", action="store_true", help="judge by processor time")
+    given = parser.parse_args()
+    large, small, views = measure(given.rows, given.runs)
+    seconds = {view: round(took.judged(by_cpu=given.cpu), 3) for view, took in views.items()}
+    rows_per_second = given.rows / large.judged(by_cpu=given.cpu)
+    met = rows_per_second >= LEAST_ROWS_PER_SECOND and max(seconds.values()) < MOST_SECONDS
     figures = {
-        "rows": rows,
-        "ingest_rows_per_second": round(per_second),
-        "small_part_rows_per_second": round(small_per_second),
+        "rows": given.rows,
+        "runs": given.runs,
+        "judged_by": "processor time" if given.cpu else "the clock",
+        "ingest_rows_per_second": round(given.rows / large.clock),
+        "ingest_rows_per_cpu_second": round(given.rows / large.cpu),
+        "small_part_rows_per_second": round(SMALL_PARTS * SMALL_ROWS / small.clock),
+        "small_part_rows_per_cpu_second": round(SMALL_PARTS * SMALL_ROWS / small.cpu),
+        "views_seconds": seconds,
+        "met": met,
     }
-    print(json.dumps(figures | {"views_seconds": views, "met": met}))
+    print(json.dumps(figures))
     return 0 if met else 1
 
 

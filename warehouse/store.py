@@ -28,8 +28,9 @@ from warehouse.sources import quoted
 CHECKPOINT_AT = "256MB"
 """Of log. DuckDB's 16 MB make it rewrite row groups after every few parts: two thirds of the time of a long ingest."""
 
-PARTS_AT_ONCE = 8
-"""In one transaction: what a crash leaves to be done again, and what is held in memory until it is committed."""
+PARTS_AT_ONCE = 100
+"""In one transaction. From 120,000 rows on DuckDB writes them into the file at once, not into its log first: a third less
+processor time than eight parts at a time. A crash leaves them to be put in again."""
 
 RUN_COLUMNS_OF_JSON = frozenset({"params", "outcomes", "config"})
 
@@ -176,7 +177,7 @@ class Warehouse:
     def ingest(self, *paths: Path) -> int:
         """Parts' entries and replies, each once: how many entries were new. StoreError names a bad part.
 
-        Many parts go in a few together: one commit costs a third of what the rows themselves do.
+        Many parts go in together, as far as memory allows.
         """
         new = 0
         with ingesting.alone(self._con):
