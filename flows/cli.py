@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from flows.backtest_cli import app as backtest_app
+from flows.completing import run_ids
 from flows.errors import UserError
 from flows.init_cli import register as register_init
 from flows.labels_cli import labels
@@ -103,7 +104,7 @@ def run(
 
 @app.command(epilog="Example: thirdshift resume monday --cap 30")
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)],
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False, autocompletion=run_ids)],
     cap: Annotated[
         float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)
     ] = None,

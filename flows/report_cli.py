@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from flows.completing import run_ids
+
 
 def register(app: typer.Typer) -> None:
     """Make the command part of `app`."""
@@ -14,7 +16,7 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False)],
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False, autocompletion=run_ids)],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.", show_default=False)
     ],
