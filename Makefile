@@ -16,13 +16,14 @@ PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --no-co
 LOCKED := --no-deps --require-hashes
 COMPILE := -m compileall -qq -j 0
 
-.PHONY: help setup setup-dev setup-vllm demo test test-ui lint bench lock
+.PHONY: help setup setup-dev setup-vllm demo demo-vllm test test-ui lint bench lock
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make setup       .venv: the program and what it needs"
 	@echo "make setup-vllm  .venv-vllm: vLLM for the device found (here: $(DEVICE))"
 	@echo "make demo        a night of 2,000 requests against emulated providers; no key, no GPU"
+	@echo "make demo-vllm   the same on real inference: vLLM runs two tiny models on this machine's processor"
 	@echo "make test        all tests, in both environments"
 	@echo "make test-ui     what people see, in a headless browser (Debian: apt install chromium)"
 	@echo "make lint        ruff and mypy"
@@ -35,6 +36,9 @@ setup-vllm: .venv-vllm/.ready
 
 demo: .venv/.ready
 	@$(BIN)/thirdshift demo
+
+demo-vllm: .venv/.ready .venv-vllm/.ready
+	@$(BIN)/python -m flows.demo_vllm
 
 # two processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night
 test: .venv/.ready-dev .venv-vllm/.ready
