@@ -9,6 +9,7 @@ from rich.console import Console
 
 from flows.exits import Verdict
 from flows.screen import money
+from router.scorers import Basis
 
 SAID: dict[Verdict, str] = {
     Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id} --cap USD",
@@ -35,16 +36,26 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["reused"]:
         told.append(f"{summary['reused']:,} answers reused, {money(summary['reused_usd'])} not paid again")
     if certificate is not None:
-        how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
-        word = "certified" if certificate["certified"] else "not certified"
-        told.append(
-            f"quality {certificate['mean']:.4f} by {certificate['scorer']} ({how} of {certificate['population']:,}, "
-            f"lower bound {certificate['lower_bound']:.4f}); floor {certificate['floor']:g} {word}"
-        )
+        told.append(claim(certificate))
+    elif Verdict.NOT_CERTIFIED in summary["outcomes"]:
+        told.append("nothing was scored at random, so nothing is claimed of the quality")
     elif summary["mean_score"] is None:
         told.append("no scorer was given: quality is predicted only, and nothing is certified")
     told += [SAID[Verdict(name)].format(**summary) for name in summary["outcomes"] if name != "done"]
     return told
+
+
+def claim(certificate: Mapping[str, Any]) -> str:
+    """What is claimed, and by whose opinion; a judge's or people's is never called quality."""
+    how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
+    of = f"{how} of {certificate['population']:,}"
+    word = "certified" if certificate["certified"] else "not certified"
+    mean, bound, scorer = certificate["mean"], certificate["lower_bound"], certificate["scorer"]
+    if certificate["basis"] in (Basis.JUDGE, Basis.HUMAN, Basis.AGREEMENT):
+        told = f"{scorer}: ≥ {bound:.4f} (estimate {mean:.4f}, {of})"
+    else:
+        told = f"quality {mean:.4f} by {scorer} ({of}, lower bound {bound:.4f})"
+    return f"{told}; floor {certificate['floor']:g} {word}"
 
 
 def show_end(summary: Mapping[str, Any]) -> None:

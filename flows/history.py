@@ -41,10 +41,12 @@ SCORED = f"""
 -- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well
 select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
 from observations o join runs r using (run_id) join requests q using (run_id, request_id)
-where r.job = $job and o.run_id <> $run_id and o.scorer = $scorer and o.purpose in ('pilot', 'audit')
+where r.job = $job and o.run_id <> $run_id and (o.scorer = $scorer or o.basis = 'human') and o.purpose in ('pilot', 'audit')
   and q.row = q.leader
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
   and (o.endpoint || ' ' || o.model) in (select unnest($endpoints))
+-- people who scored an answer after others did are believed
+qualify row_number() over (partition by o.run_id, o.request_id, o.endpoint order by o.observed_at desc) = 1
 order by o.observed_at desc, request, o.endpoint
 limit {MOST}
 """

@@ -46,20 +46,21 @@ class Answers:
 
     table: pa.Table
     leader: NDArray[np.int64]
-    """Whose answer each of them is served with: its own row, or that of the request it repeats."""
+    """Place of the request whose answer each of them is served with: its own, or of the one that it repeats."""
     order: NDArray[np.int64]
     """Places of those with an answer, as they are drawn."""
 
     def firsts(self) -> NDArray[np.int64]:
-        """Places in the order drawn, each answer once."""
-        _, first = np.unique(self.leader[self.order], return_index=True)
-        return self.order[np.sort(first)]
+        """Places in the order drawn, each answer once, where it was asked for first."""
+        leaders = self.leader[self.order]
+        _, first = np.unique(leaders, return_index=True)
+        return leaders[np.sort(first)]
 
 
 def answers_of(w: Warehouse, run_id: str) -> Answers:
     table = w.query(RESULTS, run_id=run_id)
     answered = np.flatnonzero(np.asarray(table["answered"], np.bool_))
-    leader = np.asarray(table["leader"], np.int64)
+    leader = np.searchsorted(np.asarray(table["row"], np.int64), np.asarray(table["leader"], np.int64))
     return Answers(table, leader, np.random.default_rng(seed_of(run_id, 0)).permutation(answered))
 
 

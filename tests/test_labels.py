@@ -124,7 +124,7 @@ def test_an_answer_that_people_passed_over_counts_as_0_and_what_was_not_drawn_co
 
 def test_duplicates_are_asked_about_once_and_count_each() -> None:
     found = answers(np.random.default_rng(2), None, np.ones(1000))
-    found = Answers(found.table, np.arange(1000) // 2, found.order)
+    found = Answers(found.table, np.arange(1000) // 2 * 2, found.order)
     asked = found.firsts()[:100].tolist()
     assert len({place // 2 for place in asked}) == 100
     (made,) = certified(found, dict.fromkeys(asked, 1.0), RUN, again=False)
