@@ -27,12 +27,12 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
 
 def hints_of(headers: Mapping[str, str]) -> Hints | None:
     """The limit headers of OpenAI's and Anthropic's manner; None where there are none."""
+    if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
+        return _anthropic(headers)
     if "x-ratelimit-limit-requests" in headers or "x-ratelimit-remaining-requests" in headers:
         return _openai(headers)
     if "x-ratelimit-limit-tokens" in headers or "x-ratelimit-remaining-tokens" in headers:
         return _openai(headers)
-    if "anthropic-ratelimit-requests-limit" in headers or "anthropic-ratelimit-tokens-limit" in headers:
-        return _anthropic(headers)
     return None
 
 

@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
-from engines.headers import retry_after_of
+from engines.headers import hints_of, retry_after_of
 from engines.http import key_of, missing_key
 from engines.outcomes import NEXT_STEP
 from engines.realtime import Realtime, patience_with
-from engines.transport import Reply, lost, not_sent
+from engines.transport import Hints, Reply, lost, not_sent
 from engines.wire import Bodies, read_completion, refused_beforehand
 from router.values import Desk, Endpoint, FailureKind, LedgerStatus, Request
 
@@ -145,7 +145,9 @@ class LitellmTransport:
         try:
             async with asyncio.timeout(self._timeout + GRACE_SECONDS):
                 response = await self._litellm.acompletion(**body, timeout=self._timeout)
-            return read_completion(response.model_dump())
+            reply = read_completion(response.model_dump())
+            reply.hints = _hints(response)
+            return reply
         except TimeoutError:
             return lost(
                 FailureKind.TIMEOUT, f"endpoint {self._name}: no complete reply within the time allowed"
@@ -155,6 +157,13 @@ class LitellmTransport:
 
     async def close(self) -> None:
         """Nothing: litellm keeps clients of its own, for the process."""
+
+
+def _hints(response: Any) -> Hints | None:
+    """The provider's limit headers, which litellm keeps under names of its own."""
+    kept = getattr(response, "_hidden_params", None) or {}
+    headers = kept.get("additional_headers") or {}
+    return hints_of({name.removeprefix("llm_provider-"): str(value) for name, value in headers.items()})
 
 
 def translated(error: BaseException, endpoint: str) -> Reply:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from engines.emulator import EmulatedModel, Emulator
 from engines.escrow import RunEscrow
+from engines.loop import start
 from engines.outcomes import NEXT_STEP
-from engines.through_litellm import EXCEPTIONS, ThroughLitellm, load_litellm, translated
+from engines.through_litellm import EXCEPTIONS, LitellmTransport, ThroughLitellm, load_litellm, translated
 from router.values import (
     Answer,
     Desk,
@@ -23,6 +25,7 @@ from router.values import (
     Failure,
     FailureKind,
     Intent,
+    Limits,
     Outcome,
     Price,
     PriceSchedule,
@@ -119,6 +122,23 @@ def test_an_answer_comes_through_with_its_usage(script: Script) -> None:
     assert notes.outcomes[0].cost_usd == Decimal("0.000011")
     assert notes.outcomes[0].model_reported == "m-1"
     assert b'"max_tokens":1024' in script.bodies[0].replace(b": ", b":")
+
+
+def test_limits_are_learnt_from_the_headers_of_a_provider_with_a_wire_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
+    model = EmulatedModel("claude-opus-4-7", Price(Decimal(1), Decimal(2)), limits=Limits(600, 90_000))
+    with Emulator([model]) as emulator:
+        transport = LitellmTransport(endpoint_at(emulator.root, "anthropic/claude-opus-4-7"), 20.0)
+        asked = Request(0, "r", "h", "t", ({"role": "user", "content": "hi"},), 9, temperature=None)
+        reply = start(transport.send(asked)).result()
+        assert reply.kind is None, reply.message
+        assert reply.usage is not None
+        assert reply.usage.input_tokens == emulator.books()[0]["input_tokens"]
+    assert reply.hints is not None
+    assert (reply.hints.limit_requests, reply.hints.limit_tokens) == (600, 90_000)
+    assert reply.hints.reset_tokens_seconds is not None
 
 
 def test_litellm_sends_once_per_attempt_and_our_table_decides_what_follows(script: Script) -> None:
