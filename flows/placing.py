@@ -156,6 +156,7 @@ class Placement:
         return Due(owed, self.target[owed])
 
     def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
+        """Requests that were given up get another target, where there is one that the shares of vendors allow."""
         everyone = np.arange(len(self.target))
         undone = self.not_run[everyone, self.target] > 0
         lost = np.flatnonzero(
@@ -169,14 +170,44 @@ class Placement:
         free &= self.not_run[lost][:, endpoint_of] == 0
         # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
         planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
-        cost = np.where(free & (quality >= planned[:, None] - 0.02), problem.cost[lost], np.inf)
-        best = np.where(free, quality, -1.0).argmax(axis=1)
-        option = np.where(np.isfinite(cost).any(axis=1), cost.argmin(axis=1), best)
+        cost = problem.cost[lost]
+        last = float(cost[free].max(initial=0.0)) + 1.0
+        order = np.where(quality >= planned[:, None] - 0.02, cost, last + 1.0 - quality)
         # what a batch left undone goes to the same model, if that can be had in real time
         twin = np.where(undone[lost], self.twin[target], -1)
-        there = (free & (endpoint_of == twin[:, None])).any(axis=1)
-        onwards = np.where(there, twin, endpoint_of[option])
-        self.target[lost] = np.where(free.any(axis=1), onwards, target)
+        order[endpoint_of == twin[:, None]] = -1.0
+        order[~free] = np.inf
+        option = order.argmin(axis=1)
+        if problem.terms.max_vendor_share is not None:
+            option = self._within_shares(problem, endpoint_of, lost, order)
+        moved = np.isfinite(order[np.arange(len(lost)), option]) & (option >= 0)
+        self.target[lost[moved]] = endpoint_of[option[moved]]
+
+    def _within_shares(
+        self,
+        problem: Problem,
+        endpoint_of: NDArray[np.int32],
+        lost: NDArray[np.int64],
+        order: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """[lost] the first option in `order` whose vendor has not its share yet; -1: none."""
+        names, vendor = np.unique([option.vendor for option in problem.options], return_inverse=True)
+        of_endpoint = np.full(self.answered.shape[1], len(names))  # who offers nothing any more
+        of_endpoint[endpoint_of] = vendor
+        kept = np.setdiff1d(np.flatnonzero(self.target >= 0), lost)
+        weight = np.asarray(problem.weight, np.int64)
+        taken = np.bincount(of_endpoint[self.target[kept]], weight[kept], len(names) + 1)[: len(names)]
+        room = most_of_a_vendor(problem) - taken
+        found = np.full(len(lost), -1)
+        for place, row in enumerate(lost.tolist()):
+            for option in np.argsort(order[place], kind="stable"):
+                if not np.isfinite(order[place, option]):
+                    break
+                if room[vendor[option]] >= weight[row]:
+                    room[vendor[option]] -= weight[row]
+                    found[place] = option
+                    break
+        return found
 
     def _open(self, owed: NDArray[np.int64], screen: Screen) -> NDArray[np.int64]:
         """Those whose window is open; if none is, wait for the first."""
@@ -187,6 +218,12 @@ class Placement:
         while (left := first - time.time()) > 0:
             time.sleep(min(left, WAIT_SECONDS))
         return owed[self.opens[owed] <= time.time()]
+
+
+def most_of_a_vendor(problem: Problem) -> float:
+    """Requests that one vendor may answer under `max_vendor_share`."""
+    share = problem.terms.max_vendor_share
+    return math.inf if share is None else math.floor(share * float(problem.weight.sum()) + 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""Where a request goes that its endpoint gave up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flows.placing import Placement
+from flows.screen import Screen
+from router.planning import Option, Problem, Terms
+
+N = 100
+SMALL, OTHER, LARGE = range(3)
+OF = np.array([SMALL, OTHER, LARGE], np.int32)
+
+
+def placed(target: int) -> Placement:
+    none = np.full(N, -1, np.int32)
+    nothing = np.zeros((N, 3), bool)
+    return Placement(
+        target=np.full(N, target, np.int32),
+        opens=np.zeros(N),
+        answered=nothing.copy(),
+        failed=nothing.copy(),
+        ordered=False,
+        repaired=none,
+        better=none.copy(),
+        busy=np.zeros(N, bool),
+        not_run=np.zeros((N, 3), np.int8),
+        twin=np.full(3, -1, np.int32),
+    )
+
+
+def problem(share: float | None) -> Problem:
+    options = tuple(
+        Option(name, name, vendor) for name, vendor in (("small", "a"), ("other", "a"), ("large", "b"))
+    )
+    return Problem(
+        options,
+        ("t",),
+        np.zeros(N, np.int32),
+        np.ones(N, np.int64),
+        np.tile([0.1, 0.2, 1.0], (N, 1)),
+        np.tile([0.8, 0.8, 0.9], (N, 1)).astype(np.float32),
+        np.full(N, 10.0),
+        np.full((N, 3), 10.0),
+        terms=Terms(max_vendor_share=share),
+    )
+
+
+@pytest.mark.parametrize(("share", "large"), [(None, 0), (0.7, 30)])
+def test_what_was_given_up_goes_to_the_cheapest_that_is_as_good_within_the_shares_of_vendors(
+    share: float | None, large: int
+) -> None:
+    placement = placed(SMALL)
+    placement.give_up(np.arange(N), SMALL)
+    due = placement.due(problem(share), OF, Screen())
+    assert len(due) == N
+    assert (due.endpoint == LARGE).sum() == large
+    assert (due.endpoint == OTHER).sum() == N - large
+
+
+def test_what_no_vendor_may_take_any_more_is_not_sent() -> None:
+    placement = placed(LARGE)
+    placement.target[:60] = SMALL
+    placement.give_up(np.arange(60, N), LARGE)  # b failed at its forty; a may take ten more
+    due = placement.due(problem(0.7), OF, Screen())
+    assert len(due) == 70
+    assert not np.isin(due.endpoint, [LARGE]).any()
