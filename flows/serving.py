@@ -55,7 +55,7 @@ def serve_job(call: Call, schedule: Schedule | None) -> int:
     if schedule is not None:
         call = replace(call, params=in_zone(call.params, schedule.timezone))
     job = checked_job(call, scheduled=schedule is not None)
-    _server_there()
+    server_there()
     deployment = deployment_of(job, call, crons)
     _serve(deployment, screen, "" if crons is None else f"next night {_next(crons)}; ")
     return 0
@@ -121,7 +121,10 @@ def deployment_of(job: Job, call: Call, crons: CronSchedule | None) -> RunnerDep
     night.__signature__ = form(job, call)  # type: ignore[attr-defined]  # what Prefect makes the form of
     made = night.to_deployment(
         name=BANNED.sub("-", job.name),
-        parameters={"job": str(call.job), "params": values(job, call)}
+        parameters={
+            "job": str(call.job),
+            "params": {name: value for name, value in values(job, call).items() if value is not None},
+        }
         | ({} if call.warehouse is None else {"warehouse": str(call.warehouse)}),
         schedules=[] if crons is None else [DeploymentScheduleCreate(schedule=crons, active=True)],
         tags=tags_of(job),
@@ -205,7 +208,7 @@ def _next(crons: CronSchedule) -> str:
     return f"{first.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M} {zone}"
 
 
-def _server_there() -> None:
+def server_there() -> None:
     """Raises UserError where no Prefect server answers."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -238,14 +241,15 @@ def _serve(deployment: RunnerDeployment, screen: Screen, when: str) -> None:
 async def _until_told(runner: Runner) -> None:
     """Serve until SIGTERM or ctrl-C. Prefect's own handler of SIGTERM does not stop a runner in its own loop."""
     serving = asyncio.create_task(runner.start())
-    while not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
-        await asyncio.sleep(0.05)
     told = asyncio.Event()
+    await asyncio.sleep(0)  # by then it has set its own
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, told.set)
     asked = asyncio.create_task(told.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
-    if told.is_set():
+    while told.is_set() and not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
+        await asyncio.sleep(0.05)
+    if told.is_set() and not serving.done():
         await runner.astop()
     asked.cancel()
     await serving
