@@ -63,10 +63,10 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
                 with shift.held, shift.crew, _failing(setting, screen):
                     yield shift
     except (WarehouseError, OSError) as error:
-        raise _told(error, place) from error
+        raise told_of(error, place) from error
 
 
-def _told(error: WarehouseError | OSError, folder: Path | None) -> Exception:
+def told_of(error: WarehouseError | OSError, folder: Path | None) -> Exception:
     """What could not be read or kept, as a user's to mend; the error itself where it is none of the disk's."""
     message = of_storage(error, folder)
     if message is None:
