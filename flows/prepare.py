@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -222,3 +223,21 @@ def _fits(batch: Batch, endpoints: Sequence[Endpoint]) -> NDArray[np.bool_]:
 def eligible(batch: Batch, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """[rows, endpoints]: allowed by policy, and the context window holds it."""
     return np.asarray(allowed[batch.policy] & _fits(batch, endpoints))
+
+
+def check_shares(
+    batch: Batch, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], share: float | None
+) -> None:
+    """Raises UserError where no plan keeps `policy.max_vendor_share`: said before anything is spent."""
+    if share is None:
+        return
+    used = np.asarray(eligible(batch, endpoints, allowed).any(axis=0)).tolist()
+    vendors = sorted({endpoint.provider for endpoint, some in zip(endpoints, used, strict=True) if some})
+    most = math.floor(share * batch.rows + 1e-9)
+    if most * len(vendors) < batch.rows:
+        least = math.ceil(batch.rows / len(vendors)) / batch.rows
+        raise UserError(
+            f"policy.max_vendor_share: {share:g} of {batch.rows:,} requests is {most:,} for each vendor, and the endpoints "
+            f"allowed are of {len(vendors)} ({', '.join(vendors)}): they cannot answer all. The least share that these can "
+            f"keep is {least:.4g}; raise it, or add an endpoint of another vendor"
+        )

@@ -26,6 +26,11 @@ from warehouse.store import Warehouse
 SCORES = """
 select request_id, task, score from results where run_id = $run_id and score is not null order by request_id
 """
+UNANSWERED = """
+update results set score = 0
+where run_id = $run_id and error is not null and score is null and request_id in (
+    select q.request_id from requests q join scorable s on s.row = q.row where q.run_id = $run_id)
+"""
 ENDED = """
 select count(*) as results, count(*) filter (where error is not null) as errors, avg(score) as mean_score
 from results where run_id = $run_id
@@ -74,6 +79,12 @@ def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tu
     if len(faults) > MOST_FAULTS:
         say(f"scorer {scorer.name}: {len(faults) - MOST_FAULTS:,} more answers like these score 0")
     return scored, total
+
+
+def unanswered_score_nothing(warehouse: Warehouse, run_id: str, scorable: NDArray[np.bool_]) -> None:
+    """A request without an answer scores 0, also where none was ever sent (and so there is nothing to observe)."""
+    rows = pa.table({"row": pa.array(np.flatnonzero(scorable))})
+    warehouse.execute(UNANSWERED, tables={"scorable": rows}, run_id=run_id)
 
 
 def _observations(

@@ -30,7 +30,7 @@ from flows.knowledge import Knowledge
 from flows.learning import Learner
 from flows.paces import keep_rates, tonight
 from flows.placing import Due, Placement, shards_of, told
-from flows.prepare import Batch, prepare, thawing
+from flows.prepare import Batch, check_shares, prepare, thawing
 from flows.records import assignments, save_shard, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import Repair
@@ -110,6 +110,7 @@ class Shift:
                 setting.needs,
             )
             setting.check_rejects(self.batch.intake)
+            check_shares(self.batch, setting.endpoints, setting.allowed, setting.policy.max_vendor_share)
         if setting.scorer is not None and not setting.scores_all:
             self.batch = judgeable(setting, self.batch)
             self.audit = Audit(setting, self.batch)
@@ -341,6 +342,8 @@ class Shift:
             warehouse.compose_results(
                 self.setting.run_id, settle.served_table(self.columns.rows[told], served[told], names)
             )
+            if self.setting.scores_all:
+                settle.unanswered_score_nothing(warehouse, self.setting.run_id, self.batch.scorable)
 
     def _learn(self) -> None:
         """Take in what has come; a shard that broke has failed at what it did not answer."""

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 
 from flows.deciding import columns_of
-from flows.prepare import Batch, prepare
+from flows.errors import UserError
+from flows.prepare import Batch, check_shares, prepare
 from flows.running import Call
 from flows.setting import Setting, setting_of
 
@@ -62,3 +64,14 @@ def test_duplicates_that_one_endpoint_may_answer_are_paid_for_once(tmp_path: Pat
     assert batch.leader.tolist() == [0, 0, 0]
     columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
     assert columns.allowed.tolist() == [[True, False]]
+
+
+def test_a_share_of_vendors_that_no_plan_can_keep_is_said_before_anything_is_spent(tmp_path: Path) -> None:
+    wide = {"here": {"region": "eu"}, "there": {"region": "us", "model": "mistral/large"}}
+    setting, batch = prepared(tmp_path, [None], wide)
+    with pytest.raises(
+        UserError, match=r"0\.7 of 1 requests is 0 for each vendor.*of 2 \(mistral, openai\).* keep is 1;"
+    ):
+        check_shares(batch, setting.endpoints, setting.allowed, 0.7)
+    check_shares(batch, setting.endpoints, setting.allowed, None)
+    check_shares(batch, setting.endpoints, setting.allowed, 1.0)
