@@ -6,6 +6,7 @@ What is true of an answer is known here all the same: the emulated provider has 
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -15,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
-from router.values import Price
-from tests.nights import answer, ask, thirdshift, write_job, write_sums
+from router.values import Limits, Price
+from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -112,3 +113,33 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
 
 def right(request_id: str, output: str) -> bool:
     return output == str(int(request_id[1:]) * 8)
+
+
+def test_a_night_killed_while_it_is_judged_goes_on_and_pays_each_verdict_once(tmp_path: Path) -> None:
+    known = without_references(tmp_path / "requests.parquet", 200)
+    models = [
+        dear(ability=ability_for(0.97), slope=1),
+        EmulatedModel(
+            "wise", Price(Decimal(1), Decimal(4)), latency_seconds=0.3, limits=Limits(concurrency=8)
+        ),
+    ]
+    with emulated(models, items=known, seed=5) as provider:
+        ends = {name: ENDPOINTS[name] | {"limits": {"concurrency": 8}} for name in ("dear", "wise")}
+        job = write_job(
+            tmp_path, provider, ends, quality={"floor": 0.8, "audit": 80, **JUDGED}, budget={"cap_usd": 5}
+        )
+        night = start("run", job, "--run-id", "two")
+        while sum(entry["model"] == "wise" for entry in provider.books()) < 30:
+            assert night.poll() is None
+            time.sleep(0.05)
+        night.kill()
+        night.wait()
+        done = thirdshift("resume", "two", "--warehouse", tmp_path / "warehouse.duckdb", "--json")
+        assert done.returncode in (0, 3), done.stderr
+        verdicts = sum(entry["model"] == "wise" for entry in provider.books())
+    assert answer(done)["certificate"]["scored"] == 80
+    assert 80 <= verdicts <= 80 + 8, "only verdicts in flight at the kill are paid for again"
+    ((kept, keys),) = ask(
+        tmp_path / "warehouse.duckdb", "select count(*), count(distinct key) from judgements"
+    )
+    assert kept == keys == 80
