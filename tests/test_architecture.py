@@ -31,7 +31,7 @@ HOMES = {
     "litellm": {"engines"},
     "vllm": {"engines"},
     "aiohttp": {"engines"},
-    "orjson": {"engines"},
+    "orjson": {"engines", "warehouse"},
     "tokenizers": {"engines"},
     "tiktoken": {"engines"},
     "psutil": {"engines", "flows"},
