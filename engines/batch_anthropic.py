@@ -97,7 +97,11 @@ class AnthropicBatches:
     async def find(self, prefix: str) -> AsyncIterator[Remote]:
         for record in await asyncio.to_thread(lambda: list(self._records.under(prefix))):
             name = record.name
-            found = await self._unnamed(record) if name is None else await self._named(record, name)
+            if name is not None:
+                found: Remote | None = await self._named(record, name)
+            else:
+                async with self._making:  # what is being made now has its name first
+                    found = await self._unnamed(record)
             if found is not None:
                 yield found
 
