@@ -101,10 +101,26 @@ def parse_nvidia(said: str) -> tuple[Device, ...]:
     return tuple(found)
 
 
+CARD = re.compile(r"\|\s*(\d+)\s+(\w*[A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|")
+CHIP = re.compile(r"\|\s*\d+(?:\s+(\d+))?\s*\|\s*[0-9A-Fa-f]{4}:\S+\s*\|.*/\s*(\d+)\s*\|")
+
+
 def parse_ascend(said: str) -> tuple[Device, ...]:
-    """The table of `npu-smi info`: a row of each NPU begins with its number, its name, and then its health."""
-    rows = re.findall(r"^\|\s*(\d+)\s+(\w*[A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|", said, re.MULTILINE)
-    return tuple(Device("npu", int(index), f"Ascend {name}") for index, name in rows)
+    """The table of `npu-smi info`: two rows for each chip. The first begins with the card's number and name; the second
+    with the chip's number on its card and, where cards have two chips, the number that devices are counted by. It ends
+    with the memory used and there, in MiB. Not tried on such a machine: the tables are from users' reports.
+    """
+    found, card = [], None
+    for line in said.splitlines():
+        if named := CARD.match(line):
+            card = named
+        elif card is not None and (chip := CHIP.match(line)):
+            index = int(chip[1] if chip[1] is not None else card[1])
+            found.append(
+                Device("npu", index, f"Ascend {card[2].removeprefix('Ascend')}", int(chip[2]) or None)
+            )
+            card = None
+    return tuple(found)
 
 
 def _visible(found: tuple[Device, ...], variable: str) -> tuple[Device, ...]:

@@ -243,9 +243,19 @@ def test_gpus_and_npus_are_read_from_their_tools() -> None:
         "| 0     910B3     | OK            | 93.6        45                0    / 0             |\n"
         "| 0               | 0000:C1:00.0  | 0           0    / 0          3400 / 65536         |\n"
         "| 1     910B3     | OK            | 91.0        44                0    / 0             |\n"
+        "| 0               | 0000:C2:00.0  | 0           0    / 0          3400 / 65536         |\n"
         "| No running processes found in NPU 1                                                |\n"
     )
-    assert [device.index for device in parse_ascend(said)] == [0, 1]
+    assert parse_ascend(said) == tuple(Device("npu", n, "Ascend 910B3", 65536) for n in range(2))
+    two_chips_a_card = (
+        "| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
+        "| Chip  Phy-ID              | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
+        "| 0     Ascend910           | OK            | 178.7       37                0    / 0             |\n"
+        "| 0     0                   | 0000:9D:00.0  | 0           0    / 0          3419 / 65536         |\n"
+        "| 0     Ascend910           | OK            | -           36                0    / 0             |\n"
+        "| 1     1                   | 0000:9F:00.0  | 0           0    / 0          3196 / 65536         |\n"
+    )
+    assert [device.index for device in parse_ascend(two_chips_a_card)] == [0, 1]
 
 
 def test_workers_share_no_device() -> None:
