@@ -11,15 +11,16 @@ before it could be killed is followed by another. At the end, over all nights:
 - settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides.
 
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
-the stations of `flows.shift` in threads of its own; with --prefect it is `thirdshift run` itself, on a shared Prefect
-API, at 10 s or more a life. Local workers are not killed here (tests/test_vllm_worker.py does). The last line is JSON;
-exit 1 where a law is broken.
+the stations of `flows.shift` in threads of its own and is forked from one that has imported everything; with --prefect
+it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. Local workers are not killed here
+(tests/test_vllm_worker.py does). The last line is JSON; exit 1 where a law is broken.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -29,7 +30,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,12 @@ import pyarrow.parquet as pq  # noqa: E402
 import yaml  # noqa: E402
 
 from engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for  # noqa: E402
+from flows.opening import opened  # noqa: E402
+from flows.running import Call  # noqa: E402
+from flows.shift import Shift  # noqa: E402
 from router.values import Limits, Price  # noqa: E402
 from warehouse.ask import ask  # noqa: E402
+from warehouse.errors import WarehouseError  # noqa: E402
 
 ROWS = 400
 """Of a night: with these latencies it lives some seconds, so that most kills find it at work."""
@@ -55,6 +60,7 @@ AT_START = 0.2
 START_SECONDS = 3.0
 WORK_SECONDS = 2.0
 LOOK_SECONDS = 0.02
+FORK = multiprocessing.get_context("fork")
 MODELS = (
     EmulatedModel(
         "dear", Price(Decimal(5), Decimal(25)), ability_for(0.97), 1,
@@ -82,9 +88,6 @@ select count(*) as results, count(distinct (run_id, request_id)) as requests, co
 
 def live(job: Path, run_id: str) -> int:
     """One life: the road of `flows.night`, without Prefect."""
-    from flows.opening import opened
-    from flows.running import Call
-    from flows.shift import Shift
 
     def send(shift: Shift, works: Sequence[Any]) -> None:
         with shift.sending(works), ThreadPoolExecutor(8) as lanes:
@@ -93,6 +96,8 @@ def live(job: Path, run_id: str) -> int:
             }
             for future in as_completed(futures):
                 fault = future.exception()
+                if isinstance(fault, WarehouseError):
+                    raise fault
                 shift.land(futures[future], failed=None if fault is None else repr(fault))
 
     with opened(run_id, Call(job=job)) as shift:
@@ -147,15 +152,39 @@ def write_job(folder: Path, emulator: Emulator) -> Path:
     return path
 
 
-def started(job: Path, run_id: str, log: Path, *, prefect: bool) -> subprocess.Popen[bytes]:
-    program = Path(sys.executable).parent / "thirdshift"
-    words = (
-        [str(program), "run", str(job), "--run-id", run_id]
-        if prefect
-        else [sys.executable, __file__, "--live", str(job), run_id]
-    )
+class Life:
+    """One process of a night, `thirdshift run` itself or the road without Prefect."""
+
+    def __init__(self, job: Path, run_id: str, log: Path, *, prefect: bool) -> None:
+        self._child = None if prefect else FORK.Process(target=live_into, args=(job, run_id, log))
+        if self._child is not None:
+            self._child.start()
+            return
+        program = Path(sys.executable).parent / "thirdshift"
+        with log.open("ab") as file:
+            words = [program, "run", job, "--run-id", run_id]
+            self._program = subprocess.Popen(list(map(str, words)), stdout=file, stderr=file)
+
+    def ended(self, within_seconds: float | None = 0) -> int | None:
+        """Its exit code; None if it still lives."""
+        if self._child is not None:
+            self._child.join(within_seconds)
+            return self._child.exitcode
+        with suppress(subprocess.TimeoutExpired):
+            return self._program.wait(within_seconds)
+        return None
+
+    def kill(self) -> None:
+        os.kill((self._child or self._program).pid or 0, signal.SIGKILL)
+        self.ended(None)
+
+
+def live_into(job: Path, run_id: str, log: Path) -> None:
+    """A life whose words go to `log`."""
     with log.open("ab") as file:
-        return subprocess.Popen(words, stdout=file, stderr=file)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.exit(live(job, run_id))
 
 
 def kill_at_random(
@@ -167,23 +196,22 @@ def kill_at_random(
     done = 0
     while done < kills:
         before = requests_seen(emulator)
-        process = started(job, runs[-1], log, prefect=prefect)
+        life = Life(job, runs[-1], log, prefect=prefect)
         if rng.random() < AT_START:
             seconds = rng.uniform(0, START_SECONDS)
         else:
-            while process.poll() is None and requests_seen(emulator) == before:
+            while life.ended() is None and requests_seen(emulator) == before:
                 time.sleep(LOOK_SECONDS)
             seconds = rng.uniform(0, WORK_SECONDS)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+        code = life.ended(seconds)
+        if code is None:
+            life.kill()
             done += 1
+            print(f"{done} of {kills} killed", file=sys.stderr)
             continue
-        check_end(process.returncode, runs[-1], log)
+        check_end(code, runs[-1], log)
         runs.append(f"night-{len(runs)}")
-    check_end(started(job, runs[-1], log, prefect=prefect).wait(), runs[-1], log)
+    check_end(Life(job, runs[-1], log, prefect=prefect).ended(None), runs[-1], log)
     return runs
 
 
@@ -191,7 +219,7 @@ def requests_seen(emulator: Emulator) -> int:
     return sum(int(total["requests"]) for total in emulator.totals().values())
 
 
-def check_end(code: int, run_id: str, log: Path) -> None:
+def check_end(code: int | None, run_id: str, log: Path) -> None:
     """Exit 3: the floor was missed, which is not what is tried here."""
     if code not in (0, 3):
         raise SystemExit(f"{run_id} ended with {code}:\n" + log.read_text()[-4000:])
@@ -263,10 +291,7 @@ def main() -> int:
     parser.add_argument("kills", nargs="?", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prefect", action="store_true", help="kill `thirdshift run` itself")
-    parser.add_argument("--live", nargs=2, metavar=("JOB", "RUN_ID"), help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.live:
-        return live(Path(given.live[0]), given.live[1])
     told = measure(given.kills, given.seed, prefect=given.prefect)
     print(json.dumps(told))
     return 0 if told["ok"] else 1
