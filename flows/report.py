@@ -148,7 +148,7 @@ def _tiles(night: Night) -> Iterable[Tile]:
     if overall is not None:
         state = f"floor {overall['floor']:g}, {'' if overall['certified'] else 'not '}certified"
         bound = overall["lower_bound"]
-        yield Tile(words.subject(overall), f"≥ {words.cut(bound)}", repr(bound), state)
+        yield Tile(words.subject(overall, night.relative_to), f"≥ {words.cut(bound)}", repr(bound), state)
     elif counts["mean_score"] is not None:
         note = f"of {counts['scored']:,} scored; nothing is certified"
         yield Tile("Mean score", f"{counts['mean_score']:.3f}", repr(counts["mean_score"]), note)
@@ -184,7 +184,9 @@ def _sections(night: Night, texts: Sequence[Sample]) -> Iterable[Section]:
     def there(*found: Table | None) -> tuple[Table, ...]:
         return tuple(table for table in found if table is not None)
 
-    claims = tuple(words.claim(row) for row in night.certificates) or (words.no_certificate(night),)
+    claims = tuple(words.claim(row, night.relative_to) for row in night.certificates) or (
+        words.no_certificate(night),
+    )
     t = tables
     yield Section("asked", "What was asked", pairs=tuple(words.asked(night)))
     yield Section("bill", "What it cost", (words.bill(night),), (), figures("bill"), there(t.bill(night)))

@@ -68,6 +68,12 @@ class Night:
         return next((row for row in self.certificates if row["task"] is None), None)
 
     @property
+    def relative_to(self) -> str | None:
+        """The endpoint that the floor is a share of."""
+        named: str | None = (self.config.get("quality") or {}).get("relative_to")
+        return named
+
+    @property
     def spent_usd(self) -> float:
         return float(self.counts["spent_usd"])
 

@@ -87,10 +87,15 @@ def _capital(text: str) -> str:
 # --- quality ------------------------------------------------------------------------------------------------------------
 
 
-def claim(certificate: Row) -> str:
-    """The certificate in a sentence; a judge's opinion is never called quality."""
+def claim(certificate: Row, relative_to: str | None = None) -> str:
+    """The certificate in a sentence; a judge's opinion is never called quality, and a share is called one.
+
+    `relative_to`: the endpoint that the floor, the mean and the bound are shares of.
+    """
     named = certificate["scorer"]
     of = _judged(named) if certificate["basis"] == "judge" else f"Mean score by {named}"
+    if relative_to is not None:
+        of += f", as a share of the mean of {relative_to}"
     where = f" in task {certificate['task']}" if certificate["task"] is not None else ""
     bound, floor = certificate["lower_bound"], certificate["floor"]
     if certificate["method"] == "census":
@@ -104,9 +109,11 @@ def claim(certificate: Row) -> str:
     return f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
 
 
-def subject(certificate: Row) -> str:
-    """What the bound is of, in two words or a judge's name."""
-    return _judged(certificate["scorer"]) if certificate["basis"] == "judge" else "Mean score"
+def subject(certificate: Row, relative_to: str | None = None) -> str:
+    """What the bound is of, in a few words or by a judge's name."""
+    if certificate["basis"] == "judge":
+        return _judged(certificate["scorer"])
+    return "Mean score" if relative_to is None else f"Share of {relative_to}'s mean"
 
 
 def cut(bound: float) -> str:

@@ -295,6 +295,23 @@ def test_a_judges_opinion_is_never_called_quality() -> None:
     assert exact.endswith("the floor of 0.9 is not certified.")
 
 
+def test_a_share_of_an_endpoints_mean_is_called_one() -> None:
+    row = {
+        "task": None,
+        "floor": 0.95,
+        "confidence": 0.95,
+        "population": 10,
+        "scored": 10,
+        "mean": 0.97,
+        "method": "census",
+    }
+    row |= {"basis": "reference", "scorer": "exact", "lower_bound": 0.97, "certified": True}
+    assert words.claim(row, "opus").startswith(
+        "Mean score by exact, as a share of the mean of opus: at least 0.9700"
+    )
+    assert words.subject(row, "opus") == "Share of opus's mean"
+
+
 def test_an_unknown_run_is_told_with_those_there_are(warehouse: Path) -> None:
     with pytest.raises(UnknownRun, match="the newest are demo"):
         night_of(warehouse, "nights")
