@@ -38,7 +38,7 @@ where s.run_id = $run_id order by s.alone_usd desc nulls last, s.endpoint
 
 CERTIFICATES = """
 select task, floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
-from certificates where run_id = $run_id order by task nulls first
+from certificates where run_id = $run_id order by task nulls first, issued_at desc
 """
 
 SERVED = """

@@ -92,8 +92,7 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
 
     `relative_to`: the endpoint that the floor, the mean and the bound are shares of.
     """
-    named = certificate["scorer"]
-    of = _judged(named) if certificate["basis"] == "judge" else f"Mean score by {named}"
+    of = _opinion(certificate) or f"Mean score by {certificate['scorer']}"
     if relative_to is not None:
         of += f", as a share of the mean of {relative_to}"
     where = f" in task {certificate['task']}" if certificate["task"] is not None else ""
@@ -111,8 +110,8 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
 
 def subject(certificate: Row, relative_to: str | None = None) -> str:
     """What the bound is of, in a few words or by a judge's name."""
-    if certificate["basis"] == "judge":
-        return _judged(certificate["scorer"])
+    if opinion := _opinion(certificate):
+        return opinion
     return "Mean score" if relative_to is None else f"Share of {relative_to}'s mean"
 
 
@@ -121,9 +120,12 @@ def cut(bound: float) -> str:
     return f"{math.floor(bound * 1000) / 1000:.3f}"
 
 
-def _judged(named: str) -> str:
-    """`judge opus, rubric 3f2a` as it is; the word is added where the name lacks it."""
-    return named if named.startswith("judge") else f"judge {named}"
+def _opinion(certificate: Row) -> str | None:
+    """Whose opinion it is, as the certificate names it; None where references or a schema decide."""
+    named: str = certificate["scorer"]
+    if certificate["basis"] == "judge" and not named.startswith("judge"):
+        return f"judge {named}"
+    return named if certificate["basis"] in ("judge", "human", "agreement") else None
 
 
 def basis(certificate: Row) -> str:
