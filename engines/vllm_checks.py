@@ -44,8 +44,9 @@ def _interpreter(spec: WorkerSpec) -> Iterator[str]:
         yield f"{spec.python} has no vLLM; `make setup-vllm` installs it into .venv-vllm, or name another under python:"
     elif spec.device == "npu" and "ascend" not in has["plugins"]:
         yield (
-            f"device npu needs vLLM's plugin for Ascend, which {spec.python} lacks; `pip install vllm-ascend` there "
-            "brings it, with the vLLM and torch-npu that belong to it (CANN must be on the machine)"
+            f"device npu needs vLLM's plugin for Ascend, which {spec.python} lacks; `pip install vllm-ascend` in an "
+            "environment of its own (Python 3.10 to 3.12; CANN must be on the machine) brings it, with the vLLM and "
+            "torch-npu that belong to it: name that interpreter under python:"
         )
 
 
@@ -103,9 +104,8 @@ def _context(endpoint: Endpoint, spec: WorkerSpec, path: Path) -> Iterator[str]:
     longest = next((text[key] for key in CONTEXT_KEYS if isinstance(text.get(key), int)), None)
     if longest is None or text.get("rope_scaling") or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
         return
-    for name, wanted in (
-        ("max_model_len", spec.options.get("max_model_len")),
-        ("context_window", endpoint.context_window),
-    ):
+    length = spec.options.get("max_model_len")
+    window = None if endpoint.context_window == length else endpoint.context_window
+    for name, wanted in (("max_model_len", length), ("context_window", window)):
         if isinstance(wanted, int) and wanted > longest:
             yield f"{name} {wanted:,} is longer than the model's {longest:,} positions; set it to {longest} or less"

@@ -15,22 +15,25 @@ prints goes to stderr, the log):
 It never outlives its parent, nor do vLLM's own processes outlive it: see `tie_to`.
 """
 
-# ruff: noqa: E402 - the path is mended first
-
 from __future__ import annotations
 
 import sys
 
-sys.path[:1] = []  # this script's folder, put there by Python: our neighbours (http, …) are not vLLM's
+if (
+    __name__ == "__main__"
+):  # not in the processes that vLLM spawns, which read this file too and have our path already
+    sys.path[:1] = []  # this script's folder, put there by Python: our neighbours (http, …) are not vLLM's
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -78,11 +81,13 @@ class Line:
     def __init__(self) -> None:
         self._fd = os.dup(1)
         os.dup2(2, 1)
+        self._lock = threading.Lock()
 
     def say(self, *messages: dict[str, Any]) -> None:
         data = "".join(json.dumps(one) + "\n" for one in messages).encode()
-        while data:
-            data = data[os.write(self._fd, data) :]
+        with self._lock:
+            while data:
+                data = data[os.write(self._fd, data) :]
 
 
 def listen(heard: SimpleQueue[bytes]) -> None:
@@ -90,6 +95,22 @@ def listen(heard: SimpleQueue[bytes]) -> None:
     for line in sys.stdin.buffer:
         heard.put(line)
     os.killpg(os.getpgrp(), signal.SIGKILL) if os.getpid() == os.getpgrp() else os._exit(1)
+
+
+def watch(line: Line, closing: threading.Event) -> None:
+    """Ends the worker when a process that its vLLM started ends by itself: vLLM waits for a dead engine for ever."""
+    started = multiprocessing.active_children()
+    if not started:
+        return
+
+    def look() -> None:
+        ended = wait([one.sentinel for one in started])
+        if not closing.is_set():
+            names = ", ".join(one.name for one in started if one.sentinel in ended)
+            line.say({"op": "fault", "kind": "engine", "message": f"vLLM's process ended: {names}"})
+            os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 class Reasoning:
@@ -300,11 +321,14 @@ def serve(line: Line, heard: SimpleQueue[bytes]) -> None:
             "seconds": round(time.monotonic() - began, 3),
         }
     )
+    closing = threading.Event()
+    watch(line, closing)
     for lot in waves(heard, worker):
         for message in lot:
             worker.ask(message)
         if worker.busy():
             worker.step()
+    closing.set()
     worker.close()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from collections import Counter
 from decimal import Decimal
@@ -81,3 +83,33 @@ def test_a_worker_that_is_not_ready_in_time_is_told_with_the_last_lines_of_its_l
         assert "loading shard 3 of 9" in said.message
     made.close()
     assert not psutil.pid_exists(made.lives()[0].pid)
+
+
+ENGINE_DIES = """
+import multiprocessing, sys, threading, time
+path = list(sys.path)
+from engines import vllm_worker
+if __name__ == "__main__":
+    assert sys.path == path  # what vLLM spawns reads the worker's file too
+    engine = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="EngineCore")
+    engine.start()
+    vllm_worker.watch(vllm_worker.Line(), threading.Event())
+    engine.kill()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_its_engine_process() -> None:
+    told = subprocess.run(
+        (sys.executable, "-c", ENGINE_DIES),
+        cwd=STAND_IN.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1, told.stderr
+    assert json.loads(told.stdout) == {
+        "op": "fault",
+        "kind": "engine",
+        "message": "vLLM's process ended: EngineCore",
+    }
