@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -57,6 +58,18 @@ YesOption = Annotated[
 ]
 
 
+def _hush(quiet: bool) -> bool:
+    if quiet:
+        os.environ["THIRDSHIFT_QUIET"] = "1"
+    return quiet
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Say nothing but warnings and the end.", callback=_hush),
+]
+
+
 @app.command(epilog="Example: thirdshift plan triage.yaml --param ds=2026-11-22")
 def plan(
     job: JobFile,
@@ -83,6 +96,7 @@ def run(
     as_json: JsonOption = False,
     fresh: FreshOption = False,
     yes: YesOption = False,
+    quiet: QuietOption = False,  # noqa: ARG001 (its callback hushes the screen)
 ) -> None:
     """Run a job: plan it, answer every request, account for every cent.
 
@@ -115,6 +129,7 @@ def resume(
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
     yes: YesOption = False,
+    quiet: QuietOption = False,  # noqa: ARG001 (likewise)
 ) -> None:
     """Go on with a run that was stopped or killed. What was answered is not paid for again."""
     from flows.running import resume_run

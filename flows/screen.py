@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,6 +93,10 @@ class Tally:
         return ", ".join(parts)
 
 
+QUIET = "THIRDSHIFT_QUIET"
+"""Where this variable is set, a run says nothing but warnings."""
+
+
 class Screen:
     """Everything a run says goes through here, to stderr: stdout is for the answer of a command."""
 
@@ -99,12 +104,15 @@ class Screen:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
 
     def say(self, text: str, style: str | None = None) -> None:
+        """A line; one with a style is a warning."""
+        if QUIET in os.environ and style is None:
+            return
         self.console.print(escape(text), style=style)
 
     @contextmanager
     def working(self, title: str, tally: Tally) -> Iterator[Bar]:
         """A bar for one dispatch; `Bar.show` redraws it."""
-        if self.console.is_terminal:
+        if self.console.is_terminal and QUIET not in os.environ:
             with Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TextColumn("{task.fields[told]}"), console=self.console,
