@@ -49,9 +49,13 @@ def converse(warehouse: Path, *, as_json: bool) -> int:
 def from_stream(stream: TextIO, warehouse: Path, *, as_json: bool) -> int:
     """Every statement of a text in turn; the first that is wrong ends it."""
     whole, rest = statements(stream.read())
-    for statement in [*whole, rest]:
-        if statement.strip():
-            show_sql(statement, warehouse, as_json=as_json)
+    asked = [statement for statement in [*whole, rest] if statement.strip()]
+    if not asked:
+        raise UserError(
+            "nothing was asked: give a question, statements on stdin, or a terminal for the prompt"
+        )
+    for statement in asked:
+        show_sql(statement, warehouse, as_json=as_json)
     return 0
 
 

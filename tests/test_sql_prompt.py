@@ -87,6 +87,8 @@ def test_what_is_piped_in_is_answered_in_turn(warehouse: Path, capsys: pytest.Ca
     with pytest.raises(UserError, match="nonsense"):
         from_stream(io.StringIO("select nonsense; select 1"), warehouse, as_json=True)
     assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match="nothing was asked"):
+        from_stream(io.StringIO(" ;\n"), warehouse, as_json=True)
 
 
 def test_a_home_that_cannot_be_written_keeps_no_history(
