@@ -60,24 +60,23 @@ def as_text(value: Any) -> str:
 def run_job(call: Call, *, as_json: bool) -> int:
     """Run the night under Prefect; the exit code."""
     settle_environment()
-    from prefect.exceptions import TerminationSignal
-
     from flows.asking import jsonable
     from flows.ending import show_end
     from flows.exits import NotDone
     from flows.night import night
     from flows.setting import name_of_run, ready, setting_of
-    from flows.stopping import kept
+    from flows.stopping import kept, last_words
 
     run_id = name_of_run(call)
     ready(setting_of(call, run_id))  # every mistake is told before Prefect starts
     try:
-        summary = night(**replace(call, run_id=run_id).as_parameters())
+        with last_words(run_id):
+            summary = night(**replace(call, run_id=run_id).as_parameters())
     except NotDone as over:
         summary = over.summary
-    except (KeyboardInterrupt, TerminationSignal) as told:
+    except KeyboardInterrupt:
         print(f"\n{kept(run_id)}", file=sys.stderr)
-        return 130 if isinstance(told, KeyboardInterrupt) else 143
+        return 130
     if as_json:
         print(json.dumps(summary, default=jsonable))
     else:

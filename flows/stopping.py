@@ -31,6 +31,26 @@ def kept(run_id: str) -> str:
 
 
 @contextmanager
+def last_words(run_id: str) -> Iterator[None]:
+    """Around Prefect, which gives a SIGTERM back to whoever had it before once its server knows: say how to go on."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        _end(run_id, number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(run_id: str, number: int) -> None:
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{cursor}\n{kept(run_id)}\n".encode())
+    os._exit(128 + number)
+
+
+@contextmanager
 def stoppable(run_id: str, crew: Crew) -> Iterator[None]:
     """SIGTERM and SIGINT end the process with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
     a second one ends it at once. On a server of its own Prefect has somebody to tell, and does."""
@@ -48,9 +68,7 @@ def stoppable(run_id: str, crew: Crew) -> Iterator[None]:
             while crew.busy and time.monotonic() < last and len(told) == 1:
                 time.sleep(LOOK_SECONDS)
             time.sleep(LOOK_SECONDS)  # the last outcome's way into the journal
-        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-        os.write(2, f"{cursor}\n{kept(run_id)}\n".encode())
-        os._exit(128 + told[0])
+        _end(run_id, told[0])
 
     before = {number: signal.signal(number, end) for number in SIGNALS}
     try:
