@@ -59,7 +59,8 @@ class Batch:
         self._parts = Parts(desk, Books(endpoint, bodies.extra_bytes), self._wire)
         first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
         self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
-        self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-"))
+        # in the run's folder, where purge finds what a killed process leaves
+        self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=desk.keep))
         self._numbers = count()
         self._lock = Lock()
         self._works: dict[str, Work] = {}

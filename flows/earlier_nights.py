@@ -132,18 +132,19 @@ def within_window(warehouse: Warehouse, setting: Setting, say: Say) -> Setting:
     if window == "run" or cap is None:
         return setting
     under_way = _settle_others(warehouse, setting)
-    spent = under_way + spent_in_window(
-        warehouse,
-        setting.job.name,
-        window,
-        setting.clock(),
-        but_run=setting.run_id,
-        emulated=setting.call.emulated,
+    everyone, others = (
+        spent_in_window(
+            warehouse, setting.job.name, window, setting.clock(), but_run=but, emulated=setting.call.emulated
+        )
+        for but in (None, setting.run_id)
     )
+    spent = under_way + others
+    # the escrow counts all that this run has spent; what it spent before the window began is not of this cap
+    before = warehouse.spent(setting.run_id) - (everyone - others)
     left = max(cap - spent, Decimal(0))
     if spent:
         say(f"other runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left")
-    return replace(setting, cap_usd=left)
+    return replace(setting, cap_usd=left + before)
 
 
 def _settle_others(warehouse: Warehouse, setting: Setting) -> Decimal:

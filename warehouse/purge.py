@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from router.values import Answer, Failure, Intent, Outcome
 from warehouse import locks, parts
 from warehouse.errors import JournalError, StoreError
-from warehouse.files import building, sync, write_whole
+from warehouse.files import building, settle, sync, write_whole
 from warehouse.records import decode, encode
 from warehouse.sources import name, quoted
 from warehouse.store import Warehouse, run_folder
@@ -32,6 +32,8 @@ ERASED = "erased"
 FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
 """Columns that become null; `messages` becomes an empty list, and `request_hash`, by which a short text
 could be guessed, becomes empty. The response schema is the job's, and stays."""
+LEFTOVERS = ("publish", "thirdshift-batch-*", "parts/.*.tmp", "requests/.*", ".*.tmp")
+"""In a run's folder: exports and uploads that a killed process was at, files that were not complete."""
 PART_TEXT = ("output", "reasoning", "message", "logprobs")
 SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
@@ -115,6 +117,8 @@ def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
         files = sum(_erase_files(run_folder(path, run_id), _ids(targets, run_id)) for run_id in runs)
         for statement in ERASE:
             w.execute(statement, tables={"targets": targets})
+    for unfinished in path.parent.glob(f"{path.name}.v*.backup.tmp"):
+        unfinished.unlink()
     if runs:
         _write_anew(path, say)
     backups = tuple(sorted(path.parent.glob(f"{path.name}.v*.backup")))
@@ -131,12 +135,20 @@ def _ids(targets: pa.Table, run_id: str) -> pa.Array:
 def _erase_files(folder: Path, ids: pa.Array) -> int:
     if not folder.is_dir():
         return 0
-    shutil.rmtree(folder / "publish", ignore_errors=True)
+    clear_leftovers(folder)
     changed = sum(_erase_part(path, ids) for path in parts.of_run(folder))
     changed += sum(
         _erase_journal(path, set(ids.to_pylist())) for path in (folder / "journal").glob("*.jsonl")
     )
     return changed + _erase_frozen(folder, ids)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Finish or remove what killed processes left half done in a run's folder: all of it can hold text."""
+    settle(folder)
+    for pattern in LEFTOVERS:
+        for left in folder.glob(pattern):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _erase_part(path: Path, ids: pa.Array) -> int:
