@@ -15,6 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.earlier_nights import within_window
+from flows.running import Call
+from flows.setting import setting_of
 from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
 from warehouse.earlier import answered_before, reuse, spent_in_window
 from warehouse.errors import StoreError
@@ -275,3 +278,21 @@ def test_a_window_begins_at_midnight_or_on_the_first_where_the_clock_hangs(tmp_p
         assert spent_in_window(w, "nobody", "month", now) == 0
         with pytest.raises(StoreError, match='"day" or "month", not "week"'):
             spent_in_window(w, "tickets", "week", now)
+
+
+def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) -> None:
+    path, now = tmp_path / "w.duckdb", datetime.now(UTC)
+    endpoint = "{name: e, model: openai/e, api_base: 'http://127.0.0.1:1/v1', price: {input: 1, output: 1}}"
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"{{name: tickets, input: in.parquet, budget: {{cap_usd: 10, window: day}}, endpoints: [{endpoint}]}}"
+    )
+    a_run(path, "mine", [(0, Purpose.MAIN, "settled", Decimal(5))], at=now - timedelta(days=1))
+    a_run(path, "other", [(0, Purpose.MAIN, "settled", Decimal(3))], at=now)
+    a_run(path, "others yesterday", [(0, Purpose.MAIN, "settled", Decimal(4))], at=now - timedelta(days=1))
+    said: list[str] = []
+    with Warehouse.open(path) as w:
+        setting = within_window(w, setting_of(Call(job=job, warehouse=path), "mine"), said.append)
+        assert setting.cap_usd is not None
+        assert setting.cap_usd - w.spent("mine") == Decimal(10) - 3, "what its escrow can still give"
+    assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in said[0]

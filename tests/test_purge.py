@@ -119,6 +119,17 @@ def test_purged_requests_leave_no_trace_and_the_others_stay(path: Path) -> None:
     assert traces(path.parent, 1) == set(WHAT) == traces(path.parent, 2)
     assert secret("output", 1).encode() in path.read_bytes(), "the search of raw bytes would find nothing"
     before = ask(path, "select sum(cost_usd) as usd, count(*) as n from ledger").to_pylist()
+    folder = run_folder(path, "new")
+    (folder / "thirdshift-batch-x").mkdir()
+    killed = (
+        "thirdshift-batch-x/1.jsonl",
+        "parts/.s.parquet.tmp",
+        "../../w.duckdb.v1.backup.tmp",
+        "publish/part",
+    )
+    for name in killed:  # what processes that were killed leave half done
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(secret("prompt", 1))
 
     done = purge(path, request_ids=["r1", "nobody"])
 
