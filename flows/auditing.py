@@ -34,8 +34,9 @@ HOPELESS = 100
 """Scores of an audit that is not expected to certify: enough to tell how far off it is."""
 ENOUGH = 30
 """Scores from which on their own mean and variance are believed rather than the prediction's."""
-GROWS = 1.2
-"""An audit that fell short of what it shows is extended to at least so many times its size."""
+GROWS = (1.2, 2.0)
+"""An audit that has not shown the floor yet is extended to so many times its size, at least and at most: what it takes is
+reckoned from few scores at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +319,7 @@ class Audit:
             cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
             if now.certified or now.mean < now.floor or not scope.left or cut_short:
                 continue
-            sizes[name] = min(
-                max(size_for(self.setting, scope), int(scored * GROWS) + 1), scored + scope.left
-            )
+            least, most = (int(scored * times) + 1 for times in GROWS)
+            wanted = min(max(size_for(self.setting, scope), least), max(most, ENOUGH))
+            sizes[name] = min(wanted, scored + scope.left)
         return None if sizes == dict(draw.sizes) else replace(draw, sizes=sizes)

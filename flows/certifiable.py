@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from flows.auditing import HOPELESS
 from flows.deciding import Columns, Market
 from flows.judging import LETTERS_PER_TOKEN, USUAL_VERDICT, basis_of
 from flows.prepare import Batch
 from flows.setting import Setting
 from router.bounds import betting, exact
 from router.certificate import labels_needed, round_confidence
+from router.judge import OWN_WORDS
 from router.scorers import Basis, kind_of
 
 ABOVE = 0.02
@@ -43,6 +45,16 @@ def labels(setting: Setting, batch: Batch, columns: Columns, market: Market, qua
     return Labels(needed, label_usd(setting, columns, market))
 
 
+def audit_usd(setting: Setting, batch: Batch, columns: Columns, market: Market, quality: float) -> float:
+    """What scoring the random audit is expected to cost; 0 where scores are free."""
+    found = labels(setting, batch, columns, market, quality)
+    if setting.scores_all or found is None:
+        return 0.0
+    asked = setting.job.quality
+    count = asked.audit or found.needed or HOPELESS
+    return found.usd * (count if asked.labels is None else min(count, asked.labels))
+
+
 def label_usd(setting: Setting, columns: Columns, market: Market) -> float:
     """What one score costs: a judge's verdict on an answer of usual length, or the anchor's answer to agree with."""
     if basis_of(setting) is Basis.AGREEMENT and setting.anchor is not None:
@@ -50,7 +62,7 @@ def label_usd(setting: Setting, columns: Columns, market: Market) -> float:
     if setting.judge is None:
         return 0.0
     price = setting.judge.endpoint.price.base
-    read = len(setting.judge.rubric) / LETTERS_PER_TOKEN
+    read = (len(setting.judge.rubric) + OWN_WORDS) / LETTERS_PER_TOKEN
     read += float(columns.tokens[0].mean()) + float(market.output_tokens.mean())
     return (read * float(price.input) + USUAL_VERDICT * float(price.output)) * 1e-6
 

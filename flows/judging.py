@@ -24,7 +24,7 @@ from flows.crew import Work
 from flows.prepare import Batch
 from flows.setting import Setting
 from flows.tiers import twins
-from router.judge import VERDICT, VERDICT_TOKENS, Judge, Question, verdict
+from router.judge import OWN_WORDS, VERDICT, VERDICT_TOKENS, Judge, Question, verdict
 from router.policy import masks
 from router.scorers import Basis, ScorerError, agrees, kind_of, score_batch
 from router.values import Desk, Purpose, Request
@@ -103,7 +103,7 @@ class Scoring:
             return left
         price = judge.endpoint.price.base
         letters = sum(len(each["messages"]) + len(each["output"] or "") for each in found) / len(found)
-        tokens = (len(judge.rubric) + letters) / LETTERS_PER_TOKEN
+        tokens = (OWN_WORDS + len(judge.rubric) + letters) / LETTERS_PER_TOKEN
         each_usd = float(price.input) * 1e-6 * tokens + float(price.output) * 1e-6 * USUAL_VERDICT
         room = (float(most) / 2 - float(w.query(SPENT, run_id=self.setting.run_id)["usd"][0].as_py())) / max(
             each_usd, 1e-12

@@ -19,7 +19,7 @@ from engines.escrow import RunEscrow
 from flows import earlier_nights, settle
 from flows.adopting import NOTHING_LEFT, Left, never_twice
 from flows.auditing import Audit
-from flows.certifiable import doubts
+from flows.certifiable import audit_usd, doubts
 from flows.consent import Consent
 from flows.crew import Crew, Work
 from flows.deciding import Columns, Decision, Market, best_possible, columns_of
@@ -190,10 +190,11 @@ class Shift:
             warehouse.save_assignments(
                 assignments(setting.run_id, self.batch, self.columns, self.market, self.decision, plan, names)
             )
-            planned = self.escrow.spent_usd + usd(plan.cost_usd)
+            audit = audit_usd(setting, self.batch, self.columns, self.market, plan.quality)
+            self.planned_usd = plan.cost_usd + audit
+            planned = self.escrow.spent_usd + usd(self.planned_usd)
             warehouse.update_run(setting.run_id, planned_usd=planned)
         keep_plan(setting.folder, plan, self.decision, float(self.escrow.spent_usd), setting.clock())
-        self.planned_usd = plan.cost_usd
         self.screen.say(told(plan, self.placement, self.columns.weight, setting.endpoints))
 
     def approve(self) -> None:

@@ -60,7 +60,7 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
         budget={"cap_usd": 5},
         output={"path": "out", "when": "certified"},
     )
-    done = thirdshift("run", job, "--run-id", "one", "--json")
+    done = thirdshift("run", job, "--run-id", "one", "--json", timeout=300)
     assert done.returncode in (0, 3), done.stderr
     told = answer(done)
     assert told["results"] == 700
