@@ -19,6 +19,7 @@ from engines.escrow import RunEscrow
 from engines.wire import Bodies
 from flows.adopting import Left, left_behind
 from flows.crew import rows_file
+from flows.run_folder import mark_of
 from router.values import (
     Answer,
     Desk,
@@ -129,3 +130,10 @@ def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator:
     die_before_the_batch_is_made(tmp_path, endpoint)
     assert left_behind(tmp_path, []).works == ()
     assert recover(tmp_path) == [SHARD_ID]
+
+
+def test_a_run_keeps_its_mark_and_one_of_the_same_name_elsewhere_has_another(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    assert mark_of(here) == mark_of(here) != mark_of(there)
