@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from engines.emulator import EmulatedModel, ability_for
 from flows.repairing import Wanted
 from router.certificate import Certificate, Method
 from router.planning import Option, Problem, Terms
 from router.predict import Observations, Population, fit
 from router.repair import Mended, expected, mend
 from router.scorers import Basis
+from router.values import Price
+from tests.nights import answer, ask, thirdshift, write_job, write_sums
+from tests.servers import cheap, dear, emulated
 
 SMALL, LARGE = 0, 1
 OF = np.array([SMALL, LARGE], np.int32)
@@ -132,3 +139,37 @@ def test_where_one_was_wrong_another_is_expected_to_be_wrong_more_often() -> Non
     wrong = scores[200:, 0] == 0
     assert told[200:, 1][wrong].mean() == pytest.approx(scores[200:, 1][wrong].mean(), abs=0.08)
     assert told[200:, 1][~wrong].mean() == pytest.approx(scores[200:, 1][~wrong].mean(), abs=0.08)
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_an_audit_below_the_floor_is_followed_by_a_repair_and_another_audit(tmp_path: Path) -> None:
+    known = write_sums(tmp_path / "requests.parquet", 400)
+    pq.write_table(
+        pq.read_table(tmp_path / "requests.parquet").drop(["reference"]), tmp_path / "requests.parquet"
+    )
+    models = [
+        dear(ability=ability_for(0.995), slope=1, latency_seconds=0.01),
+        cheap(ability=ability_for(0.5), slope=1, latency_seconds=0.01),
+        EmulatedModel("wise", Price(Decimal(1), Decimal(4)), lenient=0.0, harsh=0.0, latency_seconds=0.01),
+    ]
+    endpoints = {  # what is believed of the cheap one beforehand is wrong, and no pilot tells
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.97},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.95},
+        "wise": {"price": {"input": 1, "output": 4}, "only": "judge"},
+    }
+    judge = {"endpoint": "wise", "rubric": "1 if right, else 0", "max_usd": 2}
+    quality = {"floor": 0.8, "pilot": 0, "labels": 400, "scorer": "judge", "judge": judge}
+    with emulated(models, items=known, seed=2) as emulator:
+        job = write_job(tmp_path, emulator, endpoints, quality=quality, budget={"cap_usd": 5})
+        done = thirdshift("run", job, "--run-id", "one", "--json", timeout=220)
+    assert done.returncode in (0, 3), done.stderr
+    warehouse = tmp_path / "warehouse.duckdb"
+    (repaired,) = ask(warehouse, "select count(*) from ledger where purpose = 'repair'")[0]
+    assert repaired > 50, done.stderr
+    right = {f"r{n:05d}": str(n * 8) for n in range(400)}
+    served = ask(warehouse, "select request_id, output from results")
+    truth = float(np.mean([right[name] in (output or "") for name, output in served]))
+    claim = answer(done)["certificate"]
+    assert truth >= 0.8
+    assert claim["lower_bound"] <= truth
+    assert claim["mean"] == pytest.approx(truth, abs=0.1)
