@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 
 from engines.errors import MissingExtraError
@@ -45,11 +46,10 @@ def adapter_of(endpoint: Endpoint) -> str:
 
 def engine_for(endpoint: Endpoint, desk: Desk) -> Engine:
     """The engine that serves `endpoint`. Raises MissingExtraError where a package is not installed."""
-    speaking = _speaking(endpoint, desk)
     by_the_hour = endpoint.price.usd_per_hour is not None and endpoint.workers is None
     if endpoint.emulated or (endpoint.server is None and not by_the_hour):
-        return speaking
-    served: Engine = import_module("engines.served").Served(endpoint, desk, speaking)
+        return _speaking(endpoint, desk)
+    served: Engine = import_module("engines.served").Served(endpoint, desk, partial(_speaking, endpoint))
     return served
 
 

@@ -10,17 +10,31 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from statistics import median
 
 from engines.server import NotUp, Server
 from engines.tickets import Said
 from engines.vllm_books import PoolBooks, WorkerLife, failure
 from engines.vllm_meter import Meter
+from engines.vllm_rates import Rates, Speedometer
 from engines.vllm_work import ShardWork
-from router.values import Desk, Endpoint, Engine, Failure, FailureKind, Progress, Shard, Ticket
+from router.values import (
+    Desk,
+    Endpoint,
+    Engine,
+    Failure,
+    FailureKind,
+    Intent,
+    Journal,
+    Outcome,
+    Progress,
+    Shard,
+    Ticket,
+)
 
 STARTUP_SECONDS = 1800.0
 """A cluster's queue, a machine that boots, hundreds of gigabytes from a slow disk."""
@@ -30,20 +44,41 @@ TICK_SECONDS = 0.5
 LAST_SECOND = 1.0
 
 
+class Counting:
+    """A journal that counts the tokens in what passes through."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._lock = journal, threading.Lock()
+        self.read = self.written = 0
+
+    def sent(self, intents: Iterable[Intent]) -> None:
+        self._journal.sent(intents)
+
+    def settled(self, outcomes: Iterable[Outcome]) -> None:
+        several = list(outcomes)
+        self._journal.settled(several)
+        used = [one.usage for one in several if one.usage is not None]
+        with self._lock:
+            self.read += sum(one.input_tokens - one.cached_tokens for one in used)
+            self.written += sum(one.output_tokens for one in used)
+
+
 class Served:
-    """`values.Engine` around the engine that speaks to the server."""
+    """`values.Engine` around the engine that speaks to the server, which `make` makes of a desk."""
 
     def __init__(
         self,
         endpoint: Endpoint,
         desk: Desk,
-        speaking: Engine,
+        make: Callable[[Desk], Engine],
         *,
         startup_seconds: float = STARTUP_SECONDS,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.endpoint, self.desk = endpoint, desk
-        self._speaking = speaking
+        self._counting = Counting(desk.journal)
+        self._speaking = make(replace(desk, journal=self._counting))
+        self._speed = Speedometer()
         self._startup_seconds, self._idle_seconds = startup_seconds, idle_seconds
         self._usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self._books = PoolBooks(endpoint, desk)
@@ -112,6 +147,13 @@ class Served:
         """Every time the server was up, as a worker's life."""
         return [replace(life) for life in self._lives]
 
+    def rates(self) -> Rates | None:
+        """As measured so far, over the time in which shards were under way; None before the server was up."""
+        starts = [(life.ready_at - life.started_at).total_seconds() for life in self._lives if life.ready_at]
+        if not starts:
+            return None
+        return self._speed.rates("", "server", self.endpoint.api_base or "", median(starts))
+
     # --- on the server's thread ---
 
     def _live(self, run_id: str) -> None:
@@ -160,12 +202,17 @@ class Served:
 
     def _keep(self, meter: Meter) -> None:
         """Pay until nobody needs it: the night ends, it is idle, or the cap has no more time for it."""
-        wanted = time.monotonic()
+        wanted, counted = time.monotonic(), (self._counting.read, self._counting.written)
         while self._ready and self._paid(meter):
+            began = time.monotonic()
             with self._changed:
                 self._changed.wait(TICK_SECONDS)
-                wanted = time.monotonic() if self._collecting else wanted
-                idle = self._usd_per_hour and time.monotonic() - wanted > self._idle_seconds
+                now, before = time.monotonic(), counted
+                counted = self._counting.read, self._counting.written
+                if self._collecting or counted != before:
+                    self._speed.add(now - began, counted[0] - before[0], counted[1] - before[1])
+                wanted = now if self._collecting else wanted
+                idle = self._usd_per_hour and now - wanted > self._idle_seconds
                 if self._closing or idle:
                     self._ready = False
 

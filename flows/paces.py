@@ -41,12 +41,13 @@ def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> d
     seen = {(row["model"], row["device"], row["hardware"]): row for row in rows}
     found = {}
     for each in endpoints:
+        if each.workers is None and each.price.usd_per_hour is None:
+            continue
+        place = ("server", each.api_base)
         if each.workers is not None:
-            kind = each.workers.device
-            row = seen.get((each.model, kind, hardware(each.workers)))
-            found[each.name] = _guess(kind) if row is None else _measured(row)
-        elif each.price.usd_per_hour is not None:
-            found[each.name] = Known(Pace(), "a guess, as nobody measures a server of yours")
+            place = (each.workers.device, hardware(each.workers))
+        row = seen.get((each.model, *place))
+        found[each.name] = _guess(place[0]) if row is None else _measured(row)
     return found
 
 
@@ -113,8 +114,9 @@ def _measured(row: Mapping[str, Any]) -> Known:
         decode_tokens_per_second=row["decode_tokens_per_second"],
         startup_seconds=row["startup_seconds"],
     )
-    return Known(pace, f"measured on {row['hardware']} with vLLM {row['vllm']}, {nights}")
+    version = f" with vLLM {row['vllm']}" if row["vllm"] else ""
+    return Known(pace, f"measured on {row['hardware']}{version}, {nights}")
 
 
 def _guess(device: str) -> Known:
-    return Known(DEVICE_PACE[device], f"a guess for {device} until a first night has measured it")
+    return Known(DEVICE_PACE.get(device, Pace()), f"a guess for {device} until a first night has measured it")

@@ -141,6 +141,10 @@ def test_a_server_is_started_waited_for_paid_by_the_hour_and_taken_down(tmp_path
     seconds = (life.stopped_at - life.started_at).total_seconds()
     assert abs(float(paid / USD_PER_HOUR * 3600) - seconds) < 1
     assert escrow.reserved_usd == 0
+    rates = engine.rates()
+    assert rates is not None
+    assert (rates.prefill_tokens, rates.decode_tokens, rates.hardware) == (25, 5, engine.endpoint.api_base)
+    assert 0.5 <= rates.startup_seconds <= seconds
 
 
 @pytest.mark.parametrize(
