@@ -110,8 +110,8 @@ class Attempts:
         self._unreachable_since: float | None = None
         self._only_errors: tuple[int, float] | None = (0, 0.0)
         """How many it gave and when the first came; None once it has said anything else."""
-        self._outcomes: list[Outcome] = []
-        """Not in the journal yet."""
+        self._outcomes: list[tuple[Decimal, Outcome]] = []
+        """Not in the journal yet, each with what was reserved for it."""
         self.limiter = Limiter(endpoint.limits)
 
     def halt(self, kind: FailureKind) -> None:
@@ -189,17 +189,16 @@ class Attempts:
         self, request: Request, admission: Admission, failures: dict[FailureKind, int]
     ) -> tuple[Reply, Answer | Failure, bool]:
         """One attempt from its sending to its outcome. The reservation is settled whatever happens."""
-        intent = admission.intent
-        cost = intent.reserved_usd
+        intent, outcome = admission.intent, None
         try:
             reply = await self._send(request, admission)
             said, again = self._judge(request, reply, failures)
             outcome = self._books.outcome(intent, reply, said, final=not again)
-            cost = outcome.cost_usd
-            self._note(outcome)
+        except asyncio.CancelledError:
+            outcome = self._books.outcome(intent, self._interrupted, None, final=False)
+            raise
         finally:
-            self._desk.escrow.settle(intent.reserved_usd, cost)
-            RETURNS.tell()
+            self._note(intent.reserved_usd, outcome)
         return reply, said, again
 
     async def _send(self, request: Request, admission: Admission) -> Reply:
@@ -212,18 +211,23 @@ class Attempts:
                 reply = replace(self._dead)
             else:
                 reply = await self._transport.send(request)
-        except asyncio.CancelledError:
-            self._note(self._books.outcome(admission.intent, reply, None, final=False))
-            raise
         finally:
             self._feedback(admission, reply)
         return reply
 
-    def _note(self, outcome: Outcome) -> None:
-        """An outcome for the journal, written with the others of this turn of the loop."""
+    def _note(self, reserved_usd: Decimal, outcome: Outcome | None) -> None:
+        """An outcome for the journal, written with the others of this turn of the loop; None: by a fault of ours there is
+        none, and it has cost what it can cost at most."""
+        if outcome is None:
+            self._return(reserved_usd, reserved_usd)
+            return
         if not self._outcomes:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._outcomes.append(outcome)
+        self._outcomes.append((reserved_usd, outcome))
+
+    def _return(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
+        self._desk.escrow.settle(reserved_usd, cost_usd)
+        RETURNS.tell()
 
     def _flush(self) -> None:
         try:
@@ -232,10 +236,13 @@ class Attempts:
             self.halt(FailureKind.CANCELLED)
 
     def flush(self) -> None:
-        """Write the outcomes that are due. What the journal raises leaves them to be written."""
+        """Write the outcomes that are due, and only then give back what they have not used: money that is spent anew before
+        its return is on disk would be there twice after a crash. What the journal raises leaves all to be done."""
         if self._outcomes:
-            self._desk.journal.settled(self._outcomes)
-            self._outcomes = []
+            self._desk.journal.settled(outcome for _, outcome in self._outcomes)
+            due, self._outcomes = self._outcomes, []
+            for reserved_usd, outcome in due:
+                self._return(reserved_usd, outcome.cost_usd)
 
     def _feedback(self, admission: Admission, reply: Reply) -> None:
         """What a reply teaches the limiter, the expectation and the endpoint's health."""

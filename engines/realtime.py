@@ -152,13 +152,16 @@ class Realtime:
                     else:
                         self._launch_soon(_Start(group, work, request, admitted))
                 self._launch()
-            self._attempts.flush()
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
         except asyncio.CancelledError:
             fault = ClosedError(f"endpoint {work.shard.endpoint} was closed before its shard was done")
         except BaseException as error:  # noqa: BLE001 - raised where answers are collected
             fault = error
+        try:
+            self._attempts.flush()  # before anyone seals the shard's journal
+        except Exception as error:  # noqa: BLE001
+            fault = fault or error
         work.finish(fault)
 
     def _launch_soon(self, begun: _Start) -> None:
