@@ -48,13 +48,19 @@ class Anchor:
 
     @property
     def mean(self) -> float:
-        """The estimate. Before the audit the pilot's alone: what is known otherwise is no sample."""
-        if not len(self.audit):
-            sample = self.drawn if len(self.drawn) else self.known
-            return float(sample.mean()) if len(sample) else 0.0
-        weight = float(slopes(self.audit, self.beside)[-1])
-        rest = float(self.audit.mean()) - weight * float(self.beside.mean() - self.beside_rest)
-        return (float(self.drawn.sum() + self.known.sum()) + self.rest * rest) / max(self.population, 1)
+        """The estimate: what was drawn from all and what the audit says, each by its size, and half a score as long as
+        there is hardly any. What is known otherwise is no sample."""
+        told = float(self.drawn.sum() + self.known.sum())
+        if not self.rest:
+            return told / max(self.population, 1)
+        audited = 0.0
+        if len(self.audit):
+            weight = float(slopes(self.audit, self.beside)[-1])
+            rest = float(self.audit.mean()) - weight * float(self.beside.mean() - self.beside_rest)
+            audited = (told + self.rest * rest) / self.population
+        count = len(self.drawn) + len(self.audit)
+        found = (float(self.drawn.sum()) + len(self.audit) * audited + 0.5) / (count + 1)
+        return min(max(found, told / self.population), (told + self.rest) / self.population)
 
 
 def ceiling(anchor: Anchor, confidence: float) -> float:
