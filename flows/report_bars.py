@@ -113,7 +113,7 @@ def _facet(
 ) -> None:
     for n, task in enumerate(reversed(tasks)):
         amount = usd.get(task, 0.0)
-        _bar(axes, n, amount, literal(money(amount)), shortened(task, 24), colour, inks)
+        _bar(axes, n, amount, literal(money(amount)), shortened(task, 32), colour, inks)
     _bars_done(axes, len(tasks), most)
     axes.set_ylim(-0.4, len(tasks) + 0.75)
     axes.set_xlim(0, most * 1.25)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_LANES = 14
+MOST_LANES, MOST_SPANS = 14, 50
 FAR_APART = 40.0
 """Costs that differ by more than this factor stand on a logarithmic scale."""
 
@@ -179,7 +179,7 @@ def _lanes(night: Night, begun: datetime, end: datetime) -> list[Lane]:
         Lane(
             f"{purpose}: {sum(row['requests'] for row in rows):,} requests to {shortened(endpoint, 24)}",
             colours[endpoint],
-            tuple((seconds(row["started_at"]), seconds(row["finished_at"]), True) for row in rows),
+            _few([(seconds(row["started_at"]), seconds(row["finished_at"]), True) for row in rows]),
         )
         for (purpose, endpoint), rows in grouped.items()
     ]
@@ -191,6 +191,20 @@ def _lanes(night: Night, begun: datetime, end: datetime) -> list[Lane]:
         )
         lanes.append(Lane(label, colours[row["endpoint"]], spans))
     return lanes
+
+
+def _few(spans: list[tuple[float, float, bool]]) -> tuple[tuple[float, float, bool], ...]:
+    """Spans by themselves; where they are too many to be told apart, what they cover together."""
+    if len(spans) <= MOST_SPANS:
+        return tuple(spans)
+    gap = (max(to for _, to, _ in spans) - min(at for at, _, _ in spans)) / MOST_SPANS
+    covered: list[tuple[float, float, bool]] = []
+    for at, to, solid in sorted(spans):
+        if covered and at <= covered[-1][1] + gap:
+            covered[-1] = (covered[-1][0], max(covered[-1][1], to), solid)
+        else:
+            covered.append((at, to, solid))
+    return tuple(covered)
 
 
 def _lane(axes: Axes, n: int, lane: Lane, colour: str, inks: Inks, length: float) -> None:

@@ -155,10 +155,12 @@ def bare(axes: Axes) -> None:
 
 
 def shortened(text: str, most: int) -> str:
-    """Names come from outside and have any length; dollar signs must not begin a formula."""
+    """Names come from outside and have any length; their ends tell them apart as often as their beginnings."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    short = clean if len(clean) <= most else clean[: most - 1] + "…"
-    return literal(short)
+    if len(clean) > most:
+        end = (most - 1) // 2
+        clean = f"{clean[: most - 1 - end]}…{clean[len(clean) - end :]}"
+    return literal(clean)
 
 
 def literal(text: str) -> str:
@@ -182,12 +184,15 @@ PLACES = ((9, 0, "left", "center"), (0, 9, "center", "bottom"), (-9, 0, "right",
           (0, 24, "center", "bottom"), (0, -24, "center", "top"), (9, 20, "left", "bottom"), (-9, 20, "right", "bottom"),
           (9, -20, "left", "top"), (-9, -20, "right", "top"))  # fmt: skip
 """Offsets in pixels and alignments, the best first."""
+BLOCKED = 1_000
+"""A place that is taken by other words, or beyond the edge: worse than any number of points written over."""
 
 
 def place(
     axes: Axes, labels: Sequence[Label], size: float, avoid: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """Write each label at the first place beside its point that is free and within the figure.
+    """Write each label at the first place beside its point that is free and within the figure; one that has none is left
+    out, unless it is bold.
 
     `avoid`: further points that nothing should be written over, in data coordinates.
     """
@@ -208,7 +213,7 @@ def place(
             inside = (
                 room.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and room.y0 <= box.y0 and box.y1 <= room.y1
             )
-            clashes = sum(box.overlaps(other) for other in taken) * 4 + (0 if inside else 8)
+            clashes = 0 if inside and not any(box.overlaps(other) for other in taken) else BLOCKED
             clashes += sum(box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1 for x, y in points)
             if best is None or clashes < best[0]:
                 if best is not None:
@@ -218,8 +223,10 @@ def place(
                 text.remove()
             if not clashes:
                 break
-        if best is not None:
+        if best is not None and (best[0] < BLOCKED or label.bold):
             taken.append(best[2])
+        elif best is not None:
+            best[1].remove()
 
 
 _DROPPED = re.compile(

@@ -13,7 +13,7 @@ from flows.report_night import Night, Row
 from flows.report_words import basis
 from flows.screen import money
 
-MOST_ROWS = 40
+MOST_ROWS = 20
 """Of a table that has one for each task and endpoint; the dearest come first."""
 MESSAGE = 300
 """Characters of a provider's message: the rest is in the warehouse."""

@@ -228,7 +228,8 @@ def emulation(night: Night) -> str | None:
             "their scores and the time they took are not, and nothing was billed."
         )
     if night.emulated:
-        named = ", ".join(night.emulated)
+        endpoints = {each["name"] for each in night.config.get("endpoints") or ()}
+        named = "every endpoint" if endpoints <= set(night.emulated) else ", ".join(night.emulated)
         return f"Emulated on this machine, so that nothing was billed for: {named}. What they answered and took is made up."
     return None
 

@@ -19,6 +19,7 @@ from flows import report_words as words
 from flows.exits import EXIT, Verdict
 from flows.kept_plan import kept_plan
 from flows.report import page_of, rendered, write_report
+from flows.report_curves import _few
 from flows.report_drawing import NARROW
 from flows.report_night import Night, night_of
 from flows.report_plots import plots_of
@@ -112,10 +113,6 @@ def test_the_command_writes_the_page_of_a_run(warehouse: Path, tmp_path: Path) -
     written = (tmp_path / "demo.html").read_text(encoding="utf-8")
     assert "exit 0" in written
     assert len(written) < 400_000
-    unknown = thirdshift("report", "other", "--output", tmp_path / "x.html", "--warehouse", warehouse)
-    assert unknown.returncode == 2
-    assert "no run other" in unknown.stderr
-    assert "demo" in unknown.stderr
 
 
 def test_the_figures_of_the_page_are_those_of_sql(page: str, warehouse: Path) -> None:
@@ -272,6 +269,13 @@ def test_a_run_that_has_only_begun_has_a_page(copied: Path) -> None:
     page = page_of(night_of(copied, "demo"))
     assert page.headline == "Not finished"
     assert "Not finished" in rendered(page)
+
+
+def test_many_shards_are_drawn_as_what_they_cover() -> None:
+    few = [(float(n), n + 0.5, True) for n in range(10)]
+    assert _few(few) == tuple(few)
+    many = [(float(n), n + 2.0, True) for n in range(1000) if not 300 <= n < 600]
+    assert _few(many) == ((0.0, 301.0, True), (600.0, 1001.0, True))
 
 
 def test_every_outcome_has_a_headline_and_advice() -> None:
