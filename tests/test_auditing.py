@@ -1,0 +1,113 @@
+"""The random audit as decisions: what is drawn, what counts, how many are asked for, who may see what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from flows.auditing import Draw, Scope, Served, certificate, scopes, size_for
+from flows.errors import UserError
+from flows.judging import judgeable
+from flows.prepare import Batch
+from flows.running import Call
+from flows.setting import Setting, setting_of
+from warehouse.intake import Intake
+
+JOB = """\
+name: polite
+input: tickets.parquet
+quality: {floor: 0.8, scorer: judge, judge: {endpoint: wise, rubric: Be kind.}%s}
+budget: {cap_usd: 10}
+policies: {pii: {regions: {allow: [eu]}}}
+endpoints:
+  - {name: flash, model: openai/f, api_base: http://127.0.0.1:1/v1, region: eu, price: {input: 1, output: 1}}
+  - {name: wise, only: judge, model: openai/w, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}
+"""
+
+
+def setting(folder: Path, more: str = "", text: str = JOB) -> Setting:
+    path = folder / "job.yaml"
+    path.write_text(text % more)
+    return setting_of(Call(path), "run")
+
+
+def served(score: NDArray[np.float64], predicted: float = 0.9) -> Served:
+    count = len(score)
+    task = np.array([("easy", "hard")[n % 2] for n in range(count)], np.object_)
+    none = np.full(count, np.nan)
+    return Served(np.arange(count), task, ["flash"] * count, score, np.full(count, predicted), none)
+
+
+def draw(order: NDArray[np.int64], view: Served, **sizes: int) -> Draw:
+    names = np.array(view.endpoint, np.str_)
+    return Draw(1, 0, "2026-11-22T00:00:00+00:00", sizes, view.row, names, order)
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=1, max_size=40))
+def test_the_audit_is_the_beginning_of_its_order_and_everything_is_counted_once(
+    values: list[float],
+) -> None:
+    score = np.array(values)
+    order = np.random.default_rng(len(values)).permutation(np.flatnonzero(np.arange(len(values)) % 3 > 0))
+    (scope,) = scopes(served(score), draw(order, served(score)), per_task=False, relative=False)
+    done = len(scope.audit)
+    np.testing.assert_array_equal(scope.audit, score[order[:done]])
+    assert not np.isnan(scope.audit).any()
+    assert done == len(order) or np.isnan(score[order[done]])
+    assert scope.population == len(values)
+    assert scope.known.sum() == np.nansum(score[np.setdiff1d(np.arange(len(values)), order)])
+
+
+def test_tasks_have_beginnings_of_their_own() -> None:
+    view = served(np.array([1.0, np.nan, 1.0, 0.0, np.nan, 1.0]))
+    order = np.array([2, 1, 0, 3, 5, 4])
+    whole, easy, hard = scopes(view, draw(order, view), per_task=True, relative=False)
+    assert (whole.audit.tolist(), easy.audit.tolist(), hard.audit.tolist()) == ([1.0], [1.0, 1.0], [])
+    tasks = {n: ("easy", "hard")[n % 2] for n in range(6)}
+    assert draw(order, view, **{"": 1, "hard": 2}).asked(tasks).tolist() == [2, 1, 3]
+
+
+def test_an_audit_takes_more_the_nearer_the_floor_and_never_more_than_there_are(tmp_path: Path) -> None:
+    given_ = setting(tmp_path)
+    none = np.zeros(0)
+    sizes = [size_for(given_, Scope(None, none, none, 2000, mean, none)) for mean in (0.99, 0.95, 0.9, 0.85)]
+    assert sizes == sorted(sizes)
+    assert 0 < sizes[0] < sizes[-1] < 2000
+    known = Scope(None, np.ones(1700), none, 300, 0.9, none)
+    assert size_for(given_, known) == 0, "what is known already shows the floor"
+    assert certificate(given_, known, 1).certified
+    assert size_for(setting(tmp_path, ", audit: 77"), Scope(None, none, none, 2000, 0.9, none)) == 77
+
+
+def test_a_certificate_names_its_judge_and_a_later_round_is_held_to_more(tmp_path: Path) -> None:
+    scores = (np.random.default_rng(1).random(300) < 0.9).astype(float)
+    scope = Scope(None, np.zeros(0), scores, 1700, 0.9, np.zeros(0))
+    first, second = (certificate(setting(tmp_path), scope, number) for number in (1, 2))
+    assert first.scorer == "judge wise, rubric " + first.scorer[-4:]
+    assert first.basis == "judge"
+    assert second.lower_bound < first.lower_bound < scores.mean()
+
+
+def test_a_judge_sees_nothing_that_a_policy_keeps_from_it(tmp_path: Path) -> None:
+    """Nor what a duplicate of the request is kept from it by."""
+    leader = np.array([0, 1, 0, 3])
+    policy = np.array([0, 1, 1, 0], np.int32)
+    zeros = np.zeros(4, np.int32)
+    intake = Intake.__new__(Intake)
+    batch = Batch(tmp_path, intake, zeros, leader, policy, (), zeros, zeros, np.ones(4, bool))
+    assert judgeable(setting(tmp_path), batch).scorable.tolist() == [False, False, False, True]
+    everyone = JOB.replace("policies:", "policy: {regions: {allow: [eu]}}\npolicies:")
+    with pytest.raises(UserError, match="may see no request under the job's policy"):
+        setting(tmp_path, text=everyone)
+
+
+def test_judging_has_a_limit_of_its_own_and_labels_are_shared_with_the_pilot(tmp_path: Path) -> None:
+    assert setting(tmp_path).judge_usd == 2, "a fifth of the cap"
+    limited = setting(tmp_path, ", labels: 500, audit: 350")
+    assert (limited.pilot_labels, limited.looks) == (150, 0), "with one endpoint there is nothing to pilot"
+    assert setting(tmp_path, ", labels: 500").pilot_labels == 250
