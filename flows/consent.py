@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from flows.screen import money
 
 if TYPE_CHECKING:
     from flows.setting import Setting
+    from router.planning.problem import Terms
 
 
 class Consent:
@@ -32,3 +34,10 @@ class Consent:
         )
         self.given = self.ask(why)
         return None if self.given else f"{why}: nothing more is sent without --yes"
+
+    def within(self, terms: Terms, spent_usd: Decimal) -> Terms:
+        """The terms of what is sent without asking: a repair is no reason to ask again."""
+        if self._limit is None or self.given:
+            return terms
+        left = float(max(self._limit - spent_usd, Decimal(0)))
+        return replace(terms, cap_usd=left if terms.cap_usd is None else min(terms.cap_usd, left))

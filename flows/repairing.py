@@ -53,7 +53,8 @@ class Wanted:
 
         def needed(each: Certificate) -> float:
             mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
-            return mean * each.floor / shown if shown > 0.0 else 1.0
+            # where nothing is known, nothing can be aimed at
+            return mean * each.floor / shown if shown > 0.0 else mean
 
         if not any(short(each) for each in certificates):
             return None

@@ -263,7 +263,8 @@ class Shift:
         self._compose()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             shown = settle.quality_of(warehouse, setting).certificates
-        found = self.repairs.due(shown, setting.terms(spent_usd=self.escrow.spent_usd))
+        spent = self.escrow.spent_usd
+        found = self.repairs.due(shown, self.consent.within(setting.terms(spent_usd=spent), spent))
         works = [] if found is None else self._shards(*found)
         return works or self.score()
 
