@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from inspect import getmembers, isclass
@@ -18,6 +19,7 @@ from engines.escrow import RunEscrow
 from engines.loop import start
 from engines.outcomes import NEXT_STEP
 from engines.through_litellm import EXCEPTIONS, LitellmTransport, ThroughLitellm, load_litellm, translated
+from router.prices import cost_usd
 from router.values import (
     Answer,
     Desk,
@@ -26,6 +28,7 @@ from router.values import (
     FailureKind,
     Intent,
     Limits,
+    Mode,
     Outcome,
     Price,
     PriceSchedule,
@@ -124,7 +127,7 @@ def test_an_answer_comes_through_with_its_usage(script: Script) -> None:
     assert b'"max_tokens":1024' in script.bodies[0].replace(b": ", b":")
 
 
-def test_limits_are_learnt_from_the_headers_of_a_provider_with_a_wire_of_its_own(
+def test_limits_and_what_a_cache_was_given_are_learnt_from_a_provider_with_a_wire_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
@@ -136,6 +139,16 @@ def test_limits_are_learnt_from_the_headers_of_a_provider_with_a_wire_of_its_own
         assert reply.kind is None, reply.message
         assert reply.usage is not None
         assert reply.usage.input_tokens == emulator.books()[0]["input_tokens"]
+        parts = [{"type": "text", "text": "word " * 2000, "cache_control": {"type": "ephemeral"}}]
+        kept = replace(asked, messages=({"role": "system", "content": parts}, *asked.messages))
+        costs = []
+        for first in (True, False):
+            usage = start(transport.send(kept)).result().usage
+            assert usage is not None
+            assert (usage.written_tokens > 0) == first
+            costs.append(cost_usd(model.price_for(Mode.REALTIME).base, usage))
+        assert [str(cost) for cost in costs] == [entry["cost_usd"] for entry in emulator.books()[1:]]
+        assert costs[0] > costs[1]
     assert reply.hints is not None
     assert (reply.hints.limit_requests, reply.hints.limit_tokens) == (600, 90_000)
     assert reply.hints.reset_tokens_seconds is not None

@@ -47,6 +47,8 @@ class Asked:
     request_id: str | None = None
     flex: bool = False
     """Asked for at leisure, at the price of that."""
+    keeps: bool = False
+    """Asks for what comes before the last message to be kept in a cache, and pays for that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def read_message(body: Any) -> Asked:
         raise BadBody("stream: not emulated")
     system = [{"role": "system", "content": body["system"]}] if body.get("system") else []
     metadata = body.get("metadata")
-    return asked_of(
+    asked = asked_of(
         str(body.get("model")),
         [*system, *messages],
         body["max_tokens"],
@@ -62,6 +63,7 @@ def read_message(body: Any) -> Asked:
         request_id=metadata.get("user_id") if isinstance(metadata, dict) else None,
         extra_tokens=tokens_of(dumps(body["tools"]).decode()) if body.get("tools") else 0,
     )
+    return replace(asked, keeps=b'"cache_control"' in dumps([system, messages]))
 
 
 def _schema(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -100,8 +102,8 @@ def message(spoken: Spoken, body: Mapping[str, Any]) -> dict[str, Any]:
         "stop_reason": reason,
         "stop_sequence": None,
         "usage": {
-            "input_tokens": usage.input_tokens - usage.cached_tokens,
-            "cache_creation_input_tokens": 0,
+            "input_tokens": usage.input_tokens - usage.cached_tokens - usage.written_tokens,
+            "cache_creation_input_tokens": usage.written_tokens,
             "cache_read_input_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
         },

@@ -65,6 +65,8 @@ class Bills:
             "cached_tokens": usage.cached_tokens,
             "output_tokens": usage.output_tokens,
             "reasoning_tokens": usage.reasoning_tokens,
+            "written_tokens": usage.written_tokens,
+            "written_hour_tokens": usage.written_hour_tokens,
             "cost_usd": str(cost),
             "right": said.right,
             "finish_reason": said.finish_reason,
@@ -112,5 +114,12 @@ def bill_usd(price: Price, usage: Usage) -> Decimal:
     """The bill, reckoned on its own and not by the client's code: the ledger is compared with it."""
     cached = price.input if price.cached_input is None else price.cached_input
     fresh = usage.input_tokens - usage.cached_tokens
-    per_million = fresh * price.input + usage.cached_tokens * cached + usage.output_tokens * price.output
+    fresh -= usage.written_tokens  # kept for five minutes: Anthropic's price of it where none is stated
+    write = price.input * 5 / 4 if price.cache_write is None else price.cache_write
+    per_million = (
+        usage.written_tokens * write
+        + fresh * price.input
+        + usage.cached_tokens * cached
+        + usage.output_tokens * price.output
+    )
     return usd(per_million / 1_000_000)

@@ -149,7 +149,8 @@ class Provider:
         seen = key in self._prefixes
         self._prefixes.add(key)
         if not seen:
-            return said
+            written = min(asked.prefix_tokens, said.usage.input_tokens) if asked.keeps else 0
+            return replace(said, usage=replace(said.usage, written_tokens=written))
         cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, said.usage.input_tokens)
         return replace(said, usage=replace(said.usage, cached_tokens=cached))
 
