@@ -48,7 +48,7 @@ LIVES = """\
 select endpoint, round(epoch(ready_at - started_at), 1) as seconds_to_start,
        round(epoch(stopped_at - started_at), 1) as seconds_up, usd_per_hour::double as usd_per_hour, cost_usd
 from workers order by all"""
-WORKERS = ("How long was each worker up, and what did it cost?", LIVES)
+WORKERS = ("How long was each worker up, and what did it cost?", " ".join(LIVES.split()))
 
 
 def run_demo(folder: Path, requests: int) -> int:
