@@ -72,6 +72,11 @@ EXCEPTIONS: tuple[tuple[str, FailureKind, bool], ...] = (
 """litellm's exception, what it means, and whether it alone shows that nothing was billed; the first that is among
 the classes of what was raised."""
 
+HINTS = {
+    "UnsupportedParamsError": "; does the model refuse a temperature? `request: {temperature: null}` sends none",
+}
+"""What to do, where an exception has a usual cause."""
+
 HOW_FAR: tuple[tuple[str, FailureKind | None, bool], ...] = (
     ("HTTPStatusError", None, _SAID),
     ("ClientResponseError", None, _SAID),
@@ -169,10 +174,11 @@ def _hints(response: Any) -> Hints | None:
 def translated(error: BaseException, endpoint: str) -> Reply:
     """What an exception of litellm's means. None of its prose is repeated: it can quote a prompt or a key."""
     kind, said = _kind(error)
-    status = getattr(error, "status_code", None)
+    name, status = type(error).__name__, getattr(error, "status_code", None)
+    told = f"endpoint {endpoint}: {name}" + (f", status {status}" if status else "")
     return Reply(
         kind=kind,
-        message=f"endpoint {endpoint}: {type(error).__name__}" + (f", status {status}" if status else ""),
+        message=told + HINTS.get(name, ""),
         unbilled=said,
         retry_after=retry_after_of(_headers(error)),
     )
