@@ -26,6 +26,7 @@ from router.values import (
     Outcome,
     Purpose,
     Usage,
+    usd,
 )
 
 ZERO = Decimal(0)
@@ -47,6 +48,14 @@ class WorkerLife:
     ready_at: datetime | None = None
     stopped_at: datetime | None = None
     cost_usd: Decimal = ZERO
+
+    @property
+    def accounting_usd(self) -> Decimal | None:
+        """What its time is charged back at; None where its hours are paid, or it is still up."""
+        if self.accounting_usd_per_hour is None or self.stopped_at is None:
+            return None
+        seconds = (self.stopped_at - self.started_at).total_seconds()
+        return usd(self.accounting_usd_per_hour / 3600 * Decimal(seconds))
 
 
 class PoolBooks:

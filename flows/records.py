@@ -150,9 +150,15 @@ def worker_rows(run_id: str, lives: Sequence[tuple[str, Any]]) -> pa.Table:
             },
             "usd_per_hour": _twelve(life.usd_per_hour),
             "cost_usd": life.cost_usd,
+            "accounting_usd": life.accounting_usd,
         }
         for endpoint, life in lives
     ]
     types = dict.fromkeys(("started_at", "ready_at", "stopped_at"), INSTANT)
-    types |= {"pid": pa.int64(), "usd_per_hour": pa.decimal128(18, 12), "cost_usd": USD}
+    types |= {
+        "pid": pa.int64(),
+        "usd_per_hour": pa.decimal128(18, 12),
+        "cost_usd": USD,
+        "accounting_usd": USD,
+    }
     return pa.Table.from_pylist(rows, pa.schema([(name, types.get(name, pa.string())) for name in rows[0]]))

@@ -139,14 +139,17 @@ def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tm
         "one",
         [*main, (None, Purpose.OVERHEAD, "settled", Decimal(6)), (2, Purpose.PILOT, "unsettled", Decimal(3))],
     )
+    house = {"run_id": "one", "worker_id": "house-0#1", "started_at": NOW, "accounting_usd": Decimal(3)}
     with Warehouse.open(path) as w:
+        w.save_workers(pa.Table.from_pylist([house]))
         rows = w.query(
-            """select tag, sum(direct_usd) as direct, sum(overhead_usd) as overhead, sum(unsettled_usd) as open
+            """select tag, sum(direct_usd) as direct, sum(overhead_usd) as overhead, sum(unsettled_usd) as open,
+                      sum(accounting_usd) as paid_already
                from chargeback group by 1 order by 1"""
         ).to_pylist()
-    assert [(r["tag"], r["direct"], r["overhead"], r["open"]) for r in rows] == [
-        ("team=support, customer=acme", 4, 4, 2),
-        ("team=support, customer=bolt", 2, 2, 1),
+    assert [tuple(row.values()) for row in rows] == [
+        ("team=support, customer=acme", 4, 4, 2, 2),
+        ("team=support, customer=bolt", 2, 2, 1, 1),
     ]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from engines.escrow import RunEscrow
 from engines.vllm_pool import VllmPool
@@ -27,7 +28,13 @@ def pool(folder: Path, journal: Kept, escrow: RunEscrow, *, workers: int = 1, **
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}"\n')
     python.chmod(0o700)
     startup = options.pop("startup_seconds", 60.0)
-    end = endpoint(usd_per_hour=USD_PER_HOUR, python=str(python), workers=workers, options=options)
+    end = endpoint(
+        usd_per_hour=USD_PER_HOUR,
+        accounting_usd_per_hour=USD_PER_HOUR / 2,
+        python=str(python),
+        workers=workers,
+        options=options,
+    )
     return VllmPool(end, Desk(journal, escrow), startup_seconds=startup)
 
 
@@ -56,6 +63,7 @@ def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path
         seconds = (life.stopped_at - life.started_at).total_seconds()
         assert abs(float(paid / USD_PER_HOUR * 3600) - seconds) < 1
         assert paid == life.cost_usd
+        assert float(life.accounting_usd) == pytest.approx(float(USD_PER_HOUR) / 2 * seconds / 3600)
         assert not psutil.pid_exists(life.pid)
     assert journal.settled_usd() == escrow.spent_usd
     rates = made.rates()

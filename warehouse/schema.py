@@ -7,7 +7,7 @@ extension is needed to open the file. No keys: an anti-join is cheaper than an i
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -112,6 +112,10 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
             judged_at timestamptz
         );
         """,
+    ),
+    5: (
+        "What hardware that is paid already is charged back at.",
+        "alter table workers add column accounting_usd decimal(18,9);",
     ),
 }
 """Version → what it brought, in a sentence, and the SQL that makes it of the one before."""

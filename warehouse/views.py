@@ -2,7 +2,8 @@
 
 Charge-back: `direct_usd` is what main and repair attempts of a tag's requests cost; pilot, audit, judge and overhead
 are spread over the run's answered requests by count (a request that cost much did not make the pilot dearer); what is
-unsettled stands apart, at its most. The three add up to the ledger, to the last place.
+unsettled stands apart, at its most. The three add up to the ledger, to the last place. `accounting_usd`, for hardware
+that is paid already, is spread like overhead and is in no ledger.
 
 Savings: what an endpoint alone would have cost. Where the pilot, a uniform sample, asked it 30 times or more, that is
 the mean it paid there; otherwise the tokens of the answers served, at the endpoint's price.
@@ -112,6 +113,11 @@ create or replace view chargeback as
                case when l.purpose in ('main', 'repair') then coalesce(l.tag, 'untagged') end as tag,
                sum(l.cost_usd) as usd
         from ledger l
+        group by all
+        union all
+        select w.run_id, strftime(w.started_at at time zone 'UTC', '%Y-%m'), 'vllm', 'accounting', null,
+               sum(w.accounting_usd)
+        from workers w where w.accounting_usd > 0
         group by all),
     carried as (
         -- rounded by what has been given away up to here, so that the shares add up to the last place
@@ -123,7 +129,8 @@ create or replace view chargeback as
     select c.month, r.job, c.tag, c.provider,
            coalesce(sum(c.usd) filter (where c.kind = 'direct'), 0)::decimal(38,9) as direct_usd,
            coalesce(sum(c.usd) filter (where c.kind = 'overhead'), 0)::decimal(38,9) as overhead_usd,
-           coalesce(sum(c.usd) filter (where c.kind = 'unsettled'), 0)::decimal(38,9) as unsettled_usd
+           coalesce(sum(c.usd) filter (where c.kind = 'unsettled'), 0)::decimal(38,9) as unsettled_usd,
+           coalesce(sum(c.usd) filter (where c.kind = 'accounting'), 0)::decimal(38,9) as accounting_usd
     from carried c left join runs r using (run_id)
     group by all;
 """
