@@ -152,8 +152,10 @@ def _tiles(night: Night) -> Iterable[Tile]:
     elif counts["mean_score"] is not None:
         note = f"of {counts['scored']:,} scored; nothing is certified"
         yield Tile("Mean score", f"{counts['mean_score']:.3f}", repr(counts["mean_score"]), note)
-    answered = counts["results"] - counts["errors"]
-    note = f"of {counts['requests']:,} requests, {counts['errors']:,} errors"
+    answered = counts["results"] - counts["errors"] if night.over else counts["replied"]
+    note = f"of {counts['requests']:,} requests" + (
+        f", {counts['errors']:,} errors" if night.over else " so far"
+    )
     yield Tile("Answered", f"{answered:,}", str(answered), note)
     seconds = (end_of(night) - night.run["started_at"]).total_seconds()
     yield Tile("Took", lasting(max(seconds, 0.0)), None, "until it was over" if night.over else "so far")

@@ -20,6 +20,8 @@ select
     (select count(*) from results where run_id = $run_id) as results,
     (select count(*) from results where run_id = $run_id and error is not null) as errors,
     (select count(*) from results where run_id = $run_id and reused_from is not null) as reused,
+    (select count(distinct request_id) from responses
+     where run_id = $run_id and reply = 'answer' and purpose <> 'judge') as replied,
     (select avg(score) from results where run_id = $run_id) as mean_score,
     (select count(score) from results where run_id = $run_id) as scored,
     (select coalesce(sum(cost_usd), 0) from ledger where run_id = $run_id) as spent_usd,
