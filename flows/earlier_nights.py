@@ -157,7 +157,7 @@ def _settle_others(warehouse: Warehouse, setting: Setting) -> Decimal:
         if not folder.is_dir():
             continue
         with locked(folder):
-            left = left_behind(folder, setting.endpoints)
+            left = left_behind(folder, tuple(setting.reached.values()))
             under_way += left.booked_usd
             under_way += sum((sum(entries.values()) for entries in left.committed.values()), Decimal(0))
             recover(folder, adopt=left.shards)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from engines.escrow import RunEscrow, Within
 from flows.crew import Work
 from flows.prepare import Batch
+from flows.records import price_rows
 from flows.setting import Setting
 from flows.tiers import twins
 from router.judge import OWN_WORDS, VERDICT, VERDICT_TOKENS, Judge, Question, verdict
@@ -323,7 +324,11 @@ def _question(told: Mapping[str, Any]) -> Question:
 
 
 def judges_desk(w: Warehouse, setting: Setting, desk: Desk) -> Desk:
-    """The desk of judges' calls: of the run's money as much as judging may cost, less what it has cost so far."""
+    """The desk of judges' calls: of the run's money as much as judging may cost, less what it has cost so far. What the
+    judge takes is put on record."""
+    if setting.judge is not None:
+        prices = price_rows((setting.judge.endpoint,), setting.clock())
+        w.save_prices(setting.run_id, prices, choosable=False)
     if setting.judge_usd is None:
         return desk
     spent = Decimal(w.query(SPENT, run_id=setting.run_id)["usd"][0].as_py())

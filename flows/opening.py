@@ -53,7 +53,7 @@ def opened(run_id: str, call: Call, screen: Screen | None = None) -> Iterator[Sh
         if call.fresh or (place / ASIDE).exists():
             _set_aside(setting, screen)
         with masked(OWNERS_ALONE) as users_mask, ExitStack() as held, locked(setting.folder):
-            left = left_behind(setting.folder, setting.endpoints)
+            left = left_behind(setting.folder, tuple(setting.reached.values()))
             recover(setting.folder, adopt=left.shards)
             held.enter_context(earlier_nights.sharing(setting))
             setting = _entered(setting, call, screen)
@@ -97,8 +97,8 @@ def _set_aside(setting: Setting, screen: Screen) -> None:
     if recall(setting.folder) is None:
         return
     with locked(setting.folder):
-        left = left_behind(setting.folder, setting.endpoints)
-        left.settle(setting.run_id, setting.folder, setting.endpoints, screen.say)
+        left = left_behind(setting.folder, tuple(setting.reached.values()))
+        left.settle(setting.run_id, setting.folder, tuple(setting.reached.values()), screen.say)
         recover(setting.folder)
         taken = {path.name for path in setting.folder.parent.iterdir()}
         mark = setting.folder / ASIDE

@@ -252,6 +252,10 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
     if marker.exists():
         return
     published = publish(setting.warehouse, setting.run_id, setting.job.output_path, setting.job.base, say=say)
+    with Warehouse.open(setting.warehouse, say=say) as warehouse:
+        run = warehouse.run(setting.run_id)
+        if run is not None and run["published_at"] is None:  # certified by people, after the run was over
+            warehouse.update_run(setting.run_id, published_at=datetime.now(UTC))
     marker.touch(mode=0o600)  # published files are for others; what is in the run's folder is not
     say(f"published {published.rows:,} rows to {published.path}")
 

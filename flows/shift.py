@@ -138,7 +138,7 @@ class Shift:
     def pilot(self) -> list[Work]:
         """The next answers to look at, until looking at more would not pay."""
         setting = self.setting
-        if adopted := self._adopted({Purpose.PILOT}):
+        if adopted := self._adopted({Purpose.PILOT, Purpose.JUDGE}):
             return adopted
         if self.audit is not None and (works := self._to_score(self.audit.looks)):
             return works

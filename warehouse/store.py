@@ -165,9 +165,11 @@ class Warehouse:
         """Replaces all certificates of the same runs."""
         self._replace("certificates", table, ["run_id"])
 
-    def save_prices(self, run_id: str, table: pa.Table) -> None:
-        """Prices in force; `run_prices` keeps which of them a run could choose among."""
+    def save_prices(self, run_id: str, table: pa.Table, *, choosable: bool = True) -> None:
+        """Prices in force; `run_prices` keeps which of them a run could choose among (not a judge's)."""
         self._replace("prices", table, ["price_id"])
+        if not choosable:
+            return
         pairs = table.select(["endpoint", "price_id"])
         of_run = pairs.append_column("run_id", pa.array([run_id] * pairs.num_rows, pa.string()))
         self._replace("run_prices", of_run, ["run_id", "price_id"])
