@@ -171,7 +171,10 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -
     """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
         known = warehouse.ingested(setting.run_id)
-        warehouse.ingest(*(part for part in parts.of_run(setting.folder) if part.name not in known))
+        missing = [part for part in parts.of_run(setting.folder) if part.name not in known]
+        if missing and not known and frozen(setting.folder) is not None:  # a lost file: entries need their requests' tags
+            warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
+        warehouse.ingest(*missing)
         spent = warehouse.spent(setting.run_id)
         setting = earlier_nights.within_window(warehouse, setting, screen.say)
         late = setting.job.on_deadline == "realtime"
