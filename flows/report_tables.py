@@ -203,9 +203,10 @@ def shards(night: Night) -> Table | None:
 def workers(night: Night) -> Table | None:
     return table(
         "workers", "Local workers",
-        ("Worker", "Endpoint", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost"),
+        ("Worker", "Endpoint", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
         [(words(row["worker_id"]), words(row["endpoint"]), words(row["device"]), words(_clock(row["started_at"])),
-          words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]))
+          words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]),
+          Cell("", right=True) if row["accounting_usd"] is None else usd(row["accounting_usd"]))
          for row in night.workers],
     )  # fmt: skip
 

@@ -55,7 +55,5 @@ def _check(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     if found is None:
         raise StoreError(f"{path} is no warehouse of ours; name another with --warehouse")
     if found != VERSION:
-        remedy = (
-            "upgrade thirdshift" if found > VERSION else f"run: thirdshift migrate --warehouse {path.name}"
-        )
+        remedy = "upgrade thirdshift" if found > VERSION else f"run: thirdshift migrate --warehouse {path}"
         raise StoreError(f"{path} has schema {found}, this thirdshift reads {VERSION}: {remedy}")
