@@ -172,7 +172,8 @@ def _shift(setting: Setting, journal: FileJournal, screen: Screen, left: Left) -
     with Warehouse.open(setting.warehouse, say=screen.say) as warehouse:
         known = warehouse.ingested(setting.run_id)
         missing = [part for part in parts.of_run(setting.folder) if part.name not in known]
-        if missing and not known and frozen(setting.folder) is not None:  # a lost file: entries need their requests' tags
+        if missing and not known and frozen(setting.folder) is not None:
+            # the file was lost: entries need their requests' tags
             warehouse.save_requests(setting.run_id, setting.folder, setting.job.tags, setting.job.charge_by)
         warehouse.ingest(*missing)
         spent = warehouse.spent(setting.run_id)
