@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import signal
 import subprocess
 import time
@@ -14,10 +16,15 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from engines.emulator import Emulator, ability_for
 from flows.approving import WAIT_SECONDS, patience
+from flows.cli import app
 from flows.errors import UserError
+from flows.events import AT_THE_END, DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT
+from flows.exits import Verdict
 from flows.running import Call
 from flows.serving import Schedule, checked, checked_job, in_zone, server_there
 from flows.started_by import dated
@@ -25,6 +32,12 @@ from tests.nights import PROGRAM, answer, ask, environment, thirdshift, write_jo
 from tests.servers import billed_usd, cheap, dear, emulated
 
 ROOT = Path(__file__).parents[1]
+OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+COMMANDS = [
+    line.removeprefix("$ ")
+    for block in re.findall(r"^```console\n(.*?)^```", OPERATING, re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+]
 NIGHTLY = Schedule("0 22 * * *", "Europe/Berlin")
 LAST = datetime(2026, 11, 22, 21, 30, tzinfo=UTC)
 
@@ -109,7 +122,7 @@ def begun(**parameters: Any) -> Any:
         return client.create_flow_run_from_deployment(deployment().id, parameters=parameters)
 
 
-def once(run: Any, is_so: Callable[[Any], bool], seconds: float = 90.0) -> Any:
+def once(run: Any, is_so: Callable[[Any], bool], seconds: float = 120.0) -> Any:
     """The run's state as soon as `is_so` of it."""
     with api() as client:
         last = time.monotonic() + seconds
@@ -155,7 +168,8 @@ def test_the_form_has_the_jobs_params_with_their_types_and_refuses_others(served
 
 def test_a_refused_plan_ends_as_a_budget_stop_that_has_spent_nothing(served: Served) -> None:
     run = begun(params={"ds": "refused", "level": 3})
-    once(run, paused)
+    state = once(run, paused)
+    assert state.is_paused(), state.message
     with api() as client:
         asked = client.read_flow_run(run.id)
         assert asked.name == "served-sums.ds=refused.level=3"
@@ -175,10 +189,11 @@ def test_a_refused_plan_ends_as_a_budget_stop_that_has_spent_nothing(served: Ser
 def test_an_approved_run_goes_on_and_cancelled_it_keeps_what_is_paid_for(served: Served) -> None:
     run_id = "approved"
     run = begun(params={"ds": "approved", "level": 3}, run_id=run_id)
-    once(run, paused)
+    state = once(run, paused)
+    assert state.is_paused(), state.message
     with api() as client:
         client.resume_flow_run(run.id, run_input={"approve": True})
-    last = time.monotonic() + 90
+    last = time.monotonic() + 120
     while served.emulator.totals().get("dear", {}).get("requests", 0) < 20:
         assert time.monotonic() < last
         time.sleep(0.2)
@@ -201,6 +216,17 @@ def test_an_approved_run_goes_on_and_cancelled_it_keeps_what_is_paid_for(served:
     again = begun(params={"ds": "approved", "level": 3}, run_id=run_id)
     assert once(again, final).type.value == "COMPLETED"
     assert billed_usd(served.emulator) == spent, "a finished run spends nothing"
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_each_command_in_operating_md_runs(
+    served: Served, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the run that the tests above have left."""
+    monkeypatch.chdir(served.job.parent)
+    Path("erase.txt").write_text("r00000\n")
+    done = CliRunner().invoke(app, shlex.split(line.replace("RUN_ID", "approved"))[1:])
+    assert done.exit_code == 0, done.output
 
 
 def test_a_run_waits_for_its_turn_where_another_runs_concurrency_is_stated(prefect_api: None) -> None:
@@ -307,3 +333,14 @@ def test_a_flows_parameters_are_a_calls_fields() -> None:
     call = Call(Path("job.yaml"), {"n": "1"}, cap=Decimal("0.3"))
     assert set(signature(night.fn).parameters) == set(call.as_parameters())
     assert Call.from_parameters({**call.as_parameters(), "cap": 0.3, "params": {"n": 1}}) == call
+
+
+def test_the_automation_in_operating_md_is_one_and_its_events_are_told() -> None:
+    from prefect.events import AutomationCore
+
+    (text,) = re.findall(r"^```yaml\n(.*?)^```", OPERATING, re.DOTALL | re.MULTILINE)
+    asked = AutomationCore.model_validate(yaml.safe_load(text))
+    told = {*AT_THE_END.values(), DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT}
+    assert set(asked.trigger.expect) <= told
+    assert set(re.findall(r"`(thirdshift\.[a-z-]+)`", OPERATING)) == told
+    assert set(AT_THE_END) == set(Verdict)

@@ -1,0 +1,63 @@
+"""What a night says while it goes on: spend, rate, and a time left that batches do not make nonsense of."""
+
+from __future__ import annotations
+
+import io
+import time
+from decimal import Decimal
+
+import pytest
+from rich.console import Console
+
+from flows.screen import QUIET, Screen, Tally, span
+
+
+def tally(
+    *, total: int, done: int, seconds: float, batched: int = 0, batched_done: int = 0, until: float = 0.0
+) -> Tally:
+    """`seconds` after its beginning; batches are expected `until` seconds from now."""
+    return Tally(
+        total, Decimal(0), batched=batched, batched_until=time.time() + until, done=done,
+        batched_done=batched_done, begun=time.monotonic() - seconds,
+    )  # fmt: skip
+
+
+def test_the_time_left_of_what_is_sent_in_real_time_is_by_its_rate() -> None:
+    assert tally(total=100, done=25, seconds=10).seconds_left() == pytest.approx(30, rel=0.05)
+    assert tally(total=100, done=100, seconds=10).seconds_left() == 0
+
+
+def test_a_rate_of_a_moment_or_of_nothing_tells_no_time() -> None:
+    assert tally(total=100, done=25, seconds=0.5).seconds_left() is None
+    assert tally(total=100, done=0, seconds=60).seconds_left() is None
+
+
+def test_a_batch_is_waited_for_as_long_as_batches_take_whatever_the_rate_of_the_rest() -> None:
+    mixed = tally(total=1100, done=100, seconds=10, batched=1000, until=3600)
+    assert mixed.seconds_left() == pytest.approx(3600, rel=0.01)
+    assert "1.0 h left" not in mixed.line(Decimal(0))
+    assert "60 min left" in mixed.line(Decimal(0))
+    slow = tally(total=2000, done=10, seconds=100, batched=1000, until=60)
+    assert slow.seconds_left() == pytest.approx(9900, rel=0.05)
+
+
+def test_of_an_overdue_batch_no_time_is_told() -> None:
+    late = tally(total=10, done=0, seconds=9000, batched=10, until=-60)
+    assert late.seconds_left() is None
+    assert "left" not in late.line(Decimal("0.5"))
+
+
+def test_times_are_told_as_people_say_them() -> None:
+    assert [span(each) for each in (40, 90, 720, 9000)] == ["40 s", "2 min", "12 min", "2.5 h"]
+
+
+def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    screen = Screen(Console(file=said, soft_wrap=True, highlight=False))
+    with screen.working("main", tally(total=10, done=10, seconds=5)) as bar:
+        bar.show(Decimal("0.25"))
+    assert said.getvalue() == "main: 10 of 10; $0.2500 spent, 2/s\n"
+    monkeypatch.setenv(QUIET, "1")
+    screen.say("a plan")
+    screen.say("a warning", "yellow")
+    assert said.getvalue().splitlines()[1:] == ["a warning"]
