@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 import threading
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from prefect import runtime
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -23,15 +27,19 @@ from flows.ending import lines
 from flows.events import DEADLINE_RISK, tell
 from flows.kept_plan import kept_plan
 from flows.prefect_home import temporary
+from flows.run_folder import OWNERS_ALONE, masked
 from flows.screen import Tally
 from warehouse.store import Warehouse
 
 if TYPE_CHECKING:
     from flows.crew import Work
+    from flows.setting import Setting
     from flows.shift import Shift
 
 SHOW_SECONDS = 5.0
 """How often progress is told to the API: 29 ms each, in a thread of its own."""
+PICTURES = ("frontier", "spend", "timeline")
+"""Figures of the report that are images in the UI too; the others are tables there."""
 
 PLANNED = """
 select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens,
@@ -60,16 +68,43 @@ def leave_plan(shift: Shift) -> None:
 
 
 def leave_end(shift: Shift, summary: Mapping[str, Any]) -> None:
-    """How the night ended: the bill against every single endpoint alone, the certificate, the figures in words."""
+    """The bill against every single endpoint alone, the certificate, and the end in words. A run of a deployment, which
+    nobody sees end, leaves the report's page and pictures too."""
+    setting = shift.setting
     _table(shift, "bill", _rows(shift, BILL), "What the night cost, and what each endpoint alone would have.")
     _table(shift, "certificate", _rows(shift, CERTIFICATES), "What is claimed of the answers' quality.")
-    warehouse, run_id = summary["warehouse"], summary["run_id"]
-    told = "\n".join(f"- {line}" for line in lines(summary))
+    told = [f"- {line}" for line in lines(summary)]
+    ask = f"thirdshift report {setting.run_id} --warehouse {setting.warehouse} --output night.html"
+    told += ["", f"The whole page: `{ask}`"]
+    if runtime.deployment.id is not None:
+        try:
+            told += ["", f"It is also at `{_pictures(setting)}`"]
+        except Exception as error:  # noqa: BLE001 (the night is done; a picture must not undo it)
+            shift.screen.say(f"the report could not be drawn: {type(error).__name__}: {error}", "yellow")
     create_markdown_artifact(
-        key=_key(shift, "report"),
-        markdown=f"{told}\n\nThe whole report: `thirdshift report {run_id} --warehouse {warehouse} --output {run_id}.html`",
-        description=_of(shift, f"How the night ended: exit {summary['exit']}."),
+        key=_key(setting, "report"),
+        markdown="\n".join(told),
+        description=_of(setting, f"Ended with exit {summary['exit']}."),
     )
+
+
+def _pictures(setting: Setting) -> Path:
+    """The report in the run's folder, and its figures as images; where the page is."""
+    from flows.report import page_of, rendered
+    from flows.report_night import night_of
+    from flows.report_plots import plots
+
+    night, page = night_of(setting.warehouse, setting.run_id), setting.folder / "report.html"
+    with masked(OWNERS_ALONE):
+        page.write_text(rendered(page_of(night)), encoding="utf-8")
+    for name, plot in plots(night).items():
+        if name in PICTURES:
+            create_image_artifact(
+                image_url=f"data:image/png;base64,{b64encode(plot.png()).decode()}",
+                key=_key(setting, f"picture-{name}"),
+                description=_of(setting, plot.told),
+            )
+    return page
 
 
 @contextmanager
@@ -105,7 +140,9 @@ class _Watch(threading.Thread):
 
     def _made(self) -> UUID:
         made = create_progress_artifact(
-            progress=0.0, key=_key(self.shift, "progress"), description=_of(self.shift, self.title)
+            progress=0.0,
+            key=_key(self.shift.setting, "progress"),
+            description=_of(self.shift.setting, self.title),
         )
         return cast("UUID", made)  # no coroutine: nothing here is async
 
@@ -115,7 +152,7 @@ class _Watch(threading.Thread):
         update_progress_artifact(
             self._artifact,
             progress=round(100.0 * tally.done / max(tally.total, 1), 1),
-            description=_of(self.shift, told),
+            description=_of(self.shift.setting, told),
         )
 
     def _warn(self) -> None:
@@ -132,16 +169,18 @@ class _Watch(threading.Thread):
 
 def _table(shift: Shift, what: str, rows: list[dict[str, Any]], description: str) -> None:
     if rows:
-        create_table_artifact(key=_key(shift, what), table=rows, description=_of(shift, description))
+        create_table_artifact(
+            key=_key(shift.setting, what), table=rows, description=_of(shift.setting, description)
+        )
 
 
-def _of(shift: Shift, description: str) -> str:
-    return f"{shift.setting.run_id}: {description}"
+def _of(setting: Setting, description: str) -> str:
+    return f"{setting.run_id}: {description}"
 
 
-def _key(shift: Shift, what: str) -> str:
+def _key(setting: Setting, what: str) -> str:
     """Prefect's keys are lower-case letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{shift.setting.job.name}-{what}".lower()).strip("-")
+    return re.sub(r"[^a-z0-9]+", "-", f"{setting.job.name}-{what}".lower()).strip("-")
 
 
 def _rows(shift: Shift, sql: str) -> list[dict[str, Any]]:

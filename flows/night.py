@@ -66,8 +66,8 @@ def night(
         while works := shift.score() or shift.repair():
             send(shift, works)
         summary = shift.close()
-        leave_end(shift, summary)
-        tell_end(shift, summary)
+    leave_end(shift, summary)
+    tell_end(shift, summary)
     if temporary():
         time.sleep(DRAIN_SECONDS)
     return ended(summary)

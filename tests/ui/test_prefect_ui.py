@@ -201,3 +201,8 @@ def test_a_night_from_form_to_certificate(page: Page, server: str, served: str) 
         expect(page.get_by_text(shown).first).to_be_visible()
         if what in ("bill", "certificate"):
             picture(page, what)
+
+    page.goto(f"{server}/artifacts/key/ticket-triage-picture-frontier")
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
+    expect(page.locator("img[src^='data:image/png']")).to_be_visible()
+    picture(page, "frontier")
