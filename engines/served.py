@@ -7,6 +7,7 @@ process dies, kill -9 included. Its time is leased ahead like a local worker's (
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -82,6 +83,8 @@ class Served:
         self._startup_seconds, self._idle_seconds = startup_seconds, idle_seconds
         self._usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self._books = PoolBooks(endpoint, desk)
+        self._mark = os.urandom(2).hex()
+        """Of this process's lives of it."""
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
         """Those that the speaking engine has."""
@@ -158,7 +161,7 @@ class Served:
 
     def _live(self, run_id: str) -> None:
         """One life of the server, however it ends."""
-        name = f"{self.endpoint.name}#{len(self._lives) + 1}"
+        name = f"{self.endpoint.name}-{self._mark}#{len(self._lives) + 1}"
         meter = Meter(
             self._usd_per_hour, self.desk, lambda amount: self._books.overhead(run_id, name, amount)
         )

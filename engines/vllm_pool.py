@@ -5,6 +5,7 @@ One thread drives each worker (`vllm_slot`); this is what they share: shards, an
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -52,6 +53,8 @@ class VllmPool:
         self.endpoint, self.desk, self.spec = endpoint, desk, endpoint.workers
         self.usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self.books = PoolBooks(endpoint, desk)
+        self._mark = os.urandom(2).hex()
+        """Of this process's workers."""
         self.bodies = Bodies(endpoint)
         self.closing = False
         self._terms = Terms(startup_seconds, idle_seconds)
@@ -210,9 +213,9 @@ class VllmPool:
         return life
 
     def worker_id(self, number: int) -> str:
-        """`house-0`, and `house-0-b` … when it is started anew: unique within a pool's lives."""
+        """`house-0-3fa2#1`, `#2` … when it is started anew: unique within a run, a resumed one too."""
         with self._lock:
-            stem = f"{self.endpoint.name}-{number}"
+            stem = f"{self.endpoint.name}-{number}-{self._mark}"
             before = sum(life.worker_id.partition("#")[0] == stem for life in self._lives)
             return f"{stem}#{before + 1}"
 
