@@ -41,7 +41,7 @@ def show_sql(query: str, warehouse: Path, *, as_json: bool) -> int:
 def as_table(answer: pa.Table) -> Table:
     """An Arrow table as a rich one; numbers to the right, control characters made visible."""
     table = Table(
-        caption=f"{answer.num_rows:,} rows"
+        caption=("1 row" if answer.num_rows == 1 else f"{answer.num_rows:,} rows")
         + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")
     )
     for field in answer.schema:
