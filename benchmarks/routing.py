@@ -96,6 +96,8 @@ def baseline(outcomes: Outcomes, text: Any, floor: float, rng: np.random.Generat
 
     def predicted(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
         means = task_means(task[train], tasks, score[train])
+        if not len(test):  # every request was in the pilot
+            return means[task[test]]
         ridge = Ridge(solver="sparse_cg").fit(text[train], score[train] - means[task[train]])
         quality: NDArray[np.float64] = means[task[test]] + ridge.predict(text[test])
         return quality

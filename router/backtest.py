@@ -7,7 +7,7 @@ They see of the outcomes only the answers that they look at or serve, and pay fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from router import features
 from router.aim import Aim
-from router.certificate import Certificate, Claim, Sample, certify, certify_against_census, certify_relative
+from router.bounds import betting
+from router.certificate import Certificate, Claim, Sample, certify
 from router.outcomes import Outcomes, best_mix_usd, oracle_usd, read
 from router.outlook import Outlook, look_out
 from router.pilot import Situation, next_round
@@ -25,8 +26,8 @@ from router.predict import (
     Population,
     crossed,
     fit,
+    learnt,
     no_observations,
-    telling,
 )
 from router.repair import below
 from router.scorers import Basis
@@ -37,7 +38,7 @@ LABELS_PER_ENDPOINT = 600
 """How many scores may be looked at, times the number of endpoints, if nothing else is said: the contract's."""
 PILOT = 0.5
 """At most this share of the requests is looked at before the plan."""
-AUDIT = 0.25
+AUDIT = 0.10
 """At least this share of the scores is kept for the audit."""
 COST_FAITH = 4.0
 """Answers that a task's guessed mean cost is worth."""
@@ -66,6 +67,8 @@ class Night:
     paid: NDArray[np.bool_]
     spent: Observations
     """Costs of the answers paid for, in the place of scores."""
+    first: int = 0
+    """How many of `seen` are of the first round, on rows drawn before anything was scored."""
 
     @property
     def width(self) -> int:
@@ -158,12 +161,12 @@ def pilot(night: Night) -> None:
         if looks is None:
             return
         night.look(looks.row, looks.endpoint)
+        night.first = night.first or len(night.seen)
         cost, rounds = expected_costs(night), rounds + 1
 
 
 def plan(night: Night) -> Outlook:
-    population = telling(night.seen, night.population, night.priors)
-    predictor = fit(night.seen, population, night.priors)
+    predictor, population = learnt(night.seen, night.population, night.priors)
     quality = crossed(predictor, night.seen, population, night.priors, night.rng)
     expected = expected_costs(night)
     dearest = np.nanmax(expected) if np.isfinite(expected).any() else 1.0
@@ -195,7 +198,7 @@ def play(outcomes: Outcomes, population: Population, settings: Settings, rng: np
     while len(audit) and repairs < REPAIRS and below(night.seen, outlook, night.priors):
         outlook, repairs = plan(night), repairs + 1
         audit = serve_and_audit(night, outlook.choice)
-    certificate = certified(night, outlook.choice, repairs + 1)
+    certificate = certified(night, outlook.choice, audit, repairs + 1)
     return Played(outlook.choice, looked, night.paid, len(night.seen), certificate, repairs)
 
 
@@ -211,27 +214,39 @@ def serve_and_audit(night: Night, choice: NDArray[np.int32]) -> NDArray[np.int64
     return rows
 
 
-def certified(night: Night, choice: NDArray[np.int32], audit_round: int) -> Certificate:
-    """What can be shown of the served answers with the scores that were used."""
-    claim = Claim(night.settings.floor, night.settings.confidence, Basis.REFERENCE, "score")
+def certified(
+    night: Night, choice: NDArray[np.int32], audit: NDArray[np.int64], audit_round: int
+) -> Certificate:
+    """What can be shown of the served answers: `audit` are the rows scored at random after the last plan, in order.
+
+    Scores known before that plan count as what they are. A relative floor is shown against every endpoint, because it is
+    not told which is the best, and by the looks alone that were drawn before anything was scored: what the pilot chose
+    later may not bear on it. So it is seldom shown; a night that names its anchor buys pairs for it.
+    """
+    settings = night.settings
     score = np.full(night.paid.shape, np.nan)
     score[night.seen.row, night.seen.endpoint] = night.seen.score
-    line = np.arange(len(choice))
-    served = score[line, choice]
-    if not night.settings.relative:
-        known = served[np.isfinite(served)]
-        return certify(claim, Sample(len(choice), np.zeros(0), known), audit_round=audit_round)
-    anchor = score[:, int(np.argmax(_means(score)))]
-    both = np.flatnonzero(np.isfinite(served) & np.isfinite(anchor))
-    if np.isfinite(served).all():
-        return certify_against_census(claim, served, anchor[both], both, audit_round=audit_round)
-    return certify_relative(claim, served[both], anchor[both], len(choice), audit_round=audit_round)
+    served = score[np.arange(len(choice)), choice]
+    drawn = np.zeros(len(choice), dtype=bool)
+    drawn[audit] = True
+    sample = Sample(len(choice), served[np.isfinite(served) & ~drawn], served[audit])
+    if not settings.relative:
+        claim = Claim(settings.floor, settings.confidence, Basis.REFERENCE, "score")
+        return certify(claim, sample, audit_round=audit_round)
+    doubt = (1.0 - settings.confidence) / 2.0  # half for what was served, half for the endpoints together
+    own = certify(
+        Claim(settings.floor, 1.0 - doubt, Basis.REFERENCE, "score"), sample, audit_round=audit_round
+    )
+    ceiling = max(_ceiling(night, endpoint, 1.0 - doubt / night.width) for endpoint in range(night.width))
+    lower, mean = (value / max(ceiling, 1e-12) for value in (own.lower_bound, own.mean))
+    return replace(own, confidence=settings.confidence, mean=mean, lower_bound=lower)
 
 
-def _means(score: Floats) -> Floats:
-    count = np.isfinite(score).sum(axis=0)
-    means: Floats = np.where(count > 0, np.nansum(score, axis=0) / np.maximum(count, 1), -np.inf)
-    return means
+def _ceiling(night: Night, endpoint: int, confidence: float) -> float:
+    """The upper bound on an endpoint's mean, by its looks of the first round."""
+    early = night.seen.score[: night.first][night.seen.endpoint[: night.first] == endpoint]
+    mixed = np.random.default_rng(0).permutation(early)  # they lie in the order of the input
+    return 1.0 - betting(1.0 - mixed, confidence, len(night.outcomes))
 
 
 def figures(outcomes: Outcomes, settings: Settings, played: Played) -> dict[str, Any]:

@@ -22,8 +22,12 @@ ABILITY_SPREAD = 0.25
 """Standard deviation of an ability around 0.5 when nothing is known."""
 PRIOR_SPREAD = 0.10
 """And around a catalogue's figure: public benchmarks overstate by about so much (FIELD.md)."""
-FAITH = 8.0
-"""How many tasks, text columns or requests the first guess of a covariance is worth, beyond the endpoints' number."""
+FAITH = 3.0
+"""How many tasks or text columns the first guess of a covariance is worth, beyond the endpoints' number. With more, tasks
+that differ widely are taken to differ less than they do, and the plan buys more quality than it sees; with less, a few
+hundred requests are believed to tell more than they do, and the floor is missed."""
+LUCK_FAITH = 8.0
+"""The same in requests, for luck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +228,14 @@ def improve(looked: Looked, posterior: Posterior, covariances: Covariances) -> C
     guesses = covariances.guess
     return Covariances(
         covariances.ability,
-        _blend(skill_sum, int(touched.sum()), guesses[0]),
-        _blend(slope_sum, len(slopes), guesses[1]),
-        _blend(luck_sum, len(looked.row), guesses[2]),
+        _blend(skill_sum, int(touched.sum()), guesses[0], FAITH + endpoints),
+        _blend(slope_sum, len(slopes), guesses[1], FAITH + endpoints),
+        _blend(luck_sum, len(looked.row), guesses[2], LUCK_FAITH + endpoints),
         guesses,
     )
 
 
-def _blend(total: Floats, count: int, guess: Floats) -> Floats:
-    faith = FAITH + len(guess)
+def _blend(total: Floats, count: int, guess: Floats, faith: float) -> Floats:
     mixed: Floats = (total + faith * guess) / (count + faith)
     return (mixed + mixed.T) / 2 + 1e-9 * np.eye(len(guess))
 

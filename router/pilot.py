@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from router.aim import Aim, standing
 from router.outlook import Outlook, best_chances, look_out
-from router.predict import Observations, Past, Population, fit, no_observations, telling, without
+from router.predict import Observations, Past, Population, learnt, no_observations, without
 
 Floats = NDArray[np.float64]
 
@@ -42,6 +42,12 @@ LIKELY = 0.05
 """An anchor with less chance to be the best is not looked at for its own sake."""
 STEPS = (0, 30, 60, 120, 240, 480, 960, 1920)
 """Numbers of looks that are weighed against each other."""
+WORLDS = 16
+"""Worlds drawn from belief in one round: an endpoint is tried about as often as it is likely to be the bargain."""
+CARRIES = 0.2
+"""An endpoint that serves this share of the plan is looked at for its own sake, as an anchor is."""
+LEFT = 0.5
+"""Fresh looks leave this share of the scores still allowed: a round later dear ones may need them."""
 PART = 20_000
 """Requests that stand for all while the pilot is planned."""
 
@@ -133,15 +139,15 @@ def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
         outlook.predictor, outlook.population, outlook.choice, outlook.aim.anchors or _dearest(outlook)
     )
     dear, price = _anchor_looks(situation, outlook, chances, rng)
-    cheap = _cheap_looks(situation, outlook, chances, price, rng)
+    spare = int((1.0 - LEFT) * max(0, situation.looks - len(situation.observations) - len(dear)))
+    cheap = _cheap_looks(situation, outlook, chances, price, spare, rng)
     return dear.plus(cheap)
 
 
 def survey(situation: Situation) -> Outlook:
     """The plan as it would be if nothing more were looked at."""
     seen, priors = situation.observations, situation.priors
-    population = telling(seen, situation.population, priors)
-    predictor = fit(seen, population, priors, past=situation.past)
+    predictor, population = learnt(seen, situation.population, priors, past=situation.past)
     cost = np.array(situation.cost_usd, dtype=np.float64)
     cost[seen.row, seen.endpoint] = 0.0
     return look_out(
@@ -153,6 +159,12 @@ def _dearest(outlook: Outlook) -> tuple[int, ...]:
     """Without anchors: the endpoint whose error weighs most is the one that the plan leans on most."""
     counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
     return (int(counts.argmax()),)
+
+
+def _carrying(outlook: Outlook) -> list[int]:
+    """Endpoints that serve enough of the plan for their own error to weigh in the margin."""
+    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
+    return [int(e) for e in np.flatnonzero(counts >= CARRIES * len(outlook.choice))]
 
 
 @dataclass(slots=True)
@@ -173,8 +185,9 @@ class _Anchor:
 def _anchor_looks(
     situation: Situation, outlook: Outlook, chances: dict[int, float], rng: np.random.Generator
 ) -> tuple[Looks, float]:
-    """Looks at what may be the best endpoint, as many as pay; and the price of quality that is then expected."""
+    """Looks at what may be the best endpoint or carries the plan, as many as pay; and the price of quality then."""
     likely = sorted((a for a, p in chances.items() if p >= LIKELY), key=lambda a: -chances[a])[:3]
+    likely += [e for e in _carrying(outlook) if e not in likely]
     anchors = {a: found for a in likely if (found := _study(situation, outlook, a, rng)) is not None}
     spread = outlook.standing.spread
     deviations = outlook.standing.margin / max(spread, 1e-9)
@@ -249,25 +262,35 @@ def _cheap_looks(
     outlook: Outlook,
     chances: dict[int, float],
     price: float,
+    spare: int,
     rng: np.random.Generator,
 ) -> Looks:
-    """Cheap endpoints on fresh requests, each where a world drawn from what is believed says it is the best bargain."""
+    """Cheap endpoints on at most `spare` fresh requests, each where a world drawn from belief says it is the bargain."""
     seen = np.unique(situation.observations.row)
     mean_cost = np.nanmean(situation.cost_usd, axis=0)
     dear = mean_cost > CHEAP * mean_cost[max(chances, key=lambda a: chances[a])]
     before = 0 if situation.past is None else len(situation.past.score) // len(mean_cost)
-    count = min(len(seen) + FRESH - before, situation.pilot - len(seen))
+    count = min(len(seen) + FRESH - before, situation.pilot - len(seen), spare)
     left = np.setdiff1d(np.arange(len(outlook.population)), seen)
     if dear.all() or count < FEWEST or not len(left):
         return _together([], [])
     rows = left[stratified(outlook.population.part(left, np.ones(len(left))), count, rng)]
-    bargain = outlook.cost_usd[rows] - price * outlook.predictor.draw(outlook.population, rows, rng)
+    bargain = outlook.cost_usd[rows] - price * _worlds(outlook, rows, rng)
     bargain[:, dear] = np.inf
     if situation.allowed is not None:
         bargain[~situation.allowed[rows]] = np.inf
     endpoint = bargain.argmin(axis=1)
     fine = np.isfinite(bargain[np.arange(len(rows)), endpoint])
     return Looks(rows[fine], endpoint[fine].astype(np.int32))
+
+
+def _worlds(outlook: Outlook, rows: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    """Expected scores, shape (rows, endpoints), each row's in one of a few worlds that belief leaves possible."""
+    quality = np.empty((len(rows), outlook.cost_usd.shape[1]))
+    world = rng.permutation(len(rows)) % WORLDS
+    for w in range(min(WORLDS, len(rows))):
+        quality[world == w] = outlook.predictor.draw(outlook.population, rows[world == w], rng)
+    return quality
 
 
 def _fresh(situation: Situation, looks: Looks) -> Looks:

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 ROUNDS = 12
 """Of expectation and maximisation; the plan no longer changes after eight or so."""
-TEMPER = 1.0
+TEMPER = 1.15
 """By what luck is taken to be larger than learnt: scores are less regular than a Gaussian, and the endpoint that looks
 best is chosen. On recorded outcomes predicted quality is then neither too high nor too low (benchmarks/routing.py)."""
 FEW = 100
@@ -205,11 +205,20 @@ def without(
 
 def telling(observations: Observations, population: Population, priors: Floats) -> Population:
     """The population with its text, if the scores are likelier with it than without; else without."""
+    return learnt(observations, population, priors)[1]
+
+
+def learnt(
+    observations: Observations, population: Population, priors: Floats, *, past: Past | None = None
+) -> tuple[Predictor, Population]:
+    """The prediction, and the population it is for: with its text or, where that tells nothing, without."""
+    plain = population.plain()
+    without_text = fit(observations, plain, priors, past=past)
     if not population.text.shape[1] or len(np.unique(observations.row)) < FEW:
-        return population.plain()
-    text = fit(observations, population, priors).posterior.evidence
-    plain = fit(observations, population.plain(), priors).posterior.evidence
-    return population if text - plain > CLEAR else population.plain()
+        return without_text, plain
+    with_text = fit(observations, population, priors, past=past)
+    tells = with_text.posterior.evidence - without_text.posterior.evidence > CLEAR
+    return (with_text, population) if tells else (without_text, plain)
 
 
 def crossed(

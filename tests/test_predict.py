@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -243,6 +245,24 @@ def test_dear_endpoints_are_tried_on_fewer_requests() -> None:
     assert looks is not None
     tried = np.bincount(looks.endpoint, minlength=3)
     assert tried[:2].sum() > tried[2]
+
+
+def test_a_cheap_endpoint_that_was_unlucky_at_first_is_tried_again() -> None:
+    """Belief is drawn from many times a round, so what may yet be the bargain gets its share; and scores are left over."""
+    rng = np.random.default_rng(16)
+    population = some_population(3000, 1, 0, rng)
+    score = (rng.random((3000, 3)) < np.array([0.7, 0.66, 0.9])).astype(
+        float
+    )  # the second looks a little worse
+    seen = every_pair(stratified(population, 80, rng), score)
+    situation = a_situation(population, seen, pilot=1500, looks=700)
+    situation = replace(situation, cost_usd=np.tile([1.0, 1.0, 100.0], (3000, 1)))
+    looks = next_round(situation, np.random.default_rng(0))
+    assert looks is not None
+    fresh = looks.endpoint[~np.isin(looks.row, seen.row)]
+    tried = np.bincount(fresh, minlength=3)
+    assert min(tried[0], tried[1]) >= 10
+    assert len(fresh[fresh < 2]) <= (700 - len(seen)) // 2 + 60
 
 
 def test_a_pilot_looks_only_where_policy_allows() -> None:
