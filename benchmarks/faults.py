@@ -107,9 +107,10 @@ def live(job: Path, run_id: str) -> int:
         while works := shift.pilot():
             send(shift, works)
         shift.plan()
+        shift.approve()
         while works := shift.serve():
             send(shift, works)
-        while works := shift.repair():
+        while works := shift.score() or shift.repair():
             send(shift, works)
         return int(shift.close()["exit"])
 

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from engines.emulator import Emulator, KnownRow, ability_for
-from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
+from flows.errors import UserError
+from tests.nights import answer, ask, night_here, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
+by_the_command = pytest.mark.usefixtures("prefect_api")
 
 PRICED = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
 BOTH = PRICED | {"dear": {"price": {"input": 5, "output": 25}}}
@@ -42,6 +43,7 @@ def calls(emulator: Emulator) -> int:
     return len(emulator.books())
 
 
+@by_the_command
 def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
     first = [*range(240), *range(160)]  # 400 rows, 40 % duplicates
     known = write_rows(tmp_path / "requests.parquet", [*first, *range(1000, 1020)])
@@ -53,8 +55,7 @@ def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
     with emulated([cheap(latency_seconds=0.01), dear(latency_seconds=0.01)], items=known) as emulator:
         write_rows(tmp_path / "requests.parquet", first)
         job = write_job(tmp_path, emulator, PRICED, **keys)
-        done = thirdshift("run", job, "--run-id", "monday", "--json")
-        assert done.returncode in (0, 3), done.stderr
+        assert night_here(job, "monday").code in (0, 3)
         assert calls(emulator) == 240
         spent = billed_usd(emulator)
 
@@ -65,7 +66,10 @@ def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
         warehouse = tmp_path / "warehouse.duckdb"
         ((saved,),) = ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'monday'")
         assert saved == spent
-        assert f"240 answers of earlier runs reused, ${saved:.6f} saved" in done.stderr
+        assert (answer(done)["reused"], answer(done)["reused_usd"]) == (240, float(saved))
+        again = thirdshift("run", job, "--run-id", "tuesday")
+        assert f"240 answers reused, ${saved:.6f} not paid again" in again.stdout
+        assert calls(emulator) == 260
         rows = ask(
             warehouse,
             """select reused_from, count(*), sum(attempts), count(score), count(error) from results
@@ -76,13 +80,14 @@ def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
 
         # an endpoint that has left the job answers nothing any more, and a pilot is not sent what is there already
         job = write_job(tmp_path, emulator, BOTH, **keys)
-        assert thirdshift("run", job, "--run-id", "wednesday").returncode in (0, 3)
+        assert night_here(job, "wednesday").code in (0, 3)
         assert calls(emulator) == 260
         job = write_job(tmp_path, emulator, {"dear": BOTH["dear"]}, **keys)
-        assert thirdshift("run", job, "--run-id", "thursday").returncode in (0, 3)
+        assert night_here(job, "thursday").code in (0, 3)
         assert calls(emulator) == 260 + 260
 
 
+@by_the_command
 def test_a_budget_of_the_day_is_shared_by_the_nights_in_it_killed_ones_too(tmp_path: Path) -> None:
     known = write_sums(tmp_path / "requests.parquet", 400)
     window = {"budget": {"cap_usd": 0.03, "window": "day"}}
@@ -93,20 +98,20 @@ def test_a_budget_of_the_day_is_shared_by_the_nights_in_it_killed_ones_too(tmp_p
         while calls(emulator) < 20:
             assert night.poll() is None
             time.sleep(0.02)
-        other = thirdshift("run", job, "--run-id", "meanwhile")
-        assert (other.returncode, "share one cap" in other.stderr) == (2, True)
+        with pytest.raises(UserError, match="share one cap"):
+            night_here(job, "meanwhile")
         os.kill(night.pid, signal.SIGKILL)
         night.wait()
         before = billed_usd(emulator)
         assert before < Decimal("0.03")
         write_job(tmp_path, emulator, fast, **window)
         for run_id in ("second", "third"):
-            done = thirdshift("run", job, "--run-id", run_id, "--json")
-            assert done.returncode == 4, done.stderr
+            done = night_here(job, run_id)
+            assert done.code == 4, done.said
             assert before <= billed_usd(emulator) <= Decimal("0.03")
-        assert answer(done)["spent_usd"] < 0.001, "nothing worth a request was left"
+        assert done.summary["spent_usd"] < 0.001, "nothing worth a request was left"
         write_job(tmp_path, emulator, fast, budget={"cap_usd": 5, "window": "day"})
-        assert thirdshift("run", job, "--run-id", "fourth").returncode == 0
+        assert night_here(job, "fourth").code == 0
 
 
 def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> None:
@@ -115,22 +120,20 @@ def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> 
     with emulated([cheap(latency_seconds=0.01), dear(latency_seconds=0.01)], items=known) as emulator:
         # dearer than that even where all of it is cheap: told before the pilot
         job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.0001})
-        done = thirdshift("run", job, "--run-id", "one", "--json")
-        assert done.returncode == 4, done.stderr
-        assert (answer(done)["outcomes"][0], answer(done)["spent_usd"]) == ("approval", 0)
+        done = night_here(job, "one")
+        assert (done.code, done.summary["outcomes"][0], done.summary["spent_usd"]) == (4, "approval", 0)
         assert calls(emulator) == 0
-        assert "--yes" in thirdshift("resume", "one", "--warehouse", tmp_path / "warehouse.duckdb").stderr
+        assert "--yes" in night_here(job, "one").said
         # only the plan is too dear
         job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.01})
-        done = thirdshift("run", job, "--run-id", "two", "--json")
-        assert done.returncode == 4, done.stderr
+        assert night_here(job, "two").code == 4
         pilots = ask(
             tmp_path / "warehouse.duckdb", "select distinct purpose from ledger where run_id = 'two'"
         )
         assert pilots == [("pilot",)]
-        done = thirdshift("resume", "two", "--warehouse", tmp_path / "warehouse.duckdb", "--yes", "--json")
-        assert answer(done)["results"] == 300
-        assert "approval" not in answer(done)["outcomes"]
+        done = night_here(job, "two", yes=True)
+        assert done.summary["results"] == 300
+        assert "approval" not in done.summary["outcomes"]
 
 
 def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path) -> None:
@@ -140,7 +143,10 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
         job = write_job(
             tmp_path, emulator, PRICED, tags={"team": "support"}, charge_by=["customer"], retention_days=30
         )
-        assert thirdshift("run", job, "--run-id", "old").returncode == 0
+        assert night_here(job, "old").code == 0
+        warehouse.unlink()  # lost: all that was paid for is in the run's folder, and comes back
+        assert night_here(job, "old").code == 0
+        assert calls(emulator) == 60
         charged = ask(
             warehouse, "select tag, direct_usd + overhead_usd + unsettled_usd from chargeback order by 1"
         )
@@ -148,10 +154,8 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
         assert sum(usd for _, usd in charged) == billed_usd(emulator)
         with duckdb.connect(str(warehouse)) as con:
             con.execute("update runs set started_at = started_at - interval 31 days")
-        done = thirdshift("run", job, "--run-id", "new")
-        assert done.returncode == 0
+        assert "the text of 60 requests in 1 runs is erased" in night_here(job, "new").said
         billed = billed_usd(emulator)
-        assert "the text of 60 requests in 1 runs is erased" in done.stderr
     texts = ask(warehouse, "select run_id, count(output), count(*) from results group by 1 order by 1")
     assert texts == [("new", 60, 60), ("old", 0, 60)]
     assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 2,)]
