@@ -52,7 +52,7 @@ lint: .venv/.ready-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: .venv/.ready-dev
+bench: .venv/.ready-dev .venv-vllm/.ready
 	@set -e; for benchmark in benchmarks/*.py; do echo "$$benchmark" >&2; $(BIN)/python $$benchmark; done
 
 # --- environments: a stamp each, older than nothing it was made from ------------------------------------------------------
