@@ -15,7 +15,9 @@ from typing import ClassVar
 
 import duckdb
 import pytest
+from typer.testing import CliRunner, Result
 
+from flows.cli import app
 from tests.nights import ask, thirdshift, write_job, write_sums
 from tests.servers import cheap, emulated
 
@@ -80,26 +82,27 @@ def cells_with_key(warehouse: Path) -> list[str]:
 def test_a_key_is_in_no_file_table_log_or_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PLANTED_KEY", KEY)
     known = write_sums(tmp_path / "requests.parquet", 30)
-    told = []
+    told: list[Result] = []
     with emulated([cheap(latency_seconds=0.01)], items=known) as emulator:
         job = write_job(tmp_path, emulator, {"cheap": PRICE}, output={"path": "published"})
-        told.append(thirdshift("run", job, "--run-id", "fine", "--json"))
+        fine = thirdshift("run", job, "--run-id", "fine", "--json")
         with refusing() as base:
             refused = {"cheap": PRICE | {"api_base": base}}
             job = write_job(tmp_path, emulator, refused)
-            told.append(thirdshift("run", job, "--run-id", "refused", "--json"))
-            told.append(thirdshift("plan", job, "--json"))
-        told.append(thirdshift("doctor"))
-    assert [done.returncode for done in told[:2]] == [0, 6], told[1].stderr
+            refusal = thirdshift("run", job, "--run-id", "refused", "--json")
+            told += [CliRunner().invoke(app, words) for words in (["plan", str(job), "--json"], ["doctor"])]
+    assert (fine.returncode, refusal.returncode) == (0, 6), refusal.stderr
     warehouse = tmp_path / "warehouse.duckdb"
     errors = ask(warehouse, "select distinct error from results where run_id = 'refused'")
     assert Refuses.seen == {f"Bearer {KEY}"}
     assert all("auth" in error.lower() or "401" in error for (error,) in errors), errors
-    assert not any(KEY in done.stdout + done.stderr for done in told)
+    assert KEY not in fine.stdout + fine.stderr + refusal.stdout + refusal.stderr
+    assert not any(KEY in done.output for done in told)
     assert holders(tmp_path) == []
     assert cells_with_key(warehouse) == []
     assert holders(Path(os.environ["PREFECT_HOME"])) == []
-    assert prefect_database_with_key() == []
+    prefects = prefect_database()
+    assert [told for told in prefects if KEY in told or "What is" in told] == [], "neither a key nor a prompt"
     for path in [warehouse, *(tmp_path / "warehouse.duckdb.d").rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     assert stat.S_IMODE((tmp_path / "warehouse.duckdb.d").stat().st_mode) == 0o700
@@ -109,13 +112,14 @@ def test_a_key_is_in_no_file_table_log_or_database(tmp_path: Path, monkeypatch: 
     assert stat.S_IMODE(manifest.stat().st_mode) == 0o666 & ~mask, "for others to read"
 
 
-def prefect_database_with_key() -> list[str]:
-    """Where Prefect's API, which knows flow runs with their parameters, tells of the key."""
+def prefect_database() -> list[str]:
+    """All that Prefect's API knows of the nights: flow runs with their parameters, tasks, logs, artifacts."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         runs = [run.model_dump_json() for run in client.read_flow_runs()]
         runs += [run.model_dump_json() for run in client.read_task_runs()]
         runs += [log.model_dump_json() for log in client.read_logs()]
+        runs += [artifact.model_dump_json() for artifact in client.read_artifacts()]
     assert runs, "the nights are known there"
-    return [run for run in runs if KEY in run]
+    return runs
