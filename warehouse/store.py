@@ -95,7 +95,8 @@ class Warehouse:
         spent = self.spent(run_id)
         given = {"finished_at": now, "spent_usd": spent, "published_at": now if published else None} | columns
         self.update_run(run_id, **given)
-        self.execute(results.PUBLISHED, run_id=run_id)
+        if "published_at" not in columns:
+            self.execute(results.PUBLISHED, run_id=run_id)
 
     def rename_run(self, run_id: str, to: str) -> None:
         """Give all that belongs to a run another run id."""
