@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from flows.backtest_cli import app as backtest_app
 from flows.completing import run_ids
@@ -18,8 +19,30 @@ from flows.models_cli import models
 from flows.report_cli import register as register_report
 from flows.upkeep_cli import register
 
+PANELS = {
+    "A night": ("init", "plan", "rehearse", "run", "resume", "serve", "demo"),
+    "In the morning": ("report", "sql", "ledger", "labels", "export"),
+    "Models": ("models", "backtest"),
+    "Upkeep": ("doctor", "migrate", "purge"),
+}
+"""The commands as `--help` groups them, in the order in which people need them."""
+
+
+class InPanels(TyperGroup):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        known: dict[str, Any] = dict(self.commands)
+        self.commands.clear()
+        for panel, names in PANELS.items():
+            for name in names:
+                known[name].rich_help_panel = panel
+                self.commands[name] = known.pop(name)
+        self.commands.update(known)
+
+
 app = typer.Typer(
     name="thirdshift",
+    cls=InPanels,
     help="Answer a night's worth of LLM requests at the lowest price that clears a quality floor.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import typer
 
-from flows.cli import app
+from flows.cli import PANELS, app
 from tests.nights import PROGRAM
 
 
@@ -38,6 +38,11 @@ def test_each_command_has_help_and_an_example_that_it_takes(name: str) -> None:
     command.make_context(name, words, resilient_parsing=False).close()
 
 
+def test_each_command_stands_in_a_panel_of_the_help() -> None:
+    root: Any = typer.main.get_command(app)
+    assert [name for names in PANELS.values() for name in names] == list(root.commands)
+
+
 def completed(folder: Path, *words: str) -> list[str]:
     asked = {"COMP_WORDS": " ".join(["thirdshift", *words]), "COMP_CWORD": str(len(words))}
     return subprocess.run(
@@ -47,7 +52,7 @@ def completed(folder: Path, *words: str) -> list[str]:
 
 
 def test_the_shell_completes_commands_options_and_runs(tmp_path: Path) -> None:
-    assert completed(tmp_path, "re") == ["report", "resume", "rehearse"]
+    assert completed(tmp_path, "re") == ["rehearse", "resume", "report"]
     assert "--texts" in completed(tmp_path, "report", "--t")
     for run_id in ("monday", "tuesday"):
         folder = tmp_path / "warehouse.duckdb.d" / run_id
