@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 
 BET_CAP = 0.75
 """A bet stakes at most this share of what it can lose; 1 would let a single score of 0 end the game."""
+HORIZON = 256
+"""Scores that an audit is first expected to need: what a floor a few points below the mean takes."""
 STEPS = 40
 """Bisections; the bound is exact to the range / 2^40."""
 
@@ -43,7 +45,7 @@ def betting(
     """The lower bound on the mean of scores in [low, high], drawn at random in this order without replacement.
 
     A gambler stakes on the next score being above m; where he could have become 1/alpha times richer, m is refuted.
-    The stakes depend on earlier scores only.
+    The stakes depend on earlier scores and their number only.
     """
     if not len(scores):
         return low
@@ -58,14 +60,19 @@ def betting(
 
 
 def _stakes(unit: Floats, alpha: float, population: int | None) -> Floats:
-    """sqrt(2 log(1/alpha) / (n variance)): best for the sample size at hand, by the variance of what came before."""
+    """sqrt(2 log(1/alpha) / (horizon variance)): best for a sample of `horizon`, by the variance of what came before.
+
+    The horizon is 256, 1,024, 4,096, …: the next of them at each score. So a stake does not know how long the audit will
+    be, and an audit may be extended for what it has shown; most are as long as one of them, or a little shorter.
+    """
     count = np.arange(1, len(unit) + 1)
     mean = (0.5 + np.cumsum(unit)) / (count + 1)
     spread = (0.25 + np.cumsum((unit - mean) ** 2)) / (count + 1)
     before = np.concatenate([[0.25], spread[:-1]])
-    left = 1.0 - len(unit) / population if population else 1.0  # drawing without replacement, less is unknown
-    wanted: Floats = np.sqrt(2.0 * math.log(1.0 / alpha) / (len(unit) * before * max(left, 0.05)))
-    return wanted
+    horizon = HORIZON * 4.0 ** np.ceil(np.log(np.maximum(count / HORIZON, 1.0)) / math.log(4.0) - 1e-9)
+    left = 1.0 - np.minimum(horizon / population, 1.0) if population else np.ones(len(unit))
+    wanted: Floats = np.sqrt(2.0 * math.log(1.0 / alpha) / (horizon * before * np.maximum(left, 0.05)))
+    return wanted  # of drawing without replacement, less is unknown: `left`
 
 
 def _richest(unit: Floats, stakes: Floats, mean: float, population: int | None) -> float:
