@@ -43,15 +43,17 @@ class Wanted:
 
     @staticmethod
     def of(
-        certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool
+        certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool, relative: bool
     ) -> Wanted | None:
         """None: the floor is met. `served`: mean scores, None the whole batch's; where they are all known, what is shown
-        is to be the floor, else the estimate is."""
+        is to be the floor, else the estimate is. `relative`: certificates are of shares of the anchor's mean."""
 
         def short(each: Certificate) -> bool:
             return not each.certified if exact else each.mean < each.floor
 
         def needed(each: Certificate) -> float:
+            if not exact and not relative:  # the prediction, taught by what was scored, is of all answers
+                return each.floor
             mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
             # where nothing is known, nothing can be aimed at
             return mean * each.floor / shown if shown > 0.0 else mean
@@ -171,7 +173,7 @@ class Repair:
                 return Purpose.AUDIT, asked
         self.rounds += 1
         served = means_of(setting)
-        wanted = Wanted.of(certificates, served, exact=exact)
+        wanted = Wanted.of(certificates, served, exact=exact, relative=setting.anchor is not None)
         if wanted is None:
             return None
         found = (bench or Bench.of(self.learner, self.placement)).sure(wanted, terms, aim)

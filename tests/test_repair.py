@@ -89,7 +89,7 @@ def test_a_floor_per_task_is_mended_in_the_tasks_that_miss_it() -> None:
         Certificate(task, 0.8, 0.95, Basis.REFERENCE, "exact", N, N, mean, mean, Method.CENSUS)
         for task, mean in ((None, 0.78), ("a", 0.9), ("b", 0.66))
     ]
-    wanted = Wanted.of(certificates, {None: 0.78, "a": 0.9, "b": 0.66}, exact=True)
+    wanted = Wanted.of(certificates, {None: 0.78, "a": 0.9, "b": 0.66}, exact=True, relative=False)
     assert wanted is not None
     quality, held = served_by_small()
     quality[::2, SMALL] = 1.0  # all of task a is right
@@ -104,12 +104,15 @@ def test_a_floor_per_task_is_mended_in_the_tasks_that_miss_it() -> None:
 
 def test_a_relative_floor_is_mended_to_what_shows_it() -> None:
     shown = Certificate(None, 0.95, 0.95, Basis.REFERENCE, "exact", N, 50, 0.98, 0.9, Method.POWERED)
-    wanted = Wanted.of([shown], {None: 0.7}, exact=True)
+    wanted = Wanted.of([shown], {None: 0.7}, exact=True, relative=True)
     assert wanted is not None
     assert wanted.mean == pytest.approx(0.7 * 0.95 / 0.9)
-    assert Wanted.of([replace(shown, lower_bound=0.96)], {None: 0.7}, exact=True) is None
+    assert Wanted.of([replace(shown, lower_bound=0.96)], {None: 0.7}, exact=True, relative=True) is None
     # where answers are audited, it is the estimate that starts a repair, not the want of a certificate
-    assert Wanted.of([shown], {None: 0.7}, exact=False) is None
+    assert Wanted.of([shown], {None: 0.7}, exact=False, relative=True) is None
+    audited = Wanted.of([replace(shown, mean=0.9, floor=0.95)], {None: 0.7}, exact=False, relative=False)
+    assert audited is not None
+    assert audited.mean == 0.95, "the mean of what was scored is that of a part; the floor is for all"
 
 
 def test_a_better_answer_that_is_held_is_served_and_not_bought() -> None:
