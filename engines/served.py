@@ -92,7 +92,7 @@ class Served:
         self._collecting: set[str] = set()
         self._lives: list[WorkerLife] = []
         self._thread: threading.Thread | None = None
-        self._ready = self._closing = self._broke = False
+        self._ready = self._stopped = self._closing = self._broke = False
         self._dead: str | None = None
         self._fault: BaseException | None = None
 
@@ -135,6 +135,9 @@ class Served:
 
     def stop(self) -> None:
         self._speaking.stop()
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Closes connections, then takes the server down."""
@@ -170,6 +173,7 @@ class Served:
             while not meter.keep_up():
                 if not self.desk.escrow.reserved_usd:
                     self._broke = True
+                if self._over():
                     return
                 time.sleep(TICK_SECONDS)
             server.start()
@@ -195,7 +199,7 @@ class Served:
         ours = self.endpoint.server is not None and self.endpoint.server.up is not None
         give_up = time.monotonic() + (self._startup_seconds if ours else 0.0)
         while not server.await_health(TICK_SECONDS):
-            if self._closing or not self._paid(meter):
+            if self._over() or not self._paid(meter):
                 return
             if time.monotonic() > give_up:
                 raise server.too_late()
@@ -242,7 +246,13 @@ class Served:
     # --- shards that reach no server ---
 
     def _over(self) -> bool:
-        return self._closing or self._broke or self._dead is not None or self._fault is not None
+        """Whether waiting for the server is in vain."""
+        ended = self._closing or self._stopped or self._broke or self._late
+        return ended or self._dead is not None or self._fault is not None
+
+    @property
+    def _late(self) -> bool:
+        return self.desk.deadline is not None and datetime.now(UTC) >= self.desk.deadline
 
     def _refuse(self, shard: Shard, key: str) -> Ticket:
         work = self._refused[key] = ShardWork(shard, key)
@@ -251,7 +261,8 @@ class Served:
             said = [failure(job, FailureKind.WORKER_DIED, self._dead) for job in jobs]
             self._books.unsent(list(zip(jobs, said, strict=True)))
         else:
-            kind = FailureKind.BUDGET if self._broke else FailureKind.CANCELLED
+            late = FailureKind.DEADLINE if self._late else FailureKind.CANCELLED
+            kind = FailureKind.BUDGET if self._broke else late
             said = [
                 failure(job, kind, f"endpoint {self.endpoint.name}: its server is not up") for job in jobs
             ]

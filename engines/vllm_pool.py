@@ -137,6 +137,12 @@ class VllmPool:
             self._retire(slot)
             return False
 
+    def has_work(self) -> bool:
+        """Whether anything is still to be asked, for a slot that waits for money."""
+        with self._lock:
+            self._heed_deadline()
+            return not self.closing and self._pending() > 0
+
     def take(self, room: int) -> list[Job]:
         """Requests for a worker: of what is left, its fair share, so that all end together."""
         with self._lock:

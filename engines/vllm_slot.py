@@ -107,6 +107,8 @@ class Slot:
         while not meter.keep_up():
             if not pool.desk.escrow.reserved_usd:
                 raise Broke
+            if not pool.has_work():
+                return
             time.sleep(TICK_SECONDS)
         options = options_for(pool.endpoint, pool.spec, self._max_num_seqs)
         process = self._process = Process(pool.spec.python, pool.endpoint.model, options, self._where)

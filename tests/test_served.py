@@ -8,8 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
@@ -177,6 +181,44 @@ def test_without_money_for_its_time_no_server_is_started(tmp_path: Path) -> None
     assert not (tmp_path / "downs").exists()
 
 
+def waiting_for_money(folder: Path, deadline: datetime | None) -> tuple[Served, Future[set[FailureKind]]]:
+    """A batch in flight holds the cap; and the failures that a shard ends in meanwhile."""
+    escrow = RunEscrow(Decimal(1))
+    assert escrow.reserve(Decimal("0.9999"))
+    engine = served(endpoint(folder), Kept(), escrow)
+    engine.desk = replace(engine.desk, deadline=deadline)
+    ended: Future[set[FailureKind]] = Future()
+
+    def wait() -> None:
+        ended.set_result({one.kind for one in ask(engine, shard()) if isinstance(one, Failure)})
+
+    threading.Thread(target=wait, daemon=True).start()
+    while engine._thread is None:
+        time.sleep(0.01)
+    return engine, ended
+
+
+@pytest.mark.parametrize("end", [Served.stop, Served.close])
+def test_a_server_that_waits_for_money_is_waited_for_no_longer_than_the_night(
+    tmp_path: Path, end: Callable[[Served], None]
+) -> None:
+    engine, ended = waiting_for_money(tmp_path, None)
+    for each in (end, Served.close):
+        ending = threading.Thread(target=each, args=(engine,), daemon=True)
+        ending.start()
+        ending.join(5)
+        assert not ending.is_alive()
+        assert ended.result(5) == {FailureKind.CANCELLED}
+    assert engine.lives() == []
+
+
+def test_the_deadline_ends_the_waiting_for_money(tmp_path: Path) -> None:
+    engine, ended = waiting_for_money(tmp_path, datetime.now(UTC) + timedelta(seconds=0.2))
+    assert ended.result(5) == {FailureKind.DEADLINE}
+    engine.close()
+    assert engine.lives() == []
+
+
 PARENT = """
 import sys
 from decimal import Decimal
@@ -210,8 +252,6 @@ def test_a_server_is_taken_down_when_its_parent_is_killed(tmp_path: Path) -> Non
 
 
 def test_a_server_paid_by_the_hour_has_a_fixed_charge_in_the_plan(tmp_path: Path) -> None:
-    from datetime import UTC, datetime
-
     (offer,) = offers([endpoint(tmp_path)], datetime.now(UTC), None)
     assert offer.option.workers is not None
     assert (offer.option.workers.max_workers, offer.option.workers.usd_per_hour) == (1, 36.0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -121,3 +124,26 @@ def test_a_worker_ends_with_its_engine_process() -> None:
         "kind": "engine",
         "message": "vLLM's process ended: EngineCore",
     }
+
+
+@pytest.mark.parametrize("seconds", [None, 0.2])
+def test_a_worker_that_waits_for_money_is_waited_for_no_longer_than_the_night(
+    tmp_path: Path, seconds: float | None
+) -> None:
+    escrow = RunEscrow(Decimal(1))
+    assert escrow.reserve(Decimal("0.9999")), "a batch in flight"
+    made = pool(tmp_path, Kept(), escrow)
+    if seconds is not None:
+        made.desk = replace(made.desk, deadline=datetime.now(UTC) + timedelta(seconds=seconds))
+    ticket = made.submit(shard([request(0, "add 1 1")]), "key")
+    told: list[Answer | Failure] = []
+    ending = threading.Thread(
+        target=made.close if seconds is None else lambda: told.extend(made.collect(ticket)), daemon=True
+    )
+    ending.start()
+    ending.join(5)
+    assert not ending.is_alive()
+    made.close()
+    kinds = {one.kind for one in told or made.collect(ticket) if isinstance(one, Failure)}
+    assert kinds == {FailureKind.CANCELLED if seconds is None else FailureKind.DEADLINE}
+    assert made.lives() == []
