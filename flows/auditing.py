@@ -188,12 +188,14 @@ def certificate(setting: Setting, scope: Scope, number: int) -> Certificate:
 def certificates(w: Warehouse, setting: Setting) -> tuple[Certificate, ...]:
     """What the run's audit shows: of the whole batch first, then of its tasks where the floor is per task. None before
     anything was drawn."""
-    draw = load(setting.folder)
-    if draw is None:
-        return ()
-    view = served(w, setting, draw.population)
-    per_task = setting.job.quality.per_task
-    found = scopes(view, draw, per_task=per_task, relative=is_relative(setting))
+    before = load(setting.folder)
+    return () if before is None else shown(setting, served(w, setting, before.population))
+
+
+def shown(setting: Setting, view: Served) -> tuple[Certificate, ...]:
+    """By the draw in force: an earlier one, of answers that a repair has exchanged since, shows nothing."""
+    draw = in_force(setting, view)
+    found = scopes(view, draw, per_task=setting.job.quality.per_task, relative=is_relative(setting))
     return tuple(certificate(setting, scope, draw.number) for scope in found)
 
 
@@ -237,6 +239,24 @@ def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
     return 0.0, scope.predicted * (1.0 - floor), scope.predicted * (1.0 - scope.predicted) * (1.0 + floor**2)
 
 
+def in_force(setting: Setting, view: Served) -> Draw:
+    """The run's draw. After a repair there is another, even where nothing more may be asked: answers chosen by their
+    scores are no sample any more."""
+    before = load(setting.folder)
+    if before is not None and before.still_served(view):
+        return before
+    number = 1 if before is None else before.number + 1
+    seed = seed_of(setting.run_id, number)
+    among = view.row if is_relative(setting) else view.row[np.isnan(view.score)]
+    order = np.random.default_rng(seed).permutation(among)
+    drawn_at = datetime.now(UTC).isoformat()
+    draw = Draw(number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order)
+    found = scopes(view, draw, per_task=setting.job.quality.per_task, relative=is_relative(setting))
+    draw = replace(draw, sizes={scope.task or "": size_for(setting, scope) for scope in found})
+    save(setting.folder, draw)
+    return draw
+
+
 class Audit:
     """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
 
@@ -256,7 +276,7 @@ class Audit:
             return []
         while True:
             view = self._view(w)
-            draw = self._draw(view)
+            draw = in_force(self.setting, view)
             asking = self._ask(w, view, draw)
             if asking:
                 return asking
@@ -267,26 +287,6 @@ class Audit:
 
     def _view(self, w: Warehouse) -> Served:
         return served(w, self.setting, self._population)
-
-    def _draw(self, view: Served) -> Draw:
-        """The draw in force. After a repair there is another: answers chosen by their scores are no sample any more."""
-        before = load(self.setting.folder)
-        if before is not None and before.still_served(view):
-            return before
-        number = 1 if before is None else before.number + 1
-        seed = seed_of(self.setting.run_id, number)
-        among = view.row if is_relative(self.setting) else view.row[np.isnan(view.score)]
-        order = np.random.default_rng(seed).permutation(among)
-        drawn_at = datetime.now(UTC).isoformat()
-        draw = Draw(number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order)
-        draw = replace(draw, sizes=self._sizes(view, draw))
-        save(self.setting.folder, draw)
-        return draw
-
-    def _sizes(self, view: Served, draw: Draw) -> dict[str, int]:
-        quality = self.setting.job.quality
-        found = scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.setting))
-        return {scope.task or "": size_for(self.setting, scope) for scope in found}
 
     def _ask(self, w: Warehouse, view: Served, draw: Draw) -> list[Asking]:
         at = {row: place for place, row in enumerate(view.row.tolist())}

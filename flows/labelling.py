@@ -31,6 +31,9 @@ from wanted w join requests q on q.run_id = $run_id and q.row = w.row
 join results r on r.run_id = q.run_id and r.request_id = q.request_id
 join {frozen} f on f.row = q.row
 """
+IMPORTS = """
+select count(distinct observed_at) as imports from observations where run_id = $run_id and basis = 'human'
+"""
 LABELLED = """
 select request_id, endpoint, arg_max(score, observed_at) as score from observations
 where run_id = $run_id and basis = 'human' group by all
@@ -132,7 +135,9 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
             run = _run(w, run_id)
             found = answers_of(w, run_id)
             scores = _matched(labels, read, found, run_id)
-            again = _observe(w, run_id, found, scores)
+            several = _observe(w, run_id, found, scores)
+            # who may stop filling in when it looks well has looked more than once
+            again = several or any(score is None for score in scores.values())
             certificates = [] if _relative_to(run) else certified(found, scores, run, again=again)
             if certificates:
                 save_quality(w, run_id, Quality(tuple(certificates)))
@@ -196,7 +201,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _observe(w: Warehouse, run_id: str, found: Answers, scores: Mapping[int, float | None]) -> bool:
-    """Append what is new; whether there were labels of other answers before."""
+    """Append what is new; whether this run's answers were labelled at more than one time."""
     before = {
         (row["request_id"], row["endpoint"]): row["score"]
         for row in w.query(LABELLED, run_id=run_id).to_pylist()
@@ -212,7 +217,7 @@ def _observe(w: Warehouse, run_id: str, found: Answers, scores: Mapping[int, flo
     ]
     if fresh:
         w.observe(pa.Table.from_pylist(fresh))
-    return bool(before) and bool(fresh)
+    return int(w.query(IMPORTS, run_id=run_id)["imports"][0].as_py()) > 1
 
 
 def _outcomes(run: Mapping[str, Any], certificates: Sequence[Certificate]) -> list[str]:

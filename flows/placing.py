@@ -117,9 +117,9 @@ class Placement:
         gains = (known >= 0) & (score[several, best] > known)
         self.prefer(several[gains], best[gains].astype(np.int32))
 
-    def owes(self, allowed: NDArray[np.bool_]) -> bool:
-        """Whether some request has no answer though an endpoint is left that may give one."""
-        return bool(((self.served < 0) & (allowed & ~self.failed).any(axis=1)).any())
+    def owed(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Requests that have no answer though an endpoint is left that may give one."""
+        return (self.served < 0) & (allowed & ~self.failed).any(axis=1)
 
     def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """An endpoint will not answer these, where it has not."""

@@ -49,7 +49,7 @@ class Wanted:
         is to be the floor, else the estimate is. `relative`: certificates are of shares of the anchor's mean."""
 
         def short(each: Certificate) -> bool:
-            return not each.certified if exact else each.mean < each.floor
+            return each.scored > 0 and (not each.certified if exact else each.mean < each.floor)
 
         def needed(each: Certificate) -> float:
             if not exact and not relative:  # the prediction, taught by what was scored, is of all answers

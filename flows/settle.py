@@ -228,12 +228,20 @@ def summary(warehouse: Warehouse, setting: Setting, run: Mapping[str, Any]) -> d
         "errors": end.errors,
         "spent_usd": float(warehouse.spent(setting.run_id)),
         "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
-        "mean_score": end.mean_score,
+        "mean_score": end.mean_score if setting.scores_all or not found else _estimate(setting, found[0]),
         "certificate": found[0] if found else None,
         "drift": drifts_of(setting.folder),
         **reused(warehouse, setting.run_id),
         "warehouse": str(setting.warehouse),
     }
+
+
+def _estimate(setting: Setting, certificate: Mapping[str, Any]) -> float | None:
+    """Of an audited night: results that have a score are no fair part of all, since the worst of them were mended.
+
+    None where the certificate is of a share of an endpoint's mean.
+    """
+    return float(certificate["mean"]) if setting.anchor is None and certificate["scored"] else None
 
 
 def may_publish(setting: Setting, verdicts: Collection[Verdict]) -> bool:
@@ -262,7 +270,7 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
 
 def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
     found = []
-    if out_of_reach or any(each.mean < each.floor for each in certificates):
+    if out_of_reach or any(each.scored and each.mean < each.floor for each in certificates):
         found.append(Verdict.FLOOR_MISSED)
     if not certificates or not all(each.certified for each in certificates):
         found.append(Verdict.NOT_CERTIFIED)

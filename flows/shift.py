@@ -279,7 +279,7 @@ class Shift:
                 f"run {setting.run_id} was stopped ({', '.join(sorted(unplanned))}); what was answered is kept: "
                 f"thirdshift resume {setting.run_id}"
             )
-        complete = not self.unapproved and not self.placement.owes(self.columns.allowed)
+        complete = not self.unapproved and not self.placement.owed(self.columns.allowed).any()
         with Warehouse.open(setting.warehouse, say=self.screen.say) as warehouse:
             summary = settle.finish(
                 warehouse,
@@ -334,11 +334,12 @@ class Shift:
                 self.crew.tally.score(scored, total)
 
     def _compose(self) -> None:
-        """Results anew: each request's answer from the endpoint that serves it, or why it has none. What was not sent
-        because the run stopped has no result."""
+        """Results anew: each request's answer from the endpoint that serves it, or why it has none. What could still be
+        answered, had the run not stopped, has no result."""
         self._learn()
         served = self.placement.served
-        told = served >= 0 if self.crew.stopped else np.ones(len(served), bool)
+        owed = self.placement.owed(self.columns.allowed)
+        told = ~owed if self.crew.stopped else np.ones(len(served), bool)
         names = [endpoint.name for endpoint in self.setting.endpoints]
         with Warehouse.open(self.setting.warehouse, say=self.screen.say) as warehouse:
             warehouse.compose_results(
