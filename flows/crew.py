@@ -97,6 +97,9 @@ class Crew:
         """Release connections and workers. Idempotent."""
         if self.harvest is not None:
             self.harvest.close()
+        self._close_engines()
+
+    def _close_engines(self) -> None:
         with ExitStack() as closing:  # one that cannot keep its records does not leave the others open
             for engine in self.engines.values():
                 closing.callback(engine.close)
@@ -198,10 +201,11 @@ class Crew:
 
     def start_over(self) -> None:
         """Forget that money ran out: an engine that the cap has halted is made anew when it is wanted."""
-        self.close()
+        self._close_engines()
         self._former += self.engines.items()
         self.engines.clear()
         self.stopped.pop(FailureKind.BUDGET, None)
+        self.unscored.pop(FailureKind.BUDGET, None)
 
     def stop(self) -> None:
         """Send nothing more; what is in flight may finish."""

@@ -57,7 +57,7 @@ class Harvest:
         self._watched: dict[str, Watched] = {}
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look_often, name="harvest", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def watch(self, engine: Engine, ticket: Ticket, endpoint: str, began: datetime) -> None:
         if endpoint not in self._rest or not isinstance(engine, CanHarvest):
@@ -66,7 +66,8 @@ class Harvest:
             self._watched[ticket.key] = Watched(engine, ticket, endpoint, began)
             if endpoint in self.closed:
                 engine.harvest(ticket)
-            if not self._thread.is_alive() and not self._over.is_set():
+            if (self._thread is None or not self._thread.is_alive()) and not self._over.is_set():
+                self._thread = threading.Thread(target=self._look_often, name="harvest", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from threading import Event
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.escrow import RunEscrow
+from flows.crew import Crew
+from flows.harvesting import Harvest
 from router.harvest import (
     CANCEL_SECONDS,
     CONCURRENCY,
@@ -18,7 +27,8 @@ from router.harvest import (
     requests_per_second,
     turnaround_seconds,
 )
-from router.values import Limits
+from router.values import Answer, Desk, Failure, FailureKind, Limits, Progress, Shard, Ticket
+from warehouse.journal import FileJournal
 
 BEGAN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 HOURS = st.floats(0.01, 72)
@@ -63,3 +73,62 @@ def test_batches_that_were_seen_replace_the_belief() -> None:
     assert turnaround_seconds([600.0] * 100, cut_short=True) == 600.0
     assert turnaround_seconds([600.0] * 200, cut_short=False) == 600.0
     assert turnaround_seconds([7200.0] * 100, cut_short=True) == 7200.0
+
+
+class Late:
+    """An engine whose batch is far from done."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.looked, self.cut = Event(), Event()
+        self.fault = fault
+
+    def progress(self, ticket: Ticket) -> Progress:
+        self.looked.set()
+        if self.fault is not None:
+            fault, self.fault = self.fault, None
+            raise fault
+        return Progress(0, 10)
+
+    def harvest(self, ticket: Ticket) -> None:
+        self.cut.set()
+
+    def submit(self, shard: Shard, key: str) -> Ticket:
+        return Ticket(shard.shard_id, key)
+
+    def collect(self, ticket: Ticket) -> Iterator[Answer | Failure]:
+        return iter(())
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path: Path) -> None:
+    with FileJournal(tmp_path) as journal:
+        crew = Crew("run", tmp_path, {}, Desk(journal, RunEscrow(Decimal(1))), journal)
+        began = datetime.now(UTC) - timedelta(hours=2)
+        harvest = crew.harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+        crew.stopped[FailureKind.BUDGET] += 1
+        crew.unscored[FailureKind.BUDGET] += 1
+        crew.start_over()
+        assert not crew.stopped
+        assert not crew.unscored, "what the night serves is scored again"
+        with crew:
+            late = Late()
+            harvest.watch(late, Ticket("s", "key"), "night", began)
+            assert late.cut.wait(5)
+            assert crew.closed == {"night"}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_look_that_failed_is_followed_by_others() -> None:
+    began = datetime.now(UTC) - timedelta(hours=2)
+    harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+    first, second = Late(OSError("a full disk")), Late()
+    harvest.watch(first, Ticket("s1", "key 1"), "night", began)
+    assert first.looked.wait(5)
+    time.sleep(0.1)
+    harvest.watch(second, Ticket("s2", "key 2"), "night", began)
+    assert second.cut.wait(5)
+    assert first.cut.is_set()
+    harvest.close()
