@@ -38,13 +38,15 @@ class RunEscrow:
     """`values.Escrow` over one cap. `cap_usd` None: no cap, everything is counted all the same.
 
     `spent_usd`: what the ledger already holds against this cap: earlier processes of the run, or the window's
-    other runs.
+    other runs. `reserved_usd`: what is set aside already for attempts of earlier processes.
     """
 
-    def __init__(self, cap_usd: Decimal | None, spent_usd: Decimal = _ZERO) -> None:
+    def __init__(
+        self, cap_usd: Decimal | None, spent_usd: Decimal = _ZERO, reserved_usd: Decimal = _ZERO
+    ) -> None:
         self._cap = cap_usd
         self._spent = spent_usd
-        self._reserved = _ZERO
+        self._reserved = reserved_usd
         self._lock = Lock()
 
     def reserve(self, amount_usd: Decimal) -> bool:

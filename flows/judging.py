@@ -29,6 +29,7 @@ from router.judge import OWN_WORDS, VERDICT, VERDICT_TOKENS, Judge, Question, ve
 from router.policy import masks
 from router.scorers import Basis, ScorerError, agrees, kind_of, score_batch
 from router.values import Desk, Purpose, Request
+from warehouse.journal import attempts
 from warehouse.judgements import answers, count, keep, known, replies
 from warehouse.store import Warehouse
 
@@ -332,7 +333,19 @@ def judges_desk(w: Warehouse, setting: Setting, desk: Desk) -> Desk:
     if setting.judge_usd is None:
         return desk
     spent = Decimal(w.query(SPENT, run_id=setting.run_id)["usd"][0].as_py())
-    return replace(desk, escrow=Within(desk.escrow, RunEscrow(setting.judge_usd, spent)))
+    limit = judges_limit(setting.folder, setting.judge_usd, spent, desk.committed)
+    return replace(desk, escrow=Within(desk.escrow, limit))
+
+
+def judges_limit(
+    folder: Path, most_usd: Decimal, spent_usd: Decimal, committed: Mapping[str, Mapping[str, Decimal]]
+) -> RunEscrow:
+    """What judging may cost. `spent_usd` is the ledger's; what an earlier process's batches have cost beyond it stands
+    in their open journals, and what they can cost yet is set aside (`committed`, as `values.Desk.committed`)."""
+    adopted = [shard for shard in committed if shard.split("-")[1] == Purpose.JUDGE]
+    booked = [made.cost_usd for shard in adopted for _, made in attempts(folder, shard) if made is not None]
+    held = [usd for shard in adopted for usd in committed[shard].values()]
+    return RunEscrow(most_usd, sum(booked, spent_usd), sum(held, Decimal(0)))
 
 
 def kept_for_judging(desk: Desk, escrow: RunEscrow) -> Decimal:

@@ -15,10 +15,11 @@ from engines.batch_openai import OpenAIBatches
 from engines.batch_parts import Parts, Source
 from engines.books import Books
 from engines.emulator import BatchHabits, EmulatedModel, Emulator
-from engines.escrow import RunEscrow
+from engines.escrow import RunEscrow, Within
 from engines.wire import Bodies
 from flows.adopting import Left, left_behind
 from flows.crew import rows_file
+from flows.judging import judges_limit
 from flows.run_folder import mark_of
 from router.values import (
     Answer,
@@ -33,6 +34,7 @@ from router.values import (
     Shard,
 )
 from tests.servers import billed_usd, fetch
+from tests.test_journal import intent, outcome
 from warehouse.journal import FileJournal, attempts, recover
 
 PRICE = Price(Decimal(100), Decimal(400))
@@ -137,3 +139,24 @@ def test_a_run_keeps_its_mark_and_one_of_the_same_name_elsewhere_has_another(tmp
     here.mkdir()
     there.mkdir()
     assert mark_of(here) == mark_of(here) != mark_of(there)
+
+
+def test_what_a_judges_batch_left_behind_counts_toward_what_judging_may_cost(tmp_path: Path) -> None:
+    judged, other = "00002-judge-night", "00003-main-night"
+    with FileJournal(tmp_path) as journal:
+        journal.sent([intent(0, judged), intent(1, judged), intent(2, other)])
+        journal.settled([outcome(1), outcome(2)])
+    booked, held = outcome(1).cost_usd, Decimal("0.8")
+    limit = judges_limit(
+        tmp_path, Decimal(1), Decimal("0.05"), {judged: {"e0": held}, other: {"e3": Decimal(5)}}
+    )
+    assert (limit.spent_usd, limit.reserved_usd) == (Decimal("0.05") + booked, held)
+    whole = RunEscrow(Decimal(10))
+    assert whole.reserve(held)
+    within = Within(whole, limit)
+    within.settle(held, Decimal("0.7"))
+    while within.reserve(Decimal("0.1")):
+        within.settle(Decimal("0.1"), Decimal("0.1"))
+    assert limit.reserved_usd == whole.reserved_usd == 0
+    assert Decimal("0.9") < limit.spent_usd <= 1
+    assert whole.spent_usd == limit.spent_usd - Decimal("0.05") - booked
