@@ -105,6 +105,8 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
     results = ask(warehouse, "select request_id, output from results")
     truth = sum(right(request_id, output) for request_id, output in results) / 400
     assert truth - 0.1 < lower <= truth
+    assert command("labels", "import", labels, "--warehouse", warehouse).exit_code == 0
+    assert ask(warehouse, "select lower_bound from certificates where run_id = 'one'") == [(lower,)]
     shown = json.loads(back.stdout)["certificate"]["certified"]
     assert shown == (lower >= 0.9)
     assert ask(warehouse, "select count(*) from observations where basis = 'human'") == [(300,)]

@@ -67,3 +67,13 @@ def test_what_no_vendor_may_take_any_more_is_not_sent() -> None:
     due = placement.due(problem(0.7), OF, Screen())
     assert len(due) == 70
     assert not np.isin(due.endpoint, [LARGE]).any()
+
+
+def test_what_failed_everywhere_is_owed_no_longer_and_what_was_never_sent_is() -> None:
+    placement, allowed = placed(SMALL), np.ones((N, 3), bool)
+    for endpoint in (SMALL, OTHER, LARGE):
+        placement.give_up(np.arange(10), endpoint)
+    placement.give_up(np.arange(10, 20), SMALL)
+    owed = placement.owed(allowed)
+    assert not owed[:10].any(), "these have an error for a result, whatever stops the run"
+    assert owed[10:].all()

@@ -110,6 +110,10 @@ def test_a_relative_floor_is_mended_to_what_shows_it() -> None:
     assert Wanted.of([replace(shown, lower_bound=0.96)], {None: 0.7}, exact=True, relative=True) is None
     # where answers are audited, it is the estimate that starts a repair, not the want of a certificate
     assert Wanted.of([shown], {None: 0.7}, exact=False, relative=True) is None
+    nothing = replace(shown, scored=0, mean=0.0, lower_bound=0.0, method=Method.NONE)
+    assert Wanted.of([nothing], {None: 0.7}, exact=False, relative=True) is None, (
+        "no estimate is not a low one"
+    )
     audited = Wanted.of([replace(shown, mean=0.9, floor=0.95)], {None: 0.7}, exact=False, relative=False)
     assert audited is not None
     assert audited.mean == 0.95, "the mean of what was scored is that of a part; the floor is for all"
