@@ -188,8 +188,12 @@ def certificate(setting: Setting, scope: Scope, number: int) -> Certificate:
 def certificates(w: Warehouse, setting: Setting) -> tuple[Certificate, ...]:
     """What the run's audit shows: of the whole batch first, then of its tasks where the floor is per task. None before
     anything was drawn."""
-    before = load(setting.folder)
-    return () if before is None else shown(setting, served(w, setting, before.population))
+    first = setting.folder / "audit-1.npz"
+    if not first.exists():
+        return ()
+    with np.load(first) as rows:
+        population = rows["population"]  # all had a result then; fewer may, where a repair was stopped
+    return shown(setting, served(w, setting, population))
 
 
 def shown(setting: Setting, view: Served) -> tuple[Certificate, ...]:

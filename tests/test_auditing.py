@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.auditing import Draw, Scope, Served, certificate, scopes, size_for
+from flows.auditing import Draw, Scope, Served, certificate, load, save, scopes, shown, size_for
 from flows.errors import UserError
 from flows.judging import judgeable
 from flows.prepare import Batch
@@ -82,6 +83,30 @@ def test_an_audit_takes_more_the_nearer_the_floor_and_never_more_than_there_are(
     assert size_for(given_, known) == 0, "what is known already shows the floor"
     assert certificate(given_, known, 1).certified
     assert size_for(setting(tmp_path, ", audit: 77"), Scope(None, none, none, 2000, 0.9, none)) == 77
+
+
+def test_answers_that_a_repair_exchanged_are_no_sample_of_the_rest(tmp_path: Path) -> None:
+    """Seven in ten are right; of 300 drawn the wrong ones are exchanged, and no more may be asked."""
+    given_ = setting(tmp_path)
+    given_.folder.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    right, order = (rng.random(2000) < 0.7).astype(float), rng.permutation(2000)
+    score = np.full(2000, np.nan)
+    score[order[:300]] = right[order[:300]]
+    view = served(score)
+    save(given_.folder, draw(order, view, **{"": 300}))
+    (before,) = shown(given_, view)
+    assert (before.scored, before.certified) == (300, False)
+    assert before.lower_bound == pytest.approx(0.7, abs=0.1)
+    wrong = np.flatnonzero(score == 0.0)
+    mended = [("flash", "better")[row in wrong] for row in range(2000)]
+    (after,) = shown(given_, replace(view, endpoint=mended, score=np.where(score == 0.0, 1.0, score)))
+    assert after.lower_bound == pytest.approx(300 / 2000), "what was scored counts, the rest is not known"
+    assert not after.certified
+    another = load(given_.folder)
+    assert another is not None
+    assert another.number == 2
+    assert not np.isin(another.order, order[:300]).any()
 
 
 def test_a_certificate_names_its_judge_and_a_later_round_is_held_to_more(tmp_path: Path) -> None:
