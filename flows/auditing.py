@@ -9,7 +9,7 @@ pairs, the served answer and the anchor's, over the whole population.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -261,6 +261,16 @@ def in_force(setting: Setting, view: Served) -> Draw:
     return draw
 
 
+def pairs_within(view: Served, rows: NDArray[np.int64], anchors: Collection[str], left: int) -> int:
+    """How many of these rows, from the first on, so many scores still to be paid for make pairs of; a row that the anchor
+    serves itself takes one."""
+    at = {row: place for place, row in enumerate(view.row.tolist())}
+    line = np.array([at[row] for row in rows.tolist()], np.int64)
+    own = np.isin(np.array(view.endpoint, np.str_)[line], list(anchors))
+    takes = np.isnan(view.anchor[line]).astype(np.int64) + (np.isnan(view.score[line]) & ~own)
+    return int((takes.cumsum() <= left).sum())
+
+
 class Audit:
     """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
 
@@ -299,9 +309,12 @@ class Audit:
         labels = self.setting.job.quality.labels
         if not is_relative(self.setting):
             return self.scoring.due(w, pairs(rows, served_by), Purpose.AUDIT, labels)
+        if labels is not None:
+            rows = rows[: pairs_within(view, rows, self.scoring.anchors, labels - self.scoring.used(w))]
+            served_by = served_by[: len(rows)]
         held = self.scoring.anchored(w, rows.tolist())
         missing = [row for row in rows.tolist() if row not in held]
-        if missing and (asking := self.scoring.looks(missing, labels)):
+        if missing and (asking := self.scoring.looks(missing, None)):
             return asking
         both = [
             (row, name)

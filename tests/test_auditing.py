@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.auditing import Draw, Scope, Served, certificate, load, save, scopes, shown, size_for
+from flows.auditing import Draw, Scope, Served, certificate, load, pairs_within, save, scopes, shown, size_for
 from flows.errors import UserError
 from flows.judging import judgeable
 from flows.prepare import Batch
@@ -136,3 +136,14 @@ def test_judging_has_a_limit_of_its_own_and_labels_are_shared_with_the_pilot(tmp
     limited = setting(tmp_path, ", labels: 500, audit: 350")
     assert (limited.pilot_labels, limited.looks) == (150, 0), "with one endpoint there is nothing to pilot"
     assert setting(tmp_path, ", labels: 500").pilot_labels == 250
+
+
+def test_the_anchor_answers_no_more_than_the_labels_left_can_make_pairs_of() -> None:
+    """Of six rows one has both scores, one the served answer's, and one is the anchor's own answer."""
+    none = np.full(6, np.nan)
+    view = served(np.array([np.nan, 1.0, np.nan, np.nan, 0.0, np.nan]))
+    view = replace(view, anchor=none.copy(), endpoint=[*["flash"] * 5, "best"])
+    view.anchor[1] = 1.0
+    rows = np.array([1, 0, 4, 5, 2, 3])  # which take 0, 2, 1, 1, 2 and 2
+    pairs = [pairs_within(view, rows, ["best"], left) for left in (-1, 0, 1, 2, 3, 4, 5, 6, 8, 99)]
+    assert pairs == [0, 1, 1, 2, 3, 4, 4, 5, 6, 6]
