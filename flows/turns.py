@@ -20,6 +20,8 @@ LEASE_SECONDS = 60.0
 """A killed process keeps the turn for as long; Prefect renews the lease meanwhile, and takes no shorter one."""
 ASK_SECONDS = 5.0
 """How long one question for the turn waits, before it is asked whether the night still wants it."""
+AGAIN_SECONDS = 5.0
+"""After a question that Prefect's API did not answer."""
 
 
 @dataclass
@@ -63,12 +65,13 @@ class Turns:
             with turn.lock:
                 turn.shards -= 1
                 if not turn.shards:
-                    turn.held.close()
+                    with suppress(Exception):  # a lease that cannot be given back ends by itself
+                        turn.held.close()
 
     def _take(self, held: ExitStack, endpoint: str) -> None:
         from prefect.concurrency.sync import concurrency
 
-        waits = False
+        waits = lost = False
         while not self._over.is_set() and (self._deadline is None or datetime.now(UTC) < self._deadline):
             try:
                 held.enter_context(
@@ -83,6 +86,13 @@ class Turns:
                         f"{endpoint}: waiting for another run to be done there ({limit_name(endpoint)})"
                     )
                 waits = True
+            except Exception as error:  # noqa: BLE001 - a night waits for hours; the API may be away meanwhile
+                if not lost:
+                    self._say(
+                        f"{endpoint}: its turn cannot be asked for now ({str(error) or type(error).__name__}); asking again"
+                    )
+                lost = True
+                self._over.wait(AGAIN_SECONDS)
 
 
 def limit_name(endpoint: str) -> str:
