@@ -274,6 +274,15 @@ def test_a_full_disk_is_told_and_leaves_no_torn_line(tmp_path: Path, monkeypatch
     assert parts.read(part)["entry_id"].to_pylist() == ["e1", "e3"]
 
 
+def test_a_journal_that_cannot_be_opened_undoes_what_the_same_call_wrote_elsewhere(tmp_path: Path) -> None:
+    with FileJournal(tmp_path) as journal:
+        (tmp_path / "journal" / "b.jsonl").symlink_to(tmp_path / "gone" / "b.jsonl")
+        journal.sent([intent(0, "a")])
+        with pytest.raises(JournalError, match=r"b\.jsonl"):
+            journal.sent([intent(1, "a"), intent(2, "b")])
+    assert [each.entry_id for each in pending(tmp_path, "a")] == ["e0"]
+
+
 def test_many_threads_write_whole_lines(tmp_path: Path) -> None:
     def work(k: int) -> None:
         for n in range(k * 100, k * 100 + 100):

@@ -113,13 +113,13 @@ class FileJournal:
                 grown.append((handle, os.fstat(handle).st_size))
                 _write(handle, b"".join(texts))
                 self._dirty.add(shard_id)
-        except OSError as error:
-            for (
-                handle,
-                before,
-            ) in grown:  # all lines or none: what was not acknowledged must not be found later
+        except (OSError, JournalError) as error:
+            # all lines or none: what was not acknowledged must not be found later
+            for handle, before in grown:
                 with suppress(OSError):
                     os.ftruncate(handle, before)
+            if isinstance(error, JournalError):
+                raise
             raise JournalError(
                 f"{self._dir / shard_id}.jsonl: cannot be written: {error.strerror}; free some space there"
             ) from error
