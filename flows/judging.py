@@ -7,6 +7,7 @@ other (rows, journal, ledger, cap), their verdicts become observations of the an
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -39,6 +40,8 @@ LETTERS_PER_TOKEN = 3.0
 """A cautious guess: it only divides money between pilot and audit."""
 USUAL_VERDICT = 60
 """Tokens of a verdict, likewise."""
+ASKED = 2
+"""Times a judge is asked that fails to answer: an outage may be over the second time."""
 SPENT = "select coalesce(sum(cost_usd), 0) as usd from ledger where run_id = $run_id and purpose = 'judge'"
 JUDGED = "select count(*) from judgements where run_id = $run_id"
 AUDITED = "select count(distinct row) from responses where run_id = $run_id and purpose = 'audit'"
@@ -68,7 +71,9 @@ class Scoring:
         self.setting = setting
         self._leader = batch.leader
         self._tried: set[str] = set()
-        """What this process has asked for: a judge that gave no verdict is not asked again."""
+        """What this process has asked the anchor, or noted as judged in vain."""
+        self._asked: Counter[str] = Counter()
+        """How often it has asked the judge a question."""
         self.anchors = anchors_of(setting)
 
     def due(self, w: Warehouse, wanted: pa.Table, purpose: Purpose, allowed: int | None) -> list[Asking]:
@@ -132,7 +137,7 @@ class Scoring:
         fresh: dict[str, Mapping[str, Any]] = {}
         vain = []
         for each, key in zip(found, keys, strict=True):
-            if key is not None and key not in verdicts and key not in self._tried:
+            if key is not None and key not in verdicts and self._asked[key] < ASKED:
                 fresh.setdefault(key, each)
             elif (
                 key is not None
@@ -143,7 +148,7 @@ class Scoring:
                 vain.append((key, each["request_id"], each["endpoint"], None))
         self._keep(w, judge, vain)
         asked = dict(islice(fresh.items(), left))
-        self._tried |= set(asked)
+        self._asked.update(asked.keys())
         by_subject: dict[str, list[int]] = {}
         for each in asked.values():
             by_subject.setdefault(each["endpoint"], []).append(each["row"])

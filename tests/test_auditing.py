@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,11 +14,13 @@ from numpy.typing import NDArray
 
 from flows.auditing import Draw, Scope, Served, certificate, load, pairs_within, save, scopes, shown, size_for
 from flows.errors import UserError
-from flows.judging import judgeable
+from flows.judging import Scoring, judgeable
 from flows.prepare import Batch
 from flows.running import Call
 from flows.setting import Setting, setting_of
 from warehouse.intake import Intake
+from warehouse.judgements import replies
+from warehouse.store import Warehouse
 
 JOB = """\
 name: polite
@@ -147,3 +150,55 @@ def test_the_anchor_answers_no_more_than_the_labels_left_can_make_pairs_of() -> 
     rows = np.array([1, 0, 4, 5, 2, 3])  # which take 0, 2, 1, 1, 2 and 2
     pairs = [pairs_within(view, rows, ["best"], left) for left in (-1, 0, 1, 2, 3, 4, 5, 6, 8, 99)]
     assert pairs == [0, 1, 1, 2, 3, 4, 4, 5, 6, 6]
+
+
+def test_a_verdict_that_fails_twice_is_0_unless_the_judge_is_out_of_order(tmp_path: Path) -> None:
+    columns = "run_id, shard_id, row, request_id, purpose, reply, output, failure_kind"
+    with Warehouse.open(tmp_path / "w.duckdb") as w:
+
+        def reply(shard: str, row: int, output: str | None, kind: str | None = None) -> None:
+            told = [
+                ("reply", "answer" if kind is None else "failure"),
+                ("output", output),
+                ("failure_kind", kind),
+            ]
+            values = {"run_id": ["run"], "shard_id": [shard], "row": [row], "request_id": [f"r{row}"]}
+            values |= {"purpose": ["judge"]} | {name: pa.array([value], pa.string()) for name, value in told}
+            w.execute(f"insert into responses by name select {columns} from told", {"told": pa.table(values)})
+
+        for shard in ("1", "2", "3"):
+            w.execute(f"insert into shards (run_id, shard_id, subject) values ('run', '{shard}', 'flash')")
+        for row in range(20):
+            reply("1", row, None, "timeout") if row in (3, 4, 5) else reply("1", row, "1")
+        assert replies(w, "run")["row"].to_pylist() == [row for row in range(20) if row not in (3, 4, 5)]
+        reply("2", 3, "1")
+        reply("2", 4, None, "overloaded")
+        reply("2", 5, None, "budget")
+        told = replies(w, "run").to_pylist()
+        assert [each["row"] for each in told if each["output"] is None] == [4], "5 was not sent a second time"
+        assert len(told) == 19
+        for row in (21, 22):
+            reply("2", row, None, "timeout")
+            reply("3", row, None, "timeout")
+        assert None not in replies(w, "run")["output"].to_pylist(), "an outage is no opinion"
+
+
+def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
+    given_ = setting(tmp_path)
+    assert given_.judge is not None
+    batch = Batch.__new__(Batch)
+    object.__setattr__(batch, "leader", np.arange(1))
+    scoring = Scoring(given_, batch)
+    found = [
+        {
+            "row": 0,
+            "request_id": "r0",
+            "endpoint": "flash",
+            "output": "4",
+            "messages": "[]",
+            "reference": None,
+        }
+    ]
+    with Warehouse.open(tmp_path / "w.duckdb") as w:
+        asked = [scoring._judged(w, given_.judge, found, None)[1] for _ in range(3)]
+    assert [len(each) for each in asked] == [1, 1, 0]

@@ -29,16 +29,27 @@ order by a.row, a.endpoint
 """
 
 REPLIES = """
--- what judges said that is not among the verdicts yet; a judge that could not be reached has said nothing
-select r.row, s.subject, r.reply, r.output
-from responses r join shards s using (run_id, shard_id)
-where r.run_id = $run_id and r.purpose = 'judge'
-  and (r.reply = 'answer'
-       or r.failure_kind in ('refused', 'context_overflow', 'cut_empty', 'invalid', 'bad_request'))
+-- what judges said that is not among the verdicts yet. A judge that failed at the same answer twice has given no verdict
+-- on it; but one that fails at more than a tenth is out of order, and has said nothing. What was not sent is no attempt
+with told as (
+    select r.row, r.request_id, s.subject, r.reply, r.output,
+           r.reply = 'answer'
+               or r.failure_kind in ('refused', 'context_overflow', 'cut_empty', 'invalid', 'bad_request') as final
+    from responses r join shards s using (run_id, shard_id)
+    where r.run_id = $run_id and r.purpose = 'judge'
+      and coalesce(r.failure_kind, '') not in ('budget', 'deadline', 'cancelled', 'expired')),
+about as (
+    select row, request_id, subject, any_value(output) filter (reply = 'answer') as output,
+           bool_or(final) as final, count(*) as attempts
+    from told group by row, request_id, subject),
+said as (
+    select *, count(*) filter (not final) over () <= count(*) over () * 0.1 as in_order from about)
+select row, subject, output from said a
+where (final or (attempts >= 2 and in_order))
   and not exists (
       select 1 from judgements j
-      where j.run_id = r.run_id and j.request_id = r.request_id and j.endpoint = s.subject)
-order by r.row, s.subject
+      where j.run_id = $run_id and j.request_id = a.request_id and j.endpoint = a.subject)
+order by row, subject
 """
 
 KNOWN = """
@@ -88,7 +99,7 @@ def answers(w: Warehouse, run_id: str, wanted: pa.Table, *, unscored: bool) -> p
 
 
 def replies(w: Warehouse, run_id: str) -> pa.Table:
-    """row, subject (whose answer was judged), reply, output."""
+    """row, subject (whose answer was judged), output (null: no verdict)."""
     return w.query(REPLIES, run_id=run_id)
 
 
