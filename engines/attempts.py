@@ -41,6 +41,10 @@ NEVER_A_WORD = 20
 """An endpoint that has answered nothing yet and says "overloaded" or "internal error" so often in a row, for so many first
 waits, is given up: every request of a pilot would else try it eight times, for minutes."""
 
+NEVER_THERE_SECONDS = 30.0
+"""An endpoint that has answered nothing yet is waited for no longer than this: its address is likelier wrong than its
+server on its way back."""
+
 RETURN_POLL_SECONDS = 0.25
 """Money comes back through engines that are not on our loop too; how often a waiting request looks."""
 
@@ -247,6 +251,9 @@ class Attempts:
     def _feedback(self, admission: Admission, reply: Reply) -> None:
         """What a reply teaches the limiter, the expectation and the endpoint's health."""
         limiter, usage = self.limiter, reply.usage
+        if self._dead is not None:  # nothing is sent any more, and nothing is learnt
+            limiter.release(admission.tokens, 0)
+            return
         if reply.hints is not None:
             limiter.heed(reply.hints)
         rule = None if reply.kind is None else NEXT_STEP[reply.kind]
@@ -274,9 +281,11 @@ class Attempts:
         if self._unreachable_since is None:
             self._unreachable_since = now
         away = now - self._unreachable_since
-        if away >= self._patience:
+        patience = self._patience if self._only_errors is None else min(self._patience, NEVER_THERE_SECONDS)
+        if away >= patience:
             message = f"endpoint {self._endpoint.name}: unreachable for {away:.0f} s; is it up?"
             self._give_up(not_sent(FailureKind.CONNECTION, message))
+            return
         self.limiter.pause(min(30.0, away / 4.0))
 
     def _hear(self, reply: Reply) -> None:
@@ -296,6 +305,7 @@ class Attempts:
         """From now on every request gets this reply, and nothing is sent."""
         self._dead = reply
         self._over.set()
+        self.limiter.lift()
 
     # --- after sending ---
 

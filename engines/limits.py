@@ -144,6 +144,12 @@ class Limiter:
         """Nothing goes for so long."""
         self._paused_until = max(self._paused_until, self._clock() + min(seconds, PAUSE_MAX_SECONDS))
 
+    def lift(self) -> None:
+        """No limits and no pause any more: nothing is going to be sent, and whoever waits is told so at once."""
+        self._requests = self._tokens = None
+        self._paused_until, self._ceiling, self._window = 0.0, MAX_WINDOW, float(MAX_WINDOW)
+        self._pump()
+
     def wake_all(self) -> None:
         """Let all who wait pass at once: they will find that nothing more is to be sent."""
         while self._waiting:

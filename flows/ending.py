@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,12 +13,12 @@ from flows.screen import money
 from router.scorers import Basis
 
 SAID: dict[Verdict, str] = {
-    Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id} --cap USD",
+    Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id}{where} --cap USD",
     Verdict.APPROVAL: (
         "the plan is above budget.approve_above_usd and nobody approved of it; nothing was spent beyond the pilot; "
-        "go on with: thirdshift resume {run_id} --yes"
+        "go on with: thirdshift resume {run_id}{where} --yes"
     ),
-    Verdict.DEADLINE: "the deadline stopped it; go on with: thirdshift resume {run_id} --deadline …",
+    Verdict.DEADLINE: "the deadline stopped it; go on with: thirdshift resume {run_id}{where} --deadline …",
     Verdict.ERRORS: "more requests than tolerate.errors allows have no answer; see results.error",
     Verdict.FLOOR_MISSED: "the floor was missed",
     Verdict.NOT_CERTIFIED: "the floor could not be certified",
@@ -41,7 +42,11 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         told.append("nothing was scored at random, so nothing is claimed of the quality")
     elif summary["mean_score"] is None:
         told.append("no scorer was given: quality is predicted only, and nothing is certified")
-    told += [SAID[Verdict(name)].format(**summary) for name in summary["outcomes"] if name != "done"]
+    path = Path(summary["warehouse"])
+    where = "" if path == Path.cwd() / "warehouse.duckdb" else f" --warehouse {path}"
+    told += [
+        SAID[Verdict(name)].format(**summary, where=where) for name in summary["outcomes"] if name != "done"
+    ]
     return told
 
 

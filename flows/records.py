@@ -162,3 +162,18 @@ def worker_rows(run_id: str, lives: Sequence[tuple[str, Any]]) -> pa.Table:
         "accounting_usd": USD,
     }
     return pa.Table.from_pylist(rows, pa.schema([(name, types.get(name, pa.string())) for name in rows[0]]))
+
+
+SILENT = """
+select count(*) as failed, mode(message) as message from responses
+where run_id = $run_id and shard_id = $shard_id and failure_kind not in ('budget', 'deadline', 'cancelled')
+having count(*) = (select count(*) from responses where run_id = $run_id and shard_id = $shard_id)
+"""
+
+
+def silence(warehouse: Warehouse, run_id: str, work: Work) -> str | None:
+    """A sentence on a shard of which no request was answered; None where some were, or it was not sent."""
+    found = warehouse.query(SILENT, run_id=run_id, shard_id=work.shard_id).to_pylist()
+    if not found or not found[0]["failed"]:
+        return None
+    return f"{work.endpoint} answered none of {found[0]['failed']:,} requests: {found[0]['message']}"

@@ -56,7 +56,9 @@ def next_steps(night: Night) -> Iterator[str]:
                 "again."
             )
     for verdict in night.verdicts:
-        yield " ".join(filter(None, [_capital(SAID[verdict].format(run_id=run_id)) + ".", MORE[verdict]]))
+        yield " ".join(
+            filter(None, [_capital(SAID[verdict].format(run_id=run_id, where="")) + ".", MORE[verdict]])
+        )
     if night.counts["unsettled"]:
         amount = money(night.counts["unsettled_usd"])
         yield (
@@ -182,11 +184,15 @@ def frontier(night: Night) -> tuple[str, ...]:
     plan = night.plan
     if plan is None or plan.quality is None:
         return ()
-    told = (
-        f"The plan expected a mean score of {plan.quality:.3f}, which leaves a margin above the floor for what is not "
-        f"known, and is within {plan.gap:.2%} of the cheapest plan there is."
-    )
-    return (told,)
+    asked = night.config.get("quality") or {}
+    floor, relative = asked.get("floor", 0.0), asked.get("relative_to")
+    near = f"is within {plan.gap:.2%} of the cheapest plan there is"
+    told = f"The plan expected a mean score of {plan.quality:.3f} and {near}"
+    if relative is None and plan.quality < floor:
+        return (f"{told} under its other terms: no plan was expected to reach the floor, {floor:g}.",)
+    if relative is None and plan.quality > floor:
+        return (f"{told}. What it expects above the floor is a margin for what is not known.",)
+    return (f"{told}.",)
 
 
 def estimate(night: Night) -> tuple[str, ...]:

@@ -256,6 +256,9 @@ def publish_results(setting: Setting, told: Mapping[str, Any], say: Callable[[st
     verdicts = [Verdict(name) for name in told["outcomes"] if name != "done"]
     if output is None or setting.job.output_path is None or not may_publish(setting, verdicts):
         return
+    if setting.call.emulated:
+        say(f"a rehearsal publishes nothing: {output.path} is left as it is")
+        return
     marker = setting.folder / PUBLISHED
     if marker.exists():
         return

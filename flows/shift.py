@@ -31,7 +31,7 @@ from flows.learning import Learner
 from flows.paces import keep_rates, tonight
 from flows.placing import Due, Placement, shards_of, told
 from flows.prepare import Batch, check_shares, prepare, thawing
-from flows.records import assignments, save_shard, worker_rows
+from flows.records import assignments, save_shard, silence, worker_rows
 from flows.rehearsal import emulated
 from flows.repairing import Repair
 from flows.run_folder import OWNERS_ALONE, masked
@@ -321,6 +321,8 @@ class Shift:
             for part in of_shard(self.setting.folder, work.shard_id):
                 warehouse.ingest(part)
             save_shard(warehouse, self.setting.run_id, work, "failed" if failed else "done")
+            if told := silence(warehouse, self.setting.run_id, work):
+                self.screen.say(told, "yellow")
             if time.monotonic() - self._scored > SCORE_SECONDS:
                 self._scored = time.monotonic()
                 self._score(warehouse)

@@ -49,8 +49,8 @@ class Standing:
 def standing(predictor: Predictor, population: Population, choice: NDArray[np.integer], aim: Aim) -> Standing:
     """`choice`: shape (n,), the endpoint of each request; negative: nobody, who scores 0."""
     mean, covariance = predictor.means(population, choice, aim.anchors)
-    if not aim.anchors:
-        draws = mean[0] + np.sqrt(covariance[0, 0]) * _points(1)[:, 0]
+    if not aim.anchors:  # where all was looked at, rounding can leave less than no error
+        draws = mean[0] + np.sqrt(max(covariance[0, 0], 0.0)) * _points(1)[:, 0]
         floors = np.full(POINTS, aim.floor)
     else:
         root = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(mean)))

@@ -477,6 +477,15 @@ def test_an_endpoint_where_nobody_listens_is_given_up(provider: Provider) -> Non
     assert time.monotonic() - began < 10
 
 
+def test_once_given_up_an_endpoint_keeps_nobody_waiting(provider: Provider) -> None:
+    endpoint = endpoint_at(provider)
+    provider.close()
+    began = time.monotonic()
+    said, _ = run(endpoint, requests(300), patience_seconds=3.0)
+    assert len(said) == 300
+    assert time.monotonic() - began < 12, "300 requests, and each pause would be a second"
+
+
 def test_an_endpoint_that_comes_back_is_waited_for(provider: Provider) -> None:
     endpoint, port = endpoint_at(provider), int(provider.base.split(":")[2].split("/")[0])
     provider.close()
