@@ -103,7 +103,9 @@ def test_a_key_is_in_no_file_table_log_or_database(tmp_path: Path, monkeypatch: 
     assert cells_with_key(warehouse) == []
     assert holders(Path(os.environ["PREFECT_HOME"])) == []
     prefects = prefect_database()
-    assert [told for told in prefects if KEY in told or re.search(r"What is \d", told)] == [], "neither a key nor a prompt"
+    assert [told for told in prefects if KEY in told or re.search(r"What is \d", told)] == [], (
+        "neither a key nor a prompt"
+    )
     for path in [warehouse, *(tmp_path / "warehouse.duckdb.d").rglob("*")]:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
     assert stat.S_IMODE((tmp_path / "warehouse.duckdb.d").stat().st_mode) == 0o700
