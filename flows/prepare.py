@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from engines.tokenizers import tokenizer_for
 from flows.errors import UserError
-from router.policy import Policy, masks
+from router.policy import Policy, masks, say
+from router.policy import eligible as kept_by
 from router.tokens import TokenColumn, estimate
 from router.values import Endpoint
 from warehouse.errors import InputError
@@ -83,7 +84,11 @@ def prepare(
         read = _columns(folder, endpoints, policies, needs)
         refused = _refused(read, endpoints, policies, allowed, folder)
         if len(refused) == intake.rows:
-            raise UserError(f"no row of the input can be answered; the first: {next(iter(refused.values()))}")
+            rules = kept_by(endpoints, policy)[1]
+            why = f" ({say(rules)})" if rules else ""
+            raise UserError(
+                f"no row of the input can be answered; the first: {next(iter(refused.values()))}{why}"
+            )
         reject(folder, refused, _led_apart(read, eligible(read, endpoints, allowed), refused))
         (folder / ADMITTED).touch(mode=0o600)
     batch = _columns(folder, endpoints, policies, needs)
