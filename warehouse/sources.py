@@ -155,10 +155,10 @@ def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files) -> Scan:
         try:
             with files.open(path) as handle:
                 seen |= set(pq.read_schema(handle).names)
-        except (
-            Exception
-        ) as error:  # pyarrow and fsspec raise OSError, ArrowInvalid and more: all mean unreadable
-            raise InputError(f"input {path}: cannot be read as Parquet: {first_line(error)}") from error
+        except Exception as error:  # pyarrow's and fsspec's are many: all mean unreadable
+            other = f'; other formats: input: {{sql: "select * from {quoted(path)}"}}'
+            hint = other if path.endswith((".csv", ".tsv", ".json", ".csv.gz")) else ""
+            raise InputError(f"input {path}: cannot be read as Parquet: {first_line(error)}{hint}") from error
     if files.filesystem is not None:
         con.register_filesystem(files.filesystem)
     names = ", ".join(quoted(path) for path in files.paths)
