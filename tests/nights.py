@@ -72,7 +72,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, **({"PREFECT_API_URL": url} if url else {})}
 
 
-def thirdshift(*words: str | Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def thirdshift(
+    *words: str | Path, timeout: float = 120, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """The command, as a user runs it."""
     return subprocess.run(
         [PROGRAM, *map(str, words)],
@@ -80,6 +82,7 @@ def thirdshift(*words: str | Path, timeout: float = 120) -> subprocess.Completed
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=cwd,
         check=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from flows.cli import app
 from flows.job import load_job
 from flows.job_reference import reference
 from flows.job_values import books, endpoint_values
+from tests.nights import thirdshift
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -65,3 +67,15 @@ def test_each_command_in_the_documents_is_one_that_the_program_has(path: Path) -
         assert asked <= options | {"--help", "--install-completion", "--show-completion"}, (
             f"{path.name}: {line}"
         )
+
+
+def test_a_night_in_ten_minutes_goes_as_written(tmp_path: Path, demo_night: Path) -> None:
+    shutil.copytree(demo_night, tmp_path / "demo")
+    lines = [line for block in blocks(ROOT / "docs" / "a-night.md", "console") for line in block.splitlines()]
+    first, *others = [line.removeprefix("$ ") for line in lines]
+    assert first == "thirdshift demo", "which the fixture has played"
+    for line in others:
+        done = thirdshift(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode in (0, 3), f"{line}: {done.stderr}"
+        assert done.returncode == 0 or "rehearse" in line, "how emulated models score, nobody has promised"
+    assert (tmp_path / "demo" / "night.html").exists()
