@@ -55,6 +55,15 @@ class Served:
         return self.job.with_name("warehouse.duckdb")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_limits_are_left(prefect_api: None) -> Iterator[None]:
+    """The tests after these share the API and the endpoints' names; its test server lets no lease of a killed run go."""
+    yield
+    with api() as client:
+        for limit in client.read_global_concurrency_limits(limit=200, offset=0):
+            client.delete_global_concurrency_limit_by_name(limit.name)
+
+
 @pytest.fixture(scope="module")
 def served(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("served")
