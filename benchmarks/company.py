@@ -2,7 +2,7 @@
 
     python benchmarks/company.py [--seconds 600]
 
-Two processes run one night after another, each of its own job (the road of `flows.night` in threads, as in faults.py);
+Two processes run one night after another, each of its own job (`flows.road` in threads, as in faults.py);
 a third asks every view of the contract again and again, as `thirdshift sql` does. All use one warehouse file, which one
 process has at a time. At the end every night has one result per request, what the nights settled is what the provider
 billed, and no process has failed. The last line is JSON; exit 1 where one of these does not hold or a question took

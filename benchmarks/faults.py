@@ -11,7 +11,7 @@ before it could be killed is followed by another. At the end, over all nights:
 - settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides.
 
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
-the stations of `flows.shift` in threads of its own and is forked from one that has imported everything; with --prefect
+`flows.road` in threads of its own and is forked from one that has imported everything; with --prefect
 it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. Local workers are not killed here
 (tests/test_vllm_worker.py does). The last line is JSON; exit 1 where a law is broken.
 """
@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ import yaml  # noqa: E402
 
 from engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for  # noqa: E402
 from flows.opening import opened  # noqa: E402
+from flows.road import travelled  # noqa: E402
 from flows.running import Call  # noqa: E402
 from flows.shift import Shift  # noqa: E402
 from router.values import Limits, Price  # noqa: E402
@@ -87,7 +89,7 @@ select count(*) as results, count(distinct (run_id, request_id)) as requests, co
 
 
 def live(job: Path, run_id: str) -> int:
-    """One life: the road of `flows.night`, without Prefect."""
+    """One life, without Prefect."""
 
     def send(shift: Shift, works: Sequence[Any]) -> None:
         with shift.sending(works), ThreadPoolExecutor(8) as lanes:
@@ -101,18 +103,7 @@ def live(job: Path, run_id: str) -> int:
                 shift.land(futures[future], failed=None if fault is None else repr(fault))
 
     with opened(run_id, Call(job=job)) as shift:
-        if shift.over is not None:
-            return int(shift.over["exit"])
-        shift.prepare()
-        while works := shift.pilot():
-            send(shift, works)
-        shift.plan()
-        shift.approve()
-        while works := shift.serve():
-            send(shift, works)
-        while works := shift.score() or shift.repair():
-            send(shift, works)
-        return int(shift.close()["exit"])
+        return int((shift.over or travelled(shift, partial(send, shift)))["exit"])
 
 
 # --- who kills it ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from flows.events import tell_end
 from flows.exits import ended
 from flows.opening import opened
 from flows.prefect_home import DRAIN_SECONDS, guard_server, temporary
+from flows.road import travelled
 from flows.running import Call
 from flows.shift import Shift
 from flows.started_by import run_name, screen, settled
@@ -55,17 +56,7 @@ def night(
             shift.publish(shift.over)
             return ended(shift.over)
         join(shift)
-        shift.prepare()
-        while works := shift.pilot():
-            send(shift, works)
-        shift.plan()
-        leave_plan(shift)
-        shift.approve()
-        while works := shift.serve():
-            send(shift, works)
-        while works := shift.score() or shift.repair():
-            send(shift, works)
-        summary = shift.close()
+        summary = travelled(shift, partial(send, shift), partial(leave_plan, shift))
     leave_end(shift, summary)
     tell_end(shift, summary)
     if temporary():

@@ -1,4 +1,4 @@
-"""A shift: one night of one job. Its methods are the stations of the road, in the order of `flows.night`.
+"""A shift: one night of one job. Its methods are the stations of `flows.road`, in its order.
 
 Each station does what is missing: what is on disk or in the warehouse already is not done again, so a resumed run takes
 the same road as a new one.

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.console import Console
 from engines.emulator import Emulator, KnownRow
 from flows.crew import Work
 from flows.opening import opened
+from flows.road import travelled
 from flows.running import Call
 from flows.screen import Screen
 from flows.shift import Shift
@@ -97,7 +99,7 @@ class Here:
 
 
 def night_here(job: Path, run_id: str, **call: Any) -> Here:
-    """The stations of `flows.night` in this process, without Prefect: a tenth of the command's time. `call`: of Call."""
+    """The road of a night in this process, without Prefect: a tenth of the command's time. `call`: of Call."""
     said = io.StringIO()
 
     def send(shift: Shift, works: Sequence[Work]) -> None:
@@ -107,17 +109,7 @@ def night_here(job: Path, run_id: str, **call: Any) -> Here:
                 shift.land(work, failed=None)
 
     with opened(run_id, Call(job=job, **call), Screen(Console(file=said, width=500))) as shift:
-        if shift.over is None:
-            shift.prepare()
-            while works := shift.pilot():
-                send(shift, works)
-            shift.plan()
-            shift.approve()
-            while works := shift.serve():
-                send(shift, works)
-            while works := shift.score() or shift.repair():
-                send(shift, works)
-        summary = shift.over or shift.close()
+        summary = shift.over or travelled(shift, partial(send, shift))
     return Here(summary["exit"], summary, said.getvalue())
 
 
