@@ -331,11 +331,14 @@ def _part(situation: Situation, rng: np.random.Generator) -> tuple[NDArray[np.in
 
 
 def stratified(population: Population, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """`count` rows at random, each task with its share (systematic sampling of a shuffle sorted by task)."""
+    """`count` rows at random, each task with its share (systematic sampling of a shuffle sorted by task).
+
+    In random order: where fewer may be looked at, the first of them are a sample too.
+    """
     order = rng.permutation(len(population))
     if population.weight is not None:
         order = order[population.weight[order] > 0]
     order = order[np.argsort(population.task[order], kind="stable")]
     count = min(count, len(order))
     places = (np.arange(count) + rng.random()) * len(order) / max(1, count)
-    return np.sort(order[np.minimum(places.astype(np.int64), len(order) - 1)])
+    return rng.permutation(order[np.minimum(places.astype(np.int64), len(order) - 1)])

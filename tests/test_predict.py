@@ -222,6 +222,20 @@ def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
     assert len(np.unique(seen.row)) <= 200
 
 
+def test_a_pilot_cut_short_is_a_sample_of_the_whole_input() -> None:
+    """Inputs come sorted, by task or by day: what a limit cuts off a round must not be the end of the file."""
+    places = []
+    for seed in range(20):
+        rng = np.random.default_rng([17, seed])
+        population, score = a_world(rng)
+        seen = every_pair(stratified(population, 80, rng), score)
+        looks = next_round(a_situation(population, seen, pilot=140), rng)
+        assert looks is not None
+        places.append(np.setdiff1d(looks.row, seen.row) / len(population))
+    every = np.concatenate(places)
+    assert abs(every.mean() - 0.5) < 4 * np.sqrt(1 / 12 / len(every))
+
+
 def test_past_nights_replace_the_first_looks() -> None:
     rng = np.random.default_rng(15)
     population, score = a_world(rng)
