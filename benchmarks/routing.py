@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
 from router.backtest import LABELS_PER_ENDPOINT, Played, Settings, figures, play, population_of
 from router.outcomes import Outcomes, best_mix_usd, read
@@ -99,7 +100,7 @@ def baseline(outcomes: Outcomes, text: Any, floor: float, rng: np.random.Generat
         if not len(test):  # every request was in the pilot
             return means[task[test]]
         ridge = Ridge(solver="sparse_cg").fit(text[train], score[train] - means[task[train]])
-        quality: NDArray[np.float64] = means[task[test]] + ridge.predict(text[test])
+        quality: NDArray[np.float64] = means[task[test]] + ridge.predict(text[test]).reshape(len(test), -1)
         return quality
 
     fold = rng.permutation(len(pilot)) % FOLDS
@@ -199,7 +200,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    with ProcessPoolExecutor(given.jobs) as pool:
+    with ProcessPoolExecutor(given.jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
         found = []
         for cell in pool.map(measure, todo, [given.seeds] * len(todo)):
             found.append(cell)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from router.one_core import on_one_core
 from router.predict import Population, Predictor
 
 Floats = NDArray[np.float64]
@@ -46,6 +47,7 @@ class Standing:
         return self.short + self.quality - self.floor
 
 
+@on_one_core
 def standing(predictor: Predictor, population: Population, choice: NDArray[np.integer], aim: Aim) -> Standing:
     """`choice`: shape (n,), the endpoint of each request; negative: nobody, who scores 0."""
     mean, covariance = predictor.means(population, choice, aim.anchors)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.mixed import Covariances, Looked, Pattern, Posterior, common_of, gain_of
+from router.one_core import on_one_core
 
 if TYPE_CHECKING:
     from router.predict import Population
@@ -44,6 +45,7 @@ class _Sums:
                 question[:, endpoint] -= np.bincount(task, share[:, endpoint], len(question))
 
 
+@on_one_core
 def questions(
     posterior: Posterior,
     population: Population,

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from router.one_core import on_one_core
+
 if TYPE_CHECKING:
     from router.predict import Observations, Population
 
@@ -43,13 +45,17 @@ class Covariances:
 
     @staticmethod
     def first(endpoints: int, width: int, tasks: int, known: NDArray[np.bool_]) -> Covariances:
+        """Where learning starts. A start at which tasks hardly differ is left slowly, so it is one at which each has
+        favourites of its own; the guess is one at which they have not, or three tasks make a favourite of a fluke."""
         own, common = np.eye(endpoints), np.ones((endpoints, endpoints))
         spread = np.where(known, PRIOR_SPREAD, ABILITY_SPREAD) ** 2
         ability = np.diag(spread) * 0.7 + 0.3 * np.sqrt(np.outer(spread, spread))
-        skill = (0.04 if tasks > 1 else 1e-6) * (0.2 * own + 0.8 * common)
+        size = 0.04 if tasks > 1 else 1e-6
+        skill = size * (0.5 * own + 0.5 * common)
         slope = 0.01 / max(1, width) * (0.4 * own + 0.6 * common)
         luck = 0.16 * (0.6 * own + 0.4 * common)
-        return Covariances(ability, skill, slope, luck, (skill / 2, slope / 20, luck))
+        guess = (size / 2 * (0.1 * own + 0.9 * common), slope / 20, luck)
+        return Covariances(ability, skill, slope, luck, guess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +150,7 @@ def gain_of(luck: Floats, endpoints: NDArray[np.intp]) -> Floats:
     return gain
 
 
+@on_one_core
 def condition(looked: Looked, covariances: Covariances, abilities: Floats) -> Posterior:
     """What the scores say, by eliminating the tasks from the normal equations."""
     endpoints, width = len(abilities), looked.common.shape[1]
@@ -211,6 +218,7 @@ def _prior(covariances: Covariances, abilities: Floats, width: int) -> tuple[Flo
     return precision, pull
 
 
+@on_one_core
 def improve(looked: Looked, posterior: Posterior, covariances: Covariances) -> Covariances:
     """One round: the covariances that are likeliest given what the scores say of skills, slopes and luck."""
     endpoints = posterior.common.shape[1]

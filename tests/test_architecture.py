@@ -42,6 +42,7 @@ HOMES = {
     "highspy": {"router"},
     "scipy": {"router"},
     "sklearn": {"router"},
+    "threadpoolctl": {"router"},
     "regex": {"router", "engines"},  # the emulated provider must err as the scorers read
     "jsonschema": {"router", "engines", "warehouse"},  # one meaning of `valid` for input, replies and scores
     "referencing": {"router", "engines", "warehouse"},
