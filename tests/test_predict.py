@@ -141,6 +141,27 @@ def test_text_is_used_where_it_tells_and_left_where_it_does_not() -> None:
     assert telling(every_pair(rows, blind), population, UNKNOWN).text.shape[1] == 0
 
 
+def test_tasks_that_differ_widely_are_seen_to_and_others_are_not_made_to() -> None:
+    """Whether endpoints have favourite tasks is learnt: from 100 requests of 50 tasks where they do, and from nothing but
+    three tasks it is not supposed."""
+
+    def favouring(tasks: int, spread: float, seed: int) -> float:
+        """How far skills at a task are believed to differ between endpoints: a standard deviation."""
+        rng = np.random.default_rng([18, seed])
+        population = some_population(3000, tasks, 0, rng)
+        skill = 0.5 + 0.2 * rng.standard_normal((tasks, 1)) + spread * rng.standard_normal((tasks, 5))
+        score = (rng.random((3000, 5)) < skill[population.task]).astype(float)
+        seen = every_pair(stratified(population, 100, rng), score)
+        learnt = fit(seen, population, np.full(5, np.nan)).covariances.skill
+        own = np.diag(learnt).mean() - learnt[~np.eye(5, dtype=bool)].mean()
+        return float(np.sqrt(own))
+
+    wide = np.mean([favouring(50, 0.2, seed) for seed in range(5)])
+    none = np.mean([favouring(3, 0.0, seed) for seed in range(5)])
+    assert wide > 0.09
+    assert none < 0.055
+
+
 def test_where_nothing_tells_the_plan_is_the_best_mix_of_fixed_endpoints() -> None:
     rng = np.random.default_rng(5)
     n = 4000
