@@ -38,7 +38,7 @@ demo: .venv/.ready
 	@$(BIN)/thirdshift demo
 
 demo-vllm: .venv/.ready .venv-vllm/.ready
-	@$(BIN)/python -m flows.demo_vllm
+	@$(BIN)/python -m thirdshift.flows.cli.demo_vllm
 
 # two processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night
 test: .venv/.ready-dev .venv-vllm/.ready

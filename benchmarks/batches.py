@@ -36,31 +36,18 @@ from pathlib import Path
 from typing import Any
 from urllib.request import ProxyHandler, build_opener
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1]
-)  # else `warehouse` would be the benchmark beside this file
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
-import psutil  # noqa: E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import yaml  # noqa: E402
-
-from engines.batch import Batch  # noqa: E402
-from engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow  # noqa: E402
-from engines.escrow import RunEscrow  # noqa: E402
-from router.values import (  # noqa: E402
-    Answer,
-    Desk,
-    Endpoint,
-    Mode,
-    Price,
-    PriceSchedule,
-    Purpose,
-    Request,
-    Shard,
-)
-from warehouse.ask import ask  # noqa: E402
-from warehouse.journal import FileJournal  # noqa: E402
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Endpoint, Mode, Price, PriceSchedule, Purpose, Request
+from thirdshift.warehouse.journal.journal import FileJournal
+from thirdshift.warehouse.store.ask import ask
 
 ROWS = 1000
 DEADLINE_SECONDS = 75
@@ -151,7 +138,7 @@ def shard(
     endpoint = Endpoint("night", f"{wire}/m", PriceSchedule(PRICE), Mode.BATCH, api_base=api_base)
     endpoint = replace(endpoint, emulated=True)
     with FileJournal(folder) as journal:
-        engine = Batch(endpoint, Desk(journal, RunEscrow(None), keep=folder))
+        engine = BatchEngine(endpoint, EngineContext(journal, RunBudget(None), keep=folder))
         ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests), key)
         try:
             yield engine.collect(ticket)

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from router.planning import Option, Problem, Workers
-from router.planning.solve import cheapest
+from thirdshift.router.planning import Option, Problem, Workers
+from thirdshift.router.planning.solve import cheapest
 
 INPUT, OUTPUT = 1_000, 200
 """Tokens of a request: a ticket with its instructions in, a label with its reason out."""

@@ -28,15 +28,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # else benchmarks/warehouse.py would be `warehouse`
-
-from engines.books import Books  # noqa: E402
-from engines.emulator import EmulatedModel, Emulator, OutputTokens, Trouble  # noqa: E402
-from engines.escrow import RunEscrow  # noqa: E402
-from engines.realtime import Realtime  # noqa: E402
-from router.values import (  # noqa: E402
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.emulator import EmulatedModel, Emulator, OutputTokens, Trouble
+from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -45,10 +43,9 @@ from router.values import (  # noqa: E402
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
 )
-from warehouse import parts  # noqa: E402
-from warehouse.journal import FileJournal  # noqa: E402
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import FileJournal
 
 IN_FLIGHT = 50
 """At each of two endpoints."""
@@ -128,17 +125,18 @@ def night(seed: int, emulator: Emulator, folder: Path) -> Night:
     rng = random.Random(seed)
     ends = [endpoint(model, emulator) for model in MODELS]
     asked = {end.name: requests_of(rng, seed, end.name) for end in ends}
-    worst = {end.name: max(map(Books(end).worst_case, asked[end.name])) for end in ends}
+    worst = {end.name: max(map(AttemptRecords(end).worst_case, asked[end.name])) for end in ends}
     cap = max(worst.values()) * rng.randint(2, 150)
     before = billed_usd(emulator)
     said: list[Answer | Failure] = []
     with FileJournal(folder) as journal:
-        escrow = RunEscrow(cap)
+        budget = RunBudget(cap)
         engines = [
-            Realtime(end, Desk(journal, escrow), seed=seed, backoff_first_seconds=0.01) for end in ends
+            RealtimeEngine(end, EngineContext(journal, budget), seed=seed, backoff_first_seconds=0.01)
+            for end in ends
         ]
 
-        def serve(engine: Realtime, end: Endpoint) -> None:
+        def serve(engine: RealtimeEngine, end: Endpoint) -> None:
             shard = Shard(f"seed-{seed}", f"1-main-{end.name}", end.name, Purpose.MAIN, asked[end.name])
             said.extend(engine.collect(engine.submit(shard, f"{seed}/{end.name}")))
 

@@ -21,9 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from router.bounds import betting, exact
-from router.certificate import Claim, certify_against_census, certify_people, certify_relative
-from router.scorers import Basis
+from thirdshift.router.certification.bounds import betting, exact
+from thirdshift.router.certification.certificate import (
+    Claim,
+    certify_against_census,
+    certify_people,
+    certify_relative,
+)
+from thirdshift.router.certification.scorers import Basis
 
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]

@@ -2,7 +2,7 @@
 
     python benchmarks/company.py [--seconds 600]
 
-Two processes run one night after another, each of its own job (`flows.road` in threads, as in faults.py);
+Two processes run one night after another, each of its own job (the stages in threads, as in faults.py);
 a third asks every view of the contract again and again, as `thirdshift sql` does. All use one warehouse file, which one
 process has at a time. At the end every night has one result per request, what the nights settled is what the provider
 billed, and no process has failed. The last line is JSON; exit 1 where one of these does not hold or a question took
@@ -21,15 +21,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve()
-sys.path[0] = str(HERE.parents[1])  # else benchmarks/warehouse.py would be `warehouse`
-sys.path.append(str(HERE.parent))
+from faults import MODELS, RESULTS, ROWS, live, write_job, write_night
 
-from faults import MODELS, RESULTS, ROWS, live, write_job, write_night  # noqa: E402
-
-from engines.emulator import Emulator  # noqa: E402
-from warehouse.ask import ask  # noqa: E402
-from warehouse.views import CONTRACT_VIEWS  # noqa: E402
+from thirdshift.engines.emulator import Emulator
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.views import CONTRACT_VIEWS
 
 JOBS = ("east", "west")
 PAUSE_SECONDS = 0.2
@@ -114,7 +110,7 @@ def measure(seconds: float) -> dict[str, Any]:
 
 def begin(call: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(HERE), *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, __file__, *call], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 

@@ -31,23 +31,12 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
-from engines.escrow import RunEscrow
-from engines.realtime import Realtime
-from engines.through_litellm import load_litellm
-from router.values import (
-    Answer,
-    Desk,
-    Endpoint,
-    Limits,
-    Price,
-    PriceSchedule,
-    Purpose,
-    Request,
-    Shard,
-)
-
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # else benchmarks/warehouse.py would be `warehouse`
-from warehouse.journal import FileJournal  # noqa: E402
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.engines.realtime.litellm import load_litellm
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Endpoint, Limits, Price, PriceSchedule, Purpose, Request
+from thirdshift.warehouse.journal.journal import FileJournal
 
 SHARE_OF_BARE = 0.5
 TIMES_LITELLM = 8.0
@@ -131,15 +120,15 @@ def ours(base: str, count: int, in_flight: int) -> None:
     price = PriceSchedule(Price(Decimal("0.14"), Decimal("0.28")))
     limits = Limits(rpm=10_000_000, tpm=10_000_000_000, concurrency=in_flight)
     endpoint = Endpoint("near", "openai/m", price, api_base=base, limits=limits)
-    escrow = RunEscrow(Decimal(1000))
+    budget = RunBudget(Decimal(1000))
     work = [Request(row, f"r{row}", f"h{row}", "t", tuple(messages(row)), 100) for row in range(count)]
     with tempfile.TemporaryDirectory() as folder, FileJournal(Path(folder)) as journal:
-        engine = Realtime(endpoint, Desk(journal, escrow))
+        engine = RealtimeEngine(endpoint, EngineContext(journal, budget))
         ticket = engine.submit(Shard("run", "shard", "near", Purpose.MAIN, work), "key")
         answers = sum(isinstance(said, Answer) for said in engine.collect(ticket))
         engine.close()
-    if answers != count or escrow.reserved_usd:
-        raise SystemExit(f"{answers} answers to {count} requests, {escrow.reserved_usd} USD still reserved")
+    if answers != count or budget.reserved_usd:
+        raise SystemExit(f"{answers} answers to {count} requests, {budget.reserved_usd} USD still reserved")
 
 
 @dataclass(slots=True)

@@ -19,9 +19,9 @@ from decimal import Decimal
 import aiohttp
 import psutil
 
-from engines.emulator import EmulatedModel, Emulator, KnownRow
-from flows.demo_items import items
-from router.values import Price
+from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow
+from thirdshift.flows.cli.demo_items import items
+from thirdshift.router.values import Price
 
 STATED = 2000
 IN_FLIGHT = 100

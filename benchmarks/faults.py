@@ -11,7 +11,7 @@ before it could be killed is followed by another. At the end, over all nights:
 - settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides.
 
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
-`flows.road` in threads of its own and is forked from one that has imported everything; with --prefect
+the stages of a run in threads of its own and is forked from one that has imported everything; with --prefect
 it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. Local workers are not killed here
 (tests/test_vllm_worker.py does). The last line is JSON; exit 1 where a law is broken.
 """
@@ -36,22 +36,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(
-    Path(__file__).resolve().parents[1]
-)  # else `warehouse` would be the benchmark beside this file
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
 
-import pyarrow as pa  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-import yaml  # noqa: E402
-
-from engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for  # noqa: E402
-from flows.opening import opened  # noqa: E402
-from flows.road import travelled  # noqa: E402
-from flows.running import Call  # noqa: E402
-from flows.shift import Shift  # noqa: E402
-from router.values import Limits, Price  # noqa: E402
-from warehouse.ask import ask  # noqa: E402
-from warehouse.errors import WarehouseError  # noqa: E402
+from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
+from thirdshift.flows.execution.opening import open_run
+from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.values import Limits, Price
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.store.ask import ask
 
 ROWS = 400
 """Of a night: with these latencies it lives some seconds, so that most kills find it at work."""
@@ -94,7 +90,7 @@ def live(job: Path, run_id: str) -> int:
     def send(shift: Shift, works: Sequence[Any]) -> None:
         with shift.sending(works), ThreadPoolExecutor(8) as lanes:
             futures: dict[Future[None], Any] = {
-                lanes.submit(shift.crew.answer, work.shard_id): work for work in works
+                lanes.submit(shift.dispatcher.answer, work.shard_id): work for work in works
             }
             for future in as_completed(futures):
                 fault = future.exception()
@@ -102,8 +98,8 @@ def live(job: Path, run_id: str) -> int:
                     raise fault
                 shift.land(futures[future], failed=None if fault is None else repr(fault))
 
-    with opened(run_id, Call(job=job)) as shift:
-        return int((shift.over or travelled(shift, partial(send, shift)))["exit"])
+    with open_run(run_id, RunOptions(job=job)) as shift:
+        return int((shift.over or run_stages(shift, partial(send, shift)))["exit"])
 
 
 # --- who kills it ----------------------------------------------------------------------------------------------------

@@ -20,10 +20,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from engines.emulator import EmulatedModel, Emulator, OutputTokens
-from engines.escrow import RunEscrow
-from engines.realtime import Realtime
-from router.values import Desk, Endpoint, Limits, Price, PriceSchedule, Purpose, Request, Shard
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.emulator import EmulatedModel, Emulator, OutputTokens
+from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Endpoint, Limits, Price, PriceSchedule, Purpose, Request
 
 RPM, TPM = 1200, 200_000
 SHARE_USED, SHARE_REFUSED = 0.95, 0.01
@@ -61,7 +62,7 @@ def answer(emulator: Emulator, name: str, until: datetime) -> None:
     endpoint = Endpoint(
         name, f"openai/{name}", PriceSchedule(PRICE), api_base=emulator.api_base, limits=limits
     )
-    engine = Realtime(endpoint, Desk(Nowhere(), RunEscrow(None), until))
+    engine = RealtimeEngine(endpoint, EngineContext(Nowhere(), RunBudget(None), until))
     shard = Shard("run", name, name, Purpose.MAIN, Requests(WORDS[name]))
     for _ in engine.collect(engine.submit(shard, name)):
         pass

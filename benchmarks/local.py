@@ -35,26 +35,16 @@ from typing import Any, Protocol
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.devices import machine
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.engines.vllm.process import QUIET, options_for, place
+from thirdshift.flows.cli.demo_items import items
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Endpoint, Outcome, Price, PriceSchedule, Purpose, Request, WorkerSpec
+from thirdshift.warehouse.journal.journal import FileJournal
 
-from engines.devices import machine  # noqa: E402 - found through the line above
-from engines.escrow import RunEscrow  # noqa: E402
-from engines.vllm_pool import VllmPool  # noqa: E402
-from engines.vllm_process import QUIET, options_for, place  # noqa: E402
-from flows.demo_items import items  # noqa: E402
-from router.values import (  # noqa: E402
-    Desk,
-    Endpoint,
-    Outcome,
-    Price,
-    PriceSchedule,
-    Purpose,
-    Request,
-    Shard,
-    WorkerSpec,
-)
-from warehouse.journal import FileJournal  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 RATIO, CACHE, SCATTER = 0.95, 0.05, 0.10
 PREFIXES, PREFIX_TOKENS, PREFIX_MAX_TOKENS = 100, 500, 4
@@ -171,10 +161,10 @@ class Counted(FileJournal):
 class Ours:
     def __init__(self, end: Endpoint, folder: Path) -> None:
         self.journal = Counted(folder)
-        self.pool = VllmPool(end, Desk(self.journal, RunEscrow(None)))
+        self.pool = VllmEngine(end, EngineContext(self.journal, RunBudget(None)))
         self._shards = 0
         self.run([request(0, "sort cab", 4)])
-        (life,) = self.pool.lives()
+        (life,) = self.pool.worker_lifetimes()
         self.startup_seconds = ((life.ready_at or life.started_at) - life.started_at).total_seconds()
         self._pid = life.pid
 

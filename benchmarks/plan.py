@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from router.planning import Option, Problem, Terms, Workers
-from router.planning.pairs import chunks, pairs
-from router.planning.solve import cheapest
+from thirdshift.router.planning import Option, Problem, Terms, Workers
+from thirdshift.router.planning.coefficients import chunks, pairs
+from thirdshift.router.planning.solve import cheapest
 
 WIDTH, TASKS, NIGHT = 20, 50, 8 * 3600.0
 POOLS = (6, 9)

@@ -27,14 +27,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from router.backtest import LABELS_PER_ENDPOINT, Played, Settings, figures, play, population_of
-from router.outcomes import Outcomes, best_mix_usd, read
+from thirdshift.router.backtesting.backtest import (
+    LABELS_PER_ENDPOINT,
+    BacktestSettings,
+    Played,
+    figures,
+    play,
+    population_of,
+)
+from thirdshift.router.backtesting.recorded_outcomes import Outcomes, best_mix_usd, read
 
 FLOORS = (0.95, 0.90)
 CONFIDENCE = 0.95
 MISSES_CELL, MISSES_ALL = 5 / 40, 0.07
 COST_CELL, COST_MEAN, REST = 0.80, 0.65, 1.05
-FAITH = 10.0
+PRIOR_DEGREES_OF_FREEDOM = 10.0
 """Of the baseline: scores that a task's mean is shrunk by."""
 FOLDS = 5
 NINETY_FIVE = 1.6449
@@ -79,7 +86,9 @@ def task_means(task: NDArray[np.int32], tasks: int, values: NDArray[np.float64])
     counts = np.bincount(task, minlength=tasks)[:, None]
     sums = np.zeros((tasks, values.shape[1]))
     np.add.at(sums, task, values)
-    means: NDArray[np.float64] = (sums + FAITH * values.mean(axis=0)) / (counts + FAITH)
+    means: NDArray[np.float64] = (sums + PRIOR_DEGREES_OF_FREEDOM * values.mean(axis=0)) / (
+        counts + PRIOR_DEGREES_OF_FREEDOM
+    )
     return means
 
 
@@ -107,12 +116,12 @@ def baseline(outcomes: Outcomes, text: Any, floor: float, rng: np.random.Generat
     quality = np.zeros_like(score[pilot])
     for k in range(FOLDS):
         quality[fold == k] = predicted(pilot[fold != k], pilot[fold == k])
-    anchor = int(score[pilot].mean(axis=0).argmax())
-    chosen, line = np.full(len(pilot), anchor), np.arange(len(pilot))
-    others = np.full(len(rest), anchor)
+    baseline = int(score[pilot].mean(axis=0).argmax())
+    chosen, line = np.full(len(pilot), baseline), np.arange(len(pilot))
+    others = np.full(len(rest), baseline)
     for multiplier in MULTIPLIERS * price.max():
         choice = (price - multiplier * quality).argmin(axis=1)
-        paired = score[pilot, choice] - floor * score[pilot, anchor]
+        paired = score[pilot, choice] - floor * score[pilot, baseline]
         if paired.mean() >= NINETY_FIVE * paired.std(ddof=1) / np.sqrt(len(paired)):
             chosen, others = choice, (price - multiplier * predicted(pilot, rest)).argmin(axis=1)
             break
@@ -136,7 +145,7 @@ def rest_of(outcomes: Outcomes, played: Played) -> tuple[float, float]:
 
 
 def measure(cell: Cell, seeds: int) -> dict[str, Any]:
-    outcomes, settings = cell.outcomes, Settings(cell.floor, True, None, CONFIDENCE)
+    outcomes, settings = cell.outcomes, BacktestSettings(cell.floor, True, None, CONFIDENCE)
     population = population_of(outcomes, np.random.default_rng(0))
     text = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), max_features=50_000)
     words = text.fit_transform(outcomes.prompts).tocsr()

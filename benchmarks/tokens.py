@@ -31,11 +31,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from thirdshift.engines.tokenizers import tiktoken_counter
+from thirdshift.router.tokens import estimate
 
-from engines.tokenizers import tiktoken_counter  # noqa: E402  (after the path)
-from router import tokens  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 LIMITS = {"total_error": 0.01, "median_error": 0.10, "cpu_seconds": 20.0, "peak_gib": 1.0}
 GROUP = 8192
@@ -84,7 +83,7 @@ def _compare(path: Path, seed: int, *, generated: bool) -> int:
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     estimated = np.load(path.with_suffix(".npy"))
     begun = time.process_time()
-    exact = tokens.count_exactly(_batches(path), tiktoken_counter()).tokens
+    exact = estimate.count_exactly(_batches(path), tiktoken_counter()).tokens
     counting = time.process_time() - begun
     total = float(estimated.sum() / exact.sum() - 1)
     median = float(np.median(np.abs(estimated - exact) / exact))
@@ -115,10 +114,10 @@ def _estimate(path: Path, seed: int) -> int:
     rows = pq.ParquetFile(path).metadata.num_rows
     counter = tiktoken_counter()
     wall, cpu = time.perf_counter(), time.process_time()
-    sample = min(tokens.SAMPLE, max(rows // 4, 200))
+    sample = min(estimate.SAMPLE, max(rows // 4, 200))
     rng = np.random.default_rng(seed)
     batches = _batches(path)
-    column = tokens.estimate(batches, [counter], rows, rng, exact_below=0, sample=sample)[counter.name]
+    column = estimate.estimate(batches, [counter], rows, rng, exact_below=0, sample=sample)[counter.name]
     told = {
         "wall_seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,

@@ -24,11 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # else this file itself would be `warehouse`
-
-from warehouse import parts  # noqa: E402
-from warehouse.store import Warehouse  # noqa: E402
-from warehouse.views import CONTRACT_VIEWS  # noqa: E402
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.store.store import Warehouse
+from thirdshift.warehouse.store.views import CONTRACT_VIEWS
 
 PART_ROWS = 50_000
 """A batch file's worth, or all of a smaller night; shards of 2,000 that land one by one are timed too."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from router.values import JSON, WorkerSpec
+from thirdshift.router.values import JSON, WorkerSpec
 
 ASK_SECONDS = 20.0
 """A driver in trouble can hang its own tool."""

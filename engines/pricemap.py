@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
-from router.pricebook import PriceMap
+from thirdshift.router.pricing.pricebook import PriceMap
 
 MAP_NAME = "model_prices_and_context_window_backup.json"
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.pricemap import litellm_folder
-from router.tokens import Tokenizer
+from thirdshift.engines.pricemap import litellm_folder
+from thirdshift.router.tokens.estimate import Tokenizer
 
 ENCODINGS = ("o200k_base", "cl100k_base", "p50k_base")
 """What litellm's wheel carries."""
@@ -71,7 +71,7 @@ def tokenizer_for(model: str) -> Tokenizer:
     """The nearest tokenizer at hand for a model: its own `tokenizer.json` where `model` is a folder that
     has one, DeepSeek's for DeepSeek, cl100k_base or o200k_base for OpenAI's, else o200k_base, the nearest
     to others' vocabularies that is at hand. A ratio learnt from returned usage
-    (`router.tokens.learn_ratio`) takes the rest.
+    (`thirdshift.router.tokens.estimate.learn_ratio`) takes the rest.
     """
     own = Path(model) / "tokenizer.json"
     if own.is_file():

@@ -13,20 +13,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed, wait
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.approving import asked_in_prefect
-from flows.artifacts import leave_end, leave_plan, watching
-from flows.crew import Work
-from flows.events import tell_end
-from flows.exits import ended
-from flows.opening import opened
-from flows.prefect_home import DRAIN_SECONDS, guard_server, temporary
-from flows.road import travelled
-from flows.running import Call
-from flows.shift import Shift
-from flows.started_by import run_name, screen, settled
-from flows.stopping import stoppable
-from flows.turns import turns_of
-from warehouse.errors import WarehouseError
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.opening import open_run
+from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.orchestration.approval_form import asked_in_prefect
+from thirdshift.flows.orchestration.artifacts import leave_end, leave_plan, watching
+from thirdshift.flows.orchestration.concurrency import slots_for
+from thirdshift.flows.orchestration.events import tell_end
+from thirdshift.flows.orchestration.invocation import console, run_name, settled
+from thirdshift.flows.orchestration.server import DRAIN_SECONDS, guard_server, temporary
+from thirdshift.flows.orchestration.shutdown import stoppable
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.verdicts import ended
+from thirdshift.warehouse.errors import WarehouseError
 
 LANES = 64
 """Shards under way at once; each is a thread that waits for its engine."""
@@ -49,14 +49,14 @@ def night(
     outcomes: str | None = None,
 ) -> dict[str, Any]:
     """One night of one job, from its input to its results. Raises NotDone where its exit code is not 0."""
-    call = settled(Call.from_parameters(locals()))
+    call = settled(RunOptions.from_parameters(locals()))
     guard_server()
-    with opened(str(call.run_id), call, screen()) as shift, stoppable(str(call.run_id), shift.crew):
+    with open_run(str(call.run_id), call, console()) as shift, stoppable(str(call.run_id), shift.dispatcher):
         if shift.over is not None:
             shift.publish(shift.over)
             return ended(shift.over)
         join(shift)
-        summary = travelled(shift, partial(send, shift), partial(leave_plan, shift))
+        summary = run_stages(shift, partial(send, shift), partial(leave_plan, shift))
     leave_end(shift, summary)
     tell_end(shift, summary)
     if temporary():
@@ -66,20 +66,20 @@ def night(
 
 def join(shift: Shift) -> None:
     """What Prefect adds to a night: approval in its UI, and where a server is, turns at endpoints."""
-    setting = shift.setting
-    shift.consent.ask = partial(asked_in_prefect, setting.deadline)
+    context = shift.context
+    shift.approval.ask = partial(asked_in_prefect, context.deadline)
     if not temporary():
-        shift.turns = turns_of(setting.endpoints, setting.deadline, shift.screen.say)
+        shift.turns = slots_for(context.endpoints, context.deadline, shift.console.say)
 
 
 @task(task_run_name="{purpose} {endpoint} {shard_id}", cache_policy=NO_CACHE)
 def answer(shift: Shift, shard_id: str, endpoint: str, purpose: str) -> None:  # noqa: ARG001 (purpose names the run)
     """One shard, start to end; its work is the engine's, and so is retrying."""
     with shift.turns.of(endpoint):
-        shift.crew.answer(shard_id)
+        shift.dispatcher.answer(shard_id)
 
 
-def send(shift: Shift, works: Sequence[Work]) -> None:
+def send(shift: Shift, works: Sequence[ShardWork]) -> None:
     """Have shards answered, side by side; their parts land as they finish."""
     with shift.sending(works), watching(shift, works):
         futures = {submitted(shift, work): work for work in works}
@@ -88,12 +88,12 @@ def send(shift: Shift, works: Sequence[Work]) -> None:
                 shift.land(futures[future], failed=fault_of(future))
         except BaseException:  # cancelled: what is in flight is paid for, and stays
             shift.turns.stop()
-            shift.crew.stop()
+            shift.dispatcher.stop()
             wait(list(futures), timeout=GRACE_SECONDS)
             raise
 
 
-def submitted(shift: Shift, work: Work) -> PrefectFuture[None]:
+def submitted(shift: Shift, work: ShardWork) -> PrefectFuture[None]:
     """A tag costs a question to the API, which a temporary one has no time for."""
     with nullcontext() if temporary() else tags(work.endpoint, work.purpose.value):
         return answer.submit(shift, work.shard_id, work.endpoint, work.purpose.value)

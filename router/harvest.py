@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from router.values import Limits
+from thirdshift.router.values import Limits
 
 CANCEL_SECONDS = 600.0
 """OpenAI's documentation: a batch may be `cancelling` for up to ten minutes before its results are there."""
 MARGIN = 1.25
 """Real time takes longer than its rates say: requests wait for each other, some are sent twice."""
 LEAST_SHARE = 0.5
-"""Of the time between a batch's beginning and the deadline, what it is given even where that leaves less than the above:
+"""The share of the time from a batch's beginning to the deadline that it is given in any case:
 otherwise a short night would cut every batch short at once."""
 
 SECONDS_EACH = 10.0
@@ -30,7 +30,7 @@ HOUR, DAY = 3600.0, 24 * 3600.0
 PRIOR_SECONDS = (*(HOUR,) * 9, DAY)
 """Batches believed to have been seen before any was: nine of ten done within an hour, one stuck until it expires."""
 USUAL_SHARE = 0.8
-"""Of batches that are back within what is planned with where the late ones are cut short."""
+"""The share of batches that are back within what is planned with where the late ones are cut short."""
 SURE_SHARE = 0.95
 """Likewise where they are not."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from router.values import Endpoint, Facts
+from thirdshift.router.values import Endpoint, Facts
 
 Mask = NDArray[np.bool_]
 
@@ -58,7 +58,7 @@ class Policy:
     self_hosted_only: bool = False
     zero_retention: bool = False
     max_vendor_share: float | None = None
-    """Of requests, for each provider; a matter of the plan, not of single endpoints."""
+    """The share of requests for each provider; a matter of the plan, not of single endpoints."""
 
     def __and__(self, other: Policy) -> Policy:
         """What both allow."""

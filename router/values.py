@@ -21,13 +21,12 @@ Money is Decimal USD with nine places (`usd`), unit prices are Decimal USD per m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 QUANTUM = Decimal("0.000000001")
 """The smallest amount a ledger holds: DECIMAL(18,9)."""
@@ -72,7 +71,7 @@ class LedgerStatus(StrEnum):
 
 
 class FailureKind(StrEnum):
-    """Why an attempt gave no usable answer. What each leads to is one table: engines.outcomes.NEXT_STEP."""
+    """Why an attempt gave no usable answer. What each leads to is one table: thirdshift.engines.core.failures.NEXT_STEP."""
 
     RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
@@ -109,7 +108,9 @@ class Price:
     output: Decimal
     cached_input: Decimal | None = None
     """None: cached tokens cost as much as others."""
-    cache_write: Decimal | None = None  # to be kept for five minutes; None: `router.prices.written_usd`
+    cache_write: Decimal | None = (
+        None  # to be kept for five minutes; None: `thirdshift.router.pricing.prices.written_usd`
+    )
     cache_write_hour: Decimal | None = None
 
 
@@ -132,7 +133,7 @@ class OffPeak:
 
 @dataclass(frozen=True, slots=True)
 class PriceSchedule:
-    """Everything known of an endpoint's price, for its own mode; `router.prices.price_at` tells what is in force when."""
+    """Everything known of an endpoint's price, for its own mode; `price_at` tells what is in force when."""
 
     base: Price
     tiers: tuple[ContextTier, ...] = ()
@@ -150,7 +151,7 @@ class Limits:
     tpm: int | None = None
     concurrency: int | None = None
     enqueued_tokens: int | None = None
-    """Of a batch tier: what may wait there at a time, over all its batches."""
+    """Tokens that may wait at a batch tier at a time, over all its batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,24 +243,6 @@ class Request:
     """Further parameters of the row itself (top_p, stop, seed, …)."""
 
 
-class RequestSource(Protocol):
-    """Requests that can be read more than once, from disk, without holding all of them."""
-
-    def __iter__(self) -> Iterator[Request]: ...
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    run_id: str
-    shard_id: str
-    endpoint: str
-    purpose: Purpose
-    requests: RequestSource = field(repr=False)
-    first_attempt: int = 1
-    """The number of the first attempt: one more than earlier shards have made at these requests."""
-
-
 @dataclass(frozen=True, slots=True)
 class Usage:
     """Tokens as the provider reports them. Cached tokens are among the input, reasoning tokens among the output."""
@@ -331,70 +314,3 @@ class Outcome:
     reply: Answer | Failure | None = None
     final: bool = True
     """False where another attempt at the same request follows in this shard."""
-
-
-class Journal(Protocol):
-    """Append-only. When a call returns, the record survives kill -9 of this process. Safe from any thread."""
-
-    def sent(self, intents: Iterable[Intent]) -> None: ...
-    def settled(self, outcomes: Iterable[Outcome]) -> None: ...
-
-
-class Escrow(Protocol):
-    """The run's money. Reservations plus what is spent never pass the cap. Safe from any thread, never blocks."""
-
-    def reserve(self, amount_usd: Decimal) -> bool:
-        """Whether `amount_usd` could be set aside; False leaves everything as it was."""
-
-    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
-        """Give a reservation back and book what it really cost."""
-
-    @property
-    def reserved_usd(self) -> Decimal:
-        """What is set aside at this moment; zero means that waiting for returns is in vain."""
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What the night lends to an engine."""
-
-    journal: Journal
-    escrow: Escrow
-    deadline: datetime | None = None
-    """After this instant nothing more is sent."""
-    committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
-    """Shard to entry to what is set aside already: attempts of a dead process, until they are adopted or disowned."""
-    keep: Path | None = None
-    """A folder of the run's, for what an engine must still know when its process has died."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    shard_id: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    done: int  # requests with an answer or a final failure
-    total: int
-    in_flight: int = 0
-    finished: bool = False
-
-
-class Engine(Protocol):
-    """Runs shards on one endpoint, however that endpoint is reached. Methods may be called from several threads."""
-
-    def submit(self, shard: Shard, key: str) -> Ticket:
-        """Start a shard. Submitting twice with one `key` gives one ticket, and one lot of work at the provider."""
-
-    def progress(self, ticket: Ticket) -> Progress: ...
-
-    def collect(self, ticket: Ticket) -> Iterator[Answer | Failure]:
-        """Each request of the shard once, as they come, in no order; ends when the shard is done."""
-
-    def stop(self) -> None:
-        """Send nothing more; what is in flight may finish. What was not sent fails with CANCELLED."""
-
-    def close(self) -> None:
-        """Release what is held: connections, workers. Idempotent."""

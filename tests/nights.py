@@ -20,13 +20,13 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
-from engines.emulator import Emulator, KnownRow
-from flows.crew import Work
-from flows.opening import opened
-from flows.road import travelled
-from flows.running import Call
-from flows.screen import Screen
-from flows.shift import Shift
+from thirdshift.engines.emulator import Emulator, KnownRow
+from thirdshift.flows.console import RunConsole
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.opening import open_run
+from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.runs.options import RunOptions
 
 PROGRAM = Path(sys.executable).parent / "thirdshift"
 
@@ -102,14 +102,16 @@ def night_here(job: Path, run_id: str, **call: Any) -> Here:
     """The road of a night in this process, without Prefect: a tenth of the command's time. `call`: of Call."""
     said = io.StringIO()
 
-    def send(shift: Shift, works: Sequence[Work]) -> None:
+    def send(shift: Shift, works: Sequence[ShardWork]) -> None:
         with shift.sending(works), ThreadPoolExecutor(8) as lanes:
-            for work, done in [(work, lanes.submit(shift.crew.answer, work.shard_id)) for work in works]:
+            for work, done in [
+                (work, lanes.submit(shift.dispatcher.answer, work.shard_id)) for work in works
+            ]:
                 done.result()
                 shift.land(work, failed=None)
 
-    with opened(run_id, Call(job=job, **call), Screen(Console(file=said, width=500))) as shift:
-        summary = shift.over or travelled(shift, partial(send, shift))
+    with open_run(run_id, RunOptions(job=job, **call), RunConsole(Console(file=said, width=500))) as shift:
+        summary = shift.over or run_stages(shift, partial(send, shift))
     return Here(summary["exit"], summary, said.getvalue())
 
 

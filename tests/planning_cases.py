@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from router.planning import Option, Problem, Terms, Workers
+from thirdshift.router.planning import Option, Problem, Terms, Workers
 
 
 def random_problem(seed: int, rows: int | None = None) -> Problem:
@@ -157,7 +157,7 @@ def exact(problem: Problem) -> float | None:  # noqa: C901 - one constraint afte
     """The least cost there is: binaries x[i,e], integer w[e], continuous paid seconds h[e]; scipy's door to
     HiGHS.
 
-    A formulation of its own, sharing nothing with router.planning but the problem.
+    A formulation of its own, sharing nothing with thirdshift.router.planning but the problem.
     """
     n, width, terms = problem.n, problem.width, problem.terms
     allowed = np.isfinite(problem.cost)

@@ -29,9 +29,9 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 from urllib.request import Request as HttpRequest
 
-from engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
-from flows.demo_items import Item, items
-from router.values import Endpoint, Mode, Price
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
+from thirdshift.flows.cli.demo_items import Item, items
+from thirdshift.router.values import Endpoint, Mode, Price
 
 DEAR = EmulatedModel("dear", Price(Decimal(5), Decimal(25), Decimal("0.5")), ability=1.5, slope=8)
 CHEAP = EmulatedModel("cheap", Price(Decimal("0.1"), Decimal("0.4")), ability=0.5, slope=8)

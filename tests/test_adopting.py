@@ -10,32 +10,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.batch import Batch
-from engines.batch_openai import OpenAIBatches
-from engines.batch_parts import Parts, Source
-from engines.books import Books
-from engines.emulator import BatchHabits, EmulatedModel, Emulator
-from engines.escrow import RunEscrow, Within
-from engines.wire import Bodies
-from flows.adopting import Left, left_behind
-from flows.crew import rows_file
-from flows.judging import judges_limit
-from flows.run_folder import mark_of
-from router.values import (
-    Answer,
-    Desk,
-    Endpoint,
-    Failure,
-    Mode,
-    Price,
-    PriceSchedule,
-    Purpose,
-    Request,
-    Shard,
-)
 from tests.servers import billed_usd, fetch
 from tests.test_journal import intent, outcome
-from warehouse.journal import FileJournal, attempts, recover
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.openai import OpenAIBatches
+from thirdshift.engines.batch.parts import BatchParts, RequestFeed
+from thirdshift.engines.core.budget import RunBudget, SubBudget
+from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
+from thirdshift.flows.dispatch.work import rows_file
+from thirdshift.flows.quality.scoring import judges_limit
+from thirdshift.flows.runs.folder import mark_of
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Endpoint, Failure, Mode, Price, PriceSchedule, Purpose, Request
+from thirdshift.warehouse.journal.journal import FileJournal, attempts, recover
 
 PRICE = Price(Decimal(100), Decimal(400))
 SHARD_ID = "00001-main-night"
@@ -60,30 +50,34 @@ def die_before_the_batch_is_made(folder: Path, endpoint: Endpoint) -> Decimal:
     place = rows_file(folder, SHARD_ID)
     place.parent.mkdir(parents=True)
     np.save(place, np.arange(len(REQUESTS)))
-    escrow, bodies = RunEscrow(None), Bodies(endpoint)
+    budget, bodies = RunBudget(None), Bodies(endpoint)
     with FileJournal(folder) as journal:
-        parts = Parts(
-            Desk(journal, escrow), Books(endpoint, bodies.extra_bytes), OpenAIBatches(endpoint, bodies)
+        parts = BatchParts(
+            EngineContext(journal, budget),
+            AttemptRecords(endpoint, bodies.extra_bytes),
+            OpenAIBatches(endpoint, bodies),
         )
-        parts.cut(SHARD, KEY, Source(REQUESTS), folder / "part.jsonl", 1)
-    return escrow.reserved_usd
+        parts.cut(SHARD, KEY, RequestFeed(REQUESTS), folder / "part.jsonl", 1)
+    return budget.reserved_usd
 
 
 def go_on(
     folder: Path, endpoint: Endpoint, cap: Decimal, deadline: datetime | None = None
-) -> tuple[Left, RunEscrow, list[Answer | Failure]]:
-    left = left_behind(folder, [endpoint])
+) -> tuple[Orphans, RunBudget, list[Answer | Failure]]:
+    left = find_orphans(folder, [endpoint])
     recover(folder, adopt=left.shards)
-    escrow = RunEscrow(cap, left.booked_usd)
+    budget = RunBudget(cap, left.booked_usd)
     with FileJournal(folder) as journal:
-        engine = Batch(
-            endpoint, Desk(journal, escrow, deadline, left.set_aside(escrow)), poll_first_seconds=0.05
+        engine = BatchEngine(
+            endpoint,
+            EngineContext(journal, budget, deadline, left.set_aside(budget)),
+            poll_first_seconds=0.05,
         )
         still = set(left.works[0].unanswered.tolist())
         shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
         said = list(engine.collect(engine.submit(shard, KEY)))
         engine.close()
-    return left, escrow, said
+    return left, budget, said
 
 
 def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
@@ -91,11 +85,11 @@ def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_f
 ) -> None:
     endpoint = endpoint_at(emulator)
     cap = die_before_the_batch_is_made(tmp_path, endpoint)  # room for it once, not twice
-    _, escrow, said = go_on(tmp_path, endpoint, cap)
+    _, budget, said = go_on(tmp_path, endpoint, cap)
     assert len(said) == len(REQUESTS)
     assert all(isinstance(each, Answer) for each in said)
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
-    assert (escrow.spent_usd, escrow.reserved_usd) == (billed_usd(emulator), 0)
+    assert (budget.spent_usd, budget.reserved_usd) == (billed_usd(emulator), 0)
     assert all(outcome is not None for _, outcome in attempts(tmp_path, SHARD_ID))
 
 
@@ -104,9 +98,9 @@ def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
 ) -> None:
     endpoint = endpoint_at(emulator)
     cap = die_before_the_batch_is_made(tmp_path, endpoint)
-    _, escrow, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
+    _, budget, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
     assert all(isinstance(each, Failure) for each in said)
-    assert (escrow.spent_usd, escrow.reserved_usd) == (0, 0)
+    assert (budget.spent_usd, budget.reserved_usd) == (0, 0)
     statuses = {outcome.status.value for _, outcome in attempts(tmp_path, SHARD_ID) if outcome is not None}
     assert statuses == {"void"}
 
@@ -120,17 +114,17 @@ def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
     journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-5]))  # as if it had died before the last five were settled
-    left, escrow, said = go_on(tmp_path, endpoint, Decimal(10))
+    left, budget, said = go_on(tmp_path, endpoint, Decimal(10))
     assert len(left.works[0].unanswered) == len(said) == 5
     assert left.booked_usd > 0
-    assert escrow.spent_usd == billed_usd(emulator)
+    assert budget.spent_usd == billed_usd(emulator)
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
 
 
 def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:
     endpoint = endpoint_at(emulator)
     die_before_the_batch_is_made(tmp_path, endpoint)
-    assert left_behind(tmp_path, []).works == ()
+    assert find_orphans(tmp_path, []).works == ()
     assert recover(tmp_path) == [SHARD_ID]
 
 
@@ -151,9 +145,9 @@ def test_what_a_judges_batch_left_behind_counts_toward_what_judging_may_cost(tmp
         tmp_path, Decimal(1), Decimal("0.05"), {judged: {"e0": held}, other: {"e3": Decimal(5)}}
     )
     assert (limit.spent_usd, limit.reserved_usd) == (Decimal("0.05") + booked, held)
-    whole = RunEscrow(Decimal(10))
+    whole = RunBudget(Decimal(10))
     assert whole.reserve(held)
-    within = Within(whole, limit)
+    within = SubBudget(whole, limit)
     within.settle(held, Decimal("0.7"))
     while within.reserve(Decimal("0.1")):
         within.settle(Decimal("0.1"), Decimal("0.1"))

@@ -4,19 +4,67 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {
-    "router": set[str](),
-    "engines": {"router"},
-    "warehouse": {"router"},
-    "flows": {"router", "engines", "warehouse"},
+PACKAGES = ("flows", "engines", "warehouse", "router")
+
+ROUTER = ["router"]
+STORED = ["warehouse", *ROUTER]
+FREE = {
+    "flows": ("flows/errors", "flows/console", "flows/formats", "flows/verdicts"),
+    "engines": ("engines/errors",),
 }
-"""What each package knows of ours, besides itself."""
+"""Modules that all of a package may import."""
+TABLE: Mapping[str, list[str]] = {
+    "flows/cli": [
+        "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning", "flows/report",
+        "flows/init", "flows/runs", "flows/jobs", "flows/models", "engines", *STORED,
+    ],
+    "flows/night": ["flows/orchestration", "flows/execution", "flows/dispatch", "flows/runs", "warehouse"],
+    "flows/orchestration": ["flows/execution", "flows/dispatch", "flows/report", "flows/runs", *STORED],
+    "flows/execution": [
+        "flows/quality", "flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "engines/core", *STORED,
+    ],
+    "flows/quality": ["flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "engines/core", *STORED],
+    "flows/dispatch": [
+        "flows/planning", "flows/runs", "engines/registry", "engines/core", "engines/emulator", *STORED,
+    ],
+    "flows/planning": [
+        "flows/runs", "engines/tokenizers", "engines/devices", "engines/metered", *STORED,
+    ],
+    "flows/report": ["flows/runs", *STORED],
+    "flows/init": ["flows/jobs", "flows/models", "engines/devices", *STORED],
+    "flows/runs": ["flows/jobs", "engines/vllm", *STORED],
+    "flows/jobs": ["flows/models", "engines/registry", *STORED],
+    "flows/models": ["engines/pricemap", *ROUTER],
+    "flows/console": [],
+    "flows/errors": [],
+    "flows/formats": [],
+    "flows/verdicts": [],
+    "engines/batch": ["engines/realtime", "engines/wires", "engines/core", "engines/registry", *ROUTER],
+    "engines/realtime": ["engines/wires", "engines/core", *ROUTER],
+    "engines/vllm": ["engines/metered", "engines/wires", "engines/core", "engines/devices", *ROUTER],
+    "engines/server": ["engines/metered", "engines/wires", "engines/core", "engines/devices", *ROUTER],
+    "engines/metered": ["engines/core", "engines/pricemap", *ROUTER],
+    "engines/wires": ["engines/core", "engines/pricemap", *ROUTER],
+    "engines/emulator": ["engines/core", "engines/pricemap", *ROUTER],
+    "engines/core": ROUTER,
+    "engines/registry": ROUTER,
+    "engines/errors": [],
+    "engines/devices": ROUTER,
+    "engines/tokenizers": ["engines/pricemap", *ROUTER],
+    "engines/pricemap": ROUTER,
+    "warehouse": ROUTER,
+    "router": [],
+}  # fmt: skip
+"""What each part may import of ours besides itself. A name stands for what lies below it too."""
 
 HOMES = {
     "prefect": {"flows"},
@@ -46,46 +94,135 @@ HOMES = {
     "regex": {"router", "engines"},  # the emulated provider must err as the scorers read
     "jsonschema": {"router", "engines", "warehouse"},  # one meaning of `valid` for input, replies and scores
     "referencing": {"router", "engines", "warehouse"},
-    "pyarrow": set(OURS),
-    "numpy": set(OURS),
+    "pyarrow": set(PACKAGES),
+    "numpy": set(PACKAGES),
 }
 """Each foreign library has one home; the common tongue has four."""
 
 LONGEST = 400
-MODULES = [path for package in OURS for path in sorted((ROOT / package).rglob("*.py"))]
+MOST_FILES = 20
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
-
-
-def imported(path: Path) -> Iterator[str]:
-    """The top-level names of what a module imports, wherever in it."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module.partition(".")[0]
-
-
-def package_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0]
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def dotted(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path): path for path in MODULES}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of what a module imports, wherever in it, typing and deferred imports too."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def ours(path: Path) -> set[str]:
+    """The modules of ours that a module imports, without the leading `thirdshift.`."""
+    found = set()
+    for full in imported(path):
+        name = full.removeprefix("thirdshift.") if full.startswith("thirdshift.") else ""
+        while name and name not in NAMES:
+            name = name.rpartition(".")[0]
+        if name and NAMES[name] != path:
+            found.add(name)
+    return found
+
+
+def part_of(path: Path) -> str:
+    """The line of TABLE that a module belongs to."""
+    name = str(path.relative_to(ROOT).with_suffix(""))
+    return max((part for part in TABLE if name == part or name.startswith(f"{part}/")), key=len, default=name)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_what_its_package_may_know(path: Path) -> None:
-    package = package_of(path)
-    allowed = {package} | OURS[package] | {library for library, homes in HOMES.items() if package in homes}
-    assert set(imported(path)) - set(sys.stdlib_module_names) - allowed == set()
+def test_a_module_imports_what_its_part_may_know(path: Path) -> None:
+    part = part_of(path)
+    package = path.relative_to(ROOT).parts[0]
+    if path.name == "__init__.py" and path.parent.name in PACKAGES:
+        assert ours(path) == set()
+        return
+    allowed = [part, *TABLE[part], *FREE.get(package, ())]
+    places = {str(NAMES[name].relative_to(ROOT).with_suffix("")) for name in ours(path)}
+    assert {p for p in places if not any(p == a or p.startswith(f"{a}/") for a in allowed)} == set()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_foreign_library_is_imported_where_it_lives(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    libraries = {name.partition(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
+    assert libraries - {"thirdshift"} - {lib for lib, homes in HOMES.items() if package in homes} == set()
+
+
+def test_prefect_lives_with_the_flow_what_orchestrates_and_serve() -> None:
+    homes = {path for path in MODULES if any(name.partition(".")[0] == "prefect" for name in imported(path))}
+    strangers = {
+        name_of(path) for path in homes if part_of(path) not in ("flows/orchestration", "flows/night")
+    }
+    assert strangers <= {"flows/cli/serve.py", "flows/cli/doctor.py"}
+
+
+def test_no_file_imports_another_in_a_circle() -> None:
+    try:
+        TopologicalSorter({name: ours(path) - {name} for name, path in NAMES.items()}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_part_imports_another_in_a_circle() -> None:
+    graph: dict[str, set[str]] = defaultdict(set)
+    for path in MODULES:
+        graph[str(path.parent.relative_to(ROOT))] |= {
+            str(NAMES[name].parent.relative_to(ROOT)) for name in ours(path)
+        } - {str(path.parent.relative_to(ROOT))}
+    packages = {name: {p for p in found if "/" in p and "/" in name} for name, found in graph.items()}
+    try:
+        TopologicalSorter(packages).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_nothing_imports_our_packages_by_their_bare_names() -> None:
+    programs = [*MODULES, *ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    bare = {
+        name_of(path) for path in programs if any(n.partition(".")[0] in PACKAGES for n in imported(path))
+    }
+    assert bare == set()
+
+
+def test_a_class_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        for node in tree(path).body:
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(name_of(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+def test_a_folder_holds_no_more_files_than_a_reader_keeps_in_mind() -> None:
+    counts: dict[str, int] = defaultdict(int)
+    for path in MODULES:
+        counts[str(path.parent.relative_to(ROOT))] += path.name != "__init__.py"
+    assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
 
 
 def test_the_worker_imports_only_the_standard_library_and_vllm() -> None:
-    worker = ROOT / "engines" / "vllm_worker.py"
-    assert set(imported(worker)) - set(sys.stdlib_module_names) <= {"vllm"}
+    worker = ROOT / "engines" / "vllm" / "worker.py"
+    assert {n.partition(".")[0] for n in imported(worker)} - set(sys.stdlib_module_names) <= {"vllm"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -104,8 +241,20 @@ def annotated(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     )
 
 
-@pytest.mark.parametrize("package", OURS)
-def test_a_package_opens_with_its_sentence(package: str) -> None:
-    sentence = ast.get_docstring(tree(ROOT / package / "__init__.py"))
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name == "__init__.py"], ids=name_of)
+def test_a_package_opens_with_its_sentence(path: Path) -> None:
+    sentence = ast.get_docstring(tree(path))
     assert sentence is not None
     assert sentence.endswith(".")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_docstring_opens_with_of(path: Path) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    opening = [ast.get_docstring(n) or "" for n in ast.walk(tree(path)) if isinstance(n, documented)]
+    opening += [
+        n.value.value
+        for n in ast.walk(tree(path))
+        if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str)
+    ]
+    assert [text for text in opening if text.startswith("Of ")] == []

@@ -12,15 +12,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.auditing import Draw, Scope, Served, certificate, load, pairs_within, save, scopes, shown, size_for
-from flows.errors import UserError
-from flows.judging import Scoring, judgeable
-from flows.prepare import Batch
-from flows.running import Call
-from flows.setting import Setting, setting_of
-from warehouse.intake import Intake
-from warehouse.judgements import replies
-from warehouse.store import Warehouse
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.quality.audit import (
+    Draw,
+    Scope,
+    ServedAnswers,
+    certificate,
+    load,
+    pairs_within,
+    save,
+    scopes,
+    shown,
+    size_for,
+)
+from thirdshift.flows.quality.scoring import Scoring, judgeable
+from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.warehouse.intake.intake import Intake
+from thirdshift.warehouse.store.judgements import replies
+from thirdshift.warehouse.store.store import Warehouse
 
 JOB = """\
 name: polite
@@ -34,20 +45,20 @@ endpoints:
 """
 
 
-def setting(folder: Path, more: str = "", text: str = JOB) -> Setting:
+def context(folder: Path, more: str = "", text: str = JOB) -> RunContext:
     path = folder / "job.yaml"
     path.write_text(text % more)
-    return setting_of(Call(path), "run")
+    return context_for(RunOptions(path), "run")
 
 
-def served(score: NDArray[np.float64], predicted: float = 0.9) -> Served:
+def served(score: NDArray[np.float64], predicted: float = 0.9) -> ServedAnswers:
     count = len(score)
     task = np.array([("easy", "hard")[n % 2] for n in range(count)], np.object_)
     none = np.full(count, np.nan)
-    return Served(np.arange(count), task, ["flash"] * count, score, np.full(count, predicted), none)
+    return ServedAnswers(np.arange(count), task, ["flash"] * count, score, np.full(count, predicted), none)
 
 
-def draw(order: NDArray[np.int64], view: Served, **sizes: int) -> Draw:
+def draw(order: NDArray[np.int64], view: ServedAnswers, **sizes: int) -> Draw:
     names = np.array(view.endpoint, np.str_)
     return Draw(1, 0, "2026-11-22T00:00:00+00:00", sizes, view.row, names, order)
 
@@ -77,7 +88,7 @@ def test_tasks_have_beginnings_of_their_own() -> None:
 
 
 def test_an_audit_takes_more_the_nearer_the_floor_and_never_more_than_there_are(tmp_path: Path) -> None:
-    given_ = setting(tmp_path)
+    given_ = context(tmp_path)
     none = np.zeros(0)
     sizes = [size_for(given_, Scope(None, none, none, 2000, mean, none)) for mean in (0.99, 0.95, 0.9, 0.85)]
     assert sizes == sorted(sizes)
@@ -85,12 +96,12 @@ def test_an_audit_takes_more_the_nearer_the_floor_and_never_more_than_there_are(
     known = Scope(None, np.ones(1700), none, 300, 0.9, none)
     assert size_for(given_, known) == 0, "what is known already shows the floor"
     assert certificate(given_, known, 1).certified
-    assert size_for(setting(tmp_path, ", audit: 77"), Scope(None, none, none, 2000, 0.9, none)) == 77
+    assert size_for(context(tmp_path, ", audit: 77"), Scope(None, none, none, 2000, 0.9, none)) == 77
 
 
 def test_answers_that_a_repair_exchanged_are_no_sample_of_the_rest(tmp_path: Path) -> None:
     """Seven in ten are right; of 300 drawn the wrong ones are exchanged, and no more may be asked."""
-    given_ = setting(tmp_path)
+    given_ = context(tmp_path)
     given_.folder.mkdir(parents=True)
     rng = np.random.default_rng(1)
     right, order = (rng.random(2000) < 0.7).astype(float), rng.permutation(2000)
@@ -115,7 +126,7 @@ def test_answers_that_a_repair_exchanged_are_no_sample_of_the_rest(tmp_path: Pat
 def test_a_certificate_names_its_judge_and_a_later_round_is_held_to_more(tmp_path: Path) -> None:
     scores = (np.random.default_rng(1).random(300) < 0.9).astype(float)
     scope = Scope(None, np.zeros(0), scores, 1700, 0.9, np.zeros(0))
-    first, second = (certificate(setting(tmp_path), scope, number) for number in (1, 2))
+    first, second = (certificate(context(tmp_path), scope, number) for number in (1, 2))
     assert first.scorer == "judge wise, rubric " + first.scorer[-4:]
     assert first.basis == "judge"
     assert second.lower_bound < first.lower_bound < scores.mean()
@@ -127,26 +138,26 @@ def test_a_judge_sees_nothing_that_a_policy_keeps_from_it(tmp_path: Path) -> Non
     policy = np.array([0, 1, 1, 0], np.int32)
     zeros = np.zeros(4, np.int32)
     intake = Intake.__new__(Intake)
-    batch = Batch(tmp_path, intake, zeros, leader, policy, (), zeros, zeros, np.ones(4, bool))
-    assert judgeable(setting(tmp_path), batch).scorable.tolist() == [False, False, False, True]
+    batch = PreparedInput(tmp_path, intake, zeros, leader, policy, (), zeros, zeros, np.ones(4, bool))
+    assert judgeable(context(tmp_path), batch).scorable.tolist() == [False, False, False, True]
     everyone = JOB.replace("policies:", "policy: {regions: {allow: [eu]}}\npolicies:")
     with pytest.raises(UserError, match="may see no request under the job's policy"):
-        setting(tmp_path, text=everyone)
+        context(tmp_path, text=everyone)
 
 
 def test_judging_has_a_limit_of_its_own_and_labels_are_shared_with_the_pilot(tmp_path: Path) -> None:
-    assert setting(tmp_path).judge_usd == 2, "a fifth of the cap"
-    limited = setting(tmp_path, ", labels: 500, audit: 350")
+    assert context(tmp_path).judge_usd == 2, "a fifth of the cap"
+    limited = context(tmp_path, ", labels: 500, audit: 350")
     assert (limited.pilot_labels, limited.looks) == (150, 0), "with one endpoint there is nothing to pilot"
-    assert setting(tmp_path, ", labels: 500").pilot_labels == 250
+    assert context(tmp_path, ", labels: 500").pilot_labels == 250
 
 
 def test_the_anchor_answers_no_more_than_the_labels_left_can_make_pairs_of() -> None:
     """Of six rows one has both scores, one the served answer's, and one is the anchor's own answer."""
     none = np.full(6, np.nan)
     view = served(np.array([np.nan, 1.0, np.nan, np.nan, 0.0, np.nan]))
-    view = replace(view, anchor=none.copy(), endpoint=[*["flash"] * 5, "best"])
-    view.anchor[1] = 1.0
+    view = replace(view, baseline=none.copy(), endpoint=[*["flash"] * 5, "best"])
+    view.baseline[1] = 1.0
     rows = np.array([1, 0, 4, 5, 2, 3])  # which take 0, 2, 1, 1, 2 and 2
     pairs = [pairs_within(view, rows, ["best"], left) for left in (-1, 0, 1, 2, 3, 4, 5, 6, 8, 99)]
     assert pairs == [0, 1, 1, 2, 3, 4, 4, 5, 6, 6]
@@ -184,9 +195,9 @@ def test_a_verdict_that_fails_twice_is_0_unless_the_judge_is_out_of_order(tmp_pa
 
 
 def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
-    given_ = setting(tmp_path)
+    given_ = context(tmp_path)
     assert given_.judge is not None
-    batch = Batch.__new__(Batch)
+    batch = PreparedInput.__new__(PreparedInput)
     object.__setattr__(batch, "leader", np.arange(1))
     scoring = Scoring(given_, batch)
     found = [

@@ -6,9 +6,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from router.backtest import Settings, backtest, figures, play, population_of
-from router.outcomes import Outcomes, OutcomesError, best_mix_usd, oracle_usd, read
-from router.predict import Population
+from thirdshift.router.backtesting.backtest import BacktestSettings, backtest, figures, play, population_of
+from thirdshift.router.backtesting.recorded_outcomes import (
+    Outcomes,
+    OutcomesError,
+    best_mix_usd,
+    oracle_usd,
+    read,
+)
+from thirdshift.router.prediction.observations import Population
 
 MODELS = ("small", "middle", "frontier")
 PRICES = np.array([0.001, 0.01, 0.1])
@@ -46,7 +52,7 @@ def table() -> pa.Table:
 
 
 def test_a_night_meets_its_floor_for_less_than_the_best_model_alone(table: pa.Table) -> None:
-    answer, _ = backtest(table, Settings(0.9, True), repeat=4)
+    answer, _ = backtest(table, BacktestSettings(0.9, True), repeat=4)
     assert len(answer["repeats"]) == 4
     for night in answer["repeats"]:
         assert set(night) == FIGURES
@@ -60,13 +66,13 @@ def test_a_night_meets_its_floor_for_less_than_the_best_model_alone(table: pa.Ta
 
 
 def test_the_same_seed_plays_the_same_night(table: pa.Table) -> None:
-    first, second, other = (backtest(table, Settings(0.8), seed=seed)[0] for seed in (3, 3, 4))
+    first, second, other = (backtest(table, BacktestSettings(0.8), seed=seed)[0] for seed in (3, 3, 4))
     assert first == second
     assert first != other
 
 
 def test_an_absolute_floor_and_few_labels(table: pa.Table) -> None:
-    answer, _ = backtest(table, Settings(0.7, labels=200), repeat=2)
+    answer, _ = backtest(table, BacktestSettings(0.7, labels=200), repeat=2)
     for night in answer["repeats"]:
         assert night["scores_used"] <= 200
         assert night["floor"] == 0.7
@@ -75,7 +81,7 @@ def test_an_absolute_floor_and_few_labels(table: pa.Table) -> None:
 @pytest.mark.parametrize("labels", [0, 1, 4, 50])
 def test_a_night_with_hardly_a_label_is_played_to_its_end(table: pa.Table, labels: int) -> None:
     for relative in (False, True):
-        answer, _ = backtest(table, Settings(0.8, relative, labels=labels))
+        answer, _ = backtest(table, BacktestSettings(0.8, relative, labels=labels))
         assert answer["mean"]["scores_used"] <= labels
         assert 0 < answer["mean"]["cost_usd"] <= 1.2 * answer["mean"]["cost_best_single"]
 
@@ -84,7 +90,7 @@ def test_a_night_with_hardly_a_label_is_played_to_its_end(table: pa.Table, label
 def test_outcomes_without_text_or_tasks_are_played(table: pa.Table, column: str) -> None:
     blank = pa.array([None] * table.num_rows, pa.string())
     answer, _ = backtest(
-        table.set_column(table.column_names.index(column), column, blank), Settings(0.8, True)
+        table.set_column(table.column_names.index(column), column, blank), BacktestSettings(0.8, True)
     )
     assert answer["mean"]["met"]
 
@@ -93,7 +99,7 @@ def test_outcomes_without_text_or_tasks_are_played(table: pa.Table, column: str)
 def test_one_model_or_hardly_a_request_is_a_night_too(
     table: pa.Table, endpoints: tuple[str, ...], rows: int
 ) -> None:
-    answer, _ = backtest(table.slice(0, rows), Settings(0.8, True), endpoints=endpoints)
+    answer, _ = backtest(table.slice(0, rows), BacktestSettings(0.8, True), endpoints=endpoints)
     assert answer["mean"]["cost_usd"] > 0
 
 
@@ -101,7 +107,7 @@ def test_nothing_but_what_was_looked_at_or_served_reaches_the_router(table: pa.T
     """Turning every score and cost that was neither looked at nor served leaves the night as it was."""
     known, _ = read(table)
     population = population_of(known, np.random.default_rng(0))
-    settings = Settings(0.9, True, labels=900)
+    settings = BacktestSettings(0.9, True, labels=900)
     played = play(known, population, settings, np.random.default_rng(5))
     lied = Outcomes(
         known.models,
@@ -119,9 +125,12 @@ def test_nothing_but_what_was_looked_at_or_served_reaches_the_router(table: pa.T
 def test_an_answer_is_paid_for_once(table: pa.Table) -> None:
     known, _ = read(table)
     played = play(
-        known, population_of(known, np.random.default_rng(0)), Settings(0.9, True), np.random.default_rng(1)
+        known,
+        population_of(known, np.random.default_rng(0)),
+        BacktestSettings(0.9, True),
+        np.random.default_rng(1),
     )
-    night = figures(known, Settings(0.9, True), played)
+    night = figures(known, BacktestSettings(0.9, True), played)
     assert night["cost_usd"] == pytest.approx(known.cost_usd[played.paid].sum())
     assert played.paid[np.arange(len(known)), played.choice].all()
 
@@ -132,7 +141,7 @@ def test_a_certificate_of_a_backtest_is_seldom_false() -> None:
     for seed in range(30):
         known, _ = read(outcomes(400, seed))
         floor = 0.8 if seed % 2 else 0.6
-        settings = Settings(floor, False, labels=330, confidence=0.8)
+        settings = BacktestSettings(floor, False, labels=330, confidence=0.8)
         population = Population(known.task, np.zeros((400, 0), np.float32), len(known.tasks))
         night = figures(known, settings, play(known, population, settings, np.random.default_rng(seed)))
         false += night["certified"] and not night["met"]
@@ -145,7 +154,7 @@ def test_a_relative_certificate_holds_against_whichever_endpoint_is_the_best(tab
     known, _ = read(table)
     population = Population(known.task, np.zeros((len(known), 0), np.float32), len(known.tasks))
     for floor, word in ((0.5, True), (0.97, False)):
-        settings = Settings(floor, True)
+        settings = BacktestSettings(floor, True)
         played = play(known, population, settings, np.random.default_rng(2))
         assert played.certificate.certified is word
         share = figures(known, settings, played)["quality"] / known.score.mean(axis=0).max()

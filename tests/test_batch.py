@@ -16,20 +16,20 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from engines.batch import Batch
-from engines.batch_openai import OpenAIBatches
-from engines.batch_parts import Part, Parts, Source, entry_id
-from engines.batch_wire import BatchLimits, Remote, RemoteState
-from engines.books import Books
-from engines.emulator import BatchHabits, EmulatedModel, Emulator
-from engines.errors import BadEndpointError
-from engines.escrow import RunEscrow
-from engines.loop import start
-from engines.wire import Bodies
-from router.prices import worst_case_of
-from router.values import (
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.openai import OpenAIBatches
+from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, entry_id
+from thirdshift.engines.batch.provider import BatchLimits, Remote, RemoteState
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.event_loop import start
+from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
+from thirdshift.engines.errors import BadEndpointError
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.pricing.prices import worst_case_of
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -41,7 +41,6 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
 )
 
 PRICE = Price(Decimal(100), Decimal(400))
@@ -109,12 +108,14 @@ class Night:
             limits=stated,
             **more,
         )
-        self.notes, self.escrow = notes or Notes(), RunEscrow(cap)
+        self.notes, self.budget = notes or Notes(), RunBudget(cap)
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
             wire.limits = limits
-        desk = Desk(self.notes, self.escrow, deadline)
-        self.engine = Batch(self.endpoint, desk, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2)
+        engine_context = EngineContext(self.notes, self.budget, deadline)
+        self.engine = BatchEngine(
+            self.endpoint, engine_context, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2
+        )
         self.ticket = self.engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")
 
     def finish(self) -> dict[int, Answer | Failure]:
@@ -150,8 +151,8 @@ def test_every_request_is_answered_and_the_ledger_equals_the_providers_books() -
         said = night.finish()
         assert kinds(said) == {"answer": 300}
         assert night.notes.statuses == {"settled": 300}
-        assert night.notes.cost == billed(emulator) == night.escrow.spent_usd > 0
-        assert night.escrow.reserved_usd == 0
+        assert night.notes.cost == billed(emulator) == night.budget.spent_usd > 0
+        assert night.budget.reserved_usd == 0
         assert len(at_provider(night)) == 1
         assert night.engine.progress(night.ticket).done == 300
 
@@ -217,7 +218,7 @@ def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere(
         assert kinds(night.finish()) == {"answer": 90, "expired": 10}
         assert night.notes.cost == billed(emulator)
         assert len(emulator.books()) == 90
-        assert night.escrow.reserved_usd == 0
+        assert night.budget.reserved_usd == 0
 
 
 def test_at_the_deadline_what_is_finished_is_harvested() -> None:
@@ -245,7 +246,7 @@ def test_a_full_queue_is_waited_for_in_smaller_batches() -> None:
         assert kinds(night.finish()) == {"answer": 100}
         assert night.notes.cost == billed(emulator)
         assert len(emulator.books()) == 100
-        assert night.escrow.reserved_usd == 0
+        assert night.budget.reserved_usd == 0
 
 
 def test_what_may_wait_at_the_provider_is_kept_to_where_it_is_stated() -> None:
@@ -300,12 +301,12 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
     endpoint = Endpoint(
         "night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base="http://127.0.0.1:1/v1"
     )
-    notes, escrow = Notes(), RunEscrow(Decimal(100))
+    notes, budget = Notes(), RunBudget(Decimal(100))
     wire = OpenAIBatches(endpoint, Bodies(endpoint))
-    parts = Parts(Desk(notes, escrow), Books(endpoint), wire)
+    parts = BatchParts(EngineContext(notes, budget), AttemptRecords(endpoint), wire)
     shard = Shard("run", "s", "night", Purpose.MAIN, requests(3))
-    part = parts.cut(shard, "key", Source(requests(3)), tmp_path / "in", 1)
-    assert isinstance(part, Part)
+    part = parts.cut(shard, "key", RequestFeed(requests(3)), tmp_path / "in", 1)
+    assert isinstance(part, BatchPart)
     assert list(notes.intents) == [entry_id("key", row, 1) for row in range(3)]
     (tmp_path / "out").write_bytes(
         b'{"custom_id": "1", "response": {"status_code": 500, "body": {}}}\n{"cust'
@@ -319,13 +320,13 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
         2: FailureKind.BROKEN_REPLY,
     }
     assert notes.statuses == {"unsettled": 2, "void": 1}
-    assert escrow.reserved_usd == 0
+    assert budget.reserved_usd == 0
 
 
 def test_a_provider_whose_batches_we_cannot_speak_is_named_before_anything_is_sent() -> None:
     endpoint = Endpoint("far", "mistral/m", PriceSchedule(PRICE), Mode.BATCH)
     with pytest.raises(BadEndpointError, match="far: no batch tier for mistral yet"):
-        Batch(endpoint, Desk(Notes(), RunEscrow(None)))
+        BatchEngine(endpoint, EngineContext(Notes(), RunBudget(None)))
 
 
 class Made:

@@ -14,17 +14,25 @@ from typing import Any
 
 import pytest
 
-from engines.anthropic_wire import AnthropicBodies, conversation, enforceable, read_message, read_result
-from engines.batch import Batch
-from engines.batch_anthropic import AnthropicBatches
-from engines.batch_http import not_run
-from engines.batch_wire import BatchLimits
-from engines.emulator import BatchHabits, EmulatedModel, Emulator, Trouble, stand_in, stood_in
-from engines.errors import BadEndpointError, UnknownBatchError
-from engines.escrow import RunEscrow
-from router.values import (
+from tests.servers import billed_usd, fetch
+from tests.test_batch import Notes, kinds, requests
+from thirdshift.engines.batch.anthropic import AnthropicBatches
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.http import not_run
+from thirdshift.engines.batch.provider import BatchLimits
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, Trouble, stand_in, stood_in
+from thirdshift.engines.errors import BadEndpointError, UnknownBatchError
+from thirdshift.engines.wires.anthropic import (
+    AnthropicBodies,
+    conversation,
+    enforceable,
+    read_message,
+    read_result,
+)
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -33,11 +41,8 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
     Usage,
 )
-from tests.servers import billed_usd, fetch
-from tests.test_batch import Notes, kinds, requests
 
 PRICE = Price(Decimal(100), Decimal(400))
 
@@ -60,11 +65,13 @@ class Night:
             "night", "anthropic/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base, **more
         )
         self.endpoint = replace(self.endpoint, emulated=True)
-        self.notes, self.escrow = notes or Notes(), RunEscrow(None)
+        self.notes, self.budget = notes or Notes(), RunBudget(None)
         wire = AnthropicBatches(self.endpoint, keep)
         wire.limits = limits or wire.limits
-        desk = Desk(self.notes, self.escrow, deadline, keep=keep)
-        self.engine = Batch(self.endpoint, desk, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2)
+        engine_context = EngineContext(self.notes, self.budget, deadline, keep=keep)
+        self.engine = BatchEngine(
+            self.endpoint, engine_context, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2
+        )
         self.ticket = self.engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")
 
     def finish(self) -> dict[int, Answer | Failure]:
@@ -92,7 +99,7 @@ def test_every_request_is_answered_and_the_ledger_equals_the_providers_books(tmp
         found = kinds(night.finish())
         assert found["answer"] + found["overloaded"] + found["refused"] == 200
         assert min(found["overloaded"], found["refused"]) > 5
-        assert night.notes.cost == billed_usd(emulator) == night.escrow.spent_usd > 0
+        assert night.notes.cost == billed_usd(emulator) == night.budget.spent_usd > 0
         assert night.notes.statuses == {"settled": 200 - found["overloaded"], "void": found["overloaded"]}
         assert at_provider(emulator) == [], "deleted after the harvest, as asked"
 
@@ -169,7 +176,9 @@ def test_of_an_expired_batch_the_unfinished_cost_nothing(tmp_path: Path) -> None
 def test_a_rehearsal_takes_the_way_of_the_real_night(tmp_path: Path) -> None:
     real = Endpoint("opus@night", "anthropic/claude-opus-4-7", PriceSchedule(PRICE), Mode.BATCH)
     with Emulator([stand_in(real)]) as emulator:
-        engine = Batch(stood_in(real, emulator.root), Desk(Notes(), RunEscrow(None), keep=tmp_path))
+        engine = BatchEngine(
+            stood_in(real, emulator.root), EngineContext(Notes(), RunBudget(None), keep=tmp_path)
+        )
         work = Shard("run", "s", real.name, Purpose.MAIN, requests(5))
         assert all(isinstance(said, Answer) for said in engine.collect(engine.submit(work, "k")))
         engine.close()
@@ -195,7 +204,7 @@ def test_a_request_without_a_key_fails_and_says_which_variable(
 ) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     endpoint = Endpoint("night", "anthropic/m", PriceSchedule(PRICE), Mode.BATCH)
-    engine = Batch(endpoint, Desk(Notes(), RunEscrow(None), keep=tmp_path))
+    engine = BatchEngine(endpoint, EngineContext(Notes(), RunBudget(None), keep=tmp_path))
     (said,) = engine.collect(engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(1)), "k"))
     engine.close()
     assert isinstance(said, Failure)

@@ -10,12 +10,20 @@ from importlib.resources import files
 
 import pytest
 
-from engines.pricemap import bundled_map
-from router.catalogue import PUBLIC_DISCOUNT, Catalogue, Fact, Model, fit_priors, load, tail_of
-from router.pricebook import Override, schedule_for
-from router.values import Facts, Mode, Price
+from thirdshift.engines.pricemap import bundled_map
+from thirdshift.router.pricing.catalogue import (
+    PUBLIC_DISCOUNT,
+    Catalogue,
+    CatalogueModel,
+    Fact,
+    fit_priors,
+    load,
+    tail_of,
+)
+from thirdshift.router.pricing.pricebook import Override, schedule_for
+from thirdshift.router.values import Facts, Mode, Price
 
-TEXT = (files("router") / "catalogue.toml").read_text("utf-8")
+TEXT = (files("thirdshift.router.pricing") / "catalogue.toml").read_text("utf-8")
 
 FIELD = {
     "DeepSeek V4 Pro": ("DeepSeek", "CN"),
@@ -161,9 +169,9 @@ def test_priors_exist_only_where_benchmarks_do_and_are_cautious(catalogue: Catal
 
 
 def test_one_hard_benchmark_does_not_make_a_model_look_weak() -> None:
-    def model(name: str, **scores: float) -> Model:
+    def model(name: str, **scores: float) -> CatalogueModel:
         facts = [Fact(kind="benchmark", name=b, value=s, source="A", out_of=100) for b, s in scores.items()]
-        return Model(name=name, lab="L", match=(name,), facts=tuple(facts))
+        return CatalogueModel(name=name, lab="L", match=(name,), facts=tuple(facts))
 
     hard_too = fit_priors([model("a", easy=90, hard=30), model("b", easy=90), model("c", easy=80, hard=20)])
     assert hard_too["a"] > hard_too["c"]

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.bounds import _stakes, betting, exact, powered
-from router.certificate import (
+from thirdshift.router.certification.bounds import _stakes, betting, exact, powered
+from thirdshift.router.certification.certificate import (
     Claim,
     Method,
-    Sample,
+    ScoredSample,
     certify,
     certify_against_census,
     certify_people,
@@ -17,7 +17,7 @@ from router.certificate import (
     labels_needed,
     round_confidence,
 )
-from router.scorers import Basis
+from thirdshift.router.certification.scorers import Basis
 
 CLAIM = Claim(0.9, 0.95, Basis.REFERENCE, "exact")
 FALSE_AT_MOST = 73
@@ -93,7 +93,7 @@ def test_the_exact_bound_is_the_smallest_population_that_does_not_surprise(right
 
 def test_where_all_is_scored_the_bound_is_the_mean() -> None:
     scores = np.array([1.0, 0.0, 1.0, 1.0])
-    found = certify(CLAIM, Sample(4, scores[:1], scores[1:]))
+    found = certify(CLAIM, ScoredSample(4, scores[:1], scores[1:]))
     assert (found.method, found.lower_bound, found.mean, found.certified) == (
         Method.CENSUS,
         0.75,
@@ -103,7 +103,7 @@ def test_where_all_is_scored_the_bound_is_the_mean() -> None:
 
 
 def test_nothing_scored_certifies_nothing() -> None:
-    found = certify(CLAIM, Sample(10, NOTHING, NOTHING))
+    found = certify(CLAIM, ScoredSample(10, NOTHING, NOTHING))
     assert (found.method, found.scored, found.certified) == (Method.NONE, 0, False)
 
 
@@ -113,14 +113,14 @@ def test_what_the_pilot_chose_does_not_leak_into_the_bound() -> None:
     false = 0
     for _ in range(400):
         others = (rng.random(700) < 0.6).astype(float)
-        found = certify(CLAIM, Sample(1000, np.ones(300), rng.permutation(others)[:100], binary=True))
+        found = certify(CLAIM, ScoredSample(1000, np.ones(300), rng.permutation(others)[:100], binary=True))
         false += found.lower_bound > (300 + others.sum()) / 1000
     assert false <= 35
 
 
 def test_a_certificate_names_its_sample_and_its_basis() -> None:
     judge = Claim(0.8, 0.95, Basis.JUDGE, "judge opus, rubric 3f2a")
-    found = certify(judge, Sample(6010, NOTHING, np.ones(300)))
+    found = certify(judge, ScoredSample(6010, NOTHING, np.ones(300)))
     assert found.certified
     assert found.sentence().startswith("judge opus, rubric 3f2a: ≥ 0.9")
     assert "300 of 6,010 scored" in found.sentence()
@@ -135,10 +135,10 @@ def test_all_rounds_together_keep_the_confidence() -> None:
 def test_a_relative_floor_is_tested_on_paired_differences() -> None:
     """Served and anchor right on the same requests: their difference is known far better than either mean."""
     rng = np.random.default_rng(1)
-    anchor = (rng.random(400) < 0.6).astype(float)
+    baseline = (rng.random(400) < 0.6).astype(float)
     claim = Claim(0.9, 0.95, Basis.REFERENCE, "exact")
-    alike = certify_relative(claim, anchor, anchor, 100_000)
-    apart = certify_relative(claim, rng.permutation(anchor), anchor, 100_000)
+    alike = certify_relative(claim, baseline, baseline, 100_000)
+    apart = certify_relative(claim, rng.permutation(baseline), baseline, 100_000)
     assert alike.certified
     assert alike.mean == 1.0
     assert not apart.certified
@@ -150,13 +150,13 @@ def test_a_relative_bound_is_false_in_few_of_a_thousand(census: bool) -> None:
     false = 0
     for _ in range(500):
         hard = rng.random(1200)
-        anchor, served = ((hard < t + 0.3 * rng.random(1200)).astype(float) for t in (0.7, 0.6))
+        baseline, served = ((hard < t + 0.3 * rng.random(1200)).astype(float) for t in (0.7, 0.6))
         rows = rng.permutation(1200)[:200]
         if census:
-            found = certify_against_census(CLAIM, served, anchor[rows], rows)
+            found = certify_against_census(CLAIM, served, baseline[rows], rows)
         else:
-            found = certify_relative(CLAIM, served[rows], anchor[rows], 1200)
-        false += found.lower_bound > served.mean() / anchor.mean()
+            found = certify_relative(CLAIM, served[rows], baseline[rows], 1200)
+        false += found.lower_bound > served.mean() / baseline.mean()
     assert false <= 42
 
 
@@ -195,7 +195,7 @@ def test_labels_needed_are_enough_and_not_far_too_many() -> None:
     shown = 0
     for _ in range(200):
         scores = (rng.random(needed) < 0.93).astype(float)
-        shown += certify(CLAIM, Sample(5000, NOTHING, scores, binary=True)).certified
+        shown += certify(CLAIM, ScoredSample(5000, NOTHING, scores, binary=True)).certified
     assert 130 <= shown <= 195
 
 

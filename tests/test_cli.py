@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from flows.cli import PANELS, app
 from tests.nights import PROGRAM
+from thirdshift.flows.cli.app import PANELS, app
 
 
 def leaves(command: Any, name: str = "thirdshift") -> Iterator[tuple[str, Any]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flows import earlier_nights, settle
-from router.scorers import Scorer
 from tests.test_purge import COUNT, a_run
-from warehouse.ask import ask
-from warehouse.store import Warehouse
+from thirdshift.flows.execution import earlier_runs
+from thirdshift.flows.quality import finishing
+from thirdshift.router.certification.scorers import Scorer
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.store import Warehouse
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 
@@ -19,8 +20,8 @@ def test_answers_of_tomorrow_are_scored_once(tmp_path: Path) -> None:
     said: list[str] = []
     a_run(path, "set back", TOMORROW)
     with Warehouse.open(path) as w:
-        assert settle.score_new(w, "set back", Scorer("exact"), said.append)[0] == COUNT
-        assert settle.score_new(w, "set back", Scorer("exact"), said.append)[0] == 0
+        assert finishing.score_new(w, "set back", Scorer("exact"), said.append)[0] == COUNT
+        assert finishing.score_new(w, "set back", Scorer("exact"), said.append)[0] == 0
 
 
 def test_the_watermark_of_answers_only_grows(tmp_path: Path) -> None:
@@ -35,4 +36,4 @@ def test_the_watermark_of_answers_only_grows(tmp_path: Path) -> None:
 
 
 def test_a_clock_set_ahead_tonight_does_not_move_what_is_old_enough_to_be_forgotten() -> None:
-    assert abs(earlier_nights.seen_to_pass() - datetime.now(UTC)) < timedelta(minutes=1)
+    assert abs(earlier_runs.seen_to_pass() - datetime.now(UTC)) < timedelta(minutes=1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.deadlines import duration, resolve_deadline
-from flows.errors import DeadlineError
+from thirdshift.flows.errors import DeadlineError
+from thirdshift.flows.jobs.deadlines import duration, resolve_deadline
 
 BERLIN = ZoneInfo("Europe/Berlin")
 

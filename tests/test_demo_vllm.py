@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.demo_vllm import MODELS
-from flows.job_values import vllm_python
-from warehouse.ask import ask
+from thirdshift.flows.cli.demo_vllm import MODELS
+from thirdshift.flows.jobs.building import vllm_python
+from thirdshift.warehouse.store.ask import ask
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [
@@ -27,7 +27,15 @@ from workers w
 
 def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: Path) -> None:
     told = subprocess.run(
-        (sys.executable, "-m", "flows.demo_vllm", "--folder", str(tmp_path), "--requests", "40"),
+        (
+            sys.executable,
+            "-m",
+            "thirdshift.flows.cli.demo_vllm",
+            "--folder",
+            str(tmp_path),
+            "--requests",
+            "40",
+        ),
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -39,9 +47,9 @@ def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: 
     warehouse = tmp_path / "warehouse.duckdb"
     results = ask(warehouse, "select count(*) as n, count(error) as errors from results").to_pylist()
     assert results == [{"n": 40, "errors": 0}]
-    lives = ask(warehouse, LEDGER).to_pylist()
-    assert {life["endpoint"] for life in lives} == set(MODELS)
-    for life in lives:
+    worker_lifetimes = ask(warehouse, LEDGER).to_pylist()
+    assert {life["endpoint"] for life in worker_lifetimes} == set(MODELS)
+    for life in worker_lifetimes:
         assert abs(life["paid"] / life["usd_per_hour"] * 3600 - life["seconds"]) < 1
         assert not psutil.pid_exists(life["pid"])
     rates = ask(warehouse, "select endpoint from rates where decode_tokens_per_second > 0")

@@ -12,11 +12,11 @@ import pytest
 import typer
 import yaml
 
-from flows.cli import app
-from flows.job import load_job
-from flows.job_reference import reference
-from flows.job_values import books, endpoint_values
 from tests.nights import thirdshift
+from thirdshift.flows.cli.app import app
+from thirdshift.flows.jobs.building import books, endpoint_values
+from thirdshift.flows.jobs.job import load_job
+from thirdshift.flows.jobs.reference import reference
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
@@ -40,7 +40,7 @@ def commands(path: Path) -> list[str]:
 
 def test_the_reference_of_the_job_file_is_made_from_its_models() -> None:
     told = (ROOT / "docs" / "job-file.md").read_text(encoding="utf-8")
-    assert told == reference(), "run: .venv/bin/python -m flows.job_reference > docs/job-file.md"
+    assert told == reference(), "run: .venv/bin/python -m thirdshift.flows.jobs.reference > docs/job-file.md"
 
 
 @pytest.mark.parametrize("snippet", blocks(ROOT / "docs" / "endpoints.md", "yaml"))

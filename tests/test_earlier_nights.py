@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engines.emulator import Emulator, KnownRow, ability_for
-from flows.errors import UserError
 from tests.nights import answer, ask, night_here, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
+from thirdshift.engines.emulator import Emulator, KnownRow, ability_for
+from thirdshift.flows.errors import UserError
 
 by_the_command = pytest.mark.usefixtures("prefect_api")
 

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.emulator import Emulator, EmulatorError, OutputTokens, ability_for
-from engines.emulator.allowance import Allowance
-from engines.schemas import is_valid
-from router.values import Limits, Mode, Price, PriceSchedule, Usage, usd
 from tests.servers import Got, billed_usd, chat, cheap, dear, emulated, fetch, known_items, right_share
+from thirdshift.engines.core.validation import is_valid
+from thirdshift.engines.emulator import Emulator, EmulatorError, OutputTokens, ability_for
+from thirdshift.engines.emulator.rate_limits import Allowance
+from thirdshift.router.values import Limits, Mode, Price, PriceSchedule, Usage, usd
 
 ITEMS = known_items(400)
 SCHEMA = {
@@ -138,7 +138,7 @@ def test_a_context_window_is_a_400_that_costs_nothing(emulator: Emulator) -> Non
 
 
 def test_a_schema_is_obeyed_by_right_and_wrong_answers(emulator: Emulator) -> None:
-    from router.values import Request
+    from thirdshift.router.values import Request
 
     request = Request(0, "r", "h", "t", (), response_schema=SCHEMA)
     wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}

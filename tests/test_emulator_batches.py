@@ -12,11 +12,11 @@ from urllib.error import URLError
 
 import pytest
 
-from engines.emulator import BatchHabits, Emulator, KnownRow, Trouble
-from engines.emulator.bills import bill_usd
-from engines.wire import read_usage
-from router.values import Limits, Price, Usage
 from tests.servers import Got, billed_usd, chat, cheap, dear, emulated, fetch, known_items
+from thirdshift.engines.emulator import BatchHabits, Emulator, KnownRow, Trouble
+from thirdshift.engines.emulator.billing import bill_usd
+from thirdshift.engines.wires.openai import read_usage
+from thirdshift.router.values import Limits, Price, Usage
 
 ITEMS = known_items(300)
 KEY = {"shard": "s-1"}

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.emulator import KnownRow
-from engines.emulator.inventing import instance, wrong
-from router.scorers import KINDS
 from tests.servers import chat, cheap, dear, emulated, fetch, known_items, right_share
+from thirdshift.engines.emulator import KnownRow
+from thirdshift.engines.emulator.generation import instance, wrong
+from thirdshift.router.certification.scorers import KINDS
 
 ITEMS = known_items(200)
 

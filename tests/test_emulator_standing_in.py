@@ -13,10 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engines.emulator import Emulator, recorded_for, recorded_models, stand_in, stood_in
-from engines.emulator.bills import bill_usd
-from router.values import Endpoint, Limits, Mode, Price, PriceSchedule, ServerSpec, Usage, WorkerSpec
 from tests.servers import emulated, fetch, known_items
+from thirdshift.engines.emulator import Emulator, recorded_for, recorded_models, stand_in, stood_in
+from thirdshift.engines.emulator.billing import bill_usd
+from thirdshift.router.values import (
+    Endpoint,
+    Limits,
+    Mode,
+    Price,
+    PriceSchedule,
+    ServerSpec,
+    Usage,
+    WorkerSpec,
+)
 
 ITEMS = known_items(60)
 

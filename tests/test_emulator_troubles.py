@@ -12,9 +12,9 @@ from urllib.error import URLError
 
 import pytest
 
-from engines.emulator import Emulator, Trouble
-from engines.emulator.models import PERSISTENT
 from tests.servers import Got, chat, cheap, emulated
+from thirdshift.engines.emulator import Emulator, Trouble
+from thirdshift.engines.emulator.models import PERSISTENT
 
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["bug", "wish"]}}, "required": ["label"]}
 

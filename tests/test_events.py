@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 
-from flows.events import PRICES_MOVED
-from flows.records import price_rows
-from router.values import Endpoint, Mode, Price, PriceSchedule
-from warehouse.store import Warehouse
+from thirdshift.flows.orchestration.events import PRICES_MOVED
+from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule
+from thirdshift.warehouse.store.prices import price_rows
+from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 22, tzinfo=UTC)
 

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.errors import BrokeOff, UserError
-from flows.opening import told_of
 from tests.test_journal import intent, outcome
-from warehouse import parts
-from warehouse.errors import InputError, JournalError, PublishError, StoreError, of_storage
-from warehouse.intake import InputSpec, freeze
-from warehouse.journal import FileJournal, recover
-from warehouse.publish import publish
-from warehouse.store import Warehouse, run_folder
+from thirdshift.flows.errors import BrokeOff, UserError
+from thirdshift.flows.execution.opening import told_of
+from thirdshift.warehouse.errors import InputError, JournalError, PublishError, StoreError, of_storage
+from thirdshift.warehouse.exchange.publish import publish
+from thirdshift.warehouse.intake.intake import InputSpec, freeze
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.store.store import Warehouse, run_folder
 
 MANY = 400
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.escrow import RunEscrow
-from flows.crew import Crew
-from flows.harvesting import Harvest
-from router.harvest import (
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.flows.dispatch.dispatcher import Dispatcher
+from thirdshift.flows.dispatch.harvest import Harvest
+from thirdshift.router.harvest import (
     CANCEL_SECONDS,
     CONCURRENCY,
     DAY,
@@ -27,8 +27,9 @@ from router.harvest import (
     requests_per_second,
     turnaround_seconds,
 )
-from router.values import Answer, Desk, Failure, FailureKind, Limits, Progress, Shard, Ticket
-from warehouse.journal import FileJournal
+from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
+from thirdshift.router.values import Answer, Failure, FailureKind, Limits
+from thirdshift.warehouse.journal.journal import FileJournal
 
 BEGAN = datetime(2026, 11, 22, 22, tzinfo=UTC)
 HOURS = st.floats(0.01, 72)
@@ -105,19 +106,19 @@ class Late:
 
 def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path: Path) -> None:
     with FileJournal(tmp_path) as journal:
-        crew = Crew("run", tmp_path, {}, Desk(journal, RunEscrow(Decimal(1))), journal)
+        dispatcher = Dispatcher("run", tmp_path, {}, EngineContext(journal, RunBudget(Decimal(1))), journal)
         began = datetime.now(UTC) - timedelta(hours=2)
-        harvest = crew.harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
-        crew.stopped[FailureKind.BUDGET] += 1
-        crew.unscored[FailureKind.BUDGET] += 1
-        crew.start_over()
-        assert not crew.stopped
-        assert not crew.unscored, "what the night serves is scored again"
-        with crew:
+        harvest = dispatcher.harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+        dispatcher.stopped[FailureKind.BUDGET] += 1
+        dispatcher.unscored[FailureKind.BUDGET] += 1
+        dispatcher.start_over()
+        assert not dispatcher.stopped
+        assert not dispatcher.unscored, "what the night serves is scored again"
+        with dispatcher:
             late = Late()
             harvest.watch(late, Ticket("s", "key"), "night", began)
             assert late.cut.wait(5)
-            assert crew.closed == {"night"}
+            assert dispatcher.closed == {"night"}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

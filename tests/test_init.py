@@ -10,16 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engines.devices import Device, Machine
-from flows.errors import UserError
-from flows.init import job_text, write_job
-from flows.init_endpoints import endpoints_for
-from flows.init_look import NoPrompt, propose
-from flows.job import Job, load_job
-from flows.job_values import books, endpoint_values
-from flows.shelf import shelf
 from tests.nights import answer, thirdshift, write_sums
-from warehouse.sampling import sample
+from thirdshift.engines.devices import Device, Machine
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.init.candidates import endpoints_for
+from thirdshift.flows.init.inference import NoPrompt, propose
+from thirdshift.flows.init.writing import job_text, write_job
+from thirdshift.flows.jobs.building import books, endpoint_values
+from thirdshift.flows.jobs.job import Job, load_job
+from thirdshift.flows.models.registry import load_registry
+from thirdshift.warehouse.intake.sampling import sample
 
 BARE = Machine((), (), (0,))
 LONG = "A letter to a customer explains at length why the parcel was late and what is done about it now. " * 2
@@ -131,7 +131,7 @@ def test_keys_choose_models_from_cheap_to_strong(here: Path) -> None:
     write_sums(here / "rows.parquet", 4)
     keys = {"OPENAI_API_KEY": "sk-hidden", "DEEPSEEK_API_KEY": "sk-hidden"}
     found = sample("rows.parquet", here)
-    endpoints = endpoints_for(keys, BARE, shelf())
+    endpoints = endpoints_for(keys, BARE, load_registry())
     text = job_text(found, propose(found), endpoints, here / "job.yaml")
     (here / "job.yaml").write_text(text)
     job = load_job(here / "job.yaml", environ=keys)
@@ -149,7 +149,7 @@ def test_a_gpu_becomes_a_worker(here: Path) -> None:
     found = sample("rows.parquet", here)
     gpus = (Device("cuda", 0, "A big one", 80_000), Device("cuda", 1, "A big one", 80_000))
     text = job_text(
-        found, propose(found), endpoints_for({}, Machine(gpus, (), (0,)), shelf()), here / "job.yaml"
+        found, propose(found), endpoints_for({}, Machine(gpus, (), (0,)), load_registry()), here / "job.yaml"
     )
     (here / "job.yaml").write_text(text)
     (house,) = load_job(here / "job.yaml", environ={}).endpoints

@@ -23,11 +23,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.values import Request
-from warehouse import files, intake
-from warehouse.errors import InputError
-from warehouse.frozen import RowSource, batches, column
-from warehouse.intake import InputSpec, Intake, RequestSpec, SqlSource, freeze, frozen, reject
+from thirdshift.router.values import Request
+from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.intake import intake
+from thirdshift.warehouse.intake.frozen import RowSource, batches, column
+from thirdshift.warehouse.intake.intake import (
+    InputSpec,
+    Intake,
+    RequestSpec,
+    SqlSource,
+    freeze,
+    frozen,
+    reject,
+)
+from thirdshift.warehouse.journal import files
 
 USER = [{"role": "user", "content": "hi"}]
 

@@ -14,17 +14,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.errors import JobError
-from flows.job import Job, load_job
-from flows.job_mistakes import keys_at
-from flows.job_text import read
-from flows.job_values import Known, books, endpoint_value, endpoint_values, input_spec, policies_of, scorer_of
-from flows.not_yet import NOT_YET
-from flows.run_ids import checked_run_id, derive_run_id, named_after
-from router.policy import Rule
-from router.pricebook import Override
-from router.values import Facts, Mode, Price, PriceSchedule
-from warehouse.intake import SqlSource
+from thirdshift.flows.errors import JobError
+from thirdshift.flows.jobs.building import (
+    KnownModel,
+    books,
+    endpoint_value,
+    endpoint_values,
+    input_spec,
+    policies_of,
+    scorer_of,
+)
+from thirdshift.flows.jobs.job import Job, load_job
+from thirdshift.flows.jobs.messages import keys_at
+from thirdshift.flows.jobs.parsing import read
+from thirdshift.flows.jobs.unsupported import NOT_YET
+from thirdshift.flows.runs.ids import checked_run_id, derive_run_id, named_after
+from thirdshift.router.policy import Rule
+from thirdshift.router.pricing.pricebook import Override
+from thirdshift.router.values import Facts, Mode, Price, PriceSchedule
+from thirdshift.warehouse.intake.intake import SqlSource
 
 GOOD = """\
 name: triage
@@ -354,7 +362,7 @@ def test_an_endpoint_is_what_the_job_says_over_what_is_known(tmp_path: Path) -> 
     lines = "origin: FR\nretention: zero\nlimits: {rpm: 60}\nturnaround: 4h\n"
     lines += "off_peak: {factor: 0.5, hours: [0, 10-12]}"
     part = job(tmp_path, on_endpoint(lines)).endpoints[0]
-    known = Known(Facts(licence="mit", origin="US"), context_window=4096, quality_prior=0.7)
+    known = KnownModel(Facts(licence="mit", origin="US"), context_window=4096, quality_prior=0.7)
     endpoint = endpoint_value(part, nothing_known, known, tmp_path)
     assert endpoint.facts == Facts(licence="mit", origin="FR", zero_retention=True)
     assert (endpoint.context_window, endpoint.quality_prior, endpoint.limits.rpm) == (4096, 0.7, 60)
@@ -370,7 +378,7 @@ def test_a_worker_is_paid_by_the_hour_and_its_paths_are_from_the_job(tmp_path: P
         + "  - {name: house, engine: vllm, model: weights, device: cpu,"
         + " accounting_usd_per_hour: 2.5, python: v/python}\n"
     )
-    house = endpoint_value(job(tmp_path, text).endpoints[1], nothing_known, Known(), tmp_path)
+    house = endpoint_value(job(tmp_path, text).endpoints[1], nothing_known, KnownModel(), tmp_path)
     assert house.model == str(tmp_path / "weights")
     assert house.workers is not None
     assert (house.workers.python, house.workers.accounting_usd_per_hour) == (

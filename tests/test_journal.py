@@ -19,12 +19,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
-from warehouse import journal as journal_module
-from warehouse import parts, records
-from warehouse.errors import JournalError, StoreError
-from warehouse.journal import FileJournal, pending, recover
-from warehouse.store import Warehouse
+from thirdshift.router.values import (
+    Answer,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Purpose,
+    Usage,
+)
+from thirdshift.warehouse.errors import JournalError, StoreError
+from thirdshift.warehouse.journal import journal as journal_module
+from thirdshift.warehouse.journal import parts, records
+from thirdshift.warehouse.journal.journal import FileJournal, pending, recover
+from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 
@@ -131,7 +141,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
 from test_journal import intent, outcome
-from warehouse.journal import FileJournal
+from thirdshift.warehouse.journal.journal import FileJournal
 journal = FileJournal(Path(sys.argv[1]))
 n = 0
 while True:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.emulator import EmulatedModel, KnownRow
-from router.judge import VERDICT, Judge, Question, question_in, verdict
-from router.values import Endpoint, Price, PriceSchedule
 from tests.servers import emulated, fetch
+from thirdshift.engines.emulator import EmulatedModel, KnownRow
+from thirdshift.router.certification.judge import VERDICT, Judge, Question, question_in, verdict
+from thirdshift.router.values import Endpoint, Price, PriceSchedule
 
 PRICE = Price(Decimal(1), Decimal(4))
 WISE = Judge(Endpoint("wise", "openai/wise", PriceSchedule(PRICE)), "Is the sum right?")

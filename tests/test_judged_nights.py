@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
-from engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
-from flows.cli import app
-from router.values import Limits, Price
 from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
+from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
+from thirdshift.flows.cli.app import app
+from thirdshift.router.values import Limits, Price
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.people import Answers, certified
-from router.certificate import Method
-from warehouse.labels import COLUMNS, LabelsError, harmless, read_labels, write_labels
+from thirdshift.flows.quality.human_labels import Answers, certified
+from thirdshift.router.certification.certificate import Method
+from thirdshift.warehouse.exchange.labels import COLUMNS, LabelsError, harmless, read_labels, write_labels
 
 ROW = dict.fromkeys(COLUMNS, "x") | {"run_id": "r", "score": None}
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.emulator.allowance import Allowance
-from engines.headers import hints_of, retry_after_of, span_seconds
-from engines.limits import MAX_WINDOW, START_WINDOW, Limiter
-from engines.transport import Hints
-from router.values import Limits
+from thirdshift.engines.core.rate_limits import MAX_WINDOW, START_WINDOW, Limiter
+from thirdshift.engines.core.transport import Hints
+from thirdshift.engines.emulator.rate_limits import Allowance
+from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of, span_seconds
+from thirdshift.router.values import Limits
 
 Scene = Callable[["MadeTime"], Coroutine[Any, Any, Any]]
 

@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from engines.batch_openai import OpenAIBatches
-from engines.batch_tiers import wire_for
-from engines.errors import MissingExtraError
-from engines.escrow import RunEscrow
-from engines.loading import ADAPTERS, BATCH_TIERS, UNTESTED_TIERS, adapter_of, batch_tiers, engine_for
-from engines.wire import Bodies
-from router.values import Desk, Endpoint, Mode, Price, PriceSchedule, WorkerSpec
+from thirdshift.engines.batch.openai import OpenAIBatches
+from thirdshift.engines.batch.providers import wire_for
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.errors import MissingExtraError
+from thirdshift.engines.registry import (
+    ADAPTERS,
+    BATCH_TIERS,
+    UNTESTED_TIERS,
+    adapter_of,
+    batch_tiers,
+    engine_for,
+)
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule, WorkerSpec
 
 PRICE = PriceSchedule(Price(Decimal(1), Decimal(2)))
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,12 +59,13 @@ def test_a_missing_package_gives_one_sentence_and_the_command_that_mends_it(
     with pytest.raises(
         MissingExtraError, match=r"endpoint far needs the package litellm, .*pip install litellm"
     ):
-        engine_for(Endpoint("far", "anthropic/claude", PRICE), Desk(Nowhere(), RunEscrow(None)))
+        engine_for(Endpoint("far", "anthropic/claude", PRICE), EngineContext(Nowhere(), RunBudget(None)))
 
 
 def test_a_run_on_openai_compatible_servers_imports_neither_litellm_nor_vllm() -> None:
     code = (
-        "import sys; from engines.loading import engine_for; import engines.realtime, engines.batch; "
+        "import sys; from thirdshift.engines.registry import engine_for; "
+        "import thirdshift.engines.realtime.engine, thirdshift.engines.batch.engine; "
         "print([m for m in ('litellm', 'vllm', 'httpx') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

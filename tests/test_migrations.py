@@ -10,13 +10,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from warehouse import migrate as migrate_module
-from warehouse.ask import ask
-from warehouse.errors import StoreError
-from warehouse.migrate import build, migrate
-from warehouse.schema import CONTRACT_TABLES, MIGRATIONS, VERSION
-from warehouse.store import Warehouse
-from warehouse.views import CONTRACT_VIEWS
+from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.store import migrate as migrate_module
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.migrate import build, migrate
+from thirdshift.warehouse.store.schema import CONTRACT_TABLES, MIGRATIONS, VERSION
+from thirdshift.warehouse.store.store import Warehouse
+from thirdshift.warehouse.store.views import CONTRACT_VIEWS
 
 CONTRACT = {
     "runs": "run_id job params status outcomes started_at finished_at deadline floor cap_usd planned_usd spent_usd "

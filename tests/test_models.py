@@ -15,17 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from engines.pricemap import bundled_map
-from flows.cli import app
-from flows.errors import JobError, UserError
-from flows.job import load_job
-from flows.job_values import books, endpoint_values
-from flows.models import names_of
-from flows.price_updates import spans
-from flows.shelf import import_map, map_in_use, shelf, stored_map
-from router.pricebook import PriceMissing, facts_of, schedule_for
-from router.pricediff import compare
-from router.values import Endpoint, Mode
+from thirdshift.engines.pricemap import bundled_map
+from thirdshift.flows.cli.app import app
+from thirdshift.flows.errors import JobError, UserError
+from thirdshift.flows.jobs.building import books, endpoint_values
+from thirdshift.flows.jobs.job import load_job
+from thirdshift.flows.models.listing import names_of
+from thirdshift.flows.models.registry import import_map, load_registry, map_in_use, stored_map
+from thirdshift.flows.models.updates import spans
+from thirdshift.router.pricing.map_diff import compare
+from thirdshift.router.pricing.pricebook import PriceMissing, facts_of, schedule_for
+from thirdshift.router.values import Endpoint, Mode
 
 UNPRICED = {"SenseNova U1", "Dola-Seed-2.0 Preview", "GPT-5.4 xHigh", "Gemini 3.1 Ultra"}
 """Models of the field that litellm's map has no name for."""
@@ -82,7 +82,7 @@ def endpoints(folder: Path, entries: list[str]) -> tuple[Endpoint, ...]:
 
 def test_the_list_has_every_model_of_the_catalogue_and_unknown_is_null() -> None:
     models = listed()
-    assert set(models) == {m.name for m in shelf().catalogue.models}
+    assert set(models) == {m.name for m in load_registry().catalogue.models}
     assert {name for name, row in models.items() if row["input_usd_per_mtok"] is None} == UNPRICED
     nova = models["SenseNova U1"]
     assert [nova[key] for key in ("licence", "offer", "price_source", "quality_prior")] == [None] * 4
@@ -96,7 +96,7 @@ def test_the_list_has_every_model_of_the_catalogue_and_unknown_is_null() -> None
 def test_the_price_of_a_list_is_that_of_the_cheapest_offer_and_says_whose() -> None:
     prices, version = bundled_map()
     row = listed()["Kimi K2.6"]
-    known = shelf()
+    known = load_registry()
     model = known.catalogue.find("kimi-k2.6")
     assert model is not None
     totals = {
@@ -176,7 +176,7 @@ def test_a_model_is_found_by_its_name_by_litellms_and_by_a_path(name: str) -> No
 
 
 def test_every_fact_of_a_model_comes_with_its_source_and_date() -> None:
-    known = shelf()
+    known = load_registry()
     for model in known.catalogue.models:
         facts = answer("show", model.name)["facts"]
         assert len(facts) == len(model.facts)
@@ -220,7 +220,7 @@ def test_an_unknown_model_is_refused_with_the_nearest_names() -> None:
 def test_a_job_naming_any_model_of_the_catalogue_has_a_price_from_the_book_or_from_itself(
     tmp_path: Path,
 ) -> None:
-    known = shelf()
+    known = load_registry()
     models = known.catalogue.models
     stated = "price: {input: 1, output: 2}"
     by_job = endpoints(tmp_path, [f'model: "openai/{model.name}", {stated}' for model in models])
@@ -252,7 +252,7 @@ def test_a_job_adds_and_overrides_the_catalogues_facts(tmp_path: Path) -> None:
 
 
 def test_a_context_window_that_the_map_lacks_is_the_catalogues(tmp_path: Path) -> None:
-    model = next(m for m in shelf().catalogue.models if m.context_window)
+    model = next(m for m in load_registry().catalogue.models if m.context_window)
     entry = f'model: "openai/{model.name}", price: {{input: 1, output: 1}}'
     assert endpoints(tmp_path, [entry])[0].context_window == model.context_window
 

@@ -15,15 +15,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.earlier_nights import within_window
-from flows.running import Call
-from flows.setting import setting_of
-from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
-from warehouse.earlier import answered_before, reuse, spent_in_window
-from warehouse.errors import StoreError
-from warehouse.intake import InputSpec, freeze
-from warehouse.journal import FileJournal
-from warehouse.store import Warehouse, run_folder
+from thirdshift.flows.execution.earlier_runs import within_window
+from thirdshift.flows.runs.context import context_for
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.values import (
+    Answer,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Purpose,
+    Usage,
+)
+from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.intake.intake import InputSpec, freeze
+from thirdshift.warehouse.journal.journal import FileJournal
+from thirdshift.warehouse.store.reuse import answered_before, reuse, spent_in_window
+from thirdshift.warehouse.store.store import Warehouse, run_folder
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 COUNT = 7
@@ -295,7 +305,7 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
     a_run(path, "others yesterday", [(0, Purpose.MAIN, "settled", Decimal(4))], at=now - timedelta(days=1))
     said: list[str] = []
     with Warehouse.open(path) as w:
-        setting = within_window(w, setting_of(Call(job=job, warehouse=path), "mine"), said.append)
-        assert setting.cap_usd is not None
-        assert setting.cap_usd - w.spent("mine") == Decimal(10) - 3, "what its escrow can still give"
+        context = within_window(w, context_for(RunOptions(job=job, warehouse=path), "mine"), said.append)
+        assert context.cap_usd is not None
+        assert context.cap_usd - w.spent("mine") == Decimal(10) - 3, "what its escrow can still give"
     assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in said[0]

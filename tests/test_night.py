@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engines.emulator import Emulator, KnownRow, ability_for
-from router.values import Limits
 from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import cheap, dear, emulated
+from thirdshift.engines.emulator import Emulator, KnownRow, ability_for
+from thirdshift.router.values import Limits
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from engines.emulator import BatchHabits, EmulatedModel, Emulator
-from router.values import Price
 from tests.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, emulated, fetch
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
+from thirdshift.router.values import Price
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

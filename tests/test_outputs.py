@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.outputs import Observed, OutputModel, cost_high, fit
+from thirdshift.router.tokens.output_lengths import Observed, OutputModel, cost_high, fit
 
 CAP = 1024
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flows.placing import Placement
-from flows.screen import Screen
-from router.planning import Option, Problem, Terms
+from thirdshift.flows.console import RunConsole
+from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.router.planning import Option, Problem, Terms
 
 N = 100
 SMALL, OTHER, LARGE = range(3)
 OF = np.array([SMALL, OTHER, LARGE], np.int32)
 
 
-def placed(target: int) -> Placement:
+def placed(target: int) -> Assignment:
     none = np.full(N, -1, np.int32)
     nothing = np.zeros((N, 3), bool)
-    return Placement(
+    return Assignment(
         target=np.full(N, target, np.int32),
         opens=np.zeros(N),
         answered=nothing.copy(),
@@ -27,7 +27,7 @@ def placed(target: int) -> Placement:
         better=none.copy(),
         busy=np.zeros(N, bool),
         not_run=np.zeros((N, 3), np.int8),
-        twin=np.full(3, -1, np.int32),
+        realtime_counterpart=np.full(3, -1, np.int32),
     )
 
 
@@ -52,28 +52,28 @@ def problem(share: float | None) -> Problem:
 def test_what_was_given_up_goes_to_the_cheapest_that_is_as_good_within_the_shares_of_vendors(
     share: float | None, large: int
 ) -> None:
-    placement = placed(SMALL)
-    placement.give_up(np.arange(N), SMALL)
-    due = placement.due(problem(share), OF, Screen())
+    assignment = placed(SMALL)
+    assignment.give_up(np.arange(N), SMALL)
+    due = assignment.due(problem(share), OF, RunConsole())
     assert len(due) == N
     assert (due.endpoint == LARGE).sum() == large
     assert (due.endpoint == OTHER).sum() == N - large
 
 
 def test_what_no_vendor_may_take_any_more_is_not_sent() -> None:
-    placement = placed(LARGE)
-    placement.target[:60] = SMALL
-    placement.give_up(np.arange(60, N), LARGE)  # b failed at its forty; a may take ten more
-    due = placement.due(problem(0.7), OF, Screen())
+    assignment = placed(LARGE)
+    assignment.target[:60] = SMALL
+    assignment.give_up(np.arange(60, N), LARGE)  # b failed at its forty; a may take ten more
+    due = assignment.due(problem(0.7), OF, RunConsole())
     assert len(due) == 70
     assert not np.isin(due.endpoint, [LARGE]).any()
 
 
 def test_what_failed_everywhere_is_owed_no_longer_and_what_was_never_sent_is() -> None:
-    placement, allowed = placed(SMALL), np.ones((N, 3), bool)
+    assignment, allowed = placed(SMALL), np.ones((N, 3), bool)
     for endpoint in (SMALL, OTHER, LARGE):
-        placement.give_up(np.arange(10), endpoint)
-    placement.give_up(np.arange(10, 20), SMALL)
-    owed = placement.owed(allowed)
+        assignment.give_up(np.arange(10), endpoint)
+    assignment.give_up(np.arange(10, 20), SMALL)
+    owed = assignment.owed(allowed)
     assert not owed[:10].any(), "these have an error for a result, whatever stops the run"
     assert owed[10:].all()

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.planning import INFEASIBLE, show_plan
 from tests.nights import write_sums
+from thirdshift.flows.cli.plan import INFEASIBLE, show_plan
 
 KEYS = {
     "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",

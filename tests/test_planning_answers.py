@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.planning.explain import columns, why
-from router.planning.frontier import frontier
-from router.planning.limits import margin
-from router.planning.nearest import dollars, hours, solve
-from router.planning.options import Pace, options_for
-from router.planning.problem import Infeasible, Option, Plan, Problem, Terms, Workers
-from router.planning.shards import BATCH, Cutting, cut
-from router.planning.solve import Compromise, cheapest, fallback
-from router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
+from thirdshift.router.planning.explain import columns, why
+from thirdshift.router.planning.frontier import frontier
+from thirdshift.router.planning.infeasibility import dollars, hours, solve
+from thirdshift.router.planning.limits import margin
+from thirdshift.router.planning.options import Throughput, options_for
+from thirdshift.router.planning.problem import Infeasible, Option, Plan, Problem, Terms, Workers
+from thirdshift.router.planning.shards import BATCH, Cutting, cut
+from thirdshift.router.planning.solve import Compromise, cheapest, fallback
+from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
 
 
 def three(n: int = 400, terms: Terms | None = None, seed: int = 3) -> Problem:
@@ -251,7 +251,9 @@ def test_an_endpoint_with_off_peak_prices_is_an_option_per_price_with_windows_th
 def test_concurrency_limits_where_the_time_of_a_request_is_known() -> None:
     plain = PriceSchedule(Price(Decimal(1), Decimal(1)))
     endpoint = Endpoint("e", "x/y", plain, limits=Limits(rpm=6000, concurrency=20))
-    (only,) = options_for(endpoint, now=AFTERNOON, deadline=None, pace=Pace(seconds_per_request=4))
+    (only,) = options_for(
+        endpoint, now=AFTERNOON, deadline=None, throughput=Throughput(seconds_per_request=4)
+    )
     assert only.option.requests_per_second == 5
     (unknown,) = options_for(endpoint, now=AFTERNOON, deadline=None)
     assert unknown.option.requests_per_second == 100
@@ -270,7 +272,7 @@ def test_a_batch_that_cannot_be_back_in_time_takes_nothing() -> None:
 def test_local_workers_are_priced_by_their_hours() -> None:
     priced = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=Decimal("2.49"))
     house = Endpoint("h", "Qwen/x", priced, workers=WorkerSpec("cuda", 2, "python", minimum_minutes=30))
-    (only,) = options_for(house, now=AFTERNOON, deadline=None, pace=Pace(startup_seconds=90))
+    (only,) = options_for(house, now=AFTERNOON, deadline=None, throughput=Throughput(startup_seconds=90))
     assert only.option.workers is not None
     assert only.option.workers.max_workers == 2
     assert only.option.workers.usd_per_hour == 2.49

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from router.planning import Problem
-from router.planning.solve import cheapest
 from tests.planning_cases import check, exact, random_problem
+from thirdshift.router.planning import Problem
+from thirdshift.router.planning.solve import cheapest
 
 BLOCKS = [range(start, start + 60) for start in range(0, 300, 60)]
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.planning import Infeasible, Option, Plan, Problem, solve
-from router.planning.solve import cheapest
 from tests.planning_cases import check, random_problem
+from thirdshift.router.planning import Infeasible, Option, Plan, Problem, solve
+from thirdshift.router.planning.solve import cheapest
 
 SEEDS = st.integers(min_value=1_000, max_value=100_000)
 few = settings(max_examples=25, deadline=None, derandomize=True)

@@ -8,8 +8,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.policy import Policy, Rule, eligible, masks, refusals_of, say, say_by_rule, with_facts
-from router.values import Endpoint, Facts, Price, PriceSchedule, WorkerSpec
+from thirdshift.router.policy import Policy, Rule, eligible, masks, refusals_of, say, say_by_rule, with_facts
+from thirdshift.router.values import Endpoint, Facts, Price, PriceSchedule, WorkerSpec
 
 FREE = PriceSchedule(Price(Decimal(0), Decimal(0)))
 LISTS = {

@@ -5,23 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from router.aim import Aim, standing
-from router.drift import worse
-from router.features import in_chunks, learn
-from router.ladder import climb
-from router.mixed import Covariances, condition, looked_at
-from router.outlook import look_out
-from router.pilot import PART, Situation, next_round, stratified
-from router.predict import (
-    Observations,
-    Past,
-    Population,
-    calibration_error,
-    crossed,
-    fit,
-    no_observations,
-    telling,
-)
+from thirdshift.router.learning.greedy_path import climb
+from thirdshift.router.learning.pilot import PART, Situation, next_round, stratified
+from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.learning.value_of_information import look_out
+from thirdshift.router.prediction.drift import worse
+from thirdshift.router.prediction.features import in_chunks, learn
+from thirdshift.router.prediction.mixed_model import Covariances, condition, looked_at
+from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
+from thirdshift.router.prediction.predict import calibration_error, crossed, fit, telling
 
 UNKNOWN = np.array([np.nan, np.nan, np.nan])
 
@@ -53,7 +45,7 @@ def dense(population: Population, cov: Covariances, width: int) -> np.ndarray:
         cov.ability[both]
         + cov.skill[both] * same_task
         + cov.slope[both] * text[np.ix_(row, row)]
-        + cov.luck[both] * (row[:, None] == row)
+        + cov.residual[both] * (row[:, None] == row)
     )
 
 
@@ -124,7 +116,7 @@ def test_the_error_of_a_mean_is_honest() -> None:
         rng = np.random.default_rng([3, seed])
         population, score = a_world(rng, 1500)
         predictor = fit(every_pair(stratified(population, 150, rng), score), population, UNKNOWN)
-        at = standing(predictor, population, np.full(1500, 2), Aim(0.0))
+        at = standing(predictor, population, np.full(1500, 2), QualityTarget(0.0))
         missed += score[:, 2].mean() < at.quality - 1.645 * at.spread
     assert missed <= 9  # 3 expected; 10 or more is a chance of one in 1,000
 
@@ -169,7 +161,7 @@ def test_where_nothing_tells_the_plan_is_the_best_mix_of_fixed_endpoints() -> No
     score = (rng.random((n, 3)) < np.array([0.5, 0.55, 0.9])).astype(float)
     cost = np.tile([1.0, 9.0, 10.0], (n, 1))  # the middle one is never a bargain
     predictor = fit(every_pair(stratified(population, 400, rng), score), population, UNKNOWN)
-    outlook = look_out(predictor, population, predictor.predict(population), cost, Aim(0.7))
+    outlook = look_out(predictor, population, predictor.predict(population), cost, QualityTarget(0.7))
     shares = np.bincount(outlook.choice, minlength=3) / n
     assert shares[1] == 0
     need = 0.7 + outlook.standing.margin
@@ -225,7 +217,7 @@ def test_a_request_allowed_nowhere_is_served_by_nobody() -> None:
 def a_situation(population: Population, seen: Observations, **other: object) -> Situation:
     cost = np.tile([1.0, 5.0, 100.0], (len(population), 1))
     given = {"pilot": 200, "looks": 10_000, "rounds": 1 if len(seen) else 0} | other
-    return Situation(population, cost, None, UNKNOWN, Aim(0.95, (0, 1, 2)), seen, **given)  # type: ignore[arg-type]
+    return Situation(population, cost, None, UNKNOWN, QualityTarget(0.95, (0, 1, 2)), seen, **given)  # type: ignore[arg-type]
 
 
 def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
@@ -262,7 +254,7 @@ def test_past_nights_replace_the_first_looks() -> None:
     population, score = a_world(rng)
     rows = rng.integers(0, len(population), 900)
     endpoint = (np.arange(900) % 3).astype(np.int32)
-    past = Past(population.task[rows], endpoint, score[rows, endpoint])
+    past = PastScores(population.task[rows], endpoint, score[rows, endpoint])
     first = next_round(a_situation(population, no_observations(), past=past), rng)
     alone = next_round(a_situation(population, no_observations()), rng)
     assert alone is not None
@@ -306,7 +298,7 @@ def test_a_pilot_looks_only_where_policy_allows() -> None:
     allowed = np.ones((400, 3), dtype=bool)
     allowed[:, 2] = population.task < 10
     situation = Situation(
-        population, np.ones((400, 3)), allowed, UNKNOWN, Aim(0.5), no_observations(), 50, 10_000
+        population, np.ones((400, 3)), allowed, UNKNOWN, QualityTarget(0.5), no_observations(), 50, 10_000
     )
     looks = next_round(situation, rng)
     assert looks is not None

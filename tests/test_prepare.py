@@ -11,16 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from flows.deciding import columns_of
-from flows.errors import UserError
-from flows.prepare import Batch, check_shares, prepare
-from flows.running import Call
-from flows.setting import Setting, setting_of
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.input import PreparedInput, check_shares, prepare
+from thirdshift.flows.planning.planner import request_columns
+from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.options import RunOptions
 
 PRICE = {"price": {"input": 1, "output": 4}}
 
 
-def prepared(folder: Path, policies: list[str | None], endpoints: dict[str, Any]) -> tuple[Setting, Batch]:
+def prepared(
+    folder: Path, policies: list[str | None], endpoints: dict[str, Any]
+) -> tuple[RunContext, PreparedInput]:
     """One request after the other with the same prompt, each under a policy."""
     rows = [{"request_id": f"r{k}", "prompt": "same", "policy": name} for k, name in enumerate(policies)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet")
@@ -37,41 +39,41 @@ def prepared(folder: Path, policies: list[str | None], endpoints: dict[str, Any]
         ],
     }
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    setting = setting_of(Call(job=folder / "job.yaml"), "one")
-    needed = setting.input, folder / "run", setting.endpoints, setting.policy, setting.policies, setting.needs
-    return setting, prepare(*needed)
+    context = context_for(RunOptions(job=folder / "job.yaml"), "one")
+    needed = context.input, folder / "run", context.endpoints, context.policy, context.policies, context.needs
+    return context, prepare(*needed)
 
 
 def test_duplicates_under_policies_that_no_endpoint_keeps_together_are_answered_each_of_their_own(
     tmp_path: Path,
 ) -> None:
     both = {"here": {"region": "eu"}, "there": {"region": "us"}}
-    setting, batch = prepared(tmp_path, ["home", "away", "home", "away", None], both)
+    context, batch = prepared(tmp_path, ["home", "away", "home", "away", None], both)
     assert batch.leader.tolist() == [0, 1, 0, 1, 4]
-    columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
     assert columns.allowed.any(axis=1).all()
     assert columns.allowed[0].tolist() == [True, False]
     assert columns.allowed[1].tolist() == [False, True]
     again = prepare(
-        setting.input, tmp_path / "run", setting.endpoints, setting.policy, setting.policies, setting.needs
+        context.input, tmp_path / "run", context.endpoints, context.policy, context.policies, context.needs
     )
     assert np.array_equal(again.leader, batch.leader), "a resumed run reads the same"
 
 
 def test_duplicates_that_one_endpoint_may_answer_are_paid_for_once(tmp_path: Path) -> None:
     wide = {"here": {"region": "eu"}, "there": {"region": "us"}}
-    setting, batch = prepared(tmp_path, ["home", None, "home"], wide)
+    context, batch = prepared(tmp_path, ["home", None, "home"], wide)
     assert batch.leader.tolist() == [0, 0, 0]
-    columns = columns_of(batch, setting.endpoints, setting.allowed, texts=False)
+    columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
     assert columns.allowed.tolist() == [[True, False]]
 
 
 def test_a_share_of_vendors_that_no_plan_can_keep_is_said_before_anything_is_spent(tmp_path: Path) -> None:
     wide = {"here": {"region": "eu"}, "there": {"region": "us", "model": "mistral/large"}}
-    setting, batch = prepared(tmp_path, [None], wide)
+    context, batch = prepared(tmp_path, [None], wide)
     with pytest.raises(
         UserError, match=r"0\.7 of 1 requests is 0 for each vendor.*of 2 \(mistral, openai\).* keep is 1;"
     ):
-        check_shares(batch, setting.endpoints, setting.allowed, 0.7)
-    check_shares(batch, setting.endpoints, setting.allowed, None)
-    check_shares(batch, setting.endpoints, setting.allowed, 1.0)
+        check_shares(batch, context.endpoints, context.allowed, 0.7)
+    check_shares(batch, context.endpoints, context.allowed, None)
+    check_shares(batch, context.endpoints, context.allowed, 1.0)

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from engines.pricemap import bundled_map
-from router.pricebook import (
+from thirdshift.engines.pricemap import bundled_map
+from thirdshift.router.pricing.map_diff import compare, load_overlay
+from thirdshift.router.pricing.pricebook import (
     Override,
     PriceMap,
     PriceMissing,
@@ -25,9 +26,8 @@ from router.pricebook import (
     resolve,
     schedule_for,
 )
-from router.pricediff import compare, load_overlay
-from router.prices import price_at
-from router.values import Mode, OffPeak, Price
+from thirdshift.router.pricing.prices import price_at
+from thirdshift.router.values import Mode, OffPeak, Price
 
 MONDAY_2 = datetime(2026, 11, 23, 2, tzinfo=UTC)
 MONDAY_12 = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.prices import (
+from thirdshift.router.pricing.prices import (
     ceiling,
     cost_columns,
     cost_usd,
@@ -25,7 +25,7 @@ from router.prices import (
     worst_case_of,
     worst_case_usd,
 )
-from router.values import ContextTier, Endpoint, OffPeak, Price, PriceSchedule, Request, Usage
+from thirdshift.router.values import ContextTier, Endpoint, OffPeak, Price, PriceSchedule, Request, Usage
 
 MONDAY = datetime(2026, 11, 23, tzinfo=UTC)
 

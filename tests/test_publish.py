@@ -16,14 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router.values import Answer, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
-from warehouse import publish as publish_module
-from warehouse.ask import ask
-from warehouse.errors import AskError, PublishError, StoreError
-from warehouse.intake import InputSpec, RequestSpec, freeze
-from warehouse.journal import FileJournal
-from warehouse.publish import publish
-from warehouse.store import Warehouse, run_folder
+from thirdshift.router.values import Answer, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
+from thirdshift.warehouse.errors import AskError, PublishError, StoreError
+from thirdshift.warehouse.exchange import publish as publish_module
+from thirdshift.warehouse.exchange.publish import publish
+from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, freeze
+from thirdshift.warehouse.journal.journal import FileJournal
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.store import Warehouse, run_folder
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 SCHEMA = {
@@ -273,7 +273,7 @@ def test_what_a_killed_writer_had_committed_can_be_read(warehouse: Path) -> None
     code = f"""
 import os
 from pathlib import Path
-from warehouse.store import Warehouse
+from thirdshift.warehouse.store.store import Warehouse
 with Warehouse.open(Path({str(warehouse)!r})) as w:
     w.start_run({{"run_id": "three"}})
     os.kill(os.getpid(), 9)

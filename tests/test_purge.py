@@ -14,15 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
-from warehouse import parts
-from warehouse.ask import ask
-from warehouse.errors import JournalError, StoreError
-from warehouse.frozen import RowSource
-from warehouse.intake import InputSpec, freeze
-from warehouse.journal import FileJournal, recover
-from warehouse.purge import purge
-from warehouse.store import Warehouse, run_folder
+from thirdshift.router.values import (
+    Answer,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Purpose,
+    Usage,
+)
+from thirdshift.warehouse.errors import JournalError, StoreError
+from thirdshift.warehouse.exchange.purge import purge
+from thirdshift.warehouse.intake.frozen import RowSource
+from thirdshift.warehouse.intake.intake import InputSpec, freeze
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.store import Warehouse, run_folder
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 COUNT = 4
@@ -197,7 +207,7 @@ def test_whoever_waits_for_the_file_writes_into_the_new_one(path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from warehouse.store import Warehouse
+from thirdshift.warehouse.store.store import Warehouse
 print("on", flush=True)
 for n in range(12):
     with Warehouse.open(Path(sys.argv[1]), say=lambda text: None) as w:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.job import load_job
-from flows.job_values import books, endpoint_values
+from thirdshift.flows.jobs.building import books, endpoint_values
+from thirdshift.flows.jobs.job import load_job
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

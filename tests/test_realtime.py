@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from engines.errors import BadEndpointError
-from engines.escrow import RunEscrow
-from engines.http import EXCEPTIONS
-from engines.outcomes import NEXT_STEP, Step, backoff_seconds, kind_of_error, ledger_status
-from engines.realtime import Realtime
-from router.prices import worst_case_of
-from router.values import (
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, kind_of_error, ledger_status
+from thirdshift.engines.errors import BadEndpointError
+from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.engines.realtime.http import EXCEPTIONS
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.pricing.prices import worst_case_of
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -36,7 +36,6 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
     Usage,
 )
 
@@ -206,8 +205,10 @@ class Night:
         **options: Any,
     ) -> None:
         self.notes = Notes()
-        self.escrow = RunEscrow(None if cap is None else Decimal(cap))
-        self.engine = Realtime(endpoint, Desk(self.notes, self.escrow, deadline), seed=1, **options)
+        self.budget = RunBudget(None if cap is None else Decimal(cap))
+        self.engine = RealtimeEngine(
+            endpoint, EngineContext(self.notes, self.budget, deadline), seed=1, **options
+        )
         shard = Shard("run", "shard", endpoint.name, Purpose.MAIN, work, first_attempt)
         self.ticket = self.engine.submit(shard, "key")
 
@@ -238,9 +239,9 @@ def test_every_request_is_answered_once_and_the_ledger_equals_the_providers_book
     assert {r: s.output for r, s in said.items() if isinstance(s, Answer)} == {
         i: f"QUESTION {i}" for i in range(500)
     }
-    assert night.notes.cost == provider.billed == night.escrow.spent_usd
+    assert night.notes.cost == provider.billed == night.budget.spent_usd
     assert night.notes.statuses == {"settled": 500}
-    assert night.escrow.reserved_usd == 0
+    assert night.budget.reserved_usd == 0
     assert night.engine.progress(night.ticket).finished
 
 
@@ -356,7 +357,7 @@ def test_each_misbehaviour_is_survived_and_booked_as_the_contract_says(provider:
     if first.status is LedgerStatus.UNSETTLED:
         assert first.cost_usd == next(iter(night.notes.intents.values())).reserved_usd
     assert night.notes.cost >= provider.billed
-    assert night.escrow.reserved_usd == 0
+    assert night.budget.reserved_usd == 0
 
 
 @pytest.mark.parametrize(
@@ -539,7 +540,7 @@ def test_all_misbehaviours_together_leave_no_request_without_an_end(provider: Pr
     assert sum(isinstance(s, Answer) for s in said.values()) >= 290
     assert night.notes.intents.keys() == night.notes.outcomes.keys()
     assert night.notes.cost >= provider.billed
-    assert night.escrow.reserved_usd == 0
+    assert night.budget.reserved_usd == 0
 
 
 # --- stopping ---------------------------------------------------------------------------------------------
@@ -575,8 +576,8 @@ def test_closing_in_flight_leaves_the_attempts_unsettled_and_the_money_booked(pr
         time.sleep(0.01)
     night.engine.close()
     assert night.notes.statuses == {"unsettled": 4}
-    assert night.escrow.reserved_usd == 0
-    assert night.escrow.spent_usd == sum(i.reserved_usd for i in night.notes.intents.values())
+    assert night.budget.reserved_usd == 0
+    assert night.budget.spent_usd == sum(i.reserved_usd for i in night.notes.intents.values())
 
 
 def test_a_journal_that_cannot_be_written_stops_the_shard_before_anything_is_sent(provider: Provider) -> None:
@@ -584,14 +585,14 @@ def test_a_journal_that_cannot_be_written_stops_the_shard_before_anything_is_sen
         def sent(self, intents: Any) -> None:
             raise OSError(28, "No space left on device")
 
-    escrow = RunEscrow(Decimal(100))
-    engine = Realtime(endpoint_at(provider), Desk(Full(), escrow))
+    budget = RunBudget(Decimal(100))
+    engine = RealtimeEngine(endpoint_at(provider), EngineContext(Full(), budget))
     ticket = engine.submit(Shard("run", "shard", "near", Purpose.MAIN, requests(50)), "key")
     with pytest.raises(OSError, match="No space left"):
         list(engine.collect(ticket))
     engine.close()
     assert provider.bodies == []
-    assert escrow.reserved_usd == 0
+    assert budget.reserved_usd == 0
 
 
 # --- money ------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from warehouse.errors import InputError
-from warehouse.invoices import INVOICE, read_invoice
-from warehouse.reconcile import Finding, Line, Reconciliation, reconcile
+from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.exchange.invoices import INVOICE, read_invoice
+from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, ReconciliationLine, reconcile
 
 DAY = date(2026, 11, 21)
 
@@ -54,7 +54,7 @@ def invoice(tmp_path: Path, text: str) -> pa.Table:
     return read_invoice(path)
 
 
-def only(result: Reconciliation) -> Line:
+def only(result: Reconciliation) -> ReconciliationLine:
     (line,) = result.lines
     return line
 
@@ -76,11 +76,11 @@ def test_each_kind_of_discrepancy_is_found_and_named(tmp_path: Path) -> None:
     result = reconcile(ours, invoice(tmp_path, bill))
     found = {line.model: line for line in result.lines}
     assert {model: line.finding for model, line in found.items()} == {
-        "flash": Finding.MATCHED,
-        "dear": Finding.MISMATCH,
-        "lost": Finding.OURS_ONLY,
-        "hung": Finding.MATCHED,
-        "alien": Finding.THEIRS_ONLY,
+        "flash": Discrepancy.MATCHED,
+        "dear": Discrepancy.MISMATCH,
+        "lost": Discrepancy.OURS_ONLY,
+        "hung": Discrepancy.MATCHED,
+        "alien": Discrepancy.THEIRS_ONLY,
     }
     assert "billed 0.400000000 USD more than settled" in found["dear"].note
     assert "1 unsettled attempts can be" in found["hung"].note
@@ -90,14 +90,14 @@ def test_each_kind_of_discrepancy_is_found_and_named(tmp_path: Path) -> None:
         Decimal("9.554"),
         Decimal("0.3"),
     )
-    assert result.count(Finding.MATCHED) == 2
+    assert result.count(Discrepancy.MATCHED) == 2
 
 
 def test_more_than_unsettled_can_be_is_a_mismatch_with_the_rest_named(tmp_path: Path) -> None:
     ours = ledger(entry("1"), entry("0.5", status="unsettled"))
     line = only(reconcile(ours, invoice(tmp_path, "day,model,usd\n2026-11-21,flash,2.00\n")))
     assert (line.finding, line.note) == (
-        Finding.MISMATCH,
+        Discrepancy.MISMATCH,
         "billed 1.000000000 USD more than settled, 0.500000000 beyond what is unsettled",
     )
 
@@ -111,10 +111,10 @@ def test_requests_are_compared_one_by_one_where_the_invoice_names_them(tmp_path:
     bill = "id,amount\na,1.00\nb,1.50\nd,0.10\n"
     result = reconcile(ours, invoice(tmp_path, bill))
     assert [(line.ref, line.finding) for line in result.lines] == [
-        ("a", Finding.MATCHED),
-        ("b", Finding.MISMATCH),
-        ("c", Finding.OURS_ONLY),
-        ("d", Finding.THEIRS_ONLY),
+        ("a", Discrepancy.MATCHED),
+        ("b", Discrepancy.MISMATCH),
+        ("c", Discrepancy.OURS_ONLY),
+        ("d", Discrepancy.THEIRS_ONLY),
     ]
     assert "it was not billed" in result.lines[2].note
 
@@ -128,11 +128,11 @@ def test_anthropics_usage_is_compared_by_tokens(tmp_path: Path) -> None:
     bill = head + '2026-11-21,claude-opus-4-7-20260401,key,Default,batch,≤ 200k,"1,004",0,0,6,10,0\n'
     ours = [entry("1", model="anthropic/claude-opus-4-7", input_tokens=505) for _ in range(2)]
     line = only(reconcile(ledger(*ours), invoice(tmp_path, bill)))
-    assert (line.finding, line.note, line.theirs_usd) == (Finding.MATCHED, "by tokens", None)
+    assert (line.finding, line.note, line.theirs_usd) == (Discrepancy.MATCHED, "by tokens", None)
     line = only(
         reconcile(ledger(*ours, entry("1", model="anthropic/claude-opus-4-7")), invoice(tmp_path, bill))
     )
-    assert (line.finding, line.note) == (Finding.MISMATCH, "tokens differ: input -10, output -5")
+    assert (line.finding, line.note) == (Discrepancy.MISMATCH, "tokens differ: input -10, output -5")
 
 
 def test_openais_usage_and_costs_are_read(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_openais_usage_and_costs_are_read(tmp_path: Path) -> None:
         '2026-11-21T00:00:00+00:00,0.20,"gpt-5.5, output"\n',
     )  # fmt: skip
     ours = ledger(entry("0.5", model="openai/gpt-5.5", model_reported="gpt-5.5-2026-04-01"))
-    assert only(reconcile(ours, costs)).finding is Finding.MATCHED
+    assert only(reconcile(ours, costs)).finding is Discrepancy.MATCHED
 
 
 @pytest.mark.parametrize(
@@ -195,4 +195,4 @@ def test_an_invoice_matches_exactly_between_settled_and_settled_plus_unsettled(
     line = only(reconcile(ours, bill, tolerance_usd=Decimal(0)))
     settled = sum((a for a, status in attempts if status == "settled"), Decimal(0))
     most = sum((a for a, _ in attempts), Decimal(0))
-    assert (line.finding is Finding.MATCHED) is (settled <= billed <= most)
+    assert (line.finding is Discrepancy.MATCHED) is (settled <= billed <= most)

@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from engines.emulator import EmulatedModel, ability_for
-from flows.repairing import Wanted
-from router.certificate import Certificate, Method
-from router.planning import Option, Problem, Terms
-from router.predict import Observations, Population, fit
-from router.repair import Mended, expected, mend
-from router.scorers import Basis
-from router.values import Price
 from tests.nights import answer, ask, thirdshift, write_job, write_sums
 from tests.servers import cheap, dear, emulated
+from thirdshift.engines.emulator import EmulatedModel, ability_for
+from thirdshift.flows.quality.repair import Wanted
+from thirdshift.router.certification.certificate import Certificate, Method
+from thirdshift.router.certification.scorers import Basis
+from thirdshift.router.learning.repair import Mended, expected, mend
+from thirdshift.router.planning import Option, Problem, Terms
+from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction.predict import fit
+from thirdshift.router.values import Price
 
 SMALL, LARGE = 0, 1
 OF = np.array([SMALL, LARGE], np.int32)

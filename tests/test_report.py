@@ -15,16 +15,16 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from flows import report_words as words
-from flows.exits import EXIT, Verdict
-from flows.kept_plan import kept_plan
-from flows.report import page_of, rendered, write_report
-from flows.report_curves import _few
-from flows.report_drawing import NARROW
-from flows.report_night import Night, night_of
-from flows.report_plots import plots_of
-from flows.run_folder import UnknownRun, folder_of
 from tests.nights import ask, thirdshift
+from thirdshift.flows.report import sentences as words
+from thirdshift.flows.report.curves import _few
+from thirdshift.flows.report.data import RunFacts, night_of
+from thirdshift.flows.report.drawing import NARROW
+from thirdshift.flows.report.figures import plots_of
+from thirdshift.flows.report.page import page_of, rendered, write_report
+from thirdshift.flows.runs.folder import UnknownRun, folder_of
+from thirdshift.flows.runs.plan_file import load_plan
+from thirdshift.flows.verdicts import EXIT, Verdict
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&$x^2$ #000101"
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -86,12 +86,12 @@ def warehouse(demo_night: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def night(warehouse: Path) -> Night:
+def night(warehouse: Path) -> RunFacts:
     return night_of(warehouse, "demo")
 
 
 @pytest.fixture(scope="module")
-def page(night: Night) -> str:
+def page(night: RunFacts) -> str:
     return rendered(page_of(night))
 
 
@@ -172,7 +172,7 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
     assert names.count("figure") == 5
 
 
-def test_a_figure_says_in_words_what_it_shows(night: Night, warehouse: Path) -> None:
+def test_a_figure_says_in_words_what_it_shows(night: RunFacts, warehouse: Path) -> None:
     drawn = plots_of(warehouse, "demo")
     assert list(drawn) == ["bill", "frontier", "spend", "timeline", "estimates"]
     assert "this run $0." in drawn["bill"].told
@@ -182,7 +182,7 @@ def test_a_figure_says_in_words_what_it_shows(night: Night, warehouse: Path) -> 
 
 
 def test_the_plan_stands_on_its_frontier(warehouse: Path) -> None:
-    plan = kept_plan(folder_of(warehouse, "demo"))
+    plan = load_plan(folder_of(warehouse, "demo"))
     assert plan is not None
     assert plan.floor == pytest.approx(0.9)
     dearer = [cost for floor, cost in plan.points if floor > 0.9]

@@ -10,8 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router import scorers
-from router.scorers import KINDS, Basis, Need, Scorer, ScorerError, check, needs, score, score_batch
+from thirdshift.router.certification import scorers
+from thirdshift.router.certification.scorers import (
+    KINDS,
+    Basis,
+    Need,
+    Scorer,
+    ScorerError,
+    check,
+    needs,
+    score,
+    score_batch,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from flows.screen import QUIET, Screen, Tally, span
+from thirdshift.flows.console import QUIET, ProgressCounts, RunConsole, span
 
 
 def tally(
     *, total: int, done: int, seconds: float, batched: int = 0, batched_done: int = 0, until: float = 0.0
-) -> Tally:
+) -> ProgressCounts:
     """`seconds` after its beginning; batches are expected `until` seconds from now."""
-    return Tally(
+    return ProgressCounts(
         total, Decimal(0), batched=batched, batched_until=time.time() + until, done=done,
         batched_done=batched_done, begun=time.monotonic() - seconds,
     )  # fmt: skip
@@ -53,11 +53,11 @@ def test_times_are_told_as_people_say_them() -> None:
 
 def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     said = io.StringIO()
-    screen = Screen(Console(file=said, soft_wrap=True, highlight=False))
-    with screen.working("main", tally(total=10, done=10, seconds=5)) as bar:
+    console = RunConsole(Console(file=said, soft_wrap=True, highlight=False))
+    with console.working("main", tally(total=10, done=10, seconds=5)) as bar:
         bar.show(Decimal("0.25"))
     assert said.getvalue() == "main: 10 of 10; $0.2500 spent, 2/s\n"
     monkeypatch.setenv(QUIET, "1")
-    screen.say("a plan")
-    screen.say("a warning", "yellow")
+    console.say("a plan")
+    console.say("a warning", "yellow")
     assert said.getvalue().splitlines()[1:] == ["a warning"]

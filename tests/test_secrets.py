@@ -18,9 +18,9 @@ import duckdb
 import pytest
 from typer.testing import CliRunner, Result
 
-from flows.cli import app
 from tests.nights import ask, thirdshift, write_job, write_sums
 from tests.servers import cheap, emulated
+from thirdshift.flows.cli.app import app
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

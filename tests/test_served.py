@@ -20,15 +20,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from engines.escrow import RunEscrow
-from engines.loading import engine_for
-from engines.served import Served
-from flows.errors import JobError
-from flows.job import load_job
-from router.market import offers
-from router.values import (
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.registry import engine_for
+from thirdshift.engines.server.engine import ServerEngine
+from thirdshift.flows.errors import JobError
+from thirdshift.flows.jobs.job import load_job
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.planning.market import offers
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -39,7 +39,6 @@ from router.values import (
     Purpose,
     Request,
     ServerSpec,
-    Shard,
 )
 
 HERE = Path(__file__).resolve().parent
@@ -101,10 +100,10 @@ def endpoint(folder: Path, up: str | None = None, seconds: float = 0.5) -> Endpo
     return Endpoint("theirs", "openai/m", price, api_base=f"http://127.0.0.1:{port}/v1", server=spec)
 
 
-def served(end: Endpoint, journal: Kept, escrow: RunEscrow, startup_seconds: float = 60.0) -> Served:
-    desk = Desk(journal, escrow)
-    made = engine_for(end, desk)
-    assert isinstance(made, Served)
+def served(end: Endpoint, journal: Kept, budget: RunBudget, startup_seconds: float = 60.0) -> ServerEngine:
+    engine_context = EngineContext(journal, budget)
+    made = engine_for(end, engine_context)
+    assert isinstance(made, ServerEngine)
     made._startup_seconds = startup_seconds
     return made
 
@@ -120,31 +119,31 @@ def shard(count: int = 3, name: str = "00001") -> Shard:
     )
 
 
-def ask(engine: Served, several: Shard) -> list[Answer | Failure]:
+def ask(engine: ServerEngine, several: Shard) -> list[Answer | Failure]:
     said = list(engine.collect(engine.submit(several, several.shard_id)))
     assert sorted(one.row for one in said) == [one.row for one in several.requests]
     return said
 
 
 def test_a_server_is_started_waited_for_paid_by_the_hour_and_taken_down(tmp_path: Path) -> None:
-    journal, escrow = Kept(), RunEscrow(Decimal(10))
-    engine = served(endpoint(tmp_path), journal, escrow)
+    journal, budget = Kept(), RunBudget(Decimal(10))
+    engine = served(endpoint(tmp_path), journal, budget)
     assert all(isinstance(one, Answer) and one.output == "fine" for one in ask(engine, shard()))
     assert len(ask(engine, shard(2, "00002"))) == 2  # the same server
     assert not (tmp_path / "downs").exists()
     engine.close()
     engine.close()
-    (life,) = engine.lives()
+    (life,) = engine.worker_lifetimes()
     assert (tmp_path / "downs").read_text() == "down\n"
     assert not psutil.pid_exists(life.pid)
     assert life.ready_at is not None
     assert life.stopped_at is not None
     overhead = [one for one in journal.outcomes if journal.intents[one.entry_id].purpose is Purpose.OVERHEAD]
     paid = sum(one.cost_usd for one in overhead)
-    assert paid == life.cost_usd == escrow.spent_usd
+    assert paid == life.cost_usd == budget.spent_usd
     seconds = (life.stopped_at - life.started_at).total_seconds()
     assert abs(float(paid / USD_PER_HOUR * 3600) - seconds) < 1
-    assert escrow.reserved_usd == 0
+    assert budget.reserved_usd == 0
     rates = engine.rates()
     assert rates is not None
     assert (rates.prefill_tokens, rates.decode_tokens, rates.hardware) == (25, 5, engine.endpoint.api_base)
@@ -161,8 +160,8 @@ def test_a_server_is_started_waited_for_paid_by_the_hour_and_taken_down(tmp_path
 def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_down(
     tmp_path: Path, up: str, words: tuple[str, ...]
 ) -> None:
-    journal, escrow = Kept(), RunEscrow(Decimal(10))
-    engine = served(endpoint(tmp_path, up), journal, escrow, startup_seconds=1.0)
+    journal, budget = Kept(), RunBudget(Decimal(10))
+    engine = served(endpoint(tmp_path, up), journal, budget, startup_seconds=1.0)
     for said in ask(engine, shard()):
         assert isinstance(said, Failure)
         assert said.kind is FailureKind.WORKER_DIED
@@ -170,23 +169,25 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
     engine.close()
     assert (tmp_path / "downs").read_text() == "down\n"
     assert len(journal.outcomes) == len(journal.intents)
-    assert escrow.reserved_usd == 0
+    assert budget.reserved_usd == 0
 
 
 def test_without_money_for_its_time_no_server_is_started(tmp_path: Path) -> None:
-    engine = served(endpoint(tmp_path), Kept(), RunEscrow(Decimal("0.01")))
+    engine = served(endpoint(tmp_path), Kept(), RunBudget(Decimal("0.01")))
     assert {one.kind for one in ask(engine, shard()) if isinstance(one, Failure)} == {FailureKind.BUDGET}
     engine.close()
-    assert engine.lives() == []
+    assert engine.worker_lifetimes() == []
     assert not (tmp_path / "downs").exists()
 
 
-def waiting_for_money(folder: Path, deadline: datetime | None) -> tuple[Served, Future[set[FailureKind]]]:
+def waiting_for_money(
+    folder: Path, deadline: datetime | None
+) -> tuple[ServerEngine, Future[set[FailureKind]]]:
     """A batch in flight holds the cap; and the failures that a shard ends in meanwhile."""
-    escrow = RunEscrow(Decimal(1))
-    assert escrow.reserve(Decimal("0.9999"))
-    engine = served(endpoint(folder), Kept(), escrow)
-    engine.desk = replace(engine.desk, deadline=deadline)
+    budget = RunBudget(Decimal(1))
+    assert budget.reserve(Decimal("0.9999"))
+    engine = served(endpoint(folder), Kept(), budget)
+    engine.engine_context = replace(engine.engine_context, deadline=deadline)
     ended: Future[set[FailureKind]] = Future()
 
     def wait() -> None:
@@ -198,25 +199,25 @@ def waiting_for_money(folder: Path, deadline: datetime | None) -> tuple[Served, 
     return engine, ended
 
 
-@pytest.mark.parametrize("end", [Served.stop, Served.close])
+@pytest.mark.parametrize("end", [ServerEngine.stop, ServerEngine.close])
 def test_a_server_that_waits_for_money_is_waited_for_no_longer_than_the_night(
-    tmp_path: Path, end: Callable[[Served], None]
+    tmp_path: Path, end: Callable[[ServerEngine], None]
 ) -> None:
     engine, ended = waiting_for_money(tmp_path, None)
-    for each in (end, Served.close):
+    for each in (end, ServerEngine.close):
         ending = threading.Thread(target=each, args=(engine,), daemon=True)
         ending.start()
         ending.join(5)
         assert not ending.is_alive()
         assert ended.result(5) == {FailureKind.CANCELLED}
-    assert engine.lives() == []
+    assert engine.worker_lifetimes() == []
 
 
 def test_the_deadline_ends_the_waiting_for_money(tmp_path: Path) -> None:
     engine, ended = waiting_for_money(tmp_path, datetime.now(UTC) + timedelta(seconds=0.2))
     assert ended.result(5) == {FailureKind.DEADLINE}
     engine.close()
-    assert engine.lives() == []
+    assert engine.worker_lifetimes() == []
 
 
 PARENT = """
@@ -224,10 +225,10 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from test_served import Kept, RunEscrow, ask, endpoint, served, shard
-engine = served(endpoint(Path(sys.argv[3])), Kept(), RunEscrow(None))
+from test_served import Kept, RunBudget, ask, endpoint, served, shard
+engine = served(endpoint(Path(sys.argv[3])), Kept(), RunBudget(None))
 ask(engine, shard())
-print(engine.lives()[0].pid, flush=True)
+print(engine.worker_lifetimes()[0].pid, flush=True)
 sys.stdin.read()
 """
 

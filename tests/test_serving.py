@@ -19,17 +19,17 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from engines.emulator import Emulator, ability_for
-from flows.approving import WAIT_SECONDS, patience
-from flows.cli import app
-from flows.errors import UserError
-from flows.events import AT_THE_END, DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT
-from flows.exits import Verdict
-from flows.running import Call
-from flows.serving import Schedule, checked, checked_job, in_zone, server_there
-from flows.started_by import dated
 from tests.nights import PROGRAM, answer, ask, environment, thirdshift, write_job, write_sums
 from tests.servers import billed_usd, cheap, dear, emulated
+from thirdshift.engines.emulator import Emulator, ability_for
+from thirdshift.flows.cli.app import app
+from thirdshift.flows.cli.serve import Schedule, checked, checked_job, in_zone, server_there
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.orchestration.approval_form import WAIT_SECONDS, patience
+from thirdshift.flows.orchestration.events import AT_THE_END, DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT
+from thirdshift.flows.orchestration.invocation import dated
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.verdicts import Verdict
 
 ROOT = Path(__file__).parents[1]
 OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
@@ -241,13 +241,13 @@ def test_each_command_in_operating_md_runs(
 def test_a_run_waits_for_its_turn_where_another_runs_concurrency_is_stated(prefect_api: None) -> None:
     from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
-    from flows.turns import Turns, limit_name
+    from thirdshift.flows.orchestration.concurrency import EndpointSlots, limit_name
 
     with api() as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit_name("busy"), limit=1))
     said: list[str] = []
-    with Turns(["busy"]).of("busy"):
-        other = Turns(["busy"], datetime.now(UTC) + timedelta(seconds=2), said.append)
+    with EndpointSlots(["busy"]).of("busy"):
+        other = EndpointSlots(["busy"], datetime.now(UTC) + timedelta(seconds=2), said.append)
         with other.of("free"), other.of("busy"), other.of("busy"):
             assert "waiting for another run" in said[0], "until its deadline; then the engine sends nothing"
 
@@ -272,7 +272,7 @@ def test_the_deployments_of_prefect_yaml_are_deployed_to_a_work_pool(
     assert done.returncode == 0, done.stdout + done.stderr
     with api() as client:
         nightly = client.read_deployment_by_name("night/nightly")
-    assert (nightly.entrypoint, nightly.work_pool_name) == ("flows.night.night", "nights")
+    assert (nightly.entrypoint, nightly.work_pool_name) == ("thirdshift.flows.night.night", "nights")
     assert set(nightly.parameters) <= set(nightly.parameter_openapi_schema["properties"])
 
 
@@ -296,7 +296,7 @@ def test_what_cannot_be_served_is_said_before(
 
     def check() -> None:
         checked(schedule)
-        checked_job(Call(job, in_zone(params, schedule.timezone)), scheduled=True)
+        checked_job(RunOptions(job, in_zone(params, schedule.timezone)), scheduled=True)
 
     with pytest.raises(UserError, match=says):
         check()
@@ -337,11 +337,11 @@ def test_an_answer_is_waited_for_until_the_deadline_and_a_day_at_most() -> None:
 def test_a_flows_parameters_are_a_calls_fields() -> None:
     from inspect import signature
 
-    from flows.night import night
+    from thirdshift.flows.night import night
 
-    call = Call(Path("job.yaml"), {"n": "1"}, cap=Decimal("0.3"))
+    call = RunOptions(Path("job.yaml"), {"n": "1"}, cap=Decimal("0.3"))
     assert set(signature(night.fn).parameters) == set(call.as_parameters())
-    assert Call.from_parameters({**call.as_parameters(), "cap": 0.3, "params": {"n": 1}}) == call
+    assert RunOptions.from_parameters({**call.as_parameters(), "cap": 0.3, "params": {"n": 1}}) == call
 
 
 def test_the_automation_in_operating_md_is_one_and_its_events_are_told() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.settle import unanswered_score_nothing
-from warehouse.store import Warehouse
+from thirdshift.flows.quality.finishing import unanswered_score_nothing
+from thirdshift.warehouse.store.store import Warehouse
 
 
 def test_a_request_that_was_never_sent_scores_0_where_it_could_have_been_scored(tmp_path: Path) -> None:

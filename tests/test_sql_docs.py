@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from warehouse.ask import ask
+from thirdshift.warehouse.store.ask import ask
 
 TEXT = (Path(__file__).parents[1] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUESTIONS: dict[str, str] = dict(re.findall(r"^## (.+?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))

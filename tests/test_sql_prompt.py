@@ -13,10 +13,10 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from flows.errors import UserError
-from flows.shelf import home
-from flows.sql_prompt import _names, finished, from_stream, prompted, statements
-from warehouse.store import Warehouse
+from thirdshift.flows.cli.sql_prompt import _names, finished, from_stream, prompted, statements
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.models.registry import home
+from thirdshift.warehouse.store.store import Warehouse
 
 
 @pytest.fixture

@@ -12,19 +12,19 @@ NIGHT = """
 import os, signal, sys, threading, time
 from decimal import Decimal
 from pathlib import Path
-from engines.escrow import RunEscrow
-from flows.crew import Crew
-from flows.stopping import stoppable
-from router.values import Desk
-from warehouse.journal import FileJournal
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.flows.dispatch.dispatcher import Dispatcher
+from thirdshift.flows.orchestration.shutdown import stoppable
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.warehouse.journal.journal import FileJournal
 
 folder, name, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-escrow = RunEscrow(None)
+budget = RunBudget(None)
 with FileJournal(folder) as journal:
-    crew = Crew("tonight", folder, {}, Desk(journal, escrow), journal)
-    escrow.reserve(Decimal(1))
-    threading.Timer(seconds, escrow.settle, (Decimal(1), Decimal(1))).start()
-    with stoppable("tonight", crew):
+    dispatcher = Dispatcher("tonight", folder, {}, EngineContext(journal, budget), journal)
+    budget.reserve(Decimal(1))
+    threading.Timer(seconds, budget.settle, (Decimal(1), Decimal(1))).start()
+    with stoppable("tonight", dispatcher):
         try:
             os.kill(os.getpid(), getattr(signal, name))
             time.sleep(60)

@@ -14,11 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
-from warehouse.errors import StoreError
-from warehouse.intake import InputSpec, freeze
-from warehouse.journal import FileJournal
-from warehouse.store import Warehouse, run_folder
+from thirdshift.router.values import (
+    Answer,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Purpose,
+    Usage,
+)
+from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.intake.intake import InputSpec, freeze
+from thirdshift.warehouse.journal.journal import FileJournal
+from thirdshift.warehouse.store.store import Warehouse, run_folder
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 RUN = "night"
@@ -111,10 +121,10 @@ def test_a_part_ingested_twice_changes_nothing(path: Path) -> None:
 
 def test_entries_sealed_twice_under_two_names_are_in_the_ledger_once(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
-    twin = part.with_name("other.parquet")
-    twin.write_bytes(part.read_bytes())
+    realtime_counterpart = part.with_name("other.parquet")
+    realtime_counterpart.write_bytes(part.read_bytes())
     with Warehouse.open(path) as w:
-        assert (w.ingest(part), w.ingest(twin)) == (1, 0)
+        assert (w.ingest(part), w.ingest(realtime_counterpart)) == (1, 0)
         assert w.query("from responses").num_rows == 1
 
 

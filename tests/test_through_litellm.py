@@ -14,15 +14,21 @@ from typing import Any
 
 import pytest
 
-from engines.emulator import EmulatedModel, Emulator
-from engines.escrow import RunEscrow
-from engines.loop import start
-from engines.outcomes import NEXT_STEP
-from engines.through_litellm import EXCEPTIONS, LitellmTransport, ThroughLitellm, load_litellm, translated
-from router.prices import cost_usd
-from router.values import (
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.event_loop import start
+from thirdshift.engines.core.failures import NEXT_STEP
+from thirdshift.engines.emulator import EmulatedModel, Emulator
+from thirdshift.engines.realtime.litellm import (
+    EXCEPTIONS,
+    LitellmEngine,
+    LitellmTransport,
+    load_litellm,
+    translated,
+)
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.pricing.prices import cost_usd
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -34,7 +40,6 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
 )
 
 FINE: dict[str, Any] = {
@@ -105,7 +110,9 @@ class Notes:
 
 def ask(endpoint: Endpoint, count: int = 1, **options: Any) -> tuple[list[Answer | Failure], Notes]:
     notes = Notes()
-    engine = ThroughLitellm(endpoint, Desk(notes, RunEscrow(None)), backoff_first_seconds=0.01, **options)
+    engine = LitellmEngine(
+        endpoint, EngineContext(notes, RunBudget(None)), backoff_first_seconds=0.01, **options
+    )
     work = [Request(i, f"r{i}", "h", "t", ({"role": "user", "content": "hello"},)) for i in range(count)]
     ticket = engine.submit(Shard("run", "s", endpoint.name, Purpose.MAIN, work), "key")
     said = list(engine.collect(ticket))
@@ -184,7 +191,9 @@ def test_every_exception_of_litellms_is_in_the_table() -> None:
     names = [name for name, *_ in EXCEPTIONS]
     for name, kind in getmembers(litellm.exceptions, isclass):
         if issubclass(kind, Exception):
-            assert name in names, f"litellm raises {name}; engines.through_litellm.EXCEPTIONS lacks it"
+            assert name in names, (
+                f"litellm raises {name}; thirdshift.engines.realtime.litellm.EXCEPTIONS lacks it"
+            )
     assert len(names) == len(set(names))
     assert {kind for _, kind, _ in EXCEPTIONS} <= set(NEXT_STEP)
 

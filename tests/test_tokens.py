@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from engines.tokenizers import tiktoken_counter, tokenizer_for
-from router.prefixes import cached_tokens, find
-from router.textstats import COUNTERS, FEATURES, features
-from router.tokens import Ratio, Template, count_exactly, estimate, learn_ratio, texts_of
+from thirdshift.engines.tokenizers import tiktoken_counter, tokenizer_for
+from thirdshift.router.tokens.estimate import Ratio, Template, count_exactly, estimate, learn_ratio, texts_of
+from thirdshift.router.tokens.prefixes import cached_tokens, find
+from thirdshift.router.tokens.text_stats import COUNTERS, FEATURES, features
 
 BARE = Template(0, 0)
 

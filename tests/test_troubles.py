@@ -6,12 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
-from engines.emulator import Trouble
-from engines.escrow import RunEscrow
-from engines.realtime import Realtime
-from router.values import Answer, Desk, Failure, FailureKind, LedgerStatus, Mode, Purpose, Request, Shard
 from tests.servers import billed_usd, cheap, emulated, endpoint
 from tests.test_batch import Notes
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.emulator import Trouble
+from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus, Mode, Purpose, Request
 
 SCHEMA = {"type": "object", "properties": {"label": {"enum": ["bug", "wish"]}}, "required": ["label"]}
 WORK = [
@@ -24,10 +25,12 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
     model = cheap(
         troubles=dict.fromkeys(Trouble, 0.05), hang_seconds=3.0, slow_seconds=0.05, retry_after_seconds=0.05
     )
-    notes, escrow = Notes(), RunEscrow(Decimal(100))
+    notes, budget = Notes(), RunBudget(Decimal(100))
     with emulated([model]) as emulator:
         near = endpoint(emulator, "cheap")
-        engine = Realtime(near, Desk(notes, escrow), seed=1, timeout_seconds=1.0, backoff_first_seconds=0.01)
+        engine = RealtimeEngine(
+            near, EngineContext(notes, budget), seed=1, timeout_seconds=1.0, backoff_first_seconds=0.01
+        )
         said = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK), "k")))
         engine.close()
         met = emulator.totals()["cheap"]["troubles"]
@@ -40,14 +43,14 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
     assert sum(isinstance(each, Answer) for each in said) == 400 - kinds.total()
     settled = [o.cost_usd for o in notes.outcomes.values() if o.status is LedgerStatus.SETTLED]
     assert sum(settled) <= billed <= notes.cost
-    assert escrow.reserved_usd == 0
+    assert budget.reserved_usd == 0
 
 
 def test_flex_is_asked_for_on_the_wire_and_booked_at_the_price_that_is_billed() -> None:
     notes = Notes()
     with emulated([cheap()]) as emulator:
         leisure = endpoint(emulator, "cheap", Mode.FLEX)
-        engine = Realtime(leisure, Desk(notes, RunEscrow(None)))
+        engine = RealtimeEngine(leisure, EngineContext(notes, RunBudget(None)))
         said = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK[:20]), "k")))
         engine.close()
         assert {entry["mode"] for entry in emulator.books()} == {"flex"}

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
-from flows import turns
-from flows.turns import Turns
+from thirdshift.flows.orchestration import concurrency
+from thirdshift.flows.orchestration.concurrency import EndpointSlots
 
 
 class Away:
@@ -31,7 +31,7 @@ class Away:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(concurrency, "AGAIN_SECONDS", 0.01)
 
 
 def test_a_turn_is_asked_for_again_until_prefect_answers_and_that_is_said_once(
@@ -39,7 +39,7 @@ def test_a_turn_is_asked_for_again_until_prefect_answers_and_that_is_said_once(
 ) -> None:
     away, said = Away(3), list[str]()
     monkeypatch.setattr("prefect.concurrency.sync.concurrency", away.concurrency)
-    ours = Turns(["busy"], None, said.append)
+    ours = EndpointSlots(["busy"], None, said.append)
     for asked in (4, 5):
         with ours.of("busy"), ours.of("busy"):
             assert (away.asked, away.released) == (asked, asked - 4)
@@ -50,9 +50,9 @@ def test_a_turn_is_asked_for_again_until_prefect_answers_and_that_is_said_once(
 def test_it_is_asked_for_until_the_deadline_or_until_the_run_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     away = Away(10**9)
     monkeypatch.setattr("prefect.concurrency.sync.concurrency", away.concurrency)
-    late = Turns(["busy"], datetime.now(UTC) + timedelta(seconds=0.1), lambda _: None)
+    late = EndpointSlots(["busy"], datetime.now(UTC) + timedelta(seconds=0.1), lambda _: None)
     with late.of("busy"):
         assert away.asked > 1
-    stopped = Turns(["busy"], None, lambda _: stopped.stop())
+    stopped = EndpointSlots(["busy"], None, lambda _: stopped.stop())
     with stopped.of("busy"):
         pass

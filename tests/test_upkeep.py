@@ -11,12 +11,12 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from engines.emulator import Emulator
-from flows.run_folder import locked
 from tests.nights import answer, ask, thirdshift, write_job, write_sums
 from tests.servers import cheap, emulated
-from warehouse.migrate import build
-from warehouse.schema import VERSION
+from thirdshift.engines.emulator import Emulator
+from thirdshift.flows.runs.folder import locked
+from thirdshift.warehouse.store.migrate import build
+from thirdshift.warehouse.store.schema import VERSION
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
-from engines.escrow import RunEscrow
-from engines.vllm_meter import Meter
-from engines.vllm_order import BLOCK, arrange
-from engines.vllm_pool import VllmPool, check
-from engines.vllm_process import place
-from engines.vllm_rates import Speedometer
-from flows.paces import known_paces
-from router.values import (
-    Desk,
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
+from thirdshift.engines.metered.meter import Meter
+from thirdshift.engines.metered.ordering import BLOCK, arrange
+from thirdshift.engines.metered.throughput import Speedometer
+from thirdshift.engines.vllm.engine import VllmEngine, check
+from thirdshift.engines.vllm.process import place
+from thirdshift.flows.planning.throughput import known_paces
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import (
     Endpoint,
     Failure,
     FailureKind,
@@ -37,11 +37,10 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
     WorkerSpec,
 )
-from warehouse import rates
-from warehouse.store import Warehouse
+from thirdshift.warehouse.store import rates
+from thirdshift.warehouse.store.store import Warehouse
 
 HERE = Path(__file__).resolve().parent
 MODEL = str(HERE / "tiny_model")
@@ -122,8 +121,8 @@ class Clock:
         return self.now
 
 
-def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Meter, Kept, RunEscrow, Clock]:
-    journal, escrow, clock = Kept(), RunEscrow(cap), Clock()
+def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Meter, Kept, RunBudget, Clock]:
+    journal, budget, clock = Kept(), RunBudget(cap), Clock()
 
     def overhead(amount: Decimal) -> Intent:
         return Intent(
@@ -131,7 +130,12 @@ def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Me
             1, amount, datetime.now(UTC),
         )  # fmt: skip
 
-    return Meter(usd_per_hour, Desk(journal, escrow), overhead, clock=clock, **more), journal, escrow, clock
+    return (
+        Meter(usd_per_hour, EngineContext(journal, budget), overhead, clock=clock, **more),
+        journal,
+        budget,
+        clock,
+    )
 
 
 @given(
@@ -142,7 +146,7 @@ def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Me
 def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
     usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]]
 ) -> None:
-    meter, journal, escrow, clock = metered(usd_per_hour, cap)
+    meter, journal, budget, clock = metered(usd_per_hour, cap)
     began, answers, alive = clock.now, Decimal(0), meter.keep_up()
     for seconds, weights in stretches:
         if not alive:
@@ -153,12 +157,12 @@ def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
         else:
             meter.idle()
         assert cap is None or journal.worst_usd() + answers <= cap
-        assert cap is None or escrow.spent_usd + escrow.reserved_usd <= cap
+        assert cap is None or budget.spent_usd + budget.reserved_usd <= cap
         alive = meter.keep_up() or meter.seconds_left > 2.5
     meter.stop()
     paid = answers + journal.settled_usd()
-    assert paid == meter.cost_usd == escrow.spent_usd
-    assert escrow.reserved_usd == 0
+    assert paid == meter.cost_usd == budget.spent_usd
+    assert budget.reserved_usd == 0
     assert abs(paid - usd_per_hour / 3600 * Decimal(clock.now - began)) <= Decimal("1e-9") * (
         len(stretches) + 2
     )
@@ -224,9 +228,9 @@ def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: 
         found = known_paces([house], w)["house"]
         assert "a guess" in known_paces([replace(house, model="another")], w)["house"].source
     # 5,000 tokens read in 3 + 1 seconds
-    assert found.pace.prefill_tokens_per_second == pytest.approx(1250)
-    assert found.pace.decode_tokens_per_second == pytest.approx(125)
-    assert found.pace.startup_seconds == 9
+    assert found.throughput.prefill_tokens_per_second == pytest.approx(1250)
+    assert found.throughput.decode_tokens_per_second == pytest.approx(125)
+    assert found.throughput.startup_seconds == 9
     assert found.source == f"measured on {here} with vLLM 0.32.0, the last 2 nights"
 
 
@@ -305,7 +309,7 @@ def test_a_worker_that_can_start_has_no_problem() -> None:
     assert check(endpoint(), NOTHING_HERE) == []
 
 
-def answers(pool: VllmPool, count: int = 3) -> list[FailureKind]:
+def answers(pool: VllmEngine, count: int = 3) -> list[FailureKind]:
     ticket = pool.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")
     said = list(pool.collect(ticket))
     assert all(isinstance(one, Failure) for one in said)
@@ -314,8 +318,10 @@ def answers(pool: VllmPool, count: int = 3) -> list[FailureKind]:
 
 
 def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
-    journal, escrow = Kept(), RunEscrow(Decimal(1))
-    pool = VllmPool(endpoint(python=sys.executable, usd_per_hour=Decimal(36)), Desk(journal, escrow))
+    journal, budget = Kept(), RunBudget(Decimal(1))
+    pool = VllmEngine(
+        endpoint(python=sys.executable, usd_per_hour=Decimal(36)), EngineContext(journal, budget)
+    )
     try:
         assert answers(pool) == [FailureKind.WORKER_DIED] * 3
         said = next(one.reply for one in journal.outcomes if isinstance(one.reply, Failure))
@@ -323,21 +329,21 @@ def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
         assert "doctor" in said.message
     finally:
         pool.close()
-    (life,) = pool.lives()
-    assert journal.settled_usd() == life.cost_usd == escrow.spent_usd > 0
-    assert escrow.reserved_usd == 0
+    (life,) = pool.worker_lifetimes()
+    assert journal.settled_usd() == life.cost_usd == budget.spent_usd > 0
+    assert budget.reserved_usd == 0
 
 
 def test_without_money_nothing_starts() -> None:
-    pool = VllmPool(endpoint(usd_per_hour=Decimal(3600)), Desk(Kept(), RunEscrow(Decimal("0.5"))))
+    pool = VllmEngine(endpoint(usd_per_hour=Decimal(3600)), EngineContext(Kept(), RunBudget(Decimal("0.5"))))
     assert answers(pool) == [FailureKind.BUDGET] * 3
     pool.close()
-    assert pool.lives() == []
+    assert pool.worker_lifetimes() == []
 
 
 def test_after_the_deadline_nothing_starts() -> None:
     late = datetime.now(UTC) - timedelta(seconds=1)
-    pool = VllmPool(endpoint(), Desk(Kept(), RunEscrow(None), late))
+    pool = VllmEngine(endpoint(), EngineContext(Kept(), RunBudget(None), late))
     assert answers(pool) == [FailureKind.DEADLINE] * 3
-    assert pool.lives() == []
+    assert pool.worker_lifetimes() == []
     pool.close()

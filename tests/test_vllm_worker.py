@@ -17,12 +17,12 @@ from typing import Any
 import psutil
 import pytest
 
-from engines.escrow import RunEscrow
-from engines.vllm_pool import VllmPool
-from flows.demo_items import items
-from router.values import (
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.flows.cli.demo_items import items
+from thirdshift.router.interfaces import EngineContext, Shard, Ticket
+from thirdshift.router.values import (
     Answer,
-    Desk,
     Endpoint,
     Failure,
     FailureKind,
@@ -33,8 +33,6 @@ from router.values import (
     PriceSchedule,
     Purpose,
     Request,
-    Shard,
-    Ticket,
     WorkerSpec,
 )
 
@@ -84,29 +82,29 @@ def journal() -> Kept:
 
 
 @pytest.fixture(scope="module")
-def escrow() -> RunEscrow:
-    return RunEscrow(Decimal(10))
+def budget() -> RunBudget:
+    return RunBudget(Decimal(10))
 
 
 @pytest.fixture(scope="module")
-def pool(journal: Kept, escrow: RunEscrow) -> Iterator[VllmPool]:
-    made = VllmPool(house(), Desk(journal, escrow))
+def pool(journal: Kept, budget: RunBudget) -> Iterator[VllmEngine]:
+    made = VllmEngine(house(), EngineContext(journal, budget))
     yield made
     made.close()
 
 
-def submit(pool: VllmPool, requests: list[Request]) -> Ticket:
+def submit(pool: VllmEngine, requests: list[Request]) -> Ticket:
     name = f"{next(NUMBERS):05d}"
     return pool.submit(Shard("run", name, "house", Purpose.MAIN, requests), name)
 
 
-def ask(pool: VllmPool, requests: list[Request]) -> dict[int, Answer | Failure]:
+def ask(pool: VllmEngine, requests: list[Request]) -> dict[int, Answer | Failure]:
     said = list(pool.collect(submit(pool, requests)))
     assert sorted(one.row for one in said) == sorted(one.row for one in requests)
     return {one.row: one for one in said}
 
 
-def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmPool) -> None:
+def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmEngine) -> None:
     asked = list(items(400, seed=9))
     said = ask(pool, [request(n, one.prompt) for n, one in enumerate(asked)])
     right = {"easy": [], "hard": []}
@@ -122,7 +120,7 @@ def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmPool
     assert 0.4 < overall < 0.9
 
 
-def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmPool, journal: Kept) -> None:
+def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmEngine, journal: Kept) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"enum": ["x", "y"]}},
@@ -158,14 +156,14 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmPool
     assert "xxxx" not in repr(journal.outcomes)
 
 
-def test_a_shared_prefix_is_read_once(pool: VllmPool, journal: Kept) -> None:
+def test_a_shared_prefix_is_read_once(pool: VllmEngine, journal: Kept) -> None:
     ticket = submit(pool, [request(n, "z" * 600 + f" reverse a{n:03d}", 4) for n in range(40)])
     assert len(list(pool.collect(ticket))) == 40
     cached = [one.usage.cached_tokens for one in journal.of(ticket.shard_id)]
     assert sum(tokens >= 512 for tokens in cached) >= 39
 
 
-def test_one_key_is_one_ticket(pool: VllmPool, journal: Kept) -> None:
+def test_one_key_is_one_ticket(pool: VllmEngine, journal: Kept) -> None:
     one = Shard("run", "twice", "house", Purpose.MAIN, [request(0, "sort cab")])
     first, second = pool.submit(one, "twice"), pool.submit(one, "twice")
     assert first == second
@@ -174,16 +172,16 @@ def test_one_key_is_one_ticket(pool: VllmPool, journal: Kept) -> None:
 
 
 def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
-    pool: VllmPool, journal: Kept
+    pool: VllmEngine, journal: Kept
 ) -> None:
     ticket = submit(pool, [request(n, f"add {n} {n}", 40, sampling={"min_tokens": 38}) for n in range(900)])
-    rows, victim = [], pool.lives()[-1].pid
+    rows, victim = [], pool.worker_lifetimes()[-1].pid
     for said in pool.collect(ticket):
         rows.append(said.row)
         if len(rows) == 100:
             os.kill(victim, signal.SIGKILL)
     assert sorted(rows) == list(range(900))
-    assert pool.lives()[-1].pid != victim
+    assert pool.worker_lifetimes()[-1].pid != victim
     outcomes = journal.of(ticket.shard_id)
     settled = [journal.intents[one.entry_id].row for one in outcomes if one.status is LedgerStatus.SETTLED]
     assert sorted(settled) == list(range(900))
@@ -193,19 +191,19 @@ def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
 
 
 def test_what_it_costs_is_the_seconds_up_times_the_price(
-    pool: VllmPool, journal: Kept, escrow: RunEscrow
+    pool: VllmEngine, journal: Kept, budget: RunBudget
 ) -> None:
     ask(pool, [request(0, "sort cab")])
     time.sleep(1.0)  # idle time is paid too
     pool.close()
-    lives = pool.lives()
-    seconds = sum((life.stopped_at - life.started_at).total_seconds() for life in lives)
+    worker_lifetimes = pool.worker_lifetimes()
+    seconds = sum((life.stopped_at - life.started_at).total_seconds() for life in worker_lifetimes)
     ledger = sum(one.cost_usd for one in journal.outcomes)
-    assert abs(ledger / USD_PER_HOUR * 3600 - Decimal(seconds)) <= len(lives)
-    assert ledger == escrow.spent_usd == sum(life.cost_usd for life in lives)
-    assert escrow.reserved_usd == 0
+    assert abs(ledger / USD_PER_HOUR * 3600 - Decimal(seconds)) <= len(worker_lifetimes)
+    assert ledger == budget.spent_usd == sum(life.cost_usd for life in worker_lifetimes)
+    assert budget.reserved_usd == 0
     assert len(journal.outcomes) == len(journal.intents)
-    assert not any(psutil.pid_exists(life.pid) for life in lives)
+    assert not any(psutil.pid_exists(life.pid) for life in worker_lifetimes)
     rates = pool.rates()
     assert rates.decode_tokens_per_second > 0
     assert rates.vllm_version
@@ -215,13 +213,13 @@ PARENT = """
 import sys
 from decimal import Decimal
 sys.path[:0] = sys.argv[1:3]
-from test_vllm_worker import Kept, RunEscrow, Desk, VllmPool, house, request, submit
-pool = VllmPool(house(), Desk(Kept(), RunEscrow(None)))
+from test_vllm_worker import Kept, RunBudget, EngineContext, VllmEngine, house, request, submit
+pool = VllmEngine(house(), EngineContext(Kept(), RunBudget(None)))
 ticket = submit(pool, [request(n, f"add {n} {n}", 2000, sampling={"ignore_eos": True}) for n in range(600)])
 import time
-while not pool.lives():
+while not pool.worker_lifetimes():
     time.sleep(0.1)
-print(pool.lives()[0].pid, flush=True)
+print(pool.worker_lifetimes()[0].pid, flush=True)
 list(pool.collect(ticket))
 """
 

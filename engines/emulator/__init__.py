@@ -10,16 +10,10 @@ provider. Every response carries `x-thirdshift-emulated: 1`, every model it repo
 It runs in a process of its own, which ends when the one that started it does, however that ended.
 """
 
-from engines.emulator.known import KnownRow, last_user_text, write_known
-from engines.emulator.models import (
-    BatchHabits,
-    EmulatedModel,
-    OutputTokens,
-    Trouble,
-    ability_for,
-)
-from engines.emulator.process import Emulator, EmulatorError
-from engines.emulator.standing_in import recorded_for, recorded_models, stand_in, stood_in
+from thirdshift.engines.emulator.answer_key import KnownRow, last_user_text, write_known
+from thirdshift.engines.emulator.models import BatchHabits, EmulatedModel, OutputTokens, Trouble, ability_for
+from thirdshift.engines.emulator.process import Emulator, EmulatorError
+from thirdshift.engines.emulator.stand_ins import recorded_for, recorded_models, stand_in, stood_in
 
 __all__ = [
     "BatchHabits",

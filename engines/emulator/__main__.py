@@ -12,11 +12,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from engines.emulator.answers import Mind
-from engines.emulator.known import Known
-from engines.emulator.process import Settings
-from engines.emulator.provider import Provider
-from engines.emulator.server import application
+from thirdshift.engines.emulator.answer_key import AnswerKey
+from thirdshift.engines.emulator.answers import Oracle
+from thirdshift.engines.emulator.process import EmulatorSettings
+from thirdshift.engines.emulator.provider import Provider
+from thirdshift.engines.emulator.server import application
 
 
 def _end_with_parent(folder: Path) -> None:
@@ -26,17 +26,17 @@ def _end_with_parent(folder: Path) -> None:
     os._exit(0)
 
 
-def _provider(settings: Settings) -> Provider:
+def _provider(settings: EmulatorSettings) -> Provider:
     recorded = None
     if settings.outcomes is not None:
-        from engines.emulator.recorded import Recorded
+        from thirdshift.engines.emulator.recorded_outcomes import Recorded
 
         names = [model.recorded_as or model.name for model in settings.models]
         recorded = Recorded(settings.outcomes, names)
-    return Provider(settings.models, Mind(settings.seed, Known(settings.known), recorded))
+    return Provider(settings.models, Oracle(settings.seed, AnswerKey(settings.known), recorded))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: EmulatorSettings) -> None:
     app = application(_provider(settings), settings.batches, settings.folder)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-from engines.emulator.inventing import instance, wrong
-from engines.emulator.judging import invented, verdict_on
-from engines.emulator.known import Fact, Known
-from engines.emulator.models import EmulatedModel
-from engines.emulator.recorded import Record, Recorded
-from router.judge import Question, question_in
-from router.values import Usage
+from thirdshift.engines.emulator.answer_key import AnswerKey, KnownAnswer
+from thirdshift.engines.emulator.generation import instance, wrong
+from thirdshift.engines.emulator.judging import invented, verdict_on
+from thirdshift.engines.emulator.models import EmulatedModel
+from thirdshift.engines.emulator.recorded_outcomes import Recorded, RecordedOutcome
+from thirdshift.router.certification.judge import Question, question_in
+from thirdshift.router.values import Usage
 
 NORMAL = NormalDist()
 BYTES_PER_TOKEN = 4
-"""Of English, per token: no tokenizer is loaded, so that a server is up within a second."""
+"""Characters of English per token: no tokenizer is loaded, so that a server is up within a second."""
 MESSAGE_TOKENS = 4
 """Per message for its role and marks, and once for the reply's."""
 CACHED_FROM, CACHED_STEP = 1024, 128
@@ -30,7 +30,7 @@ CACHED_FROM, CACHED_STEP = 1024, 128
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class WireRequest:
     """A request as it came over any wire."""
 
     model: str
@@ -40,7 +40,7 @@ class Asked:
     """The last user message's text."""
     input_tokens: int
     prefix_tokens: int
-    """Of the messages before the last one."""
+    """Tokens of the messages before the last one."""
     prefix_key: int
     max_tokens: int | None
     schema: Mapping[str, Any] | None = None
@@ -52,7 +52,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class EmulatedAnswer:
     text: str = field(repr=False)
     usage: Usage
     finish_reason: str
@@ -82,15 +82,15 @@ def tokens_of(text: str) -> int:
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
-class Mind:
+class Oracle:
     """What the provider knows: right answers, how models of the past did, the seed of everything else."""
 
-    def __init__(self, seed: int, known: Known, recorded: Recorded | None) -> None:
+    def __init__(self, seed: int, known: AnswerKey, recorded: Recorded | None) -> None:
         self._seed = seed
         self._known = known
         self._recorded = recorded
 
-    def answer(self, model: EmulatedModel, asked: Asked) -> Said:
+    def answer(self, model: EmulatedModel, asked: WireRequest) -> EmulatedAnswer:
         if (question := question_in(asked.prompt)) is not None:
             return self._judge(model, asked, question)
         fact = self._known.find(asked.messages_key, asked.prompt_key)
@@ -105,7 +105,7 @@ class Mind:
         visible, reasoning = _lengths(model, text, draws.length, difficulty)
         return _cut(text, visible, reasoning, asked, is_right=is_right)
 
-    def _judge(self, model: EmulatedModel, asked: Asked, question: Question) -> Said:
+    def _judge(self, model: EmulatedModel, asked: WireRequest, question: Question) -> EmulatedAnswer:
         draws = Draws.of(self._seed, model.name, asked.messages_key)
         text, is_right = verdict_on(question, model, self._known, draws.right)
         return _cut(text, *_lengths(model, text, draws.length, 0.0), asked, is_right=is_right)
@@ -113,7 +113,9 @@ class Mind:
     def draw(self, *what: object) -> float:
         return Draws.of(self._seed, *what).trouble
 
-    def _record(self, model: EmulatedModel, asked: Asked, fact: Fact | None) -> Record | None:
+    def _record(
+        self, model: EmulatedModel, asked: WireRequest, fact: KnownAnswer | None
+    ) -> RecordedOutcome | None:
         if self._recorded is None:
             return None
         request_id = fact.request_id if fact else None
@@ -121,13 +123,13 @@ class Mind:
             model.recorded_as or model.name, request_id or asked.request_id, asked.prompt_key
         )
 
-    def _difficulty(self, asked: Asked, fact: Fact | None) -> float:
+    def _difficulty(self, asked: WireRequest, fact: KnownAnswer | None) -> float:
         if fact is not None and fact.difficulty is not None:
             return fact.difficulty
         drawn = min(max(Draws.of(self._seed, asked.messages_key).difficulty, 1e-9), 1 - 1e-9)
         return math.log(drawn / (1.0 - drawn))
 
-    def _text(self, asked: Asked, fact: Fact | None, draws: Draws, *, is_right: bool) -> str:
+    def _text(self, asked: WireRequest, fact: KnownAnswer | None, draws: Draws, *, is_right: bool) -> str:
         """The answer. Where nobody told the right one it is invented, the same for every model."""
         reference = fact.reference if fact else None
         right = _right(asked, reference)
@@ -144,7 +146,7 @@ def logistic(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x)) if x > -700 else 0.0
 
 
-def _right(asked: Asked, reference: str | None) -> str:
+def _right(asked: WireRequest, reference: str | None) -> str:
     if asked.schema is None:
         return invented(asked.messages_key) if reference is None else reference
     if reference is not None and reference.lstrip()[:1] in ("{", "["):
@@ -166,21 +168,23 @@ def _lengths(model: EmulatedModel, text: str, drawn: float, difficulty: float) -
     return max(tokens_of(text), round(total) - reasoning, 1), reasoning
 
 
-def _cut(text: str, visible: int, reasoning: int, asked: Asked, *, is_right: bool) -> Said:
+def _cut(text: str, visible: int, reasoning: int, asked: WireRequest, *, is_right: bool) -> EmulatedAnswer:
     """The answer within max_tokens: reasoning comes first, the text is cut where the tokens end."""
     ceiling = asked.max_tokens
     if ceiling is None or visible + reasoning <= ceiling:
-        return Said(text, Usage(asked.input_tokens, visible + reasoning, 0, reasoning), "stop", is_right)
+        return EmulatedAnswer(
+            text, Usage(asked.input_tokens, visible + reasoning, 0, reasoning), "stop", is_right
+        )
     reasoning = min(reasoning, ceiling)
     left = text[: len(text) * (ceiling - reasoning) // visible]
     # what is left may still be the whole answer: cut is what was to follow it
     whole = is_right and left == text
-    return Said(left, Usage(asked.input_tokens, ceiling, 0, reasoning), "length", whole)
+    return EmulatedAnswer(left, Usage(asked.input_tokens, ceiling, 0, reasoning), "length", whole)
 
 
-def _as_recorded(text: str, record: Record, asked: Asked, *, is_right: bool) -> Said:
+def _as_recorded(text: str, record: RecordedOutcome, asked: WireRequest, *, is_right: bool) -> EmulatedAnswer:
     """With the recorded tokens. A record above max_tokens is billed at max_tokens, and its answer stands:
     how the model did is what is replayed.
     """
     output = record.output_tokens if asked.max_tokens is None else min(record.output_tokens, asked.max_tokens)
-    return Said(text, Usage(record.input_tokens, output), "stop", is_right)
+    return EmulatedAnswer(text, Usage(record.input_tokens, output), "stop", is_right)

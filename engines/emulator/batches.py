@@ -16,13 +16,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from engines.emulator.answers import Asked
-from engines.emulator.models import BatchHabits, Trouble
-from engines.emulator.openai_wire import BadBody
-from engines.emulator.provider import Provider, Refusal, Spoken, refused
-from engines.emulator.replies import addressed
-from engines.quickjson import dumps, loads
-from router.values import Mode
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.emulator.answers import WireRequest
+from thirdshift.engines.emulator.models import BatchHabits, Trouble
+from thirdshift.engines.emulator.openai_wire import BadBody
+from thirdshift.engines.emulator.provider import BilledAnswer, ErrorResponse, Provider, refused
+from thirdshift.engines.emulator.responses import addressed
+from thirdshift.router.values import Mode
 
 BREATH = 100
 """Lines worked through before other requests get their turn."""
@@ -32,7 +32,7 @@ IN_ANSWERS = frozenset({Trouble.CUT_EMPTY, Trouble.INVALID_JSON, Trouble.REFUSE,
 """Troubles that a batch's answers can have; the others are of connections, which batches have none of."""
 
 
-class State(StrEnum):
+class EmulatedBatchState(StrEnum):
     VALIDATING = "validating"
     FAILED = "failed"
     IN_PROGRESS = "in_progress"
@@ -43,31 +43,38 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED = frozenset({State.FAILED, State.COMPLETED, State.EXPIRED, State.CANCELLED})
+ENDED = frozenset(
+    {
+        EmulatedBatchState.FAILED,
+        EmulatedBatchState.COMPLETED,
+        EmulatedBatchState.EXPIRED,
+        EmulatedBatchState.CANCELLED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class EmulatedLine:
     """One request of a batch; `said` is None where the batch ended before it (see the batch's state)."""
 
     custom_id: str
     request: Mapping[str, Any]
     """The line as it came."""
-    said: Spoken | Refusal | None
+    said: BilledAnswer | ErrorResponse | None
 
 
 class Wire(Protocol):
     """How a provider's batches are written."""
 
-    def read(self, line: Any) -> tuple[str, Asked]:
+    def read(self, line: Any) -> tuple[str, WireRequest]:
         """(custom id, request). Raises BadBody."""
 
-    def write(self, line: Line, ended: State) -> tuple[bool, Any] | None:
+    def write(self, line: EmulatedLine, ended: EmulatedBatchState) -> tuple[bool, Any] | None:
         """(whether it belongs among the errors, what is written); None: nothing is."""
 
 
 @dataclass(slots=True)
-class Batch:
+class EmulatedBatch:
     id: str
     wire: Wire
     source: BinaryIO
@@ -80,8 +87,8 @@ class Batch:
     """How many; 0 until the provider has counted them."""
     created_at: float
     expires_at: float
-    state: State = State.VALIDATING
-    reached: dict[State, float] = field(default_factory=dict)
+    state: EmulatedBatchState = EmulatedBatchState.VALIDATING
+    reached: dict[EmulatedBatchState, float] = field(default_factory=dict)
     """When each state was entered."""
     offsets: list[int] = field(default_factory=list)
     """Where each request begins, in the order they are done in."""
@@ -89,21 +96,21 @@ class Batch:
     completed: int = 0
     failed: int = 0
     undone: int = 0
-    """Of an ended batch: neither completed nor failed."""
+    """Count the requests of an ended batch that neither completed nor failed."""
     output: Path | None = None
     errors: Path | None = None
     faults: list[tuple[str, str, int | None]] = field(default_factory=list)
     """(code, message, line) of what validation found."""
     tokens: dict[str, int] = field(default_factory=dict)
-    """Of input, per model."""
+    """Input tokens per model."""
     cancel: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def read(self, line: Any) -> tuple[str, Asked]:
+    def read(self, line: Any) -> tuple[str, WireRequest]:
         """(custom id, request). Raises BadBody."""
         custom_id, asked = self.wire.read(line)
         return custom_id, addressed(asked, self.at)
 
-    def enter(self, state: State) -> None:
+    def enter(self, state: EmulatedBatchState) -> None:
         self.state = state
         self.reached[state] = time.time()
 
@@ -116,7 +123,7 @@ class Batches:
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self._lost = habits.lost_creates
-        self.all: dict[str, Batch] = {}
+        self.all: dict[str, EmulatedBatch] = {}
 
     def create(
         self,
@@ -126,15 +133,15 @@ class Batches:
         details: Mapping[str, Any],
         requests: int = 0,
         at: str | None = None,
-    ) -> Batch:
+    ) -> EmulatedBatch:
         """Take a batch on. Its work begins at once, beside us."""
         now = time.time()
         expires = now + self.habits.expires_seconds
         opened = source.open("rb")
-        batch = Batch(
+        batch = EmulatedBatch(
             f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), at, requests, now, expires
         )
-        batch.reached[State.VALIDATING] = now
+        batch.reached[EmulatedBatchState.VALIDATING] = now
         self.all[batch.id] = batch
         task = asyncio.create_task(self._live(batch))
         self._tasks.add(task)
@@ -146,22 +153,26 @@ class Batches:
         self._lost -= 1
         return self._lost >= 0
 
-    def page(self, wire: Wire, after: str | None, limit: int) -> tuple[list[Batch], bool]:
+    def page(self, wire: Wire, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
         """(a wire's batches after `after`, newest first; whether there are more)."""
         newest = [batch for batch in reversed(self.all.values()) if batch.wire is wire]
         start = next((at + 1 for at, batch in enumerate(newest) if batch.id == after), 0) if after else 0
         return newest[start : start + limit], len(newest) > start + limit
 
-    def cancel(self, batch: Batch) -> bool:
+    def cancel(self, batch: EmulatedBatch) -> bool:
         """False where it has ended, or is ending."""
-        if batch.state not in (State.VALIDATING, State.IN_PROGRESS, State.CANCELLING):
+        if batch.state not in (
+            EmulatedBatchState.VALIDATING,
+            EmulatedBatchState.IN_PROGRESS,
+            EmulatedBatchState.CANCELLING,
+        ):
             return False
         if not batch.cancel.is_set():
-            batch.enter(State.CANCELLING)
+            batch.enter(EmulatedBatchState.CANCELLING)
             batch.cancel.set()
         return True
 
-    def done_by(self, batch: Batch, when: float) -> int:
+    def done_by(self, batch: EmulatedBatch, when: float) -> int:
         """How many of its requests are done at an instant."""
         if batch.started_at is None:
             return 0
@@ -170,34 +181,38 @@ class Batches:
         stuck = self._stuck_at(batch)
         return int(len(batch.offsets) * (share if stuck is None else min(share, stuck)))
 
-    def counts(self, batch: Batch) -> tuple[int, int, int]:
+    def counts(self, batch: EmulatedBatch) -> tuple[int, int, int]:
         """(requests, completed, failed) as the client sees them."""
         total = batch.requests
-        if batch.state in ENDED or batch.state is State.FINALIZING:
+        if batch.state in ENDED or batch.state is EmulatedBatchState.FINALIZING:
             return total, batch.completed, batch.failed
-        until = batch.reached.get(State.CANCELLING, time.time())
+        until = batch.reached.get(EmulatedBatchState.CANCELLING, time.time())
         return total, self.done_by(batch, time.time() if self.habits.cancel_goes_on else until), 0
 
     # --- a batch's life ---
 
-    async def _live(self, batch: Batch) -> None:
+    async def _live(self, batch: EmulatedBatch) -> None:
         with batch.source:
             await asyncio.sleep(self.habits.validating_seconds)
             await self._validate(batch)
             if batch.faults:
-                batch.enter(State.FAILED)
+                batch.enter(EmulatedBatchState.FAILED)
                 return
             batch.started_at = time.time()
-            if batch.state is State.VALIDATING:
-                batch.enter(State.IN_PROGRESS)
+            if batch.state is EmulatedBatchState.VALIDATING:
+                batch.enter(EmulatedBatchState.IN_PROGRESS)
             ended, until = await self._ending(batch)
-            done = self.done_by(batch, until) if ended is not State.COMPLETED else len(batch.offsets)
-            if ended is not State.CANCELLED:
-                batch.enter(State.FINALIZING)
+            done = (
+                self.done_by(batch, until)
+                if ended is not EmulatedBatchState.COMPLETED
+                else len(batch.offsets)
+            )
+            if ended is not EmulatedBatchState.CANCELLED:
+                batch.enter(EmulatedBatchState.FINALIZING)
             await self._finalize(batch, done, ended)
             batch.enter(ended)
 
-    async def _validate(self, batch: Batch) -> None:
+    async def _validate(self, batch: EmulatedBatch) -> None:
         offset, ids, tokens, faults = 0, set[str](), dict[str, int](), batch.faults
         for number, raw in enumerate(batch.source, 1):
             if raw.strip():
@@ -218,7 +233,7 @@ class Batches:
         random.Random(f"{batch.id} {self._provider.mind.draw(batch.id)}").shuffle(batch.offsets)  # noqa: S311
 
     def _limits_passed(
-        self, batch: Batch, size: int, tokens: Mapping[str, int]
+        self, batch: EmulatedBatch, size: int, tokens: Mapping[str, int]
     ) -> Iterator[tuple[str, str, int | None]]:
         habits = self.habits
         if not batch.offsets:
@@ -239,12 +254,12 @@ class Batches:
     def _enqueued(self, model: str) -> int:
         return sum(other.tokens.get(model, 0) for other in self.all.values() if other.state not in ENDED)
 
-    def _stuck_at(self, batch: Batch) -> float | None:
+    def _stuck_at(self, batch: EmulatedBatch) -> float | None:
         habits = self.habits
         drawn = self._provider.mind.draw("stuck", batch.id)
         return habits.stuck_at if habits.stuck_at is not None and drawn < habits.stuck_batches else None
 
-    async def _ending(self, batch: Batch) -> tuple[State, float]:
+    async def _ending(self, batch: EmulatedBatch) -> tuple[EmulatedBatchState, float]:
         """Wait for the end: (how, until when work was done)."""
         start = batch.started_at or batch.created_at
         whole = start + self.habits.turnaround_seconds if self._stuck_at(batch) is None else float("inf")
@@ -253,12 +268,14 @@ class Batches:
             async with asyncio.timeout(max(0.0, end - time.time())):
                 await batch.cancel.wait()
         except TimeoutError:
-            return (State.COMPLETED if whole <= batch.expires_at else State.EXPIRED), end
-        cancelled_at = batch.reached[State.CANCELLING]
+            return (
+                EmulatedBatchState.COMPLETED if whole <= batch.expires_at else EmulatedBatchState.EXPIRED
+            ), end
+        cancelled_at = batch.reached[EmulatedBatchState.CANCELLING]
         await asyncio.sleep(self.habits.cancel_seconds)
-        return State.CANCELLED, time.time() if self.habits.cancel_goes_on else cancelled_at
+        return EmulatedBatchState.CANCELLED, time.time() if self.habits.cancel_goes_on else cancelled_at
 
-    async def _finalize(self, batch: Batch, done: int, ended: State) -> None:
+    async def _finalize(self, batch: EmulatedBatch, done: int, ended: EmulatedBatchState) -> None:
         output, errors = (self._folder / f"{batch.id}-{kind}.jsonl" for kind in ("output", "errors"))
         with output.open("wb") as good, errors.open("wb") as bad:
             for place, offset in enumerate(batch.offsets):
@@ -266,10 +283,10 @@ class Batches:
                 request = loads(batch.source.readline())
                 custom_id, asked = batch.read(request)
                 said = self._say(asked, custom_id) if place < done else None
-                batch.completed += isinstance(said, Spoken)
-                batch.failed += isinstance(said, Refusal)
+                batch.completed += isinstance(said, BilledAnswer)
+                batch.failed += isinstance(said, ErrorResponse)
                 batch.undone += said is None
-                if written := batch.wire.write(Line(custom_id, request, said), ended):
+                if written := batch.wire.write(EmulatedLine(custom_id, request, said), ended):
                     is_error, value = written
                     (bad if is_error else good).write(dumps(value) + b"\n")
                 if place % BREATH == 0:
@@ -277,7 +294,7 @@ class Batches:
             batch.output = output if good.tell() else None
             batch.errors = errors if bad.tell() else None
 
-    def _say(self, asked: Asked, custom_id: str) -> Spoken | Refusal:
+    def _say(self, asked: WireRequest, custom_id: str) -> BilledAnswer | ErrorResponse:
         provider = self._provider
         model = provider.models[asked.model]
         totals = provider.bills.of(model.name)
@@ -289,7 +306,9 @@ class Batches:
             refusal is None
             and provider.mind.draw("batch", custom_id, totals.requests) < self.habits.failed_share
         ):
-            refusal = Refusal(500, "server_error", "The server had an error while processing your request")
+            refusal = ErrorResponse(
+                500, "server_error", "The server had an error while processing your request"
+            )
         if refusal is not None:
             return refusal
         return provider.speak(model, asked, provider.mind.answer(model, asked), trouble, Mode.BATCH, {})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from engines.emulator.known import Known, last_user_text, messages_key, text_key
-from engines.emulator.models import EmulatedModel
-from router.judge import Question
-from router.scorers import agrees
+from thirdshift.engines.emulator.answer_key import AnswerKey, last_user_text, messages_key, text_key
+from thirdshift.engines.emulator.models import EmulatedModel
+from thirdshift.router.certification.judge import Question
+from thirdshift.router.certification.scorers import agrees
 
 
-def verdict_on(question: Question, model: EmulatedModel, known: Known, drawn: float) -> tuple[str, bool]:
+def verdict_on(question: Question, model: EmulatedModel, known: AnswerKey, drawn: float) -> tuple[str, bool]:
     """(what the judge says, whether that is so). `drawn`: 0..1, the luck of this question."""
     messages = question.messages
     key = messages_key(messages)

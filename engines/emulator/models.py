@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import StrEnum
 
-from router.prices import scaled
-from router.values import Limits, Mode, Price, PriceSchedule
+from thirdshift.router.pricing.prices import scaled
+from thirdshift.router.values import Limits, Mode, Price, PriceSchedule
 
 
 class Trouble(StrEnum):
@@ -56,7 +56,7 @@ class OutputTokens:
     growth: float = 0.0
     """The median is multiplied by exp(growth x difficulty)."""
     reasoning_share: float = 0.0
-    """Of these tokens, how many are hidden reasoning."""
+    """How many of these tokens are hidden reasoning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class EmulatedModel:
     output: OutputTokens = OutputTokens()
     latency_seconds: float = 0.0
     seconds_per_token: float = 0.0
-    """Of output, on top of the latency."""
+    """Seconds for each token of output, on top of the latency."""
     limits: Limits = field(default_factory=Limits)
     context_window: int | None = None
     caches_prefix: bool = True
@@ -86,7 +86,7 @@ class EmulatedModel:
     recorded_as: str | None = None
     """Its name in the outcomes file; None: `name`."""
     lenient: float = 0.1
-    """As a judge (`router.judge`): the share of wrong answers that it scores 1."""
+    """As a judge (`thirdshift.router.certification.judge`): the share of wrong answers that it scores 1."""
     harsh: float = 0.05
     """As a judge: the share of right answers that it scores 0."""
     troubles: Mapping[Trouble, float] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class BatchHabits:
     turnaround_seconds: float = 1.0
     validating_seconds: float = 0.0
     failed_share: float = 0.0
-    """Of a batch's requests: status 500 in the error file, unbilled."""
+    """The share of a batch's requests that get status 500 in the error file, unbilled."""
     stuck_at: float | None = None
     """The share of a batch's requests at which nothing moves any more."""
     stuck_batches: float = 1.0
@@ -124,7 +124,7 @@ class BatchHabits:
     max_requests: int = 50_000
     max_bytes: int = 200_000_000
     enqueued_tokens: int | None = None
-    """Of input, per model, over all batches under way; beyond it a batch fails in validation."""
+    """Input tokens per model over all batches under way; beyond it a batch fails in validation."""
     lost_creates: int = 0
     """So many batches are created without the client hearing of it: the connection drops."""
 

@@ -6,18 +6,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from engines.emulator.answers import MESSAGE_TOKENS, Asked, tokens_of
-from engines.emulator.known import content_text, last_user_text, messages_key, text_key
-from engines.emulator.models import Trouble
-from engines.emulator.provider import Refusal, Spoken
-from engines.quickjson import dumps
+from thirdshift.engines.core.json import dumps
+from thirdshift.engines.emulator.answer_key import content_text, last_user_text, messages_key, text_key
+from thirdshift.engines.emulator.answers import MESSAGE_TOKENS, WireRequest, tokens_of
+from thirdshift.engines.emulator.models import Trouble
+from thirdshift.engines.emulator.provider import BilledAnswer, ErrorResponse
 
 
 class BadBody(Exception):
     """What a provider answers 400 to; the text says which key."""
 
 
-def read_chat(body: Any) -> Asked:
+def read_chat(body: Any) -> WireRequest:
     """Raises BadBody."""
     if not isinstance(body, dict):
         raise BadBody("the body is no JSON object")
@@ -52,12 +52,12 @@ def asked_of(
     request_id: str | None = None,
     extra_tokens: int = 0,
     flex: bool = False,
-) -> Asked:
+) -> WireRequest:
     """Keys and counts of a conversation, on whatever wire it came."""
     prompt = last_user_text(messages)
     texts = [content_text(message.get("content")) for message in messages]
     prefix = sum(tokens_of(text) + MESSAGE_TOKENS for text in texts[:-1])
-    return Asked(
+    return WireRequest(
         model=model,
         messages_key=messages_key(messages),
         prompt_key=text_key(prompt),
@@ -87,7 +87,7 @@ def _request_id(body: Mapping[str, Any]) -> str | None:
     return given if isinstance(given, str) else body.get("user")
 
 
-def completion(spoken: Spoken) -> dict[str, Any]:
+def completion(spoken: BilledAnswer) -> dict[str, Any]:
     """The chat completion that tells `spoken`."""
     said, usage = spoken.said, spoken.said.usage
     message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
@@ -109,6 +109,6 @@ def completion(spoken: Spoken) -> dict[str, Any]:
     }
 
 
-def error_body(refusal: Refusal) -> dict[str, Any]:
+def error_body(refusal: ErrorResponse) -> dict[str, Any]:
     kind = "invalid_request_error" if 400 <= refusal.status < 500 else "server_error"
     return {"error": {"message": refusal.message, "type": kind, "param": None, "code": refusal.code}}

@@ -16,10 +16,10 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.request import ProxyHandler, build_opener
 
-from engines.emulator.known import KnownRow, write_known
-from engines.emulator.models import BatchHabits, EmulatedModel
+from thirdshift.engines.emulator.answer_key import KnownRow, write_known
+from thirdshift.engines.emulator.models import BatchHabits, EmulatedModel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 """Where our packages lie, for an interpreter started elsewhere."""
 STOP_SECONDS = 5.0
 _open = build_opener(ProxyHandler({})).open
@@ -30,7 +30,7 @@ class EmulatorError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class EmulatorSettings:
     """What the process is told at its start."""
 
     models: tuple[EmulatedModel, ...]
@@ -84,7 +84,7 @@ class Emulator:
     def start(self) -> str:
         """Returns api_base once the server listens."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "engines.emulator"],
+            [sys.executable, "-m", "thirdshift.engines.emulator"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the run, which may still want answers to what is in flight
@@ -102,7 +102,7 @@ class Emulator:
         self.root = f"http://127.0.0.1:{said}"
         return self.api_base
 
-    def _told(self) -> Settings:
+    def _told(self) -> EmulatorSettings:
         seed, outcomes, batches, port = self._settings
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-emulator-"))
         known = self._folder / "known.arrow"
@@ -110,7 +110,7 @@ class Emulator:
             known = self._items
         else:
             write_known(known, self._items or ())
-        return Settings(self.models, seed, known, outcomes, batches, port, self._folder)
+        return EmulatorSettings(self.models, seed, known, outcomes, batches, port, self._folder)
 
     def books(self) -> list[dict[str, Any]]:
         """What it billed, an entry per answer (real time and batch); amounts as decimal strings."""

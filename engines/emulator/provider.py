@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from engines.emulator.allowance import Allowance, retry_headers
-from engines.emulator.answers import CACHED_FROM, CACHED_STEP, Asked, Mind, Said
-from engines.emulator.bills import Bills
-from engines.emulator.models import PERSISTENT, EmulatedModel, Trouble
-from router.values import Mode
+from thirdshift.engines.emulator.answers import CACHED_FROM, CACHED_STEP, EmulatedAnswer, Oracle, WireRequest
+from thirdshift.engines.emulator.billing import Bills
+from thirdshift.engines.emulator.models import PERSISTENT, EmulatedModel, Trouble
+from thirdshift.engines.emulator.rate_limits import Allowance, retry_headers
+from thirdshift.router.values import Mode
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorResponse:
     """A complete error: nothing was billed."""
 
     status: int
@@ -27,18 +27,18 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class BilledAnswer:
     """An answer, billed. `trouble` is what is wrong with it or with its way to the client."""
 
     ref: str
     model: str
-    said: Said
+    said: EmulatedAnswer
     trouble: Trouble | None
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class DroppedConnection:
     """Nothing is said: the connection closes. `billed` tells the books' side of it."""
 
     billed: bool
@@ -58,7 +58,7 @@ STATUSES = {
 class Provider:
     """`models` by the names on the wire."""
 
-    def __init__(self, models: Iterable[EmulatedModel], mind: Mind) -> None:
+    def __init__(self, models: Iterable[EmulatedModel], mind: Oracle) -> None:
         self.models = {model.name: model for model in models}
         self.mind = mind
         self.bills = Bills()
@@ -67,12 +67,12 @@ class Provider:
         self._prefixes: set[tuple[str, int]] = set()
         self._numbers = itertools.count(1)
 
-    async def call(self, asked: Asked) -> Spoken | Refusal | Silence:
+    async def call(self, asked: WireRequest) -> BilledAnswer | ErrorResponse | DroppedConnection:
         """One request in real time, from its arrival to what is to be sent back."""
         model = self.models.get(asked.model)
         if model is None:
             names = ", ".join(self.models)
-            return Refusal(404, "model_not_found", f"no model {asked.model}; models are {names}")
+            return ErrorResponse(404, "model_not_found", f"no model {asked.model}; models are {names}")
         allowance = self._allowances[model.name]
         said = self._with_cache(model, asked, self.mind.answer(model, asked))
         totals = self.bills.of(model.name)
@@ -80,7 +80,7 @@ class Provider:
         wait = allowance.admit(said.usage.input_tokens + said.usage.output_tokens, time.monotonic())
         headers = allowance.headers(time.monotonic())
         if wait > 0.0:
-            result: Spoken | Refusal | Silence = Refusal(
+            result: BilledAnswer | ErrorResponse | DroppedConnection = ErrorResponse(
                 429, "rate_limit_exceeded", "Rate limit reached", {**headers, **retry_headers(wait)}
             )
         else:
@@ -93,8 +93,8 @@ class Provider:
         return result
 
     async def _admitted(
-        self, model: EmulatedModel, asked: Asked, said: Said, headers: Mapping[str, str]
-    ) -> Spoken | Refusal | Silence:
+        self, model: EmulatedModel, asked: WireRequest, said: EmulatedAnswer, headers: Mapping[str, str]
+    ) -> BilledAnswer | ErrorResponse | DroppedConnection:
         trouble = self.trouble(model, asked)
         if trouble is not None:
             totals = self.bills.of(model.name)
@@ -102,7 +102,7 @@ class Provider:
         if (refusal := refused(model, asked, trouble)) is not None:
             return replace(refusal, headers={**headers, **refusal.headers})
         if trouble is Trouble.DROP_BEFORE:
-            return Silence(billed=False)
+            return DroppedConnection(billed=False)
         seconds = model.latency_seconds + model.seconds_per_token * said.usage.output_tokens
         if trouble is Trouble.SLOW:
             seconds = max(seconds * model.slow_factor, model.slow_seconds)
@@ -112,24 +112,24 @@ class Provider:
         spoken = self.speak(model, asked, said, trouble, tier, headers)
         if trouble is Trouble.HANG:
             await asyncio.sleep(model.hang_seconds)
-        return Silence(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else spoken
+        return DroppedConnection(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else spoken
 
     def speak(
         self,
         model: EmulatedModel,
-        asked: Asked,
-        said: Said,
+        asked: WireRequest,
+        said: EmulatedAnswer,
         trouble: Trouble | None,
         mode: Mode,
         headers: Mapping[str, str],
-    ) -> Spoken:
+    ) -> BilledAnswer:
         """The answer with what is wrong with it, billed."""
         said = marred(said, asked, trouble)
         ref = f"emulated-{next(self._numbers)}"
         self.bills.bill(ref, model, asked.messages_key, said, mode, trouble=trouble)
-        return Spoken(ref, model.name, said, trouble, headers)
+        return BilledAnswer(ref, model.name, said, trouble, headers)
 
-    def trouble(self, model: EmulatedModel, asked: Asked) -> Trouble | None:
+    def trouble(self, model: EmulatedModel, asked: WireRequest) -> Trouble | None:
         """What this attempt meets. The nth attempt at a request meets the same in every run of one seed."""
         if not model.troubles:
             return None
@@ -141,7 +141,7 @@ class Provider:
             passing, self.mind.draw(*key, self._attempts[key])
         )
 
-    def _with_cache(self, model: EmulatedModel, asked: Asked, said: Said) -> Said:
+    def _with_cache(self, model: EmulatedModel, asked: WireRequest, said: EmulatedAnswer) -> EmulatedAnswer:
         """The same answer, its prefix counted as cached where this model saw it before."""
         if not model.caches_prefix or asked.prefix_tokens < CACHED_FROM:
             return said
@@ -154,35 +154,35 @@ class Provider:
         cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, said.usage.input_tokens)
         return replace(said, usage=replace(said.usage, cached_tokens=cached))
 
-    def _count(self, model: EmulatedModel, result: Spoken | Refusal | Silence) -> None:
+    def _count(self, model: EmulatedModel, result: BilledAnswer | ErrorResponse | DroppedConnection) -> None:
         statuses = self.bills.of(model.name).statuses
-        status = "none" if isinstance(result, Silence) else "200"
-        if isinstance(result, Refusal):
+        status = "none" if isinstance(result, DroppedConnection) else "200"
+        if isinstance(result, ErrorResponse):
             status = str(result.status)
         statuses[status] = statuses.get(status, 0) + 1
 
 
-def refused(model: EmulatedModel, asked: Asked, trouble: Trouble | None) -> Refusal | None:
+def refused(model: EmulatedModel, asked: WireRequest, trouble: Trouble | None) -> ErrorResponse | None:
     """The complete error that a request gets, if any."""
     if model.context_window is not None:
         wanted = asked.input_tokens + (asked.max_tokens or 0)
         if wanted > model.context_window:
             words = f"maximum context length is {model.context_window} tokens; {wanted} were asked for"
-            return Refusal(400, "context_length_exceeded", words)
+            return ErrorResponse(400, "context_length_exceeded", words)
     if trouble is None or trouble not in STATUSES:
         return None
     status, code, message = STATUSES[trouble]
     headers = retry_headers(model.retry_after_seconds) if trouble is Trouble.ERROR_429 else {}
-    return Refusal(status, code, message, headers)
+    return ErrorResponse(status, code, message, headers)
 
 
-def marred(said: Said, asked: Asked, trouble: Trouble | None) -> Said:
+def marred(said: EmulatedAnswer, asked: WireRequest, trouble: Trouble | None) -> EmulatedAnswer:
     """The answer as the trouble leaves it; its usage is what is billed."""
     usage = said.usage
     if trouble is Trouble.CUT_EMPTY:
         tokens = usage.output_tokens if asked.max_tokens is None else asked.max_tokens
         eaten = replace(usage, output_tokens=tokens, reasoning_tokens=tokens)
-        return Said("", eaten, "length", right=False)
+        return EmulatedAnswer("", eaten, "length", right=False)
     if trouble is Trouble.REFUSE:
         return replace(said, text="I'm sorry, but I can't help with that.", right=False)
     if trouble is Trouble.INVALID_JSON and asked.schema is not None:

@@ -6,15 +6,22 @@ from pathlib import Path
 
 from aiohttp import web
 
-from engines.emulator import openai_wire
-from engines.emulator.anthropic import AnthropicDoor
-from engines.emulator.batches import Batches
-from engines.emulator.files import FilesDoor
-from engines.emulator.models import BatchHabits
-from engines.emulator.openai_wire import BadBody
-from engines.emulator.provider import Provider, Refusal
-from engines.emulator.replies import MARK, add_routes, addressed, deliver, error_response, json_response
-from engines.quickjson import loads
+from thirdshift.engines.core.json import loads
+from thirdshift.engines.emulator import openai_wire
+from thirdshift.engines.emulator.anthropic_wire import AnthropicHandlers
+from thirdshift.engines.emulator.batches import Batches
+from thirdshift.engines.emulator.models import BatchHabits
+from thirdshift.engines.emulator.openai_batches import FilesDoor
+from thirdshift.engines.emulator.openai_wire import BadBody
+from thirdshift.engines.emulator.provider import ErrorResponse, Provider
+from thirdshift.engines.emulator.responses import (
+    MARK,
+    add_routes,
+    addressed,
+    deliver,
+    error_response,
+    json_response,
+)
 
 MAX_BODY = 512 * 1024 * 1024
 """More than any provider takes: their limits are what is emulated, not aiohttp's."""
@@ -23,17 +30,17 @@ MAX_BODY = 512 * 1024 * 1024
 def application(provider: Provider, habits: BatchHabits, folder: Path) -> web.Application:
     """Every address that the provider answers at. `folder` holds files and batches."""
     app = web.Application(client_max_size=MAX_BODY)
-    door = Door(provider)
+    door = WireHandlers(provider)
     add_routes(app, {("POST", "/v1/chat/completions"): door.chat, ("GET", "/v1/models"): door.models})
     app.router.add_get("/emulator/books", door.books)
     app.router.add_get("/emulator/totals", door.totals)
     batches = Batches(provider, habits, folder)
     FilesDoor(batches, folder).add_to(app)
-    AnthropicDoor(provider, batches, folder).add_to(app)
+    AnthropicHandlers(provider, batches, folder).add_to(app)
     return app
 
 
-class Door:
+class WireHandlers:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
@@ -41,7 +48,7 @@ class Door:
         try:
             asked = openai_wire.read_chat(loads(await request.read()))
         except (BadBody, ValueError) as error:
-            return error_response(Refusal(400, "invalid_body", str(error)), openai_wire.error_body)
+            return error_response(ErrorResponse(400, "invalid_body", str(error)), openai_wire.error_body)
         result = await self._provider.call(addressed(asked, request.match_info.get("at")))
         return await deliver(request, result, openai_wire.completion, openai_wire.error_body)
 

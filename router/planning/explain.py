@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from router.planning.pairs import Real, chunks, pairs
-from router.planning.problem import NOBODY, Plan, Problem
+from thirdshift.router.planning.coefficients import Real, chunks, pairs
+from thirdshift.router.planning.problem import NOBODY, Plan, Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class AssignmentColumns:
     """[n] each, for the `assignments` table; not a number where there is nobody."""
 
     quality: Real = field(repr=False)
@@ -20,9 +20,9 @@ class Columns:
     runner_up_usd: Real = field(repr=False)
 
 
-def columns(problem: Problem, plan: Plan) -> Columns:
+def columns(problem: Problem, plan: Plan) -> AssignmentColumns:
     """What the plan predicts of every row."""
-    found = Columns(*(np.full(problem.n, np.nan) for _ in range(3)))
+    found = AssignmentColumns(*(np.full(problem.n, np.nan) for _ in range(3)))
     for part in chunks(problem.n):
         p = pairs(problem, part)
         rows = np.arange(len(p.weight))

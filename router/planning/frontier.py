@@ -13,13 +13,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from router.planning.classes import survey
-from router.planning.limits import Limit, Measure, Pool, Totals, limits_of, pools_of
-from router.planning.model import Model
-from router.planning.multipliers import BEST, CHEAPEST, Multipliers
-from router.planning.pairs import Pairs, Real, Table, chunks, pairs, table_of_rows
-from router.planning.problem import Problem
-from router.planning.search import Box, anything, search
+from thirdshift.router.planning.aggregation import survey
+from thirdshift.router.planning.branch_and_bound import Box, anything, search
+from thirdshift.router.planning.coefficients import (
+    GroupedCoefficients,
+    Pairs,
+    Real,
+    chunks,
+    pairs,
+    table_of_rows,
+)
+from thirdshift.router.planning.duals import BEST, CHEAPEST, Multipliers
+from thirdshift.router.planning.limits import Limit, Measure, Pool, RoutableTotals, limits_of, pools_of
+from thirdshift.router.planning.linear_program import LinearProgram
+from thirdshift.router.planning.problem import Problem
 
 SOLVED_ROWS = 1_000
 """Prices from so many rows are good to some per cent, and what they cost wrongly is that error squared."""
@@ -62,7 +69,7 @@ def frontier(problem: Problem, points: int = 20) -> tuple[Point, ...]:
 class _Case:
     limits: tuple[Limit, ...]
     pools: tuple[Pool, ...]
-    totals: Totals
+    totals: RoutableTotals
     floor: float
     """To which the limits were made."""
 
@@ -75,7 +82,7 @@ class _Case:
         return float(self.totals.weight.sum() if task is None else self.totals.weight[task])
 
     def bound(self, index: int, floor: float) -> float:
-        """Of a floor's limit, its margin kept."""
+        """Return the bound of a floor's limit, its margin kept."""
         return self.limits[index].bound + (floor - self.floor) * self.weight(index)
 
     def at(self, floor: float) -> tuple[Limit, ...]:
@@ -86,17 +93,17 @@ class _Case:
 
 
 def _solved(
-    case: _Case, table: Table, points: int
+    case: _Case, table: GroupedCoefficients, points: int
 ) -> tuple[list[tuple[Multipliers, Box]], Multipliers | None]:
     """Prices and workers along the frontier of `table`, and the prices of the best quality; None: it has no
     plan."""
     scale = float(table.cost.max(axis=1).sum()) or 1.0
     weight = float(table.weight.sum())
     rest = tuple(limit for limit in case.limits if limit.measure is not Measure.WORTH)
-    best = search(Model(table, rest, case.pools, BEST, weight), anything(case.pools)).best
+    best = search(LinearProgram(table, rest, case.pools, BEST, weight), anything(case.pools)).best
     if best.missed > 1e-6:
         return [], None
-    model = Model(table, case.limits, case.pools, CHEAPEST, scale)
+    model = LinearProgram(table, case.limits, case.pools, CHEAPEST, scale)
 
     def at(floor: float) -> tuple[Multipliers, Box, float]:
         for index in case.floors:
@@ -177,7 +184,7 @@ def _routable(problem: Problem) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.flatnonzero(p.allowed.any(axis=1))
 
 
-def _scaled(table: Table, factor: float) -> Table:
+def _scaled(table: GroupedCoefficients, factor: float) -> GroupedCoefficients:
     """Every row standing for `factor` rows."""
     return replace(
         table,
@@ -186,5 +193,5 @@ def _scaled(table: Table, factor: float) -> Table:
     )  # fmt: skip
 
 
-def _times(totals: Totals, factor: float) -> Totals:
-    return Totals(totals.count * factor, totals.weight * factor, totals.busy * factor)
+def _times(totals: RoutableTotals, factor: float) -> RoutableTotals:
+    return RoutableTotals(totals.count * factor, totals.weight * factor, totals.busy * factor)

@@ -9,8 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from router.planning.pairs import Real
-from router.planning.problem import Problem, Workers
+from thirdshift.router.planning.coefficients import Real
+from thirdshift.router.planning.problem import Problem, Workers
 
 SINGLE = 1e-7
 """Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the
@@ -69,7 +69,7 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Totals:
+class RoutableTotals:
     """Over routable rows."""
 
     count: float
@@ -79,7 +79,7 @@ class Totals:
     """[E] seconds of one worker if it did everything that it is allowed to"""
 
 
-def limits_of(problem: Problem, totals: Totals) -> tuple[Limit, ...]:
+def limits_of(problem: Problem, totals: RoutableTotals) -> tuple[Limit, ...]:
     """Every limit that can bind: the floors first, then options in their order, vendors by name, the cap."""
     return (
         *_floors(problem, totals),
@@ -89,7 +89,7 @@ def limits_of(problem: Problem, totals: Totals) -> tuple[Limit, ...]:
     )
 
 
-def pools_of(problem: Problem, totals: Totals) -> tuple[Pool, ...]:
+def pools_of(problem: Problem, totals: RoutableTotals) -> tuple[Pool, ...]:
     """A pool's time is cut to the work there is: that holds for whole workers, and tightens the
     relaxation."""
     seconds = problem.terms.seconds
@@ -100,7 +100,7 @@ def pools_of(problem: Problem, totals: Totals) -> tuple[Pool, ...]:
     )
 
 
-def _floors(problem: Problem, totals: Totals) -> list[Limit]:
+def _floors(problem: Problem, totals: RoutableTotals) -> list[Limit]:
     terms = problem.terms
     everyone = tuple(range(problem.width))
     if terms.floor is None:
@@ -123,7 +123,7 @@ def _floors(problem: Problem, totals: Totals) -> list[Limit]:
     ]
 
 
-def _capacities(problem: Problem, totals: Totals) -> list[Limit]:
+def _capacities(problem: Problem, totals: RoutableTotals) -> list[Limit]:
     found: list[Limit] = []
     seconds = problem.terms.seconds
     for e, option in enumerate(problem.options):
@@ -135,7 +135,7 @@ def _capacities(problem: Problem, totals: Totals) -> list[Limit]:
     return found
 
 
-def _shares(problem: Problem, totals: Totals) -> list[Limit]:
+def _shares(problem: Problem, totals: RoutableTotals) -> list[Limit]:
     """Weights are whole, so the limits may be: that tightens the bound."""
     share = problem.terms.max_vendor_share
     if share is None or share >= 1.0:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from router.planning.problem import Option, Workers
-from router.prices import Window, windows
-from router.values import Endpoint, Mode
+from thirdshift.router.planning.problem import Option, Workers
+from thirdshift.router.pricing.prices import Window, windows
+from thirdshift.router.values import Endpoint, Mode
 
 HORIZON = timedelta(hours=24)
 """Without a deadline prices are looked at for a day; what is cheap then is taken to be cheap the days
@@ -21,21 +21,21 @@ BATCH_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """What is known of an endpoint's speed. None: nothing, and then it does not limit the plan."""
 
     seconds_per_request: float | None = None
     """From sending to the last token; limits together with `limits.concurrency`."""
     prefill_tokens_per_second: float = 5_000.0
     decode_tokens_per_second: float = 1_000.0
-    """Of one worker with everything it runs at a time; measured where there is a measurement."""
+    """Speed of one worker with everything it runs at a time; measured where there is a measurement."""
     startup_seconds: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Priced:
     """An option and the factor on the endpoint's prices while it is open
-    (`router.prices.schedule_columns`)."""
+    (`thirdshift.router.pricing.prices.schedule_columns`)."""
 
     option: Option
     factor: Decimal
@@ -46,26 +46,26 @@ def options_for(
     *,
     now: datetime,
     deadline: datetime | None,
-    pace: Pace | None = None,
+    throughput: Throughput | None = None,
     token_factor: float = 1.0,
 ) -> tuple[Priced, ...]:
     """One option, or where the price changes before the deadline one per price: the endpoint's name stands
     for the price in force now, `name@16:00` (UTC) for one that begins later. `now` and `deadline` are
     aware."""
-    pace = pace or Pace()
+    throughput = throughput or Throughput()
     end = now + HORIZON if deadline is None else deadline
     by_the_hour = endpoint.workers is not None or endpoint.price.usd_per_hour is not None
     found = [] if by_the_hour else list(windows(endpoint.price, now, end))
     factors = list(dict.fromkeys(window.factor for window in found))
     if len(factors) <= 1:
         factor = factors[0] if factors else Decimal(1)
-        return (Priced(_option(endpoint, endpoint.name, (), pace, token_factor), factor),)
+        return (Priced(_option(endpoint, endpoint.name, (), throughput, token_factor), factor),)
     priced = []
     for factor in factors:
         mine = [window for window in found if window.factor == factor]
         name = endpoint.name if mine[0].start <= now else f"{endpoint.name}@{mine[0].start:%H:%M}"
         spans = _spans(mine, now, endless=deadline is None)
-        priced.append(Priced(_option(endpoint, name, spans, pace, token_factor), factor))
+        priced.append(Priced(_option(endpoint, name, spans, throughput, token_factor), factor))
     return tuple(priced)
 
 
@@ -78,7 +78,11 @@ def _spans(found: list[Window], now: datetime, *, endless: bool) -> tuple[tuple[
 
 
 def _option(
-    endpoint: Endpoint, name: str, spans: tuple[tuple[float, float], ...], pace: Pace, token_factor: float
+    endpoint: Endpoint,
+    name: str,
+    spans: tuple[tuple[float, float], ...],
+    throughput: Throughput,
+    token_factor: float,
 ) -> Option:
     batch = endpoint.mode is Mode.BATCH
     turnaround = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
@@ -88,25 +92,25 @@ def _option(
         endpoint=endpoint.name,
         vendor=endpoint.provider,
         windows=spans,
-        requests_per_second=_requests_per_second(endpoint, pace),
+        requests_per_second=_requests_per_second(endpoint, throughput),
         tokens_per_second=None if tpm is None else tpm / 60,
         turnaround_seconds=turnaround if batch else 0.0,
         queue_tokens=endpoint.limits.enqueued_tokens if batch else None,
         token_factor=token_factor,
-        workers=_workers(endpoint, pace),
+        workers=_workers(endpoint, throughput),
     )
 
 
-def _requests_per_second(endpoint: Endpoint, pace: Pace) -> float | None:
+def _requests_per_second(endpoint: Endpoint, throughput: Throughput) -> float | None:
     rates = []
     if endpoint.limits.rpm is not None:
         rates.append(endpoint.limits.rpm / 60)
-    if endpoint.limits.concurrency is not None and pace.seconds_per_request:
-        rates.append(endpoint.limits.concurrency / pace.seconds_per_request)
+    if endpoint.limits.concurrency is not None and throughput.seconds_per_request:
+        rates.append(endpoint.limits.concurrency / throughput.seconds_per_request)
     return min(rates, default=None)
 
 
-def _workers(endpoint: Endpoint, pace: Pace) -> Workers | None:
+def _workers(endpoint: Endpoint, throughput: Throughput) -> Workers | None:
     """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one."""
     spec = endpoint.workers
     if spec is None and endpoint.price.usd_per_hour is None:
@@ -114,8 +118,8 @@ def _workers(endpoint: Endpoint, pace: Pace) -> Workers | None:
     return Workers(
         max_workers=1 if spec is None else spec.workers,
         usd_per_hour=float(endpoint.price.usd_per_hour or 0),
-        prefill_tokens_per_second=pace.prefill_tokens_per_second,
-        decode_tokens_per_second=pace.decode_tokens_per_second,
-        startup_seconds=pace.startup_seconds,
+        prefill_tokens_per_second=throughput.prefill_tokens_per_second,
+        decode_tokens_per_second=throughput.decode_tokens_per_second,
+        startup_seconds=throughput.startup_seconds,
         minimum_seconds=0.0 if spec is None else spec.minimum_minutes * 60,
     )

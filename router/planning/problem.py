@@ -126,7 +126,7 @@ class Terms:
     """Where a task's own margin is known; counts only with `per_task`."""
     cap_usd: float | None = None
     max_vendor_share: float | None = None
-    """Of requests, duplicates counted."""
+    """The share of requests one vendor may answer, duplicates counted."""
     seconds: float | None = None
     """Until the deadline."""
 

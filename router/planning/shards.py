@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from router.planning.pairs import Real, Rows
-from router.planning.problem import Choice, Option
+from thirdshift.router.planning.coefficients import Real, Rows
+from thirdshift.router.planning.problem import Choice, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ BATCH = Cutting(least_requests=50_000, most_requests=50_000, least_seconds=math.
 queue."""
 
 MOST_SHARDS = 300
-"""Of one option; beyond that they grow past `most_requests`."""
+"""Shards of one option; beyond that they grow past `most_requests`."""
 
 
 PER_LANE = 4

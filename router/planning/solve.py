@@ -8,14 +8,20 @@ from enum import StrEnum
 
 import numpy as np
 
-from router.planning.assign import Polisher, divide, nearest_rows
-from router.planning.classes import SINGLY
-from router.planning.looking import CLOSE, Looked, Setting, look, setting
-from router.planning.multipliers import BEST, CHEAPEST, Aim, Multipliers
-from router.planning.pairs import table_of_rows
-from router.planning.problem import NOBODY, Choice, Plan, Problem
-from router.planning.tally import broken, overhead_usd, tally
-from router.planning.telling import Result, as_plan, first_and_second
+from thirdshift.router.planning.aggregation import SINGLY
+from thirdshift.router.planning.coefficients import table_of_rows
+from thirdshift.router.planning.duals import BEST, CHEAPEST, Multipliers, Objective
+from thirdshift.router.planning.plan_building import FeasibleAssignment, as_plan, first_and_second
+from thirdshift.router.planning.problem import NOBODY, Choice, Plan, Problem
+from thirdshift.router.planning.refinement import (
+    CLOSE,
+    Refinement,
+    RefinementProblem,
+    refine,
+    refinement_problem,
+)
+from thirdshift.router.planning.rounding import Polisher, divide, nearest_rows
+from thirdshift.router.planning.usage import broken, overhead_usd, tally
 
 EXACT_PAIRS = 2_500
 """Up to so many pairs the whole problem is solved in whole numbers."""
@@ -54,7 +60,7 @@ def best_quality(problem: Problem) -> float | None:
     return None if best is None else best.total.quality
 
 
-def _best(problem: Problem) -> Result | None:
+def _best(problem: Problem) -> FeasibleAssignment | None:
     return optimise(problem.under(replace(problem.terms, floor=None)), BEST)
 
 
@@ -84,22 +90,22 @@ def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
 # --- the way to a result
 
 
-def optimise(problem: Problem, aim: Aim) -> Result | None:
+def optimise(problem: Problem, aim: Objective) -> FeasibleAssignment | None:
     """The best assignment for `aim` under the terms; None where there is none (or none was found)."""
     return _Optimiser(problem, aim).run()
 
 
 class _Optimiser:
-    def __init__(self, problem: Problem, aim: Aim) -> None:
+    def __init__(self, problem: Problem, aim: Objective) -> None:
         self.problem, self.aim = problem, aim
-        self.given = setting(problem, aim)
+        self.given = refinement_problem(problem, aim)
         self.limits, self.pools = self.given.limits, self.given.pools
 
-    def run(self) -> Result | None:
+    def run(self) -> FeasibleAssignment | None:
         count = self.given.survey.totals.count
         if not count:
             return nothing_to_do(self.problem, self.given)
-        looked = look(self.given)
+        looked = refine(self.given)
         if looked.found.best.missed > HOPELESS:
             return None
         if looked.found.best.share.size <= EXACT_PAIRS and self.problem.n <= SINGLY:
@@ -107,7 +113,7 @@ class _Optimiser:
         choice = divide(self.problem, looked.groups, looked.found.best.share, looked.found.prices)
         return self._settle(choice, looked)
 
-    def _exactly(self, looked: Looked) -> Result | None:
+    def _exactly(self, looked: Refinement) -> FeasibleAssignment | None:
         """All of it in whole numbers; with few rows a single one is a large share of everything."""
         rows = np.flatnonzero(looked.groups >= 0)
         model = self.given.model(table_of_rows(self.problem, rows), elastic=False, whole=True)
@@ -119,7 +125,7 @@ class _Optimiser:
         workers = tuple(round(w) for w in solved.workers)
         return self._told(choice, workers, looked.found.prices, max(looked.bound, solved.bound))
 
-    def _settle(self, choice: Choice, looked: Looked) -> Result | None:
+    def _settle(self, choice: Choice, looked: Refinement) -> FeasibleAssignment | None:
         """Rows at the edge in whole numbers, the rest as their groups go."""
         found = looked.found
         total = tally(self.problem, choice)
@@ -140,20 +146,24 @@ class _Optimiser:
             return None
         return self._told(choice if polished is None else polished, found.workers, found.prices, looked.bound)
 
-    def _tolerance(self, looked: Looked) -> float:
+    def _tolerance(self, looked: Refinement) -> float:
         """In the aim's unit; with few rows a tenth of a mean request."""
         return max(NEAR, 0.1 / max(1.0, self.given.survey.totals.count)) * abs(looked.bound)
 
-    def _told(self, choice: Choice, workers: tuple[int, ...], prices: Multipliers, bound: float) -> Result:
+    def _told(
+        self, choice: Choice, workers: tuple[int, ...], prices: Multipliers, bound: float
+    ) -> FeasibleAssignment:
         choice, runner_up = first_and_second(self.problem, choice, prices)
         total = tally(self.problem, choice)
         cost = float(total.cost.sum()) + overhead_usd(self.pools, workers, total.busy)
         value = self.aim.cost * cost - self.aim.worth * float(total.worth.sum())
-        return Result(choice, runner_up, workers, total, prices, value, min(bound, value))
+        return FeasibleAssignment(choice, runner_up, workers, total, prices, value, min(bound, value))
 
 
-def nothing_to_do(problem: Problem, given: Setting) -> Result:
+def nothing_to_do(problem: Problem, given: RefinementProblem) -> FeasibleAssignment:
     """No row that any option may answer."""
     nobody, zero = np.full(problem.n, NOBODY, dtype=np.int16), np.zeros(len(given.pools))
     prices = Multipliers(given.limits, given.pools, given.aim, np.zeros(len(given.limits)), zero, zero)
-    return Result(nobody, nobody, (0,) * len(given.pools), tally(problem, nobody), prices, 0.0, 0.0)
+    return FeasibleAssignment(
+        nobody, nobody, (0,) * len(given.pools), tally(problem, nobody), prices, 0.0, 0.0
+    )

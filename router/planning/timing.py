@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from router.planning.problem import Option, Problem
-from router.planning.tally import Tally
+from thirdshift.router.planning.problem import Option, Problem
+from thirdshift.router.planning.usage import PlanUsage
 
 
-def finish(problem: Problem, total: Tally, workers: Mapping[str, int]) -> float:
+def finish(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> float:
     """Seconds from now; options whose speed nobody knows take no time in this."""
     ends = [
         _end(

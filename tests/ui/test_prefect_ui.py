@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from engines.emulator import ability_for
 from tests.nights import PROGRAM, write_job, write_sums
 from tests.servers import cheap, dear, emulated
+from thirdshift.engines.emulator import ability_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SECONDS = 90_000

@@ -1,0 +1,396 @@
+"""Shards through a provider's batch tier: cut into parts, each placed once, watched, harvested.
+
+A part's intents are on disk before its batch is made. A batch carries its shard's key, and before any is made the
+provider is asked for those that carry it already: what a dead process left is adopted, never sent twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from threading import Lock
+
+from thirdshift.engines.batch.creation import found_by, make
+from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, prefix
+from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
+from thirdshift.engines.batch.providers import wire_for
+from thirdshift.engines.core.attempts import RETURNS, unsent
+from thirdshift.engines.core.event_loop import event_loop, start
+from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.core.submission import Said, Submission
+from thirdshift.engines.core.transport import lost, not_sent
+from thirdshift.engines.errors import ClosedError, UnknownBatchError
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
+from thirdshift.router.values import Endpoint, FailureKind
+
+POLL_FIRST_SECONDS = 0.5
+"""A small batch may be over in seconds; after a dozen looks it is the longest wait, and a day has 1,440 of those."""
+EMULATED_POLL_SECONDS = 0.2
+POLL_MAX_SECONDS = 60.0
+POLL_GROWTH = 1.5
+
+
+class BatchEngine:
+    """`values.Engine` over a batch tier.
+
+    `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to
+    `poll_max_seconds` while a batch runs. At the desk's deadline what is finished is harvested.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        engine_context: EngineContext,
+        *,
+        wire: BatchWire | None = None,
+        poll_first_seconds: float | None = None,
+        poll_max_seconds: float = POLL_MAX_SECONDS,
+    ) -> None:
+        bodies = Bodies(endpoint)
+        self._endpoint, self._desk = endpoint, engine_context
+        self._wire = wire or wire_for(endpoint, bodies, engine_context.keep)
+        self._parts = BatchParts(engine_context, AttemptRecords(endpoint, bodies.extra_bytes), self._wire)
+        first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
+        self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
+        # in the run's folder, where purge finds what a killed process leaves
+        self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=engine_context.keep))
+        self._numbers = count()
+        self._lock = Lock()
+        self._works: dict[str, Submission] = {}
+        self._cut_off: dict[str, asyncio.Event] = {}
+        """Per key: harvest what there is."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._halted: FailureKind | None = None
+        self._enqueued = 0
+        """Batches of ours that are not over."""
+        self._waiting_tokens = 0
+        """In those."""
+        self._parts.tokens_max = endpoint.limits.enqueued_tokens
+        self._closed = False
+
+    def submit(self, shard: Shard, key: str) -> Ticket:
+        with self._lock:
+            known = self._works.get(key)
+            if known is None:
+                known = self._works[key] = Submission(shard, key)
+                self._cut_off[key] = asyncio.Event()
+                event_loop().call_soon_threadsafe(self._begin, known)
+            return known.ticket
+
+    def progress(self, ticket: Ticket) -> Progress:
+        return self._works[ticket.key].progress()
+
+    def collect(self, ticket: Ticket) -> Iterator[Said]:
+        return self._works[ticket.key].drain()
+
+    def harvest(self, ticket: Ticket) -> None:
+        """Cancel the shard's batches and collect what they have finished; what they have not expires.
+
+        Returns at once: `collect` ends when the provider has reached its final state and all is booked.
+        """
+        event_loop().call_soon_threadsafe(self._cut_off[ticket.key].set)
+
+    def stop(self) -> None:
+        event_loop().call_soon_threadsafe(self._halt, FailureKind.CANCELLED)
+
+    def close(self) -> None:
+        """Stop watching. Batches under way go on at the provider, for a later process to adopt."""
+        with self._lock:
+            closed, self._closed = self._closed, True
+        if not closed:
+            start(self._close()).result()
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # --- a shard ---
+
+    def _begin(self, work: Submission) -> None:
+        task = asyncio.create_task(self._serve(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, work: Submission) -> None:
+        """A shard from what is adopted to the last result."""
+        fault: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                adopted: set[int] = set()
+                async for part, remote in self._adopted(work):
+                    adopted |= part.held.keys()
+                    work.in_flight += len(part.held)
+                    group.create_task(self._carry(group, work, part, remote))
+                await self._place(group, work, RequestFeed(work.shard.requests, without=adopted))
+                await asyncio.to_thread(self._parts.disown, work.shard)
+        except BaseExceptionGroup as faults:
+            fault = faults.exceptions[0]
+        except asyncio.CancelledError:
+            fault = ClosedError(f"endpoint {self._endpoint.name} was closed before its shard was done")
+        except BaseException as error:  # noqa: BLE001 - raised where answers are collected
+            fault = error
+        work.finish(fault)
+
+    async def _adopted(self, work: Submission) -> AsyncIterator[tuple[BatchPart, Remote]]:
+        """Batches that an earlier process made of this shard."""
+        key = work.ticket.key
+        try:
+            async for remote in self._wire.find(prefix(key)):
+                if remote.state is RemoteState.FAILED or remote.source is None:
+                    continue
+                uploaded = self._path()
+                with contextlib.suppress(_GoneError):
+                    await self._fetch(remote.source, uploaded)
+                    part = await asyncio.to_thread(self._parts.adopt, work.shard, key, remote, uploaded)
+                    yield part, remote
+                uploaded.unlink(missing_ok=True)
+        except CallError as error:
+            if error.passing or work.shard.shard_id in self._desk.committed:
+                raise  # whether there is something to adopt is not known: nothing may be sent
+
+    async def _place(
+        self, group: asyncio.TaskGroup, work: Submission, source: RequestFeed, attempt: int = 0
+    ) -> None:
+        """Cut and place part after part until the source is empty or nothing more is to be sent."""
+        shard, key = work.shard, work.ticket.key
+        number = attempt or shard.first_attempt
+        while True:
+            halted = self._over(work)
+            if halted is not None:
+                await asyncio.to_thread(_leave, work, source, halted)
+                return
+            part = await asyncio.to_thread(self._parts.cut, shard, key, source, self._path(), number)
+            if part is None:
+                return
+            work.put_lot(part.said)
+            if part.held:
+                work.in_flight += len(part.held)
+                await self._room(work, part)
+                await self._send(group, work, part)
+            elif part.in_vain:
+                self._halt(FailureKind.BUDGET)
+            elif part.stopped_by_cap:
+                await RETURNS.wait(self._polls[0])
+
+    async def _send(
+        self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, source: str | None = None
+    ) -> None:
+        """Upload a part, unless that is done, and make its batch."""
+        try:
+            if source is None:
+                source = await self._wire.upload(part.path)
+            remote = await self._made(work, part, source)
+        except CallError as error:
+            reply = (
+                lost(FailureKind.CONNECTION, str(error)) if error.lost else not_sent(error.kind, str(error))
+            )
+            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
+            return
+        finally:
+            part.path.unlink(missing_ok=True)
+        group.create_task(self._carry(group, work, part, remote))
+
+    async def _made(self, work: Submission, part: BatchPart, source: str) -> Remote:
+        """The batch of a part. Where too many wait at the provider already, one of ours is awaited."""
+        while True:
+            try:
+                return await make(self._wire, source, part.label)
+            except CallError as error:
+                full = error.kind is FailureKind.RATE_LIMITED and not error.lost
+                if not full or not self._enqueued or self._over(work) is not None:
+                    raise
+            await self._one_less(work)
+
+    async def _room(self, work: Submission, part: BatchPart) -> None:
+        """Wait until what may be enqueued has room for a part, where the job states how much that is."""
+        most = self._endpoint.limits.enqueued_tokens
+        while most is not None and self._enqueued and self._waiting_tokens + part.tokens > most:
+            if self._over(work) is not None:
+                return
+            await self._one_less(work)
+
+    async def _one_less(self, work: Submission) -> None:
+        """Wait until a batch of ours is over, or nothing more is to be sent."""
+        before = self._enqueued
+        while self._enqueued >= before and self._over(work) is None:
+            await RETURNS.wait(self._polls[0])
+
+    # --- a part ---
+
+    async def _carry(
+        self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, remote: Remote
+    ) -> None:
+        """A batch from its beginning to its last result."""
+        self._enqueued += 1
+        self._waiting_tokens += part.tokens
+        try:
+            ended = await self._watch(work, remote)
+        except CallError as error:
+            reply = lost(FailureKind.CONNECTION, str(error))
+            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
+            return
+        finally:
+            self._enqueued -= 1
+            self._waiting_tokens -= part.tokens
+        if ended.doubtful and not await self._wire.claim(ended):
+            await self._mistaken(group, work, part)
+        elif ended.state is RemoteState.ENDED:
+            await self._reap(work, part, ended)
+        elif ended.queue_full and self._over(work) is None:
+            await self._again(group, work, part, ended)
+        else:
+            words = f"endpoint {self._endpoint.name}: batch {ended.id} was refused ({ended.fault})"
+            reply = not_sent(FailureKind.BAD_REQUEST, words)
+            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
+
+    async def _watch(self, work: Submission, remote: Remote) -> Remote:
+        """Poll, ever more seldom, until the batch is over; cancel it when it is to be harvested."""
+        wait, longest = self._polls
+        cut_off, cancelled = self._cut_off[work.ticket.key], False
+        work.done_elsewhere += remote.done
+        while remote.state is RemoteState.RUNNING:
+            if not cancelled and (cut_off.is_set() or self._late()):
+                if remote.doubtful:
+                    raise UnknownBatchError(
+                        f"whether batch {remote.id} is ours is known when it is over; it was not cancelled"
+                    )
+                await self._wire.cancel(remote.id)
+                cancelled, wait = True, self._polls[0]
+            pause = wait if self._desk.deadline is None else min(wait, max(self._left(), self._polls[0]))
+            if cancelled:
+                await asyncio.sleep(pause)
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(cut_off.wait(), pause)
+            wait = min(wait * POLL_GROWTH, longest)
+            try:
+                seen = await self._wire.look(remote)
+            except CallError as error:
+                if not error.passing:
+                    raise
+                continue  # a provider that does not answer for an hour still has the batch
+            work.done_elsewhere += seen.done - remote.done
+            remote = seen
+        work.done_elsewhere -= remote.done
+        return remote
+
+    async def _reap(self, work: Submission, part: BatchPart, ended: Remote) -> None:
+        """Results to disk, into the books, to whoever collects; then away with them where that is asked."""
+        paths = [self._path() for _ in ended.results]
+        try:
+            for name, path in zip(ended.results, paths, strict=True):
+                await self._fetch(name, path)
+        except (_GoneError, CallError):
+            paths = []
+            ended = _unreadable(ended)
+        await self._finish(work, part, lambda: self._parts.settle(part, paths, ended, work.put_lot))
+        for path in paths:
+            path.unlink()
+        if self._endpoint.delete_remote:
+            for file in filter(None, (ended.source, *ended.results)):
+                with contextlib.suppress(CallError):
+                    await self._wire.delete(file)
+
+    async def _again(
+        self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, failed: Remote
+    ) -> None:
+        """The provider's queue was full: wait for a batch of ours to end, or send in smaller parts."""
+        if self._enqueued and failed.source is not None:
+            await self._one_less(work)
+            await self._send(group, work, part, failed.source)
+            return
+        if len(part.held) == 1:
+            reply = not_sent(
+                FailureKind.RATE_LIMITED, f"endpoint {self._endpoint.name}: its queue stays full"
+            )
+            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
+            return
+        self._parts.tokens_max = max(1, part.tokens // 2)
+        await self._place_anew(
+            group, work, part, "the provider's queue was full; sent again in smaller batches"
+        )
+
+    async def _mistaken(self, group: asyncio.TaskGroup, work: Submission, part: BatchPart) -> None:
+        """The batch that could have been the part's is not: another one may be, else it was never made."""
+        other = await found_by(self._wire, part.label)
+        if other is not None:
+            group.create_task(self._carry(group, work, part, other))
+        else:
+            await self._place_anew(group, work, part, "its batch was never made")
+
+    async def _place_anew(
+        self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, why: str
+    ) -> None:
+        rows = set(part.held)
+        await self._finish(work, part, lambda: self._parts.release(part, why))
+        await self._place(group, work, RequestFeed(work.shard.requests, rows=rows), part.attempt + 1)
+
+    async def _finish(self, work: Submission, part: BatchPart, book: Callable[[], None]) -> None:
+        """Do the booking of a part on a thread, and tell who waits for its money."""
+        work.in_flight -= len(part.held)
+        await asyncio.to_thread(book)
+        RETURNS.tell()
+
+    async def _fetch(self, name: str, path: Path) -> None:
+        try:
+            await self._wire.fetch(name, path)
+        except CallError as error:
+            if error.kind is FailureKind.NOT_FOUND:
+                raise _GoneError from error
+            raise
+
+    # --- when to stop ---
+
+    def _halt(self, kind: FailureKind) -> None:
+        if self._halted is None:
+            self._halted = kind
+
+    def _over(self, work: Submission) -> FailureKind | None:
+        """Why nothing more is sent for a shard, or None."""
+        if self._halted is None and self._late():
+            self._halted = FailureKind.DEADLINE
+        if self._halted is None and self._cut_off[work.ticket.key].is_set():
+            return FailureKind.CANCELLED
+        return self._halted
+
+    def _left(self) -> float:
+        """Seconds to the deadline."""
+        deadline = self._desk.deadline
+        return float("inf") if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
+
+    def _late(self) -> bool:
+        return self._left() <= 0
+
+    def _path(self) -> Path:
+        return self._folder / f"{next(self._numbers)}.jsonl"
+
+    async def _close(self) -> None:
+        self._halt(FailureKind.CANCELLED)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._wire.close()
+
+
+class _GoneError(Exception):
+    """A file is not at the provider any more."""
+
+
+def _unreadable(remote: Remote) -> Remote:
+    return replace(remote, cut_short=False)
+
+
+def _leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:
+    """What is left in the source is not sent."""
+    lot: list[Said] = []
+    for request in source:
+        lot.append(unsent(request, kind))
+        if len(lot) >= 1000:
+            work.put_lot(lot)
+            lot = []
+    work.put_lot(lot)

@@ -1,0 +1,129 @@
+"""Calls to a provider's batch tier over HTTP: one session, one table of what its errors mean, files as streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import stamina
+
+from thirdshift.engines.batch.provider import CallError
+from thirdshift.engines.core.failures import NEXT_STEP, Step
+from thirdshift.engines.core.json import loads
+from thirdshift.engines.core.transport import Reply
+from thirdshift.engines.realtime.http import EXCEPTIONS, new_session, proxy_for
+from thirdshift.engines.wires.openai import read_error
+from thirdshift.router.values import FailureKind
+
+SILENCE_SECONDS = 120.0
+"""Without a byte in a transfer, it is lost. A transfer as a whole may take as long as it takes."""
+PIECE = 1 << 18
+
+
+def passing(error: Exception) -> bool:
+    """Whether trying again may help."""
+    return isinstance(error, CallError) and error.passing
+
+
+again = stamina.retry(on=passing, attempts=8, timeout=None, wait_initial=0.2, wait_max=30.0)
+"""For calls that may be made twice: everything but the creation of a batch."""
+
+
+class BatchCalls:
+    """`missing`: the sentence where the key is not there; then nothing is sent."""
+
+    def __init__(self, name: str, base: str, headers: Mapping[str, str], missing: str | None) -> None:
+        self._name, self._base, self._headers, self._missing = name, base, headers, missing
+        self._proxy = proxy_for(base)
+        self._session: aiohttp.ClientSession | None = None
+
+    @again
+    async def get(self, path: str) -> dict[str, Any]:
+        return await self.call("GET", path)
+
+    def request(self, method: str, path: str, **body: Any) -> Any:
+        """Enter an asynchronous context for its response. What goes wrong in it is raised as a CallError."""
+        if self._missing is not None:
+            raise CallError(FailureKind.AUTH, self._missing, passing=False)
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
+            self._session = new_session(self._headers, timeout)
+        return _Guarded(
+            self._session.request(method, self._base + path, proxy=self._proxy, **body), self._name
+        )
+
+    async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        """The JSON object that is answered."""
+        async with self.request(method, path, **body) as response:
+            await self.check(response)
+            try:
+                answer = loads(await response.read())
+            except ValueError:
+                answer = None
+        if not isinstance(answer, dict):
+            words = f"endpoint {self._name}: what came is no JSON object"
+            raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
+        return answer
+
+    @again
+    async def fetch(self, path: str, to: Path) -> None:
+        """Write what is answered to a file, a piece at a time."""
+        with to.open("wb") as file:
+            async with self.request("GET", path) as response:
+                await self.check(response)
+                async for piece in response.content.iter_chunked(PIECE):
+                    file.write(piece)
+
+    async def check(self, response: aiohttp.ClientResponse) -> None:
+        """Raise what a status other than 2xx means."""
+        if response.status // 100 != 2:
+            reply = read_error(response.status, await response.read())
+            kind = reply.kind or FailureKind.OVERLOADED
+            words = f"endpoint {self._name}: {reply.message}"
+            raise CallError(kind, words, passing=_may_pass(kind), status=response.status)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+class _Guarded:
+    """An aiohttp request whose exceptions become CallErrors."""
+
+    def __init__(self, request: Any, name: str) -> None:
+        self._request, self._name = request, name
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        try:
+            response: aiohttp.ClientResponse = await self._request.__aenter__()
+        except Exception as error:
+            raise self._translated(error) from error
+        return response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._request.__aexit__(kind, error, trace)
+        if isinstance(error, Exception) and not isinstance(error, CallError):
+            raise self._translated(error) from error
+
+    def _translated(self, error: Exception) -> Exception:
+        for known, kind, unsent, words in EXCEPTIONS:
+            if isinstance(error, known):
+                return CallError(
+                    kind, f"endpoint {self._name}: {words}", passing=_may_pass(kind), lost=not unsent
+                )
+        return error
+
+
+def _may_pass(kind: FailureKind) -> bool:
+    return NEXT_STEP[kind].step is Step.SAME_ENDPOINT
+
+
+def not_run(message: str) -> Reply:
+    """The batch ended before this request's turn: nothing was billed for it."""
+    return Reply(kind=FailureKind.EXPIRED, message=message, unbilled=True)

@@ -1,0 +1,162 @@
+"""OpenAI's files and batches: the batch tier of whoever speaks that wire."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from thirdshift.engines.batch.http import BatchCalls, again, not_run
+from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.core.transport import Reply, lost
+from thirdshift.engines.realtime.http import OPENAI_BASE, authorization, key_of, missing_key
+from thirdshift.engines.wires.openai import Bodies, read_completion, read_error
+from thirdshift.router.values import Endpoint, FailureKind, Request
+
+CHAT = "/v1/chat/completions"
+LABEL = "thirdshift_key"
+"""Where a batch's metadata carry its label. A value may have 512 characters."""
+PAGE = 100
+PAGES_MAX = 50
+"""As far back as a batch is looked for: 5,000 batches."""
+
+STATES: dict[str, RemoteState] = {
+    "validating": RemoteState.RUNNING,
+    "in_progress": RemoteState.RUNNING,
+    "finalizing": RemoteState.RUNNING,
+    "cancelling": RemoteState.RUNNING,
+    "completed": RemoteState.ENDED,
+    "expired": RemoteState.ENDED,
+    "cancelled": RemoteState.ENDED,
+    "failed": RemoteState.FAILED,
+}
+QUEUE_FULL = {"token_limit_exceeded", "enqueued_token_limit_exceeded", "rate_limit_exceeded"}
+
+
+class OpenAIBatches:
+    """`BatchWire` over HTTP. `limits`: what OpenAI documents, less a little for the multipart around it."""
+
+    limits = BatchLimits(requests=50_000, bytes=199_000_000)
+
+    def __init__(self, endpoint: Endpoint, bodies: Bodies) -> None:
+        self._name = endpoint.name
+        self._bodies = bodies
+        if endpoint.api_base is None and endpoint.provider == "azure":
+            self._http = _azure(endpoint)
+            return
+        key, missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
+        base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
+        self._http = BatchCalls(endpoint.name, base, authorization(key), missing)
+
+    def line(self, custom_id: str, request: Request) -> bytes:
+        body = self._bodies.body(request)
+        return dumps({"custom_id": custom_id, "method": "POST", "url": CHAT, "body": body}) + b"\n"
+
+    @again
+    async def upload(self, path: Path) -> str:
+        with path.open("rb") as file:
+            form = aiohttp.FormData()
+            form.add_field("purpose", "batch")
+            form.add_field("file", file, filename="requests.jsonl", content_type="application/jsonl")
+            made = await self._http.call("POST", "/files", data=form)
+        return str(made["id"])
+
+    async def create(self, source: str, label: str) -> Remote:
+        body = {
+            "input_file_id": source,
+            "endpoint": CHAT,
+            "completion_window": "24h",
+            "metadata": {LABEL: label},
+        }
+        return _remote(await self._http.call("POST", "/batches", json=body))
+
+    async def find(self, prefix: str) -> AsyncIterator[Remote]:
+        after = ""
+        for _ in range(PAGES_MAX):
+            page = await self._http.get(f"/batches?limit={PAGE}{after}")
+            for batch in page.get("data", ()):
+                found = _remote(batch)
+                if found.label.startswith(prefix):
+                    yield found
+            if not page.get("has_more") or not page.get("data"):
+                return
+            after = f"&after={page['data'][-1]['id']}"
+
+    async def look(self, remote: Remote) -> Remote:
+        return _remote(await self._http.get(f"/batches/{remote.id}"))
+
+    async def claim(self, remote: Remote) -> bool:
+        """Its metadata say so: there is no doubt on this wire."""
+        return not remote.doubtful
+
+    @again
+    async def cancel(self, batch_id: str) -> None:
+        try:
+            await self._http.call("POST", f"/batches/{batch_id}/cancel")
+        except CallError as error:
+            if error.status != 409:  # it has ended meanwhile
+                raise
+
+    async def fetch(self, name: str, path: Path) -> None:
+        await self._http.fetch(f"/files/{name}/content", path)
+
+    @again
+    async def delete(self, name: str) -> None:
+        await self._http.call("DELETE", f"/files/{name}")
+
+    def custom_id(self, line: bytes) -> str | None:
+        try:
+            found = loads(line)["custom_id"]
+        except (ValueError, KeyError, TypeError):
+            return None
+        return found if isinstance(found, str) else None
+
+    def read(self, line: bytes) -> Reply:
+        data = loads(line)
+        response, error = data.get("response"), data.get("error")
+        if isinstance(response, dict) and isinstance(response.get("body"), dict):
+            if response.get("status_code") == 200:
+                return read_completion(response["body"])
+            return read_error(int(response.get("status_code") or 500), dumps(response["body"]))
+        if isinstance(error, dict) and error.get("code") in ("batch_expired", "batch_cancelled"):
+            return not_run(f"endpoint {self._name}: {error['code']}")
+        if isinstance(error, dict):
+            return read_error(500, dumps({"error": error}))
+        return lost(FailureKind.BROKEN_REPLY, f"endpoint {self._name}: a result without a response")
+
+    async def close(self) -> None:
+        await self._http.close()
+
+
+def _azure(endpoint: Endpoint) -> BatchCalls:
+    """Azure's address with OpenAI's wire: as its documentation has it, and run by nobody here."""
+    base = os.environ.get("AZURE_API_BASE", "").rstrip("/")
+    key, missing = key_of(endpoint, "AZURE_API_KEY")
+    if not base:
+        missing = missing_key(endpoint, "AZURE_API_BASE")
+    return BatchCalls(endpoint.name, f"{base}/openai/v1", {} if key is None else {"api-key": key}, missing)
+
+
+def _remote(batch: Mapping[str, Any]) -> Remote:
+    status = str(batch.get("status"))
+    names = (batch.get("output_file_id"), batch.get("error_file_id"))
+    faults = (batch.get("errors") or {}).get("data") or []
+    codes = [str(fault.get("code")) for fault in faults if isinstance(fault, dict)]
+    counts = batch.get("request_counts") or {}
+    return Remote(
+        id=str(batch["id"]),
+        label=str((batch.get("metadata") or {}).get(LABEL, "")),
+        state=STATES.get(status, RemoteState.RUNNING),
+        created_at=datetime.fromtimestamp(batch.get("created_at") or 0, UTC),
+        cut_short=status in ("expired", "cancelled"),
+        queue_full=status == "failed" and bool(QUEUE_FULL & set(codes)),
+        fault=", ".join(dict.fromkeys(codes))[:200],
+        done=int(counts.get("completed") or 0) + int(counts.get("failed") or 0),
+        source=batch.get("input_file_id"),
+        results=tuple(name for name in names if isinstance(name, str)),
+    )

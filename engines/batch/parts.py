@@ -1,0 +1,335 @@
+"""Parts of a shard that each fit into one batch: cut with their intents written, settled from their results.
+
+Everything here may take seconds (files, JSON, the journal) and runs on worker threads, not on the event loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import BinaryIO
+
+from thirdshift.engines.batch.provider import BatchWire, Remote
+from thirdshift.engines.core.records import ZERO, AttemptRecords
+from thirdshift.engines.core.submission import Said
+from thirdshift.engines.core.transport import Reply, lost, not_sent
+from thirdshift.engines.core.validation import Schema, is_valid, schema_fault
+from thirdshift.engines.wires.openai import refused_beforehand
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Outcome, Request
+
+LOT = 500
+"""Records written to the journal at once."""
+TOKENS_PER_BYTE = 0.3
+TOKENS_PER_MESSAGE = 8
+"""A guess for the provider's count of enqueued tokens, on the high side for English."""
+
+
+class RequestFeed:
+    """A shard's requests, one by one, with a way to put one back. `rows` None: all but `without`."""
+
+    def __init__(
+        self,
+        requests: Iterable[Request],
+        *,
+        rows: Collection[int] | None = None,
+        without: Collection[int] = (),
+    ) -> None:
+        wanted = (r for r in requests if r.row not in without and (rows is None or r.row in rows))
+        self._iterator = iter(wanted)
+        self._back: list[Request] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        return self
+
+    def __next__(self) -> Request:
+        return self._back.pop() if self._back else next(self._iterator)
+
+    def put_back(self, request: Request) -> None:
+        self._back.append(request)
+
+
+@dataclass(slots=True)
+class PendingRequest:
+    """What is kept of a request while its batch runs: not its text."""
+
+    intent: Intent
+    schema: Schema
+
+
+@dataclass(slots=True)
+class BatchPart:
+    """Requests that travel in one batch."""
+
+    path: Path
+    attempt: int
+    held: dict[int, PendingRequest] = field(default_factory=dict)
+    """By row."""
+    size: int = 0
+    tokens: int = 0
+    said: list[Said] = field(default_factory=list)
+    """Requests that were not let in, with the reason."""
+    stopped_by_cap: bool = False
+    in_vain: bool = False
+    """The cap stopped it, and nobody holds money that could return."""
+    label: str = ""
+
+
+class BatchParts:
+    """Cuts and settles the parts of one endpoint's shards. `tokens_max`: what one part may enqueue, if known."""
+
+    def __init__(self, engine_context: EngineContext, books: AttemptRecords, wire: BatchWire) -> None:
+        self._desk, self._books, self._wire = engine_context, books, wire
+        self.tokens_max: int | None = None
+
+    # --- before ---
+
+    def cut(self, shard: Shard, key: str, source: RequestFeed, path: Path, attempt: int) -> BatchPart | None:
+        """The next part, in its file, every intent on disk and its money set aside; None at the source's end."""
+        part = BatchPart(path, attempt)
+        fresh: list[Intent] = []
+        with path.open("wb") as file:
+            for request in source:
+                if not self._let_in(part, shard, key, request, file, fresh):
+                    source.put_back(request)
+                    break
+                if len(fresh) >= LOT:
+                    self._sent(fresh)
+        self._sent(fresh)
+        if not part.held and not part.said and not part.stopped_by_cap:
+            return None
+        part.label = label(key, part)
+        return part
+
+    def _let_in(
+        self, part: BatchPart, shard: Shard, key: str, request: Request, file: BinaryIO, fresh: list[Intent]
+    ) -> bool:
+        """Whether the request was dealt with; False where it is for the next part."""
+        line = self._line(f"{tag(key, part.attempt)}-{request.row}", request)
+        fault = self._fault(request, line)
+        if fault is not None:
+            part.said.append(self._refuse(shard, key, request, part.attempt, fault))
+            return True
+        size = self._books.prompt_bytes(request)
+        tokens = int(size * TOKENS_PER_BYTE) + TOKENS_PER_MESSAGE * len(request.messages)
+        if part.held and not self._fits(part, len(line), tokens):
+            return False
+        entry = entry_id(key, request.row, part.attempt)
+        committed = self._committed(shard).get(entry, ZERO)
+        amount = max(self._books.worst_case(request, size), committed)
+        in_vain = not self._desk.budget.reserved_usd
+        if not self._desk.budget.reserve(amount - committed):
+            part.stopped_by_cap, part.in_vain = True, in_vain
+            return False
+        self._committed(shard).pop(entry, None)
+        intent = self._books.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
+        fresh.append(intent)
+        part.held[request.row] = PendingRequest(intent, request.response_schema)
+        part.size += len(line)
+        part.tokens += tokens
+        file.write(line)
+        return True
+
+    def _line(self, custom_id: str, request: Request) -> bytes:
+        """Empty where the messages are none that this wire knows."""
+        try:
+            return self._wire.line(custom_id, request)
+        except (AttributeError, KeyError, TypeError):
+            return b""
+
+    def _fits(self, part: BatchPart, size: int, tokens: int) -> bool:
+        limits = self._wire.limits
+        if len(part.held) >= limits.requests or part.size + size > limits.bytes:
+            return False
+        return self.tokens_max is None or part.tokens + tokens <= self.tokens_max
+
+    def _fault(self, request: Request, line: bytes) -> Reply | None:
+        words = refused_beforehand(request) or schema_fault(request.response_schema)
+        if words is None and not line:
+            words = "its messages cannot be written as this provider wants them"
+        if words is not None:
+            return not_sent(FailureKind.BAD_REQUEST, words)
+        if len(line) > self._wire.limits.bytes:
+            return not_sent(FailureKind.CONTEXT_OVERFLOW, "the request alone is larger than a batch may be")
+        return None
+
+    def _refuse(self, shard: Shard, key: str, request: Request, attempt: int, reply: Reply) -> Said:
+        intent = self._books.intent(
+            shard, request, attempt, ZERO, 0, entry_id=entry_id(key, request.row, attempt)
+        )
+        self._desk.journal.sent((intent,))
+        said, outcome = self._judged(PendingRequest(intent, None), reply)
+        self._desk.journal.settled((outcome,))
+        return said
+
+    def _sent(self, fresh: list[Intent]) -> None:
+        if fresh:
+            self._desk.journal.sent(fresh)
+            fresh.clear()
+
+    def adopt(self, shard: Shard, key: str, remote: Remote, uploaded: Path) -> BatchPart:
+        """The part that a batch already at the provider is: those of its requests that are in the shard.
+
+        Its money is committed: it is set aside where the cap still allows, and booked all the same.
+        """
+        rows = set(self._rows(uploaded))
+        part = BatchPart(uploaded, attempt_of(remote.label), label=remote.label)
+        for request in shard.requests:
+            if request.row in rows:
+                entry = entry_id(key, request.row, part.attempt)
+                reserved = self._committed(shard).pop(entry, None)
+                if reserved is None:
+                    amount = self._books.worst_case(request)
+                    reserved = amount if self._desk.budget.reserve(amount) else ZERO
+                intent = self._books.intent(
+                    shard, request, part.attempt, reserved, 0, entry_id=entry, at=remote.created_at
+                )
+                part.held[request.row] = PendingRequest(intent, request.response_schema)
+        for lot in _lots(part.held.values()):
+            self._desk.journal.sent([held.intent for held in lot])
+        return part
+
+    def _committed(self, shard: Shard) -> dict[str, Decimal]:
+        return self._desk.committed.get(shard.shard_id, {})
+
+    def disown(self, shard: Shard) -> None:
+        """What an earlier process wrote down and the provider does not have was never sent: void, its money free."""
+        never = self._desk.committed.pop(shard.shard_id, {})
+        now = datetime.now(UTC)
+        self._desk.journal.settled(
+            [Outcome(entry, LedgerStatus.VOID, ZERO, now, final=False) for entry in never]
+        )
+        for amount in never.values():
+            self._desk.budget.settle(amount, ZERO)
+
+    def _rows(self, uploaded: Path) -> Iterator[int]:
+        with uploaded.open("rb") as file:
+            for line in file:
+                row = row_of(self._wire.custom_id(line))
+                if row is not None:
+                    yield row
+
+    # --- after ---
+
+    def settle(
+        self, part: BatchPart, results: Iterable[Path], remote: Remote, put: Callable[[list[Said]], None]
+    ) -> None:
+        """Book every result, in whatever order it stands, and then what has none, one request at a time."""
+        torn = False
+        lot: list[tuple[PendingRequest, Reply]] = []
+        for line in _lines(results):
+            custom_id = self._wire.custom_id(line)
+            if custom_id is None:
+                torn = True
+                continue
+            row = row_of(custom_id)
+            held = None if row is None else part.held.pop(row, None)
+            if held is not None:
+                lot.append((held, self._wire.read(line)))
+            if len(lot) >= LOT:
+                put(self._book(lot))
+                lot = []
+        put(self._book(lot))
+        self.end(part, _without_result(remote, torn=torn), put)
+
+    def end(self, part: BatchPart, reply: Reply, put: Callable[[list[Said]], None]) -> None:
+        """Book one reply for every request that is still held."""
+        for lot in _lots(part.held.values()):
+            put(self._book([(held, reply) for held in lot]))
+        part.held.clear()
+
+    def release(self, part: BatchPart, why: str) -> None:
+        """The batch was never run and its requests go into others: each has another attempt ahead."""
+        reply = not_sent(FailureKind.RATE_LIMITED, why)
+        for lot in _lots(part.held.values()):
+            outcomes = [self._judged(held, reply, final=False)[1] for held in lot]
+            self._desk.journal.settled(outcomes)
+            for held in lot:
+                self._desk.budget.settle(held.intent.reserved_usd, ZERO)
+
+    def _book(self, lot: list[tuple[PendingRequest, Reply]]) -> list[Said]:
+        if not lot:
+            return []
+        judged = [self._judged(held, reply) for held, reply in lot]
+        self._desk.journal.settled([outcome for _, outcome in judged])
+        for (held, _), (_, outcome) in zip(lot, judged, strict=True):
+            self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd)
+        return [said for said, _ in judged]
+
+    def _judged(self, held: PendingRequest, reply: Reply, *, final: bool = True) -> tuple[Said, Outcome]:
+        """What a reply is to its request. A batch makes no second attempt: that would be another night's wait."""
+        intent = held.intent
+        row, request_id = intent.row or 0, intent.request_id or ""
+        said: Said
+        if reply.kind is None:
+            valid = is_valid(held.schema, reply.text)
+            said = Answer(
+                row,
+                request_id,
+                reply.text,
+                reply.finish_reason,
+                reply.reasoning,
+                valid,
+                reply.logprobs,
+            )
+        else:
+            said = Failure(row, request_id, reply.kind, reply.message)
+        return said, self._books.outcome(intent, reply, said, final)
+
+
+def _without_result(remote: Remote, *, torn: bool) -> Reply:
+    """What a request without a result line has come to."""
+    if remote.cut_short and not torn:
+        return not_sent(FailureKind.EXPIRED, f"batch {remote.id} ended before this request was run")
+    return lost(FailureKind.BROKEN_REPLY, f"batch {remote.id} has no readable result for this request")
+
+
+def entry_id(key: str, row: int, attempt: int) -> str:
+    """The same for the same attempt in whatever process: what lets a later one settle what this one sent."""
+    return hashlib.blake2b(f"{key}\n{row}\n{attempt}".encode(), digest_size=16).hexdigest()
+
+
+def tag(key: str, attempt: int) -> str:
+    """How the custom ids of a shard's attempt begin; the request's row follows. Anthropic wants 64 characters or less,
+    and where a batch has no label they are the only mark that it is ours."""
+    return hashlib.blake2b(f"{key}\n{attempt}".encode(), digest_size=8).hexdigest()
+
+
+def row_of(custom_id: str | None) -> int | None:
+    """The row of a custom id of ours."""
+    number = (custom_id or "").rpartition("-")[2]
+    return int(number) if number.isdigit() else None
+
+
+def label(key: str, part: BatchPart) -> str:
+    """A part's name at the provider: the shard's key, the rows' span and number, the attempt."""
+    if not part.held:
+        return ""
+    return f"{prefix(key)}{min(part.held)}-{max(part.held)}/{len(part.held)}/{part.attempt}"
+
+
+def prefix(key: str) -> str:
+    """How the labels of a shard's batches begin. A long key is shortened: providers bound metadata."""
+    short = key if len(key) <= 200 else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return f"{short}/"
+
+
+def attempt_of(text: str) -> int:
+    number = text.rpartition("/")[2]
+    return int(number) if number.isdigit() else 1
+
+
+def _lines(paths: Iterable[Path]) -> Iterator[bytes]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.strip())
+
+
+def _lots(held: Iterable[PendingRequest]) -> Iterator[list[PendingRequest]]:
+    everything = list(held)
+    for start in range(0, len(everything), LOT):
+        yield everything[start : start + LOT]

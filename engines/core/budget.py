@@ -1,0 +1,79 @@
+"""The run's money in this process: what is set aside plus what is spent never passes the cap."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from threading import Lock
+
+from thirdshift.router.interfaces import Budget
+
+_ZERO = Decimal(0)
+
+
+class SubBudget:
+    """`values.Budget`: part of a run's money, with a limit of its own."""
+
+    def __init__(self, whole: Budget, limit: RunBudget) -> None:
+        self._whole, self.limit = whole, limit
+
+    def reserve(self, amount_usd: Decimal) -> bool:
+        if not self.limit.reserve(amount_usd):
+            return False
+        if self._whole.reserve(amount_usd):
+            return True
+        self.limit.settle(amount_usd, _ZERO)
+        return False
+
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
+        self.limit.settle(reserved_usd, cost_usd)
+        self._whole.settle(reserved_usd, cost_usd)
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What the whole has reserved, which holds ours too: when that is zero, nothing returns to either."""
+        return self._whole.reserved_usd
+
+
+class RunBudget:
+    """`values.Budget` over one cap. `cap_usd` None: no cap, everything is counted all the same.
+
+    `spent_usd`: what the ledger already holds against this cap: earlier processes of the run, or the window's
+    other runs. `reserved_usd`: what is set aside already for attempts of earlier processes.
+    """
+
+    def __init__(
+        self, cap_usd: Decimal | None, spent_usd: Decimal = _ZERO, reserved_usd: Decimal = _ZERO
+    ) -> None:
+        self._cap = cap_usd
+        self._spent = spent_usd
+        self._reserved = reserved_usd
+        self._lock = Lock()
+
+    def reserve(self, amount_usd: Decimal) -> bool:
+        """Set `amount_usd` aside if the cap allows it; False leaves everything as it was."""
+        with self._lock:
+            reserved = self._reserved + amount_usd
+            if self._cap is not None and self._spent + reserved > self._cap:
+                return False
+            self._reserved = reserved
+            return True
+
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
+        """Give a reservation back and book what it really cost."""
+        with self._lock:
+            self._reserved -= reserved_usd
+            self._spent += cost_usd
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        return self._reserved
+
+    @property
+    def spent_usd(self) -> Decimal:
+        return self._spent
+
+    @property
+    def left_usd(self) -> Decimal | None:
+        """What could be reserved now; None without a cap."""
+        with self._lock:
+            return None if self._cap is None else self._cap - self._spent - self._reserved

@@ -1,0 +1,247 @@
+"""OpenAI's files and batches over HTTP."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from aiohttp.multipart import BodyPartReader
+
+from thirdshift.engines.core.json import loads
+from thirdshift.engines.emulator import openai_wire
+from thirdshift.engines.emulator.answers import WireRequest
+from thirdshift.engines.emulator.batches import Batches, EmulatedBatch, EmulatedBatchState, EmulatedLine
+from thirdshift.engines.emulator.openai_wire import BadBody
+from thirdshift.engines.emulator.provider import ErrorResponse
+from thirdshift.engines.emulator.responses import (
+    MARK,
+    Handler,
+    add_routes,
+    error_response,
+    hang_up,
+    json_response,
+)
+
+CHAT = "/v1/chat/completions"
+PIECE = 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    id: str
+    path: Path
+    filename: str
+    purpose: str
+    created_at: int
+
+    def described(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "object": "file",
+            "bytes": self.path.stat().st_size,
+            "created_at": self.created_at,
+            "filename": self.filename,
+            "purpose": self.purpose,
+            "status": "processed",
+        }
+
+
+class OpenAIBatchWire:
+    """A batch file's lines: `custom_id`, `method`, `url`, `body`; and those of its output."""
+
+    def read(self, line: Any) -> tuple[str, WireRequest]:
+        custom_id = line.get("custom_id") if isinstance(line, dict) else None
+        if not isinstance(custom_id, str) or not custom_id:
+            raise BadBody("custom_id: a text is wanted")
+        if line.get("url") != CHAT or line.get("method") != "POST":
+            raise BadBody(f"a line wants method POST and url {CHAT}")
+        return custom_id, openai_wire.read_chat(line.get("body"))
+
+    def write(self, line: EmulatedLine, ended: EmulatedBatchState) -> tuple[bool, Any] | None:
+        said = line.said
+        if said is None:
+            if ended is not EmulatedBatchState.EXPIRED:
+                return None  # of a cancelled batch, what was not done is in neither file
+            words = "This request could not be executed before the completion window expired."
+            error = {"code": "batch_expired", "message": words}
+            return True, {"id": None, "custom_id": line.custom_id, "response": None, "error": error}
+        if isinstance(said, ErrorResponse):
+            return True, _executed(line, "emulated-error", said.status, openai_wire.error_body(said))
+        return False, _executed(line, said.ref, 200, openai_wire.completion(said))
+
+
+def _executed(line: EmulatedLine, ref: str, status: int, body: Mapping[str, Any]) -> dict[str, Any]:
+    response = {"status_code": status, "request_id": ref, "body": body}
+    return {"id": ref, "custom_id": line.custom_id, "response": response, "error": None}
+
+
+class FilesDoor:
+    """The handlers; `add_to` puts them at their addresses."""
+
+    def __init__(self, batches: Batches, folder: Path) -> None:
+        self._batches = batches
+        self._folder = folder
+        self._numbers = itertools.count(1)
+        self._files: dict[str, StoredFile] = {}
+        self._wire = OpenAIBatchWire()
+
+    def add_to(self, app: web.Application) -> None:
+        handlers: dict[tuple[str, str], Handler] = {
+            ("POST", "/v1/files"): self.upload,
+            ("GET", "/v1/files"): self.list_files,
+            ("GET", "/v1/files/{id}"): self.describe,
+            ("DELETE", "/v1/files/{id}"): self.delete,
+            ("GET", "/v1/files/{id}/content"): self.content,
+            ("POST", "/v1/batches"): self.create,
+            ("GET", "/v1/batches"): self.list_batches,
+            ("GET", "/v1/batches/{id}"): self.retrieve,
+            ("POST", "/v1/batches/{id}/cancel"): self.cancel,
+        }
+        add_routes(app, handlers)
+
+    # --- files ---
+
+    async def upload(self, request: web.Request) -> web.StreamResponse:
+        number = next(self._numbers)
+        path, name, purpose = self._folder / f"upload-{number:06d}", "", ""
+        async for part in await request.multipart():
+            if not isinstance(part, BodyPartReader):
+                continue
+            if part.name == "file":
+                name = part.filename or "file"
+                with path.open("wb") as sink:
+                    while piece := await part.read_chunk(PIECE):
+                        sink.write(part.decode(piece))
+            elif part.name == "purpose":
+                purpose = await part.text()
+        if not name or not purpose:
+            return _bad("a file and a purpose are wanted")
+        if path.stat().st_size > self._batches.habits.max_bytes:
+            path.unlink()
+            return _bad(f"the file is larger than {self._batches.habits.max_bytes} bytes", 413)
+        return json_response(self._keep(path, name, purpose, number).described())
+
+    def _keep(self, path: Path, name: str, purpose: str, number: int) -> StoredFile:
+        stored = StoredFile(f"file-emulated-{number:06d}", path, name, purpose, int(time.time()))
+        self._files[stored.id] = stored
+        return stored
+
+    async def list_files(self, request: web.Request) -> web.StreamResponse:
+        wanted = request.query.get("purpose")
+        found = [f.described() for f in self._files.values() if wanted in (None, f.purpose)]
+        return json_response({"object": "list", "data": found, "has_more": False})
+
+    async def describe(self, request: web.Request) -> web.StreamResponse:
+        stored = self._files.get(request.match_info["id"])
+        return _missing("file") if stored is None else json_response(stored.described())
+
+    async def content(self, request: web.Request) -> web.StreamResponse:
+        stored = self._files.get(request.match_info["id"])
+        return _missing("file") if stored is None else web.FileResponse(stored.path, headers=MARK)
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        stored = self._files.pop(request.match_info["id"], None)
+        if stored is None:
+            return _missing("file")
+        stored.path.unlink()
+        return json_response({"id": stored.id, "object": "file", "deleted": True})
+
+    # --- batches ---
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        try:
+            body = loads(await request.read())
+        except ValueError as error:
+            return _bad(str(error))
+        stored = self._files.get(body.get("input_file_id", ""))
+        if stored is None:
+            return _bad(f"no file {body.get('input_file_id')}")
+        if body.get("endpoint") != CHAT or body.get("completion_window") != "24h":
+            return _bad(f"endpoint {CHAT} and completion_window 24h are wanted")
+        at = request.match_info.get("at")
+        batch = self._batches.create(stored.path, self._wire, "batch_emulated_", body, at=at)
+        if self._batches.loses_reply():
+            return hang_up(request)
+        return json_response(self._described(batch))
+
+    async def retrieve(self, request: web.Request) -> web.StreamResponse:
+        batch = self._batch(request)
+        return _missing("batch") if batch is None else json_response(self._described(batch))
+
+    async def list_batches(self, request: web.Request) -> web.StreamResponse:
+        limit = int(request.query.get("limit", "20"))
+        page, more = self._batches.page(self._wire, request.query.get("after"), limit)
+        data = [self._described(batch) for batch in page]
+        ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+        return json_response({"object": "list", "data": data, "has_more": more, **ends})
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        batch = self._batch(request)
+        if batch is None:
+            return _missing("batch")
+        if not self._batches.cancel(batch):
+            return _bad(f"a batch that is {batch.state} cannot be cancelled", 409)
+        return json_response(self._described(batch))
+
+    def _batch(self, request: web.Request) -> EmulatedBatch | None:
+        batch = self._batches.all.get(request.match_info["id"])
+        return batch if batch is not None and batch.wire is self._wire else None
+
+    def _described(self, batch: EmulatedBatch) -> dict[str, Any]:
+        total, completed, failed = self._batches.counts(batch)
+        at = {
+            f"{state}_at": int(when)
+            for state, when in batch.reached.items()
+            if state != EmulatedBatchState.VALIDATING
+        }
+        return {
+            "id": batch.id,
+            "object": "batch",
+            "endpoint": CHAT,
+            "input_file_id": batch.details.get("input_file_id"),
+            "completion_window": "24h",
+            "metadata": batch.details.get("metadata"),
+            "status": batch.state.value,
+            "created_at": int(batch.created_at),
+            "expires_at": int(batch.expires_at),
+            **at,
+            "request_counts": {"total": total, "completed": completed, "failed": failed},
+            "output_file_id": self._result(batch, "output_file_id", batch.output),
+            "error_file_id": self._result(batch, "error_file_id", batch.errors),
+            "errors": _faults(batch),
+        }
+
+    def _result(self, batch: EmulatedBatch, name: str, path: Path | None) -> str | None:
+        """The id of a result file, a file like the others from the moment its batch has ended."""
+        if path is None or batch.state not in (
+            EmulatedBatchState.COMPLETED,
+            EmulatedBatchState.EXPIRED,
+            EmulatedBatchState.CANCELLED,
+        ):
+            return None
+        if name not in batch.details:
+            kept = self._keep(path, path.name, "batch_output", next(self._numbers))
+            batch.details[name] = kept.id
+        return str(batch.details[name])
+
+
+def _faults(batch: EmulatedBatch) -> Mapping[str, Any] | None:
+    if not batch.faults:
+        return None
+    data = [
+        {"code": code, "message": words, "line": line, "param": None} for code, words, line in batch.faults
+    ]
+    return {"object": "list", "data": data}
+
+
+def _bad(message: str, status: int = 400) -> web.StreamResponse:
+    return error_response(ErrorResponse(status, "invalid_request", message), openai_wire.error_body)
+
+
+def _missing(what: str) -> web.StreamResponse:
+    return error_response(ErrorResponse(404, "not_found", f"no such {what}"), openai_wire.error_body)

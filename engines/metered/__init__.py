@@ -1,0 +1,1 @@
+"""Workers that are paid by the second."""

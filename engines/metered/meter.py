@@ -1,0 +1,145 @@
+"""A worker's seconds as money: answers are charged the time since the last charge, overhead takes the rest.
+
+Time is leased ahead, a minute at a time. A lease is a ledger entry of purpose overhead, written before its time
+begins, and ends at what of it no answer was charged for: start-up, idle time, the tail. It reserves twice: once for
+the answers it will pay for, once for its own entry, which a dead process leaves behind at the whole lease. So the
+ledger never passes the cap, however it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Decimal
+from typing import Protocol
+
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.values import QUANTUM, Intent, LedgerStatus, Outcome, usd, usd_up
+
+ZERO = Decimal(0)
+LEASES_SECONDS = (60.0, 15.0, 5.0)
+"""The usual lease; and the smaller ones tried when the cap leaves no room for it."""
+RENEW_SECONDS = 3.0
+"""A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
+
+
+class MakesIntent(Protocol):
+    def __call__(self, reserved_usd: Decimal) -> Intent: ...
+
+
+@dataclass(slots=True)
+class Lease:
+    intent: Intent
+    until: float
+    """On the meter's clock."""
+    answers: Decimal
+    """Left of what is reserved for answers."""
+    overhead: Decimal = ZERO
+    """Charged to this entry so far."""
+
+
+class Meter:
+    """One worker's. Used by the one thread that drives it.
+
+    `usd_per_hour` zero: nothing is reserved and one lease lasts as long as the worker.
+    """
+
+    def __init__(
+        self,
+        usd_per_hour: Decimal,
+        engine_context: EngineContext,
+        overhead: MakesIntent,
+        *,
+        minimum_seconds: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_second = usd_per_hour / 3600
+        self._desk, self._overhead, self._clock = engine_context, overhead, clock
+        self._minimum = minimum_seconds
+        self._began = self._marked = clock()
+        self._lease: Lease | None = None
+        self.cost_usd = ZERO
+        """Charged so far, answers and overhead together: never more than a rounding from seconds times price."""
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds left of the time that is paid for."""
+        return 0.0 if self._lease is None else self._lease.until - self._clock()
+
+    def keep_up(self) -> bool:
+        """Lease the next stretch where it is due. False: the cap leaves no room for it."""
+        if self._lease is not None and self.seconds_left > RENEW_SECONDS:
+            return True
+        return any(self._take(seconds) for seconds in self._stretches())
+
+    def charge(self, weights: Sequence[float]) -> list[Decimal]:
+        """The seconds since the last charge, shared among answers by weight."""
+        amount = self._accrue()
+        total = sum(weights) or 1.0
+        shares = [
+            (amount * Decimal(weight / total)).quantize(QUANTUM, ROUND_DOWN) if amount else ZERO
+            for weight in weights
+        ]
+        shares[-1] += amount - sum(shares, ZERO)
+        if self._lease is not None and amount:
+            covered = min(amount, self._lease.answers)
+            self._lease.answers -= covered
+            self._desk.budget.settle(covered, amount)
+        return shares
+
+    def idle(self) -> None:
+        """The seconds since the last charge belong to no answer: start-up, idle time, work that was lost."""
+        amount = self._accrue()
+        if self._lease is not None:
+            self._lease.overhead += amount
+
+    def stop(self) -> None:
+        """The worker is gone. What a minimum rental leaves unused is overhead too."""
+        self.idle()
+        if self._lease is not None:
+            short = self._began + self._minimum - self._clock()
+            if short > 0:
+                rest = usd(self._per_second * Decimal(short))
+                self._lease.overhead += rest
+                self.cost_usd += rest
+            self._settle(self._lease)
+            self._lease = None
+
+    # --- leases ---
+
+    def _stretches(self) -> tuple[float, ...]:
+        if not self._per_second:
+            return (float("inf"),)
+        if self._lease is None and self._minimum > LEASES_SECONDS[0]:
+            return (self._minimum,)
+        return LEASES_SECONDS
+
+    def _take(self, seconds: float) -> bool:
+        now, old = self._clock(), self._lease
+        begins = now if old is None else max(now, old.until)
+        covered = Decimal(begins - self._marked) + Decimal(seconds) if self._per_second else ZERO
+        amount = usd_up(self._per_second * covered) if covered else ZERO
+        if amount and not self._desk.budget.reserve(2 * amount):
+            return False
+        intent = self._overhead(amount)
+        self._desk.journal.sent((intent,))
+        if old is not None:
+            self._settle(old)
+        self._lease = Lease(intent, begins + seconds, amount)
+        return True
+
+    def _settle(self, lease: Lease) -> None:
+        status = LedgerStatus.SETTLED if lease.overhead else LedgerStatus.VOID
+        outcome = Outcome(lease.intent.entry_id, status, lease.overhead, datetime.now(UTC))
+        self._desk.journal.settled((outcome,))
+        self._desk.budget.settle(lease.intent.reserved_usd + lease.answers, lease.overhead)
+
+    def _accrue(self) -> Decimal:
+        """What the time since the last mark costs; sums of these are the whole's price, to the last place."""
+        self._marked = self._clock()
+        whole = usd(self._per_second * Decimal(self._marked - self._began))
+        amount = whole - self.cost_usd
+        self.cost_usd = whole
+        return amount

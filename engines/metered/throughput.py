@@ -1,0 +1,89 @@
+"""How fast a worker reads prompts and writes answers, measured as it works."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+READ_PER_WRITTEN = 20.0
+"""Prompt tokens that a GPU reads in the time it writes one, in large batches: a prior, of the order that published
+throughput tables show. It divides the time only where what ran cannot tell the two apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Speed of one worker, start-up excluded, all its requests together. Zeros: nothing has run."""
+
+    prefill_tokens_per_second: float
+    decode_tokens_per_second: float
+    measured: bool
+    """False: the two were told apart by a prior ratio; their combination is measured all the same."""
+    seconds: float
+    """At work."""
+    prefill_tokens: int
+    """Read, those found in the prefix cache left out."""
+    decode_tokens: int
+    vllm_version: str
+    device: str
+    hardware: str = ""
+    startup_seconds: float = 0.0
+    """Seconds of one worker from its start to its first request; the median."""
+
+
+class Speedometer:
+    """Least squares of seconds on tokens read and written, stretch by stretch: five sums are all it keeps."""
+
+    def __init__(self) -> None:
+        self._rr = self._rw = self._ww = self._rs = self._ws = 0.0
+        self.seconds, self.read, self.written = 0.0, 0, 0
+
+    def add(self, seconds: float, read: int, written: int) -> None:
+        self.seconds += seconds
+        self.read += read
+        self.written += written
+        self._rr += read * read
+        self._rw += read * written
+        self._ww += written * written
+        self._rs += read * seconds
+        self._ws += written * seconds
+
+    @classmethod
+    def together(cls, several: Iterable[Speedometer]) -> Speedometer:
+        """One that has seen what they all have."""
+        whole = cls()
+        for one in several:
+            for name, value in vars(one).items():
+                setattr(whole, name, getattr(whole, name) + value)
+        return whole
+
+    def rates(
+        self, vllm_version: str, device: str, hardware: str = "", startup_seconds: float = 0.0
+    ) -> Rates:
+        fitted = self._fitted()
+        reading, writing = fitted or self._split()
+        return Rates(
+            1 / reading if reading else 0.0,
+            1 / writing if writing else 0.0,
+            fitted is not None,
+            self.seconds,
+            self.read,
+            self.written,
+            vllm_version,
+            device,
+            hardware,
+            startup_seconds,
+        )
+
+    def _fitted(self) -> tuple[float, float] | None:
+        """Seconds per token read and written; None where the stretches were too alike, or contradict."""
+        area = self._rr * self._ww - self._rw * self._rw
+        if not self.seconds or area <= 0.05 * self._rr * self._ww:
+            return None
+        reading = (self._rs * self._ww - self._ws * self._rw) / area
+        writing = (self._ws * self._rr - self._rs * self._rw) / area
+        return (reading, writing) if reading > 0 and writing > 0 else None
+
+    def _split(self) -> tuple[float, float]:
+        work = self.read + READ_PER_WRITTEN * self.written
+        reading = self.seconds / work if work else 0.0
+        return reading, reading * READ_PER_WRITTEN

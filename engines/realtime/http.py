@@ -1,0 +1,127 @@
+"""OpenAI's wire over one aiohttp session: the transport of every endpoint that speaks it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import aiohttp
+
+from thirdshift.engines.core.transport import Reply, lost, not_sent
+from thirdshift.engines.wires.openai import Bodies, read_error, read_success, refused_beforehand
+from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
+from thirdshift.router.values import Endpoint, FailureKind, Request
+
+OPENAI_BASE = "https://api.openai.com/v1"
+
+KEEPALIVE_SECONDS = 3.5
+"""Shorter than any server's we know (uvicorn closes after 5): a connection closed under our feet while we
+send is an attempt whose outcome nobody knows."""
+
+CONNECT_SECONDS = 30.0
+
+EXCEPTIONS: tuple[tuple[type[BaseException], FailureKind, bool, str], ...] = (
+    (aiohttp.InvalidURL, FailureKind.NOT_FOUND, True, "its api_base is no URL"),
+    (aiohttp.ConnectionTimeoutError, FailureKind.CONNECTION, True, "no connection within the time allowed"),
+    (aiohttp.ClientConnectorCertificateError, FailureKind.NOT_FOUND, True, "its certificate is not trusted"),
+    (aiohttp.ClientConnectorError, FailureKind.CONNECTION, True, "no connection could be made"),
+    (asyncio.TimeoutError, FailureKind.TIMEOUT, False, "no complete reply within the time allowed"),
+    (aiohttp.ClientPayloadError, FailureKind.BROKEN_REPLY, False, "the reply broke off"),
+    (aiohttp.ClientResponseError, FailureKind.BROKEN_REPLY, False, "the reply is no HTTP"),
+    (aiohttp.ClientError, FailureKind.CONNECTION, False, "the connection was lost"),
+    (OSError, FailureKind.CONNECTION, False, "the connection was lost"),
+    (ValueError, FailureKind.BROKEN_REPLY, False, "the reply cannot be read"),
+)
+"""What aiohttp raises, what it means, whether it is certain that nothing was sent; the first that fits."""
+
+
+def key_of(endpoint: Endpoint, default_variable: str | None = None) -> tuple[str | None, str | None]:
+    """The key, and the sentence to say where its variable is empty. An own server may need none."""
+    variable = endpoint.api_key_env or default_variable
+    if variable is None:
+        return None, None
+    key = os.environ.get(variable, "").strip()
+    if key:
+        return key, None
+    return None, missing_key(endpoint, variable)
+
+
+def missing_key(endpoint: Endpoint, variable: str) -> str:
+    return f"endpoint {endpoint.name}: the environment variable {variable} is not set; export it and resume"
+
+
+class HttpTransport:
+    """`timeout_seconds`: from sending to the last byte of the reply."""
+
+    def __init__(self, endpoint: Endpoint, bodies: Bodies, timeout_seconds: float) -> None:
+        self._name = endpoint.name
+        self._bodies = bodies
+        base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
+        self._url = f"{base}/chat/completions"
+        key, self._missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")
+        self._headers = {"Content-Type": "application/json", **authorization(key)}
+        self._proxy = proxy_for(base)
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, sock_connect=CONNECT_SECONDS)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, request: Request) -> Reply:
+        fault = refused_beforehand(request)
+        if fault is not None:
+            return not_sent(FailureKind.BAD_REQUEST, fault)
+        if self._missing is not None:
+            return not_sent(FailureKind.AUTH, self._missing)
+        if self._session is None:
+            self._session = new_session(self._headers, self._timeout)
+        try:
+            return await self._exchange(self._session, self._bodies.encoded(request))
+        except Exception as error:  # noqa: BLE001 - EXCEPTIONS is the table; its last line is for the rest
+            return self._translate(error)
+
+    async def _exchange(self, session: aiohttp.ClientSession, body: bytes) -> Reply:
+        async with session.post(self._url, data=body, proxy=self._proxy, allow_redirects=False) as response:
+            raw = await response.read()
+            if response.status == 200:
+                reply = read_success(raw)
+            else:
+                reply = read_error(response.status, raw)
+                reply.retry_after = retry_after_of(response.headers)
+                reply.message = f"endpoint {self._name}: {reply.message}"
+            reply.hints = hints_of(response.headers)
+            return reply
+
+    def _translate(self, error: BaseException) -> Reply:
+        for kind_of_error, kind, unsent, words in EXCEPTIONS:
+            if isinstance(error, kind_of_error):
+                message = f"endpoint {self._name}: {words}"
+                return not_sent(kind, message) if unsent else lost(kind, message)
+        return lost(FailureKind.CONNECTION, f"endpoint {self._name}: {type(error).__name__} while sending")
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+
+def authorization(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Authorization": f"Bearer {key}"}
+
+
+def new_session(headers: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
+    """A session without a bound of its own on connections: the limiter is the bound."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=60),
+        headers=headers,
+        timeout=timeout,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+def proxy_for(url: str) -> str | None:
+    """The environment's proxy for a URL, looked up once per engine and not once per request."""
+    parts = urlsplit(url)
+    if parts.hostname is None or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)

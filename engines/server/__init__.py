@@ -1,0 +1,1 @@
+"""A server of the user's, started and stopped by us."""

@@ -1,0 +1,111 @@
+"""What keeps local workers from starting, found before anything is spent: sentences, each with a remedy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from thirdshift.engines.core.json import loads
+from thirdshift.engines.devices import Machine, machine, width
+from thirdshift.router.values import JSON, Endpoint, WorkerSpec
+
+PROBE = """
+import importlib.metadata as m, importlib.util as u, json
+plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
+print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins}))
+"""
+"""Finds without importing: vLLM's own import takes ten seconds, or fails where its device is missing."""
+PROBE_SECONDS = 60.0
+CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
+
+
+def check(endpoint: Endpoint, found: Machine | None = None) -> list[str]:
+    """Problems of an endpoint's workers; none: an empty list. Starts its interpreter, loads nothing."""
+    spec = endpoint.workers
+    if spec is None:
+        return []
+    here = machine() if found is None else found
+    said = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
+    return [f"endpoint {endpoint.name}: {one}" for one in said]
+
+
+def _interpreter(spec: WorkerSpec) -> Iterator[str]:
+    path = shutil.which(spec.python)
+    if path is None:
+        yield f"there is no Python at {spec.python}; `make setup-vllm` makes .venv-vllm, or name one under python:"
+        return
+    has = _probe(path)
+    if has is None:
+        yield f"{spec.python} does not run as a Python interpreter; name one that has vLLM under python:"
+    elif not has["vllm"]:
+        yield f"{spec.python} has no vLLM; `make setup-vllm` installs it into .venv-vllm, or name another under python:"
+    elif spec.device == "npu" and "ascend" not in has["plugins"]:
+        yield (
+            f"device npu needs vLLM's plugin for Ascend, which {spec.python} lacks; `pip install vllm-ascend` in an "
+            "environment of its own (Python 3.10 to 3.12; CANN must be on the machine) brings it, with the vLLM and "
+            "torch-npu that belong to it: name that interpreter under python:"
+        )
+
+
+def _probe(path: str) -> dict[str, JSON] | None:
+    try:
+        done = subprocess.run((path, "-c", PROBE), capture_output=True, timeout=PROBE_SECONDS, check=True)
+        has: dict[str, JSON] = loads(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return has
+
+
+def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
+    if spec.device == "cpu":
+        return
+    names = {"cuda": ("NVIDIA GPU", "nvidia-smi"), "npu": ("Ascend NPU", "npu-smi info")}
+    if spec.device not in names:
+        yield f"there is no device {spec.device!r}; devices are cuda, npu, cpu"
+        return
+    name, tool = names[spec.device]
+    have, want = len(here.of(spec.device)), spec.workers * width(spec.options)
+    if not have:
+        yield f"device {spec.device}, but {tool} shows no {name} here; `device: cpu` runs it on the processor"
+    elif have < want:
+        yield (
+            f"{spec.workers} workers of {width(spec.options)} {name}s each need {want}, and {have} are here; "
+            "lower workers: or tensor_parallel_size"
+        )
+
+
+def _model(endpoint: Endpoint, spec: WorkerSpec) -> Iterator[str]:
+    """A model on disk must be whole enough to load; a name on a hub is for vLLM to find."""
+    model = endpoint.model
+    folder = Path(model).expanduser()
+    is_path = model.startswith((".", "/", "~")) or folder.exists() or model.count("/") > 1
+    if not is_path:
+        return
+    if not folder.exists():
+        yield f"there is no model at {model}; paths are from the job file, and a hub's names look like owner/model"
+        return
+    config = folder / "config.json"
+    if folder.is_dir() and not config.is_file():
+        yield f"the folder {model} holds no model: it has no config.json; give the folder that save_pretrained wrote"
+    elif config.is_file():
+        yield from _context(endpoint, spec, config)
+
+
+def _context(endpoint: Endpoint, spec: WorkerSpec, path: Path) -> Iterator[str]:
+    try:
+        config = loads(path.read_bytes())
+    except (OSError, ValueError):
+        yield f"{path} cannot be read as JSON; fetch the model anew"
+        return
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    longest = next((text[key] for key in CONTEXT_KEYS if isinstance(text.get(key), int)), None)
+    if longest is None or text.get("rope_scaling") or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") == "1":
+        return
+    length = spec.options.get("max_model_len")
+    window = None if endpoint.context_window == length else endpoint.context_window
+    for name, wanted in (("max_model_len", length), ("context_window", window)):
+        if isinstance(wanted, int) and wanted > longest:
+            yield f"{name} {wanted:,} is longer than the model's {longest:,} positions; set it to {longest} or less"

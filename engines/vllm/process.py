@@ -1,0 +1,180 @@
+"""One worker process: how it is started and pinned, what it says, how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.devices import Machine, cores_of, width
+from thirdshift.router.values import JSON, Endpoint, WorkerSpec
+
+PROGRAM = Path(__file__).with_name("worker.py")
+LOG_LINES = 200
+READ_BYTES = 1 << 20
+CPU_CACHE_GIB = 1
+"""vLLM asks for a size on CPUs; a job's `vllm:` cannot say it, so the environment may."""
+COMPACT = {"backend": "guidance", "disable_any_whitespace": True}
+"""How vLLM holds answers to a schema: without free whitespace, which small models fill their budget with. Of its
+backends guidance knows most of JSON Schema; with `auto` the whitespace could not be switched off."""
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP's threads wait for each other spinning, and where another process wants the core they spin against it: 300
+short answers of the tiny model took 24 to 28 s beside four busy processes on two cores, with sleeping threads 3.5 to
+3.9 s, and the same 0.5 s on an idle machine (2026-11-22, load 18.6)."""
+QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
+"""Nothing is reported to anybody, and no progress bars in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one worker of several runs."""
+
+    environment: Mapping[str, str]
+    cores: tuple[int, ...] = ()
+
+
+def place(spec: WorkerSpec, number: int, found: Machine) -> Place:
+    """Devices of worker `number`: as many as its tensors and pipeline are split over, none shared with another."""
+    if spec.device == "cpu":
+        return _on_cores(spec, number, found.cores)
+    size = width(spec.options)
+    mine = [str(device.index) for device in found.of(spec.device)][number * size : (number + 1) * size]
+    name = "ASCEND_RT_VISIBLE_DEVICES" if spec.device == "npu" else "CUDA_VISIBLE_DEVICES"
+    return Place({name: ",".join(mine)})
+
+
+def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
+    mine = cores_of(spec, number, cores)
+    variables = {
+        "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine)),
+        "VLLM_TARGET_DEVICE": "cpu",
+        **PATIENT,
+    }
+    if width(spec.options) == 1:
+        variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # ready after 5 s instead of 32 (FACTS)
+    else:
+        del variables["VLLM_CPU_OMP_THREADS_BIND"]  # one set per rank: vLLM's own choice
+    return Place({name: os.environ.get(name, value) for name, value in variables.items()}, mine)
+
+
+def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) -> dict[str, JSON]:
+    """What vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it is silent."""
+    options = dict(spec.options)
+    if spec.device == "cpu":
+        options.setdefault("enforce_eager", True)
+    options.setdefault("structured_outputs_config", dict(COMPACT))
+    if endpoint.context_window is not None:
+        options.setdefault("max_model_len", endpoint.context_window)
+    if max_num_seqs is not None:
+        options["max_num_seqs"] = max_num_seqs
+    return options
+
+
+class Gone(Exception):
+    """The worker's process has ended."""
+
+
+class Process:
+    """A running worker. Made on a thread that outlives it: it dies with the thread that made it."""
+
+    def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: Place) -> None:
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._said: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
+        (asked, to), (answers, out), (log, err) = os.pipe(), os.pipe(), os.pipe()
+        self._popen = subprocess.Popen(
+            (python, str(PROGRAM)),
+            stdin=asked,
+            stdout=out,
+            stderr=err,
+            env={**os.environ, **QUIET, **where.environment},
+            start_new_session=True,
+        )
+        for theirs in (asked, out, err):
+            os.close(theirs)
+        self._to, self._answers, self._errors = os.fdopen(to, "wb"), answers, os.fdopen(log, "rb")
+        self.pid = self._popen.pid
+        self._readers = [
+            threading.Thread(target=read, name=f"worker {self.pid} {read.__name__}", daemon=True)
+            for read in (self._read_answers, self._read_log)
+        ]
+        for reader in self._readers:
+            reader.start()
+        hello = {"model": model, "options": dict(options), "parent": os.getpid(), "cores": where.cores}
+        with suppress(Gone):  # whoever reads finds out
+            self.say((hello,))
+
+    def say(self, messages: Iterable[Mapping[str, JSON]]) -> None:
+        """Raises Gone. The worker reads on a thread of its own: this does not wait for its engine."""
+        try:
+            self._to.write(b"".join(dumps(one) + b"\n" for one in messages))
+            self._to.flush()
+        except (OSError, ValueError) as error:
+            raise Gone from error
+
+    def hear(self, seconds: float) -> list[dict[str, Any]]:
+        """What it has said, waiting at most so long; Gone when it will say no more."""
+        lots = []
+        with suppress(Empty):
+            lots.append(self._said.get(timeout=seconds))
+            while lots[-1] is not None:
+                lots.append(self._said.get_nowait())
+        heard = [message for lot in lots if lot is not None for message in lot]
+        if lots and lots[-1] is None:
+            self._said.put(None)
+            if not heard:
+                raise Gone
+        return heard
+
+    def nudge(self) -> None:
+        """Wake whoever hears."""
+        self._said.put([])
+
+    def end(self, seconds: float = 0.0) -> int:
+        """Ask it to stop, wait so long, then kill it and all that it started. Returns its exit status."""
+        if seconds:
+            with suppress(Gone, subprocess.TimeoutExpired):
+                self.say(({"op": "stop"},))
+                self._popen.wait(seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        status = self._popen.wait()
+        for reader in self._readers:
+            reader.join(5.0)
+        with suppress(OSError):
+            self._to.close()
+        self._errors.close()
+        return status
+
+    def last_words(self, lines: int = 6) -> str:
+        """The end of its log, in one line."""
+        return " | ".join([line for line in list(self._log) if line][-lines:]) or "(its log is empty)"
+
+    def _read_answers(self) -> None:
+        rest = b""
+        while data := os.read(self._answers, READ_BYTES):
+            *lines, rest = (rest + data).split(b"\n")
+            if lines:
+                self._said.put([loads(line) for line in lines])
+        os.close(self._answers)
+        self._said.put(None)
+
+    def _read_log(self) -> None:
+        for line in self._errors:
+            self._log.append(line.decode(errors="replace").strip()[:400])
+
+
+def ending(status: int) -> str:
+    """`was killed (SIGKILL)`, `ended with status 1`."""
+    if status < 0:
+        return f"was killed ({signal.Signals(-status).name})"
+    return f"ended with status {status}"

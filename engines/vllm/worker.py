@@ -1,0 +1,357 @@
+"""The worker: vLLM in a process of its own, run by the interpreter that has it. Standard library and vLLM only.
+
+Its parent speaks JSON lines on stdin and reads JSON lines from what was stdout when it started (whatever vLLM
+prints goes to stderr, the log):
+
+    → {"model", "options", "parent", "cores"}                        the first line: what to load
+    ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs"}
+    → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
+    → {"op": "go"}                                                   the wave is complete: do not wait for more
+    ← {"op": "answer", "id", "text", …} or {"op": "refused", "id", "kind", "message"}, one each, as they finish
+    ← {"op": "alive"}                                                a sign of life while nothing finishes
+    ← {"op": "fault", "kind", "message"}                             the engine is lost; the worker ends
+    → {"op": "stop"}
+
+It never outlives its parent, nor do vLLM's own processes outlive it: see `tie_to`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if (
+    __name__ == "__main__"
+):  # not in the processes that vLLM spawns, which read this file too and have our path already
+    sys.path[:1] = []  # this script's folder, put there by Python: our neighbours (http, …) are not vLLM's
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import wait
+from queue import Empty, SimpleQueue
+from typing import Any
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal this process gets when the thread that made it ends."""
+TAKE_AT_MOST = 256
+"""Requests read between two steps of the engine: reading a long wave must not keep the GPU waiting."""
+OVERFLOW = ("longer than the maximum", "maximum context length", "max_model_len")
+ENVELOPE = frozenset({"op", "id", "model", "messages", "tools", "tool_choice", "parallel_tool_calls"})
+"""What of a request is no sampling parameter."""
+ALIVE_SECONDS = 5.0
+DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+"""What a model's generation_config may set, for requests that do not say."""
+
+
+def die_with_parent(sig: signal.Signals, parent: int) -> None:
+    """Linux only; elsewhere the end of stdin tells."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(sig), 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), sig)
+
+
+def tie_to(parent: int) -> None:
+    """Let this process die with `parent`; its process group (vLLM's engine and tensor-parallel processes) with it.
+
+    A forked guard waits for nothing but our death, kill -9 included, and then kills the group.
+    """
+    die_with_parent(signal.SIGKILL, parent)
+    if os.getpid() != os.getpgrp():
+        return  # run by hand in somebody's group: not ours to kill
+    me = os.getpid()
+    if os.fork() == 0:
+        for fd in (0, 1):
+            os.close(fd)
+        signal.signal(signal.SIGTERM, lambda *_: os.killpg(me, signal.SIGKILL))
+        die_with_parent(signal.SIGTERM, me)
+        while True:
+            signal.pause()
+
+
+class ParentPipe:
+    """The way back to the parent, kept clear of whatever vLLM prints."""
+
+    def __init__(self) -> None:
+        self._fd = os.dup(1)
+        os.dup2(2, 1)
+        self._lock = threading.Lock()
+
+    def say(self, *messages: dict[str, Any]) -> None:
+        data = "".join(json.dumps(one) + "\n" for one in messages).encode()
+        with self._lock:
+            while data:
+                data = data[os.write(self._fd, data) :]
+
+
+def listen(heard: SimpleQueue[bytes]) -> None:
+    """Reads stdin on a thread, so that the parent never waits; at its end nobody is there to answer to."""
+    for line in sys.stdin.buffer:
+        heard.put(line)
+    os.killpg(os.getpgrp(), signal.SIGKILL) if os.getpid() == os.getpgrp() else os._exit(1)
+
+
+def watch(line: ParentPipe, closing: threading.Event) -> None:
+    """Ends the worker when a process that its vLLM started ends by itself: vLLM waits for a dead engine for ever."""
+    started = multiprocessing.active_children()
+    if not started:
+        return
+
+    def look() -> None:
+        ended = wait([one.sentinel for one in started])
+        if not closing.is_set():
+            names = ", ".join(one.name for one in started if one.sentinel in ended)
+            line.say({"op": "fault", "kind": "engine", "message": f"vLLM's process ended: {names}"})
+            os._exit(1)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+class Reasoning:
+    """Splits an answer at the model's own mark for the end of its reasoning, where its vocabulary has one."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        vocabulary = tokenizer.get_vocab()
+        self._open, self._close = vocabulary.get("<think>"), vocabulary.get("</think>")
+        self._tokenizer = tokenizer
+
+    def split(self, prompt: list[int], answer: list[int], text: str) -> tuple[str, str | None, int]:
+        """(what it says, its reasoning, tokens of that). Cut before the end mark: all of it is reasoning."""
+        if self._close is None:
+            return text, None, 0
+        if self._close in answer:
+            end = answer.index(self._close) + 1
+            thought = self._tokenizer.decode(answer[: end - 1], skip_special_tokens=True)
+            said = text.rpartition("</think>")[2] if "</think>" in text else self._decode(answer[end:])
+            return said.lstrip("\n"), thought.replace("<think>", "").strip("\n"), end
+        if self._open is not None and (self._open in answer[:2] or self._opened(prompt)):
+            return "", text.replace("<think>", "").strip("\n"), len(answer)
+        return text, None, 0
+
+    def _decode(self, ids: list[int]) -> str:
+        said: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return said
+
+    def _opened(self, prompt: list[int]) -> bool:
+        """Whether the chat template opened it: the mark stands at the prompt's end, not closed again."""
+        tail = prompt[-8:]
+        return self._open in tail and self._close not in tail
+
+
+class Refused(Exception):
+    """A request that this model cannot be asked: (kind, message)."""
+
+
+class Worker:
+    def __init__(self, line: ParentPipe, hello: dict[str, Any]) -> None:
+        from vllm import LLM, SamplingParams
+        from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+        self._params, self._structured = SamplingParams, StructuredOutputsParams
+        self._final_only = RequestOutputKind.FINAL_ONLY
+        options = dict(hello["options"])
+        self._own_template = "chat_template" in options
+        self._llm = LLM(model=hello["model"], **options)
+        self._engine = self._llm.llm_engine
+        config = self._engine.vllm_config
+        self.max_model_len: int = config.model_config.max_model_len
+        self.max_num_seqs: int = config.scheduler_config.max_num_seqs
+        self._tokenizer = self._llm.get_tokenizer()
+        self._reasoning = Reasoning(self._tokenizer)
+        usual = self._llm.get_default_sampling_params()
+        self._usual = {name: getattr(usual, name) for name in DEFAULTS}
+        self._line = line
+        self._said_at = time.monotonic()
+        self._ids: dict[str, Any] = {}
+        """vLLM's name of a request → the parent's."""
+
+    # --- asking ---
+
+    def ask(self, message: dict[str, Any]) -> None:
+        try:
+            name = self._add(message)
+        except Refused as refused:
+            kind, text = refused.args
+            self._line.say({"op": "refused", "id": message["id"], "kind": kind, "message": text})
+        except Exception as error:  # noqa: BLE001 - whatever vLLM makes of one request must not touch the others
+            text = str(error.args[0] if error.args else error).partition("\n")[0][:200]
+            kind = "context_overflow" if any(mark in text for mark in OVERFLOW) else "bad_request"
+            self._line.say({"op": "refused", "id": message["id"], "kind": kind, "message": text})
+        else:
+            # vLLM appends to the names it is given but reports outputs under ours; enqueue_chat makes its own
+            self._ids[name] = message["id"]
+
+    def _add(self, message: dict[str, Any]) -> str:
+        given = {name: value for name, value in message.items() if name not in ENVELOPE}
+        template = given.pop("chat_template_kwargs", None) or {}
+        messages, tools = message["messages"], message.get("tools")
+        params = self._sampling(given)
+        if not self._own_template and not tools and all(_plain(one) for one in messages):
+            ids = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template
+            )
+            self._fits(len(ids))
+            name = f"t{message['id']}"
+            self._engine.add_request(name, {"prompt_token_ids": ids}, params)
+            return name
+        (made,) = self._llm.enqueue_chat(
+            [messages], params, use_tqdm=False, tools=tools, chat_template_kwargs=template or None
+        )
+        return str(made).partition("-")[0]
+
+    def _fits(self, tokens: int) -> None:
+        if tokens >= self.max_model_len:
+            raise Refused(
+                "context_overflow",
+                f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}",
+            )
+
+    def _sampling(self, given: dict[str, Any]) -> Any:
+        """SamplingParams from OpenAI's names and vLLM's own. An unknown name refuses the request."""
+        wanted = {**self._usual, **given.pop("extra_body", {}), **given}
+        tops = wanted.pop("top_logprobs", None)
+        if isinstance(wanted.get("logprobs"), bool):
+            wanted["logprobs"] = (tops or 0) if wanted["logprobs"] else None
+        form = wanted.pop("response_format", None) or {}
+        if form.get("type") == "json_schema":
+            wanted["structured_outputs"] = self._structured(json=form["json_schema"]["schema"])
+        elif form.get("type") == "json_object":
+            wanted["structured_outputs"] = self._structured(json_object=True)
+        if "logit_bias" in wanted:
+            wanted["logit_bias"] = {int(token): bias for token, bias in wanted["logit_bias"].items()}
+        wanted["output_kind"] = self._final_only
+        try:
+            return self._params(**wanted)
+        except TypeError as error:
+            raise Refused("bad_request", f"vLLM does not take these sampling parameters: {error}") from error
+
+    # --- answering ---
+
+    def step(self) -> None:
+        """One step of the engine; every request that it finishes is told at once."""
+        told = [self._told(one) for one in self._engine.step() if one.finished]
+        now = time.monotonic()
+        if told or now - self._said_at > ALIVE_SECONDS:
+            self._line.say(*(told or ({"op": "alive"},)))
+            self._said_at = now
+
+    def busy(self) -> bool:
+        return bool(self._engine.has_unfinished_requests())
+
+    def close(self) -> None:
+        """Give devices and shared memory back; a parent that finds this slow kills us."""
+        self._engine.engine_core.shutdown()
+
+    def _told(self, done: Any) -> dict[str, Any]:
+        answer = done.outputs[0]
+        tokens = list(answer.token_ids)
+        prompt = done.prompt_token_ids or []
+        said, thought, thought_tokens = self._reasoning.split(prompt, tokens, answer.text)
+        told = {
+            "op": "answer",
+            "id": self._ids.pop(done.request_id.partition("-")[0]),
+            "text": said,
+            "reasoning": thought,
+            "finish_reason": answer.finish_reason,
+            "input_tokens": len(prompt),
+            "output_tokens": len(tokens),
+            "cached_tokens": done.num_cached_tokens or 0,
+            "reasoning_tokens": thought_tokens,
+        }
+        if answer.logprobs:
+            told["logprobs"] = list(map(_likely, tokens, answer.logprobs))
+        return told
+
+
+def _likely(token: int, among: dict[int, Any]) -> dict[str, Any]:
+    """The token that was chosen and, best first, the others that were asked for, as on OpenAI's wire."""
+    tops = sorted(among.items(), key=lambda one: one[1].rank or len(among))
+    shown = {at: {"token": one.decoded_token, "logprob": one.logprob} for at, one in tops}
+    chosen: dict[str, Any] = dict(shown[token])
+    if len(shown) > 1:
+        chosen["top_logprobs"] = list(shown.values())
+    return chosen
+
+
+def _plain(message: dict[str, Any]) -> bool:
+    """Text alone, which a chat template takes as it is; vLLM prepares images and tool calls."""
+    return isinstance(message.get("content"), str) and not message.get("tool_calls")
+
+
+def waves(heard: SimpleQueue[bytes], worker: Worker) -> Iterator[list[dict[str, Any]]]:
+    """What has come: while the engine is at work, whatever is there; otherwise a whole wave, waited for."""
+    while True:
+        lot: list[dict[str, Any]] = []
+        patient = not worker.busy()
+        while len(lot) < TAKE_AT_MOST or patient:
+            try:
+                message = json.loads(heard.get() if patient else heard.get_nowait())
+            except Empty:
+                break
+            if message["op"] == "ask":
+                lot.append(message)
+            elif message["op"] == "stop":
+                return
+            else:
+                patient = False
+        yield lot
+
+
+def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
+    hello = json.loads(heard.get())
+    tie_to(hello["parent"])
+    if hello.get("cores"):
+        os.sched_setaffinity(0, hello["cores"])
+    began = time.monotonic()
+    import vllm
+
+    worker = Worker(line, hello)
+    line.say(
+        {
+            "op": "ready",
+            "vllm": vllm.__version__,
+            "max_model_len": worker.max_model_len,
+            "max_num_seqs": worker.max_num_seqs,
+            "seconds": round(time.monotonic() - began, 3),
+        }
+    )
+    closing = threading.Event()
+    watch(line, closing)
+    for lot in waves(heard, worker):
+        for message in lot:
+            worker.ask(message)
+        if worker.busy():
+            worker.step()
+    closing.set()
+    worker.close()
+
+
+def fault(error: BaseException) -> dict[str, str]:
+    """An engine that is lost: out of memory asks for smaller waves, all else for a new worker."""
+    text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+    memory = "OutOfMemory" in type(error).__name__ or "out of memory" in str(error).lower()
+    return {"op": "fault", "kind": "out_of_memory" if memory else "engine", "message": text}
+
+
+def main() -> None:
+    line = ParentPipe()
+    heard: SimpleQueue[bytes] = SimpleQueue()
+    try:
+        threading.Thread(target=listen, args=(heard,), daemon=True).start()
+        serve(line, heard)
+    except BaseException as error:  # noqa: BLE001 - told to the parent, whatever it is
+        traceback.print_exc()
+        sys.stderr.flush()
+        line.say(fault(error))
+        os._exit(1)
+    os._exit(0)  # vLLM's own shutdown can hang; what it holds goes with the process
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Bodies out, replies in; no socket."""

@@ -1,0 +1,276 @@
+"""The command line: each command is a few lines; the work is elsewhere, and is imported only when it is wanted."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from thirdshift.flows.cli.backtest import app as backtest_app
+from thirdshift.flows.cli.completion import run_ids
+from thirdshift.flows.cli.labels import labels
+from thirdshift.flows.cli.maintenance import register
+from thirdshift.flows.cli.models import models
+from thirdshift.flows.cli.report import register as register_report
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.init.command import register as register_init
+
+PANELS = {
+    "A night": ("init", "plan", "rehearse", "run", "resume", "serve", "demo"),
+    "In the morning": ("report", "sql", "ledger", "labels", "export"),
+    "Models": ("models", "backtest"),
+    "Upkeep": ("doctor", "migrate", "purge"),
+}
+"""The commands as `--help` groups them, in the order in which people need them."""
+
+
+class InPanels(TyperGroup):
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        known: dict[str, Any] = dict(self.commands)
+        self.commands.clear()
+        for panel, names in PANELS.items():
+            for name in names:
+                known[name].rich_help_panel = panel
+                self.commands[name] = known.pop(name)
+        self.commands.update(known)
+
+
+app = typer.Typer(
+    name="thirdshift",
+    cls=InPanels,
+    help="Answer a night's worth of LLM requests at the lowest price that clears a quality floor.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.add_typer(backtest_app)
+app.add_typer(models, name="models")
+app.add_typer(labels, name="labels")
+register(app)
+register_report(app)
+register_init(app)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
+WarehouseOption = Annotated[
+    Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
+]
+ParamOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", metavar="k=v", help="Fills ${k} in the job; may be repeated.", show_default=False
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
+RunIdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run-id",
+        metavar="ID",
+        help="The run's id; an unfinished run of that id goes on.",
+        show_default=False,
+    ),
+]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start anew where a run of that id exists.")]
+YesOption = Annotated[
+    bool, typer.Option("--yes", "-y", help="Approve a plan above budget.approve_above_usd.")
+]
+
+
+def _hush(quiet: bool) -> bool:
+    if quiet:
+        os.environ["THIRDSHIFT_QUIET"] = "1"
+    return quiet
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Say nothing but warnings and the end.", callback=_hush),
+]
+
+
+@app.command(epilog="Example: thirdshift plan triage.yaml --param ds=2026-11-22")
+def plan(
+    job: JobFile,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="REQUEST_ID", help="Why this request goes where it goes.", show_default=False),
+    ] = None,
+) -> None:
+    """Say what a run would do and cost. Spends nothing. Exit 0: feasible; 3: infeasible."""
+    from thirdshift.flows.cli.plan import show_plan
+
+    raise typer.Exit(show_plan(job, _pairs(param), warehouse, as_json=as_json, why=why))
+
+
+@app.command(epilog="Example: thirdshift run triage.yaml --run-id monday")
+def run(
+    job: JobFile,
+    run_id: RunIdOption = None,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    fresh: FreshOption = False,
+    yes: YesOption = False,
+    quiet: QuietOption = False,  # noqa: ARG001 (its callback hushes the screen)
+) -> None:
+    """Run a job: plan it, answer every request, account for every cent.
+
+    Exit 0 done · 2 job or input wrong, nothing spent · 3 floor missed or not certified · 4 budget stop ·
+    5 deadline stop · 6 more errors than tolerated.
+    """
+    from thirdshift.flows.cli.run import run_job
+    from thirdshift.flows.runs.options import RunOptions
+
+    call = RunOptions(
+        job=job.resolve(),
+        params=_pairs(param),
+        run_id=run_id,
+        warehouse=_resolved(warehouse),
+        fresh=fresh,
+        yes=yes,
+    )
+    raise typer.Exit(run_job(call, as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift resume monday --cap 30")
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False, autocompletion=run_ids)],
+    cap: Annotated[
+        float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(help='As in a job: "06:00 Europe/Berlin", 8h, an instant.', show_default=False),
+    ] = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    yes: YesOption = False,
+    quiet: QuietOption = False,  # noqa: ARG001 (likewise)
+) -> None:
+    """Go on with a run that was stopped or killed. What was answered is not paid for again."""
+    from thirdshift.flows.cli.run import resume_run
+
+    raise typer.Exit(
+        resume_run(run_id, _resolved(warehouse), cap=cap, deadline=deadline, yes=yes, as_json=as_json)
+    )
+
+
+@app.command(epilog="Example: thirdshift rehearse triage.yaml --outcomes last_year.parquet")
+def rehearse(
+    job: JobFile,
+    outcomes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Emulated models answer as recorded ones did.", show_default=False),
+    ] = None,
+    run_id: RunIdOption = None,
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+    fresh: FreshOption = False,
+) -> None:
+    """Run a job against emulated providers with the real prices and limits: nothing leaves the machine or is billed.
+
+    Writes to a warehouse of its own beside the job's (`warehouse.rehearsal.duckdb`) unless --warehouse names one.
+    """
+    from thirdshift.flows.cli.run import rehearse_job
+    from thirdshift.flows.runs.options import RunOptions
+
+    call = RunOptions(
+        job=job.resolve(),
+        params=_pairs(param),
+        run_id=run_id,
+        warehouse=_resolved(warehouse),
+        fresh=fresh,
+        yes=True,
+    )
+    raise typer.Exit(rehearse_job(call, _resolved(outcomes), as_json=as_json))
+
+
+@app.command(epilog="Example: thirdshift demo --folder /tmp/night")
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo"),
+    requests: Annotated[int, typer.Option(min=100, help="How many requests.")] = 2000,
+) -> None:
+    """A whole night on emulated endpoints: no key, no GPU, no server to start."""
+    from thirdshift.flows.cli.demo import run_demo
+
+    raise typer.Exit(run_demo(folder, requests))
+
+
+@app.command(
+    epilog="Example: thirdshift serve triage.yaml --cron '0 22 * * *' --timezone Europe/Berlin --param ds={date}"
+)
+def serve(
+    job: JobFile,
+    cron: Annotated[
+        str | None,
+        typer.Option(metavar="LINE", help="When nights begin; without it, from the UI.", show_default=False),
+    ] = None,
+    timezone: Annotated[str, typer.Option(metavar="ZONE", help="Of --cron and {date}.")] = "UTC",
+    param: ParamOption = None,
+    warehouse: WarehouseOption = None,
+) -> None:
+    """Serve a job from this process: nights on a schedule and from the UI of a Prefect server (PREFECT_API_URL)."""
+    from thirdshift.flows.cli.serve import Schedule, serve_job
+    from thirdshift.flows.runs.options import RunOptions
+
+    call = RunOptions(job=job.resolve(), params=_pairs(param), warehouse=_resolved(warehouse))
+    raise typer.Exit(serve_job(call, None if cron is None else Schedule(cron, timezone)))
+
+
+@app.command(epilog='Example: thirdshift sql "select endpoint, sum(cost_usd) from ledger group by all"')
+def sql(
+    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", show_default=False)] = None,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask the warehouse. Read-only. Without a question: a prompt, or what comes on stdin."""
+    from thirdshift.flows.cli.sql import show_sql
+    from thirdshift.flows.cli.sql_prompt import converse
+
+    place = _resolved(warehouse) or Path("warehouse.duckdb")
+    told = converse(place, as_json=as_json) if query is None else show_sql(query, place, as_json=as_json)
+    raise typer.Exit(told)
+
+
+@app.command(epilog="Example: thirdshift doctor")
+def doctor(
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what this machine has: interpreters, devices, keys, the warehouse; and what is missing, with the remedy."""
+    from thirdshift.flows.cli.doctor import show_health
+
+    raise typer.Exit(show_health(_resolved(warehouse), as_json=as_json))
+
+
+def _pairs(given: list[str] | None) -> dict[str, str]:
+    """`k=v` options as a dictionary."""
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not (equals and name):
+            raise UserError(f"--param {text}: write it as name=value, for example --param ds=2026-11-22")
+        pairs[name] = value
+    return pairs
+
+
+def _resolved(path: Path | None) -> Path | None:
+    return path.resolve() if path is not None else None
+
+
+def main() -> None:
+    """The program's entry: a user's mistake is one message and exit 2; a fault of ours keeps its traceback and is 1."""
+    try:
+        app()
+    except UserError as error:
+        print(f"thirdshift: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

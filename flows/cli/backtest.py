@@ -1,0 +1,55 @@
+"""The `backtest` command's options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: thirdshift backtest outcomes.parquet --floor 0.95 --relative --repeat 10")
+def backtest(
+    outcomes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUTCOMES",
+            help="Parquet: request_id, prompt, task, model, score, input_tokens, output_tokens, cost_usd.",
+            show_default=False,
+        ),
+    ],
+    floor: Annotated[float, typer.Option(min=0, max=1, help="Mean score to reach.")],
+    relative: Annotated[
+        bool, typer.Option("--relative", help="The floor is a share of the best single model's mean.")
+    ] = False,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Scores that may be looked at; 600 per endpoint if not given.", show_default=False
+        ),
+    ] = None,
+    endpoints: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Only these models.", show_default=False)
+    ] = None,
+    shortlist: Annotated[
+        int, typer.Option(min=1, help="So many models, spread over the frontier of means.")
+    ] = 8,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
+    seed: Annotated[int, typer.Option()] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Nights to play.")] = 1,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """What would a night have cost and scored, on outcomes already known? Pilot, plan, audit and repair are played."""
+    from thirdshift.flows.cli.backtest_tables import show_backtest
+    from thirdshift.router.backtesting.backtest import BacktestSettings
+
+    named = tuple(name.strip() for name in endpoints.split(",")) if endpoints else ()
+    settings = BacktestSettings(floor, relative, labels, confidence)
+    code = show_backtest(
+        outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat, as_json=as_json
+    )
+    raise typer.Exit(code)

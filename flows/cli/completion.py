@@ -1,0 +1,17 @@
+"""What the shell completes besides commands and options: ids of runs. Nothing here may fail or be slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from thirdshift.flows.runs.folder import known_runs
+
+
+def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Ids of the runs beside the warehouse that is named so far, newest first."""
+    named = ctx.params.get("warehouse")
+    return [
+        run_id for run_id in known_runs(Path(named or "warehouse.duckdb")) if run_id.startswith(incomplete)
+    ]

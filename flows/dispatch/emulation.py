@@ -1,0 +1,61 @@
+"""The `rehearse` command: a job's night against emulated providers with the real prices and limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from thirdshift.engines.emulator import Emulator, KnownRow, recorded_for, recorded_models, stand_in, stood_in
+from thirdshift.flows.errors import UserError
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.intake.frozen import batches
+
+UNKNOWN_QUALITY = 0.7
+"""How often an emulated model is right where nothing is known of the real one: a guess, between useless and perfect."""
+
+
+@contextmanager
+def emulated(
+    endpoints: Sequence[Endpoint], frozen: Path, outcomes: Path | None
+) -> Iterator[Mapping[str, Endpoint]]:
+    """The endpoints by name, reached at an emulated provider that knows the references of the frozen input."""
+    recorded = {} if outcomes is None else _recorded(endpoints, outcomes)
+    cast = [
+        stand_in(
+            endpoint,
+            quality=UNKNOWN_QUALITY if endpoint.quality_prior is None else endpoint.quality_prior,
+            recorded_as=recorded.get(endpoint.name),
+        )
+        for endpoint in endpoints
+    ]
+    with Emulator(cast, items=_known(frozen), outcomes=outcomes) as emulator:
+        yield {endpoint.name: stood_in(endpoint, emulator.root) for endpoint in endpoints}
+
+
+def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
+    """Endpoint's name to its model's in the outcomes file. Raises UserError where one has no outcomes."""
+    try:
+        models = recorded_models(outcomes)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--outcomes {outcomes}: {error}") from error
+    found = {}
+    for endpoint in endpoints:
+        named = recorded_for(endpoint, models)
+        if named is None:
+            raise UserError(
+                f"--outcomes {outcomes} has no one model for endpoint {endpoint.name} ({endpoint.model}); "
+                f"name the endpoint or its model as one of {', '.join(models)}"
+            )
+        found[endpoint.name] = named
+    return found
+
+
+def _known(frozen: Path) -> Iterator[KnownRow]:
+    """What the emulated provider knows: the right answer to each request that has one."""
+    for batch in batches(frozen, ["request_id", "messages", "reference"]):
+        for row in batch.to_pylist():
+            yield KnownRow(
+                messages=json.loads(row["messages"]), reference=row["reference"], request_id=row["request_id"]
+            )

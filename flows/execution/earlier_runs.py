@@ -1,0 +1,197 @@
+"""What a job's earlier nights mean for this one: answers it need not pay for, and a budget they share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from hashlib import blake2b
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from thirdshift.flows.console import money
+from thirdshift.flows.dispatch.recovery import find_orphans
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.planner import RequestColumns
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.folder import RunAlive, alive_runs, folder_of, locked
+from thirdshift.warehouse.exchange.purge import purge_outlived
+from thirdshift.warehouse.intake.frozen import column
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import recover
+from thirdshift.warehouse.store.reuse import answered_before, reuse, spent_in_window
+from thirdshift.warehouse.store.store import Warehouse
+
+Say = Callable[[str], None]
+
+REUSED = "select row, endpoint from responses where run_id = $run_id and reused_from is not null"
+OTHERS = "select run_id from runs where job = $job and run_id <> $run_id"
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def take_over(warehouse: Warehouse, context: RunContext, columns: RequestColumns, say: Say) -> RequestColumns:
+    """`reuse: answered`: earlier answers become replies of this run; their requests stay with who answered them.
+
+    Taken are answers by endpoints that the job still has, with the same model, and that its policy allows. The columns
+    come back with nothing else allowed for these requests, so that neither pilot nor plan nor repair sends them.
+    """
+    if context.job.reuse == "answered" and not (context.folder / "shards").exists():  # nothing was sent yet
+        found = _usable(_found(warehouse, context, columns), context, columns)
+        reuse(warehouse, context.run_id, found)
+        if found.num_rows:
+            saved = pc.sum(found["saved_usd"]).as_py() or Decimal(0)
+            say(f"{found.num_rows:,} answers of earlier runs reused, {money(saved)} saved")
+    held = warehouse.query(REUSED, run_id=context.run_id)
+    endpoint = _positions(held["endpoint"], context)
+    at = columns.positions(np.asarray(held["row"], np.int64))
+    allowed = columns.allowed.copy()
+    allowed[at[endpoint >= 0]] = False
+    allowed[at[endpoint >= 0], endpoint[endpoint >= 0]] = True
+    return replace(columns, allowed=allowed)
+
+
+def _found(warehouse: Warehouse, context: RunContext, columns: RequestColumns) -> pa.Table:
+    seconds = context.job.reuse_max_age
+    return answered_before(
+        warehouse,
+        context.job.name,
+        pc.unique(_hashes(context, columns)),
+        None if seconds is None else timedelta(seconds=seconds),
+        context.clock(),
+        but_run=context.run_id,
+        emulated=context.call.emulated,
+    )
+
+
+def _usable(found: pa.Table, context: RunContext, columns: RequestColumns) -> pa.Table:
+    """Without answers by endpoints that are gone, are another model now, or are not allowed for the request."""
+    models = {endpoint.name: endpoint.model for endpoint in context.endpoints}
+    same = [
+        models.get(row["endpoint"]) == row["model"] for row in found.select(["endpoint", "model"]).to_pylist()
+    ]
+    found = found.filter(pa.array(same, pa.bool_()))
+    if not found.num_rows:
+        return found
+    endpoint = _positions(found["endpoint"], context)
+    which = pc.index_in(_hashes(context, columns), value_set=found["request_hash"].combine_chunks())
+    answer = np.asarray(pc.fill_null(which, -1), np.int64)
+    asked = np.flatnonzero(answer >= 0)
+    refused = answer[asked[~columns.allowed[asked, endpoint[answer[asked]]]]]
+    fine = np.ones(found.num_rows, bool)
+    fine[refused] = False
+    return found.filter(pa.array(fine))
+
+
+def _hashes(context: RunContext, columns: RequestColumns) -> pa.Array:
+    hashes = column(context.folder, "request_hash")
+    taken = hashes.take(pa.array(columns.rows))
+    return taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+
+
+def _positions(names: pa.ChunkedArray, context: RunContext) -> NDArray[np.int64]:
+    known = pa.array([endpoint.name for endpoint in context.endpoints], pa.string())
+    return np.asarray(pc.fill_null(pc.index_in(names, value_set=known), -1), np.int64)
+
+
+# --- money -----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sharing(context: RunContext) -> Iterator[None]:
+    """Alone with the budget that the job's runs of a day or month share: two at once could pass the cap together."""
+    if context.job.budget.window == "run":
+        yield
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(context.folder.with_name(_share(context.job.name))))
+        except RunAlive as error:
+            raise UserError(
+                f"another run of {context.job.name} is alive, and with budget.window: {context.job.budget.window} "
+                "they would share one cap; wait for it or stop it"
+            ) from error
+        yield
+
+
+def _share(job: str) -> str:
+    """A folder of the lock, beside those of runs; a job's name can be longer than a file's."""
+    return f".budget-{blake2b(job.encode(), digest_size=8).hexdigest()}"
+
+
+def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunContext:
+    """`budget.window`: the setting with the cap less what the job's other runs have spent in it."""
+    window, cap = context.job.budget.window, context.cap_usd
+    if window == "run" or cap is None:
+        return context
+    under_way = _settle_others(warehouse, context)
+    everyone, others = (
+        spent_in_window(
+            warehouse, context.job.name, window, context.clock(), but_run=but, emulated=context.call.emulated
+        )
+        for but in (None, context.run_id)
+    )
+    spent = under_way + others
+    # the escrow counts all that this run has spent; what it spent before the window began is not of this cap
+    before = warehouse.spent(context.run_id) - (everyone - others)
+    left = max(cap - spent, Decimal(0))
+    if spent:
+        say(f"other runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left")
+    return replace(context, cap_usd=left + before)
+
+
+def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
+    """Take in what killed runs of the job left in journals: they have spent it. What batches of theirs can still cost,
+    and have cost so far, is in no part yet; it is returned."""
+    under_way = Decimal(0)
+    names = warehouse.query(OTHERS, job=context.job.name, run_id=context.run_id)["run_id"].to_pylist()
+    for run_id in names:
+        folder = folder_of(context.warehouse, run_id)
+        if not folder.is_dir():
+            continue
+        with locked(folder):
+            left = find_orphans(folder, tuple(context.reached.values()))
+            under_way += left.booked_usd
+            under_way += sum((sum(entries.values()) for entries in left.committed.values()), Decimal(0))
+            recover(folder, adopt=left.shards)
+            known = warehouse.ingested(run_id)
+            for part in parts.of_run(folder):
+                if part.name not in known:
+                    warehouse.ingest(part)
+    return under_way
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+_BEGAN, _AT = datetime.now(UTC), time.monotonic()
+
+
+def seen_to_pass() -> datetime:
+    """The time of day by a clock that nobody sets: one that jumps ahead tonight must not erase what is still wanted."""
+    return _BEGAN + timedelta(seconds=time.monotonic() - _AT)
+
+
+def forget(context: RunContext, say: Say) -> None:
+    """`retention_days`: erase the text of the job's runs that are older."""
+    days = context.job.retention_days
+    if days is None:
+        return
+    done = purge_outlived(
+        context.warehouse,
+        context.job.name,
+        min(context.clock(), seen_to_pass()) - timedelta(days=days),
+        alive=[context.run_id, *alive_runs(context.warehouse)],
+        say=say,
+    )
+    if done.requests:
+        say(
+            f"older than {days} days: the text of {done.requests:,} requests in {len(done.runs):,} runs is erased"
+        )

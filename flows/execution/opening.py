@@ -1,0 +1,193 @@
+"""Opening a shift: one process per run; what an earlier one left is taken in; the run is entered in the warehouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.flows.console import RunConsole
+from thirdshift.flows.dispatch.harvest import harvest_of, with_turnarounds
+from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
+from thirdshift.flows.errors import BrokeOff, UserError
+from thirdshift.flows.execution import earlier_runs
+from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.planning.throughput import with_throughput
+from thirdshift.flows.quality import finishing
+from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
+from thirdshift.warehouse.intake.intake import frozen
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.files import write_whole
+from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.store.store import Warehouse
+
+ASIDE = "aside"
+"""A file of this name in a run's folder holds the id that the run is being given."""
+BRIEFLY = 5.0
+"""How long a run that broke off waits for the warehouse, to be entered as failed."""
+
+
+class ChangedJob(UserError):
+    """A resumed job asks for something else than the run did."""
+
+
+@contextmanager
+def open_run(run_id: str, call: RunOptions, console: RunConsole | None = None) -> Iterator[Shift]:
+    """The shift of a run, new or gone on with; closed with what it holds, however it ends.
+
+    Raises UserError: the job or its input is wrong, another process is on the run, or the job has changed; BrokeOff
+    where something was sent and then could not be kept (a full disk, a warehouse that is not let go).
+    """
+    console = console or RunConsole()
+    place: Path | None = None
+    try:
+        context = context_for(call, run_id)
+        place = context.folder
+        if call.fresh or (place / ASIDE).exists():
+            _set_aside(context, console)
+        with masked(OWNERS_ALONE) as users_mask, ExitStack() as held, locked(context.folder):
+            left = find_orphans(context.folder, tuple(context.reached.values()))
+            recover(context.folder, adopt=left.shards)
+            held.enter_context(earlier_runs.sharing(context))
+            context = _entered(context, call, console)
+            with FileJournal(context.folder) as journal:
+                shift = _shift(context, journal, console, left)
+                shift.users_mask = users_mask
+                with shift.held, shift.dispatcher, _failing(context, console):
+                    yield shift
+    except (WarehouseError, OSError) as error:
+        raise told_of(error, place) from error
+
+
+def told_of(error: WarehouseError | OSError, folder: Path | None) -> Exception:
+    """What could not be read or kept, as a user's to mend; the error itself where it is none of the disk's."""
+    message = of_storage(error, folder)
+    if message is None:
+        return error
+    if folder is None or not (folder / "shards").exists():
+        return UserError(message)
+    return BrokeOff(f"{message}; what was answered is kept: thirdshift resume {folder.name}")
+
+
+@contextmanager
+def _failing(context: RunContext, console: RunConsole) -> Iterator[None]:
+    """A run that broke off is not left as running; it can be gone on with all the same."""
+    try:
+        yield
+    except PublishError:
+        raise  # the run itself is done
+    except BaseException:
+        with (
+            suppress(WarehouseError, OSError),  # what broke it off may be the warehouse
+            Warehouse.open(context.warehouse, wait_seconds=BRIEFLY, say=console.say) as warehouse,
+        ):
+            warehouse.update_run(context.run_id, status="failed")
+        raise
+
+
+def _set_aside(context: RunContext, console: RunConsole) -> None:
+    """Give an earlier run of this id another one; its answers and its money stay."""
+    if recall(context.folder) is None:
+        return
+    with locked(context.folder):
+        left = find_orphans(context.folder, tuple(context.reached.values()))
+        left.settle(context.run_id, context.folder, tuple(context.reached.values()), console.say)
+        recover(context.folder)
+        taken = {path.name for path in context.folder.parent.iterdir()}
+        mark = context.folder / ASIDE
+        aside = next(name for n in count(1) if (name := f"{context.run_id}~{n}") not in taken)
+        if mark.exists():  # a process died on the way
+            aside = mark.read_text(encoding="utf-8")
+        if aside == context.run_id:
+            mark.unlink()
+            return
+        write_whole(mark, aside.encode())
+        with Warehouse.open(context.warehouse, say=console.say) as warehouse:
+            if warehouse.run(aside) is None:
+                warehouse.ingest(*parts.of_run(context.folder))
+                warehouse.rename_run(context.run_id, aside)
+        given = context.folder.rename(context.folder.with_name(aside))
+        (given / ASIDE).unlink()
+    console.say(f"the earlier run {context.run_id} is now {aside}")
+
+
+def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunContext:
+    """Check against what the run was before, and enter it as running."""
+    before = recall(context.folder)
+    with Warehouse.open(context.warehouse, say=console.say) as warehouse:
+        row = warehouse.run(context.run_id)
+        begun = before if frozen(context.folder) is not None else None
+        if begun is not None and begun["job_hash"] != context.job.job_hash:
+            raise ChangedJob(
+                f"run {context.run_id} was begun with another input, request, scorer or floor than {context.job.path} "
+                "has now; put them back, or start anew with --fresh"
+            )
+        if row is not None:
+            _check_text(row)
+            context = context_for(call, context.run_id, started=row["started_at"])
+        if row is None or row["status"] != "done":
+            warehouse.start_run(_run_row(context, row))
+    remember(context.folder, {"call": call.as_parameters(), "job_hash": context.job.job_hash})
+    return context
+
+
+def _check_text(row: dict[str, Any]) -> None:
+    """A run whose text was purged can be read, but not gone on with: what it would send is gone."""
+    if row["purged_at"] is not None and row["status"] != "done":
+        raise UserError(
+            f"run {row['run_id']}: its text was purged on {row['purged_at']:%Y-%m-%d}, so that there is nothing to "
+            "send; start anew with --fresh"
+        )
+
+
+def _run_row(context: RunContext, before: dict[str, Any] | None) -> dict[str, Any]:
+    job = context.job
+    return {
+        "run_id": context.run_id,
+        "job": job.name,
+        "params": dict(job.given),
+        "status": "running",
+        "outcomes": [],
+        "started_at": before["started_at"] if before else context.clock(),
+        "deadline": context.deadline,
+        "floor": job.quality.floor if context.scorer is not None else None,
+        "cap_usd": context.cap_usd,
+        "planned_usd": before["planned_usd"] if before else None,
+        "config": job.canonical() | {"emulated": context.call.emulated},
+        "job_hash": job.job_hash,
+        "input_fingerprint": before["input_fingerprint"] if before else None,
+        "version": version("thirdshift"),
+    }
+
+
+def _shift(context: RunContext, journal: FileJournal, console: RunConsole, left: Orphans) -> Shift:
+    """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
+    with Warehouse.open(context.warehouse, say=console.say) as warehouse:
+        known = warehouse.ingested(context.run_id)
+        missing = [part for part in parts.of_run(context.folder) if part.name not in known]
+        if missing and not known and frozen(context.folder) is not None:
+            # the file was lost: entries need their requests' tags
+            warehouse.save_requests(context.run_id, context.folder, context.job.tags, context.job.charge_by)
+        warehouse.ingest(*missing)
+        spent = warehouse.spent(context.run_id)
+        context = earlier_runs.within_window(warehouse, context, console.say)
+        late = context.job.on_deadline == "realtime"
+        endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
+        context, throughputs = with_throughput(replace(context, endpoints=endpoints), warehouse)
+        row = warehouse.run(context.run_id) or {}
+        shift = Shift(context, RunBudget(context.cap_usd, spent + left.booked_usd), journal, console, left)
+        if late:
+            shift.dispatcher.harvest = harvest_of(endpoints, context.deadline, warehouse)
+        for each in throughputs if row.get("status") != "done" else ():
+            console.say(each)
+        if row.get("status") == "done":
+            shift.over = finishing.summary(warehouse, context, row)
+    return shift

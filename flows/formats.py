@@ -1,0 +1,42 @@
+"""The `sql` command: a question to the warehouse, answered as a table or as JSON."""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Terminal codes in a prompt or an answer must not reach the terminal."""
+
+
+def shown(value: Any) -> str:
+    """One cell: plain text without terminal codes."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    if isinstance(value, pa.MonthDayNano):
+        return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} s"
+    if isinstance(value, datetime):
+        return value.isoformat(sep=" ", timespec="seconds")
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Without terminal codes: each control character as its code."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def jsonable(value: Any) -> Any:
+    """What json cannot write by itself: money as a number, instants as ISO 8601."""
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return str(value)

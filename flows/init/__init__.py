@@ -1,0 +1,1 @@
+"""A job file for the data at hand."""

@@ -1,0 +1,31 @@
+"""The command line of `init`. The work is in flows/init/writing.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Make the command part of `app`."""
+    app.command(epilog="Example: thirdshift init tickets.parquet --output tickets.yaml")(init)
+
+
+def init(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Parquet, JSONL or CSV; a folder, a URI, a quoted glob.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The job file to write.")
+    ] = Path("job.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+) -> None:
+    """Look at the data, the keys and the devices, and write a commented job file that can be planned as it stands."""
+    from thirdshift.flows.init.writing import write_job
+
+    raise typer.Exit(write_job(source, output, force=force))

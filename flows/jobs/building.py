@@ -1,0 +1,233 @@
+"""A job's parts as the values that the other packages take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from thirdshift.flows.errors import JobError, Mistake
+from thirdshift.flows.jobs.job import Job
+from thirdshift.flows.jobs.parsing import place
+from thirdshift.flows.jobs.quality_checks import imported
+from thirdshift.flows.jobs.schema import EndpointPart, OffPeakPart, PolicyPart, RulePart, SqlInput
+from thirdshift.flows.models.registry import load_registry
+from thirdshift.router.certification.scorers import Scorer
+from thirdshift.router.policy import Policy, Rule
+from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
+from thirdshift.router.values import (
+    Endpoint,
+    Facts,
+    Limits,
+    Mode,
+    OffPeak,
+    Price,
+    PriceSchedule,
+    ServerSpec,
+    WorkerSpec,
+    usd,
+)
+from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, SqlSource
+
+
+class PriceLookup(Protocol):
+    def __call__(self, model: str, mode: Mode, said: Override, /, *, endpoint: str) -> PriceSchedule:
+        """What is known of the price where the job does not state it. Raises PriceMissing."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What is known of a model, whatever the job says."""
+
+    facts: Facts = field(default_factory=Facts)
+    context_window: int | None = None
+    quality_prior: float | None = None
+
+
+FactsLookup = Callable[[str], KnownModel]
+T = TypeVar("T")
+
+
+def books() -> tuple[PriceLookup, FactsLookup]:
+    """The price book and the catalogue of this machine. Raises UserError where an imported price map is broken."""
+    known = load_registry()
+
+    def price(model: str, mode: Mode, said: Override, /, *, endpoint: str) -> PriceSchedule:
+        return known.price(model, mode, said, endpoint=endpoint)
+
+    def facts(model: str) -> KnownModel:
+        told, listed = known.catalogue.facts_for(model)
+        of_map = facts_of(model, known.map.prices)
+        window = (of_map.context_window if of_map else None) or (listed.context_window if listed else None)
+        return KnownModel(told, window, known.catalogue.quality_prior(model))
+
+    return price, facts
+
+
+def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[Endpoint, ...]:
+    """All endpoints that answer requests, in the order of the job. Raises JobError naming each that has no price."""
+    found, mistakes = [], []
+    for number, part in enumerate(job.endpoints):
+        if part.only is not None:
+            continue
+        try:
+            found.append(endpoint_value(part, prices, known(part.model), job.base))
+        except PriceMissing as error:
+            mistakes.append(Mistake(0, place(("endpoints", number, "price")), str(error)))
+    if mistakes:
+        raise JobError(job.path, mistakes)
+    return tuple(found)
+
+
+def judge_value(job: Job, prices: PriceLookup, known: FactsLookup) -> Endpoint | None:
+    """The endpoint that judges, where the scorer is a judge; it may answer requests too. Raises JobError."""
+    judge = job.quality.judge
+    if judge is None or job.quality.scorer != "judge":
+        return None
+    number, part = next((n, each) for n, each in enumerate(job.endpoints) if each.name == judge.endpoint)
+    try:
+        return endpoint_value(part, prices, known(part.model), job.base)
+    except PriceMissing as error:
+        raise JobError(job.path, [Mistake(0, place(("endpoints", number, "price")), str(error))]) from None
+
+
+def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, base: Path) -> Endpoint:
+    """One endpoint, with what is known of its model where the job says nothing. Raises PriceMissing.
+
+    `base`: the folder that a model's path and the interpreter's are from.
+    """
+    return Endpoint(
+        name=part.name,
+        model=_model(part, base),
+        price=_price(part, prices),
+        mode=Mode(part.mode),
+        params=part.params,
+        api_base=part.api_base,
+        api_key_env=part.api_key_env,
+        limits=Limits(**part.limits.model_dump()),
+        facts=_facts(part, known.facts),
+        context_window=_stated_or(part.context_window or _stated_length(part), known.context_window),
+        quality_prior=_stated_or(part.quality_prior, known.quality_prior),
+        turnaround_seconds=part.turnaround,
+        reasoning_tokens_max=part.reasoning_tokens_max,
+        delete_remote=part.delete_remote,
+        workers=_workers(part, base),
+        server=_server(part, base),
+    )
+
+
+def _stated_or(stated: T | None, known: T | None) -> T | None:
+    return known if stated is None else stated
+
+
+def _stated_length(part: EndpointPart) -> int | None:
+    """A worker is started with a length of its own, which then is its window."""
+    length = part.vllm.get("max_model_len")
+    return length if isinstance(length, int) else None
+
+
+def _model(part: EndpointPart, base: Path) -> str:
+    """A name, or a worker's model where it is a folder beside the job, as an absolute path."""
+    path = base / part.model
+    return str(path.resolve()) if part.engine == "vllm" and path.exists() else part.model
+
+
+def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
+    if part.engine == "vllm" or (part.usd_per_hour is not None and part.price is None):
+        return hourly(part.usd_per_hour or usd(0))
+    said = Override()
+    if part.price is not None:
+        said = Override(Price(part.price.input, part.price.output, part.price.cached_input))
+    if part.off_peak is not None:
+        said = replace(said, off_peak=(_off_peak(part.off_peak),))
+    return prices(part.model, Mode(part.mode), said, endpoint=part.name)
+
+
+def _off_peak(part: OffPeakPart) -> OffPeak:
+    return off_peak_rule(part.factor, part.tz, part.hours, part.days)
+
+
+def _facts(part: EndpointPart, known: Facts) -> Facts:
+    """Own workers, and a server that the job starts, are self-hosted; an address alone is no proof of it."""
+    return Facts(
+        licence=_stated_or(part.licence, known.licence),
+        lab=_stated_or(part.lab, known.lab),
+        origin=_stated_or(part.origin, known.origin),
+        region=part.region,
+        zero_retention=True if part.retention == "zero" else None,
+        self_hosted=part.engine == "vllm" or part.up is not None,
+    )
+
+
+def _server(part: EndpointPart, base: Path) -> ServerSpec | None:
+    stated = part.up or part.health or part.down
+    return ServerSpec(part.up, part.health, part.down, str(base)) if stated else None
+
+
+def _workers(part: EndpointPart, base: Path) -> WorkerSpec | None:
+    if part.engine != "vllm" or part.device is None:
+        return None
+    return WorkerSpec(
+        device=part.device,
+        workers=part.workers,
+        python=str(base / part.python) if part.python else str(vllm_python()),
+        options=part.vllm,
+        minimum_minutes=part.minimum_minutes,
+        accounting_usd_per_hour=part.accounting_usd_per_hour,
+    )
+
+
+def vllm_python() -> Path:
+    """The interpreter that `make setup-vllm` makes: `.venv-vllm` beside the environment that runs us."""
+    return Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
+
+
+# --- the rest of the job ------------------------------------------------------------------------------------
+
+
+def input_spec(job: Job) -> InputSpec:
+    source = SqlSource(job.input.sql, job.input.attach) if isinstance(job.input, SqlInput) else job.input
+    request = job.request
+    rendered = RequestSpec(
+        id=request.id,
+        system=request.system,
+        prompt=request.prompt,
+        task=request.task,
+        reference=request.reference,
+        max_tokens=request.max_tokens,
+        temperature=request.temperature,
+        response_schema=request.response_schema,
+    )
+    return InputSpec(source, job.base, rendered, job.dedupe)
+
+
+def scorer_of(job: Job) -> Scorer | None:
+    """None: the job names none, and quality is predicted only."""
+    quality = job.quality
+    if quality.scorer is None:
+        return None
+    function = imported(quality.scorer, job.base) if ":" in quality.scorer else None
+    return Scorer(quality.scorer, quality.pattern, quality.fields, function)
+
+
+def policy_value(part: PolicyPart) -> Policy:
+    return Policy(
+        licences=_rule(part.licences),
+        labs=_rule(part.labs),
+        origins=_rule(part.origins),
+        regions=_rule(part.regions),
+        self_hosted_only=part.self_hosted_only,
+        zero_retention=part.zero_retention,
+        max_vendor_share=part.max_vendor_share,
+    )
+
+
+def policies_of(job: Job) -> dict[str, Policy]:
+    """The job's `policies:` by name, in its order."""
+    return {name: policy_value(part) for name, part in job.policies.items()}
+
+
+def _rule(part: RulePart | None) -> Rule:
+    return Rule() if part is None else Rule.of(part.allow, part.deny or ())

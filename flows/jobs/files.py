@@ -1,0 +1,21 @@
+"""Files that a job names beside itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def text_of(base: Path, name: str) -> str | None:
+    """A file's text; None where there is no such file."""
+    if "\n" in name or len(name) > 1000 or not name.strip():
+        return None
+    try:
+        return (base / name).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def names_a_file(text: str) -> bool:
+    """One word that ends like a file's name."""
+    return re.fullmatch(r"[^\s]+\.(md|txt|j2|jinja|prompt|json|ya?ml)", text) is not None

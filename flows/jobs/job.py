@@ -1,0 +1,181 @@
+"""The job file: what a user asks of a night. `load_job` is the one way in; it lists all mistakes at once.
+
+The models are the contract's keys with their types. What one key has to do with another, with files and with
+the environment is in `thirdshift.flows.jobs.checks`; what they become, in `thirdshift.flows.jobs.building`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PrivateAttr, Tag, ValidationError, field_validator
+
+from thirdshift.flows.errors import DeadlineError, JobError
+from thirdshift.flows.jobs.deadlines import resolve_deadline
+from thirdshift.flows.jobs.parsing import read
+from thirdshift.flows.jobs.redaction import HIDDEN, hidden, without_passwords
+from thirdshift.flows.jobs.schema import (
+    BudgetPart,
+    Count,
+    EndpointPart,
+    JobSection,
+    OutputPart,
+    PolicyPart,
+    QualityPart,
+    RequestPart,
+    Scalar,
+    Seconds,
+    SqlInput,
+    Text,
+    TolerateParts,
+)
+
+_SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
+
+FIXED_QUALITY = ("floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task")
+"""What makes the claim of a certificate."""
+
+
+Input = Annotated[
+    Annotated[Text, Tag("source")] | Annotated[SqlInput, Tag("query")],
+    Discriminator(lambda value: "query" if isinstance(value, dict | SqlInput) else "source"),
+]
+
+
+class Job(JobSection):
+    name: Annotated[str, Field(pattern=r"^[^\s/\\.][^/\\\x00-\x1f]{0,99}$")]
+    """The job's name; it also names a folder of what is published."""
+    params: dict[str, Scalar] = Field(default={})
+    """Names to defaults (`null`: must be given), filled by `--param ds=2026-11-22`; `${ds}` anywhere below."""
+    input: Input
+    """A Parquet file, a glob, a directory, an object-store URI, an OpenAI batch file (JSONL), or `{sql: …}`."""
+    request: RequestPart = RequestPart()
+    """How a row becomes a request, where its columns are not `request_id`, `prompt`, `task`, `reference` already."""
+    reuse: Literal["none", "answered"] = "none"
+    """`answered`: what an earlier run of this job answered for the same request is not paid for again."""
+    reuse_max_age: Seconds | None = None
+    """How old such an answer may be, `90d`."""
+    dedupe: bool = True
+    """Equal requests are paid for once; `false`: each on its own, to sample."""
+    cache: bool | None = None
+    """Answers kept across jobs."""
+    retention_days: Count | None = None
+    """After so many days the text of a run is purged when the job next runs; figures stay."""
+    warehouse: Text = "warehouse.duckdb"
+    """The DuckDB file, from the job's folder; `--warehouse` overrides."""
+    output: OutputPart | None = None
+    """Parquet for others to read, once the run is over."""
+    deadline: Text | None = None
+    """`"06:00 Europe/Berlin"` (the next such time), `8h`, or an ISO 8601 instant."""
+    on_deadline: Literal["stop", "realtime"] = "stop"
+    """`realtime`: what a late batch has not answered when the deadline nears is sent in real time."""
+    quality: QualityPart = QualityPart()
+    """What must be reached, and how it is known."""
+    budget: BudgetPart = BudgetPart()
+    """What may be spent."""
+    tolerate: TolerateParts = TolerateParts()
+    """How much may go wrong."""
+    policy: PolicyPart = PolicyPart()
+    """What no request may break. A fact that is unknown fails the rule."""
+    policies: dict[Text, PolicyPart] = Field(default={})
+    """Names to further rules, for the rows whose column `policy` names them."""
+    tags: dict[str, str] = Field(default={})
+    """For charge-back: `{team: support}`."""
+    charge_by: tuple[Text, ...] = ()
+    """Keys of the rows' metadata to charge by."""
+    endpoints: Annotated[tuple[EndpointPart, ...], Field(min_length=1)]
+    """Models with their parameters, somewhere, at a price."""
+
+    _path: Path = PrivateAttr()
+    _given: dict[str, str] = PrivateAttr()
+
+    @field_validator("deadline")
+    @classmethod
+    def _a_deadline(cls, text: str | None) -> str | None:
+        if text is not None:
+            try:
+                resolve_deadline(text, _SOME_INSTANT)
+            except DeadlineError as error:
+                raise ValueError(str(error)) from None
+        return text
+
+    @property
+    def path(self) -> Path:
+        return self._path
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths are from."""
+        return self._path.parent
+
+    @property
+    def given(self) -> Mapping[str, str]:
+        """The params' values, as text: those given, and the file's defaults."""
+        return self._given
+
+    @property
+    def warehouse_path(self) -> Path:
+        return self.base / self.warehouse
+
+    @property
+    def output_path(self) -> str | None:
+        """Absolute, or a URI; None where nothing is published."""
+        if self.output is None:
+            return None
+        return self.output.path if "://" in self.output.path else str(self.base / self.output.path)
+
+    def canonical(self) -> dict[str, Any]:
+        """All of the job as JSON, defaults and params filled in, without what could be a secret."""
+        told = self.model_dump(mode="json") | {"params": dict(self._given)}
+        if isinstance(self.input, SqlInput):
+            told["input"]["attach"] = dict.fromkeys(self.input.attach, HIDDEN)
+        told["endpoints"] = [hidden(endpoint) for endpoint in told["endpoints"]]
+        cleaned: dict[str, Any] = without_passwords(told)
+        return cleaned
+
+    def fixed(self) -> dict[str, Any]:
+        """What of it must be as it was when a run is resumed: input, request, scorer and floor."""
+        told = self.canonical()
+        quality = {key: told["quality"][key] for key in FIXED_QUALITY}
+        if quality["judge"] is not None:
+            del quality["judge"]["max_usd"]  # money, which may change
+        return {
+            "input": told["input"],
+            "request": told["request"],
+            "dedupe": told["dedupe"],
+            "quality": quality,
+        }
+
+    @property
+    def job_hash(self) -> str:
+        """Hash of `fixed`: jobs with one hash may go on with each other's runs."""
+        text = json.dumps(self.fixed(), sort_keys=True, ensure_ascii=False)
+        return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def load_job(
+    path: Path, params: Mapping[str, str] | None = None, *, environ: Mapping[str, str] | None = os.environ
+) -> Job:
+    """Read a job file. Raises JobError with every mistake in it.
+
+    `environ`: where variables with keys are looked for; None: nobody asks (`rehearse` sends nothing).
+    """
+    from thirdshift.flows.jobs.checks import checked
+    from thirdshift.flows.jobs.messages import told
+
+    document = read(path, params or {})
+    data, mistakes = checked(document, environ)
+    try:
+        job = Job.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        mistakes = [*mistakes, *told(error, document, Job)]
+    if mistakes:
+        raise JobError(path, mistakes)
+    job._path, job._given = path.resolve(), dict(document.params)  # noqa: SLF001 (pydantic's way to keep what is no key)
+    return job

@@ -1,0 +1,123 @@
+"""pydantic's errors on a job file as people read them: the place, what is wrong, the nearest valid name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from thirdshift.flows.errors import Mistake, nearest
+from thirdshift.flows.jobs.parsing import Document, Loc
+
+WHOLE = "a whole number"
+WANTED: Mapping[str, str] = {
+    "bool_type": "true or false",
+    "decimal_parsing": "a number",
+    "decimal_type": "a number",
+    "dict_type": "keys and values",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "int_from_float": WHOLE,
+    "int_type": WHOLE,
+    "is_instance_of": "keys and values",
+    "list_type": "a list",
+    "model_type": "keys and values",
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""pydantic's error types that are a wrong type, to what is wanted."""
+
+BOUNDS: Mapping[str, tuple[str, str]] = {
+    "greater_than": ("above {}", "gt"),
+    "greater_than_equal": ("at least {}", "ge"),
+    "less_than": ("below {}", "lt"),
+    "less_than_equal": ("at most {}", "le"),
+}
+
+PATTERNS: Mapping[str, str] = {
+    "name": "names files: letters, digits, dots, dashes and underscores, up to 64; a job's also spaces",
+    "api_base": "must be a URL that opens with http:// or https://",
+}
+
+
+def told(error: ValidationError, document: Document, root: type[BaseModel]) -> Iterator[Mistake]:
+    for one in error.errors(include_url=False, include_input=True):
+        if one["type"] == "too_short" and one["input"]:
+            continue  # as long as it should be, of things that are wrong each in its place
+        loc = _walked(one["loc"], document.data, missing=one["type"] == "missing")
+        yield document.mistake(loc, _what(one, loc, root))
+
+
+def _walked(loc: Loc, data: Any, *, missing: bool) -> Loc:
+    """`loc` without the steps that are pydantic's own, such as the name of a union's branch."""
+    kept: list[str | int] = []
+    for number, step in enumerate(loc):
+        inside = isinstance(data, dict) and step in data
+        if inside or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
+            data = data[step]
+            kept.append(step)
+        elif missing and number == len(loc) - 1:
+            kept.append(step)
+    return tuple(kept)
+
+
+def _what(one: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
+    kind, context = one["type"], one.get("ctx", {})
+    if kind in WANTED:
+        return f"must be {WANTED[kind]}, is {_is(one['input'])}"
+    if kind in BOUNDS:
+        words, limit = BOUNDS[kind]
+        return f"must be {words.format(context[limit])}, is {one['input']}"
+    match kind:
+        case "missing":
+            return "is required"
+        case "extra_forbidden":
+            keys = keys_at(root, loc[:-1])
+            return "no such key" + (nearest(str(loc[-1]), keys) or f"; keys here are {', '.join(keys)}")
+        case "literal_error":
+            return _none_of(one["input"], re.findall(r"'([^']*)'", context["expected"]))
+        case "value_error":
+            return str(context["error"])
+        case "string_too_short" | "too_short":
+            return "is empty"
+        case "string_pattern_mismatch":
+            return PATTERNS.get(str(loc[-1]), "is not of the form it must have")
+    return one["msg"]
+
+
+def _is(value: Any) -> str:
+    """A value of a wrong type, without quoting what could be a prompt or a key."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    if value is None or isinstance(value, bool):
+        return {None: "empty", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
+    """The keys that a job file can have at `loc`."""
+    for step in loc:
+        if isinstance(step, str) and step in model.model_fields:
+            model = _model_in(model.model_fields[step].annotation) or model
+    return sorted(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _none_of(given: Any, known: list[str]) -> str:
+    if len(known) == 1:
+        return f"can only be {known[0]}"
+    if not isinstance(given, str):
+        return f"is one of {', '.join(known)}; it is {_is(given)}"
+    return f"{given[:40]!r} is none of {', '.join(known)}{nearest(given, known)}"

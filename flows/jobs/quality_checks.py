@@ -1,0 +1,106 @@
+"""What scoring needs besides the job file: a rubric's text, a user's function, an endpoint that may judge."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from thirdshift.flows.errors import nearest
+from thirdshift.flows.jobs.parsing import Loc
+from thirdshift.router.certification.scorers import ScorerError, UserFunction
+
+Finds = Iterator[tuple[Loc, str]]
+
+
+def imported(name: str, base: Path) -> UserFunction:
+    """The function that `package.module:function` names, importable from the job's folder (or installed). It is the
+    user's code, run in this process. Raises ScorerError."""
+    module_name, _, function_name = name.partition(":")
+    if str(base) not in sys.path:
+        sys.path.append(str(base))  # behind what is installed: a json.py beside a job must not become json
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise ScorerError(f"{name}: importing {module_name} needs {error.name}; install it") from error
+        raise ScorerError(f"{name}: no module {module_name} in {base}, and none is installed") from error
+    except Exception as error:
+        raise ScorerError(
+            f"{name}: importing {module_name} raised {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, function_name, None)
+    if not callable(found):
+        known = [each for each in vars(module) if callable(vars(module)[each]) and not each.startswith("_")]
+        raise ScorerError(
+            f"{name}: {module.__file__} has no function {function_name!r}{nearest(function_name, known)}"
+        )
+    function: UserFunction = found
+    return function
+
+
+def check_quality(data: dict[str, Any], base: Path) -> Finds:
+    """Mistakes of `quality:` that the models cannot see. The rubric's text is put into `data` where it is a file."""
+    quality = data.get("quality", {})
+    if not isinstance(quality, dict):
+        return
+    scorer = quality.get("scorer")
+    if isinstance(scorer, str) and ":" in scorer:
+        try:
+            imported(scorer, base)
+        except ScorerError as error:
+            yield ("quality", "scorer"), str(error)
+    output = data.get("output")
+    if (
+        isinstance(output, dict)
+        and output.get("when") == "certified"
+        and not (scorer and quality.get("floor"))
+    ):
+        yield (
+            ("output", "when"),
+            "certified needs quality.scorer and quality.floor: nothing else is certified",
+        )
+    if scorer == "judge" and quality.get("judge") is None:
+        yield ("quality", "judge"), "is required with scorer judge: {endpoint: …, rubric: rubric.md}"
+    if scorer == "agreement" and quality.get("relative_to") is None:
+        yield (
+            ("quality", "relative_to"),
+            "is required with scorer agreement: the endpoint whose answers are agreed with",
+        )
+    yield from _roles(data, quality)
+    if scorer == "judge":
+        yield from _rubric(quality.get("judge"), base)
+
+
+def _roles(data: dict[str, Any], quality: dict[str, Any]) -> Finds:
+    """An endpoint that only judges answers nothing: it is no anchor, and somebody else must be there."""
+    endpoints = data.get("endpoints")
+    told = (
+        [each for each in endpoints if isinstance(each, dict)] if isinstance(endpoints, list) else list[Any]()
+    )
+    judges = [each.get("name") for each in told if each.get("only") == "judge"]
+    baseline = quality.get("relative_to")
+    if told and len(judges) == len(told):
+        yield ("endpoints",), "all of them only judge; nobody is left to answer"
+    if baseline is not None and baseline in judges:
+        yield ("quality", "relative_to"), f"{baseline} only judges: it has no answers of its own"
+
+
+def _rubric(judge: Any, base: Path) -> Finds:
+    from thirdshift.flows.jobs.files import names_a_file, text_of
+
+    if not isinstance(judge, dict) or not isinstance(judge.get("rubric"), str):
+        return
+    rubric = judge["rubric"]
+    text = text_of(base, rubric)
+    if text is None and names_a_file(rubric):
+        yield (
+            ("quality", "judge", "rubric"),
+            f"no file {rubric} beside the job; a text that is meant as such has spaces",
+        )
+    elif text is not None:
+        judge["rubric"] = text
+    if not judge["rubric"].strip():
+        yield ("quality", "judge", "rubric"), "is empty: say what makes an answer good"

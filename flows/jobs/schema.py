@@ -1,0 +1,280 @@
+"""The parts of a job file, key by key. A key's docstring is its line in docs/job-file.md."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from thirdshift.flows.jobs.deadlines import duration
+from thirdshift.router.pricing.pricebook import off_peak_rule
+from thirdshift.router.values import JSON
+
+
+def _duration_seconds(value: JSON) -> JSON:
+    if not isinstance(value, str):
+        raise ValueError("write a time like 90d, 8h or 30m")  # noqa: TRY004 (what pydantic makes a mistake of)
+    found = duration(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no time; write it like 90d, 8h or 30m")
+    return found.total_seconds()
+
+
+def _one_or_more(value: JSON) -> JSON:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _scalar(value: JSON) -> JSON:
+    if isinstance(value, dict | list):
+        raise ValueError("is one value, or null where it must be given")  # noqa: TRY004 (likewise)
+    return value
+
+
+def _zone(name: str) -> str:
+    off_peak_rule(Decimal(1), name, (), ())
+    return name
+
+
+def _hours(hours: str) -> str:
+    off_peak_rule(Decimal(1), "UTC", (hours,), ())
+    return hours
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+"""An endpoint's name: it names files, columns and hive partitions."""
+Text = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
+Columns = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
+Hour = Annotated[str, BeforeValidator(lambda hour: str(hour) if type(hour) is int else hour)]
+Amount = Annotated[
+    Annotated[int, Field(ge=0)] | None, BeforeValidator(lambda audit: None if audit == "auto" else audit)
+]
+Scalar = Annotated[Any, AfterValidator(_scalar)]
+
+
+class JobSection(BaseModel):
+    """A section of a job file: frozen, and no key goes unnoticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+
+class SqlInput(JobSection):
+    sql: Text = Field(repr=False)
+    """A DuckDB query whose rows are the requests: `select … from 'x.parquet'`."""
+    attach: dict[str, Text] = Field(default={}, repr=False)
+    """Alias to what DuckDB attaches under it; a password in it is never shown or kept."""
+
+
+class RequestPart(JobSection):
+    """How a row becomes a request. Where the file names a file, here is its text."""
+
+    id: Columns | None = None
+    """The column that is the request_id, or a list of columns that together are. Default: `request_id`."""
+    system: str | None = Field(default=None, repr=False)
+    """The system message: a text, or a file beside the job."""
+    prompt: Text | None = Field(default=None, repr=False)
+    """The user's message: a text with plain column names in braces, `"Ticket: {body}"`. Default: the column `prompt`
+    or `messages`."""
+    task: Text | None = None
+    """A column, or one task for all rows. Requests of a task are alike: quality is learnt per task."""
+    reference: Text | None = None
+    """The column with the right answer."""
+    max_tokens: Count = 1024
+    """The ceiling of an answer, where the row does not say. Always sent: a hard cap needs it."""
+    temperature: Annotated[float, Field(ge=0)] | None = 0.0
+    """Where the row does not say; `null`: not sent, for models that refuse it."""
+    response_schema: str | None = Field(default=None, repr=False)
+    """A JSON schema that answers are held to: a file beside the job."""
+
+
+class OutputPart(JobSection):
+    path: Text
+    """A folder or object-store URI; written as `job=…/run_id=…/part-*.parquet`, `manifest.json` last."""
+    when: Literal["always", "complete", "certified"] = "complete"
+    """`always`; `complete`: not after a budget or deadline stop; `certified`: with the floor certified."""
+
+
+class JudgePart(JobSection):
+    endpoint: Text
+    """The name of an endpoint of this job; one with `only: judge` answers no requests itself."""
+    rubric: Text
+    """What makes an answer good: a text, or a file beside the job."""
+    max_usd: Usd | None = None
+    """What judging may cost at most, within the budget. Default: a fifth of `cap_usd`."""
+
+
+class QualityPart(JobSection):
+    floor: Share = 0.0
+    """Mean score that all accepted requests must reach; one without an answer scores 0."""
+    relative_to: Text | None = None
+    """An endpoint: the floor is then a share of what it alone would score."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """With which the floor is certified, and the plan keeps its margin; 0.5: no margin."""
+    scorer: Text | None = None
+    """`exact`, `choice`, `numeric`, `contains`, `regex`, `json_schema`, `fields`, `judge`, `agreement`, or
+    `package.module:function`: code of yours beside the job, run in this process, called (output, reference, request)
+    and returning 0..1. None: quality is predicted only."""
+    pattern: str | None = None
+    """For `regex`: what an answer must match. Default: the row's reference is the pattern."""
+    fields: dict[str, Text] = {}
+    """For `fields`: JSON field to the scorer that compares it."""
+    judge: JudgePart | None = None
+    """For `judge`: who judges by what."""
+    pilot: Annotated[int, Field(ge=0)] = 200
+    """Requests that may be tried on the candidates to learn who is good at what; 0: priors only."""
+    audit: Amount = None
+    """Answers scored after the run; `auto`: what the certificate needs."""
+    labels: Annotated[int, Field(ge=0)] | None = None
+    """Scores that cost money allowed tonight (a judge's, an agreement's, a function's if this is given), pilot and
+    audit together, counted request x model. Default: as many as the certificate needs."""
+    per_task: bool = False
+    """The floor holds for every task on its own."""
+
+
+class BudgetPart(JobSection):
+    cap_usd: Usd | None = None
+    """Hard: what can be spent at most, reserved before anything is sent. None: no cap."""
+    window: Literal["run", "day", "month"] = "run"
+    """What the cap is for: this run, or all of the job's runs of a day or month."""
+    approve_above_usd: Usd | None = None
+    """A plan above this waits for `--yes`, or for approval in Prefect's UI under `serve`."""
+
+
+class TolerateParts(JobSection):
+    rejects: Share = 1.0
+    """Share of the input's rows that may be refused before the run is (exit 2)."""
+    errors: Share = 0.0
+    """Share of requests that may end without an answer before the run ends with exit 6."""
+
+
+class RulePart(JobSection):
+    allow: tuple[Text, ...] | None = None
+    """These alone."""
+    deny: tuple[Text, ...] | None = None
+    """All but these."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> RulePart:
+        if (self.allow is None) == (self.deny is None):
+            raise ValueError("is an allow or a deny: {allow: […]} or {deny: […]}, one of them")
+        return self
+
+
+class PolicyPart(JobSection):
+    licences: RulePart | None = None
+    """Licences of the model's weights, as the catalogue names them: `{allow: [mit, apache-2.0]}`."""
+    labs: RulePart | None = None
+    """Who made the model."""
+    origins: RulePart | None = None
+    """The lab's country, two letters."""
+    regions: RulePart | None = None
+    """Where the endpoint runs, as the endpoint states it."""
+    self_hosted_only: bool = False
+    """Only workers that thirdshift starts."""
+    zero_retention: bool = False
+    """Only endpoints with `retention: zero`."""
+    max_vendor_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The share of requests that one provider may answer at most."""
+
+
+class PricePart(JobSection):
+    """USD per million tokens, for the endpoint's own mode."""
+
+    input: Usd
+    """USD per million input tokens, in the endpoint's own mode (never halved again)."""
+    output: Usd
+    """USD per million output tokens, reasoning included."""
+    cached_input: Usd | None = None
+    """USD per million input tokens that the provider had cached. Default: the price of input."""
+
+
+class LimitsPart(JobSection):
+    rpm: Count | None = None
+    """Requests per minute."""
+    tpm: Count | None = None
+    """Tokens per minute, input and output."""
+    concurrency: Count | None = None
+    """Requests in flight at once."""
+    enqueued_tokens: Count | None = None
+    """Input tokens that may wait at a batch tier at a time, over all its batches."""
+
+
+class OffPeakPart(JobSection):
+    factor: Usd
+    """What the price is multiplied by."""
+    tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
+    """The time zone of hours and days."""
+    hours: tuple[Annotated[Hour, AfterValidator(_hours)], ...] = ()
+    """`0` or `10-23`, both ends inside; none: all day."""
+    days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
+    """None: every day."""
+
+
+class EndpointPart(JobSection):
+    name: Name
+    """Yours: letters, digits, dots, dashes, underscores."""
+    model: Text
+    """litellm's name, `provider/model`; with `api_base`, what follows `openai/` is the name on the wire; for
+    `engine: vllm` a Hugging Face name or a path."""
+    engine: Literal["vllm"] | None = None
+    """`vllm`: workers that thirdshift starts and stops. Default: an API."""
+    mode: Literal["realtime", "batch", "flex"] = "realtime"
+    """The provider's tier: answered at once, within a day at half the price, or when there is room."""
+    only: Literal["judge"] | None = None
+    """`judge`: it answers no requests, and is there for `quality.judge` alone."""
+    params: dict[str, Any] = Field(default={}, repr=False)
+    """Sent with every request as they are: `{reasoning_effort: low}`."""
+    region: Text | None = None
+    """Where it runs, for `policy.regions`."""
+    retention: Literal["zero"] | None = None
+    """`zero`: the provider keeps nothing, for `policy.zero_retention`."""
+    licence: Text | None = None
+    """Instead of the catalogue's."""
+    lab: Text | None = None
+    """Instead of the catalogue's."""
+    origin: Text | None = None
+    """Instead of the catalogue's."""
+    api_base: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = None
+    """Any OpenAI-compatible server: `http://127.0.0.1:8801/v1`."""
+    api_key_env: Text | None = None
+    """The name of the variable that holds the key; never a key. Default: the provider's usual variable."""
+    price: PricePart | None = None
+    """Default: the price book's; an endpoint without a price is refused."""
+    off_peak: OffPeakPart | None = None
+    """Hours in which it costs less (or more)."""
+    limits: LimitsPart = LimitsPart()
+    """What the provider allows; what it says in its headers is learnt besides."""
+    context_window: Count | None = None
+    """Tokens, input and output. Default: the catalogue's or litellm's."""
+    quality_prior: Share | None = None
+    """What to believe of its mean score before anything was observed. Default: from the catalogue's benchmarks."""
+    turnaround: Seconds | None = None
+    """How long a batch takes, `2h`. Default: what earlier batches took, or a stated prior."""
+    reasoning_tokens_max: Annotated[int, Field(ge=0)] | None = None
+    """What it may reason at most, where the provider's ceiling on output leaves reasoning out."""
+    delete_remote: bool = False
+    """Delete a batch's files at the provider once its results are here."""
+    up: Text | None = None
+    """A command that starts a server of yours, when the plan wants it."""
+    health: Text | None = None
+    """A URL that answers 200 when the server is ready."""
+    down: Text | None = None
+    """The command that stops it."""
+    device: Literal["cuda", "npu", "cpu"] | None = None
+    """For `engine: vllm`: what its workers run on."""
+    workers: Count = 1
+    """For `engine: vllm`: how many may be up at once."""
+    usd_per_hour: Usd | None = None
+    """What a worker, or a server of yours at `api_base`, costs while it is up."""
+    accounting_usd_per_hour: Usd | None = None
+    """For hardware already paid: charged back, not planned with."""
+    minimum_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """What a started worker costs at least."""
+    vllm: dict[str, Any] = {}
+    """vLLM's own options, passed through: `{max_model_len: 8192}`."""
+    python: Text | None = None
+    """The interpreter that has vLLM. Default: `.venv-vllm/bin/python` here."""

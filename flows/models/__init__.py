@@ -1,0 +1,1 @@
+"""Prices and models known on this machine."""

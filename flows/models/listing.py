@@ -1,0 +1,242 @@
+"""The `models` and `models show` commands: what is known of models, from where, and what they cost by whom.
+
+What is unknown is told as unknown (null in JSON). A list's price is that of the cheapest offer in real time, by
+input + output; offers at no price (a server of one's own, a subscription) are shown but are no price to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from difflib import get_close_matches
+
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.models.registry import Registry, plain
+from thirdshift.flows.models.updates import price_json, schedule_json
+from thirdshift.router.pricing.catalogue import CatalogueModel, Fact
+from thirdshift.router.pricing.pricebook import SIBLINGS, MapFacts, PriceMissing, facts_of, resolve
+from thirdshift.router.values import JSON, Mode, PriceSchedule
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFilter:
+    """What a list is narrowed to; None: no matter."""
+
+    licence: str | None = None
+    lab: str | None = None
+    origin: str | None = None
+    weights: str | None = None
+    max_input: float | None = None
+    """USD per million tokens, of one and the same offer as `max_output`."""
+    max_output: float | None = None
+
+    @property
+    def asks_price(self) -> bool:
+        return self.max_input is not None or self.max_output is not None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOffer:
+    """A model under one of litellm's names: what the price map says of it there."""
+
+    name: str
+    provider: str
+    facts: MapFacts
+    prices: Mapping[Mode, PriceSchedule]
+    """Modes that have a price; none: the map has the model without one."""
+
+    @property
+    def realtime(self) -> PriceSchedule | None:
+        return self.prices.get(Mode.REALTIME)
+
+    @property
+    def comparable(self) -> PriceSchedule | None:
+        """The price in real time, unless it is nothing."""
+        found = self.realtime
+        return found if found is not None and found.base.input + found.base.output > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model and its cheapest offer among those that fit; None: no price is known."""
+
+    model: CatalogueModel
+    cheapest: ModelOffer | None
+
+
+# --- what there is ------------------------------------------------------------------------------------------
+
+
+def listing(known: Registry, asked: ModelFilter) -> list[Listed]:
+    """The models that fit, by name. Raises nothing: a filter that nothing fits gives none."""
+    chosen = known.catalogue.select(
+        licence=asked.licence, lab=asked.lab, origin=asked.origin, weights=asked.weights
+    )
+    names = known.catalogue.offers(known.map.prices)
+    rows = [Listed(model, cheapest(offers_of(known, names.get(model.name, ())), asked)) for model in chosen]
+    return [row for row in rows if row.cheapest is not None or not asked.asks_price]
+
+
+def cheapest(offers: Sequence[ModelOffer], asked: ModelFilter) -> ModelOffer | None:
+    """The first of `offers`, as `offers_of` orders them, that has a price to compare within what is asked."""
+
+    def fits(price: PriceSchedule) -> bool:
+        dear = asked.max_input is not None and float(price.base.input) > asked.max_input
+        return not dear and not (asked.max_output is not None and float(price.base.output) > asked.max_output)
+
+    return next((o for o in offers if (p := o.comparable) is not None and fits(p)), None)
+
+
+def found(known: Registry, name: str) -> CatalogueModel | None:
+    """The catalogue's model of that name; None: the price map has it and the catalogue does not.
+
+    Raises UserError, naming what is near, where neither has it.
+    """
+    model = known.catalogue.find(name)
+    if model is not None:
+        return model
+    same = [m for m in known.catalogue.models if m.name.casefold() == name.strip().casefold()]
+    if same:
+        return same[0]
+    if resolve(name, known.map.prices) is not None:
+        return None
+    near = near_names(known, name)
+    hint = f"; did you mean {', '.join(near)}?" if near else "; `thirdshift models` lists what there is"
+    raise UserError(plain(f"no model called {name} in the catalogue or the price map{hint}"))
+
+
+def near_names(known: Registry, name: str, at_most: int = 4) -> list[str]:
+    """Names of the catalogue first, then litellm's, most alike first; case ignored."""
+    ours = {m.name.casefold(): m.name for m in known.catalogue.models}
+    near = get_close_matches(name.casefold(), ours, n=at_most, cutoff=0.6)
+    theirs = {key.casefold(): key for key in known.map.prices}
+    more = get_close_matches(name.casefold(), theirs, n=at_most, cutoff=0.75)
+    return list(dict.fromkeys([*(ours[n] for n in near), *(theirs[n] for n in more)]))[:at_most]
+
+
+def names_of(known: Registry, model: CatalogueModel) -> tuple[str, ...]:
+    """The names that litellm has for a model."""
+    return known.catalogue.offers(known.map.prices).get(model.name, ())
+
+
+def offers_of(known: Registry, names: Sequence[str]) -> list[ModelOffer]:
+    """Each name with its facts and prices: cheapest in real time by input + output first (of equals
+    the shortest name, which tends to be the maker's own), those without a price last.
+    """
+    offers = [offer for name in names if (offer := _offer(known, name)) is not None]
+
+    def dearness(offer: ModelOffer) -> tuple[bool, Decimal, int, str]:
+        price = offer.realtime
+        total = price.base.input + price.base.output if price else Decimal(0)
+        return price is None, total, len(offer.name), offer.name
+
+    return sorted(offers, key=dearness)
+
+
+def _offer(known: Registry, name: str) -> ModelOffer | None:
+    facts = facts_of(name, known.map.prices)
+    if facts is None:
+        return None
+    prices = {mode: price for mode in Mode if (price := _price(known, name, mode)) is not None}
+    return ModelOffer(name, _provider(known, name, facts.key), facts, prices)
+
+
+def _provider(known: Registry, name: str, key: str) -> str:
+    """As it would stand before a slash in a job: of the map's vertex_ai-language-models, vertex_ai."""
+    listed = str(known.map.prices[key].get("litellm_provider", ""))
+    families = {sibling: family for family, siblings in SIBLINGS.items() for sibling in siblings}
+    prefix, slash, _ = name.partition("/")
+    return families.get(listed) or (prefix if slash else listed)
+
+
+def _price(known: Registry, name: str, mode: Mode) -> PriceSchedule | None:
+    try:
+        return known.price(name, mode)
+    except PriceMissing:
+        return None
+
+
+def window_of(model: CatalogueModel | None, offer: ModelOffer | None) -> int | None:
+    """The catalogue's context window, else that of the offer shown; None: unknown."""
+    stated = model.context_window if model else None
+    return stated or (offer.facts.context_window if offer else None)
+
+
+# --- as JSON ------------------------------------------------------------------------------------------------
+
+
+def listed_json(known: Registry, row: Listed) -> dict[str, JSON]:
+    """One model of the list; null: unknown."""
+    model, offer = row.model, row.cheapest
+    price = offer.realtime if offer else None
+    money = price_json(price.base) if price else dict.fromkeys(_PRICE_KEYS)
+    return {
+        "name": model.name,
+        **_facts_json(known, model),
+        "context_window": window_of(model, offer),
+        **money,
+        "offer": offer.name if offer else None,
+        "provider": offer.provider if offer else None,
+        "price_source": price.source if price else None,
+    }
+
+
+_PRICE_KEYS = ("input_usd_per_mtok", "output_usd_per_mtok", "cached_usd_per_mtok")
+
+
+def _facts_json(known: Registry, model: CatalogueModel | None) -> dict[str, JSON]:
+    prior = known.catalogue.priors.get(model.name) if model else None
+    return {
+        "lab": model.lab if model else None,
+        "origin": known.catalogue.origin(model) if model else None,
+        "licence": model.licence if model else None,
+        "weights": model.weights if model else None,
+        "quality_prior": None if prior is None else round(prior, 4),
+    }
+
+
+def shown_json(
+    known: Registry, name: str, model: CatalogueModel | None, offers: Sequence[ModelOffer]
+) -> dict[str, JSON]:
+    """All that is known of a model; `in_catalogue` false: only the price map has it."""
+    return {
+        "name": model.name if model else name,
+        "in_catalogue": model is not None,
+        **_facts_json(known, model),
+        "context_window": window_of(model, offers[0] if offers else None),
+        "modalities": list(model.modalities if model else ()),
+        "facts": [fact_json(known, fact) for fact in model.facts] if model else [],
+        "names": sorted(offer.name for offer in offers),
+        "offers": [_offer_json(offer) for offer in offers],
+        "catalogue_as_of": known.catalogue.as_of,
+        "price_map": known.map.source,
+    }
+
+
+def fact_json(known: Registry, fact: Fact) -> dict[str, JSON]:
+    source = known.catalogue.sources[fact.source]
+    return {
+        **fact.model_dump(exclude={"source"}),
+        "source": source.title,
+        "source_date": source.date,
+    }
+
+
+def _offer_json(offer: ModelOffer) -> dict[str, JSON]:
+    return {
+        "name": offer.name,
+        "provider": offer.provider,
+        "context_window": offer.facts.context_window,
+        "max_output_tokens": offer.facts.max_output_tokens,
+        "modalities": list(offer.facts.modalities),
+        "prices": [
+            {
+                "mode": mode.value,
+                **schedule_json(price),
+                "source": price.source,
+                "as_of": price.as_of.isoformat() if price.as_of else None,
+            }
+            for mode, price in offer.prices.items()
+        ],
+    }

@@ -1,0 +1,181 @@
+"""What is known of prices and models on this machine: the price map in use, our overlay, the catalogue.
+
+The map is the one that litellm carries, or a newer one that the user imported (`models prices --update FILE`),
+kept in the user's own folder: `~/.thirdshift`, or where the variable THIRDSHIFT_HOME says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from thirdshift.engines.pricemap import bundled_map
+from thirdshift.flows.errors import UserError
+from thirdshift.router.pricing.catalogue import Catalogue
+from thirdshift.router.pricing.catalogue import load as load_catalogue
+from thirdshift.router.pricing.map_diff import MapUpdate, compare, load_overlay
+from thirdshift.router.pricing.pricebook import Overlay, Override, PriceMap, schedule_for
+from thirdshift.router.values import Mode, PriceSchedule
+
+HOME_VARIABLE = "THIRDSHIFT_HOME"
+SHOWN_PROBLEMS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MapInUse:
+    """A price map and where it comes from."""
+
+    prices: PriceMap
+    source: str
+    """Like "litellm 1.106.0", or "litellm map of newer.json, imported 2026-11-22"."""
+    imported: date | None = None
+    """None: it came with litellm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    map: MapInUse
+    overlay: Overlay
+    catalogue: Catalogue
+
+    def price(
+        self, model: str, mode: Mode, said: Override | None = None, /, *, endpoint: str | None = None
+    ) -> PriceSchedule:
+        """What `said` states of the price, else what is known. Raises PriceMissing."""
+        book = self.map
+        return schedule_for(
+            model,
+            mode,
+            book.prices,
+            said,
+            overlay=self.overlay,
+            source=book.source,
+            as_of=book.imported,
+            endpoint=endpoint,
+        )
+
+
+def load_registry() -> Registry:
+    """Everything known of prices and models. Raises UserError where an imported map cannot be read."""
+    router = files("thirdshift.router.pricing")
+    return Registry(
+        map_in_use(),
+        load_overlay(router.joinpath("overlay.toml").read_text(encoding="utf-8")),
+        load_catalogue(router.joinpath("catalogue.toml").read_text(encoding="utf-8")),
+    )
+
+
+def home() -> Path:
+    """The user's own folder for what outlives a job."""
+    return Path(os.path.expanduser(os.environ.get(HOME_VARIABLE) or "~/.thirdshift"))
+
+
+def stored_map() -> Path:
+    """Where an imported price map is kept, whether there is one or not."""
+    return home() / "prices.json"
+
+
+def map_in_use() -> MapInUse:
+    """The imported map where there is one, else litellm's. Raises UserError with the way out if it is broken."""
+    path = stored_map()
+    if not os.path.lexists(
+        path
+    ):  # nor if the folder is closed to us, as another user's home is in a container
+        prices, version = bundled_map()
+        return MapInUse(prices, f"litellm {version}")
+    try:
+        kept = json.loads(path.read_bytes())
+        imported = date.fromisoformat(kept["imported"])
+        prices, name = kept["prices"], kept["from"]
+        if not isinstance(prices, dict) or not all(isinstance(entry, dict) for entry in prices.values()):
+            raise TypeError("its prices are no price map")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(
+            f"the imported price map {path} cannot be read ({error}); import it again with "
+            f"`thirdshift models prices --update FILE`, or go back to litellm's with `… prices --reset`"
+        ) from error
+    return MapInUse(prices, f"litellm map of {name}, imported {imported}", imported)
+
+
+def import_map(file: Path, today: date) -> tuple[MapUpdate, MapInUse]:
+    """Check a newer price map and use it from now on; what it changes, and what is in use.
+
+    Raises UserError, and keeps things as they are, where the file is no sound price map.
+    """
+    fresh = _parsed(file)
+    try:
+        known = map_in_use().prices
+    except UserError:  # a broken one is replaced
+        known = bundled_map()[0]
+    update = compare(known, fresh)
+    if update.problems:
+        shown = [plain(problem) for problem in update.problems[:SHOWN_PROBLEMS]]
+        more = len(update.problems) - len(shown)
+        shown += [f"and {more:,} more"] if more else []
+        said = f"{file} is no sound price map and is not used; prices stay as they are:"
+        raise UserError("\n  ".join([said, *shown]))
+    _store({"from": file.name, "imported": today.isoformat(), "prices": fresh})
+    return update, map_in_use()
+
+
+def reset_map() -> bool:
+    """Back to the map that litellm carries. False: it was in use already."""
+    try:
+        stored_map().unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UserError(f"{stored_map()} cannot be removed: {error}") from error
+    return True
+
+
+def plain(text: str) -> str:
+    """Without terminal codes: names in a price map come from outside."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _parsed(file: Path) -> Any:
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is no number")
+
+    try:
+        return json.loads(file.read_bytes(), parse_constant=refuse)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not JSON ({error}); a price map is litellm's model_prices_and_context_window.json"
+        ) from error
+
+
+def _store(kept: dict[str, Any]) -> None:
+    """Written beside and renamed, for this user alone (0600): a killed import leaves the map that was."""
+    path = stored_map()
+    if str(path).startswith("~"):
+        raise UserError(
+            f"no home folder is known to keep the map in; set {HOME_VARIABLE} to a folder of yours"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=".prices-", delete=False
+        ) as beside:
+            try:
+                json.dump(kept, beside)
+                beside.flush()
+                os.fsync(beside.fileno())
+                beside.close()
+                os.replace(beside.name, path)
+            except BaseException:
+                Path(beside.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); set {HOME_VARIABLE} to a folder of yours"
+        ) from error

@@ -1,0 +1,1 @@
+"""What Prefect adds: artifacts, events, forms, limits across runs."""

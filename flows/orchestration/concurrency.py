@@ -1,0 +1,134 @@
+"""Turns at an endpoint: where a job states `limits.concurrency`, it holds across the flow runs of a Prefect server.
+
+Within a run our engine keeps the limit, request by request. Across runs, a run has the endpoint's turn while it has shards
+there: one lease of Prefect's global concurrency limit `thirdshift-<endpoint>` for all its shards together. Runs of
+deployments make the limit, with one slot, where it is missing; whoever gives it more slots lets as many runs in at a time.
+A run by the command keeps to a limit that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from threading import Event, Lock
+
+from thirdshift.router.values import Endpoint, Mode
+
+LEASE_SECONDS = 60.0
+"""A killed process keeps the turn for as long; Prefect renews the lease meanwhile, and takes no shorter one."""
+ASK_SECONDS = 5.0
+"""How long one question for the turn waits, before it is asked whether the night still wants it."""
+AGAIN_SECONDS = 5.0
+"""After a question that Prefect's API did not answer."""
+
+
+@dataclass
+class _Turn:
+    lock: Lock = field(default_factory=Lock)
+    shards: int = 0
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+class EndpointSlots:
+    """The turns of one run. `endpoints`: names that it takes turns at; all others are free."""
+
+    def __init__(
+        self,
+        endpoints: Collection[str] = (),
+        deadline: datetime | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._turns = {name: _Turn() for name in endpoints}
+        self._deadline, self._say = deadline, say
+        self._over = Event()
+
+    def stop(self) -> None:
+        """Wait for no turn any more: what then goes to the engine is not sent."""
+        self._over.set()
+
+    @contextmanager
+    def of(self, endpoint: str) -> Iterator[None]:
+        """Wait for the endpoint's turn, at most until the deadline."""
+        turn = self._turns.get(endpoint)
+        if turn is None:
+            yield
+            return
+        with turn.lock:
+            if not turn.shards:
+                self._take(turn.held, endpoint)
+            turn.shards += 1
+        try:
+            yield
+        finally:
+            with turn.lock:
+                turn.shards -= 1
+                if not turn.shards:
+                    with suppress(Exception):  # a lease that cannot be given back ends by itself
+                        turn.held.close()
+
+    def _take(self, held: ExitStack, endpoint: str) -> None:
+        from prefect.concurrency.sync import concurrency
+
+        waits = lost = False
+        while not self._over.is_set() and (self._deadline is None or datetime.now(UTC) < self._deadline):
+            try:
+                held.enter_context(
+                    concurrency(
+                        limit_name(endpoint), timeout_seconds=ASK_SECONDS, lease_duration=LEASE_SECONDS
+                    )
+                )
+                return
+            except TimeoutError:
+                if not waits:
+                    self._say(
+                        f"{endpoint}: waiting for another run to be done there ({limit_name(endpoint)})"
+                    )
+                waits = True
+            except Exception as error:  # noqa: BLE001 - a night waits for hours; the API may be away meanwhile
+                if not lost:
+                    self._say(
+                        f"{endpoint}: its turn cannot be asked for now ({str(error) or type(error).__name__}); asking again"
+                    )
+                lost = True
+                self._over.wait(AGAIN_SECONDS)
+
+
+def limit_name(endpoint: str) -> str:
+    return f"thirdshift-{endpoint}"
+
+
+def slots_for(
+    endpoints: Collection[Endpoint], deadline: datetime | None, say: Callable[[str], None]
+) -> EndpointSlots:
+    """Turns at the endpoints whose concurrency is stated, their limits made where they are missing.
+
+    A batch is not at its provider's gate while it waits, and an emulated endpoint is nobody else's: no turns there.
+    """
+    names = [
+        endpoint.name
+        for endpoint in endpoints
+        if endpoint.limits.concurrency is not None
+        and endpoint.mode is not Mode.BATCH
+        and not endpoint.emulated
+    ]
+    return EndpointSlots([name for name in names if _there(limit_name(name))], deadline, say)
+
+
+def _there(name: str) -> bool:
+    """Whether the limit exists; a run of a deployment makes it."""
+    from prefect import runtime
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound:
+            if runtime.deployment.id is None:
+                return False
+            with suppress(ObjectAlreadyExists):  # another run was quicker
+                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    return True

@@ -1,0 +1,82 @@
+"""What a night tells Prefect's event log, for automations: docs/operating.md lists the names and shows one.
+
+An event has names and figures, never a prompt. A temporary API has nobody who listens, and gets none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from prefect.events import emit_event
+
+from thirdshift.flows.orchestration.server import temporary
+from thirdshift.flows.verdicts import Verdict
+from thirdshift.warehouse.store.store import Warehouse
+
+if TYPE_CHECKING:
+    from thirdshift.flows.execution.run import Shift
+    from thirdshift.flows.runs.context import RunContext
+
+AT_THE_END: dict[Verdict, str] = {
+    Verdict.BUDGET: "thirdshift.budget-stop",
+    Verdict.APPROVAL: "thirdshift.not-approved",
+    Verdict.DEADLINE: "thirdshift.deadline-stop",
+    Verdict.ERRORS: "thirdshift.errors",
+    Verdict.FLOOR_MISSED: "thirdshift.floor-missed",
+    Verdict.NOT_CERTIFIED: "thirdshift.not-certified",
+}
+"""How a night ended, to the event of it."""
+DEADLINE_RISK = "thirdshift.deadline-risk"
+MODEL_DRIFT = "thirdshift.model-drift"
+PRICE_DRIFT = "thirdshift.price-drift"
+
+FIGURES = ("exit", "results", "errors", "rejects", "spent_usd", "planned_usd", "mean_score")
+"""What an event carries of a summary."""
+
+PRICES_MOVED = """
+-- the prices that the job's last night could choose among, where tonight's differ
+with before as (
+    select run_id from runs where job = $job and run_id <> $run_id order by started_at desc limit 1)
+select now.endpoint, p.input_usd_per_mtok::double as input, q.input_usd_per_mtok::double as input_before,
+       p.output_usd_per_mtok::double as output, q.output_usd_per_mtok::double as output_before
+from run_prices now join prices p using (price_id)
+join run_prices then_ on then_.endpoint = now.endpoint and then_.run_id in (select run_id from before)
+join prices q on q.price_id = then_.price_id
+where now.run_id = $run_id and now.price_id <> then_.price_id
+qualify row_number() over (partition by now.endpoint order by q.valid_from desc) = 1
+order by now.endpoint
+"""
+
+
+def tell(context: RunContext, name: str, **figures: Any) -> None:
+    """One event about a run."""
+    if temporary():
+        return
+    emit_event(
+        event=name,
+        resource={
+            "prefect.resource.id": f"thirdshift.run.{context.run_id}",
+            "prefect.resource.name": context.run_id,
+            "thirdshift.job": context.job.name,
+        },
+        payload={"run_id": context.run_id, "job": context.job.name, **figures},
+    )
+
+
+def tell_end(shift: Shift, summary: Mapping[str, Any]) -> None:
+    """How it ended, and what was not as it had been."""
+    if temporary():
+        return
+    context = shift.context
+    figures = {name: summary[name] for name in FIGURES}
+    for outcome in summary["outcomes"]:
+        if name := AT_THE_END.get(outcome):
+            tell(context, name, **figures)
+    for drift in shift.learner.drifts:
+        tell(context, MODEL_DRIFT, **asdict(drift))
+    with Warehouse.open(context.warehouse) as warehouse:
+        moved = warehouse.query(PRICES_MOVED, run_id=context.run_id, job=context.job.name).to_pylist()
+    for price in moved:
+        tell(context, PRICE_DRIFT, **price)

@@ -1,0 +1,78 @@
+"""A night that is told to stop: nothing more is sent, what is in flight may come in, and the process ends.
+
+Prefect would first tell its API; its temporary server has got the same signal (a process group's) and is gone, and a
+minute of retries and traces follows. Every record is in the journal when it is made, so ending at once loses nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from thirdshift.flows.dispatch.dispatcher import Dispatcher
+from thirdshift.flows.orchestration.server import temporary
+
+STOP_SECONDS = 5.0
+"""What is in flight may still be answered in: schedulers kill ten seconds or more after they have asked."""
+LOOK_SECONDS = 0.05
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def kept(run_id: str) -> str:
+    """What is said at the end of a night that was stopped."""
+    return f"stopped; what was answered is kept, go on with: thirdshift resume {run_id}"
+
+
+@contextmanager
+def last_words(run_id: str) -> Iterator[None]:
+    """Around Prefect, which gives a SIGTERM back to whoever had it before once its server knows: say how to go on."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        _end(run_id, number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(run_id: str, number: int) -> None:
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{cursor}\n{kept(run_id)}\n".encode())
+    os._exit(128 + number)
+
+
+@contextmanager
+def stoppable(run_id: str, dispatcher: Dispatcher) -> Iterator[None]:
+    """SIGTERM and SIGINT end the process with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
+    a second one ends it at once. On a server of its own Prefect has somebody to tell, and does."""
+    if not temporary() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+
+    def end(number: int, _: FrameType | None) -> None:
+        told.append(number)
+        if len(told) == 1:
+            logging.disable()
+            dispatcher.stop()
+            last = time.monotonic() + STOP_SECONDS
+            while dispatcher.busy and time.monotonic() < last and len(told) == 1:
+                time.sleep(LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)  # the last outcome's way into the journal
+        _end(run_id, told[0])
+
+    before = {number: signal.signal(number, end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""From frozen input and past runs to a plan and its state."""

@@ -1,0 +1,299 @@
+"""Where each request's answer is to come from, what has come, and what is still due."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.console import RunConsole, money
+from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.router.planning.problem import NOBODY, Plan, Problem
+from thirdshift.router.planning.shards import BATCH, Cutting, cut
+from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.values import Endpoint, Mode
+
+IN_ORDER_REQUESTS = 1_000
+"""Where the cap or the deadline will stop the run, so many requests are sent at a time, in the order of the input."""
+MOST_BATCHES = 2
+"""A request that so many batches have left undone is not given to another at the same endpoint."""
+WAIT_SECONDS = 30.0
+"""A run that waits for a price window looks at the clock so often."""
+
+
+@dataclass(slots=True)
+class Assignment:
+    """By leader. Endpoints are told by position."""
+
+    target: NDArray[np.int32]
+    """Whose answer is wanted; -1: nobody's."""
+    opens: NDArray[np.float64]
+    """[leaders] POSIX time before which the request is not sent: its price window is not open."""
+    answered: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints] a usable answer is held."""
+    failed: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints] given up there."""
+    ordered: bool
+    """A limit will stop the run: serve in the order of the input."""
+    repaired: NDArray[np.int32] = field(repr=False)
+    """[leaders] the endpoint that mended the request last; -1: none."""
+    better: NDArray[np.int32] = field(repr=False)
+    """[leaders] the endpoint whose answer is known to be better than that; -1: none."""
+    busy: NDArray[np.bool_] = field(repr=False)
+    """[leaders] with an adopted batch: not due until that is over."""
+    not_run: NDArray[np.int8] = field(repr=False)
+    """[leaders, endpoints] so many batches ended before the request was run."""
+    realtime_counterpart: NDArray[np.int32] = field(repr=False)
+    """[endpoints] of a batch tier: who gives the same answers in real time; -1: nobody."""
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        market: Market,
+        columns: RequestColumns,
+        *,
+        realtime_counterpart: NDArray[np.int32],
+        ordered: bool,
+        now: datetime,
+    ) -> Assignment:
+        nobody = plan.choice == NOBODY
+        target = np.where(nobody, -1, market.endpoint[plan.choice]).astype(np.int32)
+        starts = np.array([*(offer.option.starts_seconds for offer in market.offered), 0.0])
+        opens = now.timestamp() + starts[plan.choice]
+        shape = columns.allowed.shape
+        none = np.full(len(target), -1, np.int32)
+        return cls(
+            target,
+            opens,
+            answered=np.zeros(shape, bool),
+            failed=np.zeros(shape, bool),
+            ordered=ordered,
+            repaired=none,
+            better=none.copy(),
+            busy=np.zeros(len(target), bool),
+            not_run=np.zeros(shape, np.int8),
+            realtime_counterpart=realtime_counterpart,
+        )
+
+    def keep(self, held: FinalReplies, columns: RequestColumns) -> None:
+        """What an earlier process of this run was answered as planned then stays with who answered it: another plan, of
+        a later hour, would pay for it again."""
+        self.target[columns.positions(held.row[held.served])] = held.endpoint[held.served]
+
+    def pin(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """These are with an endpoint already, whatever the plan says."""
+        self.target[positions] = endpoint
+        self.busy[positions] = True
+
+    def learn(self, held: FinalReplies, columns: RequestColumns) -> None:
+        """Take in what has come so far."""
+        at = columns.positions(held.row)
+        self.answered[at[held.answered], held.endpoint[held.answered]] = True
+        lost = ~held.answered
+        self.failed[at[lost], held.endpoint[lost]] = True
+        mended = held.repaired  # in the order they came, so that the last stands
+        self.repaired[at[mended]] = held.endpoint[mended]
+
+    def prefer(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
+        """Serve these answers, which are held."""
+        self.better[positions] = endpoint
+
+    def prefer_scores(self, seen: Observations) -> None:
+        """Where repair has brought another answer: the best of those that are held, by their scores."""
+        score = np.full(self.answered.shape, -1.0)
+        score[seen.row, seen.endpoint] = seen.score
+        score[~self.answered] = -1.0
+        several = np.flatnonzero((self.repaired >= 0) & (score.max(axis=1) >= 0))
+        now = self.served[several]
+        best = score[several].argmax(axis=1)
+        known = np.where(now >= 0, score[several, now], -1.0)
+        gains = (known >= 0) & (score[several, best] > known)
+        self.prefer(several[gains], best[gains].astype(np.int32))
+
+    def owed(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Requests that have no answer though an endpoint is left that may give one."""
+        return (self.served < 0) & (allowed & ~self.failed).any(axis=1)
+
+    def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """An endpoint will not answer these, where it has not."""
+        self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
+
+    def left_undone(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """A batch ended before it ran these. After a second one the endpoint is not asked again."""
+        self.not_run[positions, endpoint] += 1
+        twice = self.not_run[positions, endpoint] >= MOST_BATCHES
+        self.give_up(positions[twice], endpoint)
+
+    @property
+    def served(self) -> NDArray[np.int32]:
+        """[leaders] whose answer is the result; -1 where there is none yet."""
+        everyone = np.arange(len(self.target))
+        has = (self.target >= 0) & self.answered[everyone, self.target]
+        planned = np.where(has, self.target, -1)
+        mended = np.where(self.repaired >= 0, self.repaired, planned)
+        return np.where(self.better >= 0, self.better, mended).astype(np.int32)
+
+    def due(self, problem: Problem, endpoint_of: NDArray[np.int32], console: RunConsole) -> PendingRows:
+        """What is to be sent next. Requests that were given up move on to the next best endpoint; those whose price
+        window is not open yet are waited for when nothing else is left."""
+        self._move_on(problem, endpoint_of)
+        everyone = np.arange(len(self.target))
+        owed = np.flatnonzero(
+            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0) & ~self.busy
+        )
+        owed = owed[~self.failed[owed, self.target[owed]]]
+        if owed.size:
+            owed = self._open(owed, console)
+        if self.ordered:
+            owed = owed[:IN_ORDER_REQUESTS]
+        return PendingRows(owed, self.target[owed])
+
+    def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
+        """Requests that were given up get another target, where there is one that the shares of vendors allow."""
+        everyone = np.arange(len(self.target))
+        undone = self.not_run[everyone, self.target] > 0
+        lost = np.flatnonzero(
+            (self.target >= 0)
+            & (self.failed[everyone, self.target] | undone)
+            & ~self.answered[everyone, self.target]
+            & (self.repaired < 0)
+        )
+        quality, target = problem.quality[lost], self.target[lost]
+        free = ~self.failed[lost][:, endpoint_of] & np.isfinite(problem.cost[lost])
+        free &= self.not_run[lost][:, endpoint_of] == 0
+        # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
+        planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
+        cost = problem.cost[lost]
+        last = float(cost[free].max(initial=0.0)) + 1.0
+        order = np.where(quality >= planned[:, None] - 0.02, cost, last + 1.0 - quality)
+        # what a batch left undone goes to the same model, if that can be had in real time
+        realtime_counterpart = np.where(undone[lost], self.realtime_counterpart[target], -1)
+        order[endpoint_of == realtime_counterpart[:, None]] = -1.0
+        order[~free] = np.inf
+        option = order.argmin(axis=1)
+        if problem.terms.max_vendor_share is not None:
+            option = self._within_shares(problem, endpoint_of, lost, order)
+        moved = np.isfinite(order[np.arange(len(lost)), option]) & (option >= 0)
+        self.target[lost[moved]] = endpoint_of[option[moved]]
+
+    def _within_shares(
+        self,
+        problem: Problem,
+        endpoint_of: NDArray[np.int32],
+        lost: NDArray[np.int64],
+        order: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """[lost] the first option in `order` whose vendor has not its share yet; -1: none."""
+        names, vendor = np.unique([option.vendor for option in problem.options], return_inverse=True)
+        of_endpoint = np.full(self.answered.shape[1], len(names))  # who offers nothing any more
+        of_endpoint[endpoint_of] = vendor
+        kept = np.setdiff1d(np.flatnonzero(self.target >= 0), lost)
+        weight = np.asarray(problem.weight, np.int64)
+        taken = np.bincount(of_endpoint[self.target[kept]], weight[kept], len(names) + 1)[: len(names)]
+        room = most_of_a_vendor(problem) - taken
+        found = np.full(len(lost), -1)
+        for place, row in enumerate(lost.tolist()):
+            for option in np.argsort(order[place], kind="stable"):
+                if not np.isfinite(order[place, option]):
+                    break
+                if room[vendor[option]] >= weight[row]:
+                    room[vendor[option]] -= weight[row]
+                    found[place] = option
+                    break
+        return found
+
+    def _open(self, owed: NDArray[np.int64], console: RunConsole) -> NDArray[np.int64]:
+        """Those whose window is open; if none is, wait for the first."""
+        first = float(self.opens[owed].min())
+        if first > time.time():
+            at = datetime.fromtimestamp(first, UTC)
+            console.say(f"waiting until {at:%H:%M} UTC, when the price falls; kill at will, `resume` goes on")
+        while (left := first - time.time()) > 0:
+            time.sleep(min(left, WAIT_SECONDS))
+        return owed[self.opens[owed] <= time.time()]
+
+
+def most_of_a_vendor(problem: Problem) -> float:
+    """Requests that one vendor may answer under `max_vendor_share`."""
+    share = problem.terms.max_vendor_share
+    return math.inf if share is None else math.floor(share * float(problem.weight.sum()) + 1e-9)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRows:
+    """Requests to be sent: positions among the leaders, and the endpoint of each."""
+
+    position: NDArray[np.int64]
+    endpoint: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+def shards_of(
+    due: PendingRows,
+    columns: RequestColumns,
+    market: Market,
+    endpoints: Sequence[Endpoint],
+    *,
+    ordered: bool = False,
+) -> list[tuple[str, NDArray[np.int64]]]:
+    """Cut what is due into shards: (endpoint's name, rows)."""
+    first_option = {offer.endpoint: k for k, offer in reversed(list(enumerate(market.offered)))}
+    choice = np.full(len(columns.rows), NOBODY, np.int16)
+    choice[due.position] = [first_option[e] for e in due.endpoint.tolist()]
+    output = np.zeros(len(columns.rows))
+    output[due.position] = market.output_tokens[due.position, due.endpoint]
+    options = tuple(offer.option for offer in market.offered)
+    cuttings = {
+        option.name: _cutting(endpoints[offer.endpoint], ordered=ordered)
+        for option, offer in zip(options, market.offered, strict=True)
+    }
+    plans = cut(
+        choice,
+        options,
+        input_tokens=columns.tokens[0].astype(np.float64),
+        output_tokens=output,
+        cuttings=cuttings,
+        prefix=columns.prefix,
+    )
+    return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
+
+
+def _cutting(endpoint: Endpoint, *, ordered: bool) -> Cutting:
+    if ordered:  # side by side, shards would be served at once and not one after the other
+        return Cutting(
+            least_requests=IN_ORDER_REQUESTS, most_requests=IN_ORDER_REQUESTS, least_seconds=math.inf
+        )
+    if endpoint.mode is Mode.BATCH:
+        return BATCH
+    return Cutting(lanes=endpoint.workers.workers) if endpoint.workers is not None else Cutting()
+
+
+def plan_sentence(
+    plan: Plan, assignment: Assignment, weight: NDArray[np.int32], endpoints: Sequence[Endpoint]
+) -> str:
+    """The plan in a line or two."""
+    counts = np.bincount(assignment.target[assignment.target >= 0], minlength=len(endpoints))
+    shares = [
+        f"{count:,} to {endpoint.name}{' (emulated)' if endpoint.emulated else ''}"
+        for endpoint, count in zip(endpoints, counts.tolist(), strict=True)
+        if count
+    ]
+    followers = int(weight.sum()) - len(weight)
+    again = f", {followers:,} duplicates answered with them" if followers else ""
+    waits = "".join(
+        f"; {name} waits {timedelta(seconds=round(seconds))} for its price"
+        for name, seconds in plan.waits.items()
+    )
+    return (
+        f"plan: {', '.join(shares)}{again}; expected {money(plan.cost_usd)}, quality {plan.quality:.3f}, "
+        f"within {plan.gap:.2%} of the cheapest{waits}"
+    )

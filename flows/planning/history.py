@@ -1,0 +1,140 @@
+"""What earlier nights of the same job tell of this one: how long answers are, how tokens are counted, who is how good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.tiers import shared
+from thirdshift.router.certification.scorers import Scorer
+from thirdshift.router.prediction import observations
+from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.tokens.output_lengths import Observed
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.store.store import Warehouse
+
+MOST = 20_000
+"""The newest answers; older ones say little more, and models change."""
+
+TAUGHT = f"""
+select q.task, l.endpoint, l.input_tokens, l.output_tokens, a.input_tokens as estimated
+from ledger l
+join runs r using (run_id)
+join requests q using (run_id, request_id)
+left join assignments a on a.run_id = l.run_id and a.request_id = l.request_id and a.endpoint = l.endpoint
+where r.job = $job and l.run_id <> $run_id and l.status = 'settled' and l.output_tokens is not null
+  and l.purpose in ('pilot', 'main', 'audit', 'repair')
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+  and (l.endpoint || ' ' || l.model) in (select unnest($endpoints))
+order by l.settled_at desc
+limit {MOST}
+"""
+"""An endpoint whose name now means another model has no past."""
+
+SCORED = f"""
+-- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well
+select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
+from observations o join runs r using (run_id) join requests q using (run_id, request_id)
+where r.job = $job and o.run_id <> $run_id and (o.scorer = $scorer or o.basis = 'human') and o.purpose in ('pilot', 'audit')
+  and q.row = q.leader
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+  and (o.endpoint || ' ' || o.model) in (select unnest($endpoints))
+-- people who scored an answer after others did are believed
+qualify row_number() over (partition by o.run_id, o.request_id, o.endpoint order by o.observed_at desc) = 1
+order by o.observed_at desc, request, o.endpoint
+limit {MOST}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PastAnswers:
+    """Answers of earlier nights: columns of one length."""
+
+    lengths: Observed
+    endpoint: NDArray[np.int32]
+    input_tokens: NDArray[np.float64]
+    """As the provider counted them."""
+    estimated: NDArray[np.float64]
+    """As we had; NaN where the plan had the request elsewhere."""
+
+    def counted(self, endpoint: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(estimated, actual) input tokens on one endpoint."""
+        mine = (self.endpoint == endpoint) & np.isfinite(self.estimated)
+        return self.estimated[mine], self.input_tokens[mine]
+
+
+def past_nights(
+    path: Path,
+    job: str,
+    run_id: str,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[str],
+    *,
+    emulated: bool = False,
+) -> PastAnswers | None:
+    """None where there are none. Tasks that tonight's batch has not are left out; rehearsals know rehearsals only."""
+    found, task, endpoint = _asked(
+        path, TAUGHT, endpoints, tasks, job=job, run_id=run_id, emulated=str(emulated).lower()
+    )
+    if not len(task):
+        return None
+    columns = {
+        name: np.asarray(found[name].cast(pa.float64()), np.float64)
+        for name in ("input_tokens", "output_tokens", "estimated")
+    }
+    uncut = np.full(len(task), np.iinfo(np.int32).max)  # the ceilings of those nights are not kept
+    lengths = Observed(task, endpoint, columns["output_tokens"].astype(np.int64), uncut)
+    return PastAnswers(lengths, endpoint, columns["input_tokens"], columns["estimated"])
+
+
+def past_scores(
+    path: Path,
+    job: str,
+    run_id: str,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[str],
+    *,
+    scorer: Scorer | None,
+    realtime_counterpart: NDArray[np.int32],
+    emulated: bool = False,
+) -> observations.PastScores:
+    """What earlier nights' pilots and audits scored, by the same scorer; empty where there were none."""
+    if scorer is None:
+        return observations.no_past()
+    values = {"job": job, "run_id": run_id, "scorer": scorer.shown, "emulated": str(emulated).lower()}
+    found, task, endpoint = _asked(path, SCORED, endpoints, tasks, **values)
+    if not len(task):
+        return observations.no_past()
+    requests, request = np.unique(np.asarray(found["request"], np.int64), return_inverse=True)
+    of_request = np.zeros(len(requests), np.int32)
+    of_request[request] = task
+    seen = shared(
+        Observations(request, endpoint, np.asarray(found["score"], np.float64)), realtime_counterpart
+    )
+    return observations.PastScores(of_request[seen.row], seen.endpoint, seen.score, seen.row)
+
+
+def _asked(
+    path: Path, sql: str, endpoints: Sequence[Endpoint], tasks: Sequence[str], **values: str
+) -> tuple[pa.Table, NDArray[np.int32], NDArray[np.int32]]:
+    """The rows of a question about endpoints and tasks that tonight has too, and the positions of both."""
+    none = np.zeros(0, np.int32)
+    if not path.exists():
+        return pa.table({}), none, none
+    with Warehouse.open(path) as warehouse:
+        known = [f"{each.name} {each.model}" for each in endpoints]
+        found = warehouse.query(sql, None, endpoints=known, **values)
+    task = _positions(found["task"], tasks)
+    endpoint = _positions(found["endpoint"], [each.name for each in endpoints])
+    both = (task >= 0) & (endpoint >= 0)
+    return found.filter(pa.array(both)), task[both], endpoint[both]
+
+
+def _positions(names: pa.ChunkedArray, known: Sequence[str]) -> NDArray[np.int32]:
+    return np.asarray(pc.fill_null(pc.index_in(names, value_set=pa.array(known, pa.string())), -1), np.int32)

@@ -1,0 +1,250 @@
+"""From the job's input to columns: freeze, admit, estimate. After this, rows in = requests + rejects."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from thirdshift.engines.tokenizers import tokenizer_for
+from thirdshift.flows.errors import UserError
+from thirdshift.router.policy import Policy, masks, say
+from thirdshift.router.policy import eligible as kept_by
+from thirdshift.router.tokens.estimate import TokenColumn, estimate
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.intake.frozen import batches, column
+from thirdshift.warehouse.intake.intake import InputSpec, Intake, freeze, frozen, reject
+
+ADMITTED = "admitted"
+"""A file of this name in the run's folder says that the rows no endpoint can take have been refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedInput:
+    """A night's requests as columns by row. Texts stay on disk, in `folder`."""
+
+    folder: Path
+    intake: Intake
+    task: NDArray[np.int32]
+    """Positions in `intake.tasks`."""
+    leader: NDArray[np.int64]
+    """The row that is answered in this row's place: itself, or the first request with the same hash."""
+    policy: NDArray[np.int32]
+    """0: the job's policy alone; p: besides it, the p-th of the job's `policies`."""
+    tokens: tuple[TokenColumn, ...] = field(repr=False)
+    """Input tokens expected, chat template included, for each endpoint; endpoints with one tokenizer share a column."""
+    max_tokens: NDArray[np.int32]
+    prompt_bytes: NDArray[np.int32]
+    scorable: NDArray[np.bool_] = field(repr=False)
+    """Whether the row has what the job's scorer needs."""
+
+    @property
+    def rows(self) -> int:
+        return self.intake.rows
+
+    @property
+    def input_tokens(self) -> tuple[NDArray[np.int32], ...]:
+        return tuple(column.tokens for column in self.tokens)
+
+    @property
+    def leaders(self) -> NDArray[np.int64]:
+        """Rows that are answered themselves, ascending."""
+        return np.flatnonzero(self.leader == np.arange(self.rows))
+
+    @property
+    def weight(self) -> NDArray[np.int32]:
+        """[rows] how many requests a leader stands for; 0 for those that follow one."""
+        return np.bincount(self.leader, minlength=self.rows).astype(np.int32)
+
+
+def prepare(
+    spec: InputSpec,
+    folder: Path,
+    endpoints: Sequence[Endpoint],
+    policy: Policy,
+    policies: Mapping[str, Policy],
+    needs: Sequence[str],
+) -> PreparedInput:
+    """Freeze the input into `folder`, refuse what no endpoint may or can take, and estimate the rest.
+
+    `needs`: columns of the frozen input that the scorer needs. Raises InputError where no row is left.
+    """
+    intake = freeze(spec, folder)
+    allowed = masks(endpoints, policy, list(policies.values()))
+    if not (folder / ADMITTED).exists():
+        read = _columns(folder, endpoints, policies, needs)
+        refused = _refused(read, endpoints, policies, allowed, folder)
+        if len(refused) == intake.rows:
+            rules = kept_by(endpoints, policy)[1]
+            why = f" ({say(rules)})" if rules else ""
+            raise UserError(
+                f"no row of the input can be answered; the first: {next(iter(refused.values()))}{why}"
+            )
+        reject(folder, refused, _led_apart(read, eligible(read, endpoints, allowed), refused))
+        (folder / ADMITTED).touch(mode=0o600)
+    batch = _columns(folder, endpoints, policies, needs)
+    if (batch.policy < 0).any():
+        raise UserError(
+            "rows of this run are under a policy that the job has no more; put it back under policies:"
+        )
+    return batch
+
+
+@contextmanager
+def thawing(folder: Path) -> Iterator[None]:
+    """An input that is refused as a whole is not kept frozen, so that it can be mended and run again."""
+    try:
+        yield
+    except UserError:
+        if not (folder / "shards").exists():
+            (folder / "frozen.json").unlink(missing_ok=True)
+            (folder / ADMITTED).unlink(missing_ok=True)
+            shutil.rmtree(folder / "requests", ignore_errors=True)
+        raise
+
+
+def _columns(
+    folder: Path, endpoints: Sequence[Endpoint], policies: Mapping[str, Policy], needs: Sequence[str]
+) -> PreparedInput:
+    intake = frozen(folder)
+    if intake is None:
+        raise InputError(f"{folder}: there is no frozen input")
+    return PreparedInput(
+        folder=folder,
+        intake=intake,
+        task=_codes(folder, "task", intake.tasks),
+        leader=np.asarray(column(folder, "leader"), np.int64),
+        policy=_codes(folder, "policy", tuple(policies)) + 1,
+        tokens=_tokens(folder, endpoints, intake.rows),
+        max_tokens=np.asarray(column(folder, "max_tokens"), np.int32),
+        prompt_bytes=np.asarray(column(folder, "prompt_bytes"), np.int32),
+        scorable=_scorable(folder, needs, intake.rows),
+    )
+
+
+def _codes(folder: Path, name: str, values: Sequence[str]) -> NDArray[np.int32]:
+    """A text column as positions in `values`; -1 where it is null, -2 where it is none of them."""
+    known = pa.array(values, pa.string())
+    pieces = []
+    for batch in batches(folder, [name]):
+        text = batch.column(0).cast(pa.string())
+        found = pc.fill_null(pc.index_in(text, value_set=known), -2)
+        pieces.append(np.asarray(pc.if_else(pc.is_null(text), -1, found), np.int32))
+    return np.concatenate(pieces)
+
+
+def _scorable(folder: Path, needs: Sequence[str], rows: int) -> NDArray[np.bool_]:
+    has = np.ones(rows, dtype=np.bool_)
+    for name in needs:
+        has &= np.concatenate(
+            [np.asarray(pc.is_valid(b.column(0)), np.bool_) for b in batches(folder, [name])]
+        )
+    return has
+
+
+def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[TokenColumn, ...]:
+    used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
+    distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
+    counted = estimate(batches(folder, ["messages", "tools"]), distinct, rows, np.random.default_rng(0))
+    return tuple(counted[tokenizer.name] for tokenizer in used)
+
+
+def _refused(
+    batch: PreparedInput,
+    endpoints: Sequence[Endpoint],
+    policies: Mapping[str, Policy],
+    allowed: NDArray[np.bool_],
+    folder: Path,
+) -> dict[int, str]:
+    """Rows that no endpoint may or can take, each with the reason."""
+    found: dict[int, str] = {}
+    unknown = np.flatnonzero(batch.policy == -1)
+    if unknown.size:
+        named = column(folder, "policy")
+        for row in unknown:
+            found[int(row)] = (
+                f"policy {named[int(row)]} is not under the job's policies ({', '.join(policies) or 'none'})"
+            )
+    fits = _fits(batch, endpoints)
+    for code in np.unique(batch.policy[batch.policy >= 0]):
+        rows = np.flatnonzero(batch.policy == code)
+        may = allowed[code]
+        if not may.any():
+            name = "policy" if code == 0 else f"policy and policies.{list(policies)[code - 1]}"
+            found |= dict.fromkeys(rows.tolist(), f"allowed on no endpoint under the job's {name}")
+            continue
+        for row in rows[~fits[rows][:, may].any(axis=1)].tolist():
+            found[row] = _too_long(batch, row, endpoints, may)
+    return found
+
+
+def _led_apart(
+    batch: PreparedInput, allowed: NDArray[np.bool_], refused: Mapping[int, str]
+) -> NDArray[np.int64] | None:
+    """Who leads each row, where requests with one hash are under policies that no one endpoint keeps together: then each
+    policy's are answered once of their own. None where there are no such."""
+    stays = np.ones(batch.rows, bool)
+    stays[np.fromiter(refused, np.int64, len(refused))] = False
+    against = [np.bincount(batch.leader, stays & ~column, batch.rows) > 0 for column in allowed.T]
+    torn = np.all(against, axis=0)[batch.leader] & stays
+    if not torn.any():
+        return None
+    _, first, group = np.unique(
+        np.stack([batch.leader, batch.policy])[:, torn], axis=1, return_index=True, return_inverse=True
+    )
+    leader = batch.leader.copy()
+    leader[torn] = np.flatnonzero(torn)[first][group.ravel()]
+    return leader
+
+
+def _too_long(batch: PreparedInput, row: int, endpoints: Sequence[Endpoint], may: NDArray[np.bool_]) -> str:
+    longest, where = max((endpoints[e].context_window or 0, e) for e in np.flatnonzero(may).tolist())
+    needed = int(batch.input_tokens[where][row]) + int(batch.max_tokens[row])
+    return (
+        f"needs {needed:,} tokens with its answer; the longest context among allowed endpoints is {longest:,} "
+        f"({endpoints[where].name})"
+    )
+
+
+def _fits(batch: PreparedInput, endpoints: Sequence[Endpoint]) -> NDArray[np.bool_]:
+    """[rows, endpoints]: whether the context window holds prompt and answer; an unknown window holds all."""
+    fits = np.ones((batch.rows, len(endpoints)), dtype=np.bool_)
+    for position, endpoint in enumerate(endpoints):
+        if endpoint.context_window is not None:
+            needed = batch.input_tokens[position].astype(np.int64) + batch.max_tokens
+            fits[:, position] = needed <= endpoint.context_window
+    return fits
+
+
+def eligible(
+    batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """[rows, endpoints]: allowed by policy, and the context window holds it."""
+    return np.asarray(allowed[batch.policy] & _fits(batch, endpoints))
+
+
+def check_shares(
+    batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], share: float | None
+) -> None:
+    """Raises UserError where no plan keeps `policy.max_vendor_share`: said before anything is spent."""
+    if share is None:
+        return
+    used = np.asarray(eligible(batch, endpoints, allowed).any(axis=0)).tolist()
+    vendors = sorted({endpoint.provider for endpoint, some in zip(endpoints, used, strict=True) if some})
+    most = math.floor(share * batch.rows + 1e-9)
+    if most * len(vendors) < batch.rows:
+        least = math.ceil(batch.rows / len(vendors)) / batch.rows
+        raise UserError(
+            f"policy.max_vendor_share: {share:g} of {batch.rows:,} requests is {most:,} for each vendor, and the endpoints "
+            f"allowed are of {len(vendors)} ({', '.join(vendors)}): they cannot answer all. The least share that these can "
+            f"keep is {least:.4g}; raise it, or add an endpoint of another vendor"
+        )

@@ -1,0 +1,184 @@
+"""What a night learns: this run's scores and token counts, what earlier nights tell, and what to look at next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
+from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, market
+from thirdshift.flows.planning.run_queries import RunQueries
+from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.learning.pilot import Looks, Situation, next_round
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.planning.problem import Terms
+from thirdshift.router.prediction.drift import Drift, since_then
+from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.prediction.observations import PastScores as Scores
+
+DRIFT = "drift.json"
+"""In the run's folder: the endpoints that have got worse."""
+
+
+class Learner:
+    """Asked anew each time: what it knows is in the warehouse, so a resumed run knows the same."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        run_queries: RunQueries,
+        columns: RequestColumns,
+        scorable: NDArray[np.bool_],
+        past: PastAnswers | None,
+        before: Scores,
+        realtime_counterpart: NDArray[np.int32],
+        say: Callable[..., None],
+    ) -> None:
+        self.context, self.run_queries, self.columns, self.say = context, run_queries, columns, say
+        self.past, self.realtime_counterpart, self.throughputs = (
+            past,
+            realtime_counterpart,
+            context.throughputs,
+        )
+        self.before = before
+        """Scores of earlier nights, those of endpoints that got worse taken out."""
+        self.drifts: list[Drift] = []
+        self.scorable = scorable
+        """[leaders]"""
+        self.rounds = 0
+        """Rounds of the pilot so far."""
+
+    @staticmethod
+    def of(
+        context: RunContext,
+        run_queries: RunQueries,
+        columns: RequestColumns,
+        batch: PreparedInput,
+        say: Callable[..., None],
+    ) -> Learner:
+        """With what earlier nights tell."""
+        earlier = context.warehouse, context.job.name, context.run_id, context.endpoints, batch.intake.tasks
+        realtime_counterpart, emulated = realtime_counterparts(context.endpoints), context.call.emulated
+        past = past_nights(*earlier, emulated=emulated)
+        before = past_scores(
+            *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterpart, emulated=emulated
+        )
+        return Learner(
+            context,
+            run_queries,
+            columns,
+            batch.scorable[columns.rows],
+            past,
+            before,
+            realtime_counterpart,
+            say,
+        )
+
+    def observed(self) -> Observations:
+        """Scores of this run; rows are positions among the leaders."""
+        seen = self.run_queries.seen()
+        return shared(
+            Observations(self.columns.positions(seen.row), seen.endpoint, seen.score),
+            self.realtime_counterpart,
+        )
+
+    def market(self) -> Market:
+        """Prices and lengths as known now; answers held cost nothing."""
+        held, context = self.run_queries.held(), self.context
+        answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
+        return market(
+            self.columns, context.endpoints, self.run_queries.used(), self.past, self.throughputs,
+            now=context.clock(), deadline=context.deadline, held=answered,
+        )  # fmt: skip
+
+    def looks(self) -> tuple[Looks, NDArray[np.float64]] | None:
+        """The next answers to look at, and what each [leaders, endpoints] costs; None: more would not pay."""
+        aim = self.context.aim
+        if aim is None or not self.context.pilots:
+            return None
+        self.watch()
+        situation = self._situation(aim)
+        found = next_round(situation, np.random.default_rng(self.rounds))
+        if found is None and not self.rounds and len(situation.observations):  # an earlier process played it
+            self.rounds = 1
+            found = next_round(replace(situation, rounds=1), np.random.default_rng(1))
+        if not self.rounds and found is not None and len(self.before.score):
+            alone = next_round(replace(situation, past=None), np.random.default_rng(0))
+            self._tell_spared(len(alone or ()) - len(found))
+        self.rounds += 1
+        return None if found is None else (found, np.asarray(situation.cost_usd, np.float64))
+
+    def _tell_spared(self, looks: int) -> None:
+        if looks > 0:
+            self.say(f"{len(self.before.score):,} scores of earlier nights stand in for {looks:,} looks")
+
+    def _situation(self, aim: QualityTarget) -> Situation:
+        context = self.context
+        tried = self.columns.allowed & self.scorable[:, None]
+        allowed, cost = looked_at(tried, self.market().by_endpoint(), self.realtime_counterpart)
+        return Situation(
+            population=self.columns.population,
+            cost_usd=cost,
+            allowed=allowed,
+            priors=context.priors,
+            aim=aim,
+            observations=self.observed(),
+            pilot=context.pilots,
+            looks=context.looks,
+            rounds=self.rounds,
+            past=self.before,
+        )
+
+    def watch(self) -> None:
+        """Endpoints that are found to have got worse since earlier nights are named; those nights say nothing of them
+        from then on."""
+        context = self.context
+        names = tuple(endpoint.name for endpoint in context.endpoints)
+        seen = self.run_queries.tried()
+        tried = Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
+        found = since_then(names, tried, self.columns.population, context.priors, self.before)
+        self.before = self.before.without([names.index(each.endpoint) for each in found])
+        self.drifts += found
+        for each in found:
+            self.say(each.sentence(), "yellow")
+        if found:
+            told = json.dumps([asdict(each) for each in self.drifts])
+            (context.folder / DRIFT).write_text(told, encoding="utf-8")
+
+    def not_held(
+        self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]
+    ) -> list[tuple[str, NDArray[np.int64]]]:
+        """Pairs without a final reply, as (endpoint's name, rows)."""
+        held = self.run_queries.held()
+        known = set(zip(held.row.tolist(), held.endpoint.tolist(), strict=True))
+        rows = self.columns.rows[positions]
+        fresh = np.array(
+            [pair not in known for pair in zip(rows.tolist(), endpoint.tolist(), strict=True)], bool
+        )
+        names = [each.name for each in self.context.endpoints]
+        return [(names[e], rows[fresh & (endpoint == e)]) for e in np.unique(endpoint[fresh])]
+
+    def decide(self, priced: Market, terms: Terms) -> Decision:
+        """The plan that what is known now leads to."""
+        self.watch()
+        context = self.context
+        return decide(
+            self.columns, priced, self.observed(), context.priors, terms, context.aim, before=self.before
+        )
+
+
+def drifts_of(folder: Path) -> list[dict[str, Any]]:
+    """Endpoints that were found to have got worse: endpoint, expected, observed, scored."""
+    try:
+        found: list[dict[str, Any]] = json.loads((folder / DRIFT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return found

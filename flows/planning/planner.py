@@ -1,0 +1,292 @@
+"""The router's decisions on a night's columns: what to look at, what to believe, who answers what.
+
+Columns here are by leader: position k is the k-th request that is answered itself, `RequestColumns.rows[k]` its row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.history import PastAnswers
+from thirdshift.flows.planning.input import PreparedInput, eligible
+from thirdshift.flows.planning.run_queries import TokenUsage
+from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.planning.infeasibility import solve
+from thirdshift.router.planning.market import Offer, cost_matrix, offers
+from thirdshift.router.planning.options import Throughput
+from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
+from thirdshift.router.planning.solve import Compromise, fallback
+from thirdshift.router.prediction import features, observations
+from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction.predict import crossed, fit, telling
+from thirdshift.router.tokens import output_lengths
+from thirdshift.router.tokens.estimate import learn_ratio, texts_of
+from thirdshift.router.tokens.output_lengths import Observed, OutputModel
+from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, find
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.intake.frozen import batches
+
+CACHE_HITS = 0.5
+"""How often a provider's prompt cache is believed to hit; it is never promised, and what it saves is no reservation."""
+MARGIN_ROUNDS = 3
+"""Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestColumns:
+    """What decisions read of a batch, by leader."""
+
+    rows: NDArray[np.int64]
+    weight: NDArray[np.int32]
+    population: Population
+    max_tokens: NDArray[np.int32]
+    tokens: tuple[NDArray[np.int32], ...] = field(repr=False)
+    """Input tokens expected, for each endpoint."""
+    allowed: NDArray[np.bool_] = field(repr=False)
+    """[leaders, endpoints]"""
+    cached: NDArray[np.int32] = field(repr=False)
+    """Input tokens that may be billed as cached, where a provider has a price for these."""
+    prefix: NDArray[np.int64] = field(repr=False)
+    """Requests with one number begin alike and are sent side by side."""
+    tasks: tuple[str, ...] = ()
+
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where leaders' rows stand among the leaders."""
+        return np.searchsorted(self.rows, rows)
+
+
+def request_columns(
+    batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], *, texts: bool
+) -> RequestColumns:
+    """`texts`: read the prompts too, for predictions from what they say."""
+    rows = batch.leaders
+    text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
+    prefixes = find(batches(batch.folder, ["messages"]))
+    cached = cached_tokens(prefixes, batch.input_tokens[0], hit_rate=CACHE_HITS)
+    return RequestColumns(
+        rows=rows,
+        weight=batch.weight[rows],
+        population=Population(
+            batch.task[rows], text, len(batch.intake.tasks), batch.weight[rows].astype(np.float64)
+        ),
+        max_tokens=batch.max_tokens[rows],
+        tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
+        allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
+        cached=cached[rows],
+        prefix=_groups(prefixes)[rows],
+        tasks=batch.intake.tasks,
+    )
+
+
+def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[rows, endpoints] by leader: allowed for every request that its answer serves, whatever policy each is under."""
+    refused = [np.bincount(leader, ~column, len(leader)) > 0 for column in allowed.T]
+    return ~np.stack(refused, axis=1)
+
+
+def _groups(prefixes: Prefixes) -> NDArray[np.int64]:
+    """[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
+    alike = np.stack([prefixes.shared_bytes, prefixes.sharers], axis=1)[prefixes.order]
+    starts = np.ones(len(alike), bool)
+    starts[1:] = (alike[1:] != alike[:-1]).any(axis=1) | (alike[1:, 0] == 0)
+    groups = np.empty(len(alike), np.int64)
+    groups[prefixes.order] = np.cumsum(starts)
+    return groups
+
+
+def _text_columns(batch: PreparedInput) -> NDArray[np.float32]:
+    rng = np.random.default_rng(0)
+    picked = np.sort(rng.choice(batch.rows, min(batch.rows, features.SAMPLE), replace=False))
+    sample: list[str] = []
+    seen = 0
+    for part in batches(batch.folder, ["messages"]):
+        first, last = np.searchsorted(picked, [seen, seen + part.num_rows])
+        some = part.take(pa.array(picked[first:last] - seen))
+        sample += _texts(some)
+        seen += part.num_rows
+    text_map = features.learn(sample, rng)
+    return features.in_chunks(text_map, (_texts(part) for part in batches(batch.folder, ["messages"])))
+
+
+def _texts(batch: pa.RecordBatch) -> list[str]:
+    return ["\n".join(texts_of(messages)) for messages in batch.column("messages").to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """What each option would charge each request, as known at some moment."""
+
+    offered: tuple[Offer, ...]
+    cost_usd: NDArray[np.float64] = field(repr=False)
+    """[leaders, options]; answers held cost 0."""
+    output_tokens: NDArray[np.float32] = field(repr=False)
+    """[leaders, endpoints]"""
+    lengths: OutputModel = field(repr=False)
+
+    @property
+    def endpoint(self) -> NDArray[np.int32]:
+        """[options] which endpoint each option is of."""
+        return np.array([offer.endpoint for offer in self.offered], np.int32)
+
+    def by_endpoint(self) -> NDArray[np.float64]:
+        """[leaders, endpoints] USD by the cheapest option of each endpoint."""
+        cost = np.full(self.output_tokens.shape, np.inf)
+        for option, endpoint in enumerate(self.endpoint):
+            cost[:, endpoint] = np.minimum(cost[:, endpoint], self.cost_usd[:, option])
+        return cost
+
+
+def market(
+    columns: RequestColumns,
+    endpoints: Sequence[Endpoint],
+    used: TokenUsage,
+    past: PastAnswers | None,
+    throughputs: Mapping[str, Throughput],
+    *,
+    now: datetime,
+    deadline: datetime | None,
+    held: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
+) -> Market:
+    """Prices and expected tokens, corrected by what answers took so far. `held`: (positions, endpoints) answered."""
+    at = columns.positions(used.row)
+    task, most = columns.population.task, columns.max_tokens
+    tonight = Observed(task[at], used.endpoint, used.output_tokens, most[at]) if len(at) else None
+    lengths = output_lengths.fit(
+        tonight,
+        tasks=columns.population.tasks,
+        endpoints=len(endpoints),
+        max_tokens=most,
+        history=past.lengths if past else None,
+    )
+    output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
+    factors = {}
+    for e, endpoint in enumerate(endpoints):
+        mine = used.endpoint == e
+        before = past.counted(e) if past else (np.zeros(0), np.zeros(0))
+        estimated = np.concatenate([columns.tokens[e][at[mine]], before[0]])
+        factors[endpoint.name] = learn_ratio(
+            estimated, np.concatenate([used.input_tokens[mine], before[1]])
+        ).ratio
+    offered = offers(endpoints, now, deadline, throughputs, factors)
+    cost = cost_matrix(endpoints, offered, columns.tokens, output, columns.cached)
+    if held is not None:
+        for option, offer in enumerate(offered):
+            cost[held[0][held[1] == offer.endpoint], option] = 0.0
+    return Market(offered, cost, output, lengths)
+
+
+def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:
+    """`quality`: [leaders, endpoints]."""
+    endpoint = market.endpoint
+    cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
+    return Problem(
+        options=tuple(offer.option for offer in market.offered),
+        tasks=columns.tasks,
+        task=columns.population.task,
+        weight=columns.weight,
+        cost=cost,
+        quality=quality[:, endpoint],
+        input_tokens=columns.tokens[0],
+        output_tokens=market.output_tokens[:, endpoint],
+        terms=terms,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A plan, what it was made of, and the belief behind it."""
+
+    plan: Plan | Infeasible
+    problem: Problem = field(repr=False)
+    quality: NDArray[np.float32] | None = field(default=None, repr=False)
+    """[leaders, endpoints] as predicted; None where nothing is to be cleared."""
+    floor: float | None = None
+    """In absolute terms, as believed."""
+
+
+def decide(
+    columns: RequestColumns,
+    market: Market,
+    observations: Observations,
+    priors: NDArray[np.float64],
+    terms: Terms,
+    aim: QualityTarget | None,
+    before: observations.PastScores | None = None,
+) -> Decision:
+    """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here;
+    `before`: scores of earlier nights."""
+    count = len(priors)
+    if aim is None:
+        posed = problem(
+            columns, market, np.full((len(columns.rows), count), 0.5, np.float32), replace(terms, floor=None)
+        )
+        return Decision(solve(posed), posed)
+    population = telling(observations, columns.population, priors)
+    predictor = fit(observations, population, priors, past=before)
+    # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
+    quality = crossed(predictor, observations, population, priors, np.random.default_rng(0))
+    known = len(observations) or (before is not None and len(before.score))
+    floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
+    for _ in range(MARGIN_ROUNDS):
+        posed = problem(columns, market, quality, replace(terms, floor=floor, margin=margin))
+        plan = solve(posed)
+        if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not known:
+            break
+        choice = np.where(plan.choice >= 0, market.endpoint[plan.choice], -1)
+        stand = standing(predictor, population, choice, aim)
+        if stand.short <= 1e-4:
+            break
+        floor, margin = stand.floor, max(0.0, min(stand.margin, 1.0 - stand.floor))
+    return Decision(plan, posed, quality, floor)
+
+
+def _anchor_mean(quality: NDArray[np.float32], weight: NDArray[np.int32], aim: QualityTarget) -> float:
+    if not aim.baselines:
+        return 1.0
+    return float(max(np.average(quality[:, baseline], weights=weight) for baseline in aim.baselines))
+
+
+def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan, Compromise | None]:
+    """The plan; where there is none, what can be had instead, and what was given up for it. Raises UserError."""
+    plan = decision.plan
+    if not isinstance(plan, Infeasible):
+        return plan, None
+    for reason in plan.reasons:
+        say(f"not feasible: {reason.message}")
+    found = fallback(decision.problem)
+    if found is None:
+        raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))
+    return found
+
+
+def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
+    """Write down `plan` with the frontier of its problem; whole or not at all."""
+    from thirdshift.router.planning.frontier import frontier
+
+    aimed = decision.quality is not None
+    points = frontier(decision.problem) if aimed else ()
+    told = KeptPlan(
+        made_at=made_at,
+        floor=decision.floor,
+        quality=plan.quality if aimed else None,
+        cost_usd=float(plan.cost_usd),
+        spent_usd=spent_usd,
+        gap=float(plan.gap),
+        points=tuple((point.floor, point.cost_usd) for point in points),
+    )
+    text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
+    beside = folder / f"{NAME}.tmp"
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.replace(folder / NAME)

@@ -1,0 +1,127 @@
+"""How fast local workers are, for the plan: as earlier nights measured it, before that a stated guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol, runtime_checkable
+
+import pyarrow as pa
+
+from thirdshift.engines.devices import hardware
+from thirdshift.engines.metered.throughput import Rates
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.planning.market import DEVICE_PACE
+from thirdshift.router.planning.options import Throughput
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.store import rates
+from thirdshift.warehouse.store.store import Warehouse
+
+ENOUGH_SECONDS = 5.0
+"""Seconds of work it takes before what is measured in this run corrects its plan."""
+
+
+@runtime_checkable
+class HasRates(Protocol):
+    """An engine that measures its workers as they work."""
+
+    def rates(self) -> Rates | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class KnownThroughput:
+    throughput: Throughput
+    source: str
+
+
+def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> dict[str, KnownThroughput]:
+    """Return the throughput of every endpoint that is paid by the hour, by name."""
+    rows = rates.known(warehouse).to_pylist() if warehouse is not None else []
+    seen = {(row["model"], row["device"], row["hardware"]): row for row in rows}
+    found = {}
+    for each in endpoints:
+        if each.workers is None and each.price.usd_per_hour is None:
+            continue
+        place = ("server", each.api_base)
+        if each.workers is not None:
+            place = (each.workers.device, hardware(each.workers))
+        row = seen.get((each.model, *place))
+        found[each.name] = _guess(place[0]) if row is None else _measured(row)
+    return found
+
+
+def with_throughput(context: RunContext, warehouse: Warehouse | None) -> tuple[RunContext, list[str]]:
+    """The setting with what is known of its workers' pace, and that in sentences."""
+    known = known_paces(context.endpoints, warehouse)
+    sentences = [
+        f"{name}: a worker is taken to read {found.throughput.prefill_tokens_per_second:,.0f} tokens a second, "
+        f"to write {found.throughput.decode_tokens_per_second:,.0f} and to start in "
+        f"{found.throughput.startup_seconds:.0f} s: {found.source}"
+        for name, found in known.items()
+    ]
+    return replace(context, throughputs={name: one.throughput for name, one in known.items()}), sentences
+
+
+def throughput_of_run(
+    throughputs: Mapping[str, Throughput], engines: Mapping[str, object]
+) -> dict[str, Throughput]:
+    """`paces` corrected by what these engines have measured so far."""
+    corrected = dict(throughputs)
+    for name, one in _rates(engines):
+        if one.seconds >= ENOUGH_SECONDS:
+            corrected[name] = Throughput(
+                prefill_tokens_per_second=one.prefill_tokens_per_second,
+                decode_tokens_per_second=one.decode_tokens_per_second,
+                startup_seconds=one.startup_seconds,
+            )
+    return corrected
+
+
+def keep_rates(warehouse: Warehouse, context: RunContext, engines: Mapping[str, object]) -> None:
+    """Write down what this process has measured."""
+    models = {each.name: each.model for each in context.endpoints}
+    found = [
+        {
+            "run_id": context.run_id,
+            "endpoint": name,
+            "model": models[name],
+            "device": one.device,
+            "hardware": one.hardware,
+            "vllm": one.vllm_version,
+            "prefill_tokens_per_second": one.prefill_tokens_per_second,
+            "decode_tokens_per_second": one.decode_tokens_per_second,
+            "told_apart": one.measured,
+            "startup_seconds": one.startup_seconds,
+            "seconds": one.seconds,
+            "prefill_tokens": one.prefill_tokens,
+            "decode_tokens": one.decode_tokens,
+            "measured_at": datetime.now(UTC),
+        }
+        for name, one in _rates(engines)
+    ]
+    if found:
+        rates.save(warehouse, pa.Table.from_pylist(found, rates.MEASURED))
+
+
+def _rates(engines: Mapping[str, object]) -> list[tuple[str, Rates]]:
+    """Return what was measured of engines whose workers have answered something."""
+    several = [(name, each.rates()) for name, each in engines.items() if isinstance(each, HasRates)]
+    return [(name, one) for name, one in several if one is not None and one.seconds > 0]
+
+
+def _measured(row: Mapping[str, Any]) -> KnownThroughput:
+    nights = "one night" if row["nights"] == 1 else f"the last {row['nights']} nights"
+    throughput = Throughput(
+        prefill_tokens_per_second=row["prefill_tokens_per_second"],
+        decode_tokens_per_second=row["decode_tokens_per_second"],
+        startup_seconds=row["startup_seconds"],
+    )
+    version = f" with vLLM {row['vllm']}" if row["vllm"] else ""
+    return KnownThroughput(throughput, f"measured on {row['hardware']}{version}, {nights}")
+
+
+def _guess(device: str) -> KnownThroughput:
+    return KnownThroughput(
+        DEVICE_PACE.get(device, Throughput()), f"a guess for {device} until a first night has measured it"
+    )

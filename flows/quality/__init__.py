@@ -1,0 +1,1 @@
+"""Scoring, audit, certificate, repair, publication."""

@@ -1,0 +1,351 @@
+"""The random audit of answers that are not all scored: what is drawn, how many, and what it shows.
+
+A draw shuffles, by a recorded seed, every request of the population whose served answer had no score when it was drawn;
+the audit is a beginning of that order, so it may grow and be cut short and is a uniform sample all the same. What was
+scored before for another reason (the pilot, an audit before a repair) counts as it is. A relative floor is audited on
+pairs, the served answer and the anchor's, over the whole population.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, anchors_of, basis_of, pairs
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.certification.certificate import (
+    Certificate,
+    Claim,
+    ScoredSample,
+    certify,
+    certify_relative,
+    labels_needed,
+)
+from thirdshift.router.certification.scorers import Basis, kind_of
+from thirdshift.router.values import Purpose
+from thirdshift.warehouse.store.judgements import ANCHORS, LOOKED, SERVED
+from thirdshift.warehouse.store.store import Warehouse
+
+Floats = NDArray[np.float64]
+
+HOPELESS = 100
+"""Scores of an audit that is not expected to certify: enough to tell how far off it is."""
+ENOUGH = 30
+"""Scores from which on their own mean and variance are believed rather than the prediction's."""
+GROWS = (1.2, 2.0)
+"""An audit that has not shown the floor yet is extended to so many times its size, at least and at most: what it takes is
+reckoned from few scores at first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedAnswers:
+    """The population, by request: what is served and what is known of its score. Columns of one length."""
+
+    row: NDArray[np.int64]
+    task: NDArray[np.object_]
+    endpoint: list[str]
+    score: Floats
+    """NaN: not known yet. An answer that is none scores 0, and so does one that cannot be judged: the bound holds then."""
+    predicted: Floats
+    baseline: Floats
+    """The anchor's score of the same request, for a relative floor; NaN: not known."""
+
+
+def served(w: Warehouse, context: RunContext, population: NDArray[np.int64]) -> ServedAnswers:
+    """`population`: rows that the claim is about; those without a result are left out."""
+    found = w.query(SERVED, run_id=context.run_id)
+    found = found.filter(pa.array(np.isin(np.asarray(found["row"], np.int64), population)))
+    row = np.asarray(found["row"], np.int64)
+    score = np.asarray(found["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
+    answered, in_vain = (np.asarray(found[name], np.bool_) for name in ("answered", "in_vain"))
+    score[~answered | (np.isnan(score) & in_vain)] = 0.0
+    if basis_of(context) is Basis.AGREEMENT:  # the anchor agrees with itself
+        own = np.isin(np.array(found["endpoint"].to_pylist(), np.object_), anchors_of(context))
+        score[own & answered] = 1.0
+    anchored = w.query(ANCHORS, run_id=context.run_id, endpoints=anchors_of(context))
+    by_row = dict(zip(anchored["row"].to_pylist(), anchored["score"].to_pylist(), strict=True))
+    baseline = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
+    predicted = np.asarray(found["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
+    task = found["task"].to_numpy()
+    return ServedAnswers(row, task, found["endpoint"].fill_null("").to_pylist(), score, predicted, baseline)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One round's audit."""
+
+    number: int
+    """1 for the first; each repair is followed by another."""
+    seed: int
+    drawn_at: str
+    sizes: Mapping[str, int]
+    """So many of the order's first are asked for: of all under "", of a task's under its name."""
+    population: NDArray[np.int64]
+    """Rows that the claim is about."""
+    served_by: NDArray[np.str_]
+    """Whose answer each of them was served when it was drawn; "": nobody's."""
+    order: NDArray[np.int64]
+    """Those of them that had no score, shuffled."""
+
+    def still_served(self, view: ServedAnswers) -> bool:
+        same = len(view.row) == len(self.population) and bool((view.row == self.population).all())
+        return same and view.endpoint == self.served_by.tolist()
+
+    def asked(self, tasks: Mapping[int, str]) -> NDArray[np.int64]:
+        """Rows to be scored."""
+        wanted = set(self.order[: self.sizes.get("", 0)].tolist())
+        for task, size in self.sizes.items():
+            of_task = [row for row in self.order.tolist() if task and tasks.get(row) == task]
+            wanted |= set(of_task[:size])
+        return np.array([row for row in self.order.tolist() if row in wanted], np.int64)
+
+
+def seed_of(run_id: str, number: int) -> int:
+    return int.from_bytes(blake2b(f"{run_id} {number}".encode(), digest_size=8).digest())
+
+
+def _file(folder: Path) -> Path:
+    return folder / "audit.json"
+
+
+def load(folder: Path) -> Draw | None:
+    """The run's latest draw."""
+    path = _file(folder)
+    if not path.exists():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(folder / f"audit-{told['number']}.npz") as rows:
+        return Draw(**told, **{name: rows[name] for name in ("population", "served_by", "order")})
+
+
+def save(folder: Path, draw: Draw) -> None:
+    rows = {"population": draw.population, "served_by": draw.served_by, "order": draw.order}
+    np.savez(folder / f"audit-{draw.number}.npz", **rows)  # type: ignore[arg-type] # numpy's stubs
+    told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes")}
+    beside = _file(folder).with_suffix(".tmp")
+    beside.write_text(json.dumps(told), encoding="utf-8")
+    beside.rename(_file(folder))
+
+
+# --- what it shows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The whole batch, or a task of it, as it stands."""
+
+    task: str | None
+    known: Floats
+    audit: Floats
+    """In the order drawn, up to the first that has no score."""
+    left: int
+    """Drawn in the order, not yet scored."""
+    predicted: float
+    """Mean of those that are left."""
+    baseline: Floats
+    """For a relative floor: the anchor's scores of `audit`'s requests."""
+
+    @property
+    def population(self) -> int:
+        return len(self.known) + len(self.audit) + self.left
+
+
+def scopes(view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool) -> Iterator[Scope]:
+    names = ["", *dict.fromkeys(view.task.tolist())] if per_task else [""]
+    at = {row: place for place, row in enumerate(view.row.tolist())}
+    order = np.array([at[row] for row in draw.order.tolist() if row in at], np.int64)
+    drawn = np.zeros(len(view.row), bool)
+    drawn[order] = True
+    for name in names:
+        mine = (view.task == name) if name else np.ones(len(view.row), bool)
+        line = order[mine[order]]
+        unknown = np.isnan(view.score[line]) | (np.isnan(view.baseline[line]) if relative else False)
+        done = int(unknown.argmax()) if unknown.any() else len(line)
+        rest = view.predicted[line[done:]]
+        predicted = float(np.nanmean(rest)) if len(rest) and not np.isnan(rest).all() else 1.0
+        known = np.nan_to_num(view.score[mine & ~drawn])
+        scored = line[:done]
+        yield Scope(
+            name or None, known, view.score[scored], len(line) - done, predicted, view.baseline[scored]
+        )
+
+
+def claim_of(context: RunContext, task: str | None) -> Claim:
+    quality, scorer = context.job.quality, context.scorer
+    if scorer is None:
+        raise ValueError("no scorer, no claim")
+    return Claim(quality.floor, quality.confidence, basis_of(context), scorer.shown, task)
+
+
+def certificate(context: RunContext, scope: Scope, number: int) -> Certificate:
+    claim = claim_of(context, scope.task)
+    if is_relative(context):
+        return certify_relative(claim, scope.audit, scope.baseline, scope.population, audit_round=number)
+    sample = ScoredSample(scope.population, scope.known, scope.audit, binary=_binary(context))
+    return certify(claim, sample, audit_round=number)
+
+
+def certificates(w: Warehouse, context: RunContext) -> tuple[Certificate, ...]:
+    """What the run's audit shows: of the whole batch first, then of its tasks where the floor is per task. None before
+    anything was drawn."""
+    first = context.folder / "audit-1.npz"
+    if not first.exists():
+        return ()
+    with np.load(first) as rows:
+        population = rows["population"]  # all had a result then; fewer may, where a repair was stopped
+    return shown(context, served(w, context, population))
+
+
+def shown(context: RunContext, view: ServedAnswers) -> tuple[Certificate, ...]:
+    """By the draw in force: an earlier one, of answers that a repair has exchanged since, shows nothing."""
+    draw = in_force(context, view)
+    found = scopes(view, draw, per_task=context.job.quality.per_task, relative=is_relative(context))
+    return tuple(certificate(context, scope, draw.number) for scope in found)
+
+
+def is_relative(context: RunContext) -> bool:
+    """Whether the floor is a share of the anchor's mean. An agreement is with the anchor already."""
+    return context.baseline is not None and basis_of(context) is not Basis.AGREEMENT
+
+
+def _binary(context: RunContext) -> bool:
+    return context.scorer is not None and kind_of(context.scorer).binary
+
+
+# --- how many ---------------------------------------------------------------------------------------------------------
+
+
+def size_for(context: RunContext, scope: Scope) -> int:
+    """How many of the scope's order should be scored, as far as is known."""
+    quality = context.job.quality
+    rest = len(scope.audit) + scope.left
+    if quality.audit is not None:
+        return min(quality.audit, rest)
+    if is_relative(context):
+        floor, mean, spread = _paired(quality.floor, scope)
+    else:
+        seen = np.concatenate([scope.known, scope.audit])
+        mean = float(scope.audit.mean()) if len(scope.audit) >= ENOUGH else scope.predicted
+        floor = (quality.floor * scope.population - float(scope.known.sum())) / max(rest, 1)
+        spread = float(seen.var()) if len(seen) >= ENOUGH else mean * (1.0 - mean)
+    if floor <= 0.0 and not is_relative(context):
+        return 0
+    exact = None if not _binary(context) or is_relative(context) else True
+    needed = labels_needed(floor, mean, quality.confidence, rest, spread=None if exact else max(spread, 1e-3))
+    return min(HOPELESS, rest) if needed is None else needed
+
+
+def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
+    """(0, mean, variance) of served less its share of the anchor's."""
+    if len(scope.audit) >= ENOUGH:
+        gap = scope.audit - floor * scope.baseline
+        return 0.0, float(gap.mean()), float(gap.var())
+    return 0.0, scope.predicted * (1.0 - floor), scope.predicted * (1.0 - scope.predicted) * (1.0 + floor**2)
+
+
+def in_force(context: RunContext, view: ServedAnswers) -> Draw:
+    """The run's draw. After a repair there is another, even where nothing more may be asked: answers chosen by their
+    scores are no sample any more."""
+    before = load(context.folder)
+    if before is not None and before.still_served(view):
+        return before
+    number = 1 if before is None else before.number + 1
+    seed = seed_of(context.run_id, number)
+    among = view.row if is_relative(context) else view.row[np.isnan(view.score)]
+    order = np.random.default_rng(seed).permutation(among)
+    drawn_at = datetime.now(UTC).isoformat()
+    draw = Draw(number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order)
+    found = scopes(view, draw, per_task=context.job.quality.per_task, relative=is_relative(context))
+    draw = replace(draw, sizes={scope.task or "": size_for(context, scope) for scope in found})
+    save(context.folder, draw)
+    return draw
+
+
+def pairs_within(view: ServedAnswers, rows: NDArray[np.int64], baselines: Collection[str], left: int) -> int:
+    """How many of these rows, from the first on, so many scores still to be paid for make pairs of; a row that the anchor
+    serves itself takes one."""
+    at = {row: place for place, row in enumerate(view.row.tolist())}
+    line = np.array([at[row] for row in rows.tolist()], np.int64)
+    own = np.isin(np.array(view.endpoint, np.str_)[line], list(baselines))
+    takes = np.isnan(view.baseline[line]).astype(np.int64) + (np.isnan(view.score[line]) & ~own)
+    return int((takes.cumsum() <= left).sum())
+
+
+class Audit:
+    """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
+
+    def __init__(self, context: RunContext, batch: PreparedInput) -> None:
+        self.context, self.scoring = context, Scoring(context, batch)
+        self._population = np.flatnonzero(batch.scorable)
+
+    def looks(self, w: Warehouse) -> list[ScoringRequest]:
+        """For the pilot's answers."""
+        looked = w.query(LOOKED, run_id=self.context.run_id)
+        return self.scoring.due(w, looked, Purpose.PILOT, self.context.pilot_labels)
+
+    def drawn(self, w: Warehouse) -> list[ScoringRequest]:
+        """For the random audit; nothing where it shows what it can show with the scores allowed. Results must be
+        composed before."""
+        if not self.context.job.quality.floor:
+            return []
+        while True:
+            view = self._view(w)
+            draw = in_force(self.context, view)
+            asking = self._ask(w, view, draw)
+            if asking:
+                return asking
+            grown = self._grown(self._view(w), draw)
+            if grown is None:
+                return []
+            save(self.context.folder, grown)
+
+    def _view(self, w: Warehouse) -> ServedAnswers:
+        return served(w, self.context, self._population)
+
+    def _ask(self, w: Warehouse, view: ServedAnswers, draw: Draw) -> list[ScoringRequest]:
+        at = {row: place for place, row in enumerate(view.row.tolist())}
+        rows = draw.asked(dict(zip(view.row.tolist(), view.task.tolist(), strict=True)))
+        served_by = [view.endpoint[at[row]] for row in rows.tolist()]
+        labels = self.context.job.quality.labels
+        if not is_relative(self.context):
+            return self.scoring.due(w, pairs(rows, served_by), Purpose.AUDIT, labels)
+        if labels is not None:
+            rows = rows[: pairs_within(view, rows, self.scoring.baselines, labels - self.scoring.used(w))]
+            served_by = served_by[: len(rows)]
+        held = self.scoring.anchored(w, rows.tolist())
+        missing = [row for row in rows.tolist() if row not in held]
+        if missing and (asking := self.scoring.looks(missing, None)):
+            return asking
+        both = [
+            (row, name)
+            for row, own in zip(rows.tolist(), served_by, strict=True)
+            for name in (own, *self.scoring.baselines)
+        ]
+        wanted = pairs([row for row, _ in both], [name for _, name in both])
+        return self.scoring.due(w, wanted, Purpose.AUDIT, labels)
+
+    def _grown(self, view: ServedAnswers, draw: Draw) -> Draw | None:
+        """The draw with more asked for; None: it shows the floor, or never will, or may not grow."""
+        quality = self.context.job.quality
+        if quality.audit is not None or (_binary(self.context) and not is_relative(self.context)):
+            return None  # the exact bound is of a size fixed before
+        sizes = dict(draw.sizes)
+        for scope in scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.context)):
+            now = certificate(self.context, scope, draw.number)
+            scored, name = len(scope.audit), scope.task or ""
+            cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
+            if now.certified or now.mean < now.floor or not scope.left or cut_short:
+                continue
+            least, most = (int(scored * times) + 1 for times in GROWS)
+            wanted = min(max(size_for(self.context, scope), least), max(most, ENOUGH))
+            sizes[name] = min(wanted, scored + scope.left)
+        return None if sizes == dict(draw.sizes) else replace(draw, sizes=sizes)

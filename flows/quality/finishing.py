@@ -1,0 +1,256 @@
+"""After answers came: score them, say who serves what, certify, and judge how the night ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.learner import drifts_of
+from thirdshift.flows.quality import audit, baseline
+from thirdshift.flows.quality.publishing import PUBLISHED, may_publish
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.verdicts import Verdict, exit_code, status
+from thirdshift.router.certification.certificate import Certificate, Claim, ScoredSample, certify
+from thirdshift.router.certification.scorers import Scorer, ScorerError, kind_of, score_batch
+from thirdshift.router.values import FailureKind
+from thirdshift.warehouse.store.reuse import reused
+from thirdshift.warehouse.store.store import Warehouse
+
+SCORES = """
+select request_id, task, score from results where run_id = $run_id and score is not null order by request_id
+"""
+UNANSWERED = """
+update results set score = 0
+where run_id = $run_id and error is not null and score is null and request_id in (
+    select q.request_id from requests q join scorable s on s.row = q.row where q.run_id = $run_id)
+"""
+ENDED = """
+select count(*) as results, count(*) filter (where error is not null) as errors, avg(score) as mean_score
+from results where run_id = $run_id
+"""
+
+CERTIFICATE = """
+select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
+from certificates where run_id = $run_id and task is null
+"""
+FOR_ALL = ("reference", "response_schema")
+FOR_FUNCTIONS = (*FOR_ALL, "messages", "metadata")
+"""Columns of the frozen input that scorers get, and those that a user's function gets."""
+MOST_FAULTS = 3
+"""So many of a function's faults are told one by one."""
+Say = Callable[[str], None]
+STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
+"""Why requests were not sent, to what that makes of the run."""
+
+
+def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tuple[int, float]:
+    """Score every reply that has no score yet: how many, and the sum of their scores. Rows that lack what the scorer
+    needs are left alone; an answer that the user's function fails on scores 0, which is said."""
+    scored, total = 0, 0.0
+    now = datetime.now(UTC)
+    faults: list[ScorerError] = []
+    columns = FOR_FUNCTIONS if scorer.function is not None else FOR_ALL
+    for batch in warehouse.unscored(run_id, columns):
+        scores = score_batch(scorer, batch, faults.append)
+        known = ~np.isnan(scores)
+        if not known.any():
+            continue
+        warehouse.observe(_observations(batch.filter(pa.array(known)), scores[known], run_id, scorer, now))
+        scored += int(known.sum())
+        total += float(scores[known].sum())
+    for fault in faults[:MOST_FAULTS]:
+        say(f"{fault}; its answer scores 0")
+    if len(faults) > MOST_FAULTS:
+        say(f"scorer {scorer.name}: {len(faults) - MOST_FAULTS:,} more answers like these score 0")
+    return scored, total
+
+
+def unanswered_score_nothing(warehouse: Warehouse, run_id: str, scorable: NDArray[np.bool_]) -> None:
+    """A request without an answer scores 0, also where none was ever sent (and so there is nothing to observe)."""
+    rows = pa.table({"row": pa.array(np.flatnonzero(scorable))})
+    warehouse.execute(UNANSWERED, tables={"scorable": rows}, run_id=run_id)
+
+
+def _observations(
+    batch: pa.RecordBatch, scores: NDArray[np.float64], run_id: str, scorer: Scorer, now: datetime
+) -> pa.Table:
+    count, at = batch.num_rows, pa.scalar(now, pa.timestamp("us", "UTC"))
+    told = pa.Table.from_batches([batch]).select(["request_id", "task", "endpoint", "model", "purpose"])
+    added = {
+        "run_id": pa.array([run_id] * count),
+        "score": pa.array(scores),
+        "scorer": pa.array([scorer.name] * count),
+        "basis": pa.array([kind_of(scorer).basis.value] * count),
+        # a clock set back must not make a score older than its answer: it would be asked for again and again
+        "observed_at": pc.if_else(pc.greater(batch["settled_at"], at), batch["settled_at"], at),
+    }
+    for name, values in added.items():
+        told = told.append_column(name, values)
+    return told
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What a night claims of its quality."""
+
+    certificates: tuple[Certificate, ...] = ()
+    """The whole batch first, then tasks where the floor is per task."""
+
+    @property
+    def overall(self) -> Certificate | None:
+        return self.certificates[0] if self.certificates else None
+
+
+def quality_of(warehouse: Warehouse, context: RunContext) -> Quality:
+    """Certificates from the scores of all results that can be scored; from the audit's where scoring is not free."""
+    scorer = context.scorer
+    if scorer is None:
+        return Quality()
+    if not context.scores_all:
+        return Quality(audit.certificates(warehouse, context))
+    found = warehouse.query(SCORES, run_id=context.run_id)
+    scores = np.asarray(found["score"], np.float64)
+    if not len(scores):
+        return Quality()
+    asked = context.job.quality
+    whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.name)
+    if context.baseline is not None:
+        return Quality(baseline.certificates(warehouse, context, whole))
+    tasks = found["task"].to_numpy() if asked.per_task else np.zeros(0)
+    of_tasks = [
+        _census(replace(whole, task=str(task)), scores[tasks == task]) for task in dict.fromkeys(tasks)
+    ]
+    return Quality((_census(whole, scores), *of_tasks))
+
+
+def _census(claim: Claim, scores: NDArray[np.float64]) -> Certificate:
+    return certify(claim, ScoredSample(population=len(scores), known=scores, audit=np.zeros(0)))
+
+
+def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
+    now = datetime.now(UTC)
+    rows = [
+        {**asdict(each), "basis": each.basis.value, "method": each.method.value, "certified": each.certified}
+        for each in quality.certificates
+    ]
+    if rows:
+        table = pa.Table.from_pylist([row | {"run_id": run_id, "issued_at": now} for row in rows])
+        task = table.column_names.index("task")
+        warehouse.save_certificates(table.set_column(task, "task", table["task"].cast(pa.string())))
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFigures:
+    """Figures of a night that is over."""
+
+    results: int
+    errors: int
+    mean_score: float | None
+
+
+def ended(warehouse: Warehouse, run_id: str) -> FinishedFigures:
+    row = warehouse.query(ENDED, run_id=run_id).to_pylist()[0]
+    return FinishedFigures(row["results"], row["errors"], row["mean_score"])
+
+
+def finish(
+    warehouse: Warehouse,
+    context: RunContext,
+    unsent: Collection[FailureKind],
+    *,
+    out_of_reach: bool,
+    unapproved: bool = False,
+) -> dict[str, Any]:
+    """Certificates, verdicts and the end of the run, written down; the summary that `run --json` prints.
+
+    `unapproved`: what stopped it is not that the money was gone, but that nobody approved of the plan.
+    """
+    end = ended(warehouse, context.run_id)
+    stopped = bool({FailureKind.BUDGET, FailureKind.DEADLINE} & set(unsent))
+    quality = Quality() if stopped else quality_of(warehouse, context)
+    save_quality(warehouse, context.run_id, quality)
+    verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach)
+    if unapproved:
+        verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
+    published = context.job.output is None or may_publish(context, verdicts)
+    (context.folder / PUBLISHED).unlink(missing_ok=True)
+    warehouse.finish_run(
+        context.run_id,
+        status=status(verdicts),
+        outcomes=[each.value for each in verdicts],
+        published=published,
+    )
+    return summary(warehouse, context, warehouse.run(context.run_id) or {})
+
+
+def _verdicts(
+    context: RunContext,
+    end: FinishedFigures,
+    unsent: Collection[FailureKind],
+    quality: Quality,
+    *,
+    out_of_reach: bool,
+) -> list[Verdict]:
+    """Everything that applies."""
+    verdicts = [verdict for kind, verdict in STOPS.items() if kind in unsent]
+    if end.results and end.errors / end.results > context.job.tolerate.errors:
+        verdicts.append(Verdict.ERRORS)
+    if context.scorer is not None and context.job.quality.floor > 0:
+        verdicts += of_quality(quality.certificates, out_of_reach=out_of_reach and not quality.certificates)
+    return verdicts
+
+
+def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run --json` answers, from the warehouse alone: the same for a run that was over before."""
+    end = ended(warehouse, context.run_id)
+    verdicts = [Verdict(name) for name in run["outcomes"] or ()]
+    found = warehouse.query(CERTIFICATE, run_id=context.run_id).to_pylist()
+    rejects = warehouse.query(
+        "select count(*) as n from rejects where run_id = $run_id", run_id=context.run_id
+    )
+    return {
+        "run_id": context.run_id,
+        "exit": exit_code(verdicts),
+        "outcomes": [verdict.value for verdict in verdicts] or ["done"],
+        "results": end.results,
+        "rejects": rejects["n"][0].as_py(),
+        "errors": end.errors,
+        "spent_usd": float(warehouse.spent(context.run_id)),
+        "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
+        "mean_score": end.mean_score if context.scores_all or not found else _estimate(context, found[0]),
+        "certificate": found[0] if found else None,
+        "drift": drifts_of(context.folder),
+        **reused(warehouse, context.run_id),
+        "warehouse": str(context.warehouse),
+    }
+
+
+def _estimate(context: RunContext, certificate: Mapping[str, Any]) -> float | None:
+    """Estimate the mean of an audited night: results that have a score are no fair part of all, as the worst were mended.
+
+    None where the certificate is of a share of an endpoint's mean.
+    """
+    return float(certificate["mean"]) if context.baseline is None and certificate["scored"] else None
+
+
+def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
+    found = []
+    if out_of_reach or any(each.scored and each.mean < each.floor for each in certificates):
+        found.append(Verdict.FLOOR_MISSED)
+    if not certificates or not all(each.certified for each in certificates):
+        found.append(Verdict.NOT_CERTIFIED)
+    return found
+
+
+def served_table(rows: NDArray[np.int64], endpoint: NDArray[np.integer], names: Sequence[str]) -> pa.Table:
+    """What `compose_results` takes: each leader and the endpoint whose answer is its result; -1: none."""
+    known = pa.array([*names, None], pa.string())
+    where = np.where(endpoint < 0, len(names), endpoint)
+    return pa.table({"row": pa.array(rows), "endpoint": known.take(pa.array(where))})

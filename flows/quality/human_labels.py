@@ -1,0 +1,135 @@
+"""What people's scores of a random part of a run's answers show of all of them.
+
+The order in which answers are drawn is one shuffle of all of a run's results by a seed made of its id, so nothing need be
+kept between export and import, and a larger export goes on where a smaller one ended. People are asked about each answer
+once, whoever asked it twice; an answer that is none scores 0 without being asked about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thirdshift.flows.quality.audit import seed_of
+from thirdshift.router.certification.certificate import (
+    Certificate,
+    Claim,
+    ScoredSample,
+    certify,
+    certify_people,
+)
+from thirdshift.router.certification.scorers import Basis
+from thirdshift.warehouse.store.store import Warehouse
+
+JUDGED_SHARE = 0.5
+"""People's scores are corrected by what is known of the rest where so many of theirs were scored before; with fewer the
+correction costs more than it brings. Decided before their scores are looked at."""
+PEOPLE = "people"
+
+RESULTS = """
+select q.row, q.leader, q.request_id, q.task, r.endpoint, r.model, r.error is null and r.output is not null as answered,
+       o.score, a.predicted_quality as predicted
+from results r
+join requests q on q.run_id = r.run_id and q.request_id = r.request_id
+left join (
+    select request_id, endpoint, arg_max(score, observed_at) as score from observations
+    where run_id = $run_id and basis <> 'human' group by all) o
+  on o.request_id = r.request_id and o.endpoint = r.endpoint
+left join assignments a on a.run_id = r.run_id and a.request_id = r.request_id and a.endpoint = r.endpoint
+where r.run_id = $run_id
+order by q.row
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A run's results by request, in the order of the input. Columns of one length."""
+
+    table: pa.Table
+    leader: NDArray[np.int64]
+    """Place of the request whose answer each of them is served with: its own, or of the one that it repeats."""
+    order: NDArray[np.int64]
+    """Places of those with an answer, as they are drawn."""
+
+    def firsts(self) -> NDArray[np.int64]:
+        """Places in the order drawn, each answer once, where it was asked for first."""
+        leaders = self.leader[self.order]
+        _, first = np.unique(leaders, return_index=True)
+        return leaders[np.sort(first)]
+
+
+def answers_of(w: Warehouse, run_id: str) -> Answers:
+    table = w.query(RESULTS, run_id=run_id)
+    answered = np.flatnonzero(np.asarray(table["answered"], np.bool_))
+    leader = np.searchsorted(np.asarray(table["row"], np.int64), np.asarray(table["leader"], np.int64))
+    return Answers(table, leader, np.random.default_rng(seed_of(run_id, 0)).permutation(answered))
+
+
+def certified(
+    found: Answers, scores: Mapping[int, float | None], run: Mapping[str, Any], *, again: bool
+) -> list[Certificate]:
+    """What people's scores show, of the whole batch and of tasks where the floor is per task. An answer that they passed
+    over before the last they scored counts as 0. `again`: more were scored since a first look."""
+    quality = run["config"]["quality"]
+    claim = Claim(quality["floor"], quality["confidence"], Basis.HUMAN, PEOPLE)
+    by_leader = {int(found.leader[place]): score for place, score in scores.items()}
+    drawn = found.order[: _first_missing(found, by_leader)]
+    filled = [k for k, place in enumerate(drawn.tolist()) if by_leader[int(found.leader[place])] is not None]
+    drawn = drawn[: filled[-1] + 1] if filled else drawn[:0]
+    people = np.array([by_leader[int(found.leader[place])] or 0.0 for place in drawn.tolist()], np.float64)
+    tasks = found.table["task"].to_numpy()
+    names = [None, *dict.fromkeys(tasks.tolist())] if quality["per_task"] else [None]
+    return [_of(replace(claim, task=name), found, drawn, people, tasks, again=again) for name in names]
+
+
+def _first_missing(found: Answers, by_leader: Mapping[int, float | None]) -> int:
+    """How many of the order's first are in the file: the random part that it is."""
+    for count, place in enumerate(found.order.tolist()):
+        if int(found.leader[place]) not in by_leader:
+            return count
+    return len(found.order)
+
+
+def _of(
+    claim: Claim,
+    found: Answers,
+    drawn: NDArray[np.int64],
+    people: NDArray[np.float64],
+    tasks: NDArray[Any],
+    *,
+    again: bool,
+) -> Certificate:
+    mine = np.ones(len(tasks), bool) if claim.task is None else tasks == claim.task
+    population = int(mine.sum())
+    answered = found.order[mine[found.order]]
+    of_task = mine[drawn]
+    drawn, people = drawn[of_task], people[of_task]
+    before, known = _believed(found)
+    if len(people) and known[drawn].mean() >= JUDGED_SHARE:
+        made = certify_people(claim, people, before[drawn], before[answered], len(answered))
+        share = len(answered) / population  # the rest scores 0
+        lower = max(0.0, made.lower_bound) * share
+        return replace(
+            made, population=population, mean=made.mean * share, lower_bound=min(lower, made.mean * share)
+        )
+    nothing = np.zeros(population - len(answered))
+    binary = not again and bool(np.isin(people, (0.0, 1.0)).all())
+    made = certify(claim, ScoredSample(population, nothing, people, binary=binary))
+    return replace(made, scored=len(people))
+
+
+def _believed(found: Answers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What every answer was thought to be worth before people said: its score by the run's scorer, else what was
+    predicted; and which were scored. Known of all answers, so its mean is known exactly and may correct people's."""
+    scored, predicted = (
+        np.asarray(found.table[name].cast(pa.float64()).fill_null(np.nan), np.float64)
+        for name in ("score", "predicted")
+    )
+    known = np.isfinite(scored)
+    usual = float(scored[known].mean()) if known.any() else 0.5
+    return np.clip(np.where(known, scored, np.nan_to_num(predicted, nan=usual)), 0.0, 1.0), known

@@ -1,0 +1,135 @@
+"""What it takes to certify a job's floor: how many scores, at what cost, and whether those allowed can be enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.quality.audit import HOPELESS
+from thirdshift.flows.quality.scoring import LETTERS_PER_TOKEN, USUAL_VERDICT, basis_of
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.certification.bounds import betting, exact
+from thirdshift.router.certification.certificate import labels_needed, round_confidence
+from thirdshift.router.certification.judge import OWN_WORDS
+from thirdshift.router.certification.scorers import Basis, kind_of
+
+ABOVE = 0.02
+"""By so much a plan clears its floor as a rule, once a pilot has told how sure it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Scores that will certify the floor if the quality is as predicted."""
+
+    needed: int | None
+    """None: not even all of them would."""
+    usd: float
+    """What one of them costs."""
+
+
+def labels(
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
+) -> Labels | None:
+    """`quality`: predicted of the plan. None: there is no floor to certify."""
+    aim = context.aim
+    if aim is None:
+        return None
+    if context.scores_all:
+        return Labels(int(batch.scorable.sum()), 0.0)
+    predicted = min(max(quality, aim.floor + ABOVE), 1.0)
+    spread = None if _binary(context) else predicted * (1.0 - predicted)
+    sizes = _sizes(context, batch).values()
+    found = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
+    needed = None if None in found else sum(n for n in found if n is not None)
+    return Labels(needed, label_usd(context, columns, market))
+
+
+def audit_usd(
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
+) -> float:
+    """What scoring the random audit is expected to cost; 0 where scores are free."""
+    found = labels(context, batch, columns, market, quality)
+    if context.scores_all or found is None:
+        return 0.0
+    asked = context.job.quality
+    count = asked.audit or found.needed or HOPELESS
+    return found.usd * (count if asked.labels is None else min(count, asked.labels))
+
+
+def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:
+    """What one score costs: a judge's verdict on an answer of usual length, or the anchor's answer to agree with."""
+    if basis_of(context) is Basis.AGREEMENT and context.baseline is not None:
+        return float(market.by_endpoint()[:, context.baseline].mean())
+    if context.judge is None:
+        return 0.0
+    price = context.judge.endpoint.price.base
+    read = (len(context.judge.rubric) + OWN_WORDS) / LETTERS_PER_TOKEN
+    read += float(columns.tokens[0].mean()) + float(market.output_tokens.mean())
+    return (read * float(price.input) + USUAL_VERDICT * float(price.output)) * 1e-6
+
+
+def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
+    """What speaks against certifying this floor, whatever the answers will be: said before anything is spent."""
+    aim, quality = context.aim, context.job.quality
+    if aim is None:
+        return []
+    found = []
+    sizes = _sizes(context, batch)
+    if none := [name for name, count in sizes.items() if not count]:
+        names = ", ".join(none[:5]) + (f" and {len(none) - 5} more" if len(none) > 5 else "")
+        found.append(
+            f"nothing of {names} can be scored, so nothing is certified there; references are missing"
+        )
+    allowed = [each for each in (quality.labels, quality.audit) if each is not None]
+    if context.scores_all or not allowed:
+        return found
+    least = [_least(context, count) for count in sizes.values() if count]
+    if None in least or sum(each or 0 for each in least) > min(allowed):
+        needed = (
+            "more scores than there are answers"
+            if None in least
+            else f"{sum(n or 0 for n in least):,} scores"
+        )
+        each_of = f" for each of {len(least)} tasks" if quality.per_task else ""
+        found.append(
+            f"a floor of {aim.floor:g}{each_of} takes {needed} to certify even if every answer is right; "
+            f"{min(allowed):,} are allowed (quality.labels, quality.audit), so it will not be certified"
+        )
+    return found
+
+
+def _sizes(context: RunContext, batch: PreparedInput) -> dict[str, int]:
+    """Requests that can be scored: of the whole batch, or by task."""
+    if not context.job.quality.per_task:
+        return {"the input": int(batch.scorable.sum())}
+    counts = np.bincount(batch.task[batch.scorable], minlength=len(batch.intake.tasks))
+    return {f"task {name}": int(count) for name, count in zip(batch.intake.tasks, counts, strict=True)}
+
+
+def _least(context: RunContext, population: int) -> int | None:
+    """The scores that certify if all are 1."""
+    quality = context.job.quality
+    level, low = round_confidence(quality.confidence, 1), 0.0
+    relative = context.baseline is not None and basis_of(context) is not Basis.AGREEMENT
+    low = -quality.floor if relative else 0.0
+
+    def enough(count: int) -> bool:
+        if _binary(context) and not relative:
+            return exact(count, count, level, population) >= quality.floor
+        shown = betting(np.full(count, 1.0 + low), level, population, low=low)
+        return shown >= (0.0 if relative else quality.floor)
+
+    if not enough(population):
+        return None
+    first, last = 1, population
+    while first < last:
+        middle = (first + last) // 2
+        first, last = (first, middle) if enough(middle) else (middle + 1, last)
+    return first
+
+
+def _binary(context: RunContext) -> bool:
+    return context.scorer is not None and kind_of(context.scorer).binary

@@ -1,0 +1,255 @@
+"""Repair: what a night does about quality once it has served, by the router's decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.assignment import Assignment, PendingRows
+from thirdshift.flows.planning.learner import Learner
+from thirdshift.flows.planning.planner import Market, problem
+from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.certification.certificate import Certificate
+from thirdshift.router.learning.greedy_path import climb
+from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.learning.repair import Mended, expected, mend
+from thirdshift.router.planning.problem import Terms
+from thirdshift.router.prediction.mixed_model import looked_at
+from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction.predict import Predictor, fit, telling
+from thirdshift.router.values import Purpose
+from thirdshift.warehouse.store.store import Warehouse
+
+MOST_ROUNDS = 6
+"""The scores of one round teach the next; what is left then is hardly worth another."""
+TAUGHT = 20_000
+"""Requests from which it is learnt how scores on one request hang together; more say nothing new."""
+SLACK = 1.0
+"""Standard deviations of luck that a round allows for, so that it seldom takes another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The mean score that is to be reached, of what can be scored."""
+
+    mean: float
+    tasks: dict[str, float]
+    """Where the floor is per task."""
+    exact: bool
+    """Every score is known, so that what is reached will be known too."""
+
+    @staticmethod
+    def of(
+        certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool, relative: bool
+    ) -> Wanted | None:
+        """None: the floor is met. `served`: mean scores, None the whole batch's; where they are all known, what is shown
+        is to be the floor, else the estimate is. `relative`: certificates are of shares of the anchor's mean."""
+
+        def short(each: Certificate) -> bool:
+            return each.scored > 0 and (not each.certified if exact else each.mean < each.floor)
+
+        def needed(each: Certificate) -> float:
+            if not exact and not relative:  # the prediction, taught by what was scored, is of all answers
+                return each.floor
+            mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
+            # where nothing is known, nothing can be aimed at
+            return mean * each.floor / shown if shown > 0.0 else mean
+
+        if not any(short(each) for each in certificates):
+            return None
+        wanted = {each.task: min(needed(each), 1.0) for each in certificates}
+        whole = wanted.pop(None, 0.0)
+        return Wanted(whole, {str(task): mean for task, mean in wanted.items()}, exact)
+
+    def terms(self, terms: Terms) -> Terms:
+        """With these floors; what is met already may not fall below its floor again."""
+        margins = {task: mean - self.mean for task, mean in self.tasks.items()}
+        return replace(terms, floor=self.mean, margin=0.0, per_task=bool(margins), task_margins=margins)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What a repair weighs."""
+
+    learner: Learner
+    assignment: Assignment
+    market: Market
+    seen: Observations
+    population: Population
+    """With its text where that tells."""
+    predictor: Predictor
+    quality: NDArray[np.float32]
+    """[leaders, endpoints] what each answer is worth."""
+
+    @staticmethod
+    def of(learner: Learner, assignment: Assignment) -> Bench:
+        seen, context = learner.observed(), learner.context
+        some = np.random.default_rng(0).permutation(np.unique(seen.row))[:TAUGHT]
+        taught = seen.where(np.isin(seen.row, some))
+        population = telling(taught, learner.columns.population, context.priors)
+        predictor = fit(taught, population, context.priors, past=learner.before)
+        if len(taught) < len(seen):
+            predictor = replace(predictor, looked=looked_at(seen, population, len(context.priors)))
+        quality = expected(predictor, population, seen)
+        return Bench(learner, assignment, learner.market(), seen, population, predictor, quality)
+
+    @property
+    def tried(self) -> NDArray[np.bool_]:
+        """[leaders, endpoints] answered, given up, or left undone by a batch."""
+        place = self.assignment
+        return place.answered | place.failed | (place.not_run > 0)
+
+    def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
+        """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
+        columns, scorable = self.learner.columns, self.learner.scorable
+        posed = problem(columns, self.market, self.quality, wanted.terms(terms))
+        later = np.array([offer.option.starts_seconds > 0 for offer in self.market.offered])
+        cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
+        quality = self.quality.copy()
+        target = np.array([wanted.tasks.get(name, wanted.mean) for name in columns.tasks])
+        quality[~scorable] = target[
+            columns.population.task[~scorable], None
+        ]  # counts for nothing, either way
+        vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
+        return mend(
+            replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.assignment.answered,
+            fixed=~scorable,
+        )  # fmt: skip
+
+    def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget) -> Mended | None:
+        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by."""
+        found, weight = self.mended(wanted, terms), self.learner.columns.weight
+        for _ in range(3):
+            if found is None or not found.reached or not found.new.any():
+                return found
+            if wanted.exact:
+                gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
+                residual = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
+                more = SLACK * residual / max(int(weight[self.learner.scorable].sum()), 1)
+                raised = self.mended(_raised(wanted, more), terms)
+                return raised if raised is not None and raised.reached else found
+            stand = standing(self.predictor, self.population, found.endpoint, aim)
+            if stand.short <= 1e-4:
+                return found
+            wanted = _raised(wanted, stand.short)
+            found = self.mended(wanted, terms)
+        return found
+
+
+def _raised(wanted: Wanted, more: float) -> Wanted:
+    tasks = {task: min(mean + more, 1.0) for task, mean in wanted.tasks.items()}
+    return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
+
+
+def due_of(found: Mended, assignment: Assignment) -> PendingRows:
+    """What is to be sent; what is held and better is served at once."""
+    swapped = np.flatnonzero(~found.new & (found.endpoint >= 0) & (found.endpoint != assignment.served))
+    assignment.prefer(swapped, found.endpoint[swapped])
+    rows = np.flatnonzero(found.new)
+    return PendingRows(rows, found.endpoint[rows])
+
+
+class Repair:
+    """One night's repair, round by round."""
+
+    def __init__(self, learner: Learner, assignment: Assignment, say: Callable[..., None]) -> None:
+        self.learner, self.assignment, self.say = learner, assignment, say
+        self.rounds = 0
+
+    def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, PendingRows] | None:
+        """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
+        context = self.learner.context
+        exact, aim = context.scores_all, context.aim
+        if aim is None or not certificates or self.rounds == MOST_ROUNDS:
+            return None
+        bench: Bench | None = None
+        if exact and context.baseline is not None and not self.rounds:
+            bench = Bench.of(self.learner, self.assignment)
+            if len(asked := self._of_anchor(certificates, bench, terms)):
+                self.rounds += 1
+                return Purpose.AUDIT, asked
+        self.rounds += 1
+        served = means_of(context)
+        wanted = Wanted.of(certificates, served, exact=exact, relative=context.baseline is not None)
+        if wanted is None:
+            return None
+        found = (bench or Bench.of(self.learner, self.assignment)).sure(wanted, terms, aim)
+        if found is None:
+            return None
+        due = due_of(found, self.assignment)
+        if len(due):
+            self.say(_sentence(certificates, wanted, served, len(due), found.reached))
+        return Purpose.REPAIR, due
+
+    def _of_anchor(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> PendingRows:
+        """Answers of the anchor that pay: the surer its mean is, the less must be reached."""
+        learner, none = self.learner, PendingRows(np.zeros(0, np.int64), np.zeros(0, np.int32))
+        context, columns = learner.context, learner.columns
+        with Warehouse.open(context.warehouse) as warehouse:
+            told = baseline_scores(warehouse, context)
+        if all(each.certified for each in certificates) or not len(told.task) or context.baseline is None:
+            return none
+        if (told.purpose == "audit").any():
+            return none  # an earlier process asked
+        live = int(learner.realtime_counterpart[context.baseline])
+        baseline = live if live >= 0 else context.baseline
+        cost = bench.market.by_endpoint()
+        free = np.where(self.assignment.answered, 0.0, cost)
+        fit_ = columns.allowed & (~bench.tried | self.assignment.answered) & learner.scorable[:, None]
+        served = self.assignment.served
+        ladder = climb(free, bench.quality, fit_ | (np.arange(cost.shape[1]) == served[:, None]))
+        parts, rises = [], []
+        for each in certificates:
+            part = told if each.task is None else told.part(told.task == each.task)
+            rows = np.isin(columns.rows, np.unique(part.leader))
+            parts.append((each, part))
+            rises.append(Rise.of(ladder, columns.weight, rows))
+        rest = columns.positions(told.leader[told.rest])
+        price = float(cost[rest, baseline].mean()) if len(rest) else 0.0
+        left = np.inf if terms.cap_usd is None else terms.cap_usd
+        count = answers_worth(parts, rises, price, left)
+        asked = np.unique(rest[:count])
+        asked = asked[columns.allowed[asked, baseline] & ~bench.tried[asked, baseline]]
+        if len(asked):
+            name = context.endpoints[baseline].name
+            self.say(f"{len(asked):,} requests drawn at random go to {name} too, to know how good it is")
+        return PendingRows(asked, np.full(len(asked), baseline, np.int32))
+
+
+MEANS = """
+select task, avg(score) as mean, count(*) as scored from results where run_id = $run_id and score is not null group by 1
+"""
+
+
+def means_of(context: RunContext) -> dict[str | None, float]:
+    """Mean scores of what is served, by task; None: of all."""
+    with Warehouse.open(context.warehouse) as warehouse:
+        found = warehouse.query(MEANS, run_id=context.run_id).to_pylist()
+    count = sum(row["scored"] for row in found)
+    means: dict[str | None, float] = {row["task"]: row["mean"] for row in found}
+    means[None] = sum(row["mean"] * row["scored"] for row in found) / max(count, 1)
+    return means
+
+
+def _sentence(
+    certificates: Sequence[Certificate],
+    wanted: Wanted,
+    served: dict[str | None, float],
+    count: int,
+    reached: bool,
+) -> str:
+    """Why so many requests are answered again."""
+    short = [
+        each for each in certificates if (not each.certified if wanted.exact else each.mean < each.floor)
+    ]
+    first = short[0]
+    of = "" if first.task is None else f" of task {first.task}"
+    more = f" and {len(short) - 1} more" if len(short) > 1 else ""
+    mean = served.get(first.task, first.mean) if wanted.exact else first.mean
+    goal = wanted.mean if first.task is None else wanted.tasks[first.task]
+    end = "" if reached else ", which will hardly be enough"
+    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {count:,} requests go to a better endpoint{end}"

@@ -1,0 +1,321 @@
+"""The report's sentences: how the night ended, what is claimed of its quality, what was asked, what to do next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from thirdshift.flows.console import money
+from thirdshift.flows.report.data import Row, RunFacts
+from thirdshift.flows.runs.summary import SAID
+from thirdshift.flows.verdicts import Verdict
+
+EXITS: Mapping[int, str] = {
+    0: "Done",
+    3: "Done, but the floor was missed or is not certified",
+    4: "Stopped by the budget",
+    5: "Stopped by the deadline",
+    6: "Done, but more requests than tolerated have no answer",
+}
+"""Exit code to headline."""
+
+BASES: Mapping[str, str] = {
+    "reference": "answers held against references",
+    "human": "people's scores",
+    "judge": "the opinion of a model as judge",
+    "agreement": "agreement with another endpoint's answers, which need not be right",
+    "schema": "validity by the response schema, which says nothing of the content",
+}
+"""A certificate's basis, in words; whatever else it says stands for itself."""
+
+
+def headline(night: RunFacts) -> str:
+    if night.exit_code is not None:
+        return EXITS[night.exit_code]
+    if night.alive:
+        return "Still running"
+    return "Broke off" if night.run["status"] == "failed" else "Not finished"
+
+
+def good(night: RunFacts) -> bool:
+    return night.exit_code == 0
+
+
+def next_steps(night: RunFacts) -> Iterator[str]:
+    """What to do now, the most pressing first. Commands are for a terminal beside the warehouse."""
+    run_id = night.run["run_id"]
+    if not night.over:
+        if night.alive:
+            yield "A process is on this run now; this page shows what had come when it was made."
+        else:
+            yield (
+                f"No process is on this run. Go on with: thirdshift resume {run_id}; what was answered is not paid for "
+                "again."
+            )
+    for verdict in night.verdicts:
+        yield " ".join(
+            filter(None, [_capital(SAID[verdict].format(run_id=run_id, where="")) + ".", MORE[verdict]])
+        )
+    if night.counts["unsettled"]:
+        amount = money(night.counts["unsettled_usd"])
+        yield (
+            f"{night.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
+            f"They count at their most, {amount} together; hold them against the invoice: thirdshift ledger reconcile."
+        )
+    if night.counts["rejects"]:
+        yield f"{night.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
+    if good(night) and night.config.get("emulated"):
+        yield "This was a rehearsal. For the real thing: thirdshift run with the same job."
+
+
+MORE: Mapping[Verdict, str] = {
+    Verdict.BUDGET: "What was answered is kept; the rest waits for a higher cap.",
+    Verdict.APPROVAL: "",
+    Verdict.DEADLINE: "What was answered is kept; the rest waits for a later deadline.",
+    Verdict.ERRORS: "The causes stand under Failures; with reuse: answered, a new run asks for the failed ones alone.",
+    Verdict.FLOOR_MISSED: "A better endpoint, a lower floor or a higher cap would help; see thirdshift plan.",
+    Verdict.NOT_CERTIFIED: "More scored answers (quality.audit, quality.labels) narrow the bound.",
+}
+"""What to do about it, beyond what the terminal said."""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# --- quality ------------------------------------------------------------------------------------------------------------
+
+
+def claim(certificate: Row, relative_to: str | None = None) -> str:
+    """The certificate in a sentence; a judge's opinion is never called quality, and a share is called one.
+
+    `relative_to`: the endpoint that the floor, the mean and the bound are shares of.
+    """
+    of = _opinion(certificate) or f"Mean score by {certificate['scorer']}"
+    if relative_to is not None:
+        of += f", as a share of the mean of {relative_to}"
+    where = f" in task {certificate['task']}" if certificate["task"] is not None else ""
+    bound, floor = certificate["lower_bound"], certificate["floor"]
+    if certificate["method"] == "census":
+        how = f"all {certificate['population']:,} were scored, so the bound is the mean"
+    else:
+        how = (
+            f"with {certificate['confidence']:.0%} confidence, from {certificate['scored']:,} scored of "
+            f"{certificate['population']:,} by the {certificate['method']} method"
+        )
+    word = "certified" if certificate["certified"] else "not certified"
+    return f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+
+
+def subject(certificate: Row, relative_to: str | None = None) -> str:
+    """What the bound is of, in a few words or by a judge's name."""
+    if opinion := _opinion(certificate):
+        return opinion
+    return "Mean score" if relative_to is None else f"Share of {relative_to}'s mean"
+
+
+def cut(bound: float) -> str:
+    """Three places, never above what is known."""
+    return f"{math.floor(bound * 1000) / 1000:.3f}"
+
+
+def _opinion(certificate: Row) -> str | None:
+    """Whose opinion it is, as the certificate names it; None where references or a schema decide."""
+    named: str = certificate["scorer"]
+    if certificate["basis"] == "judge" and not named.startswith("judge"):
+        return f"judge {named}"
+    return named if certificate["basis"] in ("judge", "human", "agreement") else None
+
+
+def basis(certificate: Row) -> str:
+    return BASES.get(certificate["basis"], certificate["basis"])
+
+
+def stopped(night: RunFacts) -> bool:
+    """Whether requests were left that nobody was asked."""
+    return bool({Verdict.BUDGET, Verdict.APPROVAL, Verdict.DEADLINE} & set(night.verdicts))
+
+
+def no_certificate(night: RunFacts) -> str:
+    """Why nothing is claimed."""
+    quality = night.config.get("quality") or {}
+    if not quality.get("scorer"):
+        return "No scorer was given: quality is predicted only, and nothing is certified."
+    if not night.over:
+        return "The run is not over: nothing is claimed of its quality yet."
+    if stopped(night):
+        return "The run was stopped before every request was answered: nothing is claimed of its quality."
+    return "Nothing was certified; the answers that could be scored are listed below."
+
+
+# --- money --------------------------------------------------------------------------------------------------------------
+
+
+def bill(night: RunFacts) -> str:
+    """What was paid, what of it bought knowledge, and what is not certain."""
+    total = night.spent_usd
+    told = f"The run spent {money(night.counts['spent_usd'])}"
+    by_purpose: dict[str, float] = {}
+    for row in night.spend:
+        by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], 0.0) + float(row["cost_usd"])
+    parts = [f"{money(usd)} for {PURPOSES.get(name, name)}" for name, usd in by_purpose.items() if usd]
+    told += f": {', '.join(parts)}." if total and len(parts) > 1 else "."
+    if night.counts["unsettled"]:
+        told += f" Of that, {money(night.counts['unsettled_usd'])} is unsettled and counted at its most."
+    if stopped(night) or not night.over:
+        told += " What an endpoint alone would have cost is for all requests; this run has not answered all of them."
+    return told
+
+
+PURPOSES: Mapping[str, str] = {
+    "pilot": "the pilot",
+    "main": "answers",
+    "audit": "the audit",
+    "repair": "repair",
+    "judge": "the judge",
+    "overhead": "workers' overhead",
+}
+
+
+def frontier(night: RunFacts) -> tuple[str, ...]:
+    plan = night.plan
+    if plan is None or plan.quality is None:
+        return ()
+    asked = night.config.get("quality") or {}
+    floor, relative = asked.get("floor", 0.0), asked.get("relative_to")
+    near = f"is within {plan.gap:.2%} of the cheapest plan there is"
+    told = f"The plan expected a mean score of {plan.quality:.3f} and {near}"
+    if relative is None and plan.quality < floor:
+        return (f"{told} under its other terms: no plan was expected to reach the floor, {floor:g}.",)
+    if relative is None and plan.quality > floor:
+        return (f"{told}. What it expects above the floor is a margin for what is not known.",)
+    return (f"{told}.",)
+
+
+def estimate(night: RunFacts) -> tuple[str, ...]:
+    planned = night.run["planned_usd"]
+    if not planned:
+        return ()
+    error = night.spent_usd / float(planned) - 1.0
+    return (
+        f"Estimated {money(planned)}, actual {money(night.counts['spent_usd'])}, error {error:+.1%}, pilot included.",
+    )
+
+
+def failures(night: RunFacts) -> tuple[str, ...]:
+    told = []
+    counts = night.counts
+    if night.over:
+        told.append(f"{counts['errors']:,} of {counts['results']:,} results have no answer." if counts["errors"] else
+                    "Every result has an answer.")  # fmt: skip
+        missing = counts["requests"] - counts["results"]
+        if missing > 0:
+            told.append(f"{missing:,} requests were not sent before the run was stopped.")
+    if night.broken_shards["shards"]:
+        told.append(
+            f"{night.broken_shards['shards']:,} shards broke off, with {night.broken_shards['requests']:,} requests."
+        )
+    if not night.failed_attempts:
+        told.append("No attempt failed.")
+    return tuple(told)
+
+
+# --- emulation ----------------------------------------------------------------------------------------------------------
+
+
+def emulation(night: RunFacts) -> str | None:
+    """Said at the top of the page where any answer was made up by our emulated provider."""
+    if night.config.get("emulated"):
+        return (
+            "A rehearsal: every endpoint was emulated on this machine. Prices and limits are the real ones; the answers, "
+            "their scores and the time they took are not, and nothing was billed."
+        )
+    if night.emulated:
+        endpoints = {each["name"] for each in night.config.get("endpoints") or ()}
+        named = "every endpoint" if endpoints <= set(night.emulated) else ", ".join(night.emulated)
+        return f"Emulated on this machine, so that nothing was billed for: {named}. What they answered and took is made up."
+    return None
+
+
+# --- what was asked -----------------------------------------------------------------------------------------------------
+
+
+def asked(night: RunFacts) -> Iterator[tuple[str, str]]:
+    """Pairs of what and what of it."""
+    run, config = night.run, night.config
+    yield "Job", run["job"] + (f" ({_pairs(config['params'])})" if config.get("params") else "")
+    yield "Input", _input(config.get("input"))
+    yield "Requests", _requests(night.counts)
+    yield "Quality", _quality(config.get("quality") or {})
+    yield "Budget", _budget(config.get("budget") or {}, run["cap_usd"])
+    yield "Deadline", instant(run["deadline"]) if run["deadline"] else "none"
+    yield "Policy", policy(config.get("policy") or {})
+    for name, rules in (config.get("policies") or {}).items():
+        yield f"Policy {name}", policy(rules)
+    if config.get("tags"):
+        yield "Tags", _pairs(config["tags"])
+    if config.get("reuse") == "answered":
+        yield "Reuse", f"earlier answers are taken; {night.counts['reused']:,} were"
+    yield "Started", instant(run["started_at"])
+    yield "Finished", instant(run["finished_at"]) if night.over else "not yet"
+
+
+def _input(source: Any) -> str:
+    return "a query of the job's" if isinstance(source, dict) else str(source)
+
+
+def _requests(counts: Row) -> str:
+    told = [f"{counts['requests']:,} accepted"]
+    if counts["duplicates"]:
+        told.append(f"of them {counts['duplicates']:,} duplicates, answered once")
+    told.append(f"{counts['rejects']:,} refused")
+    if counts["tasks"] > 1:
+        told.append(f"{counts['tasks']:,} tasks")
+    return ", ".join(told)
+
+
+def _quality(quality: Mapping[str, Any]) -> str:
+    scorer = quality.get("scorer")
+    if not scorer:
+        return "no scorer: the floor is predicted only"
+    floor = f"floor {quality.get('floor', 0):g}"
+    if quality.get("relative_to"):
+        floor += f" of the mean of {quality['relative_to']}"
+    each = ", for every task on its own" if quality.get("per_task") else ""
+    told = f"{floor}{each}, scored by {scorer}, {quality.get('confidence', 0.95):.0%} confidence"
+    return f"{told}, pilot of {quality.get('pilot', 0):,}"
+
+
+def _budget(budget: Mapping[str, Any], cap: Decimal | None) -> str:
+    told = "no cap" if cap is None else f"cap {money(cap)}"
+    if cap is not None and budget.get("window", "run") != "run":
+        told += f" a {budget['window']}"
+    if budget.get("approve_above_usd") is not None:
+        told += f", approval above {money(Decimal(str(budget['approve_above_usd'])))}"
+    return told
+
+
+def policy(rules: Mapping[str, Any]) -> str:
+    """`regions: only eu; zero retention`."""
+    told = []
+    for name in ("licences", "labs", "origins", "regions"):
+        rule = rules.get(name)
+        if rule and rule.get("allow") is not None:
+            told.append(f"{name}: only {', '.join(rule['allow']) or 'none'}")
+        elif rule and rule.get("deny"):
+            told.append(f"{name}: not {', '.join(rule['deny'])}")
+    told += [name.replace("_", " ") for name in ("self_hosted_only", "zero_retention") if rules.get(name)]
+    if rules.get("max_vendor_share") is not None:
+        told.append(f"at most {rules['max_vendor_share']:.0%} of requests to one vendor")
+    return "; ".join(told) or "none"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def instant(at: datetime | None) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

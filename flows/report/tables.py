@@ -1,0 +1,324 @@
+"""The report's tables as values: what stands in each cell, and the exact figure behind it where it is rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+from thirdshift.flows.console import money
+from thirdshift.flows.report.curves import lasting
+from thirdshift.flows.report.data import Row, RunFacts
+from thirdshift.flows.report.sentences import basis
+
+MOST_ROWS = 20
+"""Rows shown of a table that has one for each task and endpoint; the dearest come first."""
+MESSAGE = 300
+"""Characters of a provider's message: the rest is in the warehouse."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    text: str
+    value: str | None = None
+    """The figure in full, as SQL has it; it becomes a `<data>` element."""
+    right: bool = False
+    long: bool = False
+    """A sentence, which needs room."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportTable:
+    name: str
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+    numeric: frozenset[int] = frozenset()
+    """Columns whose heads stand to the right."""
+
+
+def table(
+    name: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], note: str = ""
+) -> ReportTable | None:
+    """None where there is no row."""
+    found = tuple(tuple(row) for row in rows)
+    if not found:
+        return None
+    numeric = frozenset(k for k in range(len(head)) if any(row[k].right for row in found))
+    return ReportTable(name, caption, tuple(head), found, note, numeric)
+
+
+# --- cells --------------------------------------------------------------------------------------------------------------
+
+
+def words(text: Any) -> Cell:
+    shown = "" if text is None else str(text)
+    return Cell(shown, long=len(shown) > 40)
+
+
+def said(text: str | None) -> Cell:
+    """A message from outside, cut."""
+    clean = " ".join((text or "").split())
+    return Cell(clean if len(clean) <= MESSAGE else clean[: MESSAGE - 1] + "…", long=len(clean) > 40)
+
+
+def usd(amount: Decimal | None) -> Cell:
+    if amount is None:
+        return Cell("unknown", right=True)
+    return Cell(("\N{MINUS SIGN}" if amount < 0 else "") + money(abs(amount)), f"{amount:f}", right=True)
+
+
+def unit_price(amount: Decimal | None) -> Cell:
+    if amount is None:
+        return Cell("as input", right=True)
+    return Cell(f"${amount.normalize():f}", f"{amount:f}", right=True)
+
+
+def count(number: Any) -> Cell:
+    return Cell("", right=True) if number is None else Cell(f"{int(number):,}", str(int(number)), right=True)
+
+
+def score(value: float | None, scored: int | None = None) -> Cell:
+    if value is None:
+        return Cell("not scored", right=True)
+    return Cell(f"{value:.4f}" + (f" of {scored:,}" if scored else ""), repr(float(value)), right=True)
+
+
+def seconds(value: float | None) -> Cell:
+    return (
+        Cell("", right=True)
+        if value is None
+        else Cell(lasting(value), repr(round(float(value), 3)), right=True)
+    )
+
+
+def off(actual: Any, estimated: Any) -> Cell:
+    if not estimated or actual is None:
+        return Cell("", right=True)
+    return Cell(f"{float(actual) / float(estimated) - 1:+.1%}", right=True)
+
+
+# --- tables, in the order of the page -----------------------------------------------------------------------------------
+
+
+def bill(night: RunFacts) -> ReportTable | None:
+    ours = [(words("this run"), usd(night.counts["spent_usd"]), score(night.counts["mean_score"], night.counts["scored"]),
+             Cell(""), words("paid"))]  # fmt: skip
+    alone = [
+        (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in night.emulated else "")), usd(row["alone_usd"]),
+         score(row["score"], row["scored"]), usd(row["saved_usd"]), words(BILL_BASES.get(row["basis"], row["basis"])))
+        for row in night.bill
+    ]  # fmt: skip
+    return table(
+        "bill", "Cost of the whole batch",
+        ("Endpoint", "Cost", "Mean score", "Saved by this run", "How it is known"),
+        ours + alone if alone else (),
+        "The score of an endpoint alone is its mean in the pilot. A negative saving means that the endpoint alone "
+        "would have been cheaper; see whether it would have cleared the floor.",
+    )  # fmt: skip
+
+
+BILL_BASES = {
+    "pilot": "its mean cost in the pilot, for all requests",
+    "tokens": "the tokens of the answers served, at its price",
+}
+
+
+def certificates(night: RunFacts) -> ReportTable | None:
+    return table(
+        "certificates", "What is claimed",
+        ("Of", "Scorer", "Basis", "Floor", "Mean", "Lower bound", "Scored", "Method", "Certified"),
+        [
+            (words(row["task"] if row["task"] is not None else "whole batch"), words(row["scorer"]), words(basis(row)),
+             score(row["floor"]), score(row["mean"]), score(row["lower_bound"]),
+             Cell(f"{row['scored']:,} of {row['population']:,}", str(row["scored"]), right=True),
+             words(f"{row['method']}, {row['confidence']:.0%}"), words("yes" if row["certified"] else "no"))
+            for row in night.certificates
+        ],
+    )  # fmt: skip
+
+
+def served(night: RunFacts) -> ReportTable | None:
+    return table(
+        "served", "Who answered what, and how well", ("Endpoint", "Task", "Requests", "Mean score", "Without an answer"),
+        [
+            (words(row["endpoint"] or "none"), words(row["task"]), count(row["requests"]),
+             score(row["score"], row["scored"] if row["scored"] != row["requests"] else None), count(row["errors"]))
+            for row in night.served[:MOST_ROWS]
+        ],
+        _cut(night.served),
+    )  # fmt: skip
+
+
+def spend(night: RunFacts) -> ReportTable | None:
+    return table(
+        "spend", "Where the money went",
+        ("Endpoint", "Tier", "For", "Attempts", "Unsettled", "Input tokens", "of them cached", "Output tokens", "Cost"),
+        [
+            (words(row["endpoint"]), words(row["mode"]), words(row["purpose"]), count(row["attempts"]),
+             count(row["attempts_unsettled"]), count(row["input_tokens"]), count(row["cached_tokens"]),
+             count(row["output_tokens"]), usd(row["cost_usd"]))
+            for row in night.spend
+        ],
+    )  # fmt: skip
+
+
+def spend_by_task(night: RunFacts) -> ReportTable | None:
+    return table(
+        "spend-by-task", "Cost by task and endpoint", ("Task", "Endpoint", "Cost"),
+        [(words(row["task"] or "no request"), words(row["endpoint"]), usd(row["cost_usd"]))
+         for row in night.spend_by_task[:MOST_ROWS]],
+        _cut(night.spend_by_task),
+    )  # fmt: skip
+
+
+def times(night: RunFacts) -> ReportTable | None:
+    return table(
+        "times", "How long an answer took", ("Endpoint", "Answers", "Half within", "95 % within", "Slowest"),
+        [(words(row["endpoint"]), count(row["requests"]), seconds(row["median"]), seconds(row["slow"]),
+          seconds(row["slowest"])) for row in night.times],
+        "From sending to settling, so that of a batch tier the batch's whole time counts.",
+    )  # fmt: skip
+
+
+def shards(night: RunFacts) -> ReportTable | None:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in night.shards:
+        grouped.setdefault((row["purpose"], row["endpoint"]), []).append(row)
+    return table(
+        "shards", "Shards by purpose",
+        ("For", "Endpoint", "Shards", "Requests", "Failed", "Began (UTC)", "Ended (UTC)"),
+        [
+            (words(purpose), words(endpoint), count(len(rows)), count(sum(row["requests"] for row in rows)),
+             count(sum(row["status"] == "failed" for row in rows)), words(_clock(min(row["started_at"] for row in rows))),
+             words(_ended(rows)))
+            for (purpose, endpoint), rows in grouped.items()
+        ],
+    )  # fmt: skip
+
+
+def workers(night: RunFacts) -> ReportTable | None:
+    return table(
+        "workers", "Local workers",
+        ("Worker", "Endpoint", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
+        [(words(row["worker_id"]), words(row["endpoint"]), words(row["device"]), words(_clock(row["started_at"])),
+          words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]),
+          Cell("", right=True) if row["accounting_usd"] is None else usd(row["accounting_usd"]))
+         for row in night.workers],
+    )  # fmt: skip
+
+
+def estimates(night: RunFacts) -> ReportTable | None:
+    return table(
+        "estimates", "Expected and paid, of requests sent where they were planned",
+        ("Endpoint", "Task", "Requests", "Expected", "Paid", "Error", "Input tokens", "Output tokens"),
+        [
+            (words(row["endpoint"]), words(row["task"]), count(row["requests"]), usd(row["predicted_usd"]),
+             usd(row["cost_usd"]), off(row["cost_usd"], row["predicted_usd"]),
+             off(row["input_tokens_actual"], row["input_tokens_estimated"]),
+             off(row["output_tokens_actual"], row["output_tokens_estimated"]))
+            for row in night.estimates[:MOST_ROWS]
+        ],
+        " ".join(filter(None, ["Tokens: how far what was counted is off what was expected.", _cut(night.estimates)])),
+    )  # fmt: skip
+
+
+def failed_attempts(night: RunFacts) -> ReportTable | None:
+    return table(
+        "failed-attempts", "Failed attempts by cause",
+        ("Cause", "Endpoint", "Attempts", "Requests", "answered in the end", "Cost", "For example"),
+        [
+            (words(row["cause"]), words(row["endpoint"]), count(row["attempts"]), count(row["requests"]),
+             count(row["answered"]), usd(row["cost_usd"]), said(row["example"]))
+            for row in night.failed_attempts[:MOST_ROWS]
+        ],
+    )  # fmt: skip
+
+
+def unanswered(night: RunFacts) -> ReportTable | None:
+    return table(
+        "unanswered", "Requests without an answer, by cause", ("Cause", "Requests", "First id", "For example"),
+        [(words(row["cause"]), count(row["requests"]), said(row["first_id"]), said(row["example"]))
+         for row in night.unanswered],
+    )  # fmt: skip
+
+
+def rejected(night: RunFacts) -> ReportTable | None:
+    return table(
+        "rejected", "Input rows refused, by reason", ("Reason", "Rows", "First row", "First id"),
+        [(said(row["reason"]), count(row["rows"]), count(row["first_row"]), said(row["first_id"]))
+         for row in night.rejected],
+    )  # fmt: skip
+
+
+def slowest(night: RunFacts) -> ReportTable | None:
+    return table(
+        "slowest", "The slowest attempts",
+        ("Request", "Endpoint", "For", "Attempt", "Took", "Input tokens", "Output tokens", "Cost"),
+        [
+            (said(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
+             seconds(row["seconds"]), count(row["input_tokens"]), count(row["output_tokens"]), usd(row["cost_usd"]))
+            for row in night.slowest
+        ],
+    )  # fmt: skip
+
+
+def dearest(night: RunFacts) -> ReportTable | None:
+    return table(
+        "dearest", "The dearest requests",
+        ("Request", "Endpoints", "Attempts", "Input tokens", "Output tokens", "Cost"),
+        [
+            (said(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
+             count(row["output_tokens"]), usd(row["cost_usd"]))
+            for row in night.dearest
+        ],
+    )  # fmt: skip
+
+
+def prices(night: RunFacts) -> ReportTable | None:
+    rows = [
+        (words(row["endpoint"]), words(row["model"]), words(row["mode"]), *_price(row), words(row["source"]),
+         words(_day(row["as_of"])))
+        for row in night.prices
+    ]  # fmt: skip
+    return table(
+        "prices", "Prices in force, USD per million tokens",
+        ("Endpoint", "Model", "Tier", "Input", "Output", "Cached input", "Source", "As of"), rows,
+    )  # fmt: skip
+
+
+def _price(row: Row) -> tuple[Cell, Cell, Cell]:
+    hourly = row["usd_per_hour"]
+    if hourly is not None:
+        none = Cell("none", right=True)
+        return Cell(f"${hourly.normalize():f} an hour", f"{hourly:f}", right=True), none, none
+    return (
+        unit_price(row["input_usd_per_mtok"]),
+        unit_price(row["output_usd_per_mtok"]),
+        unit_price(row["cached_usd_per_mtok"]),
+    )
+
+
+def _cut(rows: Sequence[Row]) -> str:
+    return (
+        f"The first {MOST_ROWS} of {len(rows):,} rows; the rest is in the warehouse."
+        if len(rows) > MOST_ROWS
+        else ""
+    )
+
+
+def _clock(at: Any) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def _ended(rows: Sequence[Row]) -> str:
+    if any(row["finished_at"] is None for row in rows):
+        return "under way"
+    return _clock(max(row["finished_at"] for row in rows))
+
+
+def _day(day: date | None) -> str:
+    return "" if day is None else day.isoformat()

@@ -1,0 +1,1 @@
+"""What identifies one run and what is fixed about it."""

@@ -1,0 +1,112 @@
+"""A run's folder beside the warehouse: its job, frozen input and journals; and the lock of the process on it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from thirdshift.flows.errors import UserError
+
+OWNERS_ALONE = 0o077
+
+
+class RunAlive(UserError):
+    """Another process is on this run."""
+
+
+class UnknownRun(UserError):
+    """No run of that id beside this warehouse."""
+
+
+def folder_of(warehouse: Path, run_id: str) -> Path:
+    return warehouse.with_name(warehouse.name + ".d") / run_id
+
+
+@contextmanager
+def masked(mask: int) -> Iterator[int]:
+    """Files made meanwhile, by whatever library, have no right that `mask` takes. Yields the mask that was before."""
+    before = os.umask(mask)
+    try:
+        yield before
+    finally:
+        os.umask(before)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Path]:
+    """The folder, made where it is missing, held by this process alone; the lock ends with the process.
+
+    Raises RunAlive, naming the pid, while another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(folder / "pid.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.pread(descriptor, 32, 0).decode() or "unknown"
+            raise RunAlive(
+                f"run {folder.name} is alive: process {pid} is on it; wait for it or stop it"
+            ) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        yield folder
+    finally:
+        os.close(descriptor)
+
+
+def mark_of(folder: Path) -> str:
+    """What tells this run from others of its name, at a provider that knows them all: eight letters and digits, drawn
+    when it is first asked."""
+    place = folder / "mark"
+    if not place.exists():
+        temporary = place.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(secrets.token_hex(4))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(place)
+    return place.read_text(encoding="utf-8")
+
+
+def remember(folder: Path, facts: dict[str, Any]) -> None:
+    """Keep what `resume` needs to know of how the run was called."""
+    temporary = folder / "job.json.tmp"
+    with open(
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        json.dump(facts, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(folder / "job.json")
+
+
+def recall(folder: Path) -> dict[str, Any] | None:
+    """What `remember` kept; None where no run has begun."""
+    path = folder / "job.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def known_runs(warehouse: Path) -> list[str]:
+    """Ids of the runs that have a folder beside this warehouse, newest first."""
+    home = folder_of(warehouse, "x").parent
+    begun = [path.parent for path in home.glob("*/job.json")]
+    return [path.name for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True)]
+
+
+def alive_runs(warehouse: Path) -> list[str]:
+    """Ids of the runs that a process is on now."""
+    alive = []
+    for run_id in known_runs(warehouse):
+        try:
+            with locked(folder_of(warehouse, run_id)):
+                pass
+        except RunAlive:
+            alive.append(run_id)
+    return alive

@@ -1,0 +1,1 @@
+"""A whole night played on recorded outcomes."""

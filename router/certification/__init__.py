@@ -1,0 +1,1 @@
+"""Scores, bounds and certificates."""

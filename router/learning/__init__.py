@@ -1,0 +1,1 @@
+"""What to observe next, and when observing more would not pay."""

@@ -1,0 +1,88 @@
+"""Endpoints as the planner sees them: one option per endpoint and price, and what each would charge each request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.router.planning.options import Throughput, options_for
+from thirdshift.router.planning.problem import Option
+from thirdshift.router.pricing.prices import schedule_columns
+from thirdshift.router.values import Endpoint
+
+DEVICE_PACE = {
+    "cuda": Throughput(
+        prefill_tokens_per_second=8000.0, decode_tokens_per_second=2000.0, startup_seconds=120.0
+    ),
+    "npu": Throughput(
+        prefill_tokens_per_second=4800.0, decode_tokens_per_second=1200.0, startup_seconds=180.0
+    ),
+    "cpu": Throughput(prefill_tokens_per_second=2000.0, decode_tokens_per_second=600.0, startup_seconds=40.0),
+}
+"""One worker before any was measured here: guesses to plan the first night with. The CPU's are of a tiny model on two
+cores (FACTS: ready after 32 s); the NPU's are 60 % of the GPU's (FIELD: Ascend 950PR against an H100-class part)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An option with what it takes to price it."""
+
+    option: Option
+    endpoint: int
+    """Position among the endpoints."""
+    factor: Decimal
+    """Off-peak factor within the option's windows."""
+
+
+def offers(
+    endpoints: Sequence[Endpoint],
+    now: datetime,
+    deadline: datetime | None,
+    throughputs: Mapping[str, Throughput] | None = None,
+    token_factors: Mapping[str, float] | None = None,
+) -> tuple[Offer, ...]:
+    """Every endpoint's options between `now` and `deadline`: one, or one for each price that will be in force.
+
+    `paces` (measured) and `token_factors` are by endpoint name; a missing one is the prior of its device, or 1.
+    """
+    found = []
+    for position, endpoint in enumerate(endpoints):
+        prior = DEVICE_PACE[endpoint.workers.device] if endpoint.workers is not None else None
+        priced = options_for(
+            endpoint,
+            now=now,
+            deadline=deadline,
+            throughput=(throughputs or {}).get(endpoint.name, prior),
+            token_factor=(token_factors or {}).get(endpoint.name, 1.0),
+        )
+        found += [Offer(each.option, position, each.factor) for each in priced]
+    return tuple(found)
+
+
+def cost_matrix(
+    endpoints: Sequence[Endpoint],
+    offered: Sequence[Offer],
+    input_tokens: Sequence[NDArray[np.int32]],
+    output_tokens: NDArray[np.float32],
+    cached_tokens: NDArray[np.int32] | None = None,
+) -> NDArray[np.float64]:
+    """USD [n, options] for input tokens ([n] for each endpoint) and output tokens [n, endpoints]; 0 where hours are paid
+    for."""
+    cost = np.zeros((len(output_tokens), len(offered)))
+    for column, offer in enumerate(offered):
+        endpoint = endpoints[offer.endpoint]
+        if endpoint.price.usd_per_hour is not None:
+            continue
+        factor = offer.option.token_factor
+        told = input_tokens[offer.endpoint]
+        told = told if factor == 1.0 else np.rint(told * factor).astype(np.int32)
+        cached = None if cached_tokens is None else np.rint(cached_tokens * factor).astype(np.int32)
+        cost[:, column] = schedule_columns(
+            endpoint.price, offer.factor, told, output_tokens[:, offer.endpoint].astype(np.float64), cached
+        )
+    return cost

@@ -1,0 +1,1 @@
+"""How likely an endpoint is right on a request, learnt from scored answers."""

@@ -1,0 +1,1 @@
+"""Prices, where they are written down, and what is known of models."""

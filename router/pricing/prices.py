@@ -1,0 +1,272 @@
+"""What a call costs: the price in force at an instant, the highest it can be, and the bill for tokens used.
+
+A schedule's price at an instant is its base or the tier that the request's input tokens reach, times the
+factor of the first off-peak rule that holds then. Amounts are exact decimals to the ledger's nine places; the
+`…_columns` functions are the same sums in floats, for planning over many requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.router.values import JSON, QUANTUM, Endpoint, OffPeak, Price, PriceSchedule, Request, Usage
+
+TEMPLATE_TOKENS = 256
+"""At most what a chat template adds to a request on its own: generation prompt, date, default system text.
+The longest default we know of is gpt-oss' harmony header, about 100 tokens."""
+
+MESSAGE_TOKENS = 16
+"""At most what a chat template adds to each message: role, start and end marks (3 to 8 in those we know)."""
+
+IMAGE_TOKENS = 16_384
+"""At most what an image part is billed as, however short its URL (Qwen-VL's ceiling, the highest we know)."""
+
+_ONE = Decimal(1)
+_QUARTER = timedelta(minutes=15)
+"""Every offset from UTC in use is a whole number of quarter hours, so every local hour begins on one."""
+
+Ints = NDArray[np.integer]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of time, `start` inside and `end` outside, in which a schedule's prices do not change."""
+
+    start: datetime
+    end: datetime
+    factor: Decimal
+
+
+# --- what is in force ---------------------------------------------------------------------------------------
+
+
+def factor_at(schedule: PriceSchedule, when: datetime) -> Decimal:
+    """The off-peak factor in force at `when` (aware): that of the first rule that holds, else 1."""
+    if when.tzinfo is None:
+        raise ValueError("an instant without a time zone has no price; give an aware datetime")
+    for rule in schedule.off_peak:
+        if _holds(rule, when):
+            return rule.factor
+    return _ONE
+
+
+def tier_price(schedule: PriceSchedule, input_tokens: int) -> Price:
+    """The price before off-peak factors: the highest tier that `input_tokens` is above, for all tokens."""
+    price, reached = schedule.base, -1
+    for tier in schedule.tiers:
+        if reached <= tier.above_tokens < input_tokens:
+            price, reached = tier.price, tier.above_tokens
+    return price
+
+
+def price_at(schedule: PriceSchedule, when: datetime, input_tokens: int = 0) -> Price:
+    """The price in force at `when` (aware) for a request of `input_tokens`."""
+    price = tier_price(schedule, input_tokens) if schedule.tiers else schedule.base
+    return scaled(price, factor_at(schedule, when)) if schedule.off_peak else price
+
+
+def scaled(price: Price, factor: Decimal) -> Price:
+    """Every component of `price` times `factor`."""
+    if factor == _ONE:
+        return price
+    cached, write, hour = (
+        None if each is None else each * factor
+        for each in (price.cached_input, price.cache_write, price.cache_write_hour)
+    )
+    return Price(price.input * factor, price.output * factor, cached, write, hour)
+
+
+def ceiling(schedule: PriceSchedule, input_tokens: int | None = None) -> Price:
+    """The highest each unit price can be at any hour, for requests of at most `input_tokens` (None: any).
+
+    A cached token is taken as dear as any other: whether a cache hits is not ours to promise.
+    """
+    tiers = [t.price for t in schedule.tiers if input_tokens is None or t.above_tokens < input_tokens]
+    prices = [schedule.base, *tiers]
+    factor = max(_ONE, *(rule.factor for rule in schedule.off_peak)) if schedule.off_peak else _ONE
+    dearest_input = max(max(p.input, p.cached_input or p.input) for p in prices)
+    stated = any(p.cache_write is not None for p in prices)
+    write = max(max(written_usd(p)) for p in prices) * factor if stated else None
+    return Price(dearest_input * factor, max(p.output for p in prices) * factor, None, write, write)
+
+
+def windows(schedule: PriceSchedule, start: datetime, end: datetime) -> tuple[Window, ...]:
+    """`start` to `end` cut where the price changes: touching windows, neighbours differing in factor."""
+    if end <= start:
+        return ()
+    if not schedule.off_peak:
+        return (Window(start, end, _ONE),)
+    found: list[Window] = []
+    begin = start
+    factor = factor_at(schedule, start)
+    instant = _next_quarter(start)
+    while instant < end:
+        now = factor_at(schedule, instant)
+        if now != factor:
+            found.append(Window(begin, instant, factor))
+            begin, factor = instant, now
+        instant += _QUARTER
+    return (*found, Window(begin, end, factor))
+
+
+def _next_quarter(when: datetime) -> datetime:
+    whole = when.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return whole + _QUARTER * ((when - whole) // _QUARTER + 1)
+
+
+def _holds(rule: OffPeak, when: datetime) -> bool:
+    local = when.astimezone(_zone(rule.tz))
+    return local.hour in rule.hours and local.weekday() in rule.days
+
+
+@lru_cache(maxsize=64)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+# --- what a call costs --------------------------------------------------------------------------------------
+
+
+def cost_usd(price: Price, usage: Usage) -> Decimal:
+    """The bill for `usage` at `price`, exact to nine places. Cached tokens are among the input."""
+    amount = price.output * usage.output_tokens
+    cached = usage.cached_tokens
+    if cached and price.cached_input is not None:
+        amount += price.input * (usage.input_tokens - cached) + price.cached_input * cached
+    else:
+        amount += price.input * usage.input_tokens
+    if usage.written_tokens:
+        write, hour = written_usd(price)
+        brief = usage.written_tokens - usage.written_hour_tokens
+        amount += (write - price.input) * brief + (hour - price.input) * usage.written_hour_tokens
+    return amount.scaleb(-6).quantize(QUANTUM, ROUND_HALF_EVEN)
+
+
+def written_usd(price: Price) -> tuple[Decimal, Decimal]:
+    """USD per million tokens written to a cache, kept five minutes and an hour. Who tells of such tokens and whose
+    price nobody knows is taken to be like Anthropic: 1.25 and 2 times the input."""
+    write = price.input * Decimal("1.25") if price.cache_write is None else price.cache_write
+    return write, price.input * 2 if price.cache_write_hour is None else price.cache_write_hour
+
+
+def worst_case_usd(
+    schedule: PriceSchedule,
+    prompt_bytes: int,
+    max_tokens: int,
+    reasoning_max: int | None = None,
+    messages: int = 2,
+    *,
+    writes_cache: bool = False,
+) -> Decimal:
+    """What an attempt can cost at most, rounded up: no tokenizer makes more tokens than there are bytes.
+
+    `prompt_bytes` counts the texts sent in UTF-8 (messages, tools, schema), see `sent_bytes`; what the chat
+    template adds for `messages` messages is added here. `reasoning_max` is billed on top of `max_tokens`.
+    `writes_cache`: the request asks for its prompt to be kept.
+    """
+    input_tokens = prompt_bytes + TEMPLATE_TOKENS + MESSAGE_TOKENS * messages
+    price = ceiling(schedule, input_tokens) if schedule.tiers or schedule.off_peak else schedule.base
+    dearest_input = price.input if price.cached_input is None else max(price.input, price.cached_input)
+    if writes_cache:
+        dearest_input = max(dearest_input, *written_usd(price))
+    amount = dearest_input * input_tokens + price.output * (max_tokens + (reasoning_max or 0))
+    return amount.scaleb(-6).quantize(QUANTUM, ROUND_UP)
+
+
+def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
+    """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
+    sent = sent_bytes(request)
+    return worst_case_usd(
+        endpoint.price,
+        sent,
+        request.max_tokens,
+        endpoint.reasoning_tokens_max,
+        len(request.messages),
+        writes_cache=writes_cache(endpoint, request),
+    )
+
+
+def writes_cache(endpoint: Endpoint, request: Request) -> bool:
+    """Whether a request asks its provider to keep some of its prompt, which Anthropic charges for."""
+    parts: list[JSON] = [endpoint.params, request.sampling, *request.messages, *(request.tools or ())]
+    for message in request.messages:
+        if not isinstance(message.get("content"), str):
+            parts += message.get("content") or ()
+    return any(isinstance(part, Mapping) and "cache_control" in part for part in parts)
+
+
+def sent_bytes(request: Request) -> int:
+    """UTF-8 bytes of all that a provider may count as input; an image counts `IMAGE_TOKENS` besides."""
+    total = 0
+    for message in request.messages:
+        content = message.get("content")
+        total += len(content.encode()) if isinstance(content, str) else _nested_bytes(content)
+        if len(message) > 2 or "content" not in message:
+            total += sum(_nested_bytes(v) for k, v in message.items() if k not in ("role", "content"))
+    for extra in (request.tools, request.response_schema):
+        if extra is not None:
+            total += _nested_bytes(extra)
+    return total
+
+
+def _nested_bytes(value: JSON) -> int:
+    """At least the bytes of `value` written as JSON without spaces."""
+    if isinstance(value, str):
+        return len(value.encode()) + 2
+    if isinstance(value, Mapping):
+        image = IMAGE_TOKENS if "image" in str(value.get("type", "")) else 0
+        return image + sum(_nested_bytes(k) + _nested_bytes(v) + 2 for k, v in value.items()) + 2
+    if isinstance(value, Sequence):
+        return sum(_nested_bytes(v) + 1 for v in value) + 2
+    return 0 if value is None else len(str(value))
+
+
+def price_id(endpoint: Endpoint, price: Price) -> str:
+    """A name for `price` on `endpoint` in the `prices` table: the same prices always give the same name."""
+    cached = price.input if price.cached_input is None else price.cached_input
+    written = [each for each in (price.cache_write, price.cache_write_hour) if each is not None]
+    numbers = (price.input, price.output, cached, endpoint.price.usd_per_hour or Decimal(0), *written)
+    text = "\n".join([endpoint.model, endpoint.mode.value, *(f"{n:.12f}" for n in numbers)])
+    return f"{endpoint.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+# --- the same over columns ----------------------------------------------------------------------------------
+
+
+def cost_columns(
+    price: Price, input_tokens: Ints, output_tokens: Ints | Floats, cached: Ints | None = None
+) -> Floats:
+    """USD per request in floats, for planning: `price` over columns of tokens, all of one length."""
+    per_input = float(price.input) * 1e-6
+    cost: Floats = input_tokens * per_input + output_tokens * (float(price.output) * 1e-6)
+    if cached is not None and price.cached_input is not None:
+        cost -= cached * (per_input - float(price.cached_input) * 1e-6)
+    return cost
+
+
+def schedule_columns(
+    schedule: PriceSchedule,
+    factor: Decimal,
+    input_tokens: Ints,
+    output_tokens: Ints | Floats,
+    cached: Ints | None = None,
+) -> Floats:
+    """`cost_columns` with each request in the tier it reaches, times an off-peak `factor` (see `windows`)."""
+    cost = cost_columns(scaled(schedule.base, factor), input_tokens, output_tokens, cached)
+    for tier in sorted(schedule.tiers, key=lambda t: t.above_tokens):
+        above = np.flatnonzero(input_tokens > tier.above_tokens)
+        if above.size:
+            part = None if cached is None else cached[above]
+            price = scaled(tier.price, factor)
+            cost[above] = cost_columns(price, input_tokens[above], output_tokens[above], part)
+    return cost

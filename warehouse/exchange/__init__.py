@@ -1,0 +1,1 @@
+"""What leaves the warehouse and comes into it: publications, labels, invoices, erasure."""

@@ -1,0 +1,201 @@
+"""A run's results as Parquet for others: `job=…/run_id=…/part-*.parquet` under `output.path`, `manifest.json` last.
+
+The rows are first exported beside the run, so that the warehouse is not held while an object store takes its time.
+Published files are for others to read: their modes are those of the user's umask.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thirdshift.warehouse.errors import PublishError, WarehouseError, first_line, of_storage
+from thirdshift.warehouse.intake.sources import name, quoted
+from thirdshift.warehouse.journal.files import private_dir
+from thirdshift.warehouse.store import locks
+from thirdshift.warehouse.store.results import pointer
+from thirdshift.warehouse.store.store import Warehouse, run_folder
+
+PART_ROWS = 500_000
+BATCH_ROWS = 8192
+LEADING = ("request_id", "task", "endpoint", "model", "output", "valid")
+TRAILING = (
+    "score",
+    "error",
+    "attempts",
+    "finish_reason",
+    "reasoning",
+    "logprobs",
+    "completed_at",
+    "reused_from",
+    "metadata",
+)
+SQL_TYPES = {"string": "varchar", "integer": "bigint", "number": "double", "boolean": "boolean"}
+"""JSON Schema's type → the column's. All else is JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    path: str
+    """The folder with the parts and the manifest."""
+    rows: int
+    files: tuple[str, ...]
+
+
+def publish(
+    warehouse: Path, run_id: str, destination: str, base: Path, *, say: locks.Say | None = None
+) -> Published:
+    """Write a run's results under `destination` (a folder, relative to `base`, or a URI); what an earlier try left
+    there is replaced. Raises PublishError; the results are in the warehouse in any case.
+    """
+    place = run_folder(warehouse, run_id) / "publish"
+    shutil.rmtree(place, ignore_errors=True)
+    target = _root(destination, base)
+    try:
+        with Warehouse.open(warehouse, say=say) as w:
+            run = w.run(run_id)
+            if run is None:
+                raise PublishError(f"there is no run {run_id} in {warehouse}")
+            folder = private_dir(place)
+            rows = _export(w, run_id, folder)
+        named = f"job={quote(run['job'] or '', safe='')}", f"run_id={quote(run_id, safe='')}"
+        target = _join(target, *named)
+        return _send(folder, target, {"job": run["job"], "run_id": run_id, "rows": rows})
+    except WarehouseError:
+        raise
+    except Exception as error:  # an object store's client has a tree of its own
+        raise PublishError(
+            f"output {target}: cannot be written: {of_storage(error, place) or first_line(error)}; the results are in "
+            f"{warehouse}, and resuming the run publishes them"
+        ) from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+# --- export ----------------------------------------------------------------------------------------------------------
+
+
+def _export(w: Warehouse, run_id: str, folder: Path) -> int:
+    """Local parts of the run's results in the order of the input; how many rows."""
+    columns = _properties(w, run_id)
+    typed = "".join(f", {expression} as {name(column)}" for column, expression in columns.items())
+    query = f"""
+        select {", ".join(f"a.{c}" for c in LEADING)}{typed}, {", ".join(f"a.{c}" for c in TRAILING)}
+        from (select *, case when json_valid(output) and coalesce(valid, true) then output end as parsed
+              from results where run_id = $run_id) a
+        left join requests q using (run_id, request_id) order by q.row"""
+    rows = 0
+    for number, table in enumerate(_pieces(w.stream(query, BATCH_ROWS, run_id=run_id))):
+        pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
+        rows += table.num_rows
+    return rows
+
+
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for batch in batches:
+        held.append(batch)
+        count += batch.num_rows
+        if count >= PART_ROWS:
+            yield pa.Table.from_batches(held)
+            held, count = [], 0
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _properties(w: Warehouse, run_id: str) -> dict[str, str]:
+    """Column → expression, for the properties of all response schemas of the run."""
+    types: dict[str, str] = {}
+    for schema in w.response_schemas(run_id):
+        for key, sql_type in _typed(schema).items():
+            types[key] = sql_type if types.get(key, sql_type) == sql_type else "json"
+    taken = {*LEADING, *TRAILING, "job", "run_id"}
+    return {(f"answer_{key}" if key in taken else key): _expression(key, kind) for key, kind in types.items()}
+
+
+def _typed(schema: Mapping[str, Any]) -> dict[str, str]:
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return {}
+    return {str(key): _sql_type(value) for key, value in properties.items()}
+
+
+def _sql_type(described: Any) -> str:
+    kind = described.get("type") if isinstance(described, Mapping) else None
+    kinds = [k for k in kind if k != "null"] if isinstance(kind, list) else [kind]
+    if kinds == [None] and isinstance(described, Mapping):
+        values = described.get("enum") or [described.get("const")]
+        kinds = ["string"] if all(isinstance(v, str) for v in values) else [None]
+    return SQL_TYPES.get(str(kinds[0]), "json") if len(kinds) == 1 else "json"
+
+
+def _expression(key: str, kind: str) -> str:
+    at = quoted(pointer(key))
+    if kind == "json":
+        return f"json_extract(a.parsed, {at})::varchar"
+    return f"try_cast(json_extract_string(a.parsed, {at}) as {kind})"
+
+
+# --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def _root(destination: str, base: Path) -> str:
+    if "://" in destination:
+        return destination.rstrip("/")
+    return os.path.join(base, destination)
+
+
+def _join(root: str, *names: str) -> str:
+    return "/".join([root.rstrip("/"), *names])
+
+
+def _send(folder: Path, target: str, facts: Mapping[str, Any]) -> Published:
+    try:
+        filesystem, path = fsspec.core.url_to_fs(target)
+    except ImportError as error:
+        raise PublishError(f"output {target}: {first_line(error)}") from error
+    filesystem.makedirs(path, exist_ok=True)
+    manifest = f"{path}/manifest.json"
+    if filesystem.exists(manifest):
+        filesystem.rm_file(manifest)
+    for stale in filesystem.glob(f"{path}/part-*.parquet"):
+        filesystem.rm_file(stale)
+    files = [_send_part(filesystem, part, path) for part in sorted(folder.glob("part-*.parquet"))]
+    described = {
+        **facts,
+        "files": files,
+        "columns": _columns(folder),
+        "written_at": datetime.now(UTC).isoformat(),
+    }
+    filesystem.pipe_file(manifest, json.dumps(described, indent=1).encode())
+    return Published(target, int(facts["rows"]), tuple(f"{target}/{file['path']}" for file in files))
+
+
+def _send_part(filesystem: Any, part: Path, path: str) -> dict[str, Any]:
+    local = "file" in (
+        filesystem.protocol if isinstance(filesystem.protocol, tuple) else (filesystem.protocol,)
+    )
+    goal = f"{path}/{part.name}"
+    if local:  # a store shows an object when it is whole; a folder shows a file as it grows
+        shutil.copyfile(part, f"{path}/.{part.name}.tmp")
+        os.replace(f"{path}/.{part.name}.tmp", goal)
+    else:
+        filesystem.put_file(str(part), goal)
+    return {"path": part.name, "rows": pq.read_metadata(part).num_rows, "bytes": part.stat().st_size}
+
+
+def _columns(folder: Path) -> dict[str, str]:
+    first = next(iter(sorted(folder.glob("part-*.parquet"))), None)
+    return {} if first is None else {field.name: str(field.type) for field in pq.read_schema(first)}

@@ -1,0 +1,1 @@
+"""Input as people have it, read, checked and frozen."""

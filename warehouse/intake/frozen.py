@@ -1,0 +1,156 @@
+"""Reading a run's frozen input: columns for decisions, requests for the shard that sends them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from thirdshift.router.values import Request
+from thirdshift.warehouse.errors import InputError, first_line
+
+WINDOW = 4096
+"""So many requests of a source are in memory at once."""
+
+REQUEST_COLUMNS = [
+    "row",
+    "request_id",
+    "request_hash",
+    "task",
+    "messages",
+    "max_tokens",
+    "temperature",
+    "response_schema",
+    "tools",
+    "sampling",
+]
+
+
+def batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The named columns of all accepted requests, in the order of `row`, a row group at a time."""
+    for path in _parts(folder):
+        with _open(path) as file:
+            for group in range(file.num_row_groups):
+                yield from _group(file, path, group, list(columns)).combine_chunks().to_batches()
+
+
+def column(folder: Path, name: str) -> NDArray[Any] | pa.ChunkedArray:
+    """One column of all requests, indexed by row: NumPy for numbers without nulls, Arrow for all else."""
+    tables = [pa.Table.from_batches([batch]) for batch in batches(folder, [name])]
+    if not tables:
+        raise InputError(f"{folder}: the frozen input holds no row")
+    values = pa.concat_tables(tables)[name]
+    if pa.types.is_primitive(values.type) and not values.null_count:
+        return values.to_numpy()
+    return values
+
+
+class RowSource:
+    """The requests of some rows (`values.RequestSource`), in the order of `rows`, read from disk whenever
+    they are iterated.
+    """
+
+    __slots__ = ("_folder", "_rows")
+
+    def __init__(self, folder: Path, rows: NDArray[np.int64]) -> None:
+        self._folder = folder
+        self._rows = np.asarray(rows, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"RowSource({len(self)} requests)"
+
+    def __iter__(self) -> Iterator[Request]:
+        index = _Index(self._folder)
+        for start in range(0, len(self._rows), WINDOW):
+            wanted = self._rows[start : start + WINDOW]
+            found = index.take(np.unique(wanted))
+            at = np.searchsorted(np.asarray(found["row"]), wanted)
+            for values in found.take(pa.array(at)).to_pylist():
+                yield _request(values)
+
+
+class _Index:
+    """Which row group holds which rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self._groups: list[tuple[Path, int]] = []
+        sizes: list[int] = []
+        for path in _parts(folder):
+            with _open(path) as file:
+                metadata = file.metadata
+                self._groups += [(path, group) for group in range(metadata.num_row_groups)]
+                sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def take(self, rows: NDArray[np.int64]) -> pa.Table:
+        """The requests of ascending, distinct `rows`."""
+        if len(rows) and (rows[0] < 0 or rows[-1] >= self._starts[-1]):
+            raise IndexError(f"rows {rows[0]} to {rows[-1]} of a frozen input of {self._starts[-1]}")
+        groups = np.searchsorted(self._starts, rows, side="right") - 1
+        pieces = []
+        for group in np.unique(groups):
+            path, number = self._groups[group]
+            with _open(path) as file:
+                table = _group(file, path, number, REQUEST_COLUMNS)
+            pieces.append(table.take(pa.array(rows[groups == group] - self._starts[group])))
+        return pa.concat_tables(pieces)
+
+
+def _parts(folder: Path) -> list[Path]:
+    parts = sorted((folder / "requests").glob("part-*.parquet"))
+    if not parts:
+        raise InputError(f"{folder}: there is no frozen input")
+    return parts
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from error
+
+
+def _group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: the frozen input cannot be read: {first_line(error)}; restore the file from a backup, or start "
+        "anew with --fresh"
+    )
+
+
+def _request(values: dict[str, Any]) -> Request:
+    schema, tools, sampling = values["response_schema"], values["tools"], values["sampling"]
+    return Request(
+        row=values["row"],
+        request_id=values["request_id"],
+        request_hash=values["request_hash"],
+        task=values["task"],
+        messages=tuple(json.loads(values["messages"])),
+        max_tokens=values["max_tokens"],
+        temperature=values["temperature"],
+        response_schema=None if schema is None else _parsed(schema),
+        tools=None if tools is None else tuple(_parsed(tools)),
+        sampling={} if sampling is None else _parsed(sampling),
+    )
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """Schemas, tools and sampling repeat from row to row; nobody changes them."""
+    return json.loads(text)

@@ -1,0 +1,336 @@
+"""Any input → the run's frozen input: accepted requests in `requests/`, refused rows in `rejects.parquet`, figures in
+`frozen.json`.
+
+Two passes. The first reads the source once, renders and checks every row and stages it. Then the ids and hashes alone
+are looked at for repetitions (DuckDB, which can spill). The second pass numbers what stands. What grows with the
+input is 17 bytes a row.
+
+Of rows with one id the first that is acceptable stands. Leaders, with `dedupe`: the first of those with one hash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from thirdshift.warehouse.errors import InputError, first_line
+from thirdshift.warehouse.intake import batch_file
+from thirdshift.warehouse.intake.frozen import batches, column
+from thirdshift.warehouse.intake.messages import RENDERED, render, schema_problem
+from thirdshift.warehouse.intake.rendering import RequestSpec, select_raw
+from thirdshift.warehouse.intake.sources import Scan, SqlSource, connect, find, quoted, scan_parquet, scan_sql
+from thirdshift.warehouse.journal.files import building, private_dir, settle
+
+__all__ = ["FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "freeze", "frozen", "reject"]
+
+GROUP_ROWS = 8192
+FILE_ROWS = GROUP_ROWS * 128
+FROZEN = pa.schema(
+    [("row", pa.int64()), *((f.name, f.type) for f in RENDERED if f.name != "flaw"), ("leader", pa.int64())]
+)
+REJECTS = pa.schema([("request_id", pa.string()), ("source_row", pa.int64()), ("reason", pa.string())])
+REPEATED = [
+    "task",
+    "policy",
+    "metadata",
+    "tools",
+    "max_tokens",
+    "temperature",
+    "sampling",
+    "response_schema",
+    "reference",
+]
+"""Columns worth a dictionary; texts and hashes are not."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    source: str | SqlSource
+    base: Path
+    """Relative paths are from here."""
+    request: RequestSpec | None = None
+    dedupe: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    rows: int
+    """Accepted."""
+    rejects: int
+    source_rows: int
+    fingerprint: str
+    """Fingerprint of the accepted ids, hashes and tasks, in order."""
+    tasks: tuple[str, ...]
+
+
+def freeze(spec: InputSpec, folder: Path) -> Intake:
+    """Read, check and store the input, whole or not at all; if that was done before, say what is there.
+
+    Raises InputError: no such input, unreadable, a column missing, or no row that can be accepted.
+    """
+    private_dir(folder)
+    known = frozen(folder)
+    if known is not None:
+        return known
+    with building(folder) as place:
+        staged = place / "staged.parquet"
+        con = connect(place)
+        try:
+            rows = _stage(_raw_batches(spec, con), staged)
+            keep, leader_of, repeated = _look_for_repetitions(con, staged, rows, spec.dedupe)
+        finally:
+            con.close()
+        intake = _write(place, _numbered(staged, keep, leader_of, repeated), rows)
+        staged.unlink()
+        _check_some_row(intake, place, spec)
+        (place / "frozen.json").write_text(json.dumps(asdict(intake)))
+    return intake
+
+
+def frozen(folder: Path) -> Intake | None:
+    """What was frozen here; None if nothing was, or not to the end."""
+    settle(folder)
+    path = folder / "frozen.json"
+    if not path.exists():
+        return None
+    figures = json.loads(path.read_text())
+    return Intake(**(figures | {"tasks": tuple(figures["tasks"])}))
+
+
+def reject(
+    folder: Path, rows_with_reasons: Mapping[int, str], leader: NDArray[np.int64] | None = None
+) -> Intake:
+    """Refuse more rows (row → reason) and number the rest anew. Only before anything was sent: `row`
+    changes its meaning. `leader`: who leads each row instead of who did.
+    """
+    known = frozen(folder)
+    if known is None:
+        raise InputError(f"{folder}: there is no frozen input")
+    if not rows_with_reasons and leader is None:
+        return known
+    kept = np.ones(known.rows, dtype=np.bool_)
+    kept[np.fromiter(rows_with_reasons, np.int64, len(rows_with_reasons))] = False
+    with building(folder) as place:
+        source = _renumbered(folder, kept, _new_leaders(folder, kept, leader), rows_with_reasons)
+        intake = _write(place, source, known.source_rows, before=folder / "rejects.parquet")
+        (place / "frozen.json").write_text(json.dumps(asdict(intake)))
+    return intake
+
+
+# --- first pass: read, render, stage ------------------------------------------------------------------------
+
+
+def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+    request = spec.request or RequestSpec()
+    problem = None if request.response_schema is None else schema_problem(request.response_schema)
+    if problem is not None:
+        raise InputError(f"request.{problem}")
+    if isinstance(spec.source, SqlSource):
+        return _scanned(scan_sql(con, spec.source, spec.base), request)
+    files = find(spec.source, spec.base)
+    return batch_file.read(files, request) if files.jsonl else _scanned(scan_parquet(con, files), request)
+
+
+def _scanned(scan: Scan, request: RequestSpec) -> Iterator[pa.RecordBatch]:
+    query = f"select {select_raw(scan.columns, request, scan.described)} from {scan.relation}"
+    try:
+        yield from scan.con.sql(query).to_arrow_reader(GROUP_ROWS)
+    except duckdb.ConversionException as error:  # its message would hold the value
+        raise InputError(
+            f"input {scan.described}: a value cannot be converted to the type that the query asks"
+        ) from error
+    except (duckdb.Error, OSError) as error:
+        raise InputError(f"input {scan.described}: {first_line(error)}") from error
+
+
+def _stage(batches: Iterable[pa.RecordBatch], path: Path) -> int:
+    rows = 0
+    with pq.ParquetWriter(path, RENDERED, compression="lz4", use_dictionary=REPEATED) as writer:
+        for batch in batches:
+            writer.write_batch(render(batch, rows))
+            rows += batch.num_rows
+    return rows
+
+
+# --- repetitions --------------------------------------------------------------------------------------------
+
+FIRST = """
+    select s.source_row, f.first from read_parquet({staged}) s
+    join (select {key}, min(source_row) as first from read_parquet({staged}) where flaw is null {but}
+          group by {key} having count(*) > 1) f using ({key})
+    where s.flaw is null and s.source_row > f.first {but_s}
+"""
+"""Accepted rows that repeat an earlier one, each with the first."""
+
+
+def _look_for_repetitions(
+    con: duckdb.DuckDBPyConnection, staged: Path, rows: int, dedupe: bool
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """(source row → stands, source row → leader's source row, repeated ids as source rows and firsts)."""
+    name = quoted(str(staged))
+    sound = con.execute(f"select source_row from read_parquet({name}) where flaw is null").fetchnumpy()[
+        "source_row"
+    ]
+    keep = np.zeros(rows, dtype=np.bool_)
+    keep[np.asarray(sound, np.int64)] = True
+    con.execute(
+        "create temp table repeated as " + FIRST.format(staged=name, key="request_id", but="", but_s="")
+    )
+    repeated = {
+        k: np.asarray(v, np.int64) for k, v in con.execute("from repeated order by 1").fetchnumpy().items()
+    }
+    keep[repeated["source_row"]] = False
+    leader_of = np.arange(rows, dtype=np.int64)
+    if dedupe:
+        but = "and source_row not in (select source_row from repeated)"
+        but_s = "and s.source_row not in (select source_row from repeated)"
+        query = FIRST.format(staged=name, key="request_hash", but=but, but_s=but_s)
+        followers = con.execute(query).fetchnumpy()
+        leader_of[np.asarray(followers["source_row"], np.int64)] = followers["first"]
+    return keep, leader_of, repeated
+
+
+# --- second pass: number what stands ------------------------------------------------------------------------
+
+Numbered = tuple[pa.Table, pa.Table]
+"""Accepted rows with FROZEN's columns, and refused rows with REJECTS' columns."""
+
+
+def _numbered(
+    staged: Path,
+    keep: NDArray[np.bool_],
+    leader_of: NDArray[np.int64],
+    repeated: Mapping[str, NDArray[np.int64]],
+) -> Iterator[Numbered]:
+    row_of = np.cumsum(keep, dtype=np.int64) - 1
+    for batch in pq.ParquetFile(staged).iter_batches(GROUP_ROWS):
+        table = pa.Table.from_batches([batch])
+        source = np.asarray(table["source_row"])
+        mask = keep[source]
+        yield _accepted(table.filter(pa.array(mask)), row_of, leader_of), _refused(table, mask, repeated)
+
+
+def _accepted(table: pa.Table, row_of: NDArray[np.int64], leader_of: NDArray[np.int64]) -> pa.Table:
+    source = np.asarray(table["source_row"])
+    table = table.append_column("row", pa.array(row_of[source]))
+    return (
+        table.append_column("leader", pa.array(row_of[leader_of[source]])).select(FROZEN.names).cast(FROZEN)
+    )
+
+
+def _refused(table: pa.Table, mask: NDArray[np.bool_], repeated: Mapping[str, NDArray[np.int64]]) -> pa.Table:
+    bad = table.filter(pa.array(~mask)).select(["request_id", "source_row", "flaw"])
+    at = np.searchsorted(repeated["source_row"], np.asarray(bad["source_row"]))
+    reasons = [
+        flaw if flaw is not None else f"request_id is that of row {repeated['first'][i]}, which stands"
+        for flaw, i in zip(bad["flaw"].to_pylist(), at, strict=True)
+    ]
+    return pa.table([bad["request_id"], bad["source_row"], pa.array(reasons, pa.string())], schema=REJECTS)
+
+
+def _new_leaders(
+    folder: Path, kept: NDArray[np.bool_], leader: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
+    """Old row → the old row that now leads it: the first of its group that is kept."""
+    leader = np.asarray(column(folder, "leader")) if leader is None else leader
+    first = np.full(len(leader), len(leader), dtype=np.int64)
+    rows = np.flatnonzero(kept)
+    np.minimum.at(first, leader[rows], rows)
+    found: NDArray[np.int64] = first[leader]
+    return found
+
+
+def _renumbered(
+    folder: Path, kept: NDArray[np.bool_], leaders: NDArray[np.int64], reasons: Mapping[int, str]
+) -> Iterator[Numbered]:
+    row_of = np.cumsum(kept, dtype=np.int64) - 1
+    for batch in batches(folder, FROZEN.names):
+        table = pa.Table.from_batches([batch])
+        old = np.asarray(table["row"])
+        mask = kept[old]
+        stays = table.filter(pa.array(mask))
+        old_kept = old[mask]
+        stays = stays.set_column(0, "row", pa.array(row_of[old_kept]))
+        stays = stays.set_column(stays.num_columns - 1, "leader", pa.array(row_of[leaders[old_kept]]))
+        goes = table.filter(pa.array(~mask)).select(["request_id", "source_row"])
+        why = pa.array([reasons[int(row)] for row in old[~mask]], pa.string())
+        yield stays, goes.append_column("reason", why)
+
+
+def _write(place: Path, numbered: Iterable[Numbered], source_rows: int, before: Path | None = None) -> Intake:
+    """Write both kinds of rows; `before` holds rejects that come first."""
+    digest = blake2b(digest_size=16)
+    tasks: Counter[str] = Counter()
+    refused = [] if before is None else [pq.read_table(before)]
+    requests = _Parts(private_dir(place / "requests"))
+    for accepted, bad in numbered:
+        refused.extend([bad] if bad.num_rows else [])
+        requests.add(accepted)
+        for name in ("request_id", "request_hash", "task"):
+            digest.update("\n".join(accepted[name].to_pylist()).encode())
+        tasks.update(accepted["task"].unique().to_pylist())
+    requests.close()
+    rejects = pa.concat_tables(refused) if refused else REJECTS.empty_table()
+    pq.write_table(rejects.sort_by("source_row"), place / "rejects.parquet", compression="zstd")
+    return Intake(requests.rows, rejects.num_rows, source_rows, digest.hexdigest(), tuple(sorted(tasks)))
+
+
+class _Parts:
+    """Parquet files of FROZEN's columns whose row groups are full but the last of each file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows = folder, 0
+        self._held: list[pa.Table] = []
+        self._held_rows = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        self._held.append(table)
+        self._held_rows += table.num_rows
+        if self._held_rows >= GROUP_ROWS:
+            held = pa.concat_tables(self._held)
+            whole = held.num_rows - held.num_rows % GROUP_ROWS
+            self._put(held.slice(0, whole))
+            self._held, self._held_rows = [held.slice(whole)], held.num_rows - whole
+
+    def close(self) -> None:
+        if self._held_rows or self._writer is None:
+            self._put(pa.concat_tables(self._held) if self._held else FROZEN.empty_table())
+        if self._writer is not None:
+            self._writer.close()
+
+    def _put(self, table: pa.Table) -> None:
+        if self._writer is not None and self.rows % FILE_ROWS == 0:
+            self._writer.close()
+            self._writer = None
+        if self._writer is None:
+            path = self.folder / f"part-{self.rows // FILE_ROWS:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, FROZEN, compression="zstd", use_dictionary=REPEATED)
+        self._writer.write_table(table, row_group_size=GROUP_ROWS)
+        self.rows += table.num_rows
+
+
+def _check_some_row(intake: Intake, place: Path, spec: InputSpec) -> None:
+    if intake.rows:
+        return
+    shown = "the query" if isinstance(spec.source, SqlSource) else spec.source
+    if not intake.source_rows:
+        raise InputError(f"input {shown}: it holds no row")
+    reasons = pc.value_counts(pq.read_table(place / "rejects.parquet")["reason"]).to_pylist()
+    most: Any = max(reasons, key=lambda entry: entry["counts"])
+    raise InputError(
+        f"input {shown}: none of its {intake.source_rows} rows is acceptable; "
+        f"{most['counts']} of them: {most['values']}"
+    )

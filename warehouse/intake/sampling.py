@@ -1,0 +1,106 @@
+"""A first look at any input, before there is a job for it: its columns, its first rows, which columns name a row."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from thirdshift.warehouse.errors import InputError, first_line
+from thirdshift.warehouse.intake.sources import (
+    Files,
+    Scan,
+    SqlSource,
+    connect,
+    find,
+    name,
+    quoted,
+    scan_parquet,
+    scan_sql,
+)
+
+SAMPLE_ROWS = 2_000
+READERS = {
+    ".csv": "read_csv",
+    ".tsv": "read_csv",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
+    ".json": "read_json",
+}
+"""Endings of files that a query reads and `input:` does not take by themselves, to what DuckDB reads them with."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSample:
+    source: str
+    """As it was named."""
+    by_query: bool
+    """Whether a job reads it by a query (`input: {sql: …}`)."""
+    batch_file: bool
+    """An OpenAI batch file, whose lines are requests already."""
+    rows: int
+    columns: Mapping[str, str]
+    """Name → DuckDB's type, in order."""
+    first: pa.Table = field(repr=False)
+    distinct: Mapping[str, int] = field(default_factory=dict)
+    """Column → how many values it has in all rows, nulls left out; of columns short enough to name or group a row."""
+
+
+def sample(source: str, base: Path) -> InputSample:
+    """Look at `source`; relative paths are from `base`. Raises InputError: no such input, or unreadable."""
+    ending = Path(source.removesuffix(".gz")).suffix.lower()
+    with tempfile.TemporaryDirectory(prefix="thirdshift-look-") as folder:
+        con = connect(Path(folder))
+        try:
+            if ending in READERS:
+                return _by_query(con, source, base, READERS[ending])
+            files = find(source, base)
+            if files.jsonl:
+                raise InputError(f"input {source}: name one .jsonl file to look at")
+            return _looked(scan_parquet(con, files), source)
+        except duckdb.Error as error:
+            raise InputError(f"input {source}: {first_line(error)}") from error
+        finally:
+            con.close()
+
+
+def _by_query(con: duckdb.DuckDBPyConnection, source: str, base: Path, reader: str) -> InputSample:
+    if reader == "read_json" and _is_batch_file(find(source, base)):
+        con.execute("set preserve_insertion_order = true")
+        scan = scan_sql(con, SqlSource(f"select * from read_json({quoted(source)})"), base)
+        found = _looked(scan, source)
+        return InputSample(source, False, True, found.rows, {}, found.first)
+    scan = scan_sql(con, SqlSource(f"select * from {reader}({quoted(source)})"), base)
+    found = _looked(scan, source)
+    return InputSample(source, True, False, found.rows, found.columns, found.first, found.distinct)
+
+
+def _is_batch_file(files: Files) -> bool:
+    with files.open(files.paths[0]) as handle:
+        try:
+            line = json.loads(handle.readline())
+        except ValueError:
+            return False
+    return isinstance(line, dict) and "custom_id" in line and "body" in line
+
+
+def _looked(scan: Scan, source: str) -> InputSample:
+    con = scan.con
+    first = con.execute(f"select * from {scan.relation} limit {SAMPLE_ROWS}").to_arrow_table()
+    short = [column for column, kind in scan.columns.items() if _names_rows(kind)]
+    counts = ", ".join(["count(*)", *(f"count(distinct {name(column)})" for column in short)])
+    found = con.execute(f"select {counts} from {scan.relation}").fetchone()
+    rows, *distinct = found or (0,)
+    return InputSample(
+        source, False, False, rows, scan.columns, first, dict(zip(short, distinct, strict=True))
+    )
+
+
+def _names_rows(kind: str) -> bool:
+    """Whether a column of this type can name or group rows."""
+    return kind in ("VARCHAR", "UUID", "BOOLEAN", "DATE") or "INT" in kind or kind.startswith("ENUM")

@@ -1,0 +1,1 @@
+"""What has happened, appended; sealed into Parquet parts."""

@@ -1,0 +1,163 @@
+"""A part: a shard's sealed journal as Parquet, one row per ledger entry, whole or absent.
+
+The columns up to `reasoning_tokens` are the entry's; from `reply` on they are what came back: `answer`,
+`failure`, or null where nothing did. Parts stay in the run's folder until the run is purged: they are
+small, and whoever lost a warehouse file can ingest them again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from thirdshift.router.values import Answer, Failure, Intent, LedgerStatus, Outcome
+from thirdshift.warehouse.errors import StoreError, first_line
+from thirdshift.warehouse.journal.files import private_dir, sync
+
+USD = pa.decimal128(18, 9)
+INSTANT = pa.timestamp("us", tz="UTC")
+
+PART = pa.schema(
+    [
+        ("entry_id", pa.string()),
+        ("run_id", pa.string()),
+        ("shard_id", pa.string()),
+        ("row", pa.int64()),
+        ("request_id", pa.string()),
+        ("endpoint", pa.string()),
+        ("model", pa.string()),
+        ("provider", pa.string()),
+        ("mode", pa.string()),
+        ("purpose", pa.string()),
+        ("attempt", pa.int32()),
+        ("reserved_usd", USD),
+        ("started_at", INSTANT),
+        ("price_id", pa.string()),
+        ("region", pa.string()),
+        ("provider_ref", pa.string()),
+        ("status", pa.string()),
+        ("cost_usd", USD),
+        ("settled_at", INSTANT),
+        ("model_reported", pa.string()),
+        ("input_tokens", pa.int64()),
+        ("cached_tokens", pa.int64()),
+        ("output_tokens", pa.int64()),
+        ("reasoning_tokens", pa.int64()),
+        ("reply", pa.string()),
+        ("output", pa.string()),
+        ("reasoning", pa.string()),
+        ("finish_reason", pa.string()),
+        ("valid", pa.bool_()),
+        ("failure_kind", pa.string()),
+        ("message", pa.string()),
+        ("final", pa.bool_()),
+        ("logprobs", pa.string()),
+    ]
+)
+SINCE = ("logprobs",)
+"""Columns that parts of earlier versions lack."""
+
+
+def entries(pairs: Iterable[tuple[Intent, Outcome | None]]) -> pa.Table:
+    """PART's rows, one per attempt. Without an outcome it is `unsettled`, at the most it can have cost."""
+    rows = [_of_intent(intent) + _of_outcome(intent, outcome) for intent, outcome in pairs]
+    columns = zip(*rows, strict=True) if rows else ((),) * len(PART)
+    named = dict(zip((*_OF_INTENT, *_OF_OUTCOME), columns, strict=True))
+    return pa.table([pa.array(named[field.name], field.type) for field in PART], schema=PART)
+
+
+_OF_INTENT = (
+    "entry_id", "run_id", "shard_id", "row", "request_id", "endpoint", "model", "provider", "mode", "purpose", "attempt",
+    "reserved_usd", "started_at", "price_id", "region",
+)  # fmt: skip
+_USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
+_ANSWER = ("output", "reasoning", "finish_reason", "valid", "logprobs")
+_OF_OUTCOME = (
+    "status", "cost_usd", "provider_ref", "settled_at", "model_reported", "final", *_USAGE, "reply", *_ANSWER,
+    "failure_kind", "message",
+)  # fmt: skip
+_of_intent = attrgetter(*_OF_INTENT)
+_of_usage, _of_answer = attrgetter(*_USAGE), attrgetter(*_ANSWER)
+_NO_USAGE, _NO_ANSWER = (None,) * len(_USAGE), (None,) * len(_ANSWER)
+
+
+def _of_outcome(intent: Intent, outcome: Outcome | None) -> tuple[Any, ...]:
+    if outcome is None:
+        nothing = (None, None, None, *_NO_USAGE, None, *_NO_ANSWER, None, None)
+        return (LedgerStatus.UNSETTLED, intent.reserved_usd, intent.provider_ref, *nothing)
+    head = (
+        outcome.status, outcome.cost_usd, outcome.provider_ref or intent.provider_ref, outcome.settled_at,
+        outcome.model_reported, outcome.final,
+    )  # fmt: skip
+    usage = _NO_USAGE if outcome.usage is None else _of_usage(outcome.usage)
+    reply = outcome.reply
+    if isinstance(reply, Answer):
+        return (*head, *usage, "answer", *_of_answer(reply), None, None)
+    if isinstance(reply, Failure):
+        return (*head, *usage, "failure", *_NO_ANSWER, reply.kind, reply.message)
+    return (*head, *usage, None, *_NO_ANSWER, None, None)
+
+
+def write(folder: Path, name: str, table: pa.Table) -> Path:
+    """A part called `name`, or `name-2` and so on where that is taken; on disk when this returns."""
+    return put(table, _free(private_dir(folder / "parts"), name))
+
+
+def put(table: pa.Table, path: Path) -> Path:
+    """Write a part whole: beside, synced, renamed; mode 0600."""
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)  # a full disk wants it back
+    sync(path.parent)
+    return path
+
+
+def _free(parts: Path, name: str) -> Path:
+    path, number = parts / f"{name}.parquet", 1
+    while path.exists():
+        number += 1
+        path = parts / f"{name}-{number}.parquet"
+    return path
+
+
+def of_run(folder: Path) -> list[Path]:
+    """All parts in a run's folder, by name."""
+    return sorted((folder / "parts").glob("[!.]*.parquet"))
+
+
+def of_shard(folder: Path, shard_id: str) -> list[Path]:
+    """The parts sealed from this shard's journals."""
+    names = (folder / "parts").glob(f"{shard_id}*.parquet")
+    return sorted(p for p in names if p.stem == shard_id or p.stem.removeprefix(f"{shard_id}-").isdigit())
+
+
+def read(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A part. StoreError if it cannot be read or is no part of ours."""
+    try:
+        table = pq.read_table(path, columns=columns, partitioning=None)
+        return table if columns else _whole(table).select(PART.names).cast(PART)
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise StoreError(
+            f"{path}: this part cannot be read ({first_line(error)}); restore it from a backup, or move it away, and "
+            "its attempts will then be missing from the ledger"
+        ) from error
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    for name in SINCE:
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(table.num_rows, PART.field(name).type))
+    return table

@@ -1,0 +1,1 @@
+"""The DuckDB file: its schema, one module per table, questions."""

@@ -1,0 +1,120 @@
+"""Scores that had to be asked for: the answers to be scored, a judge's replies, and verdicts kept by what was judged."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from thirdshift.warehouse.store.results import ANSWERS_REQUESTS
+from thirdshift.warehouse.store.store import Warehouse, frozen_parquet, run_folder
+
+ANSWERS = """
+with asked as (
+    select q.row, q.leader, q.request_id, q.task, w.endpoint
+    from wanted w join requests q on q.run_id = $run_id and q.row = w.row),
+newest as (
+    select * from responses
+    where run_id = $run_id and {answers_requests} and row in (select leader from asked)
+    qualify row_number() over (
+        partition by row, endpoint order by reply, coalesce(valid, true) desc, settled_at desc, entry_id) = 1)
+select a.row, a.leader, a.request_id, a.task, a.endpoint, r.model, r.purpose,
+       case when r.reply = 'answer' then r.output end as output, f.messages, f.reference, f.response_schema, f.metadata
+from asked a
+join newest r on r.row = a.leader and r.endpoint = a.endpoint
+join {frozen} f on f.row = a.row
+where not $unscored or not exists (
+    select 1 from observations o
+    where o.run_id = $run_id and o.request_id = a.request_id and o.endpoint = a.endpoint and o.basis <> 'human'
+      and o.observed_at >= r.settled_at)
+order by a.row, a.endpoint
+"""
+
+REPLIES = """
+-- what judges said that is not among the verdicts yet. A judge that failed at the same answer twice has given no verdict
+-- on it; but one that fails at more than a tenth is out of order, and has said nothing. What was not sent is no attempt
+with told as (
+    select r.row, r.request_id, s.subject, r.reply, r.output,
+           r.reply = 'answer'
+               or r.failure_kind in ('refused', 'context_overflow', 'cut_empty', 'invalid', 'bad_request') as final
+    from responses r join shards s using (run_id, shard_id)
+    where r.run_id = $run_id and r.purpose = 'judge'
+      and coalesce(r.failure_kind, '') not in ('budget', 'deadline', 'cancelled', 'expired')),
+about as (
+    select row, request_id, subject, any_value(output) filter (reply = 'answer') as output,
+           bool_or(final) as final, count(*) as attempts
+    from told group by row, request_id, subject),
+said as (
+    select *, count(*) filter (not final) over () <= count(*) over () * 0.1 as in_order from about)
+select row, subject, output from said a
+where (final or (attempts >= 2 and in_order))
+  and not exists (
+      select 1 from judgements j
+      where j.run_id = $run_id and j.request_id = a.request_id and j.endpoint = a.subject)
+order by row, subject
+"""
+
+KNOWN = """
+select key, arg_max(score, judged_at) as score from judgements
+where key in (select key from asked) and (score is not null or run_id = $run_id)
+group by key
+"""
+
+LOOKED = """
+select distinct q.row, r.endpoint
+from responses r join requests q on q.run_id = r.run_id and q.leader = r.row
+where r.run_id = $run_id and r.purpose = 'pilot'
+order by all
+"""
+
+SERVED = """
+select q.row, q.leader, q.task, r.endpoint, r.error is null as answered, o.score, a.predicted_quality as predicted,
+       exists (select 1 from judgements j where j.run_id = $run_id and j.request_id = r.request_id
+                 and j.endpoint = r.endpoint and j.score is null) as in_vain
+from results r
+join requests q on q.run_id = r.run_id and q.request_id = r.request_id
+left join (
+    select request_id, endpoint, arg_max(score, observed_at) as score from observations
+    where run_id = $run_id and basis <> 'human' group by all) o
+  on o.request_id = r.request_id and o.endpoint = r.endpoint
+left join assignments a on a.run_id = r.run_id and a.request_id = r.request_id and a.endpoint = r.endpoint
+where r.run_id = $run_id
+order by q.row
+"""
+
+ANCHORS = """
+select q.row, max(o.score) as score
+from observations o join requests q using (run_id, request_id)
+where o.run_id = $run_id and o.basis <> 'human' and o.endpoint in (select unnest($endpoints))
+group by q.row order by q.row
+"""
+
+
+def answers(w: Warehouse, run_id: str, wanted: pa.Table, *, unscored: bool) -> pa.Table:
+    """The newest final replies of `wanted` (row, endpoint) with what a scorer is told of the request.
+
+    `unscored`: only those without a score of ours. Pairs without a reply are left out; a failure's output is null.
+    """
+    frozen = frozen_parquet(run_folder(w.path, run_id))
+    sql = ANSWERS.format(frozen=frozen, answers_requests=ANSWERS_REQUESTS)
+    return w.query(sql, {"wanted": wanted}, run_id=run_id, unscored=unscored)
+
+
+def replies(w: Warehouse, run_id: str) -> pa.Table:
+    """row, subject (whose answer was judged), output (null: no verdict)."""
+    return w.query(REPLIES, run_id=run_id)
+
+
+def known(w: Warehouse, run_id: str, keys: list[str]) -> dict[str, float | None]:
+    """Verdicts of any night by key; None: judged tonight, in vain."""
+    table = pa.table({"key": pa.array(sorted(set(keys)), pa.string())})
+    found = w.query(KNOWN, {"asked": table}, run_id=run_id)
+    return dict(zip(found["key"].to_pylist(), found["score"].to_pylist(), strict=True))
+
+
+def keep(w: Warehouse, verdicts: pa.Table) -> None:
+    """Append verdicts: key, run_id, request_id, endpoint, judge, score (null: in vain), judged_at."""
+    w.execute("insert into judgements by name select * from verdicts", {"verdicts": verdicts})
+
+
+def count(w: Warehouse, run_id: str, sql: str) -> int:
+    """One number of a run."""
+    return int(w.query(sql, run_id=run_id).column(0)[0].as_py())

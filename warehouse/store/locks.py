@@ -1,0 +1,112 @@
+"""Opening a DuckDB file that others use too: one process has it at a time, so whoever comes next waits."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import tenacity
+
+from thirdshift.warehouse.errors import StoreError, first_line
+
+WAIT_SECONDS = 600.0
+WAITS_SECONDS = (0.02, 0.2)
+"""Between two tries, at random. Ingesting a part takes about as long; longer and growing waits starve who came first."""
+
+QUIET = "set enable_progress_bar = false"
+"""DuckDB draws a bar on stdout when a query takes two seconds, and stdout belongs to what `--json` prints."""
+
+FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Could not write all bytes")
+"""In DuckDB's messages, of a disk that takes no more."""
+
+Say = Callable[[str], None]
+
+_own: dict[str, threading.RLock] = {}
+_own_guard = threading.Lock()
+
+
+def own_lock(path: Path) -> threading.RLock:
+    """Threads of this process take turns on a file, as processes do."""
+    with _own_guard:
+        return _own.setdefault(os.path.realpath(path), threading.RLock())
+
+
+def is_lock(error: BaseException) -> bool:
+    text = str(error)
+    if isinstance(error, duckdb.IOException):
+        return "lock" in text
+    # this process has the file open another way
+    return isinstance(error, duckdb.ConnectionException) and "different configuration" in text
+
+
+def connect(
+    path: Path,
+    *,
+    read_only: bool = False,
+    config: Mapping[str, Any] | None = None,
+    wait_seconds: float = WAIT_SECONDS,
+    say: Say | None = None,
+) -> duckdb.DuckDBPyConnection:
+    """Connect, waiting while another process has the file; `say` is told once whom we wait for.
+
+    Raises StoreError: still locked after `wait_seconds`, not to be opened, or no DuckDB file.
+    """
+    said: list[str] = []
+
+    def before_sleep(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if not said and error is not None:
+            said.append(f"{path} is in use{_holder(error)}; waiting up to {wait_seconds:.0f} s")
+            (say or _say_on_stderr)(said[0])
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_lock),
+        wait=tenacity.wait_random(*WAITS_SECONDS),
+        stop=tenacity.stop_after_delay(wait_seconds),
+        before_sleep=before_sleep,
+        reraise=True,
+    )
+    try:
+        con = retrying(duckdb.connect, str(path), read_only=read_only, config=dict(config or {}))
+        con.execute(QUIET)
+        return con
+    except duckdb.Error as error:
+        raise StoreError(_explained(path, error, wait_seconds)) from error
+
+
+def unwritten(path: Path, error: duckdb.Error) -> str:
+    """Why a change to the warehouse failed; all of it is undone."""
+    said = first_line(error)
+    if any(word in str(error) for word in FULL):
+        return f"{path}: the disk is full ({said}); free some space in {path.parent}"
+    return f"{path}: {said}"
+
+
+def _say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
+
+
+def _holder(error: BaseException) -> str:
+    found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    return f" by process {found[2]} ({os.path.basename(found[1])})" if found else " by another process"
+
+
+def _explained(path: Path, error: duckdb.Error, waited: float) -> str:
+    if is_lock(error):
+        return (
+            f"{path} is in use{_holder(error)} and was not free within {waited:.0f} s; end that process, or close "
+            "the program that has the file open, and try again"
+        )
+    if any(word in str(error) for word in FULL):
+        return unwritten(path, error)
+    if not path.parent.is_dir():
+        return f"{path}: {path.parent} is no folder"
+    if path.exists() and not os.access(path, os.W_OK):
+        return f"{path} is read-only for this user; make it writable or name another file with --warehouse"
+    return f"{path} cannot be opened as a warehouse: {first_line(error)}; name another file with --warehouse"

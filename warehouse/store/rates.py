@@ -1,0 +1,49 @@
+"""How fast local workers were: a row per night and endpoint, and what the next plan may believe from them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from thirdshift.warehouse.store.store import Warehouse
+
+MEASURED = pa.schema(
+    [(name, pa.string()) for name in ("run_id", "endpoint", "model", "device", "hardware", "vllm")]
+    + [
+        ("prefill_tokens_per_second", pa.float64()),
+        ("decode_tokens_per_second", pa.float64()),
+        ("told_apart", pa.bool_()),
+        ("startup_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+        ("prefill_tokens", pa.int64()),
+        ("decode_tokens", pa.int64()),
+        ("measured_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+NIGHTS = 10
+"""The latest of them; a driver or a clock may have changed since the others."""
+
+KNOWN = f"""
+with latest as (
+    select *, first_value(vllm) over w as newest, row_number() over w as nth
+    from rates where decode_tokens_per_second > 0 and prefill_tokens_per_second > 0
+    window w as (partition by model, device, hardware order by measured_at desc, seconds desc))
+select model, device, hardware, vllm, count(*) as nights,
+       sum(prefill_tokens) / sum(prefill_tokens / prefill_tokens_per_second) as prefill_tokens_per_second,
+       sum(decode_tokens) / sum(decode_tokens / decode_tokens_per_second) as decode_tokens_per_second,
+       median(startup_seconds) as startup_seconds, max(measured_at) as measured_at
+from latest
+where vllm = newest and nth <= {NIGHTS} and prefill_tokens > 0 and decode_tokens > 0
+group by all order by all
+"""
+"""Speed by the vLLM that measured last: all its tokens over all the seconds they took."""
+
+
+def save(warehouse: Warehouse, measured: pa.Table) -> None:
+    """Append rows of MEASURED."""
+    warehouse.execute("insert into rates by name select * from measured", {"measured": measured})
+
+
+def known(warehouse: Warehouse) -> pa.Table:
+    """A row per model, device and hardware: tokens per second of one worker, seconds to start one, `nights`."""
+    return warehouse.query(KNOWN)

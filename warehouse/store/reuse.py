@@ -1,0 +1,132 @@
+"""Earlier nights of a job: answers that need not be paid for again, and what its budget window has left."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pyarrow as pa
+
+from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.store.store import Warehouse
+
+BEFORE = """
+with answered as (
+    select q.request_hash, coalesce(a.reused_from, a.run_id) as reused_from, a.run_id, a.request_id, a.endpoint,
+           a.model, a.score, a.completed_at
+    from results a join runs r using (run_id) join requests q using (run_id, request_id)
+    where r.job = $job and r.run_id is distinct from $but_run
+      and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+      and a.error is null and a.output is not null and coalesce(a.valid, true)
+      and ($oldest is null or a.completed_at >= $oldest)
+      and q.request_hash in (select request_hash from wanted)
+    qualify row_number() over (
+        partition by q.request_hash order by a.score desc nulls last, a.completed_at desc, a.run_id desc) = 1),
+paid as (
+    select q.request_hash, l.run_id, l.endpoint, sum(l.cost_usd) as cost_usd
+    from ledger l join requests q using (run_id, request_id)
+    where l.purpose in ('pilot', 'main', 'repair') and q.request_hash in (select request_hash from answered)
+    group by all)
+select a.*, p.cost_usd as saved_usd
+from answered a
+left join paid p on p.request_hash = a.request_hash and p.run_id = a.reused_from and p.endpoint = a.endpoint
+order by a.request_hash
+"""
+
+REUSE = """
+insert into responses by name
+select 'reused-' || q.run_id || '-' || q.row as entry_id, q.run_id, q.row, q.request_id, a.endpoint, a.model,
+       'main' as purpose, 0 as attempt, 'answer' as reply, a.output, a.reasoning, a.finish_reason, a.valid,
+       a.logprobs, a.completed_at as settled_at, f.reused_from
+from found f
+join requests q on q.run_id = $run_id and q.request_hash = f.request_hash and q.row = q.leader
+join results a on a.run_id = f.run_id and a.request_id = f.request_id
+where not exists (
+    select 1 from responses t where t.run_id = q.run_id and t.row = q.row and t.reused_from is not null)
+"""
+
+REUSED = """
+with paid as (
+    select q.run_id, q.request_hash, l.endpoint, sum(l.cost_usd) as usd
+    from ledger l join requests q using (run_id, request_id)
+    where l.purpose in ('pilot', 'main', 'repair')
+      and q.run_id in (select reused_from from responses where run_id = $run_id)
+    group by all)
+select count(*) as reused, coalesce(sum(p.usd), 0) as usd
+from responses r
+join requests q on q.run_id = r.run_id and q.row = r.row
+left join paid p on p.run_id = r.reused_from and p.endpoint = r.endpoint and p.request_hash = q.request_hash
+where r.run_id = $run_id and r.reused_from is not null
+"""
+"""What was erased meanwhile has no hash, and its saving is not known any more."""
+
+SPENT = """
+select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
+where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+"""
+
+
+def answered_before(
+    w: Warehouse,
+    job: str,
+    hashes: pa.Array | pa.ChunkedArray,
+    max_age: timedelta | None,
+    now: datetime,
+    *,
+    but_run: str | None = None,
+    emulated: bool = False,
+) -> pa.Table:
+    """The best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
+
+    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`).
+
+    Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
+    model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
+    """
+    wanted = pa.table({"request_hash": hashes})
+    oldest = None if max_age is None else now - max_age
+    return w.query(
+        BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest, but_run=but_run, emulated=_json(emulated)
+    )
+
+
+def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
+    """Take rows of `answered_before` as this run's replies: they are scored, served and published like others, without
+    an attempt and without a cost. Twice changes nothing.
+    """
+    w.execute(REUSE, tables={"found": found}, run_id=run_id)
+
+
+def reused(w: Warehouse, run_id: str) -> dict[str, int | float]:
+    """`reused`: answers that a run took from earlier ones; `reused_usd`: what those had paid for them."""
+    (found,) = w.query(REUSED, run_id=run_id).to_pylist()
+    return {"reused": found["reused"], "reused_usd": float(found["usd"])}
+
+
+def spent_in_window(
+    w: Warehouse,
+    job: str,
+    window: str,
+    now: datetime,
+    *,
+    but_run: str | None = None,
+    emulated: bool = False,
+) -> Decimal:
+    """What all runs of `job` have cost since this day or month began, in the time zone of `now`.
+
+    `but_run` leaves one run out (the caller's own, whose escrow counts it). What other live processes have not ingested
+    yet is not in it.
+    """
+    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if window == "month":
+        start = start.replace(day=1)
+    elif window != "day":
+        raise StoreError(f'a budget window is "day" or "month", not "{window}"')
+    since = start.astimezone(UTC)
+    found = w.query(SPENT, job=job, since=since, but_run=but_run, emulated=_json(emulated))
+    return Decimal(found.column(0)[0].as_py())
+
+
+def _json(value: bool) -> str:
+    return "true" if value else "false"
