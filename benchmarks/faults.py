@@ -13,7 +13,7 @@ before it could be killed is followed by another. At the end, over all nights:
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
 the stages of a run in threads of its own and is forked from one that has imported everything; with --prefect
 it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. Local workers are not killed here
-(tests/test_vllm_worker.py does). The last line is JSON; exit 1 where a law is broken.
+(tests/engines/vllm/test_worker.py does). The last line is JSON; exit 1 where a law is broken.
 """
 
 from __future__ import annotations

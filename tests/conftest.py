@@ -47,7 +47,7 @@ def prefect_api() -> Iterator[None]:
 def demo_night(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a demo's night, to be read only: played once, for all processes that test, with what it printed in
     `printed`."""
-    from tests.nights import thirdshift
+    from tests.support.nights import thirdshift
 
     among_workers = "PYTEST_XDIST_WORKER" in os.environ
     base = tmp_path_factory.getbasetemp()

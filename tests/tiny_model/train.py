@@ -26,9 +26,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from tests.support.paths import TESTS
 from thirdshift.flows.cli.demo_items import TASKS, item
 
-HERE = Path(__file__).resolve().parent
+HERE = TESTS
 
 END, SYSTEM, USER, ASSISTANT = "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 TEMPLATE = (

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tests.nights import PROGRAM, write_job, write_sums
-from tests.servers import cheap, dear, emulated
+from tests.support.nights import PROGRAM, write_job, write_sums
+from tests.support.servers import cheap, dear, emulated
 from thirdshift.engines.emulator import ability_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,0 +1,128 @@
+"""What the emulated provider answers where it was told: recorded outcomes, right answers, and wrong ones."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.servers import chat, cheap, dear, emulated, fetch, known_items, right_share
+from thirdshift.engines.emulator import KnownRow
+from thirdshift.engines.emulator.generation import instance, wrong
+from thirdshift.router.certification.scorers import KINDS
+
+ITEMS = known_items(200)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("outcomes") / "outcomes.parquet"
+    rows = [
+        {
+            "request_id": row.request_id,
+            "prompt": f" {row.prompt}\n",
+            "task": "t",
+            "model": model,
+            "score": score,
+            "input_tokens": 100 + n,
+            "output_tokens": 10 * n,
+            "cost_usd": 0.0,
+        }
+        for n, row in enumerate(ITEMS[:100])
+        for model, score in (("old/one", float(n % 3 == 0)), ("old/two", 1.0), ("old/half", 0.5))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def test_recorded_outcomes_are_replayed_exactly(outcomes: Path) -> None:
+    models = [
+        cheap(recorded_as="old/one", ability=-99.0),
+        dear(name="old/two"),
+        cheap(name="half", recorded_as="old/half"),
+    ]
+    with emulated(models, items=ITEMS, outcomes=outcomes) as emulator:
+        for n, row in enumerate(ITEMS[:60]):
+            got = chat(emulator, "cheap", str(row.prompt), max_tokens=300)
+            assert (got.text == row.reference) == (n % 3 == 0), row
+            usage = got.json["usage"]
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == (100 + n, min(10 * n, 300))
+            assert chat(emulator, "old/two", str(row.prompt)).text == row.reference
+        share = right_share(emulator, "half", ITEMS[:100])
+        assert 0.3 < share < 0.7
+        assert chat(emulator, "cheap", str(ITEMS[150].prompt)).text != ITEMS[150].reference  # by ability
+
+
+def test_without_anything_known_a_record_is_found_by_its_prompt(outcomes: Path) -> None:
+    with emulated([cheap(recorded_as="old/two")], outcomes=outcomes) as emulator:
+        for n, row in enumerate(ITEMS[:20]):
+            usage = chat(emulator, "cheap", str(row.prompt)).json["usage"]
+            assert (usage["prompt_tokens"], usage["completion_tokens"]) == (100 + n, 10 * n)
+
+
+def test_a_template_around_the_prompt_is_found_by_the_request_id(outcomes: Path) -> None:
+    rows = [
+        KnownRow(
+            reference=row.reference,
+            request_id=row.request_id,
+            messages=[
+                {"role": "system", "content": "be brief"},
+                {"role": "user", "content": f"Q: {row.prompt} A:"},
+            ],
+        )
+        for row in ITEMS[:30]
+    ]
+    with emulated([cheap(recorded_as="old/one")], items=rows, outcomes=outcomes) as emulator:
+        for n, row in enumerate(rows):
+            body = {"model": "cheap", "messages": row.messages}
+            got = fetch(f"{emulator.api_base}/chat/completions", body)
+            assert (got.text == row.reference) == (n % 3 == 0)
+            assert got.json["usage"]["prompt_tokens"] == 100 + n
+            by_metadata = chat(emulator, "cheap", "unheard of", metadata={"request_id": row.request_id})
+            assert by_metadata.json["usage"]["prompt_tokens"] == 100 + n
+
+
+REFERENCES = st.one_of(
+    st.sampled_from(
+        ["A", "j", "(C)", "Answer: B", "yes", "No", "true", "bug", "aab", "xx", "x", "7", "0", "10"]
+    ),
+    st.integers(-(10**12), 10**12).map(str),
+    st.decimals(0, 10**6, places=2).map(str),
+    st.integers(1000, 10**9).map(lambda number: f"${number:,}"),
+    st.text("abcdefgh ", min_size=1, max_size=20).filter(lambda text: text.strip() != ""),
+    st.text(min_size=1, max_size=20).filter(lambda text: text.strip() != ""),
+    st.builds(lambda number: f"about {number} apples", st.integers(0, 10**9)),
+)
+
+
+@given(REFERENCES, st.integers(0, 2**64))
+def test_no_scorer_takes_a_wrong_answer_for_right(reference: str, seed: int) -> None:
+    answer = wrong(reference, "", random.Random(seed))
+    for name in ("exact", "contains", "numeric", "choice"):
+        compare = KINDS[name].compare
+        assert compare is not None
+        if compare(reference, reference) == 1.0:  # else this scorer has no use for such a reference
+            assert compare(answer, reference) == 0.0, (name, answer)
+
+
+def test_a_wrong_choice_is_one_of_those_offered() -> None:
+    prompt = "Which?\nA. one\nB. two\nC. three"
+    assert {wrong("B", prompt, random.Random(seed)) for seed in range(40)} == {"A", "C"}
+
+
+def test_a_wrong_json_answer_is_wrong_in_every_field() -> None:
+    right = {"label": "bug", "amount": 12.5, "paid": True, "lines": [{"n": 1}]}
+    given_wrong = json.loads(wrong(json.dumps(right), "", random.Random(1)))
+    assert given_wrong.keys() == right.keys()
+    assert all(given_wrong[key] != right[key] for key in right)
+
+
+def test_a_known_label_finds_its_place_in_the_schema() -> None:
+    schema = {"type": "object", "properties": {"label": {"enum": ["bug", "wish", "praise"]}}}
+    assert instance(schema, random.Random(0), "wish") == {"label": "wish"}

@@ -1,0 +1,153 @@
+"""A pool of workers whose engine is a stand-in: what a real one shows seldom, or takes long to show."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.engines.vllm.test_metered import Kept, endpoint, request, shard
+from tests.support.paths import TESTS
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
+
+STAND_IN = TESTS / "support" / "stand_in_worker.py"
+USD_PER_HOUR = Decimal(36)
+
+
+def pool(folder: Path, journal: Kept, budget: RunBudget, *, workers: int = 1, **options: Any) -> VllmEngine:
+    """The interpreter that has vLLM is a script that has not."""
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}"\n')
+    python.chmod(0o700)
+    startup = options.pop("startup_seconds", 60.0)
+    end = endpoint(
+        usd_per_hour=USD_PER_HOUR,
+        accounting_usd_per_hour=USD_PER_HOUR / 2,
+        python=str(python),
+        workers=workers,
+        options=options,
+    )
+    return VllmEngine(end, EngineContext(journal, budget), startup_seconds=startup)
+
+
+def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
+    said = list(made.collect(made.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")))
+    assert sorted(one.row for one in said) == list(range(count))
+    return said
+
+
+def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path) -> None:
+    journal, budget = Kept(), RunBudget(Decimal(10))
+    made = pool(tmp_path, journal, budget, workers=2, seconds=0.05)
+    shares = Counter(one.output for one in ask(made, 400) if isinstance(one, Answer))
+    made.close()
+    worker_lifetimes = made.worker_lifetimes()
+    assert shares.keys() == {str(life.pid) for life in worker_lifetimes}
+    assert min(shares.values()) > 100, shares
+    assert len({life.worker_id for life in worker_lifetimes}) == 2
+    for life in worker_lifetimes:
+        paid = sum(
+            one.cost_usd
+            for one in journal.outcomes
+            if journal.intents[one.entry_id].provider_ref == life.worker_id
+        )
+        assert life.stopped_at is not None
+        seconds = (life.stopped_at - life.started_at).total_seconds()
+        assert abs(float(paid / USD_PER_HOUR * 3600) - seconds) < 1
+        assert paid == life.cost_usd
+        assert float(life.accounting_usd) == pytest.approx(float(USD_PER_HOUR) / 2 * seconds / 3600)
+        assert not psutil.pid_exists(life.pid)
+    assert journal.settled_usd() == budget.spent_usd
+    rates = made.rates()
+    assert rates is not None
+    assert (rates.prefill_tokens, rates.decode_tokens) == (4000, 800)
+
+
+def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path: Path) -> None:
+    journal, budget = Kept(), RunBudget(Decimal(10))
+    made = pool(tmp_path, journal, budget, max_num_seqs=8, faults_above=2)
+    assert all(isinstance(one, Answer) for one in ask(made, 40))
+    made.close()
+    assert len(made.worker_lifetimes()) == 3  # eight at once, four, two
+    settled = [one for one in journal.outcomes if one.status is LedgerStatus.SETTLED and one.reply]
+    assert len(settled) == 40
+    assert budget.reserved_usd == 0
+
+
+def test_a_worker_that_is_not_ready_in_time_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
+    made = pool(tmp_path, Kept(), RunBudget(Decimal(10)), never_ready=True, startup_seconds=1.0)
+    for said in ask(made, 3):
+        assert isinstance(said, Failure)
+        assert said.kind is FailureKind.WORKER_DIED
+        assert "was not ready after 1 s" in said.message
+        assert "loading shard 3 of 9" in said.message
+    made.close()
+    assert not psutil.pid_exists(made.worker_lifetimes()[0].pid)
+
+
+ENGINE_DIES = """
+import multiprocessing, sys, threading, time
+path = list(sys.path)
+from thirdshift.engines.vllm import worker as vllm_worker
+if __name__ == "__main__":
+    assert sys.path == path  # what vLLM spawns reads the worker's file too
+    engine = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), name="EngineCore")
+    engine.start()
+    vllm_worker.watch(vllm_worker.ParentPipe(), threading.Event())
+    engine.kill()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_ends_with_its_engine_process() -> None:
+    told = subprocess.run(
+        (sys.executable, "-c", ENGINE_DIES),
+        cwd=STAND_IN.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 1, told.stderr
+    assert json.loads(told.stdout) == {
+        "op": "fault",
+        "kind": "engine",
+        "message": "vLLM's process ended: EngineCore",
+    }
+
+
+@pytest.mark.parametrize("seconds", [None, 0.2])
+def test_a_worker_that_waits_for_money_is_waited_for_no_longer_than_the_night(
+    tmp_path: Path, seconds: float | None
+) -> None:
+    budget = RunBudget(Decimal(1))
+    assert budget.reserve(Decimal("0.9999")), "a batch in flight"
+    made = pool(tmp_path, Kept(), budget)
+    if seconds is not None:
+        made.engine_context = replace(
+            made.engine_context, deadline=datetime.now(UTC) + timedelta(seconds=seconds)
+        )
+    ticket = made.submit(shard([request(0, "add 1 1")]), "key")
+    told: list[Answer | Failure] = []
+    ending = threading.Thread(
+        target=made.close if seconds is None else lambda: told.extend(made.collect(ticket)), daemon=True
+    )
+    ending.start()
+    ending.join(5)
+    assert not ending.is_alive()
+    made.close()
+    kinds = {one.kind for one in told or made.collect(ticket) if isinstance(one, Failure)}
+    assert kinds == {FailureKind.CANCELLED if seconds is None else FailureKind.DEADLINE}
+    assert made.worker_lifetimes() == []

@@ -1,0 +1,350 @@
+"""What of local workers needs no vLLM: order, money, rates, what is found and what is refused beforehand."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.paths import TESTS
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
+from thirdshift.engines.metered.meter import Meter
+from thirdshift.engines.metered.ordering import BLOCK, arrange
+from thirdshift.engines.metered.throughput import Speedometer
+from thirdshift.engines.vllm.engine import VllmEngine, check
+from thirdshift.engines.vllm.process import place
+from thirdshift.flows.planning.throughput import known_paces
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import (
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    Mode,
+    Outcome,
+    Price,
+    PriceSchedule,
+    Purpose,
+    Request,
+    WorkerSpec,
+)
+from thirdshift.warehouse.store import rates
+from thirdshift.warehouse.store.store import Warehouse
+
+HERE = TESTS
+MODEL = str(HERE / "tiny_model")
+VLLM_PYTHON = os.environ.get("THIRDSHIFT_VLLM_PYTHON", str(HERE.parent / ".venv-vllm/bin/python"))
+NOTHING_HERE = Machine((), (), (0, 1))
+
+
+class Kept:
+    """A journal in memory: what was written, for a test to look at."""
+
+    def __init__(self) -> None:
+        self.intents: dict[str, Intent] = {}
+        self.outcomes: list[Outcome] = []
+
+    def sent(self, intents: Iterable[Intent]) -> None:
+        for intent in intents:
+            self.intents[intent.entry_id] = intent
+
+    def settled(self, outcomes: Iterable[Outcome]) -> None:
+        for outcome in outcomes:
+            assert outcome.entry_id in self.intents
+            self.outcomes.append(outcome)
+
+    def worst_usd(self) -> Decimal:
+        """The ledger, had the process died now."""
+        open_ones = set(self.intents) - {one.entry_id for one in self.outcomes}
+        return sum((self.intents[one].reserved_usd for one in open_ones), Decimal(0)) + self.settled_usd()
+
+    def settled_usd(self) -> Decimal:
+        return sum((one.cost_usd for one in self.outcomes), Decimal(0))
+
+
+def request(row: int, text: str, max_tokens: int = 16) -> Request:
+    return Request(row, f"r{row}", "hash", "task", ({"role": "user", "content": text},), max_tokens)
+
+
+def endpoint(**changed: Any) -> Endpoint:
+    price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=changed.pop("usd_per_hour", None))
+    spec = WorkerSpec("cpu", 1, VLLM_PYTHON)
+    one = Endpoint("house", changed.pop("model", MODEL), price, context_window=changed.pop("window", None))
+    return replace(one, workers=replace(spec, **changed))
+
+
+def shard(requests: list[Request]) -> Shard:
+    return Shard("run", "00001", "house", Purpose.MAIN, requests)
+
+
+# --- order ---
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 400), st.integers(1, 9)), max_size=40))
+def test_arranging_loses_and_invents_nothing(drawn: list[tuple[str, int, int]]) -> None:
+    requests = [request(row, letter * length, most) for row, (letter, length, most) in enumerate(drawn)]
+    assert sorted(one.row for one in arrange(requests)) == list(range(len(requests)))
+
+
+def test_shared_prefixes_stand_side_by_side_and_long_ones_first() -> None:
+    beginnings = [letter * 3 * BLOCK for letter in "abcd"]
+    requests = [request(n, beginnings[n % 4] + f"{n:05d}", 10 + n % 4) for n in range(80)]
+    random.Random(1).shuffle(requests)
+    rows = [one.row % 4 for one in arrange(requests)]
+    assert rows == [3] * 20 + [2] * 20 + [1] * 20 + [0] * 20
+
+
+def test_without_shared_prefixes_the_longest_work_comes_first() -> None:
+    requests = [request(n, f"{n:03d}" + "x" * n, 16) for n in range(50)]
+    assert [one.row for one in arrange(requests)] == list(range(49, -1, -1))
+
+
+# --- money ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Meter, Kept, RunBudget, Clock]:
+    journal, budget, clock = Kept(), RunBudget(cap), Clock()
+
+    def overhead(amount: Decimal) -> Intent:
+        return Intent(
+            os.urandom(8).hex(), "run", None, None, None, "house", "m", "vllm", Mode.REALTIME, Purpose.OVERHEAD,
+            1, amount, datetime.now(UTC),
+        )  # fmt: skip
+
+    return (
+        Meter(usd_per_hour, EngineContext(journal, budget), overhead, clock=clock, **more),
+        journal,
+        budget,
+        clock,
+    )
+
+
+@given(
+    st.decimals(Decimal("0.01"), Decimal(100), places=2),
+    st.one_of(st.none(), st.decimals(Decimal("0.001"), Decimal(2), places=3)),
+    st.lists(st.tuples(st.floats(0.001, 2.5), st.lists(st.floats(0.1, 50), max_size=3)), max_size=60),
+)
+def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
+    usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]]
+) -> None:
+    meter, journal, budget, clock = metered(usd_per_hour, cap)
+    began, answers, alive = clock.now, Decimal(0), meter.keep_up()
+    for seconds, weights in stretches:
+        if not alive:
+            break
+        clock.now += seconds
+        if weights:
+            answers += sum(meter.charge(weights))
+        else:
+            meter.idle()
+        assert cap is None or journal.worst_usd() + answers <= cap
+        assert cap is None or budget.spent_usd + budget.reserved_usd <= cap
+        alive = meter.keep_up() or meter.seconds_left > 2.5
+    meter.stop()
+    paid = answers + journal.settled_usd()
+    assert paid == meter.cost_usd == budget.spent_usd
+    assert budget.reserved_usd == 0
+    assert abs(paid - usd_per_hour / 3600 * Decimal(clock.now - began)) <= Decimal("1e-9") * (
+        len(stretches) + 2
+    )
+
+
+def test_a_minimum_rental_is_paid_in_full() -> None:
+    meter, journal, _, clock = metered(Decimal(36), None, minimum_seconds=600)
+    assert meter.keep_up()
+    clock.now += 30
+    meter.stop()
+    assert journal.settled_usd() == Decimal(6)
+
+
+# --- rates ---
+
+
+def test_rates_are_told_apart_where_the_work_differs() -> None:
+    speed, rng = Speedometer(), random.Random(4)
+    for _ in range(50):
+        read, written = rng.randint(0, 4000), rng.randint(0, 400)
+        speed.add(read / 5000 + written / 250, read, written)
+    rates = speed.rates("0.32.0", "cpu")
+    assert rates.measured
+    assert rates.prefill_tokens_per_second == pytest.approx(5000)
+    assert rates.decode_tokens_per_second == pytest.approx(250)
+
+
+def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
+    speed = Speedometer()
+    for _ in range(10):
+        speed.add(2.0, 1000, 100)
+    rates = speed.rates("0.32.0", "cpu")
+    assert not rates.measured
+    assert 1000 / rates.prefill_tokens_per_second + 100 / rates.decode_tokens_per_second == pytest.approx(2.0)
+
+
+def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: Path) -> None:
+    house = endpoint(options={"max_num_seqs": 8})
+    guess = known_paces([house], None)["house"]
+    assert "a guess for cpu" in guess.source
+    here = hardware(house.workers)
+    common = {"endpoint": "house", "model": MODEL, "device": "cpu", "hardware": here, "startup_seconds": 9.0}
+    nights = [
+        # vLLM, tokens a second read and written, tokens read and written
+        ("0.31.0", 9000.0, 900.0, 10, 10),
+        ("0.32.0", 1000.0, 100.0, 3000, 300),
+        ("0.32.0", 2000.0, 200.0, 2000, 200),
+        ("0.32.0", 5.0, 0.0, 20, 0),
+    ]
+    rows = [
+        {**common, "run_id": f"r{n}", "vllm": vllm, "prefill_tokens_per_second": reads}
+        | {
+            "decode_tokens_per_second": writes,
+            "prefill_tokens": read,
+            "decode_tokens": written,
+            "seconds": 1.0,
+        }
+        | {"measured_at": datetime(2026, 11, n + 1, tzinfo=UTC)}
+        for n, (vllm, reads, writes, read, written) in enumerate(nights)
+    ]
+    with Warehouse.open(tmp_path / "w.duckdb") as w:
+        rates.save(w, pa.Table.from_pylist(rows, rates.MEASURED))
+        found = known_paces([house], w)["house"]
+        assert "a guess" in known_paces([replace(house, model="another")], w)["house"].source
+    # 5,000 tokens read in 3 + 1 seconds
+    assert found.throughput.prefill_tokens_per_second == pytest.approx(1250)
+    assert found.throughput.decode_tokens_per_second == pytest.approx(125)
+    assert found.throughput.startup_seconds == 9
+    assert found.source == f"measured on {here} with vLLM 0.32.0, the last 2 nights"
+
+
+# --- devices ---
+
+
+def test_gpus_and_npus_are_read_from_their_tools() -> None:
+    assert parse_nvidia("0, NVIDIA H200, 143771\n1, NVIDIA H200, 143771\n")[1] == Device(
+        "cuda", 1, "NVIDIA H200", 143771
+    )
+    said = (
+        "| NPU   Name      | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
+        "| Chip            | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
+        "| 0     910B3     | OK            | 93.6        45                0    / 0             |\n"
+        "| 0               | 0000:C1:00.0  | 0           0    / 0          3400 / 65536         |\n"
+        "| 1     910B3     | OK            | 91.0        44                0    / 0             |\n"
+        "| 0               | 0000:C2:00.0  | 0           0    / 0          3400 / 65536         |\n"
+        "| No running processes found in NPU 1                                                |\n"
+    )
+    assert parse_ascend(said) == tuple(Device("npu", n, "Ascend 910B3", 65536) for n in range(2))
+    two_chips_a_card = (
+        "| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
+        "| Chip  Phy-ID              | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
+        "| 0     Ascend910           | OK            | 178.7       37                0    / 0             |\n"
+        "| 0     0                   | 0000:9D:00.0  | 0           0    / 0          3419 / 65536         |\n"
+        "| 0     Ascend910           | OK            | -           36                0    / 0             |\n"
+        "| 1     1                   | 0000:9F:00.0  | 0           0    / 0          3196 / 65536         |\n"
+    )
+    assert [device.index for device in parse_ascend(two_chips_a_card)] == [0, 1]
+
+
+def test_workers_share_no_device() -> None:
+    gpus = tuple(Device("cuda", n, "H200") for n in range(4))
+    spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
+    found = Machine(gpus, (), (0, 1, 2, 3))
+    assert hardware(spec, found) == "2 x H200"
+    places = [place(spec, n, found).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
+    assert places == ["0,1", "2,3"]
+    cores = [place(replace(spec, device="cpu", options={}), n, found).cores for n in range(2)]
+    assert cores == [(0, 1), (2, 3)]
+
+
+# --- refused beforehand ---
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"python": sys.executable}, ("has no vLLM", "make setup-vllm")),
+        ({"python": "/nowhere/python"}, ("no Python at /nowhere/python", "make setup-vllm")),
+        ({"model": "/nowhere/model"}, ("no model at /nowhere/model", "paths are from the job file")),
+        ({"model": str(HERE)}, ("no config.json", "save_pretrained")),
+        ({"device": "cuda"}, ("no NVIDIA GPU", "device: cpu")),
+        ({"device": "npu"}, ("vllm-ascend", "pip install")),
+        ({"device": "tpu"}, ("'tpu'", "cuda, npu, cpu")),
+        ({"options": {"max_model_len": 4096}}, ("max_model_len 4,096", "2,048")),
+        ({"window": 9000}, ("context_window 9,000", "2,048")),
+    ],
+)
+def test_what_cannot_start_is_a_sentence_with_its_remedy(
+    changed: dict[str, Any], words: tuple[str, ...]
+) -> None:
+    problems = check(endpoint(**changed), NOTHING_HERE)
+    assert problems
+    for word in words:
+        assert any(word in one for one in problems), problems
+
+
+def test_too_few_gpus_are_counted() -> None:
+    found = Machine((Device("cuda", 0, "H200"),), (), (0,))
+    (problem,) = check(endpoint(device="cuda", workers=2), found)
+    assert "need 2, and 1 are here" in problem
+
+
+def test_a_worker_that_can_start_has_no_problem() -> None:
+    assert check(endpoint(), NOTHING_HERE) == []
+
+
+def answers(pool: VllmEngine, count: int = 3) -> list[FailureKind]:
+    ticket = pool.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")
+    said = list(pool.collect(ticket))
+    assert all(isinstance(one, Failure) for one in said)
+    assert sorted(one.row for one in said) == list(range(count))
+    return [one.kind for one in said]
+
+
+def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
+    journal, budget = Kept(), RunBudget(Decimal(1))
+    pool = VllmEngine(
+        endpoint(python=sys.executable, usd_per_hour=Decimal(36)), EngineContext(journal, budget)
+    )
+    try:
+        assert answers(pool) == [FailureKind.WORKER_DIED] * 3
+        said = next(one.reply for one in journal.outcomes if isinstance(one.reply, Failure))
+        assert "No module named 'vllm'" in said.message
+        assert "doctor" in said.message
+    finally:
+        pool.close()
+    (life,) = pool.worker_lifetimes()
+    assert journal.settled_usd() == life.cost_usd == budget.spent_usd > 0
+    assert budget.reserved_usd == 0
+
+
+def test_without_money_nothing_starts() -> None:
+    pool = VllmEngine(endpoint(usd_per_hour=Decimal(3600)), EngineContext(Kept(), RunBudget(Decimal("0.5"))))
+    assert answers(pool) == [FailureKind.BUDGET] * 3
+    pool.close()
+    assert pool.worker_lifetimes() == []
+
+
+def test_after_the_deadline_nothing_starts() -> None:
+    late = datetime.now(UTC) - timedelta(seconds=1)
+    pool = VllmEngine(endpoint(), EngineContext(Kept(), RunBudget(None), late))
+    assert answers(pool) == [FailureKind.DEADLINE] * 3
+    assert pool.worker_lifetimes() == []
+    pool.close()

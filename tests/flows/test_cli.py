@@ -1,0 +1,61 @@
+"""The command line helps: each command has an example that would work, and the shell can complete."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from tests.support.nights import PROGRAM
+from thirdshift.flows.cli.app import PANELS, app
+
+
+def leaves(command: Any, name: str = "thirdshift") -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its full name."""
+    if hasattr(command, "commands"):
+        for word, sub in command.commands.items():
+            yield from leaves(sub, f"{name} {word}")
+    else:
+        yield name, command
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help_and_an_example_that_it_takes(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.help
+    said = command.epilog.removeprefix("Example: ")
+    assert said.startswith(name)
+    words = shlex.split(said)[len(name.split()) :]
+    command.make_context(name, words, resilient_parsing=False).close()
+
+
+def test_each_command_stands_in_a_panel_of_the_help() -> None:
+    root: Any = typer.main.get_command(app)
+    assert [name for names in PANELS.values() for name in names] == list(root.commands)
+
+
+def completed(folder: Path, *words: str) -> list[str]:
+    asked = {"COMP_WORDS": " ".join(["thirdshift", *words]), "COMP_CWORD": str(len(words))}
+    return subprocess.run(
+        [PROGRAM], env={**os.environ, "_THIRDSHIFT_COMPLETE": "complete_bash", **asked}, cwd=folder,
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+
+
+def test_the_shell_completes_commands_options_and_runs(tmp_path: Path) -> None:
+    assert completed(tmp_path, "re") == ["rehearse", "resume", "report"]
+    assert "--texts" in completed(tmp_path, "report", "--t")
+    for run_id in ("monday", "tuesday"):
+        folder = tmp_path / "warehouse.duckdb.d" / run_id
+        folder.mkdir(parents=True)
+        (folder / "job.json").write_text("{}")
+    assert completed(tmp_path, "report", "mon") == ["monday"]

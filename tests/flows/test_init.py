@@ -1,0 +1,165 @@
+"""`init` looks at the data at hand and writes a job that can be planned as it stands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.nights import answer, thirdshift, write_sums
+from thirdshift.engines.devices import Device, Machine
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.init.candidates import endpoints_for
+from thirdshift.flows.init.inference import NoPrompt, propose
+from thirdshift.flows.init.writing import job_text, write_job
+from thirdshift.flows.jobs.building import books, endpoint_values
+from thirdshift.flows.jobs.job import Job, load_job
+from thirdshift.flows.models.registry import load_registry
+from thirdshift.warehouse.intake.sampling import sample
+
+BARE = Machine((), (), (0,))
+LONG = "A letter to a customer explains at length why the parcel was late and what is done about it now. " * 2
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(rows: list[dict[str, Any]]) -> Job:
+    """The job that `init` makes of these rows, loaded as any job is."""
+    pq.write_table(pa.Table.from_pylist(rows), "rows.parquet")
+    assert write_job("rows.parquet", Path("job.yaml"), force=True, environ={}) == 0
+    return load_job(Path("job.yaml"), environ={})
+
+
+def rows(count: int = 40, **columns: Any) -> list[dict[str, Any]]:
+    """Rows with these columns; a function gives the value of row n."""
+    return [
+        {name: value(n) if callable(value) else value for name, value in columns.items()}
+        for n in range(count)
+    ]
+
+
+SCORED = [
+    (lambda n: "ABCD"[n % 4], "choice"),
+    (lambda n: f"({'abcd'[n % 4]})", "choice"),
+    (lambda n: f"{n * 1000:,}", "numeric"),
+    (lambda n: f"So 3 + {n} is\n#### {n + 3}", "numeric"),
+    (lambda n: f"-${n}.50", "numeric"),
+    (lambda n: ["bug", "feature request", "praise"][n % 3], "exact"),
+    (lambda n: json.dumps({"category": "bug", "amount": n}), "fields"),
+    (lambda n: LONG + str(n), None),
+    (lambda n: None, None),
+]
+
+
+@pytest.mark.usefixtures("here")
+def test_references_tell_the_scorer() -> None:
+    for reference, scorer in SCORED:
+        job = written(rows(request_id=str, prompt=lambda n: f"Say {n}", reference=reference))
+        assert job.quality.scorer == scorer, reference(1)
+        assert job.quality.fields == (
+            {"category": "exact", "amount": "numeric"} if scorer == "fields" else {}
+        )
+
+
+@pytest.mark.usefixtures("here")
+def test_columns_are_found_by_name_and_content() -> None:
+    job = written(
+        rows(
+            ticket_id=lambda n: 4000 + n,
+            title="Help",
+            body=lambda n: f"It fails {n}",
+            label=lambda n: ["bug", "praise"][n % 2],
+            language=lambda n: ["de", "fr"][n % 2],
+        )
+    )
+    request = job.request
+    assert (request.id, request.prompt) == (("ticket_id",), "{title}\n\n{body}")
+    assert (request.reference, request.task, request.max_tokens) == ("label", "language", 256)
+    numbered = written(rows(text=lambda n: f"the same {n % 3}", note="x"))
+    assert not isinstance(numbered.input, str)
+    assert "row_number()" in numbered.input.sql
+    assert numbered.request.prompt == "{text}"
+    contract = written(rows(request_id=str, prompt="Hello", task="greet", max_tokens=5, reference="7"))
+    assert contract.request.model_dump(exclude={"max_tokens"}) == Job.model_fields[
+        "request"
+    ].get_default().model_dump(exclude={"max_tokens"})
+
+
+def test_data_without_anything_to_ask_is_told(here: Path) -> None:
+    pq.write_table(pa.table({"id": [1, 2], "price": [2.5, 3.5]}), "rows.parquet")
+    with pytest.raises(NoPrompt, match="there are id, price"):
+        propose(sample("rows.parquet", here))
+
+
+def test_other_formats_are_read(here: Path) -> None:
+    Path("it's odd; $ {x}.csv").write_text('id,question,answer\n1,"one, or two?",A\n2,three?,B\n')
+    write_job("it's odd; $ {x}.csv", Path("csv.yaml"), force=False, environ={})
+    job = load_job(Path("csv.yaml"), environ={})
+    assert not isinstance(job.input, str)
+    assert job.input.sql == "select * from read_csv('it''s odd; $ {x}.csv')"
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
+    Path("batch.jsonl").write_text(json.dumps({"custom_id": "a", "body": body}))
+    write_job("batch.jsonl", Path("batch.yaml"), force=False, environ={})
+    assert load_job(Path("batch.yaml"), environ={}).input == "batch.jsonl"
+    Path("rows.jsonl").write_text(
+        '{"id": "a", "text": "Hi", "label": "x"}\n{"id": "b", "text": "Ho", "label": "y"}\n'
+    )
+    write_job("rows.jsonl", Path("rows.yaml"), force=False, environ={})
+    assert load_job(Path("rows.yaml"), environ={}).request.id == ("id",)
+
+
+def test_nothing_is_overwritten_unless_asked(here: Path) -> None:
+    write_sums(here / "rows.parquet", 4)
+    (here / "job.yaml").write_text("mine")
+    with pytest.raises(UserError, match="--force"):
+        write_job("rows.parquet", Path("job.yaml"), force=False, environ={})
+    assert (here / "job.yaml").read_text() == "mine"
+    with pytest.raises(UserError, match="no such file"):
+        write_job("nothing.parquet", Path("other.yaml"), force=False, environ={})
+    assert [path.name for path in sorted(here.iterdir())] == ["job.yaml", "rows.parquet"]
+
+
+def test_keys_choose_models_from_cheap_to_strong(here: Path) -> None:
+    write_sums(here / "rows.parquet", 4)
+    keys = {"OPENAI_API_KEY": "sk-hidden", "DEEPSEEK_API_KEY": "sk-hidden"}
+    found = sample("rows.parquet", here)
+    endpoints = endpoints_for(keys, BARE, load_registry())
+    text = job_text(found, propose(found), endpoints, here / "job.yaml")
+    (here / "job.yaml").write_text(text)
+    job = load_job(here / "job.yaml", environ=keys)
+    values = endpoint_values(job, *books())
+    assert {each.model.partition("/")[0] for each in values} == {"openai", "deepseek"}
+    prices = [3 * each.price.base.input + each.price.base.output for each in values]
+    assert prices == sorted(prices)
+    priors = [each.quality_prior for each in values if each.quality_prior is not None]
+    assert max(priors) - 0.05 >= job.quality.floor
+    assert "sk-hidden" not in text
+
+
+def test_a_gpu_becomes_a_worker(here: Path) -> None:
+    write_sums(here / "rows.parquet", 4)
+    found = sample("rows.parquet", here)
+    gpus = (Device("cuda", 0, "A big one", 80_000), Device("cuda", 1, "A big one", 80_000))
+    text = job_text(
+        found, propose(found), endpoints_for({}, Machine(gpus, (), (0,)), load_registry()), here / "job.yaml"
+    )
+    (here / "job.yaml").write_text(text)
+    (house,) = load_job(here / "job.yaml", environ={}).endpoints
+    assert (house.engine, house.device, house.workers) == ("vllm", "cuda", 2)
+
+
+def test_the_job_plans_as_it_stands(here: Path) -> None:
+    write_sums(here / "rows.parquet", 60)
+    done = thirdshift("init", "rows.parquet")
+    assert done.returncode == 0, done.stderr
+    assert "numeric" in done.stdout
+    assert "Next: thirdshift plan job.yaml" in done.stdout
+    assert answer(thirdshift("plan", "job.yaml", "--json"))["feasible"]

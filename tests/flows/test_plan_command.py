@@ -1,0 +1,117 @@
+"""`plan`: what a user is told before a cent is spent."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.nights import write_sums
+from thirdshift.flows.cli.plan import INFEASIBLE, show_plan
+
+KEYS = {
+    "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
+    "endpoints", "frontier", "gap", "reasons", "nearest",
+}  # fmt: skip
+PRICE = {"input": 1, "output": 4}
+
+
+def plan(folder: Path, endpoints: dict[str, dict[str, Any]], *, as_json: bool = True, **keys: Any) -> int:
+    write_sums(folder / "requests.parquet", 100)
+    job = {
+        "name": "sums",
+        "input": "requests.parquet",
+        "endpoints": [{"name": n, "model": f"openai/{n}", "api_base": "http://127.0.0.1:9/v1", **more}
+                      for n, more in endpoints.items()],
+        **keys,
+    }  # fmt: skip
+    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return show_plan(folder / "job.yaml", {}, None, as_json=as_json, why=None)
+
+
+def test_a_plan_on_priors_has_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    assert plan(tmp_path, endpoints, quality={"floor": 0.9, "scorer": "numeric", "pilot": 0}) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == KEYS
+    assert told["quality"] >= 0.9
+    assert told["cost_usd"] <= told["cost_usd_high"]
+    assert len(told["frontier"]) == 20
+    assert sum(share["requests"] for share in told["endpoints"].values()) == 100
+
+
+def test_figures_that_a_pilot_will_tell_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = {"a": {"price": PRICE}, "b": {"price": PRICE}}
+    assert plan(tmp_path, both, quality={"floor": 0.9, "scorer": "numeric"}) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == KEYS
+    assert told["cost_usd"] is None
+    assert told["quality"] is None
+
+
+def test_what_is_infeasible_names_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    only = {"a": {"price": PRICE, "quality_prior": 0.7}}
+    assert plan(tmp_path, only, quality={"floor": 0.9, "scorer": "numeric", "pilot": 0}) == INFEASIBLE
+    told = json.loads(capsys.readouterr().out)
+    assert not told["feasible"]
+    assert told["reasons"][0]["constraint"] == "floor"
+    assert told["nearest"]["floor"] == pytest.approx(0.7, abs=1e-3)
+
+
+@pytest.mark.parametrize(("deadline", "waits"), [("8h", True), ("30s", False)])
+def test_a_plan_waits_for_the_low_price_where_there_is_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], deadline: str, waits: bool
+) -> None:
+    later = [
+        hour for hour in range(24) if hour not in (datetime.now(UTC).hour, (datetime.now(UTC).hour + 1) % 24)
+    ]
+    cheap_later = {"a": {"price": PRICE, "off_peak": {"factor": 0.5, "tz": "UTC", "hours": later}}}
+    assert plan(tmp_path, cheap_later, as_json=False, deadline=deadline) == 0
+    assert ("waits" in capsys.readouterr().out) is waits
+
+
+def test_the_pilot_is_taken_off_the_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    told = {}
+    for pilot in (0, 50):
+        plan(tmp_path, endpoints, quality={"floor": 0.9, "scorer": "numeric", "pilot": pilot})
+        told[pilot] = json.loads(capsys.readouterr().out)
+    cap = (told[0]["cost_usd"] + told[50]["cost_usd"]) / 2
+    assert told[0]["cost_usd"] < cap < told[50]["cost_usd"]
+    for pilot, code in ((0, 0), (50, INFEASIBLE)):
+        quality = {"floor": 0.9, "scorer": "numeric", "pilot": pilot}
+        assert plan(tmp_path, endpoints, quality=quality, budget={"cap_usd": cap}) == code
+        reasons = json.loads(capsys.readouterr().out)["reasons"]
+        assert ("cap_usd" in {reason["constraint"] for reason in reasons}) is (code == INFEASIBLE)
+
+
+def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rubric.md").write_text("right or wrong")
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    judge = {"endpoint": "dear", "rubric": "rubric.md", "max_usd": 1}
+    quality = {"floor": 0.7, "scorer": "judge", "judge": judge, "pilot": 20}
+    assert plan(tmp_path, endpoints, quality=quality) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert 0 < told["labels_needed"] <= 100
+    assert told["labels_usd"] > 0
+    assert told["reasons"] == []
+    few = quality | {"labels": 12, "per_task": True}
+    plan(tmp_path, endpoints, quality=few, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "for each of 2 tasks takes" in shown
+    assert "12 are allowed" in shown

@@ -1,0 +1,156 @@
+"""What a dead process left of a batch shard, taken up again: real journal, real engine, emulated provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.servers import billed_usd, fetch
+from tests.warehouse.test_journal import intent, outcome
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.openai import OpenAIBatches
+from thirdshift.engines.batch.parts import BatchParts, RequestFeed
+from thirdshift.engines.core.budget import RunBudget, SubBudget
+from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
+from thirdshift.flows.dispatch.work import rows_file
+from thirdshift.flows.quality.scoring import judges_limit
+from thirdshift.flows.runs.folder import mark_of
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Answer, Endpoint, Failure, Mode, Price, PriceSchedule, Purpose, Request
+from thirdshift.warehouse.journal.journal import FileJournal, attempts, recover
+
+PRICE = Price(Decimal(100), Decimal(400))
+SHARD_ID = "00001-main-night"
+KEY = f"run/{SHARD_ID}"
+REQUESTS = [Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"{i}?"},), 8) for i in range(20)]
+SHARD = Shard("run", SHARD_ID, "night", Purpose.MAIN, REQUESTS)
+
+
+@pytest.fixture
+def emulator() -> Iterator[Emulator]:
+    model = EmulatedModel("m", PRICE, ability=1.0, batch_price=PRICE)
+    with Emulator([model], batches=BatchHabits(turnaround_seconds=0.2)) as running:
+        yield running
+
+
+def endpoint_at(emulator: Emulator) -> Endpoint:
+    return Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base)
+
+
+def die_before_the_batch_is_made(folder: Path, endpoint: Endpoint) -> Decimal:
+    """Intents on disk, nothing at the provider; what they set aside."""
+    place = rows_file(folder, SHARD_ID)
+    place.parent.mkdir(parents=True)
+    np.save(place, np.arange(len(REQUESTS)))
+    budget, bodies = RunBudget(None), Bodies(endpoint)
+    with FileJournal(folder) as journal:
+        parts = BatchParts(
+            EngineContext(journal, budget),
+            AttemptRecords(endpoint, bodies.extra_bytes),
+            OpenAIBatches(endpoint, bodies),
+        )
+        parts.cut(SHARD, KEY, RequestFeed(REQUESTS), folder / "part.jsonl", 1)
+    return budget.reserved_usd
+
+
+def go_on(
+    folder: Path, endpoint: Endpoint, cap: Decimal, deadline: datetime | None = None
+) -> tuple[Orphans, RunBudget, list[Answer | Failure]]:
+    left = find_orphans(folder, [endpoint])
+    recover(folder, adopt=left.shards)
+    budget = RunBudget(cap, left.booked_usd)
+    with FileJournal(folder) as journal:
+        engine = BatchEngine(
+            endpoint,
+            EngineContext(journal, budget, deadline, left.set_aside(budget)),
+            poll_first_seconds=0.05,
+        )
+        still = set(left.works[0].unanswered.tolist())
+        shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
+        said = list(engine.collect(engine.submit(shard, KEY)))
+        engine.close()
+    return left, budget, said
+
+
+def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    cap = die_before_the_batch_is_made(tmp_path, endpoint)  # room for it once, not twice
+    _, budget, said = go_on(tmp_path, endpoint, cap)
+    assert len(said) == len(REQUESTS)
+    assert all(isinstance(each, Answer) for each in said)
+    assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
+    assert (budget.spent_usd, budget.reserved_usd) == (billed_usd(emulator), 0)
+    assert all(outcome is not None for _, outcome in attempts(tmp_path, SHARD_ID))
+
+
+def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    cap = die_before_the_batch_is_made(tmp_path, endpoint)
+    _, budget, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
+    assert all(isinstance(each, Failure) for each in said)
+    assert (budget.spent_usd, budget.reserved_usd) == (0, 0)
+    statuses = {outcome.status.value for _, outcome in attempts(tmp_path, SHARD_ID) if outcome is not None}
+    assert statuses == {"void"}
+
+
+def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    go_on(tmp_path, endpoint, Decimal(10))
+    journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-5]))  # as if it had died before the last five were settled
+    left, budget, said = go_on(tmp_path, endpoint, Decimal(10))
+    assert len(left.works[0].unanswered) == len(said) == 5
+    assert left.booked_usd > 0
+    assert budget.spent_usd == billed_usd(emulator)
+    assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
+
+
+def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:
+    endpoint = endpoint_at(emulator)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    assert find_orphans(tmp_path, []).works == ()
+    assert recover(tmp_path) == [SHARD_ID]
+
+
+def test_a_run_keeps_its_mark_and_one_of_the_same_name_elsewhere_has_another(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    assert mark_of(here) == mark_of(here) != mark_of(there)
+
+
+def test_what_a_judges_batch_left_behind_counts_toward_what_judging_may_cost(tmp_path: Path) -> None:
+    judged, other = "00002-judge-night", "00003-main-night"
+    with FileJournal(tmp_path) as journal:
+        journal.sent([intent(0, judged), intent(1, judged), intent(2, other)])
+        journal.settled([outcome(1), outcome(2)])
+    booked, held = outcome(1).cost_usd, Decimal("0.8")
+    limit = judges_limit(
+        tmp_path, Decimal(1), Decimal("0.05"), {judged: {"e0": held}, other: {"e3": Decimal(5)}}
+    )
+    assert (limit.spent_usd, limit.reserved_usd) == (Decimal("0.05") + booked, held)
+    whole = RunBudget(Decimal(10))
+    assert whole.reserve(held)
+    within = SubBudget(whole, limit)
+    within.settle(held, Decimal("0.7"))
+    while within.reserve(Decimal("0.1")):
+        within.settle(Decimal("0.1"), Decimal("0.1"))
+    assert limit.reserved_usd == whole.reserved_usd == 0
+    assert Decimal("0.9") < limit.spent_usd <= 1
+    assert whole.spent_usd == limit.spent_usd - Decimal("0.05") - booked

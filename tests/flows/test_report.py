@@ -1,0 +1,321 @@
+"""The report of a run: its figures are SQL's, it needs nothing but itself, and it says what a run came to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.support.nights import ask, thirdshift
+from thirdshift.flows.report import sentences as words
+from thirdshift.flows.report.curves import _few
+from thirdshift.flows.report.data import RunFacts, night_of
+from thirdshift.flows.report.drawing import NARROW
+from thirdshift.flows.report.figures import plots_of
+from thirdshift.flows.report.page import page_of, rendered, write_report
+from thirdshift.flows.runs.folder import UnknownRun, folder_of
+from thirdshift.flows.runs.plan_file import load_plan
+from thirdshift.flows.verdicts import EXIT, Verdict
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&$x^2$ #000101"
+VOID = {"meta", "link", "img", "br", "hr"}
+
+
+@dataclass
+class Seen(HTMLParser):
+    """What a browser would see of a page: its elements, tables with the exact figures, and text."""
+
+    elements: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
+    tables: dict[str, list[list[str]]] = field(default_factory=dict)
+    text: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._open: list[str] = []
+        self._caption = ""
+        self._value: str | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        said = dict(attrs)
+        self.elements.append((tag, said))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "caption":
+            self._caption = ""
+        elif tag == "tr" and "tbody" in self._open:
+            self.tables.setdefault(self._caption, []).append([])
+        elif tag in ("td", "th") and "tbody" in self._open:
+            self.tables[self._caption][-1].append("")
+            self._value = None
+        elif tag == "data":
+            self._value = said["value"]
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if self._open and self._open[-1] == "caption":
+            self._caption += data
+        elif "tbody" in self._open and {"td", "th"} & set(self._open):
+            self.tables[self._caption][-1][-1] += data if self._value is None else self._value
+            self._value = None
+
+
+def seen(page: str) -> Seen:
+    parser = Seen()
+    parser.feed(page)
+    return parser
+
+
+@pytest.fixture(scope="module")
+def warehouse(demo_night: Path) -> Path:
+    return demo_night / "warehouse.duckdb"
+
+
+@pytest.fixture(scope="module")
+def night(warehouse: Path) -> RunFacts:
+    return night_of(warehouse, "demo")
+
+
+@pytest.fixture(scope="module")
+def page(night: RunFacts) -> str:
+    return rendered(page_of(night))
+
+
+@pytest.fixture
+def copied(warehouse: Path, tmp_path: Path) -> Path:
+    """The demo's warehouse to do with as a test likes; its run's folder stays behind."""
+    return Path(shutil.copy(warehouse, tmp_path / "warehouse.duckdb"))
+
+
+def change(place: Path, *statements: str, **bound: str) -> None:
+    with duckdb.connect(str(place)) as con:
+        for statement in statements:
+            con.execute(statement, {name: value for name, value in bound.items() if f"${name}" in statement})
+
+
+def test_the_command_writes_the_page_of_a_run(warehouse: Path, tmp_path: Path) -> None:
+    done = thirdshift("report", "demo", "--output", tmp_path / "demo.html", "--warehouse", warehouse)
+    assert done.returncode == 0, done.stderr
+    written = (tmp_path / "demo.html").read_text(encoding="utf-8")
+    assert "exit 0" in written
+    assert len(written) < 400_000
+
+
+def test_the_figures_of_the_page_are_those_of_sql(page: str, warehouse: Path) -> None:
+    tables = seen(page).tables
+    tokens = "input_tokens, cached_tokens, output_tokens"
+    spend = f"select endpoint, mode, purpose, attempts, attempts_unsettled, {tokens}, cost_usd from spend_by_endpoint"
+    paid = ask(warehouse, f"{spend} order by cost_usd desc")
+    assert tables["Where the money went"] == [[f"{cell}" for cell in row] for row in paid]
+    bill = {row[0].removesuffix(" (emulated)"): row for row in tables["Cost of the whole batch"]}
+    for name, alone, saved in ask(warehouse, "select endpoint, alone_usd, saved_usd from savings"):
+        assert (Decimal(bill[name][1]), Decimal(bill[name][3])) == (alone, saved)
+    ((spent, mean),) = ask(warehouse, "select sum(cost_usd), (select avg(score) from results) from ledger")
+    assert Decimal(bill["this run"][1]) == spent
+    assert float(bill["this run"][2]) == mean
+    (claim,) = ask(warehouse, "select floor, mean, lower_bound, scored from certificates")
+    assert [float(cell) for cell in tables["What is claimed"][0][3:7]] == list(claim)
+    by_task = ask(warehouse, "select task, cost_usd from spend_by_task")
+    for task, usd in by_task:
+        assert sum(Decimal(row[2]) for row in tables["Cost by task and endpoint"] if row[0] == task) == usd
+    dearest = ask(
+        warehouse, "select request_id, sum(cost_usd) as usd from ledger group by 1 order by 2 desc, 1 limit 8"
+    )
+    assert [(row[0], Decimal(row[5])) for row in tables["The dearest requests"]] == dearest
+    prices = ask(warehouse, "select endpoint, input_usd_per_mtok, output_usd_per_mtok from prices order by 1")
+    assert [
+        (row[0], Decimal(row[3]), Decimal(row[4]))
+        for row in tables["Prices in force, USD per million tokens"]
+    ] == prices
+
+
+def test_the_page_needs_no_network_and_no_script(page: str) -> None:
+    reached = [
+        value
+        for tag, said in seen(page).elements
+        for name in ("src", "href", "xlink:href", "action", "data")
+        if (value := said.get(name)) is not None
+        if not (value.startswith("#") or value == "data:,")
+    ]
+    assert reached == []
+    assert not re.search(r"<script|@import|url\((?!#)|\son\w+=", page)
+    assert "default-src 'none'" in page
+
+
+def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
+    elements = seen(page).elements
+    names = [tag for tag, _ in elements]
+    assert {"header", "nav", "main", "footer"} <= set(names)
+    levels = [int(tag[1]) for tag in names if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all("scope" in said for tag, said in elements if tag == "th")
+    assert names.count("caption") == names.count("table")
+    ids = [said["id"] for _, said in elements if "id" in said]
+    assert len(ids) == len(set(ids))
+    labels = [said["aria-labelledby"] for _, said in elements if "aria-labelledby" in said]
+    assert set(labels) <= set(ids)
+    assert names.count("figure") == 5
+
+
+def test_a_figure_says_in_words_what_it_shows(night: RunFacts, warehouse: Path) -> None:
+    drawn = plots_of(warehouse, "demo")
+    assert list(drawn) == ["bill", "frontier", "spend", "timeline", "estimates"]
+    assert "this run $0." in drawn["bill"].told
+    assert drawn["bill"].svg(NARROW) == drawn["bill"].svg(NARROW)
+    assert "var(--chosen)" in drawn["bill"].svg(NARROW)
+    assert drawn["bill"].png()[:4] == b"\x89PNG"
+
+
+def test_the_plan_stands_on_its_frontier(warehouse: Path) -> None:
+    plan = load_plan(folder_of(warehouse, "demo"))
+    assert plan is not None
+    assert plan.floor == pytest.approx(0.9)
+    dearer = [cost for floor, cost in plan.points if floor > 0.9]
+    cheaper = [cost for floor, cost in plan.points if floor <= 0.9]
+    assert max(cheaper) * 0.98 <= plan.cost_usd <= min(dearer) * 1.02
+    ((planned,),) = ask(warehouse, "select planned_usd from runs")
+    assert plan.total_usd == pytest.approx(float(planned), abs=1e-6)
+
+
+def test_what_people_wrote_stays_text(copied: Path, tmp_path: Path) -> None:
+    change(
+        copied,
+        "update runs set job = $evil",
+        "update ledger set request_id = request_id || $evil where attempt = 1",
+        "update ledger set task = $evil where task = 'add'",
+        "update results set task = $evil, error = 'refused: ' || $evil where task = 'add'",
+        "update assignments set task = $evil where task = 'add'",
+        "update shards set endpoint = $evil where purpose = 'main'",
+        "update prices set source = $evil",
+        "insert into rejects values ('demo', $evil, 3, $evil)",
+        evil=EVIL,
+    )
+    assert write_report("demo", tmp_path / "evil.html", copied, texts=True) == 0
+    found = seen((tmp_path / "evil.html").read_text(encoding="utf-8"))
+    assert not {"script", "img"} & {tag for tag, _ in found.elements}
+    assert not [said for _, said in found.elements if any(name.startswith("on") for name in said)]
+    assert found.text.count(EVIL) > 10
+
+
+def test_text_of_requests_is_shown_only_when_asked_for(page: str, warehouse: Path, tmp_path: Path) -> None:
+    prompts = [
+        text for (text,) in ask(warehouse, "select distinct output from results where length(output) > 9")
+    ]
+    assert prompts
+    assert not [text for text in prompts if text in page]
+    out = tmp_path / "texts.html"
+    write_report("demo", out, warehouse, texts=True)
+    shown = seen(out.read_text(encoding="utf-8")).text
+    assert "user: " in shown
+    assert out.stat().st_mode & 0o077 == 0
+
+
+STOPPED = [
+    ("budget", ["budget", "floor_missed"], "Stopped by the budget", 4, "resume demo --cap"),
+    ("deadline", ["deadline"], "Stopped by the deadline", 5, "resume demo --deadline"),
+    ("done", ["errors"], "more requests than tolerated have no answer", 6, "results.error"),
+    ("done", ["not_certified"], "is not certified", 3, "quality.audit"),
+    ("failed", [], "Broke off", None, "resume demo"),
+    ("running", [], "Not finished", None, "resume demo"),
+]
+
+
+def test_a_run_that_was_stopped_says_so_and_what_to_do(copied: Path) -> None:
+    for status, outcomes, headline, code, remedy in STOPPED:
+        change(
+            copied,
+            "update runs set status = $status, outcomes = $outcomes",
+            status=status,
+            outcomes=json.dumps(outcomes),
+        )
+        found = night_of(copied, "demo")
+        assert headline in words.headline(found)
+        assert found.exit_code == code
+        assert remedy in " ".join(words.next_steps(found))
+        assert not words.good(found)
+
+
+def test_a_run_that_has_only_begun_has_a_page(copied: Path) -> None:
+    tables = (
+        "ledger",
+        "results",
+        "responses",
+        "observations",
+        "certificates",
+        "shards",
+        "assignments",
+        "run_prices",
+    )
+    change(
+        copied,
+        *(f"delete from {table}" for table in tables),
+        "update runs set status = 'running', finished_at = null",
+    )
+    page = page_of(night_of(copied, "demo"))
+    assert page.headline == "Not finished"
+    assert "Not finished" in rendered(page)
+
+
+def test_many_shards_are_drawn_as_what_they_cover() -> None:
+    few = [(float(n), n + 0.5, True) for n in range(10)]
+    assert _few(few) == tuple(few)
+    many = [(float(n), n + 2.0, True) for n in range(1000) if not 300 <= n < 600]
+    assert _few(many) == ((0.0, 301.0, True), (600.0, 1001.0, True))
+
+
+def test_every_outcome_has_a_headline_and_advice() -> None:
+    assert set(words.EXITS) == {0, *EXIT.values()}
+    assert set(words.MORE) == set(Verdict)
+
+
+def claims(**given: object) -> Iterator[str]:
+    common = {"task": None, "floor": 0.9, "confidence": 0.95, "population": 6010, "scored": 300, "mean": 0.93}
+    yield words.claim({**common, "lower_bound": 0.9134, "certified": True, "method": "betting", **given})
+
+
+def test_a_judges_opinion_is_never_called_quality() -> None:
+    (claim,) = claims(basis="judge", scorer="judge opus, rubric 3f2a")
+    assert claim.startswith(
+        "judge opus, rubric 3f2a: at least 0.9134 (with 95% confidence, from 300 scored of 6,010"
+    )
+    assert "quality" not in claim.lower()
+    (exact,) = claims(basis="reference", scorer="exact", certified=False)
+    assert exact.startswith("Mean score by exact: at least 0.9134")
+    assert exact.endswith("the floor of 0.9 is not certified.")
+
+
+def test_a_share_of_an_endpoints_mean_is_called_one() -> None:
+    row = {
+        "task": None,
+        "floor": 0.95,
+        "confidence": 0.95,
+        "population": 10,
+        "scored": 10,
+        "mean": 0.97,
+        "method": "census",
+    }
+    row |= {"basis": "reference", "scorer": "exact", "lower_bound": 0.97, "certified": True}
+    assert words.claim(row, "opus").startswith(
+        "Mean score by exact, as a share of the mean of opus: at least 0.9700"
+    )
+    assert words.subject(row, "opus") == "Share of opus's mean"
+
+
+def test_an_unknown_run_is_told_with_those_there_are(warehouse: Path) -> None:
+    with pytest.raises(UnknownRun, match="the newest are demo"):
+        night_of(warehouse, "nights")

@@ -1,0 +1,26 @@
+"""Five of the hundred kills of benchmarks/faults.py."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support.paths import ROOT
+
+BENCHMARK = ROOT / "benchmarks" / "faults.py"
+
+
+def test_nights_killed_at_random_instants_end_whole_and_pay_once() -> None:
+    done = subprocess.run(
+        [sys.executable, BENCHMARK, "5", "--seed", "3"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["kills"] == 5
+    assert told["billed"] > told["requests"]
+    assert all(told["laws"].values())

@@ -1,0 +1,225 @@
+"""Erasure: what was purged is nowhere in our files, byte for byte; ids, figures and money stay."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.paths import ROOT
+from thirdshift.router.values import (
+    Answer,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Purpose,
+    Usage,
+)
+from thirdshift.warehouse.errors import JournalError, StoreError
+from thirdshift.warehouse.exchange.purge import purge
+from thirdshift.warehouse.intake.frozen import RowSource
+from thirdshift.warehouse.intake.intake import InputSpec, freeze
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.store import Warehouse, run_folder
+
+NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
+COUNT = 4
+
+
+def secret(what: str, n: int) -> str:
+    """Text that compression leaves alone, so that a search of the bytes would find it."""
+    return f"{what}-of-{n}-" + "".join(chr(33 + (ord(c) * (n + 7)) % 90) for c in what) + f"-{n * 7919}"
+
+
+WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message", "logprobs")
+
+
+def an_intent(run_id: str, n: int, at: datetime, attempt: int = 1, shard: str = "s") -> Intent:
+    return Intent(
+        f"{run_id}-{n}-{attempt}", run_id, shard, n, f"r{n}", "small", "lab/small", "lab", Mode.REALTIME, Purpose.MAIN,
+        attempt, Decimal("0.5"), at,
+    )  # fmt: skip
+
+
+def an_answer(run_id: str, n: int, at: datetime) -> Outcome:
+    reply = Answer(
+        n, f"r{n}", secret("output", n), "stop", secret("reasoning", n), logprobs=secret("logprobs", n)
+    )
+    return Outcome(f"{run_id}-{n}-1", LedgerStatus.SETTLED, Decimal("0.25"), at, Usage(3, 2), reply=reply)
+
+
+def a_run(path: Path, run_id: str, at: datetime) -> Path:
+    source = pa.table(
+        {
+            "request_id": [f"r{n}" for n in range(COUNT)],
+            "prompt": [secret("prompt", n) for n in range(COUNT)],
+            "reference": [secret("reference", n) for n in range(COUNT)],
+            "metadata": [{"who": secret("customer", n)} for n in range(COUNT)],
+        }
+    )
+    pq.write_table(source, path.parent / "in.parquet")
+    folder = run_folder(path, run_id)
+    freeze(InputSpec("in.parquet", path.parent), folder)
+    (path.parent / "in.parquet").unlink()
+    with FileJournal(folder) as journal:
+        for n in range(COUNT):
+            journal.sent([an_intent(run_id, n, at)])
+            journal.settled([an_answer(run_id, n, at)])
+        part = journal.seal("s")
+        failed = [an_intent(run_id, n, at, 2, "left behind") for n in range(COUNT)]
+        journal.sent(failed)
+        failures = [Failure(n, f"r{n}", FailureKind.REFUSED, secret("message", n)) for n in range(COUNT)]
+        journal.settled(
+            Outcome(i.entry_id, LedgerStatus.VOID, Decimal(0), at, reply=f)
+            for i, f in zip(failed, failures, strict=True)
+        )
+    assert part is not None
+    with Warehouse.open(path) as w:
+        w.start_run({"run_id": run_id, "job": "j", "status": "running", "started_at": at})
+        w.save_requests(run_id, folder)
+        w.ingest(part)
+        w.compose_results(run_id, pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT}))
+        w.finish_run(run_id, status="done")
+    return folder
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    warehouse = tmp_path / "w.duckdb"
+    a_run(warehouse, "old", NOW - timedelta(days=30))
+    a_run(warehouse, "new", NOW)
+    return warehouse
+
+
+def traces(folder: Path, n: int) -> set[str]:
+    """Which secrets of request `n` are in any file: raw, and as the files' own readers give them."""
+    found: set[str] = set()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            texts = [data]
+            if file.suffix == ".parquet":
+                texts.append(str(pq.read_table(file, partitioning=None).to_pylist()).encode())
+            if file.suffix == ".duckdb":
+                tables = [r["name"] for r in ask(file, "show tables").to_pylist()]
+                texts += [str(ask(file, f"from {table}").to_pylist()).encode() for table in tables]
+            text = b"".join(_unescaped(text) for text in texts)
+            found |= {what for what in WHAT if secret(what, n).encode() in text}
+    return found
+
+
+def _unescaped(data: bytes) -> bytes:
+    """JSON and repr write a backslash and quotes twice or with one before them."""
+    return data + data.replace(b"\\\\", b"\\").replace(b'\\"', b'"').replace(b"\\'", b"'")
+
+
+def test_purged_requests_leave_no_trace_and_the_others_stay(path: Path) -> None:
+    assert traces(path.parent, 1) == set(WHAT) == traces(path.parent, 2)
+    assert secret("output", 1).encode() in path.read_bytes(), "the search of raw bytes would find nothing"
+    before = ask(path, "select sum(cost_usd) as usd, count(*) as n from ledger").to_pylist()
+    folder = run_folder(path, "new")
+    (folder / "thirdshift-batch-x").mkdir()
+    killed = (
+        "thirdshift-batch-x/1.jsonl",
+        "parts/.s.parquet.tmp",
+        "../../w.duckdb.v1.backup.tmp",
+        "publish/part",
+    )
+    for name in killed:  # what processes that were killed leave half done
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(secret("prompt", 1))
+
+    done = purge(path, request_ids=["r1", "nobody"])
+
+    assert (done.runs, done.requests, done.backups) == (("new", "old"), 2, ())
+    assert done.files == 6, "a part, a journal and a frozen input in each of two runs"
+    assert traces(path.parent, 1) == set()
+    assert traces(path.parent, 2) == set(WHAT)
+    assert ask(path, "select sum(cost_usd) as usd, count(*) as n from ledger").to_pylist() == before
+    assert ask(path, "select count(*) as n from results where request_id = 'r1'")["n"].to_pylist() == [2]
+    assert "r1" not in ask(path, "from answers")["request_id"].to_pylist()
+    assert purge(path, request_ids=["r1"]).files == 0
+
+
+def test_runs_before_a_date_lose_all_their_text(path: Path) -> None:
+    done = purge(path, before=NOW - timedelta(days=1))
+    assert (done.runs, done.requests) == (("old",), COUNT)
+    assert traces(run_folder(path, "old"), 0) == set()
+    assert traces(run_folder(path, "new"), 0) == set(WHAT)
+    runs = {r["run_id"]: r["purged_at"] for r in ask(path, "select run_id, purged_at from runs").to_pylist()}
+    assert runs["old"] is not None
+    assert runs["new"] is None
+
+
+def test_purged_files_are_still_files_of_their_kind(path: Path) -> None:
+    purge(path, request_ids=["r1"])
+    folder = run_folder(path, "new")
+    requests = list(RowSource(folder, np.arange(COUNT)))
+    assert [len(r.messages) for r in requests] == [1, 0, 1, 1]
+    assert recover(folder) == ["left behind"]
+    with Warehouse.open(path) as w:
+        assert sum(w.ingest(part) for part in parts.of_run(folder)) == COUNT
+    assert ask(path, "select count(*) as n from ledger where run_id = 'new'")["n"].to_pylist() == [2 * COUNT]
+    assert {p.stat().st_mode & 0o777 for p in [path, *folder.rglob("*")] if p.is_file()} == {0o600}
+
+
+def test_a_run_that_is_alive_is_not_touched(path: Path) -> None:
+    with pytest.raises(StoreError, match="run new is being worked on"):
+        purge(path, request_ids=["r1"], alive={"new"})
+    assert traces(path.parent, 1) == set(WHAT)
+    assert purge(path, before=NOW - timedelta(days=1), alive={"new"}).runs == ("old",)
+
+
+def test_a_run_that_was_not_finished_cannot_go_on(path: Path) -> None:
+    with Warehouse.open(path) as w:
+        w.update_run("new", status="running")
+    purge(path, request_ids=["r1"])
+    assert ask(path, "select status from runs where run_id = 'new'")["status"].to_pylist() == ["failed"]
+
+
+def test_backups_that_still_hold_the_text_are_named(path: Path) -> None:
+    backup = path.with_name("w.duckdb.v1.backup")
+    backup.write_bytes(path.read_bytes())
+    assert purge(path, request_ids=["r1"]).backups == (backup,)
+
+
+def test_a_damaged_journal_stops_the_purge_by_name(path: Path) -> None:
+    journal = next((run_folder(path, "old") / "journal").glob("*.jsonl"))
+    journal.write_bytes(b"\x00damage\n" + journal.read_bytes())
+    with pytest.raises(JournalError, match=r"left behind\.jsonl: this journal is damaged"):
+        purge(path, request_ids=["r1"])
+
+
+def test_whoever_waits_for_the_file_writes_into_the_new_one(path: Path) -> None:
+    """Another process adds runs, opening the file each time, while it is purged: none of them is lost."""
+    code = """
+import sys
+from pathlib import Path
+from thirdshift.warehouse.store.store import Warehouse
+print("on", flush=True)
+for n in range(12):
+    with Warehouse.open(Path(sys.argv[1]), say=lambda text: None) as w:
+        w.start_run({"run_id": f"other-{n}", "status": "done"})
+"""
+    with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        while other.poll() is None:
+            with suppress(StoreError):  # on a busy machine it may give up on freed blocks, and says so
+                purge(path, request_ids=["r1"], say=lambda text: None)
+    assert other.returncode == 0
+    runs = ask(path, "select count(*) as n from runs where run_id like 'other-%'")
+    assert runs["n"].to_pylist() == [12]
