@@ -89,7 +89,6 @@ HOMES = {
     "fsspec": {"warehouse"},
     "highspy": {"router"},
     "scipy": {"router"},
-    "sklearn": {"router"},
     "threadpoolctl": {"router"},
     "regex": {"router", "engines"},  # the emulated provider must err as the scorers read
     "jsonschema": {"router", "engines", "warehouse"},  # one meaning of `valid` for input, replies and scores

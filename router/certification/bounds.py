@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import betaincinv, gammaln
 
 Floats = NDArray[np.float64]
 
@@ -30,13 +30,30 @@ def exact(successes: int, scored: int, confidence: float, population: int | None
         return 0.0
     alpha = 1.0 - confidence
     if population is None:
-        return float(stats.beta.ppf(alpha, successes, scored - successes + 1))
+        return float(betaincinv(successes, scored - successes + 1, alpha))
     low, high = successes, population - (scored - successes)  # what the sample leaves possible
     while low < high:  # the smallest number of successes in the population that does not surprise
         middle = (low + high) // 2
-        surprise = stats.hypergeom.sf(successes - 1, population, middle, scored)
+        surprise = _chance_of_as_many(successes, population, middle, scored)
         low, high = (low, middle) if surprise > alpha else (middle + 1, high)
     return low / population
+
+
+def _chance_of_as_many(successes: int, population: int, right: int, scored: int) -> float:
+    """The chance of at least so many successes among `scored` drawn from a population with `right` (hypergeometric)."""
+    count = np.arange(successes, min(scored, right) + 1, dtype=np.float64)
+    log_chance = (
+        _log_choose(right, count)
+        + _log_choose(population - right, scored - count)
+        - _log_choose(population, np.float64(scored))
+    )
+    return min(float(np.exp(log_chance).sum()), 1.0)
+
+
+def _log_choose(whole: int, part: Floats | np.float64) -> Floats:
+    """log(whole over part); minus infinity where there are not so many."""
+    found: Floats = gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
+    return np.where(part > whole, -np.inf, found)
 
 
 def betting(

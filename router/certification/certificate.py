@@ -14,7 +14,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri
 
 from thirdshift.router.certification.bounds import STEPS, Floats, betting, exact, powered
 from thirdshift.router.certification.scorers import Basis
@@ -234,7 +234,7 @@ def _enough(
     floor: float, mean: float, level: float, population: int, labels: int, spread: float | None
 ) -> bool:
     """Whether so many labels certify in `POWER` of cases (the betting bound by its asymptotic width)."""
-    unlucky = float(stats.norm.ppf(POWER))
+    unlucky = float(ndtri(POWER))
     left = 1.0 - labels / population
     if spread is None:
         usual = labels * mean - unlucky * math.sqrt(labels * mean * (1.0 - mean) * left)

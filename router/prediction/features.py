@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.feature_extraction.text import HashingVectorizer
-from sklearn.utils.extmath import randomized_svd
+from scipy.sparse.linalg import svds
 
 DIRECTIONS = 16
 """More carry nothing that the few hundred scores of a pilot could tell apart."""
@@ -24,7 +25,9 @@ CHARACTERS = 4_000
 """Characters read of each text, from its beginning and its end: what is asked stands at one of them."""
 BUCKETS = 2**15
 
-_WORDS = HashingVectorizer(n_features=BUCKETS, ngram_range=(1, 2), alternate_sign=False, norm="l2")
+_WORD = re.compile(r"\w\w+")
+_PAIR = np.uint32(2654435761)
+"""Knuth's multiplicative hash: two words in a row fall into a bucket of their own."""
 _DIGITS, _CJK = re.compile(r"\d"), re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _LATIN, _CODE = re.compile(r"[A-Za-z]"), re.compile(r"[{}\[\]();=<>_\\]")
 _NUMBERS, _LINES = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"\n")
@@ -50,7 +53,7 @@ class TextMap:
         return ((self.columns(texts) - self.centre) / self.scale).astype(np.float32)
 
     def columns(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        words = _hashed(texts, self.rarity)
+        words = _weighed(_ngrams(texts), self.rarity)
         return np.hstack([words @ self.directions, _counts(texts)]).astype(np.float32)
 
 
@@ -58,15 +61,11 @@ def learn(texts: Sequence[str], rng: np.random.Generator) -> TextMap:
     """The map for texts like these. A text given is a sample's: what exceeds SAMPLE is left out at random."""
     if len(texts) > SAMPLE:
         texts = [texts[i] for i in sorted(rng.choice(len(texts), SAMPLE, replace=False))]
-    counts = _WORDS.transform([clip(text) for text in texts])
+    counts = _ngrams(texts)
     seen = np.bincount(counts.indices, minlength=BUCKETS)
     rarity = np.where(seen > 1, np.log((1 + len(texts)) / (1 + seen)), 0.0).astype(np.float32)
-    words = _hashed(texts, rarity)
-    rank = min(DIRECTIONS, max(1, min(words.shape) - 1))
-    seed = int(rng.integers(2**31))
-    _, _, right = randomized_svd(words, rank, random_state=seed)
-    directions = np.ascontiguousarray(right.T, dtype=np.float32)
-    nothing = np.zeros(rank + COUNTS, dtype=np.float32)
+    directions = _directions(_weighed(counts, rarity), rng)
+    nothing = np.zeros(directions.shape[1] + COUNTS, dtype=np.float32)
     raw = TextMap(directions, rarity, nothing, nothing + 1).columns(texts)
     scale = raw.std(axis=0)
     return TextMap(
@@ -85,8 +84,37 @@ def clip(text: str) -> str:
     return text if len(text) <= CHARACTERS else f"{text[:half]} {text[-half:]}"
 
 
-def _hashed(texts: Sequence[str], rarity: NDArray[np.float32]) -> sparse.csr_matrix:
-    counts = _WORDS.transform([clip(text) for text in texts])
+def _ngrams(texts: Sequence[str]) -> sparse.csr_matrix:
+    """How often each bucket's words and pairs of words occur in each text, shape (n, BUCKETS)."""
+    known: dict[str, int] = {}
+    lists = [_WORD.findall(clip(text).lower()) for text in texts]
+    for words in lists:
+        for word in words:
+            if word not in known:
+                known[word] = crc32(word.encode("utf-8", "surrogatepass"))
+    lengths = np.fromiter(map(len, lists), np.int64, len(lists))
+    one = np.fromiter(map(known.__getitem__, chain.from_iterable(lists)), np.uint32, int(lengths.sum()))
+    row = np.repeat(np.arange(len(lists)), lengths)
+    follows = row[1:] == row[:-1]
+    two = ((one[:-1] * _PAIR) ^ one[1:])[follows]
+    bucket = np.concatenate([one, two]) % BUCKETS
+    rows = np.concatenate([row, row[1:][follows]])
+    counts = sparse.coo_matrix((np.ones(len(rows), np.float32), (rows, bucket)), (len(lists), BUCKETS))
+    return counts.tocsr()  # which adds up what falls into one bucket
+
+
+def _directions(words: sparse.csr_matrix, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The right singular vectors of the largest singular values, shape (BUCKETS, at most DIRECTIONS)."""
+    rank = min(DIRECTIONS, max(1, min(words.shape) - 1))
+    if not words.nnz or min(words.shape) == 1:
+        return np.zeros((BUCKETS, rank), np.float32)
+    start = rng.standard_normal(min(words.shape)).astype(words.dtype)
+    _, value, right = svds(words, rank, v0=start, tol=1e-3)
+    return np.ascontiguousarray(right[np.argsort(-value)].T, dtype=np.float32)
+
+
+def _weighed(counts: sparse.csr_matrix, rarity: NDArray[np.float32]) -> sparse.csr_matrix:
+    """Counts times rarity, each text's row of length 1."""
     weighed = counts @ sparse.diags(rarity)
     norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags(1.0 / np.maximum(norms, 1e-9)) @ weighed)
