@@ -26,7 +26,8 @@ from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.tokens.estimate import texts_of
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.labels import read_labels, write_labels
-from thirdshift.warehouse.store.store import Warehouse, frozen_parquet, run_folder
+from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store.store import Warehouse, frozen_parquet
 
 TEXTS = """
 select q.row, q.request_id, q.task, f.messages, r.output, f.reference

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.orchestration.server import settle_environment
-from thirdshift.flows.runs.folder import UnknownRun, folder_of, known_runs, recall
+from thirdshift.flows.runs.folder import UnknownRun, known_runs, recall
+from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.warehouse.journal.run_folder import run_folder
 
 
 def run_job(call: RunOptions, *, as_json: bool) -> int:
@@ -46,7 +48,7 @@ def resume_run(
 ) -> int:
     """Go on with a run, called as it was called, under its job file as it is now."""
     place = warehouse or Path("warehouse.duckdb").resolve()
-    told = recall(folder_of(place, run_id))
+    told = recall(run_folder(place, checked_run_id(run_id)))
     if told is None:
         known = known_runs(place)
         raise UnknownRun(

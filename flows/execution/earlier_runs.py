@@ -20,11 +20,12 @@ from thirdshift.flows.dispatch.recovery import find_orphans
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.flows.runs.folder import RunAlive, alive_runs, folder_of, locked
+from thirdshift.flows.runs.folder import RunAlive, alive_runs, locked
 from thirdshift.warehouse.exchange.purge import purge_outlived
 from thirdshift.warehouse.intake.frozen import column
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import recover
+from thirdshift.warehouse.journal.run_folder import folder_to_change
 from thirdshift.warehouse.store.reuse import answered_before, reuse, spent_in_window
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -153,8 +154,8 @@ def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
     under_way = Decimal(0)
     names = warehouse.query(OTHERS, job=context.job.name, run_id=context.run_id)["run_id"].to_pylist()
     for run_id in names:
-        folder = folder_of(context.warehouse, run_id)
-        if not folder.is_dir():
+        folder = folder_to_change(context.warehouse, run_id)
+        if folder is None:
             continue
         with locked(folder):
             left = find_orphans(folder, tuple(context.reached.values()))

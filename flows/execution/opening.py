@@ -21,6 +21,7 @@ from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
+from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
 from thirdshift.warehouse.intake.intake import frozen
@@ -105,7 +106,7 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
         mark = context.folder / ASIDE
         aside = next(name for n in count(1) if (name := f"{context.run_id}~{n}") not in taken)
         if mark.exists():  # a process died on the way
-            aside = mark.read_text(encoding="utf-8")
+            aside = checked_run_id(mark.read_text(encoding="utf-8"))
         if aside == context.run_id:
             mark.unlink()
             return

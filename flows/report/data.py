@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.flows.report import queries
-from thirdshift.flows.runs.folder import RunAlive, UnknownRun, folder_of, locked
+from thirdshift.flows.runs.folder import RunAlive, UnknownRun, locked
 from thirdshift.flows.runs.plan_file import KeptPlan, load_plan
 from thirdshift.flows.verdicts import Verdict, exit_code
+from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store.read_only import Question, reading
 
 Row = Mapping[str, Any]
@@ -80,7 +81,7 @@ class RunFacts:
 
 def night_of(warehouse: Path, run_id: str) -> RunFacts:
     """Raises UnknownRun; StoreError as `thirdshift.warehouse.store.read_only` says."""
-    folder = folder_of(warehouse, run_id)
+    folder = run_folder(warehouse, run_id)
     with reading(warehouse) as ask:
         found = _rows(ask, queries.RUN, run_id)
         if not found:
@@ -126,7 +127,7 @@ def _rows(ask: Question, sql: str, run_id: str) -> list[dict[str, Any]]:
 
 
 def _alive(folder: Path) -> bool:
-    if not folder.exists():
+    if not (folder / MARKER).exists():
         return False
     try:
         with locked(folder):

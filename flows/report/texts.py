@@ -11,9 +11,9 @@ import numpy as np
 
 from thirdshift.flows.report import queries
 from thirdshift.flows.report.data import RunFacts
-from thirdshift.flows.runs.folder import folder_of
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import RowSource
+from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.read_only import reading
 
 MOST_CHARACTERS = 2_000
@@ -33,7 +33,7 @@ def samples(night: RunFacts, warehouse: Path) -> tuple[TextSample, ...]:
     run_id = night.run["run_id"]
     with reading(warehouse) as ask:
         found = {row["request_id"]: row for row in ask(queries.TEXTS, run_id=run_id, ids=wanted).to_pylist()}
-    prompts = _prompts(folder_of(warehouse, run_id), sorted(row["row"] for row in found.values()))
+    prompts = _prompts(run_folder(warehouse, run_id), sorted(row["row"] for row in found.values()))
     return tuple(
         TextSample(request_id, tuple(_parts(found[request_id], prompts.get(found[request_id]["row"]))))
         for request_id in wanted

@@ -26,7 +26,6 @@ from thirdshift.flows.jobs.building import (
 )
 from thirdshift.flows.jobs.deadlines import duration, resolve_deadline
 from thirdshift.flows.jobs.job import Job, load_job
-from thirdshift.flows.runs.folder import folder_of
 from thirdshift.flows.runs.ids import derive_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.certification.judge import Judge
@@ -37,6 +36,7 @@ from thirdshift.router.planning.problem import Terms
 from thirdshift.router.policy import Policy, eligible, masks, say
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.intake import InputSpec, Intake
+from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.prices import price_rows
 
 NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
@@ -239,7 +239,7 @@ def context_for(call: RunOptions, run_id: str, *, started: datetime | None = Non
         job=job,
         run_id=run_id,
         warehouse=place,
-        folder=folder_of(place, run_id),
+        folder=run_folder(place, run_id),
         endpoints=endpoints,
         deadline=None if text is None else resolve_deadline(text, begun),
         cap_usd=call.cap if call.cap is not None else job.budget.cap_usd,

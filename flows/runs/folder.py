@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.flows.errors import UserError
+from thirdshift.warehouse.journal.run_folder import MARKER, check_marked, run_folder
 
 OWNERS_ALONE = 0o077
 
@@ -22,10 +23,6 @@ class RunAlive(UserError):
 
 class UnknownRun(UserError):
     """No run of that id beside this warehouse."""
-
-
-def folder_of(warehouse: Path, run_id: str) -> Path:
-    return warehouse.with_name(warehouse.name + ".d") / run_id
 
 
 @contextmanager
@@ -42,10 +39,11 @@ def masked(mask: int) -> Iterator[int]:
 def locked(folder: Path) -> Iterator[Path]:
     """The folder, made where it is missing, held by this process alone; the lock ends with the process.
 
-    Raises RunAlive, naming the pid, while another process holds it.
+    Raises RunAlive, naming the pid, while another process holds it; StoreError where the folder is not a run's.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    descriptor = os.open(folder / "pid.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    check_marked(folder)
+    descriptor = os.open(folder / MARKER, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +93,7 @@ def recall(folder: Path) -> dict[str, Any] | None:
 
 def known_runs(warehouse: Path) -> list[str]:
     """Ids of the runs that have a folder beside this warehouse, newest first."""
-    home = folder_of(warehouse, "x").parent
+    home = run_folder(warehouse, "x").parent
     begun = [path.parent for path in home.glob("*/job.json")]
     return [path.name for path in sorted(begun, key=lambda path: path.stat().st_mtime, reverse=True)]
 
@@ -104,8 +102,11 @@ def alive_runs(warehouse: Path) -> list[str]:
     """Ids of the runs that a process is on now."""
     alive = []
     for run_id in known_runs(warehouse):
+        folder = run_folder(warehouse, run_id)
+        if not (folder / MARKER).exists():
+            continue
         try:
-            with locked(folder_of(warehouse, run_id)):
+            with locked(folder):
                 pass
         except RunAlive:
             alive.append(run_id)

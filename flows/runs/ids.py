@@ -12,15 +12,19 @@ from thirdshift.flows.jobs.job import Job
 
 LONGEST = 80
 """Characters; names of files in the run's folder are longer, and a file system takes 255 bytes."""
-_GIVEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")
+GIVEN_LONGEST = 128
+"""Characters of an id as it is given, or derived from the longest name that a job may have."""
+_GIVEN = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._:+=-]{{0,{GIVEN_LONGEST - 1}}}(~[0-9]{{1,6}})*")
+"""Schedulers give ids like `manual__2026-11-22T00:00:00+00:00`; `~1` ends the id of a run that was set aside."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
 def checked_run_id(run_id: str) -> str:
-    """A run id as a user gives it. Raises RunIdError where it cannot name a folder."""
+    """Return the run id as it was given. Raises RunIdError where it cannot name a folder beside the warehouse."""
     if _GIVEN.fullmatch(run_id) is None:
         raise RunIdError(
-            f"run id {run_id[:100]!r}: use letters, digits, dots, dashes, underscores and =, up to 100"
+            f"run id {run_id[:100]!r}: it names a folder, so begin it with a letter, a digit or _, and use letters, "
+            f"digits and . _ : + - = only, up to {GIVEN_LONGEST} of them"
         )
     return run_id
 

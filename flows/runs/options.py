@@ -7,6 +7,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from thirdshift.flows.runs.ids import checked_run_id
+
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -26,6 +28,11 @@ class RunOptions:
     """A rehearsal: every endpoint is answered by the emulated provider."""
     outcomes: Path | None = None
     """Recorded outcomes that emulated models repeat."""
+
+    def __post_init__(self) -> None:
+        """Raises RunIdError: command line, form and API all come by here."""
+        if self.run_id is not None:
+            checked_run_id(self.run_id)
 
     def as_parameters(self) -> dict[str, Any]:
         """As a flow's parameters: names, numbers and paths as text."""

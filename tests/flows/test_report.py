@@ -22,9 +22,10 @@ from thirdshift.flows.report.data import RunFacts, night_of
 from thirdshift.flows.report.drawing import NARROW
 from thirdshift.flows.report.figures import plots_of
 from thirdshift.flows.report.page import page_of, rendered, write_report
-from thirdshift.flows.runs.folder import UnknownRun, folder_of
+from thirdshift.flows.runs.folder import UnknownRun
 from thirdshift.flows.runs.plan_file import load_plan
 from thirdshift.flows.verdicts import EXIT, Verdict
+from thirdshift.warehouse.journal.run_folder import run_folder
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&$x^2$ #000101"
 VOID = {"meta", "link", "img", "br", "hr"}
@@ -182,7 +183,7 @@ def test_a_figure_says_in_words_what_it_shows(night: RunFacts, warehouse: Path) 
 
 
 def test_the_plan_stands_on_its_frontier(warehouse: Path) -> None:
-    plan = load_plan(folder_of(warehouse, "demo"))
+    plan = load_plan(run_folder(warehouse, "demo"))
     assert plan is not None
     assert plan.floor == pytest.approx(0.9)
     dearer = [cost for floor, cost in plan.points if floor > 0.9]

@@ -23,7 +23,8 @@ from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import FileJournal, recover
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 MANY = 400
 

@@ -23,8 +23,9 @@ from thirdshift.warehouse.exchange import publish as publish_module
 from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
+from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store.ask import ask
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 SCHEMA = {
@@ -71,6 +72,8 @@ def warehouse(tmp_path: Path) -> Path:
     spec = RequestSpec(response_schema=json.dumps(SCHEMA))
     for run_id in ("one", "two"):
         folder = run_folder(path, run_id)
+        folder.mkdir(parents=True)
+        (folder / MARKER).touch(0o600)
         freeze(InputSpec("in.parquet", tmp_path, spec), folder)
         with FileJournal(folder) as journal:
             for n, (output, valid) in enumerate(OUTPUTS):

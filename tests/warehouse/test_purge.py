@@ -32,8 +32,9 @@ from thirdshift.warehouse.intake.frozen import RowSource
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store.ask import ask
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 COUNT = 4
@@ -72,6 +73,8 @@ def a_run(path: Path, run_id: str, at: datetime) -> Path:
     )
     pq.write_table(source, path.parent / "in.parquet")
     folder = run_folder(path, run_id)
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch(0o600)
     freeze(InputSpec("in.parquet", path.parent), folder)
     (path.parent / "in.parquet").unlink()
     with FileJournal(folder) as journal:
@@ -174,6 +177,14 @@ def test_purged_files_are_still_files_of_their_kind(path: Path) -> None:
         assert sum(w.ingest(part) for part in parts.of_run(folder)) == COUNT
     assert ask(path, "select count(*) as n from ledger where run_id = 'new'")["n"].to_pylist() == [2 * COUNT]
     assert {p.stat().st_mode & 0o777 for p in [path, *folder.rglob("*")] if p.is_file()} == {0o600}
+
+
+def test_a_folder_without_the_marker_of_a_run_is_left_alone(path: Path) -> None:
+    folder = run_folder(path, "new")
+    (folder / MARKER).unlink()
+    with pytest.raises(StoreError, match=r"new holds files that are no run's"):
+        purge(path, request_ids=["r1"])
+    assert traces(folder, 1) == set(WHAT)
 
 
 def test_a_run_that_is_alive_is_not_touched(path: Path) -> None:

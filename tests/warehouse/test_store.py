@@ -28,7 +28,8 @@ from thirdshift.router.values import (
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 RUN = "night"

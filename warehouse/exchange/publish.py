@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 from thirdshift.warehouse.errors import PublishError, WarehouseError, first_line, of_storage
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
+from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
 from thirdshift.warehouse.store import locks
 from thirdshift.warehouse.store.results import pointer
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 PART_ROWS = 500_000
 BATCH_ROWS = 8192
@@ -59,7 +60,9 @@ def publish(
     """Write a run's results under `destination` (a folder, relative to `base`, or a URI); what an earlier try left
     there is replaced. Raises PublishError; the results are in the warehouse in any case.
     """
-    place = run_folder(warehouse, run_id) / "publish"
+    own = run_folder(warehouse, run_id)
+    check_marked(own)
+    place = own / "publish"
     shutil.rmtree(place, ignore_errors=True)
     target = _root(destination, base)
     try:

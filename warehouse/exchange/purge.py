@@ -26,8 +26,9 @@ from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import building, settle, sync, write_whole
 from thirdshift.warehouse.journal.records import decode, encode
+from thirdshift.warehouse.journal.run_folder import folder_to_change
 from thirdshift.warehouse.store import locks
-from thirdshift.warehouse.store.store import Warehouse, run_folder
+from thirdshift.warehouse.store.store import Warehouse
 
 ERASED = "erased"
 FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
@@ -115,7 +116,12 @@ def purge_outlived(
 def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
     runs = sorted(set(targets["run_id"].to_pylist()))
     with Warehouse.open(path, say=say) as w:
-        files = sum(_erase_files(run_folder(path, run_id), _ids(targets, run_id)) for run_id in runs)
+        folders = {run_id: folder_to_change(path, run_id) for run_id in runs}
+        files = sum(
+            _erase_files(folder, _ids(targets, run_id))
+            for run_id, folder in folders.items()
+            if folder is not None
+        )
         for statement in ERASE:
             w.execute(statement, tables={"targets": targets})
     for unfinished in path.parent.glob(f"{path.name}.v*.backup.tmp"):
@@ -134,8 +140,6 @@ def _ids(targets: pa.Table, run_id: str) -> pa.Array:
 
 
 def _erase_files(folder: Path, ids: pa.Array) -> int:
-    if not folder.is_dir():
-        return 0
     clear_leftovers(folder)
     changed = sum(_erase_part(path, ids) for path in parts.of_run(folder))
     changed += sum(

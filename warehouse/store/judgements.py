@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.results import ANSWERS_REQUESTS
-from thirdshift.warehouse.store.store import Warehouse, frozen_parquet, run_folder
+from thirdshift.warehouse.store.store import Warehouse, frozen_parquet
 
 ANSWERS = """
 with asked as (

@@ -21,6 +21,7 @@ import pyarrow as pa
 from thirdshift.warehouse.errors import StoreError, nearest
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal.files import private_dir
+from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store import ingest, locks, results
 from thirdshift.warehouse.store.migrate import build, version_of
 from thirdshift.warehouse.store.schema import VERSION
@@ -33,11 +34,6 @@ PARTS_AT_ONCE = 100
 processor time than eight parts at a time. A crash leaves them to be put in again."""
 
 RUN_COLUMNS_OF_JSON = frozenset({"params", "outcomes", "config"})
-
-
-def run_folder(warehouse: Path, run_id: str) -> Path:
-    """Where a run keeps its files: `<warehouse file>.d/<run_id>/`."""
-    return warehouse.with_name(warehouse.name + ".d") / run_id
 
 
 class Warehouse:
