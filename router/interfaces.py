@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Protocol
 
-from thirdshift.router.values import Answer, Failure, Intent, Outcome, Purpose, Request
+from thirdshift.router.values import Answer, Failure, Intent, Outcome, Purpose, Request, _say_nothing
 
 
 class RequestSource(Protocol):
@@ -63,6 +63,10 @@ class EngineContext:
     """Shard to entry to what is set aside already: attempts of a dead process, until they are adopted or disowned."""
     keep: Path | None = None
     """A folder of the run's, for what an engine must still know when its process has died."""
+    elsewhere: bool = False
+    """Another endpoint may answer what one will not: then nobody waits for hours."""
+    say: Callable[[str], None] = _say_nothing
+    """For what people should know at once: an endpoint is given up, and until when."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ class FailureKind(StrEnum):
     REFUSED = "refused"
     """The model or a content filter declines."""
     CONTEXT_OVERFLOW = "context_overflow"
+    PARTIAL = "partial"
+    """It ends before its time (an engine's error, a loop, a broken call), or it is empty."""
     CUT_EMPTY = "cut_empty"
     """finish_reason `length` and no text: reasoning ate the budget."""
     INVALID = "invalid"
@@ -211,6 +213,10 @@ class Endpoint:
     delete_remote: bool = False
     workers: WorkerSpec | None = None
     server: ServerSpec | None = None
+    tier_prices: Mapping[str, PriceSchedule] = field(default_factory=dict)
+    """What a reply's own word on its tier (`default`, `flex`, `priority`) makes of the price, where the book has it."""
+    surcharges: Mapping[str, Decimal] = field(default_factory=dict)
+    """Places and speeds that a reply may tell, and the factor of each on every price."""
     emulated: bool = False
     """Answered by our loopback emulator; said wherever the endpoint shows."""
 
@@ -314,3 +320,11 @@ class Outcome:
     reply: Answer | Failure | None = None
     final: bool = True
     """False where another attempt at the same request follows in this shard."""
+    service_tier: str | None = None
+    """As the provider tells it."""
+    note: str | None = None
+    """What the figures alone do not say: a usage that was not believed, an answer that was recovered."""
+
+
+def _say_nothing(words: str) -> None:
+    """Nobody listens."""

@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.engines.batch import local_records
-from thirdshift.engines.batch.http import PIECE, BatchCalls, again, not_run
+from thirdshift.engines.batch.http import PIECE, BatchCalls, again, instant, listed, not_run
 from thirdshift.engines.batch.local_records import BatchRecord, BatchRecords
 from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.http import key_of
+from thirdshift.engines.reply_size import CALL_BYTES, pieces
 from thirdshift.engines.wires.anthropic import AnthropicBodies, read_result
+from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request
 
 BASE = "https://api.anthropic.com"
@@ -75,7 +77,8 @@ class AnthropicBatches:
     async def create(self, source: str, label: str) -> Remote:
         async with self._making:
             page = await self._http.get(f"{BATCHES}?limit=1")
-            newest = str(page["data"][0]["id"]) if page.get("data") else ""
+            batches = listed(page)
+            newest = str(batches[0]["id"]) if batches else ""
             record, size = await asyncio.to_thread(self._write, Path(source), label, newest)
             headers = {"content-type": "application/json", "content-length": str(size)}
             try:
@@ -84,8 +87,9 @@ class AnthropicBatches:
                 if not error.lost:
                     await asyncio.to_thread(record.forget)
                 raise
-            await asyncio.to_thread(record.give_name, str(made["id"]))
-            return _remote(made, record)
+            remote = _remote(made, record)
+            await asyncio.to_thread(record.give_name, remote.id)
+            return remote
 
     def _write(self, source: Path, label: str, newest: str) -> tuple[BatchRecord, int]:
         """(the record of a batch about to be made, the bytes of the body that makes it)."""
@@ -139,18 +143,19 @@ class AnthropicBatches:
             if batch["id"] == record.newest:
                 return
             known = batch["id"] in names or batch["id"] in self._foreign
-            if not known and sum((batch.get("request_counts") or {}).values()) == record.count:
+            if not known and _all_of(batch) == record.count:
                 yield _remote(batch, record)
 
     async def _listed(self) -> AsyncIterator[dict[str, Any]]:
         after = ""
         for _ in range(PAGES_MAX):
             page = await self._http.get(f"{BATCHES}?limit={PAGE}{after}")
-            for batch in page.get("data", ()):
+            batches = listed(page)
+            for batch in batches:
                 yield batch
-            if not page.get("has_more") or not page.get("data"):
+            if not page.get("has_more") or not batches:
                 return
-            after = f"&after_id={page['data'][-1]['id']}"
+            after = f"&after_id={batches[-1]['id']}"
 
     async def claim(self, remote: Remote) -> bool:
         record = await asyncio.to_thread(local_records.read, Path(remote.source or ""))
@@ -168,9 +173,9 @@ class AnthropicBatches:
         try:
             async with self._http.request("GET", remote.results[0]) as response:
                 await self._http.check(response)
-                async for piece in response.content.iter_chunked(PIECE):
+                async for piece in pieces(response):
                     head += piece
-                    if b"\n" in head:
+                    if b"\n" in head or len(head) > CALL_BYTES:
                         break
         except CallError as error:
             if error.kind is not FailureKind.NOT_FOUND:
@@ -238,16 +243,31 @@ def _results(batch_id: str) -> str:
     return f"{BATCHES}/{batch_id}/results"
 
 
+def _counts(batch: Mapping[str, Any]) -> dict[str, int]:
+    told = batch.get("request_counts")
+    return {name: count(value) or 0 for name, value in told.items()} if isinstance(told, dict) else {}
+
+
+def _all_of(batch: Mapping[str, Any]) -> int:
+    return sum(_counts(batch).values())
+
+
+STATES = {"in_progress": RemoteState.RUNNING, "canceling": RemoteState.RUNNING, "ended": RemoteState.ENDED}
+
+
 def _remote(batch: Mapping[str, Any], record: BatchRecord | None) -> Remote:
-    counts = batch.get("request_counts") or {}
-    ended = batch.get("processing_status") == "ended"
+    """A batch as the provider tells it, which may be a stranger's."""
+    if not batch.get("id"):
+        raise CallError(FailureKind.BROKEN_REPLY, "a batch without an id came back", passing=True, lost=True)
+    counts, status = _counts(batch), str(batch.get("processing_status"))
     return Remote(
         id=str(batch["id"]),
         label="" if record is None else record.label,
-        state=RemoteState.ENDED if ended else RemoteState.RUNNING,
-        created_at=datetime.fromisoformat(str(batch["created_at"])),
+        state=STATES.get(status, RemoteState.UNKNOWN),
+        created_at=instant(batch.get("created_at")),
         cut_short=bool(counts.get("canceled") or counts.get("expired")),
-        done=(counts.get("succeeded") or 0) + (counts.get("errored") or 0),
+        done=counts.get("succeeded", 0) + counts.get("errored", 0),
         source=None if record is None else str(record.path),
-        results=(_results(str(batch["id"])),) if ended else (),
+        results=(_results(str(batch["id"])),) if status == "ended" else (),
+        status=status[:40],
     )

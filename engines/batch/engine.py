@@ -21,12 +21,13 @@ from thirdshift.engines.batch.creation import found_by, make
 from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, prefix
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.batch.providers import wire_for
-from thirdshift.engines.core.attempts import RETURNS, unsent
+from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import lost, not_sent
 from thirdshift.engines.errors import ClosedError, UnknownBatchError
+from thirdshift.engines.returns import RETURNS
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
 from thirdshift.router.values import Endpoint, FailureKind
@@ -57,7 +58,9 @@ class BatchEngine:
         bodies = Bodies(endpoint)
         self._endpoint, self._desk = endpoint, engine_context
         self._wire = wire or wire_for(endpoint, bodies, engine_context.keep)
-        self._parts = BatchParts(engine_context, AttemptRecords(endpoint, bodies.extra_bytes), self._wire)
+        self._parts = BatchParts(
+            engine_context, AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep), self._wire
+        )
         first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
         self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
         # in the run's folder, where purge finds what a killed process leaves

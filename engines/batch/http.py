@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,10 +13,11 @@ import stamina
 
 from thirdshift.engines.batch.provider import CallError
 from thirdshift.engines.core.failures import NEXT_STEP, Step
-from thirdshift.engines.core.json import loads
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import EXCEPTIONS, new_session, proxy_for
-from thirdshift.engines.wires.openai import read_error
+from thirdshift.engines.reply_size import CALL_BYTES, pieces, read_bounded
+from thirdshift.engines.wires.errors import read_error
+from thirdshift.engines.wires.parsing import parsed
 from thirdshift.router.values import FailureKind
 
 SILENCE_SECONDS = 120.0
@@ -52,17 +54,17 @@ class BatchCalls:
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
             self._session = new_session(self._headers, timeout)
         return _Guarded(
-            self._session.request(method, self._base + path, proxy=self._proxy, **body), self._name
+            self._session.request(
+                method, self._base + path, proxy=self._proxy, allow_redirects=False, **body
+            ),
+            self._name,
         )
 
     async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """The JSON object that is answered."""
         async with self.request(method, path, **body) as response:
             await self.check(response)
-            try:
-                answer = loads(await response.read())
-            except ValueError:
-                answer = None
+            answer = parsed(await read_bounded(response, CALL_BYTES))
         if not isinstance(answer, dict):
             words = f"endpoint {self._name}: what came is no JSON object"
             raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
@@ -74,13 +76,14 @@ class BatchCalls:
         with to.open("wb") as file:
             async with self.request("GET", path) as response:
                 await self.check(response)
-                async for piece in response.content.iter_chunked(PIECE):
+                async for piece in pieces(response):
                     file.write(piece)
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
         """Raise what a status other than 2xx means."""
         if response.status // 100 != 2:
-            reply = read_error(response.status, await response.read())
+            raw = await read_bounded(response, CALL_BYTES)
+            reply = read_error(response.status, parsed(raw), raw)
             kind = reply.kind or FailureKind.OVERLOADED
             words = f"endpoint {self._name}: {reply.message}"
             raise CallError(kind, words, passing=_may_pass(kind), status=response.status)
@@ -122,6 +125,27 @@ class _Guarded:
 
 def _may_pass(kind: FailureKind) -> bool:
     return NEXT_STEP[kind].step is Step.SAME_ENDPOINT
+
+
+def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The batches on a page: those that have an id."""
+    found = page.get("data")
+    return (
+        [each for each in found if isinstance(each, dict) and each.get("id")]
+        if isinstance(found, list)
+        else []
+    )
+
+
+def instant(told: Any) -> datetime:
+    """When something was made, as seconds since 1970 or in ISO's manner; where neither, the beginning of time."""
+    try:
+        if isinstance(told, str) and not told.replace(".", "", 1).isdigit():
+            at = datetime.fromisoformat(told)
+            return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+        return datetime.fromtimestamp(float(told or 0), UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def not_run(message: str) -> Reply:

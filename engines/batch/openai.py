@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from thirdshift.engines.batch.http import BatchCalls, again, not_run
+from thirdshift.engines.batch.http import BatchCalls, again, instant, listed, not_run
 from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.core.transport import Reply, lost
+from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import OPENAI_BASE, authorization, key_of, missing_key
-from thirdshift.engines.wires.openai import Bodies, read_completion, read_error
+from thirdshift.engines.wires.lines import read_line
+from thirdshift.engines.wires.openai import Bodies
+from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request
 
 CHAT = "/v1/chat/completions"
@@ -30,11 +32,20 @@ STATES: dict[str, RemoteState] = {
     "in_progress": RemoteState.RUNNING,
     "finalizing": RemoteState.RUNNING,
     "cancelling": RemoteState.RUNNING,
+    "queued": RemoteState.RUNNING,
+    "pending": RemoteState.RUNNING,
+    "running": RemoteState.RUNNING,
+    "processing": RemoteState.RUNNING,
+    "progress": RemoteState.RUNNING,
+    "canceling": RemoteState.RUNNING,
     "completed": RemoteState.ENDED,
+    "ended": RemoteState.ENDED,
     "expired": RemoteState.ENDED,
     "cancelled": RemoteState.ENDED,
+    "canceled": RemoteState.ENDED,
     "failed": RemoteState.FAILED,
 }
+"""In small letters: some providers write capitals."""
 QUEUE_FULL = {"token_limit_exceeded", "enqueued_token_limit_exceeded", "rate_limit_exceeded"}
 
 
@@ -64,7 +75,7 @@ class OpenAIBatches:
             form.add_field("purpose", "batch")
             form.add_field("file", file, filename="requests.jsonl", content_type="application/jsonl")
             made = await self._http.call("POST", "/files", data=form)
-        return str(made["id"])
+        return _id(made)
 
     async def create(self, source: str, label: str) -> Remote:
         body = {
@@ -79,13 +90,14 @@ class OpenAIBatches:
         after = ""
         for _ in range(PAGES_MAX):
             page = await self._http.get(f"/batches?limit={PAGE}{after}")
-            for batch in page.get("data", ()):
+            batches = listed(page)
+            for batch in batches:
                 found = _remote(batch)
                 if found.label.startswith(prefix):
                     yield found
-            if not page.get("has_more") or not page.get("data"):
+            if not page.get("has_more") or not batches:
                 return
-            after = f"&after={page['data'][-1]['id']}"
+            after = f"&after={batches[-1]['id']}"
 
     async def look(self, remote: Remote) -> Remote:
         return _remote(await self._http.get(f"/batches/{remote.id}"))
@@ -117,17 +129,12 @@ class OpenAIBatches:
         return found if isinstance(found, str) else None
 
     def read(self, line: bytes) -> Reply:
-        data = loads(line)
-        response, error = data.get("response"), data.get("error")
-        if isinstance(response, dict) and isinstance(response.get("body"), dict):
-            if response.get("status_code") == 200:
-                return read_completion(response["body"])
-            return read_error(int(response.get("status_code") or 500), dumps(response["body"]))
-        if isinstance(error, dict) and error.get("code") in ("batch_expired", "batch_cancelled"):
-            return not_run(f"endpoint {self._name}: {error['code']}")
-        if isinstance(error, dict):
-            return read_error(500, dumps({"error": error}))
-        return lost(FailureKind.BROKEN_REPLY, f"endpoint {self._name}: a result without a response")
+        reply = read_line(line)
+        if reply.kind is None:
+            return reply
+        if reply.kind is FailureKind.EXPIRED:
+            return not_run(f"endpoint {self._name}: {reply.message}")
+        return replace(reply, message=f"endpoint {self._name}: {reply.message}")
 
     async def close(self) -> None:
         await self._http.close()
@@ -143,20 +150,45 @@ def _azure(endpoint: Endpoint) -> BatchCalls:
 
 
 def _remote(batch: Mapping[str, Any]) -> Remote:
-    status = str(batch.get("status"))
+    """A batch as the provider tells it. It may be a stranger's, made by other software: whatever is in it, nothing here
+    raises but for one without an id."""
+    status = str(batch.get("status")).lower()
+    state = STATES.get(status)
+    ended = state is RemoteState.ENDED
     names = (batch.get("output_file_id"), batch.get("error_file_id"))
-    faults = (batch.get("errors") or {}).get("data") or []
-    codes = [str(fault.get("code")) for fault in faults if isinstance(fault, dict)]
-    counts = batch.get("request_counts") or {}
+    codes = _codes(batch.get("errors"))
+    counts = _group(batch.get("request_counts"))
+    source = batch.get("input_file_id")
     return Remote(
-        id=str(batch["id"]),
-        label=str((batch.get("metadata") or {}).get(LABEL, "")),
-        state=STATES.get(status, RemoteState.RUNNING),
-        created_at=datetime.fromtimestamp(batch.get("created_at") or 0, UTC),
-        cut_short=status in ("expired", "cancelled"),
+        id=_id(batch),
+        label=str(_group(batch.get("metadata")).get(LABEL, "")),
+        state=state or RemoteState.UNKNOWN,
+        created_at=instant(batch.get("created_at")),
+        cut_short=ended and status not in {"completed", "ended"},
         queue_full=status == "failed" and bool(QUEUE_FULL & set(codes)),
         fault=", ".join(dict.fromkeys(codes))[:200],
-        done=int(counts.get("completed") or 0) + int(counts.get("failed") or 0),
-        source=batch.get("input_file_id"),
-        results=tuple(name for name in names if isinstance(name, str)),
+        done=(count(counts.get("completed")) or 0) + (count(counts.get("failed")) or 0),
+        source=source if isinstance(source, str) else None,
+        results=tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name)),
+        status=status[:40],
     )
+
+
+def _id(batch: Mapping[str, Any]) -> str:
+    found = batch.get("id")
+    if isinstance(found, str) and found:
+        return found
+    raise CallError(FailureKind.BROKEN_REPLY, "a batch without an id came back", passing=True, lost=True)
+
+
+def _codes(errors: Any) -> list[str]:
+    """The codes of a batch's errors: under `data`, or plainly a list."""
+    faults = errors.get("data") if isinstance(errors, dict) else errors
+    found = (
+        [fault.get("code") for fault in faults if isinstance(fault, dict)] if isinstance(faults, list) else []
+    )
+    return [str(code) for code in found if isinstance(code, str | int)]
+
+
+def _group(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

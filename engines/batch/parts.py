@@ -17,7 +17,7 @@ from thirdshift.engines.batch.provider import BatchWire, Remote
 from thirdshift.engines.core.records import ZERO, AttemptRecords
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.transport import Reply, lost, not_sent
-from thirdshift.engines.core.validation import Schema, is_valid, schema_fault
+from thirdshift.engines.core.validation import Schema, judged, schema_fault
 from thirdshift.engines.wires.openai import refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Outcome, Request
@@ -265,12 +265,13 @@ class BatchParts:
         intent = held.intent
         row, request_id = intent.row or 0, intent.request_id or ""
         said: Said
+        note = None
         if reply.kind is None:
-            valid = is_valid(held.schema, reply.text)
+            text, valid, note = judged(held.schema, reply.text)
             said = Answer(
                 row,
                 request_id,
-                reply.text,
+                text,
                 reply.finish_reason,
                 reply.reasoning,
                 valid,
@@ -278,7 +279,7 @@ class BatchParts:
             )
         else:
             said = Failure(row, request_id, reply.kind, reply.message)
-        return said, self._books.outcome(intent, reply, said, final)
+        return said, self._books.outcome(intent, reply, said, final, note)
 
 
 def _without_result(remote: Remote, *, torn: bool) -> Reply:

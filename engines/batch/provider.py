@@ -25,6 +25,8 @@ class RemoteState(StrEnum):
     RUNNING = "running"
     ENDED = "ended"
     """It has results, perhaps not for all requests."""
+    UNKNOWN = "unknown"
+    """It tells a status that nobody here knows: it may be running, or over."""
     FAILED = "failed"
     """It was never run, and nothing was billed."""
 
@@ -50,6 +52,8 @@ class Remote:
     source: str | None = None
     """The provider's name for what was uploaded, and may be used again."""
     results: tuple[str, ...] = ()
+    status: str = ""
+    """As the provider has it, for messages."""
 
 
 class CallError(Exception):

@@ -13,27 +13,34 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP, Step, backoff_seconds
 from thirdshift.engines.core.rate_limits import Limiter
 from thirdshift.engines.core.records import ZERO, AttemptRecords
 from thirdshift.engines.core.transport import Reply, Transport, lost, not_sent
-from thirdshift.engines.core.validation import is_valid, schema_fault
+from thirdshift.engines.core.validation import judged, schema_fault
+from thirdshift.engines.health import EndpointHealth
+from thirdshift.engines.returns import RETURNS
 from thirdshift.router.interfaces import EngineContext, Shard
-from thirdshift.router.values import Answer, Endpoint, Failure, FailureKind, Intent, Outcome, Request, Usage
+from thirdshift.router.values import (
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Outcome,
+    Request,
+    Usage,
+)
 
-ENDPOINT_WIDE_IN_A_ROW = 3
-"""So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
+ALONE_IN_ERROR = 3
+"""A request that meets a server's error so often while others are answered is not asked here again: the fault is its."""
 
-NEVER_A_WORD = 20
-"""An endpoint that has answered nothing yet and says "overloaded" or "internal error" so often in a row, for so many first
-waits, is given up: every request of a pilot would else try it eight times, for minutes."""
-
-NEVER_THERE_SECONDS = 30.0
-"""An endpoint that has answered nothing yet is waited for no longer than this: its address is likelier wrong than its
-server on its way back."""
+ADAPTED_MOST = 4
+"""So often one request is sent again because the endpoint's bodies have changed."""
 
 RETURN_POLL_SECONDS = 0.25
 """Money comes back through engines that are not on our loop too; how often a waiting request looks."""
@@ -53,6 +60,16 @@ class Admission:
     prompt_bytes: int
     tokens: int
     """Expected, input and output."""
+
+
+@dataclass(slots=True)
+class Met:
+    """What one request has met in this shard so far."""
+
+    answers: int
+    """Answers that the endpoint had given before it."""
+    failures: dict[FailureKind, int] = field(default_factory=dict)
+    adapted: int = 0
 
 
 class Expectation:
@@ -90,20 +107,23 @@ class Attempts:
         rng: random.Random,
     ) -> None:
         self._endpoint, self._desk, self._transport, self._books = endpoint, engine_context, transport, books
-        self._patience = patience_seconds
         self._first_wait = backoff_first_seconds
         self._rng = rng
         self._expect = Expectation()
         self._deadline = None if engine_context.deadline is None else engine_context.deadline.timestamp()
         self._halted: FailureKind | None = None
         self._interrupted = lost(FailureKind.TIMEOUT, f"endpoint {endpoint.name}: given up while in flight")
+        self._overrun_words: str | None = None
         self._over = asyncio.Event()
         """Halted, or the endpoint is given up."""
         self._dead: Reply | None = None
-        self._wide_in_a_row = 0
-        self._unreachable_since: float | None = None
-        self._only_errors: tuple[int, float] | None = (0, 0.0)
-        """How many it gave and when the first came; None once it has said anything else."""
+        self._health = EndpointHealth(
+            endpoint.name,
+            patience_seconds=patience_seconds,
+            first_wait_seconds=backoff_first_seconds,
+            elsewhere=engine_context.elsewhere,
+            deadline=self._deadline,
+        )
         self._outcomes: list[tuple[Decimal, Outcome]] = []
         """Not in the journal yet, each with what was reserved for it."""
         self.limiter = Limiter(endpoint.limits)
@@ -164,30 +184,32 @@ class Attempts:
 
     async def run(self, shard: Shard, request: Request, admission: Admission) -> Answer | Failure:
         """Attempts until there is an answer or the table says enough. The first is already entered."""
-        failures: dict[FailureKind, int] = {}
+        met = Met(self._health.answers)
         while True:
-            reply, said, again = await self._attempt(request, admission, failures)
+            reply, said, again = await self._attempt(request, admission, met)
             if not again:
                 return said
             if reply.kind is FailureKind.CUT_EMPTY:
                 request = replace(request, max_tokens=self._larger(request))
-            if reply.kind is not None and NEXT_STEP[reply.kind].wait:
-                await self._nap(self._wait(failures[reply.kind], reply))
+            if reply.kind is not None and NEXT_STEP[reply.kind].wait and not reply.adapted:
+                await self._nap(self._wait(met.failures[reply.kind], reply))
             admitted = await self.admit(shard, request, admission.intent.attempt + 1)
             if isinstance(admitted, FailureKind):
-                return unsent(request, admitted)
+                return self.unsent(request, admitted)
             self.enter((admitted,))
             admission = admitted
 
     async def _attempt(
-        self, request: Request, admission: Admission, failures: dict[FailureKind, int]
+        self, request: Request, admission: Admission, met: Met
     ) -> tuple[Reply, Answer | Failure, bool]:
         """One attempt from its sending to its outcome. The reservation is settled whatever happens."""
         intent, outcome = admission.intent, None
         try:
-            reply = await self._send(request, admission)
-            said, again = self._judge(request, reply, failures)
-            outcome = self._books.outcome(intent, reply, said, final=not again)
+            reply = await self._send(request, admission, met)
+            said, again, note = self._judge(request, reply, met)
+            outcome = self._books.outcome(intent, reply, said, final=not again, note=note)
+            if outcome.cost_usd > intent.reserved_usd:
+                self._overrun(intent, outcome)
         except asyncio.CancelledError:
             outcome = self._books.outcome(intent, self._interrupted, None, final=False)
             raise
@@ -195,7 +217,7 @@ class Attempts:
             self._note(intent.reserved_usd, outcome)
         return reply, said, again
 
-    async def _send(self, request: Request, admission: Admission) -> Reply:
+    async def _send(self, request: Request, admission: Admission, met: Met) -> Reply:
         reply = self._interrupted
         try:
             fault = schema_fault(request.response_schema)
@@ -204,10 +226,35 @@ class Attempts:
             elif self._dead is not None:
                 reply = replace(self._dead)
             else:
-                reply = await self._transport.send(request)
+                came = await self._transport.send(request)
+                reply = self._books.believed(came, admission.prompt_bytes, request.max_tokens)
         finally:
-            self._feedback(admission, reply)
+            self._feedback(admission, reply, alone=self._alone(reply, met))
         return reply
+
+    def _alone(self, reply: Reply, met: Met) -> bool:
+        """Whether a server's error meets this request and no other: it has met one before, and others were answered."""
+        kind = FailureKind.OVERLOADED
+        return reply.kind is kind and kind in met.failures and self._health.answers > met.answers
+
+    def _overrun(self, intent: Intent, outcome: Outcome) -> None:
+        """A provider bills more than its ceiling allowed: nothing more is sent to it, for the cap's sake."""
+        if outcome.status is LedgerStatus.SETTLED and outcome.service_tier in (None, self._books.tier):
+            name = self._endpoint.name
+            words = (
+                f"endpoint {name} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most that could be:"
+                " it is stopped. Does it count what it thinks beside max_tokens? State reasoning_tokens_max, and resume"
+            )
+            if self._overrun_words is None:
+                self._overrun_words = words
+                self._desk.say(words)
+            self.halt(FailureKind.BUDGET)
+
+    def unsent(self, request: Request, kind: FailureKind) -> Failure:
+        """A request that is not sent, with why."""
+        if kind is FailureKind.BUDGET and self._overrun_words is not None:
+            return Failure(request.row, request.request_id, kind, f"not sent: {self._overrun_words}")
+        return unsent(request, kind)
 
     def _note(self, reserved_usd: Decimal, outcome: Outcome | None) -> None:
         """An outcome for the journal, written with the others of this turn of the loop; None: by a fault of ours there is
@@ -238,96 +285,76 @@ class Attempts:
             for reserved_usd, outcome in due:
                 self._return(reserved_usd, outcome.cost_usd)
 
-    def _feedback(self, admission: Admission, reply: Reply) -> None:
-        """What a reply teaches the limiter, the expectation and the endpoint's health."""
+    def _feedback(self, admission: Admission, reply: Reply, *, alone: bool = False) -> None:
+        """What a reply teaches the limiter, the expectation and the endpoint's health. `alone`: others are answered, so
+        that an error says nothing of how busy the endpoint is."""
         limiter, usage = self.limiter, reply.usage
         if self._dead is not None:  # nothing is sent any more, and nothing is learnt
             limiter.release(admission.tokens, 0)
             return
         if reply.hints is not None:
             limiter.heed(reply.hints)
-        rule = None if reply.kind is None else NEXT_STEP[reply.kind]
-        if rule is None or not rule.congestion:
+        kind = reply.kind
+        if kind is None or alone or not NEXT_STEP[kind].congestion:
             limiter.succeeded()
         else:
-            limiter.congested(reply.retry_after, refused=reply.kind is FailureKind.RATE_LIMITED)
+            limiter.congested(reply.retry_after, refused=kind is FailureKind.RATE_LIMITED)
         used = 0 if reply.unbilled else None
         if usage is not None:
             used = usage.input_tokens + usage.output_tokens
             self._expect.learn(admission.prompt_bytes, usage)
-        self._watch(reply, endpoint_wide=rule is not None and rule.endpoint_wide)
-        self._hear(reply)
+        health = self._health
+        if (end := health.hear(admission.intent.row or 0, reply)) is not None:
+            self._give_up(end)
+        elif health.pause_seconds:
+            limiter.pause(health.pause_seconds)
         limiter.release(admission.tokens, used)
-
-    def _watch(self, reply: Reply, *, endpoint_wide: bool) -> None:
-        """Whether the endpoint is there at all: no key, no such model, or nobody listens for too long."""
-        self._wide_in_a_row = self._wide_in_a_row + 1 if endpoint_wide else 0
-        if self._wide_in_a_row >= ENDPOINT_WIDE_IN_A_ROW:
-            self._give_up(replace(reply, unbilled=True, usage=None))
-        if reply.kind is not FailureKind.CONNECTION or not reply.unbilled:
-            self._unreachable_since = None
-            return
-        now = time.monotonic()
-        if self._unreachable_since is None:
-            self._unreachable_since = now
-        away = now - self._unreachable_since
-        patience = self._patience if self._only_errors is None else min(self._patience, NEVER_THERE_SECONDS)
-        if away >= patience:
-            message = f"endpoint {self._endpoint.name}: unreachable for {away:.0f} s; is it up?"
-            self._give_up(not_sent(FailureKind.CONNECTION, message))
-            return
-        self.limiter.pause(min(30.0, away / 4.0))
-
-    def _hear(self, reply: Reply) -> None:
-        """Whether it has ever said anything but that it cannot."""
-        if reply.kind is not FailureKind.OVERLOADED:
-            told = reply.kind not in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.RATE_LIMITED)
-            self._only_errors = None if told else self._only_errors
-        elif self._only_errors is not None and self._dead is None:
-            count, now = self._only_errors[0] + 1, time.monotonic()
-            first = self._only_errors[1] or now
-            self._only_errors = count, first
-            if count >= NEVER_A_WORD and now - first >= NEVER_A_WORD * self._first_wait:
-                message = f"{reply.message}; it has answered nothing so far and is given up"
-                self._give_up(replace(reply, message=message, unbilled=True, usage=None))
 
     def _give_up(self, reply: Reply) -> None:
         """From now on every request gets this reply, and nothing is sent."""
         self._dead = reply
+        self._desk.say(reply.message)
         self._over.set()
         self.limiter.lift()
 
     # --- after sending ---
 
-    def _judge(
-        self, request: Request, reply: Reply, failures: dict[FailureKind, int]
-    ) -> tuple[Answer | Failure, bool]:
-        """What the reply is to the request, and whether another attempt follows. An invalid answer is one."""
+    def _judge(self, request: Request, reply: Reply, met: Met) -> tuple[Answer | Failure, bool, str | None]:
+        """What the reply is to the request, whether another attempt follows, and what the ledger should say of it. An
+        invalid answer is one."""
         if reply.kind is None:
-            valid = is_valid(request.response_schema, reply.text)
+            text, valid, note = judged(request.response_schema, reply.text)
             answer = Answer(
                 request.row,
                 request.request_id,
-                reply.text,
+                text,
                 reply.finish_reason,
                 reply.reasoning,
                 valid,
                 reply.logprobs,
             )
-            again = valid is False and self._again(request, FailureKind.INVALID, failures)
-            return answer, again
-        again = self._again(request, reply.kind, failures) or self._may_come_back(reply)
+            return answer, valid is False and self._again(request, FailureKind.INVALID, met), note
+        again = (
+            self._again(request, reply.kind, met) or self._may_come_back(reply) or self._adapted(reply, met)
+        )
         message = reply.message
         if again and reply.kind is FailureKind.CUT_EMPTY:
             message += f"; asked once more with max_tokens {self._larger(request)}"
-        return Failure(request.row, request.request_id, reply.kind, message), again
+        return Failure(request.row, request.request_id, reply.kind, message), again, None
 
-    def _again(self, request: Request, kind: FailureKind, failures: dict[FailureKind, int]) -> bool:
-        failures[kind] = failures.get(kind, 0) + 1
+    def _again(self, request: Request, kind: FailureKind, met: Met) -> bool:
+        met.failures[kind] = count = met.failures.get(kind, 0) + 1
         rule = NEXT_STEP[kind]
-        if rule.step is not Step.SAME_ENDPOINT or failures[kind] >= rule.attempts or self._dead is not None:
+        if rule.step is not Step.SAME_ENDPOINT or count >= rule.attempts or self._dead is not None:
+            return False
+        if kind is FailureKind.OVERLOADED and count >= ALONE_IN_ERROR and self._health.answers > met.answers:
             return False
         return kind is not FailureKind.CUT_EMPTY or self._larger(request) > request.max_tokens
+
+    def _adapted(self, reply: Reply, met: Met) -> bool:
+        """What the server refuses is left out from now on: that is worth another attempt, a few times."""
+        met.adapted += reply.adapted
+        return reply.adapted and met.adapted <= ADAPTED_MOST and self._dead is None
 
     def _may_come_back(self, reply: Reply) -> bool:
         """Nobody listens: that costs nothing and is no request's fault, so it is borne until patience ends."""
@@ -353,28 +380,3 @@ class Attempts:
 
 def unsent(request: Request, kind: FailureKind) -> Failure:
     return Failure(request.row, request.request_id, kind, UNSENT[kind])
-
-
-class Returns:
-    """Tells those who wait for money that some came back. One for all engines of the process's loop."""
-
-    def __init__(self) -> None:
-        self._waiting: list[asyncio.Future[None]] = []
-
-    def tell(self) -> None:
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
-
-    async def wait(self, seconds: float) -> None:
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await asyncio.wait((future,), timeout=seconds)
-        if not future.done():
-            future.cancel()
-            self._waiting.remove(future)
-
-
-RETURNS = Returns()

@@ -68,6 +68,7 @@ NEXT_STEP: dict[FailureKind, RetryRule] = {
     FailureKind.BROKEN_REPLY: _rule(_AGAIN, 4, _OTHER, _UNSETTLED),
     FailureKind.REFUSED: _rule(_OTHER, 1, _OTHER, _UNSETTLED),
     FailureKind.CONTEXT_OVERFLOW: _rule(_OTHER, 1, _OTHER, _VOID),
+    FailureKind.PARTIAL: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
     FailureKind.CUT_EMPTY: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
     FailureKind.INVALID: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
     # A parameter that one provider does not know may be known to the next.
@@ -81,69 +82,51 @@ NEXT_STEP: dict[FailureKind, RetryRule] = {
     FailureKind.CANCELLED: _rule(Step.GIVE_UP, 1, Step.GIVE_UP, _VOID),
 }
 
-STATUS_KINDS: dict[int, FailureKind] = {
-    401: FailureKind.AUTH,
-    402: FailureKind.AUTH,
-    403: FailureKind.AUTH,
-    404: FailureKind.NOT_FOUND,
-    408: FailureKind.OVERLOADED,
-    409: FailureKind.OVERLOADED,
-    413: FailureKind.CONTEXT_OVERFLOW,
-    425: FailureKind.RATE_LIMITED,
-    429: FailureKind.RATE_LIMITED,
-    501: FailureKind.BAD_REQUEST,
+
+class Nature(StrEnum):
+    """What a reply is, in one word."""
+
+    ANSWER = "answer"
+    PARTIAL = "partial"
+    REFUSAL = "refusal"
+    REQUEST = "request's fault"
+    ENDPOINT = "endpoint's fault"
+    WAIT = "wait"
+    UNKNOWN = "unknown"
+    """Nothing came that can be read: whose fault it is, the next attempts show."""
+    NOT_SENT = "not sent"
+
+
+NATURE: dict[FailureKind | None, Nature] = {
+    None: Nature.ANSWER,
+    FailureKind.RATE_LIMITED: Nature.WAIT,
+    FailureKind.OVERLOADED: Nature.WAIT,
+    FailureKind.TIMEOUT: Nature.UNKNOWN,
+    FailureKind.CONNECTION: Nature.UNKNOWN,
+    FailureKind.BROKEN_REPLY: Nature.UNKNOWN,
+    FailureKind.REFUSED: Nature.REFUSAL,
+    FailureKind.CONTEXT_OVERFLOW: Nature.REQUEST,
+    FailureKind.PARTIAL: Nature.PARTIAL,
+    FailureKind.CUT_EMPTY: Nature.PARTIAL,
+    FailureKind.INVALID: Nature.PARTIAL,
+    FailureKind.BAD_REQUEST: Nature.REQUEST,
+    FailureKind.AUTH: Nature.ENDPOINT,
+    FailureKind.NOT_FOUND: Nature.ENDPOINT,
+    FailureKind.EXPIRED: Nature.NOT_SENT,
+    FailureKind.WORKER_DIED: Nature.UNKNOWN,
+    FailureKind.BUDGET: Nature.NOT_SENT,
+    FailureKind.DEADLINE: Nature.NOT_SENT,
+    FailureKind.CANCELLED: Nature.NOT_SENT,
 }
-"""Statuses with a meaning of their own; other 4xx are bad requests, 5xx overload, 3xx a wrong address."""
-
-CODE_KINDS: dict[str, FailureKind] = {
-    "context_length_exceeded": FailureKind.CONTEXT_OVERFLOW,
-    "string_above_max_length": FailureKind.CONTEXT_OVERFLOW,
-    "request_too_large": FailureKind.CONTEXT_OVERFLOW,
-    "content_filter": FailureKind.REFUSED,
-    "content_policy_violation": FailureKind.REFUSED,
-    "data_inspection_failed": FailureKind.REFUSED,
-    "insufficient_quota": FailureKind.AUTH,
-    "insufficient_balance": FailureKind.AUTH,
-    "billing_hard_limit_reached": FailureKind.AUTH,
-    "invalid_api_key": FailureKind.AUTH,
-    "model_not_found": FailureKind.NOT_FOUND,
-    "rate_limit_exceeded": FailureKind.RATE_LIMITED,
-    "overloaded_error": FailureKind.OVERLOADED,
-    "server_error": FailureKind.OVERLOADED,
-}
-"""An error body's `code` or `type`, where it says more than the status."""
-
-OVERFLOW_PHRASES = (
-    "context length",
-    "context window",
-    "maximum context",
-    "prompt is too long",
-    "input is too long",
-    "too many input tokens",
-    "maximum model length",
-    "max_model_len",
-)
-"""Servers without error codes (vLLM, llama.cpp, …) say it in words, with status 400."""
 
 
-def kind_of_error(status: int, codes: tuple[str, ...] = (), text: str = "") -> FailureKind:
-    """The failure that a complete HTTP error tells of: by its code, then its words, then its status."""
-    for code in codes:
-        if code in CODE_KINDS:
-            return CODE_KINDS[code]
-    if status in (400, 413, 422, 500) and any(phrase in text.lower() for phrase in OVERFLOW_PHRASES):
-        return FailureKind.CONTEXT_OVERFLOW
-    if status in STATUS_KINDS:
-        return STATUS_KINDS[status]
-    if 300 <= status < 400:
-        return FailureKind.NOT_FOUND
-    return FailureKind.OVERLOADED if status >= 500 else FailureKind.BAD_REQUEST
-
-
-def ledger_status(kind: FailureKind | None, usage: Usage | None, *, unbilled: bool = False) -> LedgerStatus:
-    """What the ledger says of an attempt. `unbilled`: it is certain that nothing was billed."""
+def ledger_status(
+    kind: FailureKind | None, usage: Usage | None, *, unbilled: bool = False, certain: bool = True
+) -> LedgerStatus:
+    """What the ledger says of an attempt. `unbilled`: it is certain that nothing was billed; `certain`: the figures of
+    `usage` agree with each other."""
     if usage is not None:
-        return LedgerStatus.SETTLED
+        return LedgerStatus.SETTLED if certain else LedgerStatus.UNSETTLED
     if unbilled:
         return LedgerStatus.VOID
     return LedgerStatus.UNSETTLED if kind is None else NEXT_STEP[kind].ledger

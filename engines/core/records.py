@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 from thirdshift.engines.core.failures import ledger_status
-from thirdshift.engines.core.transport import Reply
+from thirdshift.engines.core.transport import Reply, within
+from thirdshift.engines.server_words import ServerWords
 from thirdshift.router.interfaces import Shard
 from thirdshift.router.pricing.prices import (
     cost_usd,
@@ -17,29 +19,46 @@ from thirdshift.router.pricing.prices import (
     worst_case_usd,
     writes_cache,
 )
+from thirdshift.router.service import service_of
 from thirdshift.router.values import (
     Answer,
     Endpoint,
     Failure,
     Intent,
     LedgerStatus,
+    Mode,
     Outcome,
     Price,
     Request,
-    Usage,
+    usd,
+    usd_up,
 )
 
 ZERO = Decimal(0)
+_ONE = Decimal(1)
+
+SENT_FACTOR, SENT_MORE = 2, 100_000
+"""A usage is believed up to twice what was sent and this: gateways and tools of the server's add to a prompt."""
+ASKED_FACTOR, ASKED_MORE = 2, 262_144
+"""And up to twice what was asked and the longest answer on offer: some count what a model thinks beside it."""
+
+
+DEARNESS = {"batch": Decimal(1), "flex": Decimal(1), "default": Decimal(2), "priority": Decimal(5)}
+"""What tiers cost against each other where nobody knows the price: the widest gaps in litellm's map, 1.106."""
 
 
 class AttemptRecords:
-    """Writes the records of one endpoint's attempts. `extra_bytes`: what its params add to each."""
+    """Writes the records of one endpoint's attempts. `extra_bytes`: what its params add to each; `keep`: the run's folder,
+    where what servers said of failures is kept."""
 
-    def __init__(self, endpoint: Endpoint, extra_bytes: int = 0) -> None:
+    def __init__(self, endpoint: Endpoint, extra_bytes: int = 0, keep: Path | None = None) -> None:
         self._endpoint = endpoint
+        self._words = None if keep is None else ServerWords(keep)
         self._provider = endpoint.provider
         self._extra = extra_bytes
         self._price_ids: dict[Price, str] = {}
+        mode, self._service = service_of(endpoint.mode, endpoint.params, endpoint.api_base)
+        self.tier = self._service.tier or ("default" if mode is Mode.REALTIME else mode.value)
 
     def prompt_bytes(self, request: Request) -> int:
         return sent_bytes(request) + self._extra
@@ -56,6 +75,13 @@ class AttemptRecords:
             len(request.messages),
             writes_cache=writes_cache(end, request),
         )
+
+    def believed(self, reply: Reply, prompt_bytes: int, max_tokens: int) -> Reply:
+        """The reply, its usage only where it can be true of a request of that size."""
+        if reply.usage is None:
+            return reply
+        asked = max_tokens + (self._endpoint.reasoning_tokens_max or 0)
+        return within(reply, SENT_FACTOR * prompt_bytes + SENT_MORE, ASKED_FACTOR * asked + ASKED_MORE)
 
     def intent(
         self,
@@ -88,25 +114,67 @@ class AttemptRecords:
             region=end.facts.region,
         )
 
-    def outcome(self, intent: Intent, reply: Reply, said: Answer | Failure | None, final: bool) -> Outcome:
+    def outcome(
+        self,
+        intent: Intent,
+        reply: Reply,
+        said: Answer | Failure | None,
+        final: bool,
+        note: str | None = None,
+    ) -> Outcome:
         """The record after: usage at the price in force when it was sent, or without it the ledger's law."""
-        status = ledger_status(reply.kind, reply.usage, unbilled=reply.unbilled)
+        status = ledger_status(reply.kind, reply.usage, unbilled=reply.unbilled, certain=reply.certain)
+        cost, untold = self._cost(intent, status, reply)
+        if untold is not None:
+            status = LedgerStatus.UNSETTLED
+        if reply.said is not None and self._words is not None:
+            self._words.keep(intent, reply)
+        notes = [each for each in (reply.note, untold, note) if each]
         return Outcome(
             entry_id=intent.entry_id,
             status=status,
-            cost_usd=self._cost(intent, status, reply.usage),
+            cost_usd=cost,
             settled_at=datetime.now(UTC),
             usage=reply.usage,
             model_reported=reply.model,
             provider_ref=reply.ref,
             reply=said,
             final=final,
+            service_tier=reply.tier,
+            note="; ".join(notes) if notes else None,
         )
 
-    def _cost(self, intent: Intent, status: LedgerStatus, usage: Usage | None) -> Decimal:
-        if usage is not None:
-            return cost_usd(price_at(self._endpoint.price, intent.started_at, usage.input_tokens), usage)
-        return ZERO if status is LedgerStatus.VOID else intent.reserved_usd
+    def _cost(self, intent: Intent, status: LedgerStatus, reply: Reply) -> tuple[Decimal, str | None]:
+        """(what it cost; why that is only the most it can be, where its tier has no price)."""
+        usage = reply.usage
+        if usage is None:
+            return (ZERO if status is LedgerStatus.VOID else intent.reserved_usd), None
+        end, at = self._endpoint, intent.started_at
+        own = self._surcharged(cost_usd(price_at(end.price, at, usage.input_tokens), usage), reply)
+        if reply.tier is None or reply.tier == self.tier or self._discounted_anyway(reply.tier):
+            return own, None
+        schedule = end.tier_prices.get(reply.tier)
+        if schedule is not None:
+            return self._surcharged(cost_usd(price_at(schedule, at, usage.input_tokens), usage), reply), None
+        times = DEARNESS.get(reply.tier, ZERO) / DEARNESS.get(self.tier, DEARNESS["default"])
+        if times <= 1:
+            return own, None
+        words = f"served at the tier {reply.tier}, whose price is not known: at most {times:g} times"
+        return max(usd_up(own * times), intent.reserved_usd), words
+
+    def _surcharged(self, cost: Decimal, reply: Reply) -> Decimal:
+        """A cost with the factors of what the reply says of place and speed in place of those that were asked."""
+        factor = _ONE
+        for told, asked in ((reply.place, self._service.place), (reply.speed, self._service.speed)):
+            if told is not None and (told or None) != asked:
+                known = self._endpoint.surcharges
+                factor *= known.get(told, _ONE) / (known.get(asked, _ONE) if asked else _ONE)
+        return cost if factor == _ONE else usd(cost * factor)
+
+    def _discounted_anyway(self, tier: str) -> bool:
+        """A provider's own batch tier has its discount whatever a line says: OpenAI's tell `default` there."""
+        end = self._endpoint
+        return end.mode is Mode.BATCH and end.api_base is None and tier == "default"
 
     def _price_id(self, price: Price) -> str:
         known = self._price_ids.get(price)

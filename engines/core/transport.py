@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from thirdshift.router.values import FailureKind, Request, Usage
@@ -21,9 +21,9 @@ class Hints:
     reset_tokens_seconds: float | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What came of sending a request once."""
+    """What came of sending a request once: what it is, what it used, at which tier, and how certain that is."""
 
     kind: FailureKind | None = None
     """None: an answer."""
@@ -35,13 +35,31 @@ class Reply:
     """JSON, where the request asked for them."""
     finish_reason: str | None = None
     usage: Usage | None = None
+    certain: bool = True
+    """False where the figures of `usage` contradict each other: it is then the dearest reading of them."""
+    tier: str | None = None
+    """The service tier as the provider tells it."""
+    place: str | None = None
+    """Where it was served, where that is told and costs more; empty: nowhere in particular."""
+    speed: str | None = None
+    """The same of its speed."""
+    note: str | None = None
+    """For the ledger: what was recovered, or a usage that was not believed."""
     model: str | None = None
     ref: str | None = None
     """The provider's own name for the call."""
     unbilled: bool = False
     """It is certain that nothing was billed: a complete HTTP error, or never sent."""
+    decided: bool = False
+    """The words leave no doubt that it is the endpoint's fault (its key, its account), whatever was sent."""
     retry_after: float | None = None
     hints: Hints | None = None
+    said: str | None = field(default=None, repr=False)
+    """A failure's whole text, for the run's folder; it may quote the prompt and is shown nowhere."""
+    parameter: str | None = None
+    """What the server refuses to be sent."""
+    adapted: bool = False
+    """The endpoint's bodies leave that parameter out from now on: the same request is worth sending again."""
 
 
 class Transport(Protocol):
@@ -60,3 +78,13 @@ def lost(kind: FailureKind, message: str) -> Reply:
 
 def not_sent(kind: FailureKind, message: str) -> Reply:
     return Reply(kind=kind, message=message, unbilled=True)
+
+
+def within(reply: Reply, input_tokens: int, output_tokens: int) -> Reply:
+    """The reply, without its usage where that is more than can have been sent (`input_tokens`) or asked: a counter that
+    has run wild is no bill. The figure stays as text."""
+    usage = reply.usage
+    if usage is None or (usage.input_tokens <= input_tokens and usage.output_tokens <= output_tokens):
+        return reply
+    figure = f"usage not believed: {usage.input_tokens} tokens in, {usage.output_tokens} out"
+    return replace(reply, usage=None, note=figure)

@@ -1,8 +1,14 @@
-"""Whether an answer is valid by its request's response_schema."""
+"""Whether an answer is valid by its request's response_schema, and what of it is, where more was said.
+
+Models put JSON in a fence, think aloud before it, or add a closing phrase; strict modes write null for what may be left
+out. What can be recovered without guessing is: exactly one JSON value in the text satisfies the schema.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from jsonschema import Draft202012Validator, SchemaError
@@ -16,6 +22,14 @@ from thirdshift.router.values import JSON
 
 Schema = Mapping[str, JSON] | None
 
+THOUGHT = re.compile(
+    r"\A\s*(?:<(think|thinking|thought|reasoning)>)?.*</(?:think|thinking|thought|reasoning)>", re.DOTALL
+)
+"""What a model thought aloud before its answer; some templates open the block themselves, so that only its end is seen."""
+OPENING = re.compile(r"[{\[]")
+STARTS_MAX, CANDIDATES_MAX = 200, 20
+"""So many places are looked at in a text, and so many values judged."""
+
 
 def is_valid(schema: Schema, text: str) -> bool | None:
     """None where the request has no schema."""
@@ -27,6 +41,95 @@ def is_valid(schema: Schema, text: str) -> bool | None:
         return False
     validator = _validator(dumps(schema))
     return validator is None or _holds(validator, value)
+
+
+def judged(schema: Schema, text: str) -> tuple[str, bool | None, str | None]:
+    """(the answer, recovered where it has to be; whether it is valid; what was done to it)."""
+    valid = is_valid(schema, text)
+    if valid is not False or schema is None:
+        return text, valid, None
+    found: dict[bytes, str] = {}
+    for value, note in _candidates(schema, text):
+        written = dumps(value)
+        if is_valid(schema, written.decode()):
+            found.setdefault(written, note)
+    if len(found) != 1:
+        return text, False, None
+    ((written, note),) = found.items()
+    return written.decode(), True, note
+
+
+def _candidates(schema: Mapping[str, JSON], text: str) -> Iterator[tuple[JSON, str]]:
+    """JSON values in a text, those without nulls that nobody asked for besides."""
+    said = THOUGHT.sub("", text).strip()
+    values = [*_values_in(said)][:CANDIDATES_MAX]
+    whole = len(values) == 1 and said.startswith(("{", "[")) and said.endswith(("}", "]"))
+    note = "the JSON was taken out of the text around it"
+    for value in values:
+        if not whole or said != text:
+            yield value, note
+        yield (
+            without_added_nulls(schema, value, schema),
+            "nulls of properties that may be left out were removed",
+        )
+
+
+def _values_in(text: str) -> Iterator[JSON]:
+    """The objects and lists that stand in a text one after another."""
+    decoder, at = json.JSONDecoder(), 0
+    for _ in range(STARTS_MAX):
+        start = OPENING.search(text, at)
+        if start is None:
+            return
+        try:
+            value, at = decoder.raw_decode(text, start.start())
+        except (ValueError, RecursionError):
+            at = start.start() + 1
+            continue
+        yield value
+
+
+def without_added_nulls(schema: JSON, value: JSON, root: Mapping[str, JSON]) -> JSON:
+    """The value without nulls of properties that its schema lets out and does not let be null."""
+    schema = _resolved(schema, root)
+    if isinstance(value, list):
+        items = schema.get("items")
+        return [without_added_nulls(items, each, root) for each in value] if items else value
+    if not isinstance(value, dict):
+        return value
+    for name in ("anyOf", "oneOf", "allOf"):
+        for part in schema.get(name) or ():
+            value = without_added_nulls(part, value, root)
+            if not isinstance(value, dict):
+                return value
+    properties, needed = schema.get("properties") or {}, schema.get("required") or ()
+    return {
+        name: without_added_nulls(properties.get(name), each, root)
+        for name, each in value.items()
+        if each is not None or name in needed or name not in properties or _may_be_null(properties[name])
+    }
+
+
+def _may_be_null(schema: JSON) -> bool:
+    if not isinstance(schema, Mapping):
+        return True
+    kinds = schema.get("type")
+    if kinds == "null" or (isinstance(kinds, list) and "null" in kinds) or None in (schema.get("enum") or ()):
+        return True
+    return any(_may_be_null(part) for part in (*(schema.get("anyOf") or ()), *(schema.get("oneOf") or ())))
+
+
+def _resolved(schema: JSON, root: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """The schema that a local reference names."""
+    if not isinstance(schema, Mapping):
+        return {}
+    target = schema.get("$ref")
+    if not isinstance(target, str) or not target.startswith("#/"):
+        return schema
+    found: JSON = root
+    for step in target[2:].split("/"):
+        found = found.get(step) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def schema_fault(schema: Schema) -> str | None:

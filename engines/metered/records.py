@@ -12,7 +12,7 @@ from typing import Any
 from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.core.validation import is_valid
+from thirdshift.engines.core.validation import judged
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.pricing.prices import price_id
@@ -161,7 +161,7 @@ def reply(job: QueuedRequest, told: Mapping[str, Any]) -> Said:
     if not text and reason == "length":
         message = "the answer was cut at max_tokens before its first word (reasoning used them up)"
         return failure(job, FailureKind.CUT_EMPTY, message)
-    valid = is_valid(request.response_schema, text)
+    text, valid, _ = judged(request.response_schema, text)
     logprobs = dumps(told["logprobs"]).decode() if told.get("logprobs") else None
     return Answer(request.row, request.request_id, text, reason, told["reasoning"], valid, logprobs)
 

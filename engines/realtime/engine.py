@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 
-from thirdshift.engines.core.attempts import Admission, Attempts, unsent
+from thirdshift.engines.core.attempts import Admission, Attempts
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.failures import BACKOFF_SECONDS
 from thirdshift.engines.core.records import AttemptRecords
@@ -76,7 +76,7 @@ class RealtimeEngine:
             endpoint,
             engine_context,
             self._transport,
-            AttemptRecords(endpoint, bodies.extra_bytes),
+            AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep),
             patience_seconds=patience_seconds,
             backoff_first_seconds=backoff_first_seconds,
             rng=random.Random(seed),  # noqa: S311 - jitter, not secrets
@@ -139,7 +139,7 @@ class RealtimeEngine:
                     admitted = await self._attempts.admit(work.shard, request, work.shard.first_attempt)
                     if isinstance(admitted, FailureKind):
                         self._open.release()
-                        work.put(unsent(request, admitted))
+                        work.put(self._attempts.unsent(request, admitted))
                     else:
                         self._launch_soon(_Start(group, work, request, admitted))
                 self._launch()

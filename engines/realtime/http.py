@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply, lost, not_sent
-from thirdshift.engines.wires.openai import Bodies, read_error, read_success, refused_beforehand
-from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
+from thirdshift.engines.reply_size import TooLongError, read_bounded, reply_bytes_max
+from thirdshift.engines.wires.openai import Bodies, refused_beforehand
+from thirdshift.engines.wires.replies import read_reply
 from thirdshift.router.values import Endpoint, FailureKind, Request
 
 OPENAI_BASE = "https://api.openai.com/v1"
@@ -24,6 +27,7 @@ send is an attempt whose outcome nobody knows."""
 CONNECT_SECONDS = 30.0
 
 EXCEPTIONS: tuple[tuple[type[BaseException], FailureKind, bool, str], ...] = (
+    (TooLongError, FailureKind.BROKEN_REPLY, False, "the reply is longer than anything that was asked for"),
     (aiohttp.InvalidURL, FailureKind.NOT_FOUND, True, "its api_base is no URL"),
     (aiohttp.ConnectionTimeoutError, FailureKind.CONNECTION, True, "no connection within the time allowed"),
     (aiohttp.ClientConnectorCertificateError, FailureKind.NOT_FOUND, True, "its certificate is not trusted"),
@@ -76,21 +80,21 @@ class HttpTransport:
         if self._session is None:
             self._session = new_session(self._headers, self._timeout)
         try:
-            return await self._exchange(self._session, self._bodies.encoded(request))
+            return await self._exchange(self._session, request)
         except Exception as error:  # noqa: BLE001 - EXCEPTIONS is the table; its last line is for the rest
             return self._translate(error)
 
-    async def _exchange(self, session: aiohttp.ClientSession, body: bytes) -> Reply:
-        async with session.post(self._url, data=body, proxy=self._proxy, allow_redirects=False) as response:
-            raw = await response.read()
-            if response.status == 200:
-                reply = read_success(raw)
-            else:
-                reply = read_error(response.status, raw)
-                reply.retry_after = retry_after_of(response.headers)
-                reply.message = f"endpoint {self._name}: {reply.message}"
-            reply.hints = hints_of(response.headers)
+    async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Reply:
+        body = self._bodies.body(request)
+        async with session.post(
+            self._url, data=dumps(body), proxy=self._proxy, allow_redirects=False
+        ) as response:
+            raw = await read_bounded(response, reply_bytes_max(body, request.max_tokens))
+            reply = read_reply(response.status, response.headers, raw)
+        if reply.kind is None:
             return reply
+        adapted = reply.parameter is not None and self._bodies.adapt(reply.parameter, body)
+        return replace(reply, message=f"endpoint {self._name}: {reply.message}", adapted=adapted)
 
     def _translate(self, error: BaseException) -> Reply:
         for kind_of_error, kind, unsent, words in EXCEPTIONS:
@@ -113,9 +117,10 @@ def new_session(headers: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> a
     """A session without a bound of its own on connections: the limiter is the bound."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=60),
-        headers=headers,
+        headers={"Accept-Encoding": "gzip, deflate", **headers},
         timeout=timeout,
         cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,  # `reply_size` does it, within bounds
     )
 
 

@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.transport import Hints, Reply, lost, not_sent
 from thirdshift.engines.realtime.engine import RealtimeEngine, patience_with
 from thirdshift.engines.realtime.http import key_of, missing_key
-from thirdshift.engines.wires.openai import Bodies, read_completion, refused_beforehand
+from thirdshift.engines.wires.errors import meaning
+from thirdshift.engines.wires.openai import Bodies, refused_beforehand
+from thirdshift.engines.wires.parsing import as_text
 from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
+from thirdshift.engines.wires.replies import read_completion
+from thirdshift.engines.wires.rules import DECIDED_STATUS
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint, FailureKind, LedgerStatus, Request
 
@@ -158,9 +163,12 @@ class LitellmTransport:
         try:
             async with asyncio.timeout(self._timeout + GRACE_SECONDS):
                 response = await self._litellm.acompletion(**body, timeout=self._timeout)
-            reply = read_completion(response.model_dump())
-            reply.hints = _hints(response)
-            return reply
+            reply = replace(read_completion(response.model_dump()), hints=_hints(response))
+            return (
+                reply
+                if reply.kind is None
+                else replace(reply, message=f"endpoint {self._name}: {reply.message}")
+            )
         except TimeoutError:
             return lost(
                 FailureKind.TIMEOUT, f"endpoint {self._name}: no complete reply within the time allowed"
@@ -184,11 +192,21 @@ def translated(error: BaseException, endpoint: str) -> Reply:
     kind, said = _kind(error)
     name, status = type(error).__name__, getattr(error, "status_code", None)
     told = f"endpoint {endpoint}: {name}" + (f", status {status}" if status else "")
+    words = str(error)
+    remedy = HINTS.get(name, "")
+    decided = kind is FailureKind.AUTH and status in DECIDED_STATUS
+    if said:  # litellm names an exception by the status; the words can say more
+        by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower())
+        if phrase is not None:
+            kind, decided = by_words, phrase.decided
+            remedy = f": {phrase.remedy}" if phrase.remedy else remedy
     return Reply(
         kind=kind,
-        message=told + HINTS.get(name, ""),
+        message=told + remedy,
         unbilled=said,
+        decided=decided,
         retry_after=retry_after_of(_headers(error)),
+        said=as_text(words),
     )
 
 

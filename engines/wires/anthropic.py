@@ -7,12 +7,17 @@ requests. Which features a model has is read from the price map that comes with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.core.transport import Reply, lost
 from thirdshift.engines.pricemap import bundled_map
-from thirdshift.engines.wires.openai import read_completion, read_error
+from thirdshift.engines.wires.errors import read_error
+from thirdshift.engines.wires.parsing import as_text, parsed
+from thirdshift.engines.wires.replies import read_completion
+from thirdshift.engines.wires.schema_forms import enforceable
+from thirdshift.engines.wires.usage import anthropic_usage
 from thirdshift.router.pricing.pricebook import resolve
 from thirdshift.router.values import JSON, Endpoint, FailureKind, Request
 
@@ -35,22 +40,6 @@ STATUS_OF = {
     "overloaded_error": 529,
 }
 """In a batch's results an error has its type and no status."""
-
-FINISH = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
-
-UNENFORCED = frozenset(
-    "minItems maxItems uniqueItems contains minContains maxContains prefixItems minimum maximum "  # noqa: SIM905
-    "exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength minProperties maxProperties "
-    "patternProperties propertyNames dependentRequired dependentSchemas unevaluatedProperties if then else not".split()
-)
-"""Keywords of JSON schema that its structured output refuses. The answer is validated against all of them by us."""
 
 
 class AnthropicBodies:
@@ -204,31 +193,17 @@ def _choice(choice: JSON) -> dict[str, JSON]:
     return {"type": "tool", "name": function["name"]} if function else dict(choice)
 
 
-def enforceable(schema: JSON) -> JSON:
-    """The schema without what structured output refuses; objects are closed, as it wants them."""
-    if isinstance(schema, list | tuple):
-        return [enforceable(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    kept: dict[str, JSON] = {}
-    for key, value in schema.items():
-        if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-            kept[key] = {name: enforceable(each) for name, each in value.items()}
-        elif key in ("enum", "const", "default", "examples", "required"):
-            kept[key] = value
-        elif key not in UNENFORCED:
-            kept["anyOf" if key == "oneOf" else key] = enforceable(value)
-    if kept.get("type") == "object" and "properties" in kept:
-        kept["additionalProperties"] = False
-    return kept
-
-
 # --- reading ----------------------------------------------------------------------------------------------
+
+
+FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length", "tool_use": "tool_calls"}
+"""Stop reasons under OpenAI's names; others keep their own, which `rules.FINISH` knows."""
 
 
 def read_message(message: Mapping[str, Any]) -> Reply:
     """What a message says."""
-    blocks = [block for block in message.get("content") or () if isinstance(block, dict)]
+    content = message.get("content")
+    blocks = [block for block in content if isinstance(block, dict)] if isinstance(content, list) else []
     calls = [block for block in blocks if block.get("type") == "tool_use"]
     text = _joined(blocks, "text", "text")
     if answers := [call for call in calls if call.get("name") == SCHEMA_TOOL]:
@@ -246,7 +221,7 @@ def read_message(message: Mapping[str, Any]) -> Reply:
             "id": message.get("id"),
             "model": message.get("model"),
             "choices": [{"message": said, "finish_reason": finish}],
-            "usage": _usage(message.get("usage")),
+            "usage": anthropic_usage(message.get("usage")),
         }
     )
 
@@ -264,32 +239,22 @@ def _called(call: Mapping[str, Any]) -> JSON:
     }
 
 
-def _usage(usage: JSON) -> JSON:
-    """As OpenAI's wire has it: what was read from a cache or written to one is among the input."""
-    if not isinstance(usage, dict) or "input_tokens" not in usage:
-        return None
-    read, written = (usage.get(f"cache_{kind}_input_tokens") or 0 for kind in ("read", "creation"))
-    return {
-        "prompt_tokens": usage["input_tokens"] + read + written,
-        "completion_tokens": usage.get("output_tokens") or 0,
-        "prompt_tokens_details": {
-            "cached_tokens": read,
-            "cache_creation_tokens": written,
-            "cache_creation_token_details": usage.get("cache_creation"),
-        },
-    }
-
-
 def read_result(line: bytes, not_run: Callable[[str], Reply]) -> Reply:
     """What a line of a batch's results says; `not_run` makes the reply where the batch ended before it."""
-    result = loads(line).get("result") or {}
+    data = parsed(line)
+    result = data.get("result") if isinstance(data, dict) else None
+    if not isinstance(result, dict):
+        result = {}
     kind = result.get("type")
     if kind == "succeeded" and isinstance(result.get("message"), dict):
         return read_message(result["message"])
-    if kind in ("expired", "canceled"):
+    if kind in ("expired", "canceled", "cancelled"):
         return not_run(str(kind))
     if kind != "errored":
-        return lost(FailureKind.BROKEN_REPLY, "a result that says neither what was answered nor why not")
-    error = result.get("error") or {}
-    error = error.get("error", error) if isinstance(error, dict) else {}
-    return read_error(STATUS_OF.get(str(error.get("type")), 500), dumps({"error": error}))
+        words = "a result that says neither what was answered nor why not"
+        return replace(lost(FailureKind.BROKEN_REPLY, words), said=as_text(line))
+    told = result.get("error")
+    error = told.get("error", told) if isinstance(told, dict) else {}
+    error = error if isinstance(error, dict) else {}
+    status = STATUS_OF.get(str(error.get("type")), 500)
+    return read_error(status, {"error": error}, line)

@@ -73,7 +73,15 @@ class Shift:
         """The summary, where the run was over before."""
         self.left = list(left.works)
         """Shards of an earlier process that a batch tier still has: to be taken up."""
-        lent = EngineContext(journal, budget, context.deadline, left.set_aside(budget), context.folder)
+        lent = EngineContext(
+            journal,
+            budget,
+            context.deadline,
+            left.set_aside(budget),
+            context.folder,
+            elsewhere=len(context.endpoints) > 1,
+            say=lambda words: console.say(words, style="yellow"),
+        )
         self.dispatcher = Dispatcher(context.run_id, context.folder, context.reached, lent, journal)
         self.audit: Audit | None = None  # where scores cost money
         names = [endpoint.name for endpoint in context.endpoints]

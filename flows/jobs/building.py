@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -17,6 +19,7 @@ from thirdshift.flows.models.registry import load_registry
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.policy import Policy, Rule
 from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
+from thirdshift.router.service import STANDARD, Service, service_of
 from thirdshift.router.values import (
     Endpoint,
     Facts,
@@ -33,8 +36,15 @@ from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, SqlSource
 
 
 class PriceLookup(Protocol):
-    def __call__(self, model: str, mode: Mode, said: Override, /, *, endpoint: str) -> PriceSchedule:
+    def __call__(
+        self, model: str, mode: Mode, said: Override, /, *, endpoint: str, service: Service = STANDARD
+    ) -> PriceSchedule:
         """What is known of the price where the job does not state it. Raises PriceMissing."""
+
+
+def _no_tiers(service: Service) -> Mapping[str, PriceSchedule]:
+    """Nothing is known of what else a reply may tell."""
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,10 @@ class KnownModel:
     facts: Facts = field(default_factory=Facts)
     context_window: int | None = None
     quality_prior: float | None = None
+    tiers: Callable[[Service], Mapping[str, PriceSchedule]] = _no_tiers
+    """What a reply's own word on its tier makes of the price."""
+    surcharges: Mapping[str, Decimal] = field(default_factory=dict)
+    """Places and speeds that a reply may tell, with their factors."""
 
 
 FactsLookup = Callable[[str], KnownModel]
@@ -54,14 +68,22 @@ def books() -> tuple[PriceLookup, FactsLookup]:
     """The price book and the catalogue of this machine. Raises UserError where an imported price map is broken."""
     known = load_registry()
 
-    def price(model: str, mode: Mode, said: Override, /, *, endpoint: str) -> PriceSchedule:
-        return known.price(model, mode, said, endpoint=endpoint)
+    def price(
+        model: str, mode: Mode, said: Override, /, *, endpoint: str, service: Service = STANDARD
+    ) -> PriceSchedule:
+        return known.price(model, mode, said, endpoint=endpoint, service=service)
 
     def facts(model: str) -> KnownModel:
         told, listed = known.catalogue.facts_for(model)
         of_map = facts_of(model, known.map.prices)
         window = (of_map.context_window if of_map else None) or (listed.context_window if listed else None)
-        return KnownModel(told, window, known.catalogue.quality_prior(model))
+        return KnownModel(
+            told,
+            window,
+            known.catalogue.quality_prior(model),
+            partial(known.tiers, model),
+            known.surcharges(model),
+        )
 
     return price, facts
 
@@ -98,6 +120,8 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, b
 
     `base`: the folder that a model's path and the interpreter's are from.
     """
+    _, service = service_of(Mode(part.mode), part.params, part.api_base)
+    of_book = part.price is None and part.engine != "vllm" and part.usd_per_hour is None
     return Endpoint(
         name=part.name,
         model=_model(part, base),
@@ -115,6 +139,8 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, b
         delete_remote=part.delete_remote,
         workers=_workers(part, base),
         server=_server(part, base),
+        tier_prices=known.tiers(service) if of_book else {},
+        surcharges=known.surcharges if of_book else {},
     )
 
 
@@ -142,7 +168,12 @@ def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
         said = Override(Price(part.price.input, part.price.output, part.price.cached_input))
     if part.off_peak is not None:
         said = replace(said, off_peak=(_off_peak(part.off_peak),))
-    return prices(part.model, Mode(part.mode), said, endpoint=part.name)
+    mode, service = service_of(Mode(part.mode), part.params, part.api_base)
+    if part.price is not None:
+        mode, service = Mode(part.mode), STANDARD  # the job's own price is for what it asks
+    if service == STANDARD:
+        return prices(part.model, mode, said, endpoint=part.name)
+    return prices(part.model, mode, said, endpoint=part.name, service=service)
 
 
 def _off_peak(part: OffPeakPart) -> OffPeak:

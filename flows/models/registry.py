@@ -11,6 +11,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from thirdshift.router.pricing.catalogue import Catalogue
 from thirdshift.router.pricing.catalogue import load as load_catalogue
 from thirdshift.router.pricing.map_diff import MapUpdate, compare, load_overlay
 from thirdshift.router.pricing.pricebook import Overlay, Override, PriceMap, schedule_for
+from thirdshift.router.service import STANDARD, Lookup, Service, priced, surcharges, tier_schedules
 from thirdshift.router.values import Mode, PriceSchedule
 
 HOME_VARIABLE = "THIRDSHIFT_HOME"
@@ -45,20 +47,46 @@ class Registry:
     catalogue: Catalogue
 
     def price(
-        self, model: str, mode: Mode, said: Override | None = None, /, *, endpoint: str | None = None
+        self,
+        model: str,
+        mode: Mode,
+        said: Override | None = None,
+        /,
+        *,
+        endpoint: str | None = None,
+        service: Service = STANDARD,
     ) -> PriceSchedule:
-        """What `said` states of the price, else what is known. Raises PriceMissing."""
+        """What `said` states of the price, else what is known of the model as it is asked. Raises PriceMissing."""
+        lookup = self._lookup(model, said, endpoint)
+        if said is not None and (said.price is not None or said.usd_per_hour is not None):
+            return lookup(mode, None)
+        return priced(model, mode, service, self.map.prices, lookup, endpoint)
+
+    def tiers(self, model: str, service: Service = STANDARD) -> dict[str, PriceSchedule]:
+        """What a reply's own word on its tier makes of the price."""
+        return tier_schedules(model, service, self.map.prices, self._lookup(model, None, None))
+
+    def surcharges(self, model: str) -> dict[str, Decimal]:
+        """Places and speeds that a reply may tell, with their factors."""
+        return surcharges(model, self.map.prices)
+
+    def _lookup(self, model: str, said: Override | None, endpoint: str | None) -> Lookup:
         book = self.map
-        return schedule_for(
-            model,
-            mode,
-            book.prices,
-            said,
-            overlay=self.overlay,
-            source=book.source,
-            as_of=book.imported,
-            endpoint=endpoint,
-        )
+
+        def lookup(mode: Mode, tier: str | None) -> PriceSchedule:
+            return schedule_for(
+                model,
+                mode,
+                book.prices,
+                said,
+                overlay=self.overlay,
+                source=book.source,
+                as_of=book.imported,
+                endpoint=endpoint,
+                tier=tier,
+            )
+
+        return lookup
 
 
 def load_registry() -> Registry:

@@ -88,21 +88,23 @@ def schedule_for(
     source: str = "litellm",
     as_of: date | None = None,
     endpoint: str | None = None,
+    tier: str | None = None,
 ) -> PriceSchedule:
     """The price schedule of `model` in `mode`: the job's `override`, else the overlay's, else the map's.
 
-    Raises `PriceMissing`. `source` and `as_of` describe `prices`; `endpoint` is named in the message.
+    Raises `PriceMissing`. `source` and `as_of` describe `prices`; `endpoint` is named in the message. `tier`: a service
+    tier that is no mode (`priority`), of which only the map knows.
     """
     said = override or Override()
     if said.usd_per_hour is not None and said.price is None:
         return hourly(said.usd_per_hour, source=said.source, as_of=said.as_of)
     if said.price is not None:
         return _stated(said, said.price)
-    row = _overlaid(model, mode, prices, overlay or {})
+    row = _overlaid(model, mode, prices, overlay or {}) if tier is None else None
     if row is not None and row.price is not None:
         found = _stated(row, row.price)
     else:
-        found = replace(_from_map(model, mode, prices, endpoint), source=source, as_of=as_of)
+        found = replace(_from_map(model, mode, prices, endpoint, tier), source=source, as_of=as_of)
     return found if said.off_peak is None else replace(found, off_peak=said.off_peak)
 
 
@@ -154,7 +156,11 @@ def offers(name: str, prices: PriceMap, at_most: int = 4) -> tuple[str, ...]:
 # --- an entry of the map ------------------------------------------------------------------------------------
 
 
-def _from_map(model: str, mode: Mode, prices: PriceMap, endpoint: str | None) -> PriceSchedule:
+def _from_map(
+    model: str, mode: Mode, prices: PriceMap, endpoint: str | None, tier: str | None = None
+) -> PriceSchedule:
+    """`tier`: a service tier that is no mode (`priority`)."""
+    suffix = SUFFIX[mode] if tier is None else f"_{tier}"
     key = resolve(model, prices)
     if key is None:
         others = ", ".join(offers(model, prices))
@@ -170,41 +176,43 @@ def _from_map(model: str, mode: Mode, prices: PriceMap, endpoint: str | None) ->
         raise PriceMissing(
             model, mode, f"{key} is also billed per request, which the book cannot say", endpoint
         )
-    tiers = _tiered(entry) if mode is Mode.REALTIME else ()
-    base = _component_price(entry, mode) or (tiers[0].price if tiers else None)
+    tiers = () if suffix else _tiered(entry)
+    base = _component_price(entry, suffix) or (tiers[0].price if tiers else None)
     if base is None:
-        raise PriceMissing(model, mode, f"the price book has no {mode.value} price for {key}", endpoint)
-    above = _long_context(entry, mode, base) or tiers[1:]
-    off_peak = _off_peak(entry) if mode is Mode.REALTIME else ()
+        raise PriceMissing(
+            model, mode, f"the price book has no {tier or mode.value} price for {key}", endpoint
+        )
+    above = _long_context(entry, suffix, base) or tiers[1:]
+    off_peak = () if suffix else _off_peak(entry)
     return PriceSchedule(base, above, off_peak)
 
 
-def _component_price(entry: Mapping[str, JSON], mode: Mode, tier: str = "") -> Price | None:
+def _component_price(entry: Mapping[str, JSON], suffix: str, context: str = "") -> Price | None:
     """The price from the map's flat keys, None where input or output is lacking."""
-    end = tier + SUFFIX[mode]
+    end = context + suffix
     entered = _usd(entry.get(f"input_cost_per_token{end}"))
     left = _usd(entry.get(f"output_cost_per_token{end}"))
     if entered is None or left is None:
         return None
-    reasoning = _usd(entry.get("output_cost_per_reasoning_token")) if mode is Mode.REALTIME else None
+    reasoning = _usd(entry.get("output_cost_per_reasoning_token")) if not suffix else None
     cached = _usd(entry.get(f"cache_read_input_token_cost{end}"))
-    if cached is None:
-        cached = _usd(entry.get("cache_read_input_token_cost" + tier))
+    if cached is None and suffix in SUFFIX.values():
+        cached = _usd(entry.get("cache_read_input_token_cost" + context))
     write = _usd(entry.get(f"cache_creation_input_token_cost{end}"))
     hour = _usd(entry.get(f"cache_creation_input_token_cost_above_1hr{end}"))
     cached = None if cached is None else min(cached, entered)
     return Price(entered, max(left, reasoning or left), cached, write, hour)
 
 
-def _long_context(entry: Mapping[str, JSON], mode: Mode, base: Price) -> tuple[ContextTier, ...]:
+def _long_context(entry: Mapping[str, JSON], suffix: str, base: Price) -> tuple[ContextTier, ...]:
     """Tiers from keys `…_above_200k_tokens`; a mode without its own long-context price pays real time's."""
     found = []
     for key in entry:
         match = re.fullmatch(r"input_cost_per_token(_above_(\d+)k_tokens)", key)
         if match is None:
             continue
-        tier = match.group(1)
-        price = _component_price(entry, mode, tier) or _component_price(entry, Mode.REALTIME, tier)
+        context = match.group(1)
+        price = _component_price(entry, suffix, context) or _component_price(entry, "", context)
         if price is not None:
             dearer = replace(price, input=max(price.input, base.input), output=max(price.output, base.output))
             found.append(ContextTier(int(match.group(2)) * 1000, dearer))
@@ -215,7 +223,7 @@ def _tiered(entry: Mapping[str, JSON]) -> tuple[ContextTier, ...]:
     """Tiers from `tiered_pricing`, a list of prices with `range: [above, up to]` of input tokens."""
     found = []
     for row in entry.get("tiered_pricing") or ():
-        price = _component_price(row, Mode.REALTIME) if "range" in row else None
+        price = _component_price(row, "") if "range" in row else None
         if price is not None:
             found.append(ContextTier(int(row["range"][0]), price))
     return tuple(sorted(found, key=lambda t: t.above_tokens))

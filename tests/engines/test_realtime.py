@@ -17,10 +17,11 @@ import pytest
 from aiohttp import web
 
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, kind_of_error, ledger_status
+from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, ledger_status
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.engine import RealtimeEngine
 from thirdshift.engines.realtime.http import EXCEPTIONS
+from thirdshift.engines.wires.errors import meaning
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.pricing.prices import worst_case_of
 from thirdshift.router.values import (
@@ -339,7 +340,7 @@ MISBEHAVIOURS: dict[str, tuple[Any, dict[str, int]]] = {
     "truncated": (lambda: "truncate", {"unsettled": 1, "settled": 1}),
     "no json": (lambda: web.Response(text="<html>busy</html>"), {"unsettled": 1, "settled": 1}),
     "no choices": (lambda: web.json_response({"id": "x"}), {"unsettled": 1, "settled": 1}),
-    "error in a 200": (lambda: web.json_response({"error": {"code": 503}}), {"unsettled": 1, "settled": 1}),
+    "error in a 200": (lambda: web.json_response({"error": {"code": 503}}), {"void": 1, "settled": 1}),
     "cut empty": (lambda: completion("", "length"), {"settled": 2}),
 }
 
@@ -644,7 +645,7 @@ def test_the_outcome_table_is_whole() -> None:
 
 def test_every_http_error_has_a_meaning() -> None:
     for status in range(300, 600):
-        assert kind_of_error(status) in FailureKind
+        assert meaning(status, (), "")[0] in FailureKind
 
 
 def test_told_usage_settles_whatever_the_reply_was_worth() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thirdshift.router.values import Answer, Failure, Intent, LedgerStatus, Outcome
+from thirdshift.router.values import Answer, Failure, Intent, LedgerStatus, Outcome, Usage
 from thirdshift.warehouse.errors import StoreError, first_line
 from thirdshift.warehouse.journal.files import private_dir, sync
 
@@ -58,9 +59,13 @@ PART = pa.schema(
         ("message", pa.string()),
         ("final", pa.bool_()),
         ("logprobs", pa.string()),
+        ("service_tier", pa.string()),
+        ("note", pa.string()),
     ]
 )
-SINCE = ("logprobs",)
+BEYOND_USD, BEYOND_TOKENS = 10**8, 2**62
+"""No attempt costs so much or uses so many: such a figure would not fit its column, and nothing could be sealed."""
+SINCE = ("logprobs", "service_tier", "note")
 """Columns that parts of earlier versions lack."""
 
 
@@ -79,7 +84,8 @@ _OF_INTENT = (
 _USAGE = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _ANSWER = ("output", "reasoning", "finish_reason", "valid", "logprobs")
 _OF_OUTCOME = (
-    "status", "cost_usd", "provider_ref", "settled_at", "model_reported", "final", *_USAGE, "reply", *_ANSWER,
+    "status", "cost_usd", "provider_ref", "settled_at", "model_reported", "final", "service_tier", "note", *_USAGE,
+    "reply", *_ANSWER,
     "failure_kind", "message",
 )  # fmt: skip
 _of_intent = attrgetter(*_OF_INTENT)
@@ -89,11 +95,18 @@ _NO_USAGE, _NO_ANSWER = (None,) * len(_USAGE), (None,) * len(_ANSWER)
 
 def _of_outcome(intent: Intent, outcome: Outcome | None) -> tuple[Any, ...]:
     if outcome is None:
-        nothing = (None, None, None, *_NO_USAGE, None, *_NO_ANSWER, None, None)
+        nothing = (None, None, None, None, None, *_NO_USAGE, None, *_NO_ANSWER, None, None)
         return (LedgerStatus.UNSETTLED, intent.reserved_usd, intent.provider_ref, *nothing)
+    if outcome.cost_usd >= BEYOND_USD or not _fit(
+        outcome.usage
+    ):  # journals of versions that believed every figure
+        note = f"usage not believed: {outcome.usage}"
+        outcome = replace(
+            outcome, status=LedgerStatus.UNSETTLED, cost_usd=intent.reserved_usd, usage=None, note=note
+        )
     head = (
         outcome.status, outcome.cost_usd, outcome.provider_ref or intent.provider_ref, outcome.settled_at,
-        outcome.model_reported, outcome.final,
+        outcome.model_reported, outcome.final, outcome.service_tier, outcome.note,
     )  # fmt: skip
     usage = _NO_USAGE if outcome.usage is None else _of_usage(outcome.usage)
     reply = outcome.reply
@@ -102,6 +115,10 @@ def _of_outcome(intent: Intent, outcome: Outcome | None) -> tuple[Any, ...]:
     if isinstance(reply, Failure):
         return (*head, *usage, "failure", *_NO_ANSWER, reply.kind, reply.message)
     return (*head, *usage, None, *_NO_ANSWER, None, None)
+
+
+def _fit(usage: Usage | None) -> bool:
+    return usage is None or max(_of_usage(usage)) < BEYOND_TOKENS
 
 
 def write(folder: Path, name: str, table: pa.Table) -> Path:

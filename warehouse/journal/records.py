@@ -108,6 +108,10 @@ def _outcome_fields(outcome: Outcome) -> dict[str, Any]:
         "provider_ref": outcome.provider_ref,
         "final": outcome.final,
     }
+    if outcome.service_tier is not None:
+        fields["service_tier"] = outcome.service_tier
+    if outcome.note is not None:
+        fields["note"] = outcome.note
     if usage is not None:
         fields["usage"] = [
             usage.input_tokens,
@@ -142,6 +146,8 @@ def _outcome(fields: Mapping[str, Any]) -> Outcome:
         provider_ref=fields["provider_ref"],
         reply=_reply(fields),
         final=fields["final"],
+        service_tier=fields.get("service_tier"),
+        note=fields.get("note"),
     )
 
 

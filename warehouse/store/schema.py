@@ -7,7 +7,7 @@ extension is needed to open the file. No keys: an anti-join is cheaper than an i
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 6
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -84,6 +84,8 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         alter table requests add column tag varchar;
         alter table ledger add column task varchar;
         alter table ledger add column tag varchar;
+        alter table ledger add column service_tier varchar;
+        alter table ledger add column note varchar;
         alter table results add column tag varchar;
         alter table responses add column reused_from varchar;
         update ledger set task = q.task from requests q
@@ -117,8 +119,16 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         "What hardware that is paid already is charged back at.",
         "alter table workers add column accounting_usd decimal(18,9);",
     ),
+    6: (
+        "The tier that a provider says it served, and what the figures of an attempt do not say.",
+        """
+        alter table ledger add column if not exists service_tier varchar;
+        alter table ledger add column if not exists note varchar;
+        """,
+    ),
 }
-"""Version → what it brought, in a sentence, and the SQL that makes it of the one before."""
+"""Version → what it brought, in a sentence, and the SQL that makes it of the one before. DuckDB cannot alter a table
+once more after an update in the same transaction, so that step 2, which updates the ledger, adds what step 6 needs."""
 
 CONTRACT_TABLES = (
     "runs",

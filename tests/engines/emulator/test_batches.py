@@ -15,7 +15,7 @@ import pytest
 from tests.support.servers import Got, billed_usd, chat, cheap, dear, emulated, fetch, known_items
 from thirdshift.engines.emulator import BatchHabits, Emulator, KnownRow, Trouble
 from thirdshift.engines.emulator.billing import bill_usd
-from thirdshift.engines.wires.openai import read_usage
+from thirdshift.engines.wires.usage import read_usage
 from thirdshift.router.values import Limits, Price, Usage
 
 ITEMS = known_items(300)
@@ -112,7 +112,9 @@ def test_a_batch_answers_as_real_time_does_at_half_the_price(quick: Emulator) ->
         assert response["status_code"] == 200
         assert response["body"]["choices"] == now["choices"]
         assert response["body"]["usage"] == now["usage"]
-        half += bill_usd(Price(Decimal("2.5"), Decimal("12.5")), read_usage(now["usage"]) or Usage(0, 0))
+        half += bill_usd(
+            Price(Decimal("2.5"), Decimal("12.5")), read_usage(now["usage"]).usage or Usage(0, 0)
+        )
     booked = [entry for entry in quick.books() if entry["mode"] == "batch"]
     assert sum(Decimal(entry["cost_usd"]) for entry in booked) == half
     assert billed_usd(quick) > before

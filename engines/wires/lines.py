@@ -1,0 +1,52 @@
+"""A line of a batch's results on OpenAI's wire: a status and a body, each standing for itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from thirdshift.engines.core.transport import Reply
+from thirdshift.engines.wires.errors import error_in, read_error
+from thirdshift.engines.wires.parsing import MISSING, as_text, parsed
+from thirdshift.engines.wires.replies import read_body
+from thirdshift.engines.wires.rules import NOT_RUN_CODES
+from thirdshift.router.values import FailureKind
+
+
+def read_line(line: bytes) -> Reply:
+    """What a result line says. EXPIRED: the batch ended before this request was run."""
+    data = parsed(line)
+    if not isinstance(data, dict):
+        return _unreadable(line)
+    response, error = data.get("response"), data.get("error")
+    if isinstance(response, dict):
+        body = response.get("body")
+        if isinstance(body, str):  # some write the body as a text
+            body = parsed(body)
+        if body is not None and body is not MISSING:
+            return replace(read_body(_status(response, body), body, line), retry_after=None)
+    if isinstance(error, dict) and error.get("code") in NOT_RUN_CODES:
+        return Reply(kind=FailureKind.EXPIRED, message=str(error["code"]), unbilled=True)
+    if (told := error_in({"error": error})) is not None:
+        return read_error(_status(response, {}, 500), {"error": told}, line)
+    return _unreadable(line)
+
+
+def _status(response: Any, body: Any, otherwise: int | None = None) -> int:
+    """A line's status, whatever it is written as; where it cannot be read, the body says which it was."""
+    told = response.get("status_code") if isinstance(response, dict) else None
+    if isinstance(told, str) and told.strip().isdigit():
+        told = int(told)
+    if isinstance(told, int | float) and not isinstance(told, bool) and 100 <= told < 600:
+        return int(told)
+    if otherwise is not None:
+        return otherwise
+    return 200 if isinstance(body, dict) and "choices" in body else 500
+
+
+def _unreadable(line: bytes) -> Reply:
+    return Reply(
+        kind=FailureKind.BROKEN_REPLY,
+        message="a result that says nothing that can be read",
+        said=as_text(line),
+    )
