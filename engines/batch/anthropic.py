@@ -26,7 +26,7 @@ from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.http import key_of
-from thirdshift.engines.reply_size import CALL_BYTES, pieces
+from thirdshift.engines.realtime.reply_size import CALL_BYTES, pieces
 from thirdshift.engines.wires.anthropic import AnthropicBodies, read_result
 from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request

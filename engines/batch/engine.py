@@ -24,10 +24,10 @@ from thirdshift.engines.batch.providers import wire_for
 from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
+from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import lost, not_sent
 from thirdshift.engines.errors import ClosedError, UnknownBatchError
-from thirdshift.engines.returns import RETURNS
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
 from thirdshift.router.values import Endpoint, FailureKind

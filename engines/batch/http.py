@@ -15,7 +15,7 @@ from thirdshift.engines.batch.provider import CallError
 from thirdshift.engines.core.failures import NEXT_STEP, Step
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import EXCEPTIONS, new_session, proxy_for
-from thirdshift.engines.reply_size import CALL_BYTES, pieces, read_bounded
+from thirdshift.engines.realtime.reply_size import CALL_BYTES, pieces, read_bounded
 from thirdshift.engines.wires.errors import read_error
 from thirdshift.engines.wires.parsing import parsed
 from thirdshift.router.values import FailureKind

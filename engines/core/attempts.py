@@ -17,12 +17,12 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP, Step, backoff_seconds
+from thirdshift.engines.core.health import EndpointHealth
 from thirdshift.engines.core.rate_limits import Limiter
 from thirdshift.engines.core.records import ZERO, AttemptRecords
+from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.transport import Reply, Transport, lost, not_sent
 from thirdshift.engines.core.validation import judged, schema_fault
-from thirdshift.engines.health import EndpointHealth
-from thirdshift.engines.returns import RETURNS
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import (
     Answer,

@@ -8,8 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 from thirdshift.engines.core.failures import ledger_status
+from thirdshift.engines.core.server_words import ServerWords
 from thirdshift.engines.core.transport import Reply, within
-from thirdshift.engines.server_words import ServerWords
 from thirdshift.router.interfaces import Shard
 from thirdshift.router.pricing.prices import (
     cost_usd,
@@ -19,7 +19,7 @@ from thirdshift.router.pricing.prices import (
     worst_case_usd,
     writes_cache,
 )
-from thirdshift.router.service import service_of
+from thirdshift.router.pricing.service import service_of
 from thirdshift.router.values import (
     Answer,
     Endpoint,

@@ -13,7 +13,7 @@ import aiohttp
 
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply, lost, not_sent
-from thirdshift.engines.reply_size import TooLongError, read_bounded, reply_bytes_max
+from thirdshift.engines.realtime.reply_size import TooLongError, read_bounded, reply_bytes_max
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.engines.wires.replies import read_reply
 from thirdshift.router.values import Endpoint, FailureKind, Request

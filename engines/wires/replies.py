@@ -19,7 +19,7 @@ from thirdshift.engines.wires.parsing import MISSING, as_text, clean, parsed
 from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
 from thirdshift.engines.wires.rules import CUT, FINISH
 from thirdshift.engines.wires.usage import read_usage
-from thirdshift.router.service import NO_PLACE, NO_SPEED
+from thirdshift.router.pricing.service import NO_PLACE, NO_SPEED
 from thirdshift.router.values import JSON, FailureKind
 
 TIERS = {"standard": "default", "on_demand": "default", "on-demand": "default", "batches": "batch"}

@@ -19,7 +19,7 @@ UNKNOWN_TO_OPENAI = UNENFORCED - {
 """OpenAI's guide to structured outputs lists what it takes; the rest makes it refuse the schema."""
 
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
-"""Of OpenAI's strict mode."""
+"""What OpenAI's strict mode takes."""
 
 LOOK_AROUND = ("(?=", "(?!", "(?<=", "(?<!")
 """What no grammar back end can do."""

@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.engines.registry import engine_for
-from thirdshift.flows.console import ProgressCounts
+from thirdshift.flows.console import ProgressCounts, RunConsole
 from thirdshift.flows.dispatch.harvest import Harvest
 from thirdshift.flows.dispatch.work import ShardWork, rows_file
+from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
-from thirdshift.router.interfaces import Engine, EngineContext, Shard
+from thirdshift.router.interfaces import Budget, Engine, EngineContext, Shard
 from thirdshift.router.values import Endpoint, Failure, FailureKind, Mode, Purpose
 from thirdshift.warehouse.intake.frozen import RowSource
 from thirdshift.warehouse.journal.journal import FileJournal
@@ -34,6 +35,25 @@ NOT_SENT = frozenset({FailureKind.BUDGET, FailureKind.DEADLINE, FailureKind.CANC
 """Failures that leave a request as it was: it can be sent later, and has no result yet."""
 FOR_SCORES = frozenset({Purpose.JUDGE, Purpose.AUDIT})
 """What is sent so that answers can be scored."""
+
+
+def context_lent(
+    context: RunContext,
+    journal: FileJournal,
+    budget: Budget,
+    committed: dict[str, dict[str, Decimal]],
+    console: RunConsole,
+) -> EngineContext:
+    """What a run lends to its engines. With several endpoints none is waited for that wants to be left alone for hours."""
+    return EngineContext(
+        journal,
+        budget,
+        context.deadline,
+        committed,
+        context.folder,
+        elsewhere=len(context.endpoints) > 1,
+        say=lambda words: console.say(words, style="yellow"),
+    )
 
 
 class Dispatcher:
@@ -109,7 +129,7 @@ class Dispatcher:
         if self.harvest is not None:
             self.harvest.watch(engine, ticket, work.endpoint, work.begun)
         for reply in engine.collect(ticket):
-            failed = isinstance(reply, Failure)
+            failed = isinstance(reply, Failure) or reply.valid is False
             if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
                 self._not_run(work, reply)
             self._count(failed=failed, batch=self.endpoints[work.endpoint].mode is Mode.BATCH)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.console import RunConsole
-from thirdshift.flows.dispatch.dispatcher import Dispatcher
+from thirdshift.flows.dispatch.dispatcher import Dispatcher, context_lent
 from thirdshift.flows.dispatch.emulation import emulated
 from thirdshift.flows.dispatch.recovery import NO_ORPHANS, Orphans, never_twice
 from thirdshift.flows.dispatch.rows import assignments, save_shard, silence, worker_rows
@@ -46,7 +46,6 @@ from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import ScoringRequest, judge_context, judgeable, kept_for_judging
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
-from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.planning.solve import Compromise
 from thirdshift.router.values import FailureKind, Purpose, usd
 from thirdshift.warehouse.journal.journal import FileJournal
@@ -73,15 +72,7 @@ class Shift:
         """The summary, where the run was over before."""
         self.left = list(left.works)
         """Shards of an earlier process that a batch tier still has: to be taken up."""
-        lent = EngineContext(
-            journal,
-            budget,
-            context.deadline,
-            left.set_aside(budget),
-            context.folder,
-            elsewhere=len(context.endpoints) > 1,
-            say=lambda words: console.say(words, style="yellow"),
-        )
+        lent = context_lent(context, journal, budget, left.set_aside(budget), console)
         self.dispatcher = Dispatcher(context.run_id, context.folder, context.reached, lent, journal)
         self.audit: Audit | None = None  # where scores cost money
         names = [endpoint.name for endpoint in context.endpoints]

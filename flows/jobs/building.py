@@ -19,7 +19,7 @@ from thirdshift.flows.models.registry import load_registry
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.policy import Policy, Rule
 from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
-from thirdshift.router.service import STANDARD, Service, service_of
+from thirdshift.router.pricing.service import STANDARD, Service, service_of
 from thirdshift.router.values import (
     Endpoint,
     Facts,
@@ -42,7 +42,7 @@ class PriceLookup(Protocol):
         """What is known of the price where the job does not state it. Raises PriceMissing."""
 
 
-def _no_tiers(service: Service) -> Mapping[str, PriceSchedule]:
+def _no_tiers(_: Service) -> Mapping[str, PriceSchedule]:
     """Nothing is known of what else a reply may tell."""
     return {}
 

@@ -22,7 +22,7 @@ from thirdshift.router.pricing.catalogue import Catalogue
 from thirdshift.router.pricing.catalogue import load as load_catalogue
 from thirdshift.router.pricing.map_diff import MapUpdate, compare, load_overlay
 from thirdshift.router.pricing.pricebook import Overlay, Override, PriceMap, schedule_for
-from thirdshift.router.service import STANDARD, Lookup, Service, priced, surcharges, tier_schedules
+from thirdshift.router.pricing.service import STANDARD, Lookup, Service, priced, surcharges, tier_schedules
 from thirdshift.router.values import Mode, PriceSchedule
 
 HOME_VARIABLE = "THIRDSHIFT_HOME"

@@ -32,9 +32,11 @@ where run_id = $run_id and error is not null and score is null and request_id in
     select q.request_id from requests q join scorable s on s.row = q.row where q.run_id = $run_id)
 """
 ENDED = """
-select count(*) as results, count(*) filter (where error is not null) as errors, avg(score) as mean_score
+select count(*) as results, count(*) filter (where error is not null or not coalesce(valid, true)) as errors,
+       avg(score) as mean_score
 from results where run_id = $run_id
 """
+"""An answer that does not satisfy its request's schema is of no more use than none."""
 
 CERTIFICATE = """
 select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method

@@ -18,7 +18,8 @@ select
     (select count(distinct task) from requests where run_id = $run_id) as tasks,
     (select count(*) from rejects where run_id = $run_id) as rejects,
     (select count(*) from results where run_id = $run_id) as results,
-    (select count(*) from results where run_id = $run_id and error is not null) as errors,
+    (select count(*) from results
+     where run_id = $run_id and (error is not null or not coalesce(valid, true))) as errors,
     (select count(*) from results where run_id = $run_id and reused_from is not null) as reused,
     (select count(distinct request_id) from responses
      where run_id = $run_id and reply = 'answer' and purpose <> 'judge') as replied,
@@ -45,7 +46,7 @@ from certificates where run_id = $run_id order by task nulls first, issued_at de
 
 SERVED = """
 select endpoint, task, count(*) as requests, avg(score) as score, count(score) as scored,
-       count(*) filter (where error is not null) as errors
+       count(*) filter (where error is not null or not coalesce(valid, true)) as errors
 from results where run_id = $run_id group by all order by requests desc, endpoint, task
 """
 
@@ -129,9 +130,12 @@ group by all order by attempts desc, cause, endpoint
 """
 
 UNANSWERED = """
+with faults as (
+    select request_id, coalesce(error, 'invalid: the answer does not satisfy response_schema') as error from results
+    where run_id = $run_id and (error is not null or not coalesce(valid, true)))
 select split_part(error, ':', 1) as cause, count(*) as requests, min(request_id) as first_id,
        any_value(error order by request_id) as example
-from results where run_id = $run_id and error is not null group by cause order by requests desc, cause limit 30
+from faults group by cause order by requests desc, cause limit 30
 """
 
 REJECTED = """

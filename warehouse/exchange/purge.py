@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -36,6 +37,8 @@ FROZEN_TEXT = ("metadata", "tools", "sampling", "reference")
 could be guessed, becomes empty. The response schema is the job's, and stays."""
 LEFTOVERS = ("publish", "thirdshift-batch-*", "parts/.*.tmp", "requests/.*", ".*.tmp")
 """In a run's folder: exports and uploads that a killed process was at, files that were not complete."""
+SERVER_ERRORS = "server-errors.jsonl"
+"""Where engines keep what servers said (`engines.core.server_words`)."""
 PART_TEXT = ("output", "reasoning", "message", "logprobs")
 SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
@@ -145,7 +148,7 @@ def _erase_files(folder: Path, ids: pa.Array) -> int:
     changed += sum(
         _erase_journal(path, set(ids.to_pylist())) for path in (folder / "journal").glob("*.jsonl")
     )
-    return changed + _erase_frozen(folder, ids)
+    return changed + _erase_frozen(folder, ids) + _erase_server_errors(folder, set(ids.to_pylist()))
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -154,6 +157,27 @@ def clear_leftovers(folder: Path) -> None:
     for pattern in LEFTOVERS:
         for left in folder.glob(pattern):
             shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _erase_server_errors(folder: Path, ids: set[str]) -> int:
+    """What servers said of requests, which can quote them."""
+    path = folder / SERVER_ERRORS
+    if not path.exists():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if _request_of(line) not in {*ids, None}]
+    if kept == lines:
+        return 0
+    write_whole(path, b"".join(kept))
+    return 1
+
+
+def _request_of(line: bytes) -> object:
+    """The id in a line; None for a line that cannot be read, and that goes too."""
+    try:
+        return orjson.loads(line)["request_id"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _erase_part(path: Path, ids: pa.Array) -> int:

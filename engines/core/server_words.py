@@ -13,7 +13,7 @@ from thirdshift.router.values import Intent
 
 FILE = "server-errors.jsonl"
 BYTES_MAX = 16 << 20
-"""Of one engine's process: ten thousand failures say the same things."""
+"""The most that one engine writes: ten thousand failures say the same things."""
 SAME_MAX = 20
 """So often is one and the same text kept."""
 

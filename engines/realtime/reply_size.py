@@ -12,11 +12,11 @@ from thirdshift.router.values import JSON
 FRAME_BYTES = 1 << 20
 """Whatever stands around the text: names, usage, citations, what a model thought beside its budget."""
 TOKEN_BYTES = 512
-"""Of one token of text: the longest of common vocabularies have 128 bytes, and JSON may write each as an escape."""
+"""One token of text: the longest of common vocabularies have 128 bytes, and JSON may write each as an escape."""
 LOGPROB_BYTES = 8192
-"""Of one token with its twenty alternatives, bytes and all."""
+"""One token with its twenty alternatives, bytes and all."""
 CALL_BYTES = 64 << 20
-"""Of an answer about batches: a page of a hundred with their metadata."""
+"""An answer about batches: a page of a hundred with their metadata."""
 PIECE = 1 << 18
 
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.scripted import Said, ScriptedProvider, scripted
-from tests.test_batch import Notes
+from tests.engines.batch.test_openai import Notes
+from tests.support.scripted import Said, ScriptedProvider, scripted
 from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.core.budget import RunBudget
@@ -146,7 +146,7 @@ def test_every_row_has_its_source_and_the_tables_are_whole() -> None:
 
 
 def test_the_page_of_replies_is_current() -> None:
-    written = Path(__file__).resolve().parents[1] / "docs" / "replies.md"
+    written = Path(__file__).resolve().parents[2] / "docs" / "replies.md"
     assert written.read_text(encoding="utf-8") == page(), (
         "run: python -m thirdshift.engines.wires.reply_table > docs/replies.md"
     )
