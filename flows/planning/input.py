@@ -80,6 +80,7 @@ def prepare(
     """
     intake = freeze(spec, folder)
     allowed = masks(endpoints, policy, list(policies.values()))
+    batch = None
     if not (folder / ADMITTED).exists():
         read = _columns(folder, endpoints, policies, needs)
         refused = _refused(read, endpoints, policies, allowed, folder)
@@ -89,9 +90,11 @@ def prepare(
             raise UserError(
                 f"no row of the input can be answered; the first: {next(iter(refused.values()))}{why}"
             )
-        reject(folder, refused, _led_apart(read, eligible(read, endpoints, allowed), refused))
+        leader = _led_apart(read, eligible(read, endpoints, allowed), refused)
+        reject(folder, refused, leader)
         (folder / ADMITTED).touch(mode=0o600)
-    batch = _columns(folder, endpoints, policies, needs)
+        batch = read if not refused and leader is None else None  # the rows are those that were read
+    batch = batch or _columns(folder, endpoints, policies, needs)
     if (batch.policy < 0).any():
         raise UserError(
             "rows of this run are under a policy that the job has no more; put it back under policies:"

@@ -128,21 +128,28 @@ def _one(
         encoded = text.encode()
     except UnicodeEncodeError:
         raise FlawError("messages hold half a surrogate pair, which is no text") from None
-    rest = f"\x1f{schema or ''}\x1f{tools or ''}\x1f{sampling or ''}\x1f{max_tokens}\x1f{temperature}"
+    rest, beside = _rest(schema, tools, sampling, max_tokens, temperature)
     digest = blake2b(encoded, digest_size=16)
-    digest.update(rest.encode())
-    size = len(encoded) + len((schema or "").encode()) + len((tools or "").encode()) + extra
-    return text, size, tools, digest.hexdigest()
+    digest.update(rest)
+    return text, len(encoded) + beside + extra, tools, digest.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _rest(
+    schema: str | None, tools: str | None, sampling: str | None, max_tokens: int, temperature: float | None
+) -> tuple[bytes, int]:
+    """What a request's hash covers besides its messages, and the bytes of schema and tools; few differ within a job."""
+    rest = f"\x1f{schema or ''}\x1f{tools or ''}\x1f{sampling or ''}\x1f{max_tokens}\x1f{temperature}"
+    return rest.encode(), len((schema or "").encode()) + len((tools or "").encode())
 
 
 def _from_prompt(prompt: str, system: str | None) -> str:
-    user = f'{{"role":"user","content":{encode_basestring(prompt)}}}'
-    return f"[{_system(system)},{user}]" if system else f"[{user}]"
+    return f'[{_system(system)}{{"role":"user","content":{encode_basestring(prompt)}}}]'
 
 
 @lru_cache(maxsize=64)
-def _system(text: str) -> str:
-    return f'{{"role":"system","content":{encode_basestring(text)}}}'
+def _system(text: str | None) -> str:
+    return f'{{"role":"system","content":{encode_basestring(text)}}},' if text else ""
 
 
 def _from_messages(text: str, system: str | None, tools: str | None) -> tuple[str, str | None, int]:
