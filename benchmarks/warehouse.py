@@ -25,6 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.store import prices, runs
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 from thirdshift.warehouse.store.views import CONTRACT_VIEWS
 
@@ -84,10 +86,10 @@ def pc_decimal(nano_usd: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(parts.USD, len(nano_usd), [None, pa.py_buffer(raw.tobytes())])
 
 
-def write_parts(folder: Path, rows: int, runs: int) -> list[Path]:
-    each = rows // runs
+def write_parts(folder: Path, rows: int, run_count: int) -> list[Path]:
+    each = rows // run_count
     written = []
-    for run in range(runs):
+    for run in range(run_count):
         for first in range(0, each, PART_ROWS):
             path = folder / f"{run}-{first}.parquet"
             pq.write_table(part(run, first, min(PART_ROWS, each - first)), path, compression="zstd")
@@ -95,19 +97,21 @@ def write_parts(folder: Path, rows: int, runs: int) -> list[Path]:
     return written
 
 
-def fill_other_tables(w: Warehouse, rows: int, runs: int) -> None:
+def fill_other_tables(w: Warehouse, rows: int, run_count: int) -> None:
     """Runs, requests, assignments, results and prices that go with the ledger."""
-    each = rows // runs
-    for run in range(runs):
+    each = rows // run_count
+    for run in range(run_count):
         run_id = f"night-{run}"
-        w.start_run({"run_id": run_id, "job": f"job-{run % 2}", "status": "done", "started_at": NIGHT})
-        prices = {"price_id": [f"{e}-{run}" for e in ENDPOINTS], "endpoint": list(ENDPOINTS)}
-        w.save_prices(
-            run_id, pa.table(prices | {"input_usd_per_mtok": [1.0] * 3, "output_usd_per_mtok": [5.0] * 3})
+        runs.start(w, {"run_id": run_id, "job": f"job-{run % 2}", "status": "done", "started_at": NIGHT})
+        rows_of_prices = {"price_id": [f"{e}-{run}" for e in ENDPOINTS], "endpoint": list(ENDPOINTS)}
+        prices.save(
+            w,
+            run_id,
+            pa.table(rows_of_prices | {"input_usd_per_mtok": [1.0] * 3, "output_usd_per_mtok": [5.0] * 3}),
         )
         for name, query in OTHERS.items():
             w.execute(f"insert into {name} by name {query}", run_id=run_id, rows=each)
-        w.finish_run(run_id, published_at=NIGHT + timedelta(days=run))
+        runs.finish(w, run_id, published_at=NIGHT + timedelta(days=run))
 
 
 IDS = """select $run_id as run_id, 'request-' || lpad(n::varchar, 8, '0') as request_id, 'task ' || (n % 5) as task, n
@@ -156,27 +160,27 @@ def time_views(w: Warehouse) -> dict[str, Took]:
 def ingest_all(warehouse: Path, paths: list[Path]) -> None:
     """As whoever resumes a night, or has lost the file: opened, all parts put in, closed with its checkpoint."""
     with Warehouse.open(warehouse) as w:
-        w.ingest(*paths)
+        ingest_parts(w, *paths)
 
 
 def land(warehouse: Path, paths: list[Path]) -> None:
     """As shards that finish one after another."""
     with Warehouse.open(warehouse) as w:
         for path in paths:
-            w.ingest(path)
+            ingest_parts(w, path)
 
 
-def measure(rows: int, runs: int) -> tuple[Took, Took, dict[str, Took]]:
+def measure(rows: int, run_count: int) -> tuple[Took, Took, dict[str, Took]]:
     """All parts into a warehouse that knows the runs; small ones on top; each view."""
     with tempfile.TemporaryDirectory(prefix="thirdshift-bench-") as name:
         folder = Path(name)
-        written, warehouse = write_parts(folder, rows, runs), folder / "w.duckdb"
+        written, warehouse = write_parts(folder, rows, run_count), folder / "w.duckdb"
         with Warehouse.open(warehouse) as w:
-            fill_other_tables(w, rows, runs)
+            fill_other_tables(w, rows, run_count)
         large = Took.of(lambda: ingest_all(warehouse, written))
         small = [folder / f"small-{n}.parquet" for n in range(SMALL_PARTS)]
         for n, path in enumerate(small):
-            pq.write_table(part(runs - 1, rows + n * SMALL_ROWS, SMALL_ROWS), path)
+            pq.write_table(part(run_count - 1, rows + n * SMALL_ROWS, SMALL_ROWS), path)
         on_top = Took.of(lambda: land(warehouse, small))
         with Warehouse.open(warehouse) as w:
             return large, on_top, time_views(w)

@@ -27,6 +27,7 @@ from thirdshift.router.tokens.estimate import texts_of
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.labels import read_labels, write_labels
 from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store import observations, runs
 from thirdshift.warehouse.store.store import Warehouse, frozen_parquet
 
 TEXTS = """
@@ -47,7 +48,7 @@ RUNS = "select run_id from runs order by started_at desc"
 
 def _run(w: Warehouse, run_id: str) -> dict[str, Any]:
     """A run that is over, with its text. Raises UserError."""
-    run = w.run(run_id)
+    run = runs.get(w, run_id)
     if run is None:
         known = [str(name) for name in w.query(RUNS)["run_id"].to_pylist()]
         raise UserError(
@@ -145,7 +146,7 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
             certificates = [] if _relative_to(run) else certified(found, scores, run, again=again)
             if certificates:
                 save_quality(w, run_id, Quality(tuple(certificates)))
-                w.update_run(run_id, outcomes=_outcomes(run, certificates))
+                runs.update(w, run_id, outcomes=_outcomes(run, certificates))
     except WarehouseError as error:
         raise UserError(str(error)) from error
     bound = certificates[0] if certificates else certified(found, scores, run, again=again)[0]
@@ -220,7 +221,7 @@ def _observe(w: Warehouse, run_id: str, found: Answers, scores: Mapping[int, flo
         if before.get((told[place]["request_id"], told[place]["endpoint"])) != score
     ]
     if fresh:
-        w.observe(pa.Table.from_pylist(fresh))
+        observations.append(w, pa.Table.from_pylist(fresh))
     return int(w.query(IMPORTS, run_id=run_id)["imports"][0].as_py()) > 1
 
 

@@ -16,6 +16,7 @@ from thirdshift.router.planning import explain
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.values import usd
 from thirdshift.warehouse.intake.frozen import column
+from thirdshift.warehouse.store import dispatch
 from thirdshift.warehouse.store.prices import INSTANT, USD, _twelve
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -96,7 +97,7 @@ def save_shard(warehouse: Warehouse, run_id: str, work: ShardWork, status: str, 
             ("finished_at", INSTANT),
         ]
     )
-    warehouse.save_shards(pa.Table.from_pylist([row], schema))
+    dispatch.save_shards(warehouse, pa.Table.from_pylist([row], schema))
 
 
 def worker_rows(run_id: str, worker_lifetimes: Sequence[tuple[str, Any]]) -> pa.Table:

@@ -26,7 +26,10 @@ from thirdshift.warehouse.intake.frozen import column
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.journal.run_folder import folder_to_change
-from thirdshift.warehouse.store.reuse import answered_before, reuse, spent_in_window
+from thirdshift.warehouse.store import ledger
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.ledger import spent_in_window
+from thirdshift.warehouse.store.reuse import answered_before, reuse
 from thirdshift.warehouse.store.store import Warehouse
 
 Say = Callable[[str], None]
@@ -141,7 +144,7 @@ def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunCon
     )
     spent = under_way + others
     # the escrow counts all that this run has spent; what it spent before the window began is not of this cap
-    before = warehouse.spent(context.run_id) - (everyone - others)
+    before = ledger.spent(warehouse, context.run_id) - (everyone - others)
     left = max(cap - spent, Decimal(0))
     if spent:
         say(f"other runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left")
@@ -162,10 +165,10 @@ def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
             under_way += left.booked_usd
             under_way += sum((sum(entries.values()) for entries in left.committed.values()), Decimal(0))
             recover(folder, adopt=left.shards)
-            known = warehouse.ingested(run_id)
+            known = ingested_parts(warehouse, run_id)
             for part in parts.of_run(folder):
                 if part.name not in known:
-                    warehouse.ingest(part)
+                    ingest_parts(warehouse, part)
     return under_way
 
 

@@ -28,6 +28,8 @@ from thirdshift.warehouse.intake.intake import frozen
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.store import ledger, requests, runs
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 ASIDE = "aside"
@@ -90,7 +92,7 @@ def _failing(context: RunContext, console: RunConsole) -> Iterator[None]:
             suppress(WarehouseError, OSError),  # what broke it off may be the warehouse
             Warehouse.open(context.warehouse, wait_seconds=BRIEFLY, say=console.say) as warehouse,
         ):
-            warehouse.update_run(context.run_id, status="failed")
+            runs.update(warehouse, context.run_id, status="failed")
         raise
 
 
@@ -112,9 +114,9 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
             return
         write_whole(mark, aside.encode())
         with Warehouse.open(context.warehouse, say=console.say) as warehouse:
-            if warehouse.run(aside) is None:
-                warehouse.ingest(*parts.of_run(context.folder))
-                warehouse.rename_run(context.run_id, aside)
+            if runs.get(warehouse, aside) is None:
+                ingest_parts(warehouse, *parts.of_run(context.folder))
+                runs.rename(warehouse, context.run_id, aside)
         given = context.folder.rename(context.folder.with_name(aside))
         (given / ASIDE).unlink()
     console.say(f"the earlier run {context.run_id} is now {aside}")
@@ -124,7 +126,7 @@ def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunC
     """Check against what the run was before, and enter it as running."""
     before = recall(context.folder)
     with Warehouse.open(context.warehouse, say=console.say) as warehouse:
-        row = warehouse.run(context.run_id)
+        row = runs.get(warehouse, context.run_id)
         begun = before if frozen(context.folder) is not None else None
         if begun is not None and begun["job_hash"] != context.job.job_hash:
             raise ChangedJob(
@@ -135,7 +137,7 @@ def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunC
             _check_text(row)
             context = context_for(call, context.run_id, started=row["started_at"])
         if row is None or row["status"] != "done":
-            warehouse.start_run(_run_row(context, row))
+            runs.start(warehouse, _run_row(context, row))
     remember(context.folder, {"call": call.as_parameters(), "job_hash": context.job.job_hash})
     return context
 
@@ -172,18 +174,18 @@ def _run_row(context: RunContext, before: dict[str, Any] | None) -> dict[str, An
 def _shift(context: RunContext, journal: FileJournal, console: RunConsole, left: Orphans) -> Shift:
     """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(context.warehouse, say=console.say) as warehouse:
-        known = warehouse.ingested(context.run_id)
+        known = ingested_parts(warehouse, context.run_id)
         missing = [part for part in parts.of_run(context.folder) if part.name not in known]
         if missing and not known and frozen(context.folder) is not None:
             # the file was lost: entries need their requests' tags
-            warehouse.save_requests(context.run_id, context.folder, context.job.tags, context.job.charge_by)
-        warehouse.ingest(*missing)
-        spent = warehouse.spent(context.run_id)
+            requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
+        ingest_parts(warehouse, *missing)
+        spent = ledger.spent(warehouse, context.run_id)
         context = earlier_runs.within_window(warehouse, context, console.say)
         late = context.job.on_deadline == "realtime"
         endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
         context, throughputs = with_throughput(replace(context, endpoints=endpoints), warehouse)
-        row = warehouse.run(context.run_id) or {}
+        row = runs.get(warehouse, context.run_id) or {}
         shift = Shift(context, RunBudget(context.cap_usd, spent + left.booked_usd), journal, console, left)
         if late:
             shift.dispatcher.harvest = harvest_of(endpoints, context.deadline, warehouse)

@@ -50,6 +50,8 @@ from thirdshift.router.planning.solve import Compromise
 from thirdshift.router.values import FailureKind, Purpose, usd
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.parts import of_shard
+from thirdshift.warehouse.store import dispatch, prices, requests, results, runs
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 SCORE_SECONDS = 5.0
@@ -127,10 +129,10 @@ class Shift:
             self.batch, context.endpoints, context.allowed, texts=context.aim is not None
         )
         with Warehouse.open(context.warehouse, say=self.console.say) as warehouse:
-            warehouse.save_requests(context.run_id, context.folder, context.job.tags, context.job.charge_by)
-            warehouse.save_rejects(context.run_id, context.folder)
-            warehouse.update_run(context.run_id, input_fingerprint=self.batch.intake.fingerprint)
-            warehouse.save_prices(context.run_id, context.prices)
+            requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
+            requests.save_rejects(warehouse, context.run_id, context.folder)
+            runs.update(warehouse, context.run_id, input_fingerprint=self.batch.intake.fingerprint)
+            prices.save(warehouse, context.run_id, context.prices)
             self.columns = earlier_runs.take_over(warehouse, context, self.columns, self.console.say)
             self.dispatcher.judge_context = judge_context(warehouse, context, self.dispatcher.engine_context)
             self._score(warehouse)
@@ -193,13 +195,16 @@ class Shift:
                 still = work.unanswered[np.isin(work.unanswered, self.columns.rows)]
                 self.assignment.pin(self.columns.positions(still), names.index(work.endpoint))
         with Warehouse.open(context.warehouse, say=self.console.say) as warehouse:
-            warehouse.save_assignments(
-                assignments(context.run_id, self.batch, self.columns, self.market, self.decision, plan, names)
+            dispatch.save_assignments(
+                warehouse,
+                assignments(
+                    context.run_id, self.batch, self.columns, self.market, self.decision, plan, names
+                ),
             )
             audit = audit_usd(context, self.batch, self.columns, self.market, plan.quality)
             self.planned_usd = plan.cost_usd + audit
             planned = self.budget.spent_usd + usd(self.planned_usd)
-            warehouse.update_run(context.run_id, planned_usd=planned)
+            runs.update(warehouse, context.run_id, planned_usd=planned)
         save_plan(context.folder, plan, self.decision, float(self.budget.spent_usd), context.clock())
         self.console.say(plan_sentence(plan, self.assignment, self.columns.weight, context.endpoints))
 
@@ -327,7 +332,7 @@ class Shift:
             self.journal.seal(work.shard_id)  # what it was answered before it broke is paid for, and counts
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
             for part in of_shard(self.context.folder, work.shard_id):
-                warehouse.ingest(part)
+                ingest_parts(warehouse, part)
             save_shard(warehouse, self.context.run_id, work, "failed" if failed else "done")
             if message := silence(warehouse, self.context.run_id, work):
                 self.console.say(message, "yellow")
@@ -351,7 +356,8 @@ class Shift:
         told = ~owed if self.dispatcher.stopped else np.ones(len(served), bool)
         names = [endpoint.name for endpoint in self.context.endpoints]
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
-            warehouse.compose_results(
+            results.compose(
+                warehouse,
                 self.context.run_id,
                 finishing.served_table(self.columns.rows[told], served[told], names),
             )
@@ -374,10 +380,10 @@ class Shift:
         self.journal.seal("overhead")
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
             for part in of_shard(self.context.folder, "overhead"):
-                warehouse.ingest(part)
+                ingest_parts(warehouse, part)
             worker_lifetimes = self.dispatcher.worker_lifetimes()
             if worker_lifetimes:
-                warehouse.save_workers(worker_rows(self.context.run_id, worker_lifetimes))
+                dispatch.save_workers(warehouse, worker_rows(self.context.run_id, worker_lifetimes))
             keep_rates(warehouse, self.context, self.dispatcher.engines)
 
     def _shards(self, purpose: Purpose, due: PendingRows) -> list[ShardWork]:

@@ -20,6 +20,7 @@ from thirdshift.flows.verdicts import Verdict, exit_code, status
 from thirdshift.router.certification.certificate import Certificate, Claim, ScoredSample, certify
 from thirdshift.router.certification.scorers import Scorer, ScorerError, kind_of, score_batch
 from thirdshift.router.values import FailureKind
+from thirdshift.warehouse.store import ledger, observations, runs
 from thirdshift.warehouse.store.reuse import reused
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -59,12 +60,14 @@ def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tu
     now = datetime.now(UTC)
     faults: list[ScorerError] = []
     columns = FOR_FUNCTIONS if scorer.function is not None else FOR_ALL
-    for batch in warehouse.unscored(run_id, columns):
+    for batch in observations.unscored(warehouse, run_id, columns):
         scores = score_batch(scorer, batch, faults.append)
         known = ~np.isnan(scores)
         if not known.any():
             continue
-        warehouse.observe(_observations(batch.filter(pa.array(known)), scores[known], run_id, scorer, now))
+        observations.append(
+            warehouse, _observations(batch.filter(pa.array(known)), scores[known], run_id, scorer, now)
+        )
         scored += int(known.sum())
         total += float(scores[known].sum())
     for fault in faults[:MOST_FAULTS]:
@@ -145,7 +148,9 @@ def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
     if rows:
         table = pa.Table.from_pylist([row | {"run_id": run_id, "issued_at": now} for row in rows])
         task = table.column_names.index("task")
-        warehouse.save_certificates(table.set_column(task, "task", table["task"].cast(pa.string())))
+        observations.save_certificates(
+            warehouse, table.set_column(task, "task", table["task"].cast(pa.string()))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +188,14 @@ def finish(
         verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
     published = context.job.output is None or may_publish(context, verdicts)
     (context.folder / PUBLISHED).unlink(missing_ok=True)
-    warehouse.finish_run(
+    runs.finish(
+        warehouse,
         context.run_id,
         status=status(verdicts),
         outcomes=[each.value for each in verdicts],
         published=published,
     )
-    return summary(warehouse, context, warehouse.run(context.run_id) or {})
+    return summary(warehouse, context, runs.get(warehouse, context.run_id) or {})
 
 
 def _verdicts(
@@ -224,7 +230,7 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
         "results": end.results,
         "rejects": rejects["n"][0].as_py(),
         "errors": end.errors,
-        "spent_usd": float(warehouse.spent(context.run_id)),
+        "spent_usd": float(ledger.spent(warehouse, context.run_id)),
         "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
         "mean_score": end.mean_score if context.scores_all or not found else _estimate(context, found[0]),
         "certificate": found[0] if found else None,
@@ -252,7 +258,7 @@ def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> li
 
 
 def served_table(rows: NDArray[np.int64], endpoint: NDArray[np.integer], names: Sequence[str]) -> pa.Table:
-    """What `compose_results` takes: each leader and the endpoint whose answer is its result; -1: none."""
+    """What `results.compose` takes: each leader and the endpoint whose answer is its result; -1: none."""
     known = pa.array([*names, None], pa.string())
     where = np.where(endpoint < 0, len(names), endpoint)
     return pa.table({"row": pa.array(rows), "endpoint": known.take(pa.array(where))})

@@ -9,6 +9,7 @@ from typing import Any
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.warehouse.exchange.publish import publish
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.store import Warehouse
 
 PUBLISHED = "published"
@@ -46,8 +47,8 @@ def publish_results(context: RunContext, told: Mapping[str, Any], say: Callable[
         return
     published = publish(context.warehouse, context.run_id, context.job.output_path, context.job.base, say=say)
     with Warehouse.open(context.warehouse, say=say) as warehouse:
-        run = warehouse.run(context.run_id)
+        run = runs.get(warehouse, context.run_id)
         if run is not None and run["published_at"] is None:  # certified by people, after the run was over
-            warehouse.update_run(context.run_id, published_at=datetime.now(UTC))
+            runs.update(warehouse, context.run_id, published_at=datetime.now(UTC))
     marker.touch(mode=0o600)  # published files are for others; what is in the run's folder is not
     say(f"published {published.rows:,} rows to {published.path}")

@@ -31,8 +31,8 @@ from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.policy import masks
 from thirdshift.router.values import Purpose, Request
 from thirdshift.warehouse.journal.journal import attempts
-from thirdshift.warehouse.store.judgements import answers, count, keep, known, replies
-from thirdshift.warehouse.store.prices import price_rows
+from thirdshift.warehouse.store import observations, prices
+from thirdshift.warehouse.store.judgements import answers, keep, known, replies
 from thirdshift.warehouse.store.store import Warehouse
 
 WINDOW = 512
@@ -127,7 +127,7 @@ class Scoring:
     def used(self, w: Warehouse) -> int:
         """Scores that this run has paid for."""
         sql = SCORED if self._by_function else AUDITED if self.context.judge is None else JUDGED
-        return count(w, self.context.run_id, sql)
+        return int(w.scalar(sql, run_id=self.context.run_id))
 
     # --- a judge ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Scoring:
         rows = [{name: each[name] for name in names} | {"score": score} | same for each, score in scored]
         types = [(name, pa.string()) for name in (*names, "run_id", "scorer", "basis", "purpose")]
         schema = pa.schema([*types, ("score", pa.float64()), ("observed_at", pa.timestamp("us", "UTC"))])
-        w.observe(pa.Table.from_pylist(rows, schema))
+        observations.append(w, pa.Table.from_pylist(rows, schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,8 +336,8 @@ def judge_context(w: Warehouse, context: RunContext, engine_context: EngineConte
     """The desk of judges' calls: of the run's money as much as judging may cost, less what it has cost so far. What the
     judge takes is put on record."""
     if context.judge is not None:
-        prices = price_rows((context.judge.endpoint,), context.clock())
-        w.save_prices(context.run_id, prices, choosable=False)
+        rows = prices.price_rows((context.judge.endpoint,), context.clock())
+        prices.save(w, context.run_id, rows, choosable=False)
     if context.judge_usd is None:
         return engine_context
     spent = Decimal(w.query(SPENT, run_id=context.run_id)["usd"][0].as_py())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from thirdshift.flows.orchestration.events import PRICES_MOVED
 from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule
-from thirdshift.warehouse.store.prices import price_rows
+from thirdshift.warehouse.store import prices, runs
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 22, tzinfo=UTC)
@@ -29,7 +29,8 @@ def test_a_price_that_is_not_the_last_nights_is_told_with_both(tmp_path: Path) -
     with Warehouse.open(tmp_path / "warehouse.duckdb") as warehouse:
         for run_id, job, usd, day in nights:
             at = NOW + timedelta(days=day)
-            warehouse.start_run(
+            runs.start(
+                warehouse,
                 {
                     "run_id": run_id,
                     "job": job,
@@ -45,9 +46,11 @@ def test_a_price_that_is_not_the_last_nights_is_told_with_both(tmp_path: Path) -
                     "job_hash": "x",
                     "input_fingerprint": None,
                     "version": "0",
-                }
+                },
             )
-            warehouse.save_prices(run_id, price_rows([endpoint("moves", usd), endpoint("stays", "3")], at))
+            prices.save(
+                warehouse, run_id, prices.price_rows([endpoint("moves", usd), endpoint("stays", "3")], at)
+            )
         moved = warehouse.query(PRICES_MOVED, run_id="third", job="job").to_pylist()
         first = warehouse.query(PRICES_MOVED, run_id="first", job="lonely").to_pylist()
     assert moved == [

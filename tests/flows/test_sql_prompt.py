@@ -16,6 +16,7 @@ from prompt_toolkit.output import DummyOutput
 from thirdshift.flows.cli.sql_prompt import _names, finished, from_stream, prompted, statements
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.models.registry import home
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.store import Warehouse
 
 
@@ -23,7 +24,7 @@ from thirdshift.warehouse.store.store import Warehouse
 def warehouse(tmp_path: Path) -> Path:
     place = tmp_path / "warehouse.duckdb"
     with Warehouse.open(place) as opened:
-        opened.start_run({"run_id": "monday\x1b[31m", "job": "sums", "status": "done"})
+        runs.start(opened, {"run_id": "monday\x1b[31m", "job": "sums", "status": "done"})
     return place
 
 

@@ -24,6 +24,8 @@ from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store import requests, results, runs
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 MANY = 400
@@ -56,7 +58,7 @@ def test_records_of_several_shards_are_written_all_or_none(tmp_path: Path) -> No
 def test_what_cannot_be_sealed_or_put_in_stays_and_goes_in_later(tmp_path: Path) -> None:
     path, folder = tmp_path / "w.duckdb", run_folder(tmp_path / "w.duckdb", "run")
     with Warehouse.open(path) as w:
-        w.start_run({"run_id": "run"})
+        runs.start(w, {"run_id": "run"})
     with FileJournal(folder) as journal:
         journal.sent(intent(n) for n in range(MANY))
         journal.settled(outcome(n, "an answer " * 50 + str(n)) for n in range(MANY))
@@ -72,10 +74,10 @@ def test_what_cannot_be_sealed_or_put_in_stays_and_goes_in_later(tmp_path: Path)
         Warehouse.open(path) as w,
         pytest.raises(StoreError, match=rf"w\.duckdb: the disk is full .* free some space in {tmp_path}"),
     ):
-        w.ingest(*parts.of_run(folder))
+        ingest_parts(w, *parts.of_run(folder))
     with Warehouse.open(path) as w:
-        assert w.ingest(*parts.of_run(folder)) == MANY
-        assert w.ingest(*parts.of_run(folder)) == 0
+        assert ingest_parts(w, *parts.of_run(folder)) == MANY
+        assert ingest_parts(w, *parts.of_run(folder)) == 0
 
 
 def test_an_input_is_frozen_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -97,9 +99,9 @@ def test_results_that_cannot_be_published_are_published_later(tmp_path: Path) ->
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
     freeze(InputSpec("in.parquet", tmp_path), folder)
     with Warehouse.open(path) as w:
-        w.start_run({"run_id": "run", "job": "j"})
-        w.save_requests("run", folder)
-        w.compose_results("run", pa.table({"row": range(MANY), "endpoint": ["small"] * MANY}))
+        runs.start(w, {"run_id": "run", "job": "j"})
+        requests.save(w, "run", folder)
+        results.compose(w, "run", pa.table({"row": range(MANY), "endpoint": ["small"] * MANY}))
     with (
         files_no_larger_than(2048),
         pytest.raises(PublishError, match=r"File too large.*resuming the run publishes"),

@@ -33,7 +33,10 @@ from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.run_folder import run_folder
-from thirdshift.warehouse.store.reuse import answered_before, reuse, spent_in_window
+from thirdshift.warehouse.store import dispatch, ledger, prices, requests, results, runs
+from thirdshift.warehouse.store.ingest import ingest_parts
+from thirdshift.warehouse.store.ledger import spent_in_window
+from thirdshift.warehouse.store.reuse import answered_before, reuse
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
@@ -62,8 +65,8 @@ def a_run(
     folder = run_folder(path, run_id)
     freeze(InputSpec("in.parquet", path.parent), folder)
     with Warehouse.open(path) as w:
-        w.start_run({"run_id": run_id, "job": job, "status": "running", "started_at": at})
-        w.save_requests(run_id, folder, {"team": "support"}, ["customer"])
+        runs.start(w, {"run_id": run_id, "job": job, "status": "running", "started_at": at})
+        requests.save(w, run_id, folder, {"team": "support"}, ["customer"])
     with FileJournal(folder) as journal:
         for row, purpose, status, cost in entries:
             intent = an_intent(run_id, row, purpose, cost, at)
@@ -82,10 +85,10 @@ def a_run(
         part = journal.seal("s")
     assert part is not None
     with Warehouse.open(path) as w:
-        w.ingest(part)
+        ingest_parts(w, part)
         leaders = w.query("select row from requests where run_id = $r and row = leader", r=run_id)["row"]
-        w.compose_results(run_id, pa.table({"row": leaders, "endpoint": pa.array(["small"] * len(leaders))}))
-        w.finish_run(run_id, status="done", published_at=at)
+        results.compose(w, run_id, pa.table({"row": leaders, "endpoint": pa.array(["small"] * len(leaders))}))
+        runs.finish(w, run_id, status="done", published_at=at)
 
 
 def an_intent(run_id: str, row: int | None, purpose: Purpose, cost: Decimal, at: datetime) -> Intent:
@@ -121,7 +124,7 @@ def test_chargeback_sums_to_the_ledger_to_the_last_place(
     a_run(path, "one", first)
     a_run(path, "two", second, at=NOW + timedelta(days=20))
     with Warehouse.open(path) as w:
-        ledger = one(
+        booked = one(
             w,
             """select sum(cost_usd) as all_usd, coalesce(sum(cost_usd) filter (where status = 'unsettled'), 0) as open
                from ledger""",
@@ -131,7 +134,7 @@ def test_chargeback_sums_to_the_ledger_to_the_last_place(
             """select sum(direct_usd) + sum(overhead_usd) + sum(unsettled_usd) as all_usd, sum(unsettled_usd) as open
                from chargeback""",
         )
-        assert charged == ledger
+        assert charged == booked
         by_month = (
             "select month, sum(direct_usd + overhead_usd + unsettled_usd) as usd from chargeback group by 1"
         )
@@ -152,7 +155,7 @@ def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tm
     )
     house = {"run_id": "one", "worker_id": "house-0#1", "started_at": NOW, "accounting_usd": Decimal(3)}
     with Warehouse.open(path) as w:
-        w.save_workers(pa.Table.from_pylist([house]))
+        dispatch.save_workers(w, pa.Table.from_pylist([house]))
         rows = w.query(
             """select tag, sum(direct_usd) as direct, sum(overhead_usd) as overhead, sum(unsettled_usd) as open,
                       sum(accounting_usd) as paid_already
@@ -167,7 +170,7 @@ def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tm
 def test_savings_say_what_each_endpoint_alone_would_have_cost(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"
     a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.001")) for n in range(COUNT)])
-    prices = pa.table(
+    in_force = pa.table(
         {
             "price_id": ["a", "b", "c"],
             "endpoint": ["small", "frontier", "house"],
@@ -177,8 +180,8 @@ def test_savings_say_what_each_endpoint_alone_would_have_cost(tmp_path: Path) ->
         }
     )
     with Warehouse.open(path) as w:
-        w.save_prices("one", prices)
-        w.save_prices("one", prices)
+        prices.save(w, "one", in_force)
+        prices.save(w, "one", in_force)
         rows = w.query("select * from savings order by endpoint").to_pylist()
     found = {r["endpoint"]: (r["basis"], r["spent_usd"], r["alone_usd"], r["saved_usd"]) for r in rows}
     spent = Decimal("0.007")
@@ -207,8 +210,8 @@ def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:
         }
     )
     with Warehouse.open(path) as w:
-        w.save_assignments(plan)
-        w.save_assignments(plan)
+        dispatch.save_assignments(w, plan)
+        dispatch.save_assignments(w, plan)
         row = one(w, "from estimate_vs_actual")
     assert (row["requests"], row["requests_sent"]) == (2, 1)
     assert (row["input_tokens_estimated"], row["input_tokens_actual"]) == (90, 100)
@@ -240,7 +243,7 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         for _ in range(2):
             reuse(w, "two", found)
         table = pa.table({"row": range(len(prompts) - 1), "endpoint": ["small"] * (len(prompts) - 1)})
-        assert w.compose_results("two", table) == len(prompts)
+        assert results.compose(w, "two", table) == len(prompts)
         rows = w.query(
             "select request_id, output, attempts, reused_from, error from results where run_id = 'two' order by 1"
         ).to_pylist()
@@ -248,8 +251,8 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         assert [r["reused_from"] for r in rows] == [None] + ["one"] * (COUNT + 1)
         assert [r["attempts"] for r in rows] == [1] + [0] * (COUNT + 1)
         assert rows[4]["output"] == rows[8]["output"] == "one says 3"
-        assert w.spent("two") == Decimal("0.5")
-        assert len(w.answered_rows("two")) == COUNT + 1
+        assert ledger.spent(w, "two") == Decimal("0.5")
+        assert w.count("responses", "two") == COUNT + 1
         # a third night takes them from the run that paid, though the second holds them too
         again = answered_before(w, "tickets", hashes, None, NOW + timedelta(days=2))
         assert set(again["reused_from"].to_pylist()) == {"one", "two"}
@@ -308,5 +311,5 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
     with Warehouse.open(path) as w:
         context = within_window(w, context_for(RunOptions(job=job, warehouse=path), "mine"), said.append)
         assert context.cap_usd is not None
-        assert context.cap_usd - w.spent("mine") == Decimal(10) - 3, "what its escrow can still give"
+        assert context.cap_usd - ledger.spent(w, "mine") == Decimal(10) - 3, "what its escrow can still give"
     assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in said[0]

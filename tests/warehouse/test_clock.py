@@ -9,6 +9,7 @@ from tests.warehouse.test_purge import COUNT, a_run
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.quality import finishing
 from thirdshift.router.certification.scorers import Scorer
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.ask import ask
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -29,8 +30,8 @@ def test_the_watermark_of_answers_only_grows(tmp_path: Path) -> None:
     for run_id in ("first", "second"):
         a_run(path, run_id, TOMORROW)
     with Warehouse.open(path) as w:
-        w.finish_run("first", status="done", published_at=TOMORROW)
-        w.finish_run("second", status="done")
+        runs.finish(w, "first", status="done", published_at=TOMORROW)
+        runs.finish(w, "second", status="done")
     found = ask(path, "select distinct run_id, loaded_at from answers").to_pylist()
     assert [(row["run_id"], row["loaded_at"] > TOMORROW) for row in found] == [("second", True)]
 

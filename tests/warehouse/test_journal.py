@@ -35,6 +35,7 @@ from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.journal import journal as journal_module
 from thirdshift.warehouse.journal import parts, records
 from thirdshift.warehouse.journal.journal import FileJournal, pending, recover
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
@@ -160,10 +161,9 @@ while True:
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_acknowledged_before_kill_9_is_in_the_ledger_once(tmp_path: Path, seed: int) -> None:
     folder, told = tmp_path / "run", tmp_path / "told.txt"
-    here = ROOT
-    env = os.environ | {"PYTHONPATH": str(here)}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with told.open("wb") as out:
-        child = subprocess.Popen([sys.executable, "-c", WRITER, folder, here], stdout=out, env=env)
+        child = subprocess.Popen([sys.executable, "-c", WRITER, folder, ROOT], stdout=out, env=env)
         while told.stat().st_size < 500:
             time.sleep(0.01)
             assert child.poll() is None
@@ -178,7 +178,7 @@ def test_what_was_acknowledged_before_kill_9_is_in_the_ledger_once(tmp_path: Pat
     with Warehouse.open(tmp_path / "w.duckdb") as w:
         for _ in range(2):
             for part in parts.of_run(folder):
-                w.ingest(part)
+                ingest_parts(w, part)
         entries = w.query("select entry_id, status from ledger").to_pylist()
     statuses = {e["entry_id"]: e["status"] for e in entries}
     assert len(statuses) == len(entries), "an entry is in the ledger twice"

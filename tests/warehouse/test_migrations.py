@@ -12,6 +12,7 @@ import pytest
 
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.store import migrate as migrate_module
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.ask import ask
 from thirdshift.warehouse.store.migrate import build, migrate
 from thirdshift.warehouse.store.schema import CONTRACT_TABLES, MIGRATIONS, VERSION
@@ -99,7 +100,7 @@ def test_a_warehouse_of_an_earlier_version_is_refused_migrated_and_opened(
     assert done.backup.read_bytes() == before
     assert done.backup.stat().st_mode & 0o777 == 0o600
     with Warehouse.open(path) as w:
-        assert w.run("r") is not None
+        assert runs.get(w, "r") is not None
         for view in CONTRACT_VIEWS:
             w.query(f"from {view}")
     assert ask(path, "select task, cost_usd::double as usd from spend_by_task").to_pylist() == [

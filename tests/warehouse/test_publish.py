@@ -24,7 +24,9 @@ from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
+from thirdshift.warehouse.store import requests, results, runs
 from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
@@ -85,10 +87,10 @@ def warehouse(tmp_path: Path) -> Path:
             part = journal.seal("s")
         assert part is not None
         with Warehouse.open(path) as w:
-            w.start_run({"run_id": run_id, "job": "tickets/eu", "started_at": NOW, "status": "running"})
-            w.save_requests(run_id, folder)
-            w.ingest(part)
-            w.compose_results(run_id, pa.table({"row": range(count), "endpoint": ["small"] * count}))
+            runs.start(w, {"run_id": run_id, "job": "tickets/eu", "started_at": NOW, "status": "running"})
+            requests.save(w, run_id, folder)
+            ingest_parts(w, part)
+            results.compose(w, run_id, pa.table({"row": range(count), "endpoint": ["small"] * count}))
     return path
 
 
@@ -198,14 +200,14 @@ def test_a_place_that_cannot_be_written_is_named(warehouse: Path, tmp_path: Path
 
 def test_the_latest_published_answer_per_job_and_request_wins(warehouse: Path) -> None:
     with Warehouse.open(warehouse) as w:
-        w.finish_run("two", published_at=datetime(2026, 11, 23, tzinfo=UTC))
-        w.finish_run("one", published_at=datetime(2026, 11, 22, tzinfo=UTC))
+        runs.finish(w, "two", published_at=datetime(2026, 11, 23, tzinfo=UTC))
+        runs.finish(w, "one", published_at=datetime(2026, 11, 22, tzinfo=UTC))
     (row,) = ask(
         warehouse, "select count(*) n, min(run_id) run, min(loaded_at) as loaded from answers"
     ).to_pylist()
     assert (row["n"], row["run"]) == (4, "two")
     with Warehouse.open(warehouse) as w:
-        w.finish_run("two", published=False)
+        runs.finish(w, "two", published=False)
     assert ask(warehouse, "select distinct run_id from answers")["run_id"].to_pylist() == ["one"]
 
 
@@ -277,11 +279,12 @@ def test_what_a_killed_writer_had_committed_can_be_read(warehouse: Path) -> None
     code = f"""
 import os
 from pathlib import Path
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.store import Warehouse
 with Warehouse.open(Path({str(warehouse)!r})) as w:
-    w.start_run({{"run_id": "three"}})
+    runs.start(w, {{"run_id": "three"}})
     os.kill(os.getpid(), 9)
 """
-    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     assert subprocess.run([sys.executable, "-c", code], env=env, check=False).returncode == -9
     assert ask(warehouse, "select count(*) as n from runs")["n"].to_pylist() == [3]

@@ -33,7 +33,9 @@ from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
+from thirdshift.warehouse.store import requests, results, runs
 from thirdshift.warehouse.store.ask import ask
+from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
@@ -91,11 +93,11 @@ def a_run(path: Path, run_id: str, at: datetime) -> Path:
         )
     assert part is not None
     with Warehouse.open(path) as w:
-        w.start_run({"run_id": run_id, "job": "j", "status": "running", "started_at": at})
-        w.save_requests(run_id, folder)
-        w.ingest(part)
-        w.compose_results(run_id, pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT}))
-        w.finish_run(run_id, status="done")
+        runs.start(w, {"run_id": run_id, "job": "j", "status": "running", "started_at": at})
+        requests.save(w, run_id, folder)
+        ingest_parts(w, part)
+        results.compose(w, run_id, pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT}))
+        runs.finish(w, run_id, status="done")
     return folder
 
 
@@ -162,19 +164,19 @@ def test_runs_before_a_date_lose_all_their_text(path: Path) -> None:
     assert (done.runs, done.requests) == (("old",), COUNT)
     assert traces(run_folder(path, "old"), 0) == set()
     assert traces(run_folder(path, "new"), 0) == set(WHAT)
-    runs = {r["run_id"]: r["purged_at"] for r in ask(path, "select run_id, purged_at from runs").to_pylist()}
-    assert runs["old"] is not None
-    assert runs["new"] is None
+    rows = {r["run_id"]: r["purged_at"] for r in ask(path, "select run_id, purged_at from runs").to_pylist()}
+    assert rows["old"] is not None
+    assert rows["new"] is None
 
 
 def test_purged_files_are_still_files_of_their_kind(path: Path) -> None:
     purge(path, request_ids=["r1"])
     folder = run_folder(path, "new")
-    requests = list(RowSource(folder, np.arange(COUNT)))
-    assert [len(r.messages) for r in requests] == [1, 0, 1, 1]
+    kept = list(RowSource(folder, np.arange(COUNT)))
+    assert [len(r.messages) for r in kept] == [1, 0, 1, 1]
     assert recover(folder) == ["left behind"]
     with Warehouse.open(path) as w:
-        assert sum(w.ingest(part) for part in parts.of_run(folder)) == COUNT
+        assert sum(ingest_parts(w, part) for part in parts.of_run(folder)) == COUNT
     assert ask(path, "select count(*) as n from ledger where run_id = 'new'")["n"].to_pylist() == [2 * COUNT]
     assert {p.stat().st_mode & 0o777 for p in [path, *folder.rglob("*")] if p.is_file()} == {0o600}
 
@@ -196,7 +198,7 @@ def test_a_run_that_is_alive_is_not_touched(path: Path) -> None:
 
 def test_a_run_that_was_not_finished_cannot_go_on(path: Path) -> None:
     with Warehouse.open(path) as w:
-        w.update_run("new", status="running")
+        runs.update(w, "new", status="running")
     purge(path, request_ids=["r1"])
     assert ask(path, "select status from runs where run_id = 'new'")["status"].to_pylist() == ["failed"]
 
@@ -219,11 +221,12 @@ def test_whoever_waits_for_the_file_writes_into_the_new_one(path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.store import Warehouse
 print("on", flush=True)
 for n in range(12):
     with Warehouse.open(Path(sys.argv[1]), say=lambda text: None) as w:
-        w.start_run({"run_id": f"other-{n}", "status": "done"})
+        runs.start(w, {"run_id": f"other-{n}", "status": "done"})
 """
     with subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout is not None
@@ -232,5 +235,5 @@ for n in range(12):
             with suppress(StoreError):  # on a busy machine it may give up on freed blocks, and says so
                 purge(path, request_ids=["r1"], say=lambda text: None)
     assert other.returncode == 0
-    runs = ask(path, "select count(*) as n from runs where run_id like 'other-%'")
-    assert runs["n"].to_pylist() == [12]
+    counted = ask(path, "select count(*) as n from runs where run_id like 'other-%'")
+    assert counted["n"].to_pylist() == [12]

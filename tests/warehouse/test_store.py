@@ -29,6 +29,8 @@ from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store import dispatch, ledger, observations, requests, results, runs
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
@@ -94,29 +96,29 @@ def path(tmp_path: Path) -> Path:
     pq.write_table(source, tmp_path / "in.parquet")
     freeze(InputSpec("in.parquet", tmp_path), folder)
     with Warehouse.open(warehouse) as w:
-        w.start_run(
-            {"run_id": RUN, "job": "j", "status": "running", "started_at": NOW, "config": {"floor": 0.9}}
+        runs.start(
+            w, {"run_id": RUN, "job": "j", "status": "running", "started_at": NOW, "config": {"floor": 0.9}}
         )
-        assert w.save_requests(RUN, folder) == 6
-        assert w.save_rejects(RUN, folder) == 0
+        assert requests.save(w, RUN, folder) == 6
+        assert requests.save_rejects(w, RUN, folder) == 0
     return warehouse
 
 
 def ingest(path: Path, *attempts: tuple[Intent, Outcome | None]) -> int:
     part = a_part(run_folder(path, RUN), attempts)
     with Warehouse.open(path) as w:
-        return w.ingest(part)
+        return ingest_parts(w, part)
 
 
 def test_a_part_ingested_twice_changes_nothing(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x")), (intent(1), None)])
     with Warehouse.open(path) as w:
-        assert w.ingest(part) == 2
-        assert w.ingest(part) == 0
+        assert ingest_parts(w, part) == 2
+        assert ingest_parts(w, part) == 0
     with Warehouse.open(path) as w:
-        assert w.ingest(part) == 0
-        assert w.ingested(RUN) == {part.name}
-        assert w.spent(RUN) == Decimal("0.011")
+        assert ingest_parts(w, part) == 0
+        assert ingested_parts(w, RUN) == {part.name}
+        assert ledger.spent(w, RUN) == Decimal("0.011")
         assert w.query("select count(*) as n from responses")["n"].to_pylist() == [1]
 
 
@@ -125,7 +127,7 @@ def test_entries_sealed_twice_under_two_names_are_in_the_ledger_once(path: Path)
     realtime_counterpart = part.with_name("other.parquet")
     realtime_counterpart.write_bytes(part.read_bytes())
     with Warehouse.open(path) as w:
-        assert (w.ingest(part), w.ingest(realtime_counterpart)) == (1, 0)
+        assert (ingest_parts(w, part), ingest_parts(w, realtime_counterpart)) == (1, 0)
         assert w.query("from responses").num_rows == 1
 
 
@@ -141,8 +143,8 @@ def test_every_accepted_request_has_one_result_and_duplicates_cost_no_attempt(pa
     ingest(path, *[(i := intent(row), answered(i, f"answer {row}")) for row in (0, 1, 2, 4)])
     served = pa.table({"row": [0, 1, 2, 4], "endpoint": ["small"] * 4})
     with Warehouse.open(path) as w:
-        assert w.compose_results(RUN, served) == 6
-        assert w.compose_results(RUN, served) == 6
+        assert results.compose(w, RUN, served) == 6
+        assert results.compose(w, RUN, served) == 6
         rows = w.query(
             "select request_id, output, attempts, error from results order by request_id"
         ).to_pylist()
@@ -159,7 +161,7 @@ def test_a_request_whose_every_attempt_failed_says_why_and_has_no_output(path: P
         {"row": [0, 1], "endpoint": pa.array(["large", None]), "error": [None, "budget: no room"]}
     )
     with Warehouse.open(path) as w:
-        w.compose_results(RUN, served)
+        results.compose(w, RUN, served)
         rows = w.query("select request_id, output, error, attempts from results order by 1").to_pylist()
     assert rows[0] == {
         "request_id": "r0",
@@ -174,7 +176,7 @@ def test_of_several_answers_at_one_endpoint_a_valid_one_is_served(path: Path) ->
     old, new = intent(0), intent(0, attempt=2)
     ingest(path, (old, answered(old, "{}", valid=True)), (new, answered(new, "oops", valid=False, at=9)))
     with Warehouse.open(path) as w:
-        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
         assert w.query("select output, attempts from results").to_pylist() == [
             {"output": "{}", "attempts": 2}
         ]
@@ -185,8 +187,10 @@ def test_a_judges_reply_is_never_served_nor_scored(path: Path) -> None:
     ingest(path, (answer, answered(answer, "yes")))
     ingest(path, (verdict, answered(verdict, "0.7", at=5)))
     with Warehouse.open(path) as w:
-        assert [row["output"] for batch in w.unscored(RUN) for row in batch.to_pylist()] == ["yes"]
-        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert [row["output"] for batch in observations.unscored(w, RUN) for row in batch.to_pylist()] == [
+            "yes"
+        ]
+        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
         assert w.query("select output, attempts from results").to_pylist() == [
             {"output": "yes", "attempts": 1}
         ]
@@ -195,7 +199,7 @@ def test_a_judges_reply_is_never_served_nor_scored(path: Path) -> None:
 def test_each_duplicate_is_scored_against_its_own_reference_and_once(path: Path) -> None:
     ingest(path, (i := intent(1), answered(i, "B")))
     with Warehouse.open(path) as w:
-        todo = pa.Table.from_batches(w.unscored(RUN))
+        todo = pa.Table.from_batches(observations.unscored(w, RUN))
         assert todo.select(["request_id", "output", "reference"]).to_pylist() == [
             {"request_id": "r1", "output": "B", "reference": "B"},
             {"request_id": "r3", "output": "B", "reference": "D"},
@@ -204,29 +208,31 @@ def test_each_duplicate_is_scored_against_its_own_reference_and_once(path: Path)
         scores = scores.append_column("score", pa.array([1.0, 0.0])).append_column(
             "run_id", pa.array([RUN] * 2)
         )
-        w.observe(scores.append_column("observed_at", pa.array([NOW + timedelta(minutes=1)] * 2)))
-        assert list(w.unscored(RUN)) == []
-        w.compose_results(RUN, pa.table({"row": [1], "endpoint": ["small"]}))
+        observations.append(
+            w, scores.append_column("observed_at", pa.array([NOW + timedelta(minutes=1)] * 2))
+        )
+        assert list(observations.unscored(w, RUN)) == []
+        results.compose(w, RUN, pa.table({"row": [1], "endpoint": ["small"]}))
         assert w.query("select score from results order by request_id")["score"].to_pylist() == [1.0, 0.0]
 
 
 def test_a_finished_run_knows_what_it_spent_and_its_answers_are_published(path: Path) -> None:
     ingest(path, (i := intent(0), answered(i, "x", cost="0.25")))
     with Warehouse.open(path) as w:
-        w.compose_results(RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
         assert w.query("from answers").num_rows == 0
-        w.finish_run(RUN, status="done", outcomes=["done"])
-        run = w.run(RUN)
+        runs.finish(w, RUN, status="done", outcomes=["done"])
+        run = runs.get(w, RUN)
         assert run is not None
         assert (run["spent_usd"], run["status"], run["outcomes"]) == (Decimal("0.25"), "done", ["done"])
         assert run["config"] == {"floor": 0.9}
         assert w.query("select run_id, output from answers").to_pylist() == [{"run_id": RUN, "output": "x"}]
-        assert w.run("another") is None
+        assert runs.get(w, "another") is None
 
 
 def test_an_unknown_column_is_named_with_its_nearest(path: Path) -> None:
     with Warehouse.open(path) as w, pytest.raises(StoreError, match=r'"shard".*did you mean "shard_id"'):
-        w.save_shards(pa.table({"run_id": [RUN], "shard": ["s"]}))
+        dispatch.save_shards(w, pa.table({"run_id": [RUN], "shard": ["s"]}))
 
 
 def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> None:
@@ -240,7 +246,7 @@ def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> No
     with pytest.raises(StoreError, match=f"process {holder.pid} .*end that process"):
         Warehouse.open(path, wait_seconds=0.2, say=said.append).__enter__()
     with Warehouse.open(path, wait_seconds=20, say=said.append) as w:
-        assert w.run(RUN) is not None
+        assert runs.get(w, RUN) is not None
     assert holder.wait() == 0
     holder.stdout.close()
     assert len(said) == 2
@@ -249,7 +255,7 @@ def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> No
 
 def test_a_warehouse_is_its_owners_alone(path: Path) -> None:
     with Warehouse.open(path) as w:
-        w.save_shards(pa.table({"run_id": [RUN], "shard_id": ["s"]}))
+        dispatch.save_shards(w, pa.table({"run_id": [RUN], "shard_id": ["s"]}))
         for name in (path, path.with_name("w.duckdb.wal")):
             assert stat.S_IMODE(name.stat().st_mode) == 0o600
 
@@ -268,5 +274,5 @@ def test_a_damaged_part_is_named_and_left(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
     part.write_bytes(part.read_bytes()[:200])
     with Warehouse.open(path) as w, pytest.raises(StoreError, match=part.name):
-        w.ingest(part)
+        ingest_parts(w, part)
     assert part.exists()

@@ -24,8 +24,8 @@ from thirdshift.warehouse.errors import PublishError, WarehouseError, first_line
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
-from thirdshift.warehouse.store import locks
-from thirdshift.warehouse.store.results import pointer
+from thirdshift.warehouse.store import locks, requests, runs
+from thirdshift.warehouse.store.requests import pointer
 from thirdshift.warehouse.store.store import Warehouse
 
 PART_ROWS = 500_000
@@ -67,7 +67,7 @@ def publish(
     target = _root(destination, base)
     try:
         with Warehouse.open(warehouse, say=say) as w:
-            run = w.run(run_id)
+            run = runs.get(w, run_id)
             if run is None:
                 raise PublishError(f"there is no run {run_id} in {warehouse}")
             folder = private_dir(place)
@@ -121,7 +121,7 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 def _properties(w: Warehouse, run_id: str) -> dict[str, str]:
     """Column → expression, for the properties of all response schemas of the run."""
     types: dict[str, str] = {}
-    for schema in w.response_schemas(run_id):
+    for schema in requests.response_schemas(w, run_id):
         for key, sql_type in _typed(schema).items():
             types[key] = sql_type if types.get(key, sql_type) == sql_type else "json"
     taken = {*LEADING, *TRAILING, "job", "run_id"}

@@ -114,8 +114,3 @@ def known(w: Warehouse, run_id: str, keys: list[str]) -> dict[str, float | None]
 def keep(w: Warehouse, verdicts: pa.Table) -> None:
     """Append verdicts: key, run_id, request_id, endpoint, judge, score (null: in vain), judged_at."""
     w.execute("insert into judgements by name select * from verdicts", {"verdicts": verdicts})
-
-
-def count(w: Warehouse, run_id: str, sql: str) -> int:
-    """One number of a run."""
-    return int(w.query(sql, run_id=run_id).column(0)[0].as_py())

@@ -1,4 +1,4 @@
-"""The table `prices`: unit prices in force."""
+"""The tables `prices` and `run_prices`: unit prices in force, and which of them a run could choose among."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ import pyarrow as pa
 
 from thirdshift.router.pricing.prices import price_id
 from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.store.store import Warehouse
 
 USD = pa.decimal128(18, 9)
-
-
 INSTANT = pa.timestamp("us", tz="UTC")
+
+
+def save(warehouse: Warehouse, run_id: str, prices: pa.Table, *, choosable: bool = True) -> None:
+    """Put in rows of `price_rows`; `choosable` says that the run could choose among them (not a judge's)."""
+    warehouse.replace("prices", prices, ["price_id"])
+    if not choosable:
+        return
+    pairs = prices.select(["endpoint", "price_id"])
+    with_run = pairs.append_column("run_id", pa.array([run_id] * pairs.num_rows, pa.string()))
+    warehouse.replace("run_prices", with_run, ["run_id", "price_id"])
 
 
 def price_rows(endpoints: Sequence[Endpoint], now: datetime) -> pa.Table:

@@ -1,13 +1,11 @@
-"""Earlier nights of a job: answers that need not be paid for again, and what its budget window has left."""
+"""Answers of a job's earlier runs that need not be paid for again."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.store.store import Warehouse
 
 BEFORE = """
@@ -16,7 +14,7 @@ with answered as (
            a.model, a.score, a.completed_at
     from results a join runs r using (run_id) join requests q using (run_id, request_id)
     where r.job = $job and r.run_id is distinct from $but_run
-      and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+      and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated::varchar
       and a.error is null and a.output is not null and coalesce(a.valid, true)
       and ($oldest is null or a.completed_at >= $oldest)
       and q.request_hash in (select request_hash from wanted)
@@ -60,12 +58,6 @@ where r.run_id = $run_id and r.reused_from is not null
 """
 """What was erased meanwhile has no hash, and its saving is not known any more."""
 
-SPENT = """
-select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
-where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
-  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
-"""
-
 
 def answered_before(
     w: Warehouse,
@@ -87,7 +79,7 @@ def answered_before(
     wanted = pa.table({"request_hash": hashes})
     oldest = None if max_age is None else now - max_age
     return w.query(
-        BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest, but_run=but_run, emulated=_json(emulated)
+        BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest, but_run=but_run, emulated=emulated
     )
 
 
@@ -102,31 +94,3 @@ def reused(w: Warehouse, run_id: str) -> dict[str, int | float]:
     """`reused`: answers that a run took from earlier ones; `reused_usd`: what those had paid for them."""
     (found,) = w.query(REUSED, run_id=run_id).to_pylist()
     return {"reused": found["reused"], "reused_usd": float(found["usd"])}
-
-
-def spent_in_window(
-    w: Warehouse,
-    job: str,
-    window: str,
-    now: datetime,
-    *,
-    but_run: str | None = None,
-    emulated: bool = False,
-) -> Decimal:
-    """What all runs of `job` have cost since this day or month began, in the time zone of `now`.
-
-    `but_run` leaves one run out (the caller's own, whose escrow counts it). What other live processes have not ingested
-    yet is not in it.
-    """
-    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    if window == "month":
-        start = start.replace(day=1)
-    elif window != "day":
-        raise StoreError(f'a budget window is "day" or "month", not "{window}"')
-    since = start.astimezone(UTC)
-    found = w.query(SPENT, job=job, since=since, but_run=but_run, emulated=_json(emulated))
-    return Decimal(found.column(0)[0].as_py())
-
-
-def _json(value: bool) -> str:
-    return "true" if value else "false"

@@ -1,0 +1,45 @@
+"""The table `ledger`: what a run, and a job within its budget window, have cost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.store.store import Warehouse
+
+SPENT = "select coalesce(sum(cost_usd), 0) from ledger where run_id = $run_id"
+
+SPENT_SINCE = """
+select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
+where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
+  and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated::varchar
+"""
+
+
+def spent(warehouse: Warehouse, run_id: str) -> Decimal:
+    """US dollars that the ledger says the run has cost, unsettled attempts at the most they can cost."""
+    return Decimal(warehouse.scalar(SPENT, run_id=run_id))
+
+
+def spent_in_window(
+    warehouse: Warehouse,
+    job: str,
+    window: str,
+    now: datetime,
+    *,
+    but_run: str | None = None,
+    emulated: bool = False,
+) -> Decimal:
+    """US dollars that all runs of `job` have cost since this `day` or `month` began, in the time zone of `now`.
+
+    `but_run` leaves one run out (the caller's own, whose budget counts it); rehearsals count rehearsals only
+    (`emulated`). What other live processes have not ingested yet is not in it. Raises StoreError: another `window`.
+    """
+    start = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    if window == "month":
+        start = start.replace(day=1)
+    elif window != "day":
+        raise StoreError(f'a budget window is "day" or "month", not "{window}"')
+    since = start.astimezone(UTC)
+    return Decimal(warehouse.scalar(SPENT_SINCE, job=job, since=since, but_run=but_run, emulated=emulated))
