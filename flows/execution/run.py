@@ -195,12 +195,8 @@ class Shift:
                 still = work.unanswered[np.isin(work.unanswered, self.columns.rows)]
                 self.assignment.pin(self.columns.positions(still), names.index(work.endpoint))
         with Warehouse.open(context.warehouse, say=self.console.say) as warehouse:
-            dispatch.save_assignments(
-                warehouse,
-                assignments(
-                    context.run_id, self.batch, self.columns, self.market, self.decision, plan, names
-                ),
-            )
+            assigned = (self.batch, self.columns, self.market, self.decision, plan, names)
+            dispatch.save_assignments(warehouse, assignments(context.run_id, *assigned))
             audit = audit_usd(context, self.batch, self.columns, self.market, plan.quality)
             self.planned_usd = plan.cost_usd + audit
             planned = self.budget.spent_usd + usd(self.planned_usd)
@@ -331,8 +327,7 @@ class Shift:
             self._broken.append(work)
             self.journal.seal(work.shard_id)  # what it was answered before it broke is paid for, and counts
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
-            for part in of_shard(self.context.folder, work.shard_id):
-                ingest_parts(warehouse, part)
+            ingest_parts(warehouse, *of_shard(self.context.folder, work.shard_id))
             save_shard(warehouse, self.context.run_id, work, "failed" if failed else "done")
             if message := silence(warehouse, self.context.run_id, work):
                 self.console.say(message, "yellow")
@@ -356,11 +351,8 @@ class Shift:
         told = ~owed if self.dispatcher.stopped else np.ones(len(served), bool)
         names = [endpoint.name for endpoint in self.context.endpoints]
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
-            results.compose(
-                warehouse,
-                self.context.run_id,
-                finishing.served_table(self.columns.rows[told], served[told], names),
-            )
+            table = finishing.served_table(self.columns.rows[told], served[told], names)
+            results.compose(warehouse, self.context.run_id, table)
             if self.context.scores_all:
                 finishing.unanswered_score_nothing(warehouse, self.context.run_id, self.batch.scorable)
 
@@ -379,8 +371,7 @@ class Shift:
         """Overhead is journalled outside shards."""
         self.journal.seal("overhead")
         with Warehouse.open(self.context.warehouse, say=self.console.say) as warehouse:
-            for part in of_shard(self.context.folder, "overhead"):
-                ingest_parts(warehouse, part)
+            ingest_parts(warehouse, *of_shard(self.context.folder, "overhead"))
             worker_lifetimes = self.dispatcher.worker_lifetimes()
             if worker_lifetimes:
                 dispatch.save_workers(warehouse, worker_rows(self.context.run_id, worker_lifetimes))

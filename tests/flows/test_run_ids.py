@@ -19,6 +19,7 @@ from thirdshift.flows.runs.ids import GIVEN_LONGEST, checked_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.journal.run_folder import MARKER, folder_to_change, run_folder
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.store import Warehouse
 
 OUTSIDE = [
@@ -81,7 +82,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "job.yaml").write_text(JOB)
     for name in ("warehouse.duckdb", "warehouse.rehearsal.duckdb"):
         with Warehouse.open(folder / name) as warehouse:
-            warehouse.start_run({"run_id": "monday", "job": "sums", "status": "running"})
+            runs.start(warehouse, {"run_id": "monday", "job": "sums", "status": "running"})
         (folder / f"{name}.d" / "monday").mkdir(parents=True)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("OPENAI_API_KEY", "made-up")
