@@ -17,6 +17,9 @@ from thirdshift.router.values import FailureKind
 NEVER_ANSWERED_IN_A_ROW = 3
 """So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
 
+IN_DOUBT_IN_A_ROW = 8
+"""The same where only a status says so: the first prompts of an input may all be such as a filter stops."""
+
 ANSWERED_IN_A_ROW = 10
 """After it has answered, so many of different requests, and only where the words leave no doubt (see `Reply.decided`):
 a prompt that a filter stops is told with the same status as a key that is not taken."""
@@ -102,7 +105,8 @@ class EndpointHealth:
         if self.answers and not reply.decided:
             return None
         self._at_fault.add(row)
-        enough = ANSWERED_IN_A_ROW if self.answers else NEVER_ANSWERED_IN_A_ROW
+        never = NEVER_ANSWERED_IN_A_ROW if reply.decided else IN_DOUBT_IN_A_ROW
+        enough = ANSWERED_IN_A_ROW if self.answers else never
         return _for_everybody(reply, reply.message) if len(self._at_fault) >= enough else None
 
     def _unreachable(self, reply: Reply) -> Reply | None:

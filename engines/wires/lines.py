@@ -25,7 +25,7 @@ def read_line(line: bytes) -> Reply:
             body = parsed(body)
         if body is not None and body is not MISSING:
             return replace(read_body(_status(response, body), body, line), retry_after=None)
-    if isinstance(error, dict) and error.get("code") in NOT_RUN_CODES:
+    if isinstance(error, dict) and str(error.get("code")) in NOT_RUN_CODES:
         return Reply(kind=FailureKind.EXPIRED, message=str(error["code"]), unbilled=True)
     if (told := error_in({"error": error})) is not None:
         return read_error(_status(response, {}, 500), {"error": told}, line)

@@ -444,7 +444,7 @@ def test_whatever_single_requests_meet_others_are_answered_and_nothing_is_booked
     sense, or a complete error, costs less than its reservation."""
     odd = {3 * n + 1: Said(body, status) for n, body in enumerate(bodies)}
     with scripted(answering(odd)) as provider:
-        shift = Shift(provider, requests(24), limits=_few(), elsewhere=True)
+        shift = Shift(provider, requests(24), limits=_few(), elsewhere=True, patience=0.2)
     assert all(isinstance(shift.said[row], Answer) for row in range(24) if row not in odd)
     for outcome in shift.notes.outcomes.values():
         intent = shift.notes.intents[outcome.entry_id]
