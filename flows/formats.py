@@ -1,4 +1,4 @@
-"""The `sql` command: a question to the warehouse, answered as a table or as JSON."""
+"""Values for people: JSON, cells, tables, and text without terminal codes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+from rich.table import Table
+from rich.text import Text
 
+SHOWN_ROWS = 200
+"""A terminal gets no more rows than a person scrolls through; --json gives all."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Terminal codes in a prompt or an answer must not reach the terminal."""
 
@@ -40,3 +44,21 @@ def jsonable(value: Any) -> Any:
     if isinstance(value, date):
         return value.isoformat()
     return str(value)
+
+
+def as_table(answer: pa.Table) -> Table:
+    """An Arrow table as a rich one; numbers to the right, control characters made visible."""
+    table = Table(
+        caption=("1 row" if answer.num_rows == 1 else f"{answer.num_rows:,} rows")
+        + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")
+    )
+    for field in answer.schema:
+        numeric = (
+            pa.types.is_integer(field.type)
+            or pa.types.is_floating(field.type)
+            or pa.types.is_decimal(field.type)
+        )
+        table.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+    for row in answer.slice(0, SHOWN_ROWS).to_pylist():
+        table.add_row(*(Text(shown(value)) for value in row.values()))
+    return table

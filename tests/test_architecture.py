@@ -24,8 +24,12 @@ FREE = {
 """Modules that all of a package may import."""
 TABLE: Mapping[str, list[str]] = {
     "flows/cli": [
-        "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning", "flows/report",
-        "flows/init", "flows/runs", "flows/jobs", "flows/models", "engines", *STORED,
+        "flows/api", "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning",
+        "flows/report", "flows/init", "flows/runs", "flows/jobs", "flows/models", "engines", *STORED,
+    ],
+    "flows/api": [
+        "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning", "flows/runs",
+        "flows/jobs", *STORED,
     ],
     "flows/night": ["flows/orchestration", "flows/execution", "flows/dispatch", "flows/runs", "warehouse"],
     "flows/orchestration": ["flows/execution", "flows/dispatch", "flows/report", "flows/runs", *STORED],
@@ -217,6 +221,18 @@ def test_a_folder_holds_no_more_files_than_a_reader_keeps_in_mind() -> None:
     for path in MODULES:
         counts[str(path.parent.relative_to(ROOT))] += path.name != "__init__.py"
     assert {folder: count for folder, count in counts.items() if count > MOST_FILES} == {}
+
+
+def test_no_command_imports_another_commands_internals() -> None:
+    """What `sql_prompt` shares with `sql` is its own; the demos run a job as `run` does; ids are completed for all."""
+    places = {path.stem: path for path in (ROOT / "flows" / "cli").glob("*.py") if path.stem != "app"}
+    others = {
+        (name, other)
+        for name, path in places.items()
+        for other in {found.rpartition(".")[2] for found in ours(path) if found.startswith("flows.cli.")}
+        if other.partition("_")[0] != name.partition("_")[0] and other != "completion"
+    }
+    assert others == {("demo", "run"), ("demo_vllm", "run")}
 
 
 def test_the_worker_imports_only_the_standard_library_and_vllm() -> None:

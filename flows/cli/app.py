@@ -106,8 +106,10 @@ def plan(
 ) -> None:
     """Say what a run would do and cost. Spends nothing. Exit 0: feasible; 3: infeasible."""
     from thirdshift.flows.cli.plan import show_plan
+    from thirdshift.flows.runs.options import RunOptions
 
-    raise typer.Exit(show_plan(job, _pairs(param), warehouse, as_json=as_json, why=why))
+    call = RunOptions(job=job.resolve(), params=_pairs(param), warehouse=_resolved(warehouse))
+    raise typer.Exit(show_plan(call, as_json=as_json, request_id=why))
 
 
 @app.command(epilog="Example: thirdshift run triage.yaml --run-id monday")
@@ -156,11 +158,12 @@ def resume(
     quiet: QuietOption = False,  # noqa: ARG001 (likewise)
 ) -> None:
     """Go on with a run that was stopped or killed. What was answered is not paid for again."""
-    from thirdshift.flows.cli.run import resume_run
+    from thirdshift.flows.api.runs import options_to_resume
+    from thirdshift.flows.cli.run import run_job
 
-    raise typer.Exit(
-        resume_run(run_id, _resolved(warehouse), cap=cap, deadline=deadline, yes=yes, as_json=as_json)
-    )
+    place = (warehouse or Path("warehouse.duckdb")).resolve()
+    call = options_to_resume(run_id, place, cap_usd=cap, deadline=deadline, yes=yes)
+    raise typer.Exit(run_job(call, as_json=as_json))
 
 
 @app.command(epilog="Example: thirdshift rehearse triage.yaml --outcomes last_year.parquet")
@@ -180,7 +183,8 @@ def rehearse(
 
     Writes to a warehouse of its own beside the job's (`warehouse.rehearsal.duckdb`) unless --warehouse names one.
     """
-    from thirdshift.flows.cli.run import rehearse_job
+    from thirdshift.flows.api.runs import as_rehearsal
+    from thirdshift.flows.cli.run import run_job
     from thirdshift.flows.runs.options import RunOptions
 
     call = RunOptions(
@@ -191,7 +195,7 @@ def rehearse(
         fresh=fresh,
         yes=True,
     )
-    raise typer.Exit(rehearse_job(call, _resolved(outcomes), as_json=as_json))
+    raise typer.Exit(run_job(as_rehearsal(call, _resolved(outcomes)), as_json=as_json))
 
 
 @app.command(epilog="Example: thirdshift demo --folder /tmp/night")

@@ -1,13 +1,33 @@
-"""The `backtest` command's options."""
+"""The `backtest` command: what a run would have cost and scored, on outcomes already known."""
 
 from __future__ import annotations
 
+import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from thirdshift.flows.api.backtests import BacktestReport
+
 app = typer.Typer()
+SHOWN = (
+    "floor",
+    "quality",
+    "cost_usd",
+    "cost_learning_usd",
+    "scores_used",
+    "met",
+    "certified",
+    "cost_best_single",
+    "cost_best_mix",
+    "cost_oracle",
+)
 
 
 @app.command(epilog="Example: thirdshift backtest outcomes.parquet --floor 0.95 --relative --repeat 10")
@@ -44,12 +64,31 @@ def backtest(
     ] = False,
 ) -> None:
     """What would a night have cost and scored, on outcomes already known? Pilot, plan, audit and repair are played."""
-    from thirdshift.flows.cli.backtest_tables import show_backtest
+    from rich.console import Console
+
+    from thirdshift.flows.api.backtests import backtest_with_notes
     from thirdshift.router.backtesting.backtest import BacktestSettings
 
     named = tuple(name.strip() for name in endpoints.split(",")) if endpoints else ()
     settings = BacktestSettings(floor, relative, labels, confidence)
-    code = show_backtest(
-        outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat, as_json=as_json
+    report, notes = backtest_with_notes(
+        outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat
     )
-    raise typer.Exit(code)
+    for note in notes:
+        print(note, file=sys.stderr)
+    if as_json:
+        print(json.dumps(asdict(report)))
+    else:
+        Console(highlight=False).print(_table(report))
+
+
+def _table(report: BacktestReport) -> Table:
+    """The mean of all repeats; costs of the whole batch in USD."""
+    from rich.table import Table
+
+    table = Table("figure", f"mean of {len(report.repeats)}")
+    table.columns[1].justify = "right"
+    for name, value in asdict(report.mean).items():
+        if name in SHOWN:
+            table.add_row(name, "none" if value is None else f"{value:,.4f}")
+    return table

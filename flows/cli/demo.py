@@ -104,7 +104,7 @@ def endpoint_text(model: EmulatedModel, api_base: str) -> str:
 
 def show(folder: Path, queries: Sequence[tuple[str, str]] = QUERIES) -> None:
     """Some questions with their answers, and where to look further."""
-    from thirdshift.flows.cli.sql import as_table
+    from thirdshift.flows.formats import as_table
     from thirdshift.warehouse.store.ask import ask
 
     console = Console(highlight=False)

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
-from thirdshift.flows.cli.sql import as_table
 from thirdshift.flows.errors import UserError, nearest
-from thirdshift.flows.formats import jsonable
+from thirdshift.flows.formats import as_table, jsonable
 from thirdshift.flows.runs.folder import alive_runs
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice

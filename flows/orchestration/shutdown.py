@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import FrameType
 
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
@@ -50,11 +51,25 @@ def _end(run_id: str, number: int) -> None:
     os._exit(128 + number)
 
 
+_GOES_ON: ContextVar[bool] = ContextVar("process_goes_on", default=False)
+
+
+@contextmanager
+def process_goes_on() -> Iterator[None]:
+    """Meanwhile a run leaves signals to the process that it is part of: a notebook, or a scheduler's worker. An interrupt
+    is then a KeyboardInterrupt."""
+    token = _GOES_ON.set(True)
+    try:
+        yield
+    finally:
+        _GOES_ON.reset(token)
+
+
 @contextmanager
 def stoppable(run_id: str, dispatcher: Dispatcher) -> Iterator[None]:
     """SIGTERM and SIGINT end the process with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
     a second one ends it at once. On a server of its own Prefect has somebody to tell, and does."""
-    if not temporary() or threading.current_thread() is not threading.main_thread():
+    if _GOES_ON.get() or not temporary() or threading.current_thread() is not threading.main_thread():
         yield
         return
     told: list[int] = []

@@ -11,7 +11,9 @@ import pytest
 import yaml
 
 from tests.support.nights import write_sums
-from thirdshift.flows.cli.plan import INFEASIBLE, show_plan
+from thirdshift.flows.api.plans import INFEASIBLE
+from thirdshift.flows.cli.plan import show_plan
+from thirdshift.flows.runs.options import RunOptions
 
 KEYS = {
     "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
@@ -30,7 +32,7 @@ def plan(folder: Path, endpoints: dict[str, dict[str, Any]], *, as_json: bool = 
         **keys,
     }  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    return show_plan(folder / "job.yaml", {}, None, as_json=as_json, why=None)
+    return show_plan(RunOptions(folder / "job.yaml"), as_json=as_json, request_id=None)
 
 
 def test_a_plan_on_priors_has_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

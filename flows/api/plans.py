@@ -1,0 +1,328 @@
+"""A plan before a cent is spent: what a run would do and cost, as a value."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
+from thirdshift.flows.dispatch.harvest import with_turnarounds
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.history import past_nights, past_scores
+from thirdshift.flows.planning.input import PreparedInput, prepare
+from thirdshift.flows.planning.planner import (
+    Decision,
+    Market,
+    RequestColumns,
+    decide,
+    market,
+    request_columns,
+)
+from thirdshift.flows.planning.run_queries import NOTHING_USED
+from thirdshift.flows.planning.throughput import with_throughput
+from thirdshift.flows.planning.tiers import realtime_counterparts
+from thirdshift.flows.quality.label_budget import doubts, labels
+from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.learning.pilot import CHECKED, SEED
+from thirdshift.router.planning import explain
+from thirdshift.router.planning.frontier import Point, frontier
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Terms
+from thirdshift.router.prediction.observations import no_observations
+from thirdshift.router.tokens.output_lengths import cost_high
+from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.intake.frozen import column
+from thirdshift.warehouse.store.store import Warehouse
+
+FEASIBLE, INFEASIBLE = 0, 3
+"""Exit codes of the command."""
+Say = Callable[[str], None]
+_LOG = logging.getLogger("thirdshift")
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedShare:
+    """What one endpoint gets of a plan."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class FloorPrice:
+    """The cheapest plan's cost for one floor."""
+
+    floor: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReason:
+    """What stands against a plan, or against certifying its floor."""
+
+    constraint: str
+    """floor, cap_usd, deadline, max_vendor_share; labels."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class NearestPlan:
+    """The nearest value at which there is a plan, each with the others as they are; None: there is none."""
+
+    floor: float | None
+    cap_usd: float | None
+    deadline: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What `plan --json` prints. Figures that a pilot ahead will tell are None."""
+
+    feasible: bool
+    requests: int
+    rejects: int
+    cost_usd: float | None = None
+    """Expected."""
+    cost_usd_high: float | None = None
+    """Not exceeded in 95 of 100 runs."""
+    quality: float | None = None
+    """The predicted mean score; None without a scorer."""
+    labels_needed: int | None = None
+    """Scores that certifying the floor will take."""
+    labels_usd: float | None = None
+    """What those cost."""
+    finish_at: datetime | None = None
+    gap: float | None = None
+    """The share by which the cost may exceed the cheapest plan's."""
+    endpoints: Mapping[str, PlannedShare] = field(default_factory=dict)
+    """By endpoint's name."""
+    frontier: tuple[FloorPrice, ...] = ()
+    """What each floor costs."""
+    reasons: tuple[PlanReason, ...] = ()
+    nearest: NearestPlan | None = None
+    """Where there is no plan."""
+
+    @property
+    def exit_code(self) -> int:
+        """The command's: 0 feasible, 3 infeasible."""
+        return FEASIBLE if self.feasible else INFEASIBLE
+
+
+def plan(job: AnyJob, *, params: Params | None = None, warehouse: AnyPath | None = None) -> PlanReport:
+    """Say what a run would do and cost, from prices, tokens, priors and earlier runs. Asks nobody and spends nothing.
+
+    `warehouse`: where earlier runs are looked up; the job's where none is given. Raises UserError where the job or its
+    input is wrong; a plan that is not feasible is no error.
+    """
+    with looking_ahead(options_for(job, params, warehouse=warehouse)) as outlook:
+        return report_of(outlook)
+
+
+# --- how it is made --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one endpoint gets of a plan."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    cost_sd_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOutlook:
+    """A plan with all that is told of it."""
+
+    context: RunContext
+    batch: PreparedInput
+    columns: RequestColumns
+    market: Market
+    decision: Decision
+    informed: bool
+    """Whether something is known of every endpoint's quality; else a pilot ahead will tell."""
+    pilot_usd: float
+    """What a pilot may cost; as in a run, the cap must leave what answering everything costs at least."""
+    doubts: tuple[str, ...] = ()
+    """Why the floor will not be certified."""
+    points: tuple[Point, ...] = ()
+    shares: Mapping[str, Share] = field(default_factory=dict)
+
+    @property
+    def plan(self) -> Plan | Infeasible:
+        return self.decision.plan
+
+
+@contextmanager
+def looking_ahead(options: RunOptions, say: Say = _LOG.info) -> Iterator[PlanOutlook]:
+    """The plan of a call, while the input that it was made of lies in a temporary folder. Raises UserError."""
+    context = _informed(context_for(options, "plan"), say)
+    with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
+        try:
+            yield look_ahead(context, Path(folder))
+        except InputError as error:
+            raise UserError(str(error)) from error
+
+
+def _informed(context: RunContext, say: Say) -> RunContext:
+    """With the turnarounds and the workers' pace that earlier nights in the warehouse tell, where there is one."""
+    late = context.job.on_deadline == "realtime"
+    with ExitStack() as held:
+        there = context.warehouse.exists()
+        known = held.enter_context(Warehouse.open(context.warehouse)) if there else None
+        endpoints = with_turnarounds(context.endpoints, known, cut_short=late)
+        informed, throughputs = with_throughput(replace(context, endpoints=endpoints), known)
+    for line in throughputs:
+        say(line)
+    return informed
+
+
+def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
+    """Plan from what is known without asking anybody: prices, tokens, priors, earlier nights."""
+    batch = prepare(context.input, folder, context.endpoints, context.policy, context.policies, context.needs)
+    context.check_rejects(batch.intake)
+    columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
+    earlier = context.warehouse, context.job.name, "", context.endpoints, batch.intake.tasks
+    before = past_scores(
+        *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterparts(context.endpoints)
+    )
+    priced = market(
+        columns,
+        context.endpoints,
+        NOTHING_USED,
+        past_nights(*earlier),
+        context.throughputs,
+        now=context.clock(),
+        deadline=context.deadline,
+    )
+    tried = np.bincount(before.endpoint, minlength=len(context.endpoints))
+    informed = context.aim is None or bool((~np.isnan(context.priors) | (tried > 0)).all())
+    # what a pilot will tell cannot make a plan infeasible before it has told it
+    aim = context.aim if informed else None
+    pilot = _pilot_usd(context, columns, priced, tried)
+    terms = _less(context.terms(), pilot, context.pilots / max(len(columns.rows), 1))
+    decision = decide(columns, priced, no_observations(), context.priors, terms, aim, before)
+    outlook = PlanOutlook(
+        context, batch, columns, priced, decision, informed, pilot, tuple(doubts(context, batch))
+    )
+    if isinstance(decision.plan, Infeasible):
+        return outlook
+    points = frontier(decision.problem) if informed and context.aim is not None else ()
+    return replace(outlook, points=points, shares=_shares(outlook, decision.plan))
+
+
+def _pilot_usd(
+    context: RunContext, columns: RequestColumns, priced: Market, tried: NDArray[np.int64]
+) -> float:
+    """What a pilot costs at most: each of its requests on every candidate, fewer on those that earlier nights know. One
+    answer of each is kept as its result."""
+    count = min(context.pilots, len(columns.rows))
+    cost = np.where(columns.allowed, priced.by_endpoint(), np.nan)
+    if not count or not np.isfinite(cost).any(axis=1).all():
+        return 0.0
+    each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
+    looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
+    asked = float(looks @ each)
+    cap = context.terms().cap_usd
+    return asked if cap is None else min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
+
+
+def _less(terms: Terms, pilot_usd: float, share: float) -> Terms:
+    """What is left when the pilot is paid, for the requests that it has not answered."""
+    if terms.cap_usd is None:
+        return terms
+    return replace(terms, cap_usd=max(terms.cap_usd - pilot_usd, 0.0) / max(1.0 - share, 1e-9))
+
+
+def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
+    columns, market = outlook.columns, outlook.market
+    told = explain.columns(outlook.decision.problem, plan)
+    endpoint = np.where(plan.choice == NOBODY, -1, market.endpoint[plan.choice])
+    shares = {}
+    for e, value in enumerate(outlook.context.endpoints):
+        rows = np.flatnonzero(endpoint == e)
+        if not rows.size:
+            continue
+        length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e)
+        shares[value.name] = Share(
+            requests=int(columns.weight[rows].sum()),
+            input_tokens=int(columns.tokens[e][rows].sum()),
+            output_tokens=int(length.mean),
+            cost_usd=float(told.cost_usd[rows].sum()),
+            cost_sd_usd=length.sd * float(value.price.base.output) / 1e6,
+        )
+    return shares
+
+
+def report_of(outlook: PlanOutlook) -> PlanReport:
+    """The plan as the value that is told."""
+    solved, prepared, context = outlook.plan, outlook.batch, outlook.context
+    report = PlanReport(
+        feasible=not isinstance(solved, Infeasible),
+        requests=prepared.rows,
+        rejects=prepared.intake.rejects,
+        reasons=tuple(PlanReason("labels", doubt) for doubt in outlook.doubts),
+    )
+    if isinstance(solved, Infeasible):
+        seconds = solved.nearest.seconds
+        at = None if seconds is None else context.clock() + timedelta(seconds=seconds)
+        against = tuple(PlanReason(reason.constraint, reason.message) for reason in solved.reasons)
+        nearest = NearestPlan(solved.nearest.floor, solved.nearest.cap_usd, at)
+        return replace(report, reasons=report.reasons + against, nearest=nearest)
+    if solved.finish_seconds > 0:
+        report = replace(report, finish_at=context.clock() + timedelta(seconds=solved.finish_seconds))
+    return _with_figures(report, outlook, solved) if outlook.informed else report
+
+
+def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> PlanReport:
+    context, shares, pilot = outlook.context, outlook.shares.values(), outlook.pilot_usd
+    needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
+    unpiloted = 1.0 - min(context.pilots / max(len(outlook.columns.rows), 1), 1.0)
+    high = max(
+        cost_high([share.cost_usd for share in shares], [share.cost_sd_usd for share in shares]),
+        solved.cost_usd,
+    )
+    return replace(
+        report,
+        cost_usd=pilot + unpiloted * solved.cost_usd,
+        cost_usd_high=pilot + unpiloted * high,
+        quality=solved.quality if context.scorer is not None else None,
+        labels_needed=None if needed is None else needed.needed,
+        labels_usd=None if needed is None or needed.needed is None else needed.needed * needed.usd,
+        gap=solved.gap,
+        endpoints={
+            name: PlannedShare(share.requests, share.input_tokens, share.output_tokens, share.cost_usd)
+            for name, share in outlook.shares.items()
+        },
+        frontier=tuple(FloorPrice(point.floor, point.cost_usd) for point in outlook.points),
+    )
+
+
+def why(outlook: PlanOutlook, request_id: str) -> list[str]:
+    plan = outlook.plan
+    ids = column(outlook.batch.folder, "request_id")
+    found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))
+    if not found.size:
+        raise UserError(f"no accepted request {request_id} in the input")
+    if isinstance(plan, Infeasible):
+        return [reason.message for reason in plan.reasons]
+    leader = int(outlook.batch.leader[found[0]])
+    position = int(outlook.columns.positions(np.array([leader]))[0])
+    first, second = explain.why(outlook.decision.problem, plan, position)
+    return [first.replace(f"row {position} ", f"{request_id} ", 1), second]

@@ -1,0 +1,204 @@
+"""What is installed: a wheel that claims one name, and works beside a project with folders named as ours are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.nights import ask, environment, write_job, write_sums
+from tests.support.paths import ROOT
+from tests.support.servers import cheap, emulated
+
+PACKAGES = ("flows", "router", "engines", "warehouse")
+SHIPPED = {".py", ".toml", ".html", ".css", ".j2", ".typed", ".sql", ".yaml"}
+"""What of the packages' folders a wheel must hold."""
+BUILD = """
+import sys
+from setuptools import build_meta
+place = sys.argv[1]  # a build has an argv of its own
+print(build_meta.build_sdist(place), build_meta.build_wheel(place))
+"""
+THEIRS = '''
+"""Their flow, which happens to live in a folder named as one of ours."""
+from prefect import flow
+
+from engines.motor import POWER
+from router.table import ROUTES
+from warehouse.shelves import SHELVES
+
+
+@flow
+def theirs() -> int:
+    return POWER + ROUTES + SHELVES
+
+
+if __name__ == "__main__":
+    print("theirs:", theirs())
+'''
+LOADS = """
+from prefect.flows import load_flow_from_entrypoint
+for entrypoint in ("thirdshift.flows.night:night", "thirdshift.flows.night.night"):
+    print(load_flow_from_entrypoint(entrypoint).name)
+"""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the wheel and the source distribution, built from a copy of the checkout."""
+    folder = tmp_path_factory.mktemp("built")
+    copy = folder / "checkout"
+    shutil.copytree(ROOT / "src", copy / "src", symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    subprocess.run(
+        [sys.executable, "-c", BUILD, folder], cwd=copy, check=True, capture_output=True, timeout=120
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Path:
+    (path,) = built.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`bin` of a bare environment with the wheel in it; what it depends on is read from the environment of the tests."""
+    place = tmp_path_factory.mktemp("bare") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=60)
+    (site,) = place.glob("lib/python*/site-packages")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "--no-deps", "--no-index",
+         "--quiet", "--disable-pip-version-check", wheel],
+        check=True, timeout=120,
+    )  # fmt: skip
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return place / "bin"
+
+
+@pytest.fixture(params=[True, False], ids=["packages", "namespaces"])
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A user's project with folders of our names, as packages or without `__init__.py`."""
+    texts = {
+        "flows/mine.py": THEIRS,
+        "engines/motor.py": "POWER = 1\n",
+        "router/table.py": "ROUTES = 20\n",
+        "warehouse/shelves.py": "SHELVES = 300\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir()
+        path.write_text(text)
+        if request.param:
+            (path.parent / "__init__.py").touch()
+    return tmp_path
+
+
+def there(project: Path) -> dict[str, str]:
+    """The environment of somebody at work in the project: it is where Python looks first."""
+    return {**environment(), "PYTHONPATH": str(project), "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+
+
+def runs(project: Path, *words: str | Path) -> str:
+    """What a program prints that ends well in the project."""
+    done = subprocess.run(
+        words, cwd=project, env=there(project), capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_wheel_claims_one_name_and_holds_all_that_the_packages_do(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0] for name in names} == {
+        "thirdshift",
+        f"{'-'.join(wheel.stem.split('-')[:2])}.dist-info",
+    }
+    held = {name.removeprefix("thirdshift/") for name in names}
+    wanted = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.suffix in SHIPPED
+    }
+    assert {Path(name).suffix for name in wanted} >= {".py", ".toml", ".html", ".css", ".j2"}
+    assert wanted - held == set()
+    assert "py.typed" in held
+
+
+def test_a_source_distribution_holds_what_the_wheel_does(built: Path, wheel: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        sources = {member.name.partition("/src/")[2] for member in archive.getmembers() if member.isfile()}
+    modules = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("thirdshift/")}
+    assert modules - sources == set()
+
+
+def test_the_entrypoints_of_prefect_yaml_load_where_the_wheel_is(installed: Path, project: Path) -> None:
+    described = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    assert {one["entrypoint"] for one in described["deployments"]} == {"thirdshift.flows.night.night"}
+    assert runs(project, installed / "python", "-c", LOADS).split() == ["night", "night"]
+
+
+def test_the_installed_program_says_the_version_of_the_project(installed: Path, tmp_path: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    says = "from importlib.metadata import version; import thirdshift; print(version('thirdshift'), thirdshift.__file__)"
+    told, _, file = runs(tmp_path, installed / "python", "-c", says).strip().partition(" ")
+    assert told == version
+    assert Path(file).is_relative_to(installed.parent), "not the checkout"
+
+
+def test_a_plan_a_served_night_and_their_own_flow_run_in_a_project_with_folders_of_our_names(
+    installed: Path, project: Path, prefect_api: None
+) -> None:
+    items = write_sums(project / "requests.parquet", 20)
+    with emulated([cheap(latency_seconds=0.0)], items=items) as emulator:
+        job = write_job(
+            project, emulator, {"cheap": {"price": {"input": 1, "output": 1}}}, name=f"sums-{os.getpid()}"
+        )
+        assert "20 requests" in runs(project, installed / "thirdshift", "plan", "job.yaml")
+        served = subprocess.Popen(
+            [installed / "thirdshift", "serve", "job.yaml"],
+            cwd=project, env=there(project), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert served.stderr is not None
+            said = served.stderr.readline()
+            assert "serving night/" in said, said + served.stderr.read()
+            assert night_of(f"night/sums-{os.getpid()}") == "COMPLETED"
+        finally:
+            served.send_signal(signal.SIGTERM)
+            assert served.wait(60) == 0
+            served.stderr.close()
+    assert ask(job.with_name("warehouse.duckdb"), "select count(*) from results where error is null") == [
+        (20,)
+    ]
+    assert "theirs: 321" in runs(project, installed / "python", "-m", "flows.mine")
+
+
+def night_of(deployment: str) -> str:
+    """How a night of a deployment ends, begun as the UI does."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        flow_run = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id)
+        last = time.monotonic() + 200
+        while (state := client.read_flow_run(flow_run.id).state) is None or not state.is_final():
+            assert time.monotonic() < last, state
+            time.sleep(0.2)
+    return str(state.type.value)
