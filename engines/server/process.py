@@ -1,4 +1,5 @@
-"""A server of the user's as a process: `up`, whether it answers, `down`, and a guard that runs `down` if we cannot."""
+"""A user's server as a process: start it with `up`, ask whether it answers, end it with `down`, which a guard runs
+where this process is killed."""
 
 from __future__ import annotations
 
@@ -21,18 +22,20 @@ ASK_SECONDS = 5.0
 DOWN_SECONDS = 300.0
 """A cloud takes minutes to give a machine back; until `down` has returned it may cost money."""
 LOG_LINES = 200
+DRAIN_SECONDS = 5.0
+"""How long the output of a command that has ended is waited for: a child that it left behind may hold the pipe open."""
 
 GUARD = """
 import json, os, signal, subprocess, sys
-told = {}
+facts = {}
 for line in sys.stdin:
-    told.update(json.loads(line))
-if not told.get("stopped"):
-    if told["down"]:
-        subprocess.run(told["down"], shell=True, cwd=told["folder"], stdin=subprocess.DEVNULL)
-    if told.get("group"):
+    facts.update(json.loads(line))
+if not facts.get("stopped"):
+    if facts["down"]:
+        subprocess.run(facts["down"], shell=True, cwd=facts["folder"], stdin=subprocess.DEVNULL)
+    if facts.get("group"):
         try:
-            os.killpg(told["group"], signal.SIGKILL)
+            os.killpg(facts["group"], signal.SIGKILL)
         except ProcessLookupError:
             pass
 """
@@ -43,7 +46,7 @@ class ServerNotUp(Exception):
 
 
 class ServerProcess:
-    """One life of the server: from `up` to `down`."""
+    """One start of the server, from `up` to `down`."""
 
     def __init__(self, endpoint: Endpoint, startup_seconds: float) -> None:
         self._name, self._spec = endpoint.name, endpoint.server or ServerSpec()
@@ -59,7 +62,7 @@ class ServerProcess:
         return 0 if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Run `up`; whatever becomes of us from here on, `down` will be run."""
+        """Run `up`, after starting the guard that runs `down` should this process be killed."""
         if self._spec.up is None:
             return
         self._guard = subprocess.Popen(
@@ -85,12 +88,16 @@ class ServerProcess:
         self._reader.start()
 
     def await_health(self, seconds: float) -> bool:
-        """Whether it answers, waiting at most so long. Raises NotUp where `up` has failed."""
+        """Ask once whether the server answers; wait the rest of `seconds` where it does not.
+
+        Raises ServerNotUp where `up` has ended with a status other than 0.
+        """
         began = time.monotonic()
         if answers(self._health, any_reply=self._spec.health is None):
             return True
         status = None if self._process is None else self._process.poll()
         if status:
+            self._drain()
             raise ServerNotUp(
                 f"endpoint {self._name}: its `up` ended with status {status}; mend the command, or see the last lines "
                 f"of its output: {self.last_words()}"
@@ -99,6 +106,7 @@ class ServerProcess:
         return False
 
     def too_late(self) -> ServerNotUp:
+        """Make the error for a server that did not answer in the time it was given."""
         if self._spec.up is None:
             return ServerNotUp(
                 f"endpoint {self._name}: its server does not answer at {self._health}; start it, then resume"
@@ -109,7 +117,7 @@ class ServerProcess:
         )
 
     def stop(self) -> str | None:
-        """Run `down`, then end what `up` left in the foreground. What went wrong, or None."""
+        """Run `down`, then end what `up` left in the foreground. Returns what went wrong, or None."""
         trouble = None
         if self._guard is not None and self._spec.down is not None:
             trouble = self._run_down(self._spec.down)
@@ -122,8 +130,7 @@ class ServerProcess:
                     break
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # children that do not heed a SIGTERM
-        if self._reader is not None:
-            self._reader.join(5.0)
+        self._drain()
         if self._guard is not None and self._guard.stdin is not None:
             self._tell_guard(stopped=True)
             with suppress(OSError):
@@ -132,8 +139,13 @@ class ServerProcess:
         return trouble
 
     def last_words(self, lines: int = 6) -> str:
-        """The end of what `up` printed, in one line."""
+        """The last lines that `up` printed, joined in one."""
         return " | ".join([line for line in list(self._log) if line][-lines:]) or "(nothing was printed)"
+
+    def _drain(self) -> None:
+        """Wait until all that the ended process printed has been read."""
+        if self._reader is not None:
+            self._reader.join(DRAIN_SECONDS)
 
     def _run_down(self, command: str) -> str | None:
         try:
@@ -149,14 +161,14 @@ class ServerProcess:
         except subprocess.TimeoutExpired:
             return f"its `down` has not returned after {DOWN_SECONDS:.0f} s"
         if done.returncode:
-            said = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
-            return f"its `down` ended with status {done.returncode}: {''.join(said)[:300]}"
+            printed = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:]
+            return f"its `down` ended with status {done.returncode}: {''.join(printed)[:300]}"
         return None
 
-    def _tell_guard(self, **told: object) -> None:
+    def _tell_guard(self, **facts: object) -> None:
         if self._guard is not None and self._guard.stdin is not None:
             with suppress(OSError):
-                self._guard.stdin.write(json.dumps(told) + "\n")
+                self._guard.stdin.write(json.dumps(facts) + "\n")
                 self._guard.stdin.flush()
 
     def _read(self, output: IO[bytes]) -> None:
@@ -166,7 +178,7 @@ class ServerProcess:
 
 
 def answers(url: str, *, any_reply: bool) -> bool:
-    """Whether a server answers there with 200 to 299; `any_reply`: with anything that is no error of its own."""
+    """Ask whether a server answers there with a status of 200 to 299; `any_reply`: with any status below 500."""
     try:
         with urllib.request.urlopen(url, timeout=ASK_SECONDS):  # noqa: S310 - http or https: the job's check holds that
             return True
