@@ -24,7 +24,6 @@ from scipy import stats
 from thirdshift.router.certification.bounds import betting, exact
 from thirdshift.router.certification.certificate import (
     Claim,
-    certify_against_census,
     certify_people,
     certify_relative,
 )
@@ -94,8 +93,6 @@ def compared(kind: str, audits: int) -> dict[str, Any]:
         rows = rng.permutation(POPULATION)[:300]
         if kind == "relative, audit":
             found, truth = certify_relative(claim, one[rows], two[rows], POPULATION), one.mean() / two.mean()
-        elif kind == "relative, census":
-            found, truth = certify_against_census(claim, one, two[rows], rows), one.mean() / two.mean()
         else:
             found, truth = certify_people(claim, one[rows], two[rows], two, POPULATION), one.mean()
         false += int(found.lower_bound > truth + 1e-9)
@@ -108,7 +105,7 @@ def main() -> int:
     ask.add_argument("--audits", type=int, default=1000)
     audits = ask.parse_args().audits
     found = [audited(kind, labels, audits) for kind in KINDS for labels in LABELS]
-    found += [compared(kind, audits) for kind in ("relative, audit", "relative, census", "judge, people")]
+    found += [compared(kind, audits) for kind in ("relative, audit", "judge, people")]
     for line in found:
         widths = "  ".join(f"{name} {width:.4f}" for name, width in line["width"].items())
         print(

@@ -69,12 +69,6 @@ def hardware(spec: WorkerSpec, found: Machine | None = None) -> str:
     return f"{width(spec.options)} x {names[0] if names else spec.device}"
 
 
-def default_device() -> str:
-    """What `make setup-vllm` builds for and a job's endpoint runs on when nothing else is said."""
-    found = machine()
-    return "cuda" if found.gpus else "npu" if found.npus else "cpu"
-
-
 def cpu_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))

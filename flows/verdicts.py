@@ -28,9 +28,6 @@ EXIT: dict[Verdict, int] = {
 }
 """In the order in which they decide: the contract's table, read downwards."""
 
-OURS = 1
-WRONG_INPUT = 2
-
 STATUS: dict[Verdict, str] = {
     Verdict.BUDGET: "budget",
     Verdict.APPROVAL: "budget",

@@ -10,7 +10,7 @@ Several policies at once (the job's and a row's) forbid whatever any of them for
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,26 +167,6 @@ def say(refusals: Sequence[Refusal]) -> str:
         return "no endpoint refused"
     told = ", ".join(f"{name} ({'; '.join(whys)})" for name, whys in reasons.items())
     return f"{len(reasons)} endpoint{'s' if len(reasons) > 1 else ''} refused: {told}"
-
-
-def say_by_rule(refusals: Sequence[Refusal]) -> dict[str, str]:
-    """The same, a line for each rule that refused any."""
-    rules = sorted({r.rule for r in refusals})
-    return {rule: say([r for r in refusals if r.rule == rule]) for rule in rules}
-
-
-def with_facts(endpoint: Endpoint, known: Facts) -> Endpoint:
-    """`endpoint` with what the catalogue knows where the job says nothing. What the job says stands."""
-    own = endpoint.facts
-    merged = Facts(
-        licence=own.licence if own.licence is not None else known.licence,
-        lab=own.lab if own.lab is not None else known.lab,
-        origin=own.origin if own.origin is not None else known.origin,
-        region=own.region,
-        zero_retention=own.zero_retention,
-        self_hosted=own.self_hosted,
-    )
-    return replace(endpoint, facts=merged)
 
 
 def _list_refuses(rule: Rule, fact: str, value: str | None) -> str | None:

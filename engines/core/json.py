@@ -1,4 +1,4 @@
-"""JSON to and from bytes: orjson where it is installed, else the standard library."""
+"""JSON to and from bytes by orjson, and by the standard library what orjson does not write."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-try:
-    import orjson
-except ImportError:  # it comes with prefect today; nothing here relies on it
-    QUICK = False
-else:
-    QUICK = True
+import orjson
 
 
 def _plain(value: Any) -> Any:
@@ -21,15 +16,13 @@ def _plain(value: Any) -> Any:
 
 
 def dumps(value: Any) -> bytes:
-    """UTF-8 without spaces. Raises TypeError on what JSON has no word for."""
-    if QUICK:
-        try:
-            return orjson.dumps(value, default=_plain)
-        except TypeError:
-            pass  # integers beyond 64 bits, lone surrogates: the standard library writes them
-    return json.dumps(value, separators=(",", ":"), default=_plain).encode()
+    """Write a value as UTF-8 without spaces. Raises TypeError on what JSON has no form for."""
+    try:
+        return orjson.dumps(value, default=_plain)
+    except TypeError:  # integers beyond 64 bits, lone surrogates: the standard library writes them
+        return json.dumps(value, separators=(",", ":"), default=_plain).encode()
 
 
 def loads(raw: bytes | str) -> Any:
-    """Raises ValueError on what is no JSON."""
-    return orjson.loads(raw) if QUICK else json.loads(raw)
+    """Read a value. Raises ValueError on what is no JSON."""
+    return orjson.loads(raw)

@@ -60,7 +60,7 @@ class Endpoints:
 
     @property
     def placeholders(self) -> bool:
-        """Whether there is nothing to send to yet."""
+        """Whether there is nothing to send to yet; the template asks."""
         return not self.chosen and self.device is None
 
     @property

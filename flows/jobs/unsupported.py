@@ -15,10 +15,6 @@ def anything(value: Any) -> bool:
     return value is not None
 
 
-def one_of(*unbuilt: Any) -> Refused:
-    return lambda value: value in unbuilt
-
-
 NOT_YET: dict[str, Refused] = {
     "cache": anything,
 }

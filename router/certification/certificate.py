@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from thirdshift.router.certification.bounds import STEPS, Floats, betting, exact, powered
@@ -172,21 +171,6 @@ def certify_relative(
         shown = betting(served - share * baseline, confidence, population, low=-share, high=1.0) >= 0.0
         bottom, top = (share, top) if shown else (bottom, share)
     return _certificate(claim, population, len(served), ratio, bottom, Method.PAIRED)
-
-
-def certify_against_census(
-    claim: Claim, served: Floats, baseline: Floats, rows: NDArray[np.int64], *, audit_round: int = 1
-) -> Certificate:
-    """A relative floor where every served answer is scored and only the anchor's mean is not known.
-
-    `served`: shape (population,). `anchor`: scores of the anchor on `rows`, drawn at random, in order.
-    """
-    confidence = round_confidence(claim.confidence, audit_round)
-    mean = float(served.mean())
-    ceiling = 1.0 - powered(1.0 - baseline, 1.0 - served[rows], 1.0 - mean, confidence)
-    estimate = float(baseline.mean()) - float(served[rows].mean()) + mean
-    lower = mean / max(ceiling, 1e-12)
-    return _certificate(claim, len(served), len(rows), mean / max(estimate, 1e-12), lower, Method.POWERED)
 
 
 def certify_people(

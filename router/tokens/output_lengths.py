@@ -130,12 +130,6 @@ class OutputModel:
         sd = float(np.sqrt(doubt + chance))
         return Total(mean_total, sd, min(_high(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64))))
 
-    def total_high(
-        self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None
-    ) -> float:
-        """The figure that the total does not exceed 95 times in 100."""
-        return self.total(task, max_tokens, endpoint, covariates).high
-
     def _moments(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None
     ) -> tuple[Floats, Floats]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.engines import MemoryJournal, endpoint_at, requests, shard
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.event_loop import start
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -25,23 +25,21 @@ from thirdshift.engines.realtime.litellm import (
     load_litellm,
     translated,
 )
-from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.pricing.prices import cost_usd
 from thirdshift.router.values import (
     Answer,
     Endpoint,
     Failure,
     FailureKind,
-    Intent,
     Limits,
     Mode,
-    Outcome,
     Price,
-    PriceSchedule,
-    Purpose,
     Request,
 )
 
+PRICE = Price(Decimal(1), Decimal(2))
+MODEL = "hosted_vllm/m"
 FINE: dict[str, Any] = {
     "id": "c1",
     "object": "chat.completion",
@@ -96,41 +94,23 @@ def script() -> Iterator[Script]:
     server.server_close()
 
 
-class Notes:
-    def __init__(self) -> None:
-        self.intents: list[Intent] = []
-        self.outcomes: list[Outcome] = []
-
-    def sent(self, intents: Any) -> None:
-        self.intents.extend(intents)
-
-    def settled(self, outcomes: Any) -> None:
-        self.outcomes.extend(outcomes)
-
-
-def ask(endpoint: Endpoint, count: int = 1, **options: Any) -> tuple[list[Answer | Failure], Notes]:
-    notes = Notes()
+def ask(endpoint: Endpoint, count: int = 1, **options: Any) -> tuple[list[Answer | Failure], MemoryJournal]:
+    notes = MemoryJournal()
     engine = LitellmEngine(
         endpoint, EngineContext(notes, RunBudget(None)), backoff_first_seconds=0.01, **options
     )
-    work = [Request(i, f"r{i}", "h", "t", ({"role": "user", "content": "hello"},)) for i in range(count)]
-    ticket = engine.submit(Shard("run", "s", endpoint.name, Purpose.MAIN, work), "key")
+    ticket = engine.submit(shard(endpoint.name, requests(count, max_tokens=1024)), "key")
     said = list(engine.collect(ticket))
     engine.close()
     return said, notes
 
 
-def endpoint_at(base: str | None, model: str = "hosted_vllm/m") -> Endpoint:
-    price = PriceSchedule(Price(Decimal(1), Decimal(2)))
-    return Endpoint("far", model, price, api_base=base, api_key_env=None)
-
-
 def test_an_answer_comes_through_with_its_usage(script: Script) -> None:
-    (answer, *rest), notes = ask(endpoint_at(script.base), 3)
+    (answer, *rest), notes = ask(endpoint_at(script.base, PRICE, MODEL), 3)
     assert isinstance(answer, Answer)
     assert (answer.output, len(rest)) == ("fine", 2)
-    assert notes.outcomes[0].cost_usd == Decimal("0.000011")
-    assert notes.outcomes[0].model_reported == "m-1"
+    assert next(iter(notes.outcomes.values())).cost_usd == Decimal("0.000011")
+    assert next(iter(notes.outcomes.values())).model_reported == "m-1"
     assert b'"max_tokens":1024' in script.bodies[0].replace(b": ", b":")
 
 
@@ -140,7 +120,7 @@ def test_limits_and_what_a_cache_was_given_are_learnt_from_a_provider_with_a_wir
     monkeypatch.setenv("ANTHROPIC_API_KEY", "any")
     model = EmulatedModel("claude-opus-4-7", Price(Decimal(1), Decimal(2)), limits=Limits(600, 90_000))
     with Emulator([model]) as emulator:
-        transport = LitellmTransport(endpoint_at(emulator.root, "anthropic/claude-opus-4-7"), 20.0)
+        transport = LitellmTransport(endpoint_at(emulator.root, PRICE, "anthropic/claude-opus-4-7"), 20.0)
         asked = Request(0, "r", "h", "t", ({"role": "user", "content": "hi"},), 9, temperature=None)
         reply = start(transport.send(asked)).result()
         assert reply.kind is None, reply.message
@@ -164,23 +144,23 @@ def test_limits_and_what_a_cache_was_given_are_learnt_from_a_provider_with_a_wir
 def test_litellm_sends_once_per_attempt_and_our_table_decides_what_follows(script: Script) -> None:
     busy = (503, b'{"error": {"message": "busy"}}')
     script.replies = [busy, (429, b'{"error": {"message": "slow"}}'), None, (200, b'{"trunc'), GOOD]
-    (answer,), notes = ask(endpoint_at(script.base))
+    (answer,), notes = ask(endpoint_at(script.base, PRICE, MODEL))
     assert isinstance(answer, Answer)
     assert len(script.bodies) == len(notes.intents) == 5
-    assert Counter(o.status.value for o in notes.outcomes) == {"void": 2, "unsettled": 2, "settled": 1}
+    assert notes.statuses == {"void": 2, "unsettled": 2, "settled": 1}
 
 
 def test_where_nobody_listens_nothing_was_billed() -> None:
-    (failure,), notes = ask(endpoint_at("http://127.0.0.1:1/v1"), patience_seconds=0.5)
+    (failure,), notes = ask(endpoint_at("http://127.0.0.1:1/v1", PRICE, MODEL), patience_seconds=0.5)
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CONNECTION
-    assert {o.status.value for o in notes.outcomes} == {"void"}
+    assert set(notes.statuses) == {"void"}
 
 
 def test_a_missing_key_is_one_sentence_and_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
-    (failure,), _ = ask(endpoint_at(None, "anthropic/claude-opus-4-7"))
+    (failure,), _ = ask(endpoint_at(None, PRICE, "anthropic/claude-opus-4-7"))
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.AUTH
     assert "ANTHROPIC_API_KEY is not set" in failure.message

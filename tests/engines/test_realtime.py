@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.support.engines import MemoryJournal, endpoint_at, requests
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, ledger_status
 from thirdshift.engines.errors import BadEndpointError
@@ -29,12 +30,9 @@ from thirdshift.router.values import (
     Endpoint,
     Failure,
     FailureKind,
-    Intent,
     LedgerStatus,
     Limits,
-    Outcome,
     Price,
-    PriceSchedule,
     Purpose,
     Request,
     Usage,
@@ -137,33 +135,6 @@ def provider() -> Iterator[Provider]:
     made.close()
 
 
-class Notes:
-    """A journal in memory."""
-
-    def __init__(self) -> None:
-        self.intents: dict[str, Intent] = {}
-        self.outcomes: dict[str, Outcome] = {}
-
-    def sent(self, intents: Any) -> None:
-        for intent in intents:
-            assert intent.entry_id not in self.intents
-            self.intents[intent.entry_id] = intent
-
-    def settled(self, outcomes: Any) -> None:
-        for outcome in outcomes:
-            assert outcome.entry_id in self.intents
-            assert outcome.entry_id not in self.outcomes
-            self.outcomes[outcome.entry_id] = outcome
-
-    @property
-    def statuses(self) -> Counter[str]:
-        return Counter(o.status.value for o in self.outcomes.values())
-
-    @property
-    def cost(self) -> Decimal:
-        return sum((o.cost_usd for o in self.outcomes.values()), Decimal(0))
-
-
 def completion(
     text: str | None, finish: str = "stop", tokens: tuple[int, int] = (10, 3), **message: Any
 ) -> Any:
@@ -181,17 +152,6 @@ def error(status: int, code: str | None = None, message: str = "no", **headers: 
     return web.json_response(body, status=status, headers=named)
 
 
-def requests(count: int, **more: Any) -> list[Request]:
-    return [
-        Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"question {i}"},), **more)
-        for i in range(count)
-    ]
-
-
-def endpoint_at(provider: Provider, **more: Any) -> Endpoint:
-    return Endpoint("near", "openai/m", PriceSchedule(PRICE), api_base=provider.base, **more)
-
-
 class Night:
     """One shard through one engine, to its end."""
 
@@ -205,7 +165,7 @@ class Night:
         first_attempt: int = 1,
         **options: Any,
     ) -> None:
-        self.notes = Notes()
+        self.notes = MemoryJournal()
         self.budget = RunBudget(None if cap is None else Decimal(cap))
         self.engine = RealtimeEngine(
             endpoint, EngineContext(self.notes, self.budget, deadline), seed=1, **options
@@ -236,7 +196,7 @@ def only(said: dict[int, Answer | Failure]) -> Answer | Failure:
 
 
 def test_every_request_is_answered_once_and_the_ledger_equals_the_providers_books(provider: Provider) -> None:
-    said, night = run(endpoint_at(provider), requests(500))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(500))
     assert {r: s.output for r, s in said.items() if isinstance(s, Answer)} == {
         i: f"QUESTION {i}" for i in range(500)
     }
@@ -252,7 +212,7 @@ def test_the_body_carries_what_the_row_and_the_endpoint_say_and_nothing_else(pro
     work = requests(
         1, max_tokens=77, temperature=None, response_schema=schema, tools=(tool,), sampling={"top_p": 0.5}
     )
-    run(endpoint_at(provider, params={"reasoning_effort": "low"}), work)
+    run(endpoint_at(provider.base, PRICE, params={"reasoning_effort": "low"}), work)
     assert provider.bodies[0] == {
         "model": "m",
         "messages": [{"role": "user", "content": "question 0"}],
@@ -276,13 +236,13 @@ def test_the_intent_is_written_before_the_request_arrives(provider: Provider) ->
         return completion("x")
 
     provider.handler, provider.latency = handler, 0.0
-    night.append(Night(endpoint_at(provider, limits=Limits(concurrency=1)), requests(5)))
+    night.append(Night(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(5)))
     night[0].finish()
     assert notes_at_arrival in ([1, 2, 3, 4, 5], [-1, 2, 3, 4, 5])
 
 
 def test_submitting_twice_with_one_key_is_one_lot_of_work(provider: Provider) -> None:
-    night = Night(endpoint_at(provider), requests(20))
+    night = Night(endpoint_at(provider.base, PRICE), requests(20))
     shard = Shard("run", "shard", "near", Purpose.MAIN, requests(20))
     assert night.engine.submit(shard, "key") == night.ticket
     night.finish()
@@ -303,7 +263,7 @@ def test_tool_calls_reasoning_log_probabilities_and_cached_tokens_come_through(p
         return reply
 
     provider.handler = handler
-    said, night = run(endpoint_at(provider), requests(1))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1))
     answer = only(said)
     assert isinstance(answer, Answer)
     assert (answer.output, answer.reasoning, answer.finish_reason) == ('[{"id":"1"}]', "hm", "tool_calls")
@@ -315,7 +275,7 @@ def test_tool_calls_reasoning_log_probabilities_and_cached_tokens_come_through(p
 
 def test_attempt_numbers_go_on_where_earlier_shards_ended(provider: Provider) -> None:
     provider.handler = lambda _, seen: error(503) if seen == 0 else completion("x")
-    _, night = run(endpoint_at(provider), requests(1), first_attempt=4)
+    _, night = run(endpoint_at(provider.base, PRICE), requests(1), first_attempt=4)
     assert sorted(i.attempt for i in night.notes.intents.values()) == [4, 5]
 
 
@@ -324,7 +284,7 @@ def test_attempt_numbers_go_on_where_earlier_shards_ended(provider: Provider) ->
 
 def test_an_endpoint_that_never_says_anything_but_errors_is_given_up_early(provider: Provider) -> None:
     provider.handler = lambda _body, _seen: error(500)
-    said, _ = run(endpoint_at(provider), requests(100), backoff_first_seconds=0.05)
+    said, _ = run(endpoint_at(provider.base, PRICE), requests(100), backoff_first_seconds=0.05)
     assert all(isinstance(each, Failure) and each.kind is FailureKind.OVERLOADED for each in said.values())
     assert any("given up" in each.message for each in said.values() if isinstance(each, Failure))
     assert len(provider.bodies) < 100 * NEXT_STEP[FailureKind.OVERLOADED].attempts
@@ -349,7 +309,7 @@ MISBEHAVIOURS: dict[str, tuple[Any, dict[str, int]]] = {
 def test_each_misbehaviour_is_survived_and_booked_as_the_contract_says(provider: Provider, name: str) -> None:
     misbehave, statuses = MISBEHAVIOURS[name]
     provider.handler = lambda _, seen: misbehave() if seen == 0 else completion("fine")
-    said, night = run(endpoint_at(provider), requests(1, max_tokens=5), timeout_seconds=0.5)
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=5), timeout_seconds=0.5)
     answer = only(said)
     assert isinstance(answer, Answer), answer
     assert night.notes.statuses == statuses
@@ -381,7 +341,7 @@ def test_what_this_endpoint_will_not_answer_is_asked_once(
     provider: Provider, reply: Any, kind: FailureKind, status: str
 ) -> None:
     provider.handler = lambda _, __: reply()
-    said, night = run(endpoint_at(provider), requests(1))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1))
     failure = only(said)
     assert isinstance(failure, Failure)
     assert failure.kind is kind
@@ -393,7 +353,7 @@ def test_an_answer_cut_before_its_first_word_is_asked_once_more_with_a_larger_bu
     provider: Provider,
 ) -> None:
     provider.handler = lambda _, __: completion(None, "length")
-    said, night = run(endpoint_at(provider), requests(1, max_tokens=50))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=50))
     assert [b["max_tokens"] for b in provider.bodies] == [50, 200]
     failure = only(said)
     assert isinstance(failure, Failure)
@@ -406,13 +366,13 @@ def test_an_answer_cut_before_its_first_word_is_asked_once_more_with_a_larger_bu
 def test_an_answer_invalid_by_its_schema_is_paid_for_and_tried_once_more(provider: Provider) -> None:
     schema = {"type": "object", "required": ["a"]}
     provider.handler = lambda body, seen: completion('{"a": 1}' if seen else "{}")
-    said, night = run(endpoint_at(provider), requests(1, response_schema=schema))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
     answer = only(said)
     assert isinstance(answer, Answer)
     assert answer.valid is True
     assert night.notes.statuses == {"settled": 2}
     provider.handler = lambda body, seen: completion("not json")
-    said, night = run(endpoint_at(provider), requests(1, response_schema=schema))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
     answer = only(said)
     assert isinstance(answer, Answer)
     assert answer.valid is False
@@ -420,7 +380,7 @@ def test_an_answer_invalid_by_its_schema_is_paid_for_and_tried_once_more(provide
 
 
 def test_a_schema_that_is_none_is_never_sent(provider: Provider) -> None:
-    said, night = run(endpoint_at(provider), requests(1, response_schema={"type": "nonsense"}))
+    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema={"type": "nonsense"}))
     failure = only(said)
     assert isinstance(failure, Failure)
     assert (failure.kind, provider.bodies) == (FailureKind.BAD_REQUEST, [])
@@ -435,7 +395,7 @@ def test_retry_after_is_obeyed_by_the_whole_endpoint(provider: Provider) -> None
         return error(429, retry_after="1") if len(arrivals) == 1 else completion("x")
 
     provider.handler = handler
-    said, _ = run(endpoint_at(provider, limits=Limits(concurrency=1)), requests(3))
+    said, _ = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(3))
     assert all(isinstance(s, Answer) for s in said.values())
     assert arrivals[1] - arrivals[0] >= 1.0
 
@@ -444,7 +404,7 @@ def test_without_a_key_that_the_endpoint_names_nothing_is_sent(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("THE_KEY", raising=False)
-    said, _ = run(endpoint_at(provider, api_key_env="THE_KEY"), requests(2))
+    said, _ = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(2))
     assert {s.kind for s in said.values() if isinstance(s, Failure)} == {FailureKind.AUTH}
     assert "THE_KEY" in str(said[0])
     assert provider.bodies == []
@@ -455,7 +415,7 @@ def test_a_key_goes_into_the_header_and_nowhere_else(
 ) -> None:
     monkeypatch.setenv("THE_KEY", "sk-planted-0123456789")
     provider.handler = lambda _, __: error(401, "sk-planted-0123456789", "bad key sk-planted-0123456789")
-    said, night = run(endpoint_at(provider, api_key_env="THE_KEY"), requests(1))
+    said, night = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(1))
     assert provider.headers[0]["Authorization"] == "Bearer sk-planted-0123456789"
     assert "planted" not in repr((said, night.notes.intents, night.notes.outcomes))
     assert "question" not in repr((said, night.notes.intents, night.notes.outcomes))
@@ -463,14 +423,14 @@ def test_a_key_goes_into_the_header_and_nowhere_else(
 
 def test_after_three_refusals_of_the_key_no_more_is_sent(provider: Provider) -> None:
     provider.handler = lambda _, __: error(401)
-    said, night = run(endpoint_at(provider, limits=Limits(concurrency=1)), requests(50))
+    said, night = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(50))
     assert len(provider.bodies) == 3
     assert len(said) == 50
     assert night.notes.statuses == {"void": 50}
 
 
 def test_an_endpoint_where_nobody_listens_is_given_up(provider: Provider) -> None:
-    endpoint = endpoint_at(provider)
+    endpoint = endpoint_at(provider.base, PRICE)
     provider.close()
     began = time.monotonic()
     said, night = run(endpoint, requests(30), patience_seconds=1.0)
@@ -480,7 +440,7 @@ def test_an_endpoint_where_nobody_listens_is_given_up(provider: Provider) -> Non
 
 
 def test_once_given_up_an_endpoint_keeps_nobody_waiting(provider: Provider) -> None:
-    endpoint = endpoint_at(provider)
+    endpoint = endpoint_at(provider.base, PRICE)
     provider.close()
     began = time.monotonic()
     said, _ = run(endpoint, requests(300), patience_seconds=3.0)
@@ -489,7 +449,7 @@ def test_once_given_up_an_endpoint_keeps_nobody_waiting(provider: Provider) -> N
 
 
 def test_an_endpoint_that_comes_back_is_waited_for(provider: Provider) -> None:
-    endpoint, port = endpoint_at(provider), int(provider.base.split(":")[2].split("/")[0])
+    endpoint, port = endpoint_at(provider.base, PRICE), int(provider.base.split(":")[2].split("/")[0])
     provider.close()
     night = Night(endpoint, requests(20), backoff_first_seconds=0.02)
     time.sleep(1.0)
@@ -503,7 +463,7 @@ def test_an_endpoint_that_comes_back_is_waited_for(provider: Provider) -> None:
 
 def test_shards_of_one_endpoint_share_its_limits(provider: Provider) -> None:
     provider.latency = 0.02
-    night = Night(endpoint_at(provider, limits=Limits(concurrency=5)), requests(60))
+    night = Night(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=5)), requests(60))
     others = [
         night.engine.submit(Shard("run", f"s{i}", "near", Purpose.AUDIT, requests(60)), f"k{i}")
         for i in range(4)
@@ -517,8 +477,8 @@ def test_shards_of_one_endpoint_share_its_limits(provider: Provider) -> None:
 
 def test_params_may_not_change_what_a_call_can_cost(provider: Provider) -> None:
     with pytest.raises(BadEndpointError, match=r"near: params may not set n"):
-        run(endpoint_at(provider, params={"n": 3}), requests(1))
-    said, _ = run(endpoint_at(provider), requests(1, sampling={"n": 3}))
+        run(endpoint_at(provider.base, PRICE, params={"n": 3}), requests(1))
+    said, _ = run(endpoint_at(provider.base, PRICE), requests(1, sampling={"n": 3}))
     assert provider.bodies == []
     failure = only(said)
     assert isinstance(failure, Failure)
@@ -535,7 +495,7 @@ def test_all_misbehaviours_together_leave_no_request_without_an_end(provider: Pr
         return completion("fine")
 
     provider.handler = handler
-    endpoint = endpoint_at(provider)
+    endpoint = endpoint_at(provider.base, PRICE)
     said, night = run(endpoint, requests(300, max_tokens=5), timeout_seconds=2.0, backoff_first_seconds=0.1)
     assert len(said) == 300
     assert sum(isinstance(s, Answer) for s in said.values()) >= 290
@@ -549,7 +509,7 @@ def test_all_misbehaviours_together_leave_no_request_without_an_end(provider: Pr
 
 def test_stop_sends_nothing_more_and_lets_what_is_in_flight_finish(provider: Provider) -> None:
     provider.latency = 0.3
-    night = Night(endpoint_at(provider, limits=Limits(concurrency=8)), requests(200))
+    night = Night(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=8)), requests(200))
     while len(provider.bodies) < 8:
         time.sleep(0.01)
     night.engine.stop()
@@ -562,7 +522,7 @@ def test_stop_sends_nothing_more_and_lets_what_is_in_flight_finish(provider: Pro
 def test_after_the_deadline_nothing_is_sent(provider: Provider) -> None:
     provider.latency = 0.1
     deadline = datetime.now(UTC) + timedelta(seconds=0.8)
-    night = Night(endpoint_at(provider, limits=Limits(rpm=600)), requests(500), deadline=deadline)
+    night = Night(endpoint_at(provider.base, PRICE, limits=Limits(rpm=600)), requests(500), deadline=deadline)
     said = night.finish()
     kinds = Counter(s.kind if isinstance(s, Failure) else "answer" for s in said.values())
     assert kinds["answer"] == len(provider.bodies) > 0
@@ -572,7 +532,7 @@ def test_after_the_deadline_nothing_is_sent(provider: Provider) -> None:
 
 def test_closing_in_flight_leaves_the_attempts_unsettled_and_the_money_booked(provider: Provider) -> None:
     provider.latency = 5.0
-    night = Night(endpoint_at(provider, limits=Limits(concurrency=4)), requests(4))
+    night = Night(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=4)), requests(4))
     while len(provider.bodies) < 4:
         time.sleep(0.01)
     night.engine.close()
@@ -582,12 +542,12 @@ def test_closing_in_flight_leaves_the_attempts_unsettled_and_the_money_booked(pr
 
 
 def test_a_journal_that_cannot_be_written_stops_the_shard_before_anything_is_sent(provider: Provider) -> None:
-    class Full(Notes):
+    class Full(MemoryJournal):
         def sent(self, intents: Any) -> None:
             raise OSError(28, "No space left on device")
 
     budget = RunBudget(Decimal(100))
-    engine = RealtimeEngine(endpoint_at(provider), EngineContext(Full(), budget))
+    engine = RealtimeEngine(endpoint_at(provider.base, PRICE), EngineContext(Full(), budget))
     ticket = engine.submit(Shard("run", "shard", "near", Purpose.MAIN, requests(50)), "key")
     with pytest.raises(OSError, match="No space left"):
         list(engine.collect(ticket))
@@ -611,7 +571,7 @@ def test_the_cap_is_never_passed_by_the_providers_books(provider: Provider, seed
 
     provider.handler, provider.latency = handler, 0.01
     work = requests(400, max_tokens=100)
-    endpoint = endpoint_at(provider, limits=Limits(concurrency=100))
+    endpoint = endpoint_at(provider.base, PRICE, limits=Limits(concurrency=100))
     most = worst_case_of(endpoint, work[-1])
     cap = most * 150
     said, night = run(endpoint, work, cap=str(cap))
@@ -621,7 +581,7 @@ def test_the_cap_is_never_passed_by_the_providers_books(provider: Provider, seed
 
 
 def test_under_a_cap_requests_are_served_in_order_until_the_stop(provider: Provider) -> None:
-    endpoint = endpoint_at(provider)
+    endpoint = endpoint_at(provider.base, PRICE)
     provider.handler = lambda _, __: completion("x", tokens=(200, 90))
     work = requests(60, max_tokens=100)
     said, night = run(endpoint, work, cap=str(worst_case_of(endpoint, work[0]) * 3))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,118 +18,31 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.engines import MemoryJournal, requests, shard
 from tests.support.paths import TESTS
+from tests.support.user_server import USD_PER_HOUR, answered, server_endpoint, server_engine
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.registry import engine_for
 from thirdshift.engines.server.engine import ServerEngine
 from thirdshift.engines.server.process import ServerProcess
 from thirdshift.flows.errors import JobError
 from thirdshift.flows.jobs.job import load_job
-from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.planning.market import offers
 from thirdshift.router.values import (
     Answer,
-    Endpoint,
     Failure,
     FailureKind,
-    Intent,
-    Outcome,
-    Price,
-    PriceSchedule,
     Purpose,
-    Request,
-    ServerSpec,
 )
-
-HERE = TESTS
-USD_PER_HOUR = Decimal(36)
-SERVER = """
-import json, sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.say({})
-    def do_POST(self):
-        self.rfile.read(int(self.headers["content-length"]))
-        message = {"role": "assistant", "content": "fine"}
-        self.say({"choices": [{"message": message, "finish_reason": "stop"}],
-                  "usage": {"prompt_tokens": 5, "completion_tokens": 1}})
-    def say(self, what):
-        body = json.dumps(what).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_):
-        pass
-
-print("loading the weights", flush=True)
-time.sleep(float(sys.argv[2]))
-ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
-
-
-class Kept:
-    """A journal in memory, to look at."""
-
-    def __init__(self) -> None:
-        self.intents: dict[str, Intent] = {}
-        self.outcomes: list[Outcome] = []
-
-    def sent(self, intents: Iterable[Intent]) -> None:
-        self.intents |= {one.entry_id: one for one in intents}
-
-    def settled(self, outcomes: Iterable[Outcome]) -> None:
-        self.outcomes += outcomes
-
-
-def endpoint(folder: Path, up: str | None = None, seconds: float = 0.5) -> Endpoint:
-    """A server that needs so many seconds to load; its `down` leaves a file."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    (folder / "server.py").write_text(SERVER)
-    spec = ServerSpec(
-        up or f"exec {shlex.quote(sys.executable)} server.py {port} {seconds}",
-        f"http://127.0.0.1:{port}/health",
-        "echo down >> downs",
-        str(folder),
-    )
-    price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=USD_PER_HOUR)
-    return Endpoint("theirs", "openai/m", price, api_base=f"http://127.0.0.1:{port}/v1", server=spec)
-
-
-def served(end: Endpoint, journal: Kept, budget: RunBudget, startup_seconds: float = 60.0) -> ServerEngine:
-    engine_context = EngineContext(journal, budget)
-    made = engine_for(end, engine_context)
-    assert isinstance(made, ServerEngine)
-    made._startup_seconds = startup_seconds
-    return made
-
-
-def shard(count: int = 3, name: str = "00001") -> Shard:
-    said = ({"role": "user", "content": "hello"},)
-    return Shard(
-        "run",
-        name,
-        "theirs",
-        Purpose.MAIN,
-        [Request(n, f"r{n}", f"h{n}", "t", said, 8) for n in range(count)],
-    )
-
-
-def ask(engine: ServerEngine, several: Shard) -> list[Answer | Failure]:
-    said = list(engine.collect(engine.submit(several, several.shard_id)))
-    assert sorted(one.row for one in said) == [one.row for one in several.requests]
-    return said
 
 
 def test_a_server_is_started_waited_for_paid_by_the_hour_and_taken_down(tmp_path: Path) -> None:
-    journal, budget = Kept(), RunBudget(Decimal(10))
-    engine = served(endpoint(tmp_path), journal, budget)
-    assert all(isinstance(one, Answer) and one.output == "fine" for one in ask(engine, shard()))
-    assert len(ask(engine, shard(2, "00002"))) == 2  # the same server
+    journal, budget = MemoryJournal(), RunBudget(Decimal(10))
+    engine = server_engine(server_endpoint(tmp_path), journal, budget)
+    assert all(
+        isinstance(one, Answer) and one.output == "fine"
+        for one in answered(engine, shard("theirs", requests(3)))
+    )
+    assert len(answered(engine, shard("theirs", requests(2), "00002"))) == 2  # the same server
     assert not (tmp_path / "downs").exists()
     engine.close()
     engine.close()
@@ -140,7 +51,9 @@ def test_a_server_is_started_waited_for_paid_by_the_hour_and_taken_down(tmp_path
     assert not psutil.pid_exists(life.pid)
     assert life.ready_at is not None
     assert life.stopped_at is not None
-    overhead = [one for one in journal.outcomes if journal.intents[one.entry_id].purpose is Purpose.OVERHEAD]
+    overhead = [
+        one for one in journal.outcomes.values() if journal.intents[one.entry_id].purpose is Purpose.OVERHEAD
+    ]
     paid = sum(one.cost_usd for one in overhead)
     assert paid == life.cost_usd == budget.spent_usd
     seconds = (life.stopped_at - life.started_at).total_seconds()
@@ -171,9 +84,9 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
 
     if "sleep" in up:
         monkeypatch.setattr(ServerProcess, "start", start_and_wait_for_output)
-    journal, budget = Kept(), RunBudget(Decimal(10))
-    engine = served(endpoint(tmp_path, up), journal, budget, startup_seconds=1.0)
-    for said in ask(engine, shard()):
+    journal, budget = MemoryJournal(), RunBudget(Decimal(10))
+    engine = server_engine(server_endpoint(tmp_path, up), journal, budget, startup_seconds=1.0)
+    for said in answered(engine, shard("theirs", requests(3))):
         assert isinstance(said, Failure)
         assert said.kind is FailureKind.WORKER_DIED
         assert all(word in said.message for word in words), said.message
@@ -184,8 +97,10 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
 
 
 def test_without_money_for_its_time_no_server_is_started(tmp_path: Path) -> None:
-    engine = served(endpoint(tmp_path), Kept(), RunBudget(Decimal("0.01")))
-    assert {one.kind for one in ask(engine, shard()) if isinstance(one, Failure)} == {FailureKind.BUDGET}
+    engine = server_engine(server_endpoint(tmp_path), MemoryJournal(), RunBudget(Decimal("0.01")))
+    assert {
+        one.kind for one in answered(engine, shard("theirs", requests(3))) if isinstance(one, Failure)
+    } == {FailureKind.BUDGET}
     engine.close()
     assert engine.worker_lifetimes() == []
     assert not (tmp_path / "downs").exists()
@@ -197,12 +112,14 @@ def waiting_for_money(
     """A batch in flight holds the cap; and the failures that a shard ends in meanwhile."""
     budget = RunBudget(Decimal(1))
     assert budget.reserve(Decimal("0.9999"))
-    engine = served(endpoint(folder), Kept(), budget)
+    engine = server_engine(server_endpoint(folder), MemoryJournal(), budget)
     engine.engine_context = replace(engine.engine_context, deadline=deadline)
     ended: Future[set[FailureKind]] = Future()
 
     def wait() -> None:
-        ended.set_result({one.kind for one in ask(engine, shard()) if isinstance(one, Failure)})
+        ended.set_result(
+            {one.kind for one in answered(engine, shard("theirs", requests(3))) if isinstance(one, Failure)}
+        )
 
     threading.Thread(target=wait, daemon=True).start()
     while engine._thread is None:
@@ -236,9 +153,11 @@ import sys
 from decimal import Decimal
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-from tests.engines.test_server import Kept, RunBudget, ask, endpoint, served, shard
-engine = served(endpoint(Path(sys.argv[3])), Kept(), RunBudget(None))
-ask(engine, shard())
+from tests.support.engines import MemoryJournal, requests, shard
+from tests.support.user_server import answered, server_endpoint, server_engine
+from thirdshift.engines.core.budget import RunBudget
+engine = server_engine(server_endpoint(Path(sys.argv[3])), MemoryJournal(), RunBudget(None))
+answered(engine, shard("theirs", requests(3)))
 print(engine.worker_lifetimes()[0].pid, flush=True)
 sys.stdin.read()
 """
@@ -246,7 +165,7 @@ sys.stdin.read()
 
 def test_a_server_is_taken_down_when_its_parent_is_killed(tmp_path: Path) -> None:
     parent = subprocess.Popen(
-        (sys.executable, "-c", PARENT, str(HERE), str(HERE.parent), str(tmp_path)),
+        (sys.executable, "-c", PARENT, str(TESTS), str(TESTS.parent), str(tmp_path)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -264,7 +183,7 @@ def test_a_server_is_taken_down_when_its_parent_is_killed(tmp_path: Path) -> Non
 
 
 def test_a_server_paid_by_the_hour_has_a_fixed_charge_in_the_plan(tmp_path: Path) -> None:
-    (offer,) = offers([endpoint(tmp_path)], datetime.now(UTC), None)
+    (offer,) = offers([server_endpoint(tmp_path)], datetime.now(UTC), None)
     assert offer.option.workers is not None
     assert (offer.option.workers.max_workers, offer.option.workers.usd_per_hour) == (1, 36.0)
     assert offer.option.workers.startup_seconds > 0

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.engines import endpoint_at
 from tests.support.servers import billed_usd, fetch
-from tests.warehouse.test_journal import intent, outcome
+from tests.support.warehouses import intent, outcome
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.openai import OpenAIBatches
 from thirdshift.engines.batch.parts import BatchParts, RequestFeed
@@ -24,7 +25,7 @@ from thirdshift.flows.dispatch.work import rows_file
 from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.router.interfaces import EngineContext, Shard
-from thirdshift.router.values import Answer, Endpoint, Failure, Mode, Price, PriceSchedule, Purpose, Request
+from thirdshift.router.values import Answer, Endpoint, Failure, Mode, Price, Purpose, Request
 from thirdshift.warehouse.journal.journal import FileJournal, attempts, recover
 
 PRICE = Price(Decimal(100), Decimal(400))
@@ -39,10 +40,6 @@ def emulator() -> Iterator[Emulator]:
     model = EmulatedModel("m", PRICE, ability=1.0, batch_price=PRICE)
     with Emulator([model], batches=BatchHabits(turnaround_seconds=0.2)) as running:
         yield running
-
-
-def endpoint_at(emulator: Emulator) -> Endpoint:
-    return Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base)
 
 
 def die_before_the_batch_is_made(folder: Path, endpoint: Endpoint) -> Decimal:
@@ -83,7 +80,7 @@ def go_on(
 def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
     tmp_path: Path, emulator: Emulator
 ) -> None:
-    endpoint = endpoint_at(emulator)
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     cap = die_before_the_batch_is_made(tmp_path, endpoint)  # room for it once, not twice
     _, budget, said = go_on(tmp_path, endpoint, cap)
     assert len(said) == len(REQUESTS)
@@ -96,7 +93,7 @@ def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_f
 def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
     tmp_path: Path, emulator: Emulator
 ) -> None:
-    endpoint = endpoint_at(emulator)
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     cap = die_before_the_batch_is_made(tmp_path, endpoint)
     _, budget, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
     assert all(isinstance(each, Failure) for each in said)
@@ -108,7 +105,7 @@ def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
 def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
     tmp_path: Path, emulator: Emulator
 ) -> None:
-    endpoint = endpoint_at(emulator)
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     die_before_the_batch_is_made(tmp_path, endpoint)
     go_on(tmp_path, endpoint, Decimal(10))
     journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
@@ -122,7 +119,7 @@ def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
 
 
 def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:
-    endpoint = endpoint_at(emulator)
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     die_before_the_batch_is_made(tmp_path, endpoint)
     assert find_orphans(tmp_path, []).works == ()
     assert recover(tmp_path) == [SHARD_ID]

@@ -20,7 +20,7 @@ from thirdshift.flows.report import sentences as words
 from thirdshift.flows.report.curves import _few
 from thirdshift.flows.report.data import RunFacts, night_of
 from thirdshift.flows.report.drawing import NARROW
-from thirdshift.flows.report.figures import plots_of
+from thirdshift.flows.report.figures import plots
 from thirdshift.flows.report.page import page_of, rendered, write_report
 from thirdshift.flows.runs.folder import UnknownRun
 from thirdshift.flows.runs.plan_file import load_plan
@@ -173,8 +173,8 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
     assert names.count("figure") == 5
 
 
-def test_a_figure_says_in_words_what_it_shows(night: RunFacts, warehouse: Path) -> None:
-    drawn = plots_of(warehouse, "demo")
+def test_a_figure_says_in_words_what_it_shows(night: RunFacts) -> None:
+    drawn = plots(night)
     assert list(drawn) == ["bill", "frontier", "spend", "timeline", "estimates"]
     assert "this run $0." in drawn["bill"].told
     assert drawn["bill"].svg(NARROW) == drawn["bill"].svg(NARROW)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.warehouse.test_journal import intent, outcome
+from tests.support.warehouses import intent, outcome
 from thirdshift.flows.errors import BrokeOff, UserError
 from thirdshift.flows.execution.opening import told_of
 from thirdshift.warehouse.errors import InputError, JournalError, PublishError, StoreError, of_storage

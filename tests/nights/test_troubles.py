@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from decimal import Decimal
 
-from tests.engines.batch.test_openai import Notes
+from tests.support.engines import MemoryJournal
 from tests.support.servers import billed_usd, cheap, emulated, endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.emulator import Trouble
@@ -25,7 +25,7 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
     model = cheap(
         troubles=dict.fromkeys(Trouble, 0.05), hang_seconds=3.0, slow_seconds=0.05, retry_after_seconds=0.05
     )
-    notes, budget = Notes(), RunBudget(Decimal(100))
+    notes, budget = MemoryJournal(), RunBudget(Decimal(100))
     with emulated([model]) as emulator:
         near = endpoint(emulator, "cheap")
         engine = RealtimeEngine(
@@ -47,7 +47,7 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
 
 
 def test_flex_is_asked_for_on_the_wire_and_booked_at_the_price_that_is_billed() -> None:
-    notes = Notes()
+    notes = MemoryJournal()
     with emulated([cheap()]) as emulator:
         leisure = endpoint(emulator, "cheap", Mode.FLEX)
         engine = RealtimeEngine(leisure, EngineContext(notes, RunBudget(None)))

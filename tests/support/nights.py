@@ -32,18 +32,24 @@ PROGRAM = Path(sys.executable).parent / "thirdshift"
 
 
 def write_sums(path: Path, count: int, *, tasks: Sequence[str] = ("easy", "hard")) -> list[KnownRow]:
-    """`count` additions with references into a Parquet file; what an emulated provider must know to answer them."""
+    """Write `count` additions with references into a Parquet file; return what a provider must know to answer them."""
+    known = known_sums(count)
     rows = [
         {
             "request_id": f"r{n:05d}",
             "task": tasks[n % len(tasks)],
-            "prompt": f"What is {n} plus {n * 7}?",
-            "reference": str(n * 8),
+            "prompt": row.prompt,
+            "reference": row.reference,
         }
-        for n in range(count)
+        for n, row in enumerate(known)
     ]
     pq.write_table(pa.Table.from_pylist(rows), path)
-    return [KnownRow(prompt=row["prompt"], reference=row["reference"]) for row in rows]
+    return known
+
+
+def known_sums(count: int) -> list[KnownRow]:
+    """What an emulated provider must know to answer the additions of `write_sums`."""
+    return [KnownRow(prompt=f"What is {n} plus {n * 7}?", reference=str(n * 8)) for n in range(count)]
 
 
 def write_job(

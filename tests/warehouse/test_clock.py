@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from tests.warehouse.test_purge import COUNT, a_run
+from tests.support.warehouses import COUNT, secret_run
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.quality import finishing
 from thirdshift.router.certification.scorers import Scorer
@@ -19,7 +19,7 @@ TOMORROW = datetime.now(UTC) + timedelta(days=1)
 def test_answers_of_tomorrow_are_scored_once(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"
     said: list[str] = []
-    a_run(path, "set back", TOMORROW)
+    secret_run(path, "set back", TOMORROW)
     with Warehouse.open(path) as w:
         assert finishing.score_new(w, "set back", Scorer("exact"), said.append)[0] == COUNT
         assert finishing.score_new(w, "set back", Scorer("exact"), said.append)[0] == 0
@@ -28,7 +28,7 @@ def test_answers_of_tomorrow_are_scored_once(tmp_path: Path) -> None:
 def test_the_watermark_of_answers_only_grows(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"
     for run_id in ("first", "second"):
-        a_run(path, run_id, TOMORROW)
+        secret_run(path, run_id, TOMORROW)
     with Warehouse.open(path) as w:
         runs.finish(w, "first", status="done", published_at=TOMORROW)
         runs.finish(w, "second", status="done")

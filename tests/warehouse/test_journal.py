@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -20,16 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
+from tests.support.warehouses import NOW, intent, outcome
 from thirdshift.router.values import (
     Answer,
     Failure,
     FailureKind,
-    Intent,
     LedgerStatus,
-    Mode,
     Outcome,
-    Purpose,
-    Usage,
 )
 from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.journal import journal as journal_module
@@ -37,22 +33,6 @@ from thirdshift.warehouse.journal import parts, records
 from thirdshift.warehouse.journal.journal import FileJournal, pending, recover
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
-
-NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
-
-
-def intent(n: int, shard_id: str | None = "s1") -> Intent:
-    return Intent(
-        f"e{n}", "run", shard_id, n, f"r{n}", "small", "lab/small", "lab", Mode.REALTIME, Purpose.MAIN, 1,
-        Decimal("0.000123456"), NOW,
-    )  # fmt: skip
-
-
-def outcome(n: int, text: str = "yes") -> Outcome:
-    reply = Answer(n, f"r{n}", text, "stop")
-    return Outcome(
-        f"e{n}", LedgerStatus.SETTLED, Decimal("0.0001"), NOW, Usage(3, 2, 1, 1), "small-0611", reply=reply
-    )
 
 
 def test_a_sealed_journal_is_a_part_and_nothing_else(tmp_path: Path) -> None:
@@ -142,7 +122,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-from tests.warehouse.test_journal import intent, outcome
+from tests.support.warehouses import intent, outcome
 from thirdshift.warehouse.journal.journal import FileJournal
 journal = FileJournal(Path(sys.argv[1]))
 n = 0

@@ -5,107 +5,34 @@ from __future__ import annotations
 import subprocess
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.support.paths import ROOT
-from thirdshift.router.values import (
-    Answer,
-    Failure,
-    FailureKind,
-    Intent,
-    LedgerStatus,
-    Mode,
-    Outcome,
-    Purpose,
-    Usage,
-)
+from tests.support.warehouses import COUNT, NOW, secret, secret_run
 from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.exchange.purge import purge
 from thirdshift.warehouse.intake.frozen import RowSource
-from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
-from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
-from thirdshift.warehouse.store import requests, results, runs
+from thirdshift.warehouse.store import runs
 from thirdshift.warehouse.store.ask import ask
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
-NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
-COUNT = 4
-
-
-def secret(what: str, n: int) -> str:
-    """Text that compression leaves alone, so that a search of the bytes would find it."""
-    return f"{what}-of-{n}-" + "".join(chr(33 + (ord(c) * (n + 7)) % 90) for c in what) + f"-{n * 7919}"
-
-
 WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message", "logprobs")
-
-
-def an_intent(run_id: str, n: int, at: datetime, attempt: int = 1, shard: str = "s") -> Intent:
-    return Intent(
-        f"{run_id}-{n}-{attempt}", run_id, shard, n, f"r{n}", "small", "lab/small", "lab", Mode.REALTIME, Purpose.MAIN,
-        attempt, Decimal("0.5"), at,
-    )  # fmt: skip
-
-
-def an_answer(run_id: str, n: int, at: datetime) -> Outcome:
-    reply = Answer(
-        n, f"r{n}", secret("output", n), "stop", secret("reasoning", n), logprobs=secret("logprobs", n)
-    )
-    return Outcome(f"{run_id}-{n}-1", LedgerStatus.SETTLED, Decimal("0.25"), at, Usage(3, 2), reply=reply)
-
-
-def a_run(path: Path, run_id: str, at: datetime) -> Path:
-    source = pa.table(
-        {
-            "request_id": [f"r{n}" for n in range(COUNT)],
-            "prompt": [secret("prompt", n) for n in range(COUNT)],
-            "reference": [secret("reference", n) for n in range(COUNT)],
-            "metadata": [{"who": secret("customer", n)} for n in range(COUNT)],
-        }
-    )
-    pq.write_table(source, path.parent / "in.parquet")
-    folder = run_folder(path, run_id)
-    folder.mkdir(parents=True)
-    (folder / MARKER).touch(0o600)
-    freeze(InputSpec("in.parquet", path.parent), folder)
-    (path.parent / "in.parquet").unlink()
-    with FileJournal(folder) as journal:
-        for n in range(COUNT):
-            journal.sent([an_intent(run_id, n, at)])
-            journal.settled([an_answer(run_id, n, at)])
-        part = journal.seal("s")
-        failed = [an_intent(run_id, n, at, 2, "left behind") for n in range(COUNT)]
-        journal.sent(failed)
-        failures = [Failure(n, f"r{n}", FailureKind.REFUSED, secret("message", n)) for n in range(COUNT)]
-        journal.settled(
-            Outcome(i.entry_id, LedgerStatus.VOID, Decimal(0), at, reply=f)
-            for i, f in zip(failed, failures, strict=True)
-        )
-    assert part is not None
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": run_id, "job": "j", "status": "running", "started_at": at})
-        requests.save(w, run_id, folder)
-        ingest_parts(w, part)
-        results.compose(w, run_id, pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT}))
-        runs.finish(w, run_id, status="done")
-    return folder
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     warehouse = tmp_path / "w.duckdb"
-    a_run(warehouse, "old", NOW - timedelta(days=30))
-    a_run(warehouse, "new", NOW)
+    secret_run(warehouse, "old", NOW - timedelta(days=30))
+    secret_run(warehouse, "new", NOW)
     return warehouse
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.batch.test_openai import Notes, kinds, requests
+from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.servers import billed_usd, fetch
 from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
@@ -58,14 +58,14 @@ class Night:
     """A shard through the engine, on Anthropic's wire; `keep` is what outlives its process."""
 
     def __init__(
-        self, emulator: Emulator, work: Any, keep: Path, *, notes: Notes | None = None, **more: Any
+        self, emulator: Emulator, work: Any, keep: Path, *, notes: MemoryJournal | None = None, **more: Any
     ) -> None:
         deadline, limits = more.pop("deadline", None), more.pop("limits", None)
         self.endpoint = Endpoint(
             "night", "anthropic/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base, **more
         )
         self.endpoint = replace(self.endpoint, emulated=True)
-        self.notes, self.budget = notes or Notes(), RunBudget(None)
+        self.notes, self.budget = notes or MemoryJournal(across_processes=True), RunBudget(None)
         wire = AnthropicBatches(self.endpoint, keep)
         wire.limits = limits or wire.limits
         engine_context = EngineContext(self.notes, self.budget, deadline, keep=keep)
@@ -177,7 +177,8 @@ def test_a_rehearsal_takes_the_way_of_the_real_night(tmp_path: Path) -> None:
     real = Endpoint("opus@night", "anthropic/claude-opus-4-7", PriceSchedule(PRICE), Mode.BATCH)
     with Emulator([stand_in(real)]) as emulator:
         engine = BatchEngine(
-            stood_in(real, emulator.root), EngineContext(Notes(), RunBudget(None), keep=tmp_path)
+            stood_in(real, emulator.root),
+            EngineContext(MemoryJournal(across_processes=True), RunBudget(None), keep=tmp_path),
         )
         work = Shard("run", "s", real.name, Purpose.MAIN, requests(5))
         assert all(isinstance(said, Answer) for said in engine.collect(engine.submit(work, "k")))
@@ -204,7 +205,9 @@ def test_a_request_without_a_key_fails_and_says_which_variable(
 ) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     endpoint = Endpoint("night", "anthropic/m", PriceSchedule(PRICE), Mode.BATCH)
-    engine = BatchEngine(endpoint, EngineContext(Notes(), RunBudget(None), keep=tmp_path))
+    engine = BatchEngine(
+        endpoint, EngineContext(MemoryJournal(across_processes=True), RunBudget(None), keep=tmp_path)
+    )
     (said,) = engine.collect(engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(1)), "k"))
     engine.close()
     assert isinstance(said, Failure)

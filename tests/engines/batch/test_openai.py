@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
+from tests.support.engines import MemoryJournal, kinds, requests
+from tests.support.servers import billed_usd
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.openai import OpenAIBatches
 from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, entry_id
@@ -33,10 +34,8 @@ from thirdshift.router.values import (
     Endpoint,
     Failure,
     FailureKind,
-    Intent,
     Limits,
     Mode,
-    Outcome,
     Price,
     PriceSchedule,
     Purpose,
@@ -46,42 +45,11 @@ from thirdshift.router.values import (
 PRICE = Price(Decimal(100), Decimal(400))
 
 
-class Notes:
-    """A journal in memory that a second process can go on with: the same entry twice is one entry."""
-
-    def __init__(self) -> None:
-        self.intents: dict[str, Intent] = {}
-        self.outcomes: dict[str, Outcome] = {}
-
-    def sent(self, intents: Any) -> None:
-        self.intents |= {intent.entry_id: intent for intent in intents}
-
-    def settled(self, outcomes: Any) -> None:
-        for outcome in outcomes:
-            assert outcome.entry_id in self.intents
-            self.outcomes[outcome.entry_id] = outcome
-
-    @property
-    def cost(self) -> Decimal:
-        return sum((o.cost_usd for o in self.outcomes.values()), Decimal(0))
-
-    @property
-    def statuses(self) -> Counter[str]:
-        return Counter(o.status.value for o in self.outcomes.values())
-
-
 @contextmanager
 def provider(**habits: Any) -> Iterator[Emulator]:
     model = EmulatedModel("m", PRICE, ability=1.0, batch_price=PRICE)
     with Emulator([model], batches=BatchHabits(**{"turnaround_seconds": 0.2, **habits})) as emulator:
         yield emulator
-
-
-def requests(count: int, text: str = "How many?", **more: Any) -> list[Request]:
-    return [
-        Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"{i} {text}"},), 64, **more)
-        for i in range(count)
-    ]
 
 
 class Night:
@@ -92,7 +60,7 @@ class Night:
         emulator: Emulator,
         work: Any,
         *,
-        notes: Notes | None = None,
+        notes: MemoryJournal | None = None,
         cap: Decimal | None = None,
         limits: BatchLimits | None = None,
         stated: Limits = Limits(),  # noqa: B008 - a value
@@ -108,7 +76,7 @@ class Night:
             limits=stated,
             **more,
         )
-        self.notes, self.budget = notes or Notes(), RunBudget(cap)
+        self.notes, self.budget = notes or MemoryJournal(across_processes=True), RunBudget(cap)
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
             wire.limits = limits
@@ -127,10 +95,6 @@ class Night:
         return {s.row: s for s in said}
 
 
-def billed(emulator: Emulator) -> Decimal:
-    return sum((Decimal(entry["cost_usd"]) for entry in emulator.books()), Decimal(0))
-
-
 def at_provider(night: Night) -> list[Remote]:
     async def look() -> list[Remote]:
         wire = OpenAIBatches(night.endpoint, Bodies(night.endpoint))
@@ -141,17 +105,13 @@ def at_provider(night: Night) -> list[Remote]:
     return start(look()).result()
 
 
-def kinds(said: dict[int, Answer | Failure]) -> Counter[str]:
-    return Counter(s.kind.value if isinstance(s, Failure) else "answer" for s in said.values())
-
-
 def test_every_request_is_answered_and_the_ledger_equals_the_providers_books() -> None:
     with provider() as emulator:
         night = Night(emulator, requests(300))
         said = night.finish()
         assert kinds(said) == {"answer": 300}
         assert night.notes.statuses == {"settled": 300}
-        assert night.notes.cost == billed(emulator) == night.budget.spent_usd > 0
+        assert night.notes.cost == billed_usd(emulator) == night.budget.spent_usd > 0
         assert night.budget.reserved_usd == 0
         assert len(at_provider(night)) == 1
         assert night.engine.progress(night.ticket).done == 300
@@ -163,7 +123,7 @@ def test_a_shard_is_split_by_what_one_batch_may_hold(limits: BatchLimits) -> Non
         night = Night(emulator, requests(200), limits=limits)
         assert kinds(night.finish()) == {"answer": 200}
         assert len(at_provider(night)) >= 3
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
 
 
 def test_a_batch_whose_creation_was_never_heard_of_is_found_and_not_made_again() -> None:
@@ -184,7 +144,7 @@ def test_a_process_that_dies_leaves_a_batch_that_the_next_one_adopts() -> None:
         second = Night(emulator, requests(120), notes=first.notes)
         assert kinds(second.finish()) == {"answer": 120}
         assert len(at_provider(second)) == 2
-        assert second.notes.cost == billed(emulator)
+        assert second.notes.cost == billed_usd(emulator)
         assert len(second.notes.intents) == len(emulator.books()) == 120
 
 
@@ -206,7 +166,7 @@ def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_
         said = night.finish()
         assert kinds(said) == {"answer": 50, "expired": 50}
         assert night.notes.statuses == {"settled": 50, "void": 50}
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
 
 
 def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere() -> None:
@@ -216,7 +176,7 @@ def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere(
             time.sleep(0.02)
         night.engine.harvest(night.ticket)
         assert kinds(night.finish()) == {"answer": 90, "expired": 10}
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
         assert len(emulator.books()) == 90
         assert night.budget.reserved_usd == 0
 
@@ -227,7 +187,7 @@ def test_at_the_deadline_what_is_finished_is_harvested() -> None:
         night = Night(emulator, requests(50), deadline=deadline)
         assert kinds(night.finish()) == {"answer": 40, "expired": 10}
         assert datetime.now(UTC) >= deadline
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
 
 
 def test_requests_that_fail_within_a_batch_are_failures_one_by_one() -> None:
@@ -237,14 +197,14 @@ def test_requests_that_fail_within_a_batch_are_failures_one_by_one() -> None:
         assert found["answer"] + found["overloaded"] == 200
         assert found["overloaded"] > 10
         assert night.notes.statuses["void"] == found["overloaded"]
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
 
 
 def test_a_full_queue_is_waited_for_in_smaller_batches() -> None:
     with provider(enqueued_tokens=600) as emulator:
         night = Night(emulator, requests(100))
         assert kinds(night.finish()) == {"answer": 100}
-        assert night.notes.cost == billed(emulator)
+        assert night.notes.cost == billed_usd(emulator)
         assert len(emulator.books()) == 100
         assert night.budget.reserved_usd == 0
 
@@ -273,7 +233,7 @@ def test_the_cap_holds_for_batches_and_the_tail_is_served_from_what_returns() ->
         most = worst_case_of(endpoint, work[-1])
         night = Night(emulator, work, cap=most * 6)
         said = night.finish()
-        assert billed(emulator) == night.notes.cost <= most * 6
+        assert billed_usd(emulator) == night.notes.cost <= most * 6
         assert night.notes.cost > most * 5
         served = [row for row, s in said.items() if isinstance(s, Answer)]
         assert sorted(served) == list(range(len(served)))
@@ -301,7 +261,7 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
     endpoint = Endpoint(
         "night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base="http://127.0.0.1:1/v1"
     )
-    notes, budget = Notes(), RunBudget(Decimal(100))
+    notes, budget = MemoryJournal(across_processes=True), RunBudget(Decimal(100))
     wire = OpenAIBatches(endpoint, Bodies(endpoint))
     parts = BatchParts(EngineContext(notes, budget), AttemptRecords(endpoint), wire)
     shard = Shard("run", "s", "night", Purpose.MAIN, requests(3))
@@ -326,7 +286,7 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
 def test_a_provider_whose_batches_we_cannot_speak_is_named_before_anything_is_sent() -> None:
     endpoint = Endpoint("far", "mistral/m", PriceSchedule(PRICE), Mode.BATCH)
     with pytest.raises(BadEndpointError, match="far: no batch tier for mistral yet"):
-        BatchEngine(endpoint, EngineContext(Notes(), RunBudget(None)))
+        BatchEngine(endpoint, EngineContext(MemoryJournal(across_processes=True), RunBudget(None)))
 
 
 class Made:
@@ -344,7 +304,7 @@ class Made:
             yield Request(i, f"r{i}", "h", "t", (content,), 16)
 
 
-class Forgetful(Notes):
+class Forgetful(MemoryJournal):
     """Counts, and keeps nothing."""
 
     sent_count = settled_count = 0

@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.engines.vllm.test_metered import Kept, endpoint, request, shard
+from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
+from tests.support.workers import worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.router.interfaces import EngineContext
@@ -27,13 +28,15 @@ STAND_IN = TESTS / "support" / "stand_in_worker.py"
 USD_PER_HOUR = Decimal(36)
 
 
-def pool(folder: Path, journal: Kept, budget: RunBudget, *, workers: int = 1, **options: Any) -> VllmEngine:
+def pool(
+    folder: Path, journal: MemoryJournal, budget: RunBudget, *, workers: int = 1, **options: Any
+) -> VllmEngine:
     """The interpreter that has vLLM is a script that has not."""
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}"\n')
     python.chmod(0o700)
     startup = options.pop("startup_seconds", 60.0)
-    end = endpoint(
+    end = worker_endpoint(
         usd_per_hour=USD_PER_HOUR,
         accounting_usd_per_hour=USD_PER_HOUR / 2,
         python=str(python),
@@ -44,13 +47,15 @@ def pool(folder: Path, journal: Kept, budget: RunBudget, *, workers: int = 1, **
 
 
 def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
-    said = list(made.collect(made.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")))
+    said = list(
+        made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key"))
+    )
     assert sorted(one.row for one in said) == list(range(count))
     return said
 
 
 def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path) -> None:
-    journal, budget = Kept(), RunBudget(Decimal(10))
+    journal, budget = MemoryJournal(), RunBudget(Decimal(10))
     made = pool(tmp_path, journal, budget, workers=2, seconds=0.05)
     shares = Counter(one.output for one in ask(made, 400) if isinstance(one, Answer))
     made.close()
@@ -61,7 +66,7 @@ def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path
     for life in worker_lifetimes:
         paid = sum(
             one.cost_usd
-            for one in journal.outcomes
+            for one in journal.outcomes.values()
             if journal.intents[one.entry_id].provider_ref == life.worker_id
         )
         assert life.stopped_at is not None
@@ -70,25 +75,25 @@ def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path
         assert paid == life.cost_usd
         assert float(life.accounting_usd) == pytest.approx(float(USD_PER_HOUR) / 2 * seconds / 3600)
         assert not psutil.pid_exists(life.pid)
-    assert journal.settled_usd() == budget.spent_usd
+    assert journal.cost == budget.spent_usd
     rates = made.rates()
     assert rates is not None
     assert (rates.prefill_tokens, rates.decode_tokens) == (4000, 800)
 
 
 def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path: Path) -> None:
-    journal, budget = Kept(), RunBudget(Decimal(10))
+    journal, budget = MemoryJournal(), RunBudget(Decimal(10))
     made = pool(tmp_path, journal, budget, max_num_seqs=8, faults_above=2)
     assert all(isinstance(one, Answer) for one in ask(made, 40))
     made.close()
     assert len(made.worker_lifetimes()) == 3  # eight at once, four, two
-    settled = [one for one in journal.outcomes if one.status is LedgerStatus.SETTLED and one.reply]
+    settled = [one for one in journal.outcomes.values() if one.status is LedgerStatus.SETTLED and one.reply]
     assert len(settled) == 40
     assert budget.reserved_usd == 0
 
 
 def test_a_worker_that_is_not_ready_in_time_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
-    made = pool(tmp_path, Kept(), RunBudget(Decimal(10)), never_ready=True, startup_seconds=1.0)
+    made = pool(tmp_path, MemoryJournal(), RunBudget(Decimal(10)), never_ready=True, startup_seconds=1.0)
     for said in ask(made, 3):
         assert isinstance(said, Failure)
         assert said.kind is FailureKind.WORKER_DIED
@@ -134,12 +139,12 @@ def test_a_worker_that_waits_for_money_is_waited_for_no_longer_than_the_night(
 ) -> None:
     budget = RunBudget(Decimal(1))
     assert budget.reserve(Decimal("0.9999")), "a batch in flight"
-    made = pool(tmp_path, Kept(), budget)
+    made = pool(tmp_path, MemoryJournal(), budget)
     if seconds is not None:
         made.engine_context = replace(
             made.engine_context, deadline=datetime.now(UTC) + timedelta(seconds=seconds)
         )
-    ticket = made.submit(shard([request(0, "add 1 1")]), "key")
+    ticket = made.submit(shard("house", [request(0, "add 1 1")]), "key")
     told: list[Answer | Failure] = []
     ending = threading.Thread(
         target=made.close if seconds is None else lambda: told.extend(made.collect(ticket)), daemon=True

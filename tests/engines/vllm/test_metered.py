@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -17,7 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
+from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
 from thirdshift.engines.metered.meter import Meter
@@ -26,67 +27,19 @@ from thirdshift.engines.metered.throughput import Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
 from thirdshift.engines.vllm.process import place
 from thirdshift.flows.planning.throughput import known_paces
-from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import (
-    Endpoint,
     Failure,
     FailureKind,
     Intent,
     Mode,
-    Outcome,
-    Price,
-    PriceSchedule,
     Purpose,
-    Request,
     WorkerSpec,
 )
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
-HERE = TESTS
-MODEL = str(HERE / "tiny_model")
-VLLM_PYTHON = os.environ.get("THIRDSHIFT_VLLM_PYTHON", str(HERE.parent / ".venv-vllm/bin/python"))
 NOTHING_HERE = Machine((), (), (0, 1))
-
-
-class Kept:
-    """A journal in memory: what was written, for a test to look at."""
-
-    def __init__(self) -> None:
-        self.intents: dict[str, Intent] = {}
-        self.outcomes: list[Outcome] = []
-
-    def sent(self, intents: Iterable[Intent]) -> None:
-        for intent in intents:
-            self.intents[intent.entry_id] = intent
-
-    def settled(self, outcomes: Iterable[Outcome]) -> None:
-        for outcome in outcomes:
-            assert outcome.entry_id in self.intents
-            self.outcomes.append(outcome)
-
-    def worst_usd(self) -> Decimal:
-        """The ledger, had the process died now."""
-        open_ones = set(self.intents) - {one.entry_id for one in self.outcomes}
-        return sum((self.intents[one].reserved_usd for one in open_ones), Decimal(0)) + self.settled_usd()
-
-    def settled_usd(self) -> Decimal:
-        return sum((one.cost_usd for one in self.outcomes), Decimal(0))
-
-
-def request(row: int, text: str, max_tokens: int = 16) -> Request:
-    return Request(row, f"r{row}", "hash", "task", ({"role": "user", "content": text},), max_tokens)
-
-
-def endpoint(**changed: Any) -> Endpoint:
-    price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=changed.pop("usd_per_hour", None))
-    spec = WorkerSpec("cpu", 1, VLLM_PYTHON)
-    one = Endpoint("house", changed.pop("model", MODEL), price, context_window=changed.pop("window", None))
-    return replace(one, workers=replace(spec, **changed))
-
-
-def shard(requests: list[Request]) -> Shard:
-    return Shard("run", "00001", "house", Purpose.MAIN, requests)
 
 
 # --- order ---
@@ -122,8 +75,10 @@ class Clock:
         return self.now
 
 
-def metered(usd_per_hour: Decimal, cap: Decimal | None, **more: Any) -> tuple[Meter, Kept, RunBudget, Clock]:
-    journal, budget, clock = Kept(), RunBudget(cap), Clock()
+def metered(
+    usd_per_hour: Decimal, cap: Decimal | None, **more: Any
+) -> tuple[Meter, MemoryJournal, RunBudget, Clock]:
+    journal, budget, clock = MemoryJournal(), RunBudget(cap), Clock()
 
     def overhead(amount: Decimal) -> Intent:
         return Intent(
@@ -161,7 +116,7 @@ def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
         assert cap is None or budget.spent_usd + budget.reserved_usd <= cap
         alive = meter.keep_up() or meter.seconds_left > 2.5
     meter.stop()
-    paid = answers + journal.settled_usd()
+    paid = answers + journal.cost
     assert paid == meter.cost_usd == budget.spent_usd
     assert budget.reserved_usd == 0
     assert abs(paid - usd_per_hour / 3600 * Decimal(clock.now - began)) <= Decimal("1e-9") * (
@@ -174,7 +129,7 @@ def test_a_minimum_rental_is_paid_in_full() -> None:
     assert meter.keep_up()
     clock.now += 30
     meter.stop()
-    assert journal.settled_usd() == Decimal(6)
+    assert journal.cost == Decimal(6)
 
 
 # --- rates ---
@@ -201,7 +156,7 @@ def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
 
 
 def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: Path) -> None:
-    house = endpoint(options={"max_num_seqs": 8})
+    house = worker_endpoint(options={"max_num_seqs": 8})
     guess = known_paces([house], None)["house"]
     assert "a guess for cpu" in guess.source
     here = hardware(house.workers)
@@ -283,7 +238,7 @@ def test_workers_share_no_device() -> None:
         ({"python": sys.executable}, ("has no vLLM", "make setup-vllm")),
         ({"python": "/nowhere/python"}, ("no Python at /nowhere/python", "make setup-vllm")),
         ({"model": "/nowhere/model"}, ("no model at /nowhere/model", "paths are from the job file")),
-        ({"model": str(HERE)}, ("no config.json", "save_pretrained")),
+        ({"model": str(TESTS)}, ("no config.json", "save_pretrained")),
         ({"device": "cuda"}, ("no NVIDIA GPU", "device: cpu")),
         ({"device": "npu"}, ("vllm-ascend", "pip install")),
         ({"device": "tpu"}, ("'tpu'", "cuda, npu, cpu")),
@@ -294,7 +249,7 @@ def test_workers_share_no_device() -> None:
 def test_what_cannot_start_is_a_sentence_with_its_remedy(
     changed: dict[str, Any], words: tuple[str, ...]
 ) -> None:
-    problems = check(endpoint(**changed), NOTHING_HERE)
+    problems = check(worker_endpoint(**changed), NOTHING_HERE)
     assert problems
     for word in words:
         assert any(word in one for one in problems), problems
@@ -302,16 +257,16 @@ def test_what_cannot_start_is_a_sentence_with_its_remedy(
 
 def test_too_few_gpus_are_counted() -> None:
     found = Machine((Device("cuda", 0, "H200"),), (), (0,))
-    (problem,) = check(endpoint(device="cuda", workers=2), found)
+    (problem,) = check(worker_endpoint(device="cuda", workers=2), found)
     assert "need 2, and 1 are here" in problem
 
 
 def test_a_worker_that_can_start_has_no_problem() -> None:
-    assert check(endpoint(), NOTHING_HERE) == []
+    assert check(worker_endpoint(), NOTHING_HERE) == []
 
 
 def answers(pool: VllmEngine, count: int = 3) -> list[FailureKind]:
-    ticket = pool.submit(shard([request(n, f"add {n} 1") for n in range(count)]), "key")
+    ticket = pool.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key")
     said = list(pool.collect(ticket))
     assert all(isinstance(one, Failure) for one in said)
     assert sorted(one.row for one in said) == list(range(count))
@@ -319,24 +274,25 @@ def answers(pool: VllmEngine, count: int = 3) -> list[FailureKind]:
 
 
 def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
-    journal, budget = Kept(), RunBudget(Decimal(1))
+    journal, budget = MemoryJournal(), RunBudget(Decimal(1))
     pool = VllmEngine(
-        endpoint(python=sys.executable, usd_per_hour=Decimal(36)), EngineContext(journal, budget)
+        worker_endpoint(python=sys.executable, usd_per_hour=Decimal(36)), EngineContext(journal, budget)
     )
     try:
         assert answers(pool) == [FailureKind.WORKER_DIED] * 3
-        said = next(one.reply for one in journal.outcomes if isinstance(one.reply, Failure))
+        said = next(one.reply for one in journal.outcomes.values() if isinstance(one.reply, Failure))
         assert "No module named 'vllm'" in said.message
         assert "doctor" in said.message
     finally:
         pool.close()
     (life,) = pool.worker_lifetimes()
-    assert journal.settled_usd() == life.cost_usd == budget.spent_usd > 0
+    assert journal.cost == life.cost_usd == budget.spent_usd > 0
     assert budget.reserved_usd == 0
 
 
 def test_without_money_nothing_starts() -> None:
-    pool = VllmEngine(endpoint(usd_per_hour=Decimal(3600)), EngineContext(Kept(), RunBudget(Decimal("0.5"))))
+    budget = RunBudget(Decimal("0.5"))
+    pool = VllmEngine(worker_endpoint(usd_per_hour=Decimal(3600)), EngineContext(MemoryJournal(), budget))
     assert answers(pool) == [FailureKind.BUDGET] * 3
     pool.close()
     assert pool.worker_lifetimes() == []
@@ -344,7 +300,7 @@ def test_without_money_nothing_starts() -> None:
 
 def test_after_the_deadline_nothing_starts() -> None:
     late = datetime.now(UTC) - timedelta(seconds=1)
-    pool = VllmEngine(endpoint(), EngineContext(Kept(), RunBudget(None), late))
+    pool = VllmEngine(worker_endpoint(), EngineContext(MemoryJournal(), RunBudget(None), late))
     assert answers(pool) == [FailureKind.DEADLINE] * 3
     assert pool.worker_lifetimes() == []
     pool.close()

@@ -8,37 +8,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
+from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
+from tests.support.workers import VLLM_PYTHON, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.flows.cli.demo_items import items
 from thirdshift.router.interfaces import EngineContext, Shard, Ticket
 from thirdshift.router.values import (
     Answer,
-    Endpoint,
     Failure,
     FailureKind,
-    Intent,
     LedgerStatus,
-    Outcome,
-    Price,
-    PriceSchedule,
     Purpose,
     Request,
-    WorkerSpec,
 )
 
-HERE = TESTS
-VLLM_PYTHON = os.environ.get("THIRDSHIFT_VLLM_PYTHON", str(HERE.parent / ".venv-vllm/bin/python"))
 pytestmark = [
     pytest.mark.timeout(600),  # on a busy machine vLLM alone takes minutes to load
     pytest.mark.skipif(not Path(VLLM_PYTHON).exists(), reason="no interpreter with vLLM: make setup-vllm"),
@@ -47,39 +40,9 @@ USD_PER_HOUR = Decimal("3.6")
 NUMBERS = count()
 
 
-class Kept:
-    """A journal in memory, to look at."""
-
-    def __init__(self) -> None:
-        self.intents: dict[str, Intent] = {}
-        self.outcomes: list[Outcome] = []
-
-    def sent(self, intents: Iterable[Intent]) -> None:
-        self.intents |= {one.entry_id: one for one in intents}
-
-    def settled(self, outcomes: Iterable[Outcome]) -> None:
-        self.outcomes += outcomes
-
-    def of(self, shard_id: str) -> list[Outcome]:
-        return [one for one in self.outcomes if self.intents[one.entry_id].shard_id == shard_id]
-
-
-def request(row: int, text: str, max_tokens: int = 32, **more: Any) -> Request:
-    return Request(row, f"r{row}", "h", "t", ({"role": "user", "content": text},), max_tokens, **more)
-
-
-def house(**options: Any) -> Endpoint:
-    return Endpoint(
-        "house",
-        str(HERE / "tiny_model"),
-        PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=USD_PER_HOUR),
-        workers=WorkerSpec("cpu", 1, VLLM_PYTHON, options),
-    )
-
-
 @pytest.fixture(scope="module")
-def journal() -> Kept:
-    return Kept()
+def journal() -> MemoryJournal:
+    return MemoryJournal()
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +51,15 @@ def budget() -> RunBudget:
 
 
 @pytest.fixture(scope="module")
-def pool(journal: Kept, budget: RunBudget) -> Iterator[VllmEngine]:
-    made = VllmEngine(house(), EngineContext(journal, budget))
+def pool(journal: MemoryJournal, budget: RunBudget) -> Iterator[VllmEngine]:
+    made = VllmEngine(worker_endpoint(usd_per_hour=USD_PER_HOUR), EngineContext(journal, budget))
     yield made
     made.close()
 
 
 def submit(pool: VllmEngine, requests: list[Request]) -> Ticket:
     name = f"{next(NUMBERS):05d}"
-    return pool.submit(Shard("run", name, "house", Purpose.MAIN, requests), name)
+    return pool.submit(shard("house", requests, name), name)
 
 
 def ask(pool: VllmEngine, requests: list[Request]) -> dict[int, Answer | Failure]:
@@ -107,7 +70,7 @@ def ask(pool: VllmEngine, requests: list[Request]) -> dict[int, Answer | Failure
 
 def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmEngine) -> None:
     asked = list(items(400, seed=9))
-    said = ask(pool, [request(n, one.prompt) for n, one in enumerate(asked)])
+    said = ask(pool, [request(n, one.prompt, 32) for n, one in enumerate(asked)])
     right = {"easy": [], "hard": []}
     for n, one in enumerate(asked):
         if one.task == "add":
@@ -121,7 +84,9 @@ def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmEngi
     assert 0.4 < overall < 0.9
 
 
-def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmEngine, journal: Kept) -> None:
+def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
+    pool: VllmEngine, journal: MemoryJournal
+) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"enum": ["x", "y"]}},
@@ -131,13 +96,13 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmEngi
     said = ask(
         pool,
         [
-            request(0, "reverse abc"),
-            request(1, "x" * 5000),
-            request(2, "reverse abc", sampling={"no_such_thing": 1}),
-            request(3, "reverse abc", sampling={"n": 3}),
+            request(0, "reverse abc", 32),
+            request(1, "x" * 5000, 32),
+            request(2, "reverse abc", 32, sampling={"no_such_thing": 1}),
+            request(3, "reverse abc", 32, sampling={"n": 3}),
             request(4, "json", 60, response_schema=schema),
-            request(5, "json", response_schema={"type": 7}),
-            request(6, "reverse abcd", sampling={"stop": ["b"], "seed": 1, "top_p": 0.9, "logprobs": 2}),
+            request(5, "json", 32, response_schema={"type": 7}),
+            request(6, "reverse abcd", 32, sampling={"stop": ["b"], "seed": 1, "top_p": 0.9, "logprobs": 2}),
         ],
     )
     assert said[0].output == "cba"
@@ -157,15 +122,15 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(pool: VllmEngi
     assert "xxxx" not in repr(journal.outcomes)
 
 
-def test_a_shared_prefix_is_read_once(pool: VllmEngine, journal: Kept) -> None:
+def test_a_shared_prefix_is_read_once(pool: VllmEngine, journal: MemoryJournal) -> None:
     ticket = submit(pool, [request(n, "z" * 600 + f" reverse a{n:03d}", 4) for n in range(40)])
     assert len(list(pool.collect(ticket))) == 40
     cached = [one.usage.cached_tokens for one in journal.of(ticket.shard_id)]
     assert sum(tokens >= 512 for tokens in cached) >= 39
 
 
-def test_one_key_is_one_ticket(pool: VllmEngine, journal: Kept) -> None:
-    one = Shard("run", "twice", "house", Purpose.MAIN, [request(0, "sort cab")])
+def test_one_key_is_one_ticket(pool: VllmEngine, journal: MemoryJournal) -> None:
+    one = Shard("run", "twice", "house", Purpose.MAIN, [request(0, "sort cab", 32)])
     first, second = pool.submit(one, "twice"), pool.submit(one, "twice")
     assert first == second
     assert [said.output for said in pool.collect(first)] == ["abc"]
@@ -173,7 +138,7 @@ def test_one_key_is_one_ticket(pool: VllmEngine, journal: Kept) -> None:
 
 
 def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
-    pool: VllmEngine, journal: Kept
+    pool: VllmEngine, journal: MemoryJournal
 ) -> None:
     ticket = submit(pool, [request(n, f"add {n} {n}", 40, sampling={"min_tokens": 38}) for n in range(900)])
     rows, victim = [], pool.worker_lifetimes()[-1].pid
@@ -192,14 +157,14 @@ def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
 
 
 def test_what_it_costs_is_the_seconds_up_times_the_price(
-    pool: VllmEngine, journal: Kept, budget: RunBudget
+    pool: VllmEngine, journal: MemoryJournal, budget: RunBudget
 ) -> None:
-    ask(pool, [request(0, "sort cab")])
+    ask(pool, [request(0, "sort cab", 32)])
     time.sleep(1.0)  # idle time is paid too
     pool.close()
     worker_lifetimes = pool.worker_lifetimes()
     seconds = sum((life.stopped_at - life.started_at).total_seconds() for life in worker_lifetimes)
-    ledger = sum(one.cost_usd for one in journal.outcomes)
+    ledger = sum(one.cost_usd for one in journal.outcomes.values())
     assert abs(ledger / USD_PER_HOUR * 3600 - Decimal(seconds)) <= len(worker_lifetimes)
     assert ledger == budget.spent_usd == sum(life.cost_usd for life in worker_lifetimes)
     assert budget.reserved_usd == 0
@@ -214,10 +179,15 @@ PARENT = """
 import sys
 from decimal import Decimal
 sys.path[:0] = sys.argv[1:3]
-from tests.engines.vllm.test_worker import Kept, RunBudget, EngineContext, VllmEngine, house, request, submit
-pool = VllmEngine(house(), EngineContext(Kept(), RunBudget(None)))
-ticket = submit(pool, [request(n, f"add {n} {n}", 2000, sampling={"ignore_eos": True}) for n in range(600)])
 import time
+from tests.support.engines import MemoryJournal, request, shard
+from tests.support.workers import worker_endpoint
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.router.interfaces import EngineContext
+pool = VllmEngine(worker_endpoint(usd_per_hour=Decimal("3.6")), EngineContext(MemoryJournal(), RunBudget(None)))
+work = [request(n, f"add {n} {n}", 2000, sampling={"ignore_eos": True}) for n in range(600)]
+ticket = pool.submit(shard("house", work), "00001")
 while not pool.worker_lifetimes():
     time.sleep(0.1)
 print(pool.worker_lifetimes()[0].pid, flush=True)
@@ -227,7 +197,7 @@ list(pool.collect(ticket))
 
 def test_nothing_outlives_a_killed_parent() -> None:
     parent = subprocess.Popen(
-        (sys.executable, "-c", PARENT, str(HERE), str(HERE.parent)), stdout=subprocess.PIPE, text=True
+        (sys.executable, "-c", PARENT, str(TESTS), str(TESTS.parent)), stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     worker, group, give_up = int(parent.stdout.readline()), [], time.monotonic() + 60
