@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -101,6 +102,84 @@ HOMES = {
     "numpy": set(PACKAGES),
 }
 """Each foreign library has one home; the common tongue has four."""
+
+STANDS_FOR: Mapping[str, str] = {
+    "engines/batch": "engines/batch/test_openai",
+    "engines/core": "engines/test_realtime",
+    "engines/core/rate_limits": "engines/test_rate_limits",
+    "engines/core/transport": "engines/test_rate_limits",
+    "engines/devices": "engines/vllm/test_metered",
+    "engines/emulator": "engines/emulator/test_realtime",
+    "engines/emulator/anthropic_wire": "engines/batch/test_anthropic",
+    "engines/emulator/answer_key": "engines/emulator/test_stand_ins",
+    "engines/emulator/billing": "engines/emulator/test_batches",
+    "engines/emulator/generation": "engines/emulator/test_records",
+    "engines/emulator/judging": "nights/test_judged",
+    "engines/emulator/models": "engines/emulator/test_troubles",
+    "engines/emulator/openai_batches": "engines/emulator/test_batches",
+    "engines/emulator/recorded_outcomes": "engines/emulator/test_records",
+    "engines/errors": "engines/test_registry",
+    "engines/metered": "engines/vllm/test_metered",
+    "engines/pricemap": "router/test_pricebook",
+    "engines/realtime": "engines/test_realtime",
+    "engines/server": "engines/test_server",
+    "engines/tokenizers": "router/test_tokens",
+    "engines/vllm": "engines/vllm/test_engine",
+    "engines/vllm/preflight": "engines/vllm/test_metered",
+    "engines/vllm/process": "engines/vllm/test_metered",
+    "engines/wires": "engines/test_realtime",
+    "engines/wires/anthropic": "engines/batch/test_anthropic",
+    "engines/wires/rate_limit_headers": "engines/test_rate_limits",
+    "flows/cli": "flows/test_cli",
+    "flows/cli/backtest": "router/test_backtest",
+    "flows/cli/demo_vllm": "nights/test_demo_vllm",
+    "flows/cli/labels": "warehouse/test_labels",
+    "flows/cli/plan": "flows/test_plan_command",
+    "flows/cli/run": "nights/test_night",
+    "flows/cli/serve": "nights/test_serving",
+    "flows/dispatch": "nights/test_night",
+    "flows/errors": "flows/test_cli",
+    "flows/execution": "nights/test_night",
+    "flows/execution/earlier_runs": "nights/test_earlier_runs",
+    "flows/formats": "flows/test_cli",
+    "flows/init": "flows/test_init",
+    "flows/jobs": "flows/test_job",
+    "flows/jobs/redaction": "nights/test_secrets",
+    "flows/jobs/reference": "nights/test_docs",
+    "flows/models": "flows/test_models",
+    "flows/night": "nights/test_night",
+    "flows/orchestration": "nights/test_serving",
+    "flows/planning": "flows/test_input",
+    "flows/quality": "flows/test_audit",
+    "flows/quality/human_labels": "warehouse/test_labels",
+    "flows/quality/publishing": "warehouse/test_publish",
+    "flows/quality/repair": "nights/test_repair",
+    "flows/report": "flows/test_report",
+    "flows/runs": "nights/test_night",
+    "flows/verdicts": "flows/test_report",
+    "router/backtesting": "router/test_backtest",
+    "router/certification": "router/test_certificate",
+    "router/harvest": "router/test_deadline_harvest",
+    "router/interfaces": "engines/test_registry",
+    "router/learning": "router/test_predict",
+    "router/learning/repair": "nights/test_repair",
+    "router/planning": "router/test_planning_answers",
+    "router/prediction": "router/test_predict",
+    "router/pricing": "router/test_pricebook",
+    "router/threads": "router/test_predict",
+    "router/tokens": "router/test_tokens",
+    "router/values": "router/test_prices",
+    "warehouse/errors": "nights/test_full_disk",
+    "warehouse/exchange": "warehouse/test_reconcile",
+    "warehouse/intake": "warehouse/test_intake",
+    "warehouse/journal": "warehouse/test_journal",
+    "warehouse/store": "warehouse/test_store",
+    "warehouse/store/migrate": "warehouse/test_migrations",
+    "warehouse/store/reuse": "nights/test_money_views",
+    "warehouse/store/schema": "warehouse/test_migrations",
+    "warehouse/store/views": "nights/test_money_views",
+}
+"""Which test file stands for a module that has none of its name. A folder stands for the files in it that have no line."""
 
 LONGEST = 400
 MOST_FILES = 20
@@ -233,6 +312,36 @@ def test_no_command_imports_another_commands_internals() -> None:
         if other.partition("_")[0] != name.partition("_")[0] and other != "completion"
     }
     assert others == {("demo", "run"), ("demo_vllm", "run")}
+
+
+def file_that_tests(path: Path) -> Path:
+    """The test file of a module: the one of its name, else the one that stands for it or for its folder."""
+    package, *folders, stem = path.relative_to(ROOT).with_suffix("").parts
+    for place in ("/".join([package, *folders]), package):
+        if (named := ROOT / "tests" / place / f"test_{stem}.py").exists():
+            return named
+    name = "/".join([package, *folders, stem])
+    return ROOT / "tests" / f"{STANDS_FOR.get(name) or STANDS_FOR.get(name.rpartition('/')[0], 'none')}.py"
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.name != "__init__.py"], ids=name_of)
+def test_a_module_has_a_test_file_of_its_name_or_one_that_stands_for_it(path: Path) -> None:
+    assert file_that_tests(path).exists(), (
+        f"{name_of(path)} has no test file, and no line in STANDS_FOR names one"
+    )
+
+
+def test_each_line_of_that_table_is_of_a_module_and_a_test_file_that_there_are() -> None:
+    modules = {str(p.relative_to(ROOT).with_suffix("")).removesuffix("/__init__") for p in MODULES}
+    assert STANDS_FOR.keys() - modules == set()
+    assert {name for name in STANDS_FOR.values() if not (ROOT / "tests" / f"{name}.py").exists()} == set()
+
+
+def test_no_test_file_imports_another() -> None:
+    """Also in the programs that tests hand to an interpreter as text. What several need is in tests/support."""
+    lines = re.compile(r"^\s*(?:from|import)\s+tests\.(?!support\b|formats\b)", re.MULTILINE)
+    files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
+    assert [name_of(path) for path in files if lines.search(path.read_text(encoding="utf-8"))] == []
 
 
 def test_the_worker_imports_only_the_standard_library_and_vllm() -> None:
