@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.engines.batch.test_openai import Notes
+from tests.support.engines import MemoryJournal
 from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -70,7 +70,7 @@ class Shift:
         patience: float = 300.0,
         **more: Any,
     ) -> None:
-        self.notes, self.budget = Notes(), RunBudget(None if cap is None else Decimal(cap))
+        self.notes, self.budget = MemoryJournal(), RunBudget(None if cap is None else Decimal(cap))
         self.words: list[str] = []
         context = EngineContext(
             self.notes, self.budget, deadline, keep=keep, elsewhere=elsewhere, say=self.words.append

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.engines.batch.test_openai import Notes
+from tests.support.engines import MemoryJournal
 from tests.support.scripted import Said, ScriptedProvider, scripted
 from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
@@ -80,7 +80,7 @@ def endpoint(provider: ScriptedProvider, mode: Mode = Mode.REALTIME, model: str 
     return Endpoint("near", model, tiers[asked], mode, api_base=provider.base, tier_prices=tiers)
 
 
-def played(engine: Any, notes: Notes) -> tuple[Answer | Failure, list[Outcome]]:
+def played(engine: Any, notes: MemoryJournal) -> tuple[Answer | Failure, list[Outcome]]:
     ticket = engine.submit(Shard("run", "s", "near", Purpose.MAIN, [request()]), "run/s")
     try:
         (said,) = list(engine.collect(ticket))
@@ -104,7 +104,7 @@ def check(case: ReplyCase, said: Answer | Failure, outcomes: list[Outcome]) -> N
 
 @pytest.mark.parametrize("case", IN_REAL_TIME, ids=named)
 def test_a_reply_in_real_time_is_booked_as_it_is_billed(case: ReplyCase, tmp_path: Path) -> None:
-    notes = Notes()
+    notes = MemoryJournal()
     with scripted(lambda _: Said(case.body, case.status)) as provider:
         engine_context = EngineContext(notes, RunBudget(None), keep=tmp_path)
         engine = RealtimeEngine(
@@ -120,7 +120,7 @@ def test_a_reply_in_real_time_is_booked_as_it_is_billed(case: ReplyCase, tmp_pat
 
 @pytest.mark.parametrize("case", IN_BATCH, ids=named)
 def test_a_reply_in_a_batch_is_booked_as_it_is_billed(case: ReplyCase, tmp_path: Path) -> None:
-    notes = Notes()
+    notes = MemoryJournal()
     with scripted(lambda _: Said(case.body, case.status)) as provider:
         engine_context = EngineContext(notes, RunBudget(None), keep=tmp_path)
         if case.wire == "anthropic":
