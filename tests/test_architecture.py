@@ -130,6 +130,7 @@ STANDS_FOR: Mapping[str, str] = {
     "engines/wires": "engines/test_realtime",
     "engines/wires/anthropic": "engines/batch/test_anthropic",
     "engines/wires/rate_limit_headers": "engines/test_rate_limits",
+    "flows/api": "flows/test_cli",
     "flows/cli": "flows/test_cli",
     "flows/cli/backtest": "router/test_backtest",
     "flows/cli/demo_vllm": "nights/test_demo_vllm",
