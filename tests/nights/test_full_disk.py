@@ -23,7 +23,7 @@ from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import FileJournal, recover
-from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store import requests, results, runs
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
@@ -97,6 +97,8 @@ def test_results_that_cannot_be_published_are_published_later(tmp_path: Path) ->
     path, folder = tmp_path / "w.duckdb", run_folder(tmp_path / "w.duckdb", "run")
     rows = {"request_id": [f"r{n}" for n in range(MANY)], "prompt": [f"{n}" for n in range(MANY)]}
     pq.write_table(pa.table(rows), tmp_path / "in.parquet")
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch(0o600)
     freeze(InputSpec("in.parquet", tmp_path), folder)
     with Warehouse.open(path) as w:
         runs.start(w, {"run_id": "run", "job": "j"})
