@@ -42,7 +42,7 @@ import yaml
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
 from thirdshift.flows.execution.opening import open_run
-from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.stages import run_stages
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.values import Limits, Price
@@ -87,19 +87,19 @@ select count(*) as results, count(distinct (run_id, request_id)) as requests, co
 def live(job: Path, run_id: str) -> int:
     """One life, without Prefect."""
 
-    def send(shift: Shift, works: Sequence[Any]) -> None:
-        with shift.sending(works), ThreadPoolExecutor(8) as lanes:
+    def send(run: Run, shards: Sequence[Any]) -> None:
+        with run.sending(shards), ThreadPoolExecutor(8) as lanes:
             futures: dict[Future[None], Any] = {
-                lanes.submit(shift.dispatcher.answer, work.shard_id): work for work in works
+                lanes.submit(run.dispatcher.answer, shard.shard_id): shard for shard in shards
             }
             for future in as_completed(futures):
                 fault = future.exception()
                 if isinstance(fault, WarehouseError):
                     raise fault
-                shift.land(futures[future], failed=None if fault is None else repr(fault))
+                run.land(futures[future], failed=None if fault is None else repr(fault))
 
-    with open_run(run_id, RunOptions(job=job)) as shift:
-        return int((shift.over or run_stages(shift, partial(send, shift)))["exit"])
+    with open_run(run_id, RunOptions(job=job)) as run:
+        return (run.finished or run_stages(run, partial(send, run))).exit_code
 
 
 # --- who kills it ----------------------------------------------------------------------------------------------------

@@ -15,17 +15,18 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.opening import open_run
-from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.run import Run
+from thirdshift.flows.execution.slots import unlimited
 from thirdshift.flows.execution.stages import run_stages
-from thirdshift.flows.orchestration.approval_form import asked_in_prefect
-from thirdshift.flows.orchestration.artifacts import leave_end, leave_plan, watching
+from thirdshift.flows.orchestration.approval_form import ask_in_prefect
+from thirdshift.flows.orchestration.artifacts import ProgressArtifacts, leave_end, leave_plan
 from thirdshift.flows.orchestration.concurrency import slots_for
 from thirdshift.flows.orchestration.events import tell_end
-from thirdshift.flows.orchestration.invocation import console, run_name, settled
+from thirdshift.flows.orchestration.invocation import console, run_name, with_schedule
 from thirdshift.flows.orchestration.server import DRAIN_SECONDS, guard_server, temporary
 from thirdshift.flows.orchestration.shutdown import stoppable
 from thirdshift.flows.runs.options import RunOptions
-from thirdshift.flows.verdicts import ended
+from thirdshift.flows.runs.summary import RunSummary, checked
 from thirdshift.warehouse.errors import WarehouseError
 
 LANES = 64
@@ -47,60 +48,56 @@ def night(
     fresh: bool = False,
     emulated: bool = False,
     outcomes: str | None = None,
-) -> dict[str, Any]:
-    """One night of one job, from its input to its results. Raises NotDone where its exit code is not 0."""
-    call = settled(RunOptions.from_parameters(locals()))
+) -> RunSummary:
+    """Run one job, from its input to its results. Raises NotDone where its exit code is not 0."""
+    options = with_schedule(RunOptions.from_parameters(locals()))
     guard_server()
-    with open_run(str(call.run_id), call, console()) as shift, stoppable(str(call.run_id), shift.dispatcher):
-        if shift.over is not None:
-            shift.publish(shift.over)
-            return ended(shift.over)
-        join(shift)
-        summary = run_stages(shift, partial(send, shift), partial(leave_plan, shift))
-    leave_end(shift, summary)
-    tell_end(shift, summary)
+    run_id = str(options.run_id)
+    slots = unlimited if temporary() else slots_for
+    with (
+        open_run(run_id, options, console(), ask=ask_in_prefect, slots_for=slots) as run,
+        stoppable(run_id, run.dispatcher),
+    ):
+        if run.finished is not None:
+            run.publish(run.finished)
+            return checked(run.finished)
+        summary = run_stages(run, partial(send, run, ProgressArtifacts(run)), partial(leave_plan, run))
+    leave_end(run, summary)
+    tell_end(run.context, summary)
     if temporary():
         time.sleep(DRAIN_SECONDS)
-    return ended(summary)
-
-
-def join(shift: Shift) -> None:
-    """What Prefect adds to a night: approval in its UI, and where a server is, turns at endpoints."""
-    context = shift.context
-    shift.approval.ask = partial(asked_in_prefect, context.deadline)
-    if not temporary():
-        shift.turns = slots_for(context.endpoints, context.deadline, shift.console.say)
+    return checked(summary)
 
 
 @task(task_run_name="{purpose} {endpoint} {shard_id}", cache_policy=NO_CACHE)
-def answer(shift: Shift, shard_id: str, endpoint: str, purpose: str) -> None:  # noqa: ARG001 (purpose names the run)
-    """One shard, start to end; its work is the engine's, and so is retrying."""
-    with shift.turns.of(endpoint):
-        shift.dispatcher.answer(shard_id)
+def answer(run: Run, shard_id: str, endpoint: str, purpose: str) -> None:  # noqa: ARG001 (purpose names the task run)
+    """Have one shard answered, start to end; its work is the engine's, and so is retrying."""
+    with run.slots.of(endpoint):
+        run.dispatcher.answer(shard_id)
 
 
-def send(shift: Shift, works: Sequence[ShardWork]) -> None:
+def send(run: Run, artifacts: ProgressArtifacts, shards: Sequence[ShardWork]) -> None:
     """Have shards answered, side by side; their parts land as they finish."""
-    with shift.sending(works), watching(shift, works):
-        futures = {submitted(shift, work): work for work in works}
+    with run.sending(shards), artifacts.watching(shards):
+        futures = {submitted(run, shard): shard for shard in shards}
         try:
             for future in as_completed(list(futures)):
-                shift.land(futures[future], failed=fault_of(future))
+                run.land(futures[future], failed=fault_of(future))
         except BaseException:  # cancelled: what is in flight is paid for, and stays
-            shift.turns.stop()
-            shift.dispatcher.stop()
+            run.slots.stop()
+            run.dispatcher.stop()
             wait(list(futures), timeout=GRACE_SECONDS)
             raise
 
 
-def submitted(shift: Shift, work: ShardWork) -> PrefectFuture[None]:
-    """A tag costs a question to the API, which a temporary one has no time for."""
-    with nullcontext() if temporary() else tags(work.endpoint, work.purpose.value):
-        return answer.submit(shift, work.shard_id, work.endpoint, work.purpose.value)
+def submitted(run: Run, shard: ShardWork) -> PrefectFuture[None]:
+    """Submit the shard's task. A tag costs a question to the API, which a temporary one has no time for."""
+    with nullcontext() if temporary() else tags(shard.endpoint, shard.purpose.value):
+        return answer.submit(run, shard.shard_id, shard.endpoint, shard.purpose.value)
 
 
 def fault_of(future: PrefectFuture[None]) -> str | None:
-    """Why a shard broke; None where it did not."""
+    """Say why a shard broke; None where it did not."""
     try:
         future.result()
     except WarehouseError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from enum import StrEnum
-from typing import Any
 
 
 class Verdict(StrEnum):
@@ -43,18 +42,3 @@ def exit_code(verdicts: Collection[Verdict]) -> int:
 
 def status(verdicts: Collection[Verdict]) -> str:
     return next((name for verdict, name in STATUS.items() if verdict in verdicts), "done")
-
-
-class NotDone(Exception):
-    """A night that is over with another exit code than 0: its flow run has failed, and retried it goes on."""
-
-    def __init__(self, summary: dict[str, Any]) -> None:
-        super().__init__(f"exit {summary['exit']}: {', '.join(summary['outcomes'])}; run {summary['run_id']}")
-        self.summary = summary
-
-
-def ended(summary: dict[str, Any]) -> dict[str, Any]:
-    """The summary of a night whose exit code is 0. Raises NotDone for any other."""
-    if summary["exit"]:
-        raise NotDone(summary)
-    return summary

@@ -27,7 +27,7 @@ from thirdshift.flows.planning.planner import (
     market,
     request_columns,
 )
-from thirdshift.flows.planning.run_queries import NOTHING_USED
+from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.quality.label_budget import doubts, labels
@@ -205,7 +205,7 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     priced = market(
         columns,
         context.endpoints,
-        NOTHING_USED,
+        NO_TOKEN_USAGE,
         past_nights(*earlier),
         context.throughputs,
         now=context.clock(),

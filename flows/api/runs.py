@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from thirdshift.flows.api.jobs import (
     AnyJob,
@@ -21,9 +20,8 @@ from thirdshift.flows.orchestration.server import settle_environment
 from thirdshift.flows.runs.folder import UnknownRun, known_runs, recall
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.runs.summary import NotDone, RunSummary
 from thirdshift.warehouse.journal.run_folder import run_folder
-
-RunSummary = dict[str, Any]
 
 
 def run(
@@ -150,7 +148,6 @@ def run_under_prefect(options: RunOptions) -> RunSummary:
     settle_environment()
     from thirdshift.flows.night import night
     from thirdshift.flows.runs.context import context_for, name_of_run, ready
-    from thirdshift.flows.verdicts import NotDone
 
     run_id = name_of_run(options)
     ready(context_for(options, run_id))

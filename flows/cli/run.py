@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from thirdshift.flows.api.runs import run_under_prefect
 from thirdshift.flows.orchestration.server import settle_environment
@@ -27,7 +27,7 @@ def run_job(call: RunOptions, *, as_json: bool) -> int:
         print(f"\n{kept(run_id)}", file=sys.stderr)
         return 130
     if as_json:
-        print(json.dumps(summary, default=jsonable))
+        print(json.dumps(asdict(summary), default=jsonable))
     else:
         show_end(summary)
-    return int(summary["exit"])
+    return summary.exit_code

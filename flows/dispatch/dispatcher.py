@@ -1,4 +1,4 @@
-"""The crew: one engine per endpoint, and the road of a shard, the same for every purpose.
+"""The dispatcher: one engine per endpoint, and the way of a shard, the same for every purpose.
 
 A shard is written down (`shards/<id>.npy`: its rows) before it is sent, answered by its endpoint's engine, and sealed
 into a part by the process that journalled it. Threads of Prefect's task runner call `answer`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -57,7 +57,10 @@ def context_lent(
 
 
 class Dispatcher:
-    """The engines of one night. Close it: workers and connections are held until then."""
+    """Has the shards of one run answered, each by its endpoint's engine.
+
+    Close it: workers and connections are held until then.
+    """
 
     def __init__(
         self,
@@ -66,32 +69,47 @@ class Dispatcher:
         endpoints: Mapping[str, Endpoint],
         engine_context: EngineContext,
         journal: FileJournal,
+        *,
+        judge_context: EngineContext | None = None,
+        harvest: Harvest | None = None,
+        emulation: AbstractContextManager[Mapping[str, Endpoint]] | None = None,
     ) -> None:
+        """`endpoints`: all that may be sent to, by name. `judge_context`: for judges' calls, whose money has a limit of
+        its own; None: they share `engine_context`. `harvest`: cuts late batches short. `emulation`: entered by
+        `connect`, gives the same endpoints as they are reached in a rehearsal.
+        """
         self.run_id, self.folder = run_id, folder
         self.mark = mark_of(folder)
         self.endpoints, self.engine_context, self.journal = endpoints, engine_context, journal
+        self.judge_context = judge_context or engine_context
+        self.harvest = harvest
+        self._emulation, self._emulator = emulation, ExitStack()
         self.engines: dict[str, Engine] = {}
         self._former: list[tuple[str, Engine]] = []
-        """Closed when the cap stopped the pilot; their workers have lived all the same."""
-        self.tally: ProgressCounts | None = None
+        """Engines closed when the cap stopped the pilot; their workers have lived all the same."""
+        self.progress: ProgressCounts | None = None
         self._redraw: Callable[[], None] = lambda: None
         self._drawn = 0.0
         self._under_way: dict[str, ShardWork] = {}
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
-        self.judge_context = engine_context
-        """The context of judges' calls, which have a limit of their own."""
         self.unscored: Counter[FailureKind] = Counter()
-        """Scores not asked for, by the reason: the night's answers are none the worse."""
+        """Scores not asked for, by the reason: the run's answers are none the worse."""
         self.not_run: dict[str, list[int]] = {}
-        """Rows that a batch left undone, by endpoint; for whoever takes them out."""
-        self.harvest: Harvest | None = None
+        """Rows that a batch ended without running, by endpoint, until `take_not_run`."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+        self._emulator.close()
+
+    def connect(self) -> None:
+        """Start the emulated provider of a rehearsal, which knows the frozen input; nothing for a real run."""
+        if self._emulation is not None:
+            self.endpoints = self._emulator.enter_context(self._emulation)
+            self._emulation = None
 
     def close(self) -> None:
         """Release connections and workers. Idempotent."""
@@ -104,19 +122,21 @@ class Dispatcher:
             for engine in self.engines.values():
                 closing.callback(engine.close)
 
-    def works(self, purpose: Purpose, placed: Sequence[tuple[str, NDArray[np.int64]]]) -> list[ShardWork]:
-        """Name shards (endpoint, rows) and write them down; numbers go on from what the run already has."""
+    def create_shards(
+        self, purpose: Purpose, rows_by_endpoint: Sequence[tuple[str, NDArray[np.int64]]]
+    ) -> list[ShardWork]:
+        """Name a shard for each (endpoint, rows) and write its rows down; numbers go on from the run's last shard."""
         home = self.folder / "shards"
         home.mkdir(mode=0o700, exist_ok=True)
         number = 1 + max((int(path.stem.split("-")[0]) for path in home.glob("*.npy")), default=0)
-        works = []
-        for offset, (endpoint, rows) in enumerate(placed):
-            work = ShardWork(
+        shards = []
+        for offset, (endpoint, rows) in enumerate(rows_by_endpoint):
+            shard = ShardWork(
                 f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows, datetime.now(UTC)
             )
-            np.save(rows_file(self.folder, work.shard_id), rows)
-            works.append(work)
-        return works
+            np.save(rows_file(self.folder, shard.shard_id), rows)
+            shards.append(shard)
+        return shards
 
     def answer(self, shard_id: str) -> None:
         """Have a shard answered, and seal it. Runs in a thread of its own; returns when the shard is done."""
@@ -136,7 +156,7 @@ class Dispatcher:
         self.journal.seal(work.shard_id)
 
     def _not_run(self, work: ShardWork, failure: Failure) -> None:
-        """Nothing was billed. Where there is time another endpoint answers it; else it waits for another day."""
+        """Note a request that was not run, and so not billed: another endpoint may answer it, or the run stops."""
         if work.purpose in FOR_SCORES and failure.kind is not FailureKind.CANCELLED:
             self.unscored[failure.kind] += 1
             return
@@ -151,56 +171,56 @@ class Dispatcher:
             self.stopped[failure.kind] += 1
 
     def take_not_run(self) -> list[tuple[str, NDArray[np.int64]]]:
-        """What batches have left undone since this was asked last, by endpoint."""
+        """Return and forget the rows that batches ended without running, by endpoint."""
         taken, self.not_run = self.not_run, {}
         return [(endpoint, np.array(rows, np.int64)) for endpoint, rows in taken.items()]
 
     @property
     def closed(self) -> set[str]:
-        """Endpoints that are sent no more batches tonight."""
+        """Endpoints that are sent no more batches in this run."""
         return set() if self.harvest is None else self.harvest.closed
 
-    def tally_of(self, works: Sequence[ShardWork], spent_usd: Decimal) -> ProgressCounts:
-        """What is to come, and when from batch tiers."""
-        batches = [work for work in works if self.endpoints[work.endpoint].mode is Mode.BATCH]
-        waits = [
-            work.begun.timestamp() + (self.endpoints[work.endpoint].turnaround_seconds or 0.0)
-            for work in batches
+    def progress_counts(self, shards: Sequence[ShardWork], spent_usd: Decimal) -> ProgressCounts:
+        """Return counts that start at nothing done: how many requests are to come, and when from batch tiers."""
+        batches = [shard for shard in shards if self.endpoints[shard.endpoint].mode is Mode.BATCH]
+        ends = [
+            shard.begun.timestamp() + (self.endpoints[shard.endpoint].turnaround_seconds or 0.0)
+            for shard in batches
         ]
         return ProgressCounts(
-            sum(len(work.unanswered) for work in works),
+            sum(len(shard.unanswered) for shard in shards),
             spent_usd,
-            batched=sum(len(work.unanswered) for work in batches),
-            batched_until=max(waits, default=0.0),
+            batched=sum(len(shard.unanswered) for shard in batches),
+            batched_until=max(ends, default=0.0),
         )
 
-    def show(self, tally: ProgressCounts, redraw: Callable[[], None]) -> None:
-        """Count into `tally` from now on; `redraw` is called as it grows."""
-        self.tally, self._redraw = tally, redraw
+    def show(self, progress: ProgressCounts, redraw: Callable[[], None]) -> None:
+        """Count into `progress` from now on; `redraw` is called as it grows."""
+        self.progress, self._redraw = progress, redraw
 
     def _count(self, *, failed: bool, batch: bool) -> None:
-        if self.tally is not None:
-            self.tally.count(failed=failed, batch=batch)
+        if self.progress is not None:
+            self.progress.count(failed=failed, batch=batch)
             if time.monotonic() - self._drawn > REDRAW_SECONDS:
                 self._drawn = time.monotonic()
                 self._redraw()
 
-    def ensure_engines(self, works: Sequence[ShardWork]) -> None:
-        """Have an engine ready for every endpoint that `works` name."""
-        self._under_way = {work.shard_id: work for work in works}
-        for work in works:
-            if (lane := self._lane(work)) not in self.engines:
-                engine_context = self.judge_context if work.purpose is Purpose.JUDGE else self.engine_context
-                self.engines[lane] = engine_for(self.endpoints[work.endpoint], engine_context)
+    def ensure_engines(self, shards: Sequence[ShardWork]) -> None:
+        """Have an engine ready for every endpoint that `shards` name."""
+        self._under_way = {shard.shard_id: shard for shard in shards}
+        for shard in shards:
+            if (lane := self._lane(shard)) not in self.engines:
+                engine_context = self.judge_context if shard.purpose is Purpose.JUDGE else self.engine_context
+                self.engines[lane] = engine_for(self.endpoints[shard.endpoint], engine_context)
 
     def _lane(self, work: ShardWork) -> str:
-        """An endpoint that judges too has a second engine for it, whose money is apart; but not a second set of
-        workers."""
+        """Name the shard's engine: an endpoint that judges too has a second one, whose money is apart, but never a
+        second set of workers."""
         apart = work.purpose is Purpose.JUDGE and self.endpoints[work.endpoint].workers is None
         return f"{work.endpoint} as judge" if apart else work.endpoint
 
     def start_over(self) -> None:
-        """Forget that money ran out: an engine that the cap has halted is made anew when it is wanted."""
+        """Forget that money ran out: an engine that the cap has stopped is made anew when it is wanted."""
         self._close_engines()
         self._former += self.engines.items()
         self.engines.clear()
@@ -214,16 +234,16 @@ class Dispatcher:
 
     @property
     def busy(self) -> bool:
-        """Whether something is in flight: money is set aside for it."""
+        """Whether something is in flight: money is reserved for it."""
         return bool(self.engine_context.budget.reserved_usd)
 
     def worker_lifetimes(self) -> list[tuple[str, Any]]:
-        """(endpoint, life) of every local worker so far."""
+        """Return (endpoint, lifetime) of every local worker so far."""
         return [
-            (name, life)
+            (name, lifetime)
             for name, engine in (*self._former, *self.engines.items())
             if isinstance(engine, HasWorkers)
-            for life in engine.worker_lifetimes()
+            for lifetime in engine.worker_lifetimes()
         ]
 
 

@@ -32,35 +32,37 @@ class NotAdopted(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """What was left of a run's batches."""
+    """Batch shards that a dead process of a run left at its providers."""
 
-    works: tuple[ShardWork, ...] = ()
+    shards: tuple[ShardWork, ...] = ()
     committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
     """Shard to entry to what it can cost: as `values.EngineContext.committed`."""
     booked_usd: Decimal = Decimal(0)
     """Paid for already, and in no part yet."""
 
     @property
-    def shards(self) -> list[str]:
-        return [work.shard_id for work in self.works]
+    def shard_ids(self) -> list[str]:
+        return [shard.shard_id for shard in self.shards]
 
-    def settle(
+    def cancel_and_book(
         self, run_id: str, folder: Path, endpoints: Sequence[Endpoint], say: Callable[[str], None]
     ) -> None:
-        """Cancel what a run that is given up has at its providers, wait for the end, and book what was billed. What
-        cannot be learnt stays booked at what it can have cost at most."""
-        named = {endpoint.name: endpoint for endpoint in endpoints}
+        """Cancel what an abandoned run has at its providers, wait for the end, and book what was billed.
+
+        What cannot be learnt stays booked at what it can have cost at most.
+        """
+        by_name = {endpoint.name: endpoint for endpoint in endpoints}
         budget = RunBudget(None, self.booked_usd)
         with FileJournal(folder) as journal:
             engine_context = EngineContext(journal, budget, datetime.now(UTC), self.set_aside(budget), folder)
-            with Dispatcher(run_id, folder, named, engine_context, journal) as dispatcher:
-                for work in self.works:
+            with Dispatcher(run_id, folder, by_name, engine_context, journal) as dispatcher:
+                for shard in self.shards:
                     say(
-                        f"cancelling what {work.endpoint} has of shard {work.shard_id}, and waiting for the end"
+                        f"cancelling what {shard.endpoint} has of shard {shard.shard_id}, and waiting for the end"
                     )
-                    dispatcher.ensure_engines([work])
+                    dispatcher.ensure_engines([shard])
                     try:
-                        dispatcher.answer(work.shard_id)
+                        dispatcher.answer(shard.shard_id)
                     except Exception as error:  # noqa: BLE001 - whatever keeps us from asking, the worst case is booked
                         say(
                             f"what became of it cannot be learnt ({error}); it is booked at the most it can cost"
@@ -81,26 +83,26 @@ NO_ORPHANS = Orphans()
 def find_orphans(folder: Path, endpoints: Sequence[Endpoint]) -> Orphans:
     """Look at a dead process's journals, before they are sealed. Raises JournalError where one is damaged."""
     tiers = {endpoint.name for endpoint in endpoints if endpoint.mode is Mode.BATCH}
-    left = Orphans()
+    orphans = Orphans()
     for shard_id in open_journals(folder):
         _, purpose, endpoint = [*shard_id.split("-", 2), "", ""][:3]
         if endpoint in tiers and rows_file(folder, shard_id).exists() and pending(folder, shard_id):
-            left = _with(left, folder, shard_id, endpoint, Purpose(purpose))
-    return left
+            orphans = _with(orphans, folder, shard_id, endpoint, Purpose(purpose))
+    return orphans
 
 
-def _with(left: Orphans, folder: Path, shard_id: str, endpoint: str, purpose: Purpose) -> Orphans:
+def _with(orphans: Orphans, folder: Path, shard_id: str, endpoint: str, purpose: Purpose) -> Orphans:
     made = attempts(folder, shard_id)
     done = [intent.row for intent, outcome in made if outcome is not None and outcome.final]
     rows = np.load(rows_file(folder, shard_id))
     begun = min(intent.started_at for intent, _ in made).astimezone(UTC)
     work = ShardWork(shard_id, endpoint, purpose, rows, begun, np.setdiff1d(rows, np.array(done, np.int64)))
     return replace(
-        left,
-        works=(*left.works, work),
-        committed=left.committed
+        orphans,
+        shards=(*orphans.shards, work),
+        committed=orphans.committed
         | {shard_id: {intent.entry_id: intent.reserved_usd for intent, outcome in made if outcome is None}},
-        booked_usd=left.booked_usd + sum((o.cost_usd for _, o in made if o is not None), Decimal(0)),
+        booked_usd=orphans.booked_usd + sum((o.cost_usd for _, o in made if o is not None), Decimal(0)),
     )
 
 

@@ -1,43 +1,55 @@
-"""Consent: a plan above `budget.approve_above_usd` needs somebody's yes; by the command that is --yes."""
+"""`budget.approve_above_usd`: what a run may spend unasked, and who is asked for more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from thirdshift.flows.console import money
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.planning.problem import Terms
 
-if TYPE_CHECKING:
-    from thirdshift.flows.runs.context import RunContext
-    from thirdshift.router.planning.problem import Terms
+Ask = Callable[[RunContext, str], bool]
+"""Asks somebody to approve of a run's cost; the text says why."""
+
+
+def ask_nobody(context: RunContext, why: str) -> bool:  # noqa: ARG001 - an `Ask`
+    """Refuse: the command has --yes."""
+    return False
 
 
 class ApprovalLimit:
-    """Whether a night may spend more than it may unasked. Given once, it holds for the whole night, within its cap."""
+    """What a run may spend without approval. An approval, once given, holds for the whole run, within its cap."""
 
-    def __init__(self, context: RunContext) -> None:
-        self.given = context.call.yes
-        self.ask: Callable[[str], bool] = lambda _: False
-        """Who is asked; by the command nobody."""
-        self._limit, self._cap = context.job.budget.approve_above_usd, context.cap_usd
+    def __init__(self, context: RunContext, ask: Ask = ask_nobody) -> None:
+        self._context, self._ask = context, ask
+        self._given = context.call.yes
+        self.denied = False
+        """Nobody approved when they were asked: the run sends nothing more."""
 
-    def refused(self, cost_usd: Decimal, spent_usd: Decimal, what: str) -> str | None:
-        """Why nothing more may be sent; None where it may."""
-        limit, cap = self._limit, self._cap
-        if limit is None or self.given or (cap is not None and cap <= limit) or spent_usd + cost_usd <= limit:
+    def refusal(self, cost_usd: Decimal, spent_usd: Decimal, what: str) -> str | None:
+        """Say why nothing more may be sent, after asking for approval; None where it may."""
+        limit, cap = self._context.job.budget.approve_above_usd, self._context.cap_usd
+        if (
+            limit is None
+            or self._given
+            or (cap is not None and cap <= limit)
+            or spent_usd + cost_usd <= limit
+        ):
             return None
         why = (
             f"{what} costs {money(cost_usd)} more, {money(spent_usd)} is spent; that is above "
             f"budget.approve_above_usd, {money(limit)}"
         )
-        self.given = self.ask(why)
-        return None if self.given else f"{why}: nothing more is sent without --yes"
+        self._given = self._ask(self._context, why)
+        self.denied = not self._given
+        return f"{why}: nothing more is sent without --yes" if self.denied else None
 
     def within(self, terms: Terms, spent_usd: Decimal) -> Terms:
-        """The terms of what is sent without asking: a repair is no reason to ask again."""
-        if self._limit is None or self.given:
+        """Return `terms` for what is sent without asking: a repair is no reason to ask again."""
+        limit = self._context.job.budget.approve_above_usd
+        if limit is None or self._given:
             return terms
-        left = float(max(self._limit - spent_usd, Decimal(0)))
+        left = float(max(limit - spent_usd, Decimal(0)))
         return replace(terms, cap_usd=left if terms.cap_usd is None else min(terms.cap_usd, left))

@@ -161,10 +161,10 @@ def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
         if folder is None:
             continue
         with locked(folder):
-            left = find_orphans(folder, tuple(context.reached.values()))
-            under_way += left.booked_usd
-            under_way += sum((sum(entries.values()) for entries in left.committed.values()), Decimal(0))
-            recover(folder, adopt=left.shards)
+            orphans = find_orphans(folder, tuple(context.reached.values()))
+            under_way += orphans.booked_usd
+            under_way += sum((sum(entries.values()) for entries in orphans.committed.values()), Decimal(0))
+            recover(folder, adopt=orphans.shard_ids)
             known = ingested_parts(warehouse, run_id)
             for part in parts.of_run(folder):
                 if part.name not in known:

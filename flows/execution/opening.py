@@ -1,9 +1,9 @@
-"""Opening a shift: one process per run; what an earlier one left is taken in; the run is entered in the warehouse."""
+"""Opening a run: one process per run; what an earlier one left is taken in; the run is entered in the warehouse."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
@@ -12,17 +12,23 @@ from typing import Any
 
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.console import RunConsole
+from thirdshift.flows.dispatch.dispatcher import Dispatcher, context_lent
+from thirdshift.flows.dispatch.emulation import emulated
 from thirdshift.flows.dispatch.harvest import harvest_of, with_turnarounds
 from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
 from thirdshift.flows.errors import BrokeOff, UserError
 from thirdshift.flows.execution import earlier_runs
-from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.approval import ApprovalLimit, Ask, ask_nobody
+from thirdshift.flows.execution.run import Run
+from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
+from thirdshift.flows.quality.scoring import judge_context
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
 from thirdshift.warehouse.intake.intake import frozen
 from thirdshift.warehouse.journal import parts
@@ -43,35 +49,42 @@ class ChangedJob(UserError):
 
 
 @contextmanager
-def open_run(run_id: str, call: RunOptions, console: RunConsole | None = None) -> Iterator[Shift]:
-    """The shift of a run, new or gone on with; closed with what it holds, however it ends.
+def open_run(
+    run_id: str,
+    call: RunOptions,
+    console: RunConsole | None = None,
+    *,
+    ask: Ask = ask_nobody,
+    slots_for: SlotsFor = unlimited,
+) -> Iterator[Run]:
+    """Open a run, new or resumed, and release its resources on exit.
 
-    Raises UserError: the job or its input is wrong, another process is on the run, or the job has changed; BrokeOff
-    where something was sent and then could not be kept (a full disk, a warehouse that is not let go).
+    `ask`: who approves of a plan above `budget.approve_above_usd`. Raises UserError: the job or its input is wrong,
+    another process is on the run, or the job has changed; BrokeOff where something was sent and then could not be kept
+    (a full disk, a warehouse that stays locked).
     """
     console = console or RunConsole()
-    place: Path | None = None
+    folder: Path | None = None
     try:
         context = context_for(call, run_id)
-        place = context.folder
-        if call.fresh or (place / ASIDE).exists():
+        folder = context.folder
+        if call.fresh or (folder / ASIDE).exists():
             _set_aside(context, console)
-        with masked(OWNERS_ALONE) as users_mask, ExitStack() as held, locked(context.folder):
-            left = find_orphans(context.folder, tuple(context.reached.values()))
-            recover(context.folder, adopt=left.shards)
-            held.enter_context(earlier_runs.sharing(context))
+        with masked(OWNERS_ALONE) as users_mask, ExitStack() as sharing, locked(context.folder):
+            orphans = find_orphans(context.folder, tuple(context.reached.values()))
+            recover(context.folder, adopt=orphans.shard_ids)
+            sharing.enter_context(earlier_runs.sharing(context))
             context = _entered(context, call, console)
             with FileJournal(context.folder) as journal:
-                shift = _shift(context, journal, console, left)
-                shift.users_mask = users_mask
-                with shift.held, shift.dispatcher, _failing(context, console):
-                    yield shift
+                run = _run(context, journal, console, orphans, users_mask, ask, slots_for)
+                with run.dispatcher, _failing(context, console):
+                    yield run
     except (WarehouseError, OSError) as error:
-        raise told_of(error, place) from error
+        raise storage_error(error, folder) from error
 
 
-def told_of(error: WarehouseError | OSError, folder: Path | None) -> Exception:
-    """What could not be read or kept, as a user's to mend; the error itself where it is none of the disk's."""
+def storage_error(error: WarehouseError | OSError, folder: Path | None) -> Exception:
+    """Return the error as one that a user can mend; the error itself where it is not about storage."""
     message = of_storage(error, folder)
     if message is None:
         return error
@@ -101,8 +114,8 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
     if recall(context.folder) is None:
         return
     with locked(context.folder):
-        left = find_orphans(context.folder, tuple(context.reached.values()))
-        left.settle(context.run_id, context.folder, tuple(context.reached.values()), console.say)
+        orphans = find_orphans(context.folder, tuple(context.reached.values()))
+        orphans.cancel_and_book(context.run_id, context.folder, tuple(context.reached.values()), console.say)
         recover(context.folder)
         taken = {path.name for path in context.folder.parent.iterdir()}
         mark = context.folder / ASIDE
@@ -171,26 +184,66 @@ def _run_row(context: RunContext, before: dict[str, Any] | None) -> dict[str, An
     }
 
 
-def _shift(context: RunContext, journal: FileJournal, console: RunConsole, left: Orphans) -> Shift:
-    """The shift with what earlier processes left taken in: their journals sealed, their parts ingested."""
+def _run(
+    context: RunContext,
+    journal: FileJournal,
+    console: RunConsole,
+    orphans: Orphans,
+    users_mask: int,
+    ask: Ask,
+    slots_for: SlotsFor,
+) -> Run:
+    """Make the run with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(context.warehouse, say=console.say) as warehouse:
-        known = ingested_parts(warehouse, context.run_id)
-        missing = [part for part in parts.of_run(context.folder) if part.name not in known]
-        if missing and not known and frozen(context.folder) is not None:
-            # the file was lost: entries need their requests' tags
-            requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
-        ingest_parts(warehouse, *missing)
+        _ingest_missing(warehouse, context)
         spent = ledger.spent(warehouse, context.run_id)
         context = earlier_runs.within_window(warehouse, context, console.say)
         late = context.job.on_deadline == "realtime"
         endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
-        context, throughputs = with_throughput(replace(context, endpoints=endpoints), warehouse)
+        context, sentences = with_throughput(replace(context, endpoints=endpoints), warehouse)
         row = runs.get(warehouse, context.run_id) or {}
-        shift = Shift(context, RunBudget(context.cap_usd, spent + left.booked_usd), journal, console, left)
-        if late:
-            shift.dispatcher.harvest = harvest_of(endpoints, context.deadline, warehouse)
-        for each in throughputs if row.get("status") != "done" else ():
-            console.say(each)
-        if row.get("status") == "done":
-            shift.over = finishing.summary(warehouse, context, row)
-    return shift
+        over = row.get("status") == "done"
+        for sentence in () if over else sentences:
+            console.say(sentence)
+        budget = RunBudget(context.cap_usd, spent + orphans.booked_usd)
+        lent = context_lent(context, journal, budget, orphans.set_aside(budget), console)
+        dispatcher = Dispatcher(
+            context.run_id,
+            context.folder,
+            context.reached,
+            lent,
+            journal,
+            judge_context=None if over else judge_context(warehouse, context, lent),
+            harvest=harvest_of(endpoints, context.deadline, warehouse) if late else None,
+            emulation=_emulation(context),
+        )
+        finished = finishing.summary(warehouse, context, row) if over else None
+    return Run(
+        context,
+        budget,
+        journal,
+        console,
+        dispatcher,
+        UnlimitedSlots() if over else slots_for(context, console.say),
+        ApprovalLimit(context, ask),
+        orphans=orphans,
+        finished=finished,
+        users_mask=users_mask,
+    )
+
+
+def _ingest_missing(warehouse: Warehouse, context: RunContext) -> None:
+    """Ingest the parts that earlier processes sealed and did not ingest."""
+    known = ingested_parts(warehouse, context.run_id)
+    missing = [part for part in parts.of_run(context.folder) if part.name not in known]
+    if missing and not known and frozen(context.folder) is not None:
+        # the file was lost: entries need their requests' tags
+        requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
+    ingest_parts(warehouse, *missing)
+
+
+def _emulation(context: RunContext) -> AbstractContextManager[Mapping[str, Endpoint]] | None:
+    """Return the emulated provider of a rehearsal, not started: it reads the frozen input. None for a real run."""
+    if not context.call.emulated:
+        return None
+    return emulated(tuple(context.reached.values()), context.folder, context.call.outcomes)

@@ -1,9 +1,12 @@
-"""What a run asks of an endpoint's concurrency slots; without a Prefect server they are unlimited."""
+"""Concurrency slots at endpoints, as a run uses them; without a Prefect server they are unlimited."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
+
+from thirdshift.flows.runs.context import RunContext
 
 
 class Slots(Protocol):
@@ -23,4 +26,13 @@ class UnlimitedSlots:
         return nullcontext()
 
     def stop(self) -> None:
-        """Nobody waits."""
+        """Do nothing: nobody waits."""
+
+
+SlotsFor = Callable[[RunContext, Callable[[str], None]], Slots]
+"""Makes a run's slots; the second argument is told what is waited for."""
+
+
+def unlimited(context: RunContext, say: Callable[[str], None]) -> Slots:  # noqa: ARG001 - a `SlotsFor`
+    """Return slots of a run that no Prefect server knows of."""
+    return UnlimitedSlots()

@@ -1,26 +1,35 @@
-"""A night from its first line to its last: the stations of `thirdshift.flows.execution.run` in their order."""
+"""The stages of one run, in their order. Each does what is missing, so that a resumed run goes the same way."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from thirdshift.flows.dispatch.work import ShardWork
-from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.conclusion import finish
+from thirdshift.flows.execution.pilot import pilot
+from thirdshift.flows.execution.plan import approve, plan
+from thirdshift.flows.execution.preparation import prepare
+from thirdshift.flows.execution.run import Run
+from thirdshift.flows.execution.serving import repair, score, serve
+from thirdshift.flows.runs.summary import RunSummary
 
 
 def run_stages(
-    shift: Shift, send: Callable[[Sequence[ShardWork]], None], planned: Callable[[], None] = lambda: None
-) -> dict[str, Any]:
-    """The night's summary. `send`: has shards answered and their parts landed; `planned`: called once there is a plan."""
-    shift.prepare()
-    while works := shift.pilot():
-        send(works)
-    shift.plan()
-    planned()
-    shift.approve()
-    while works := shift.serve():
-        send(works)
-    while works := shift.score() or shift.repair():
-        send(works)
-    return shift.close()
+    run: Run, send: Callable[[Sequence[ShardWork]], None], on_plan: Callable[[], None] = lambda: None
+) -> RunSummary:
+    """Run every stage and return the run's summary.
+
+    `send` has shards answered and landed (`Run.sending`, `Dispatcher.answer`, `Run.land`); `on_plan` is called once
+    there is a plan.
+    """
+    prepared = prepare(run)
+    while shards := pilot(prepared):
+        send(shards)
+    planned = plan(prepared)
+    on_plan()
+    approve(planned)
+    while shards := serve(planned):
+        send(shards)
+    while shards := score(planned) or repair(planned):
+        send(shards)
+    return finish(planned)

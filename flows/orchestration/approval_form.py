@@ -9,6 +9,8 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 
+from thirdshift.flows.runs.context import RunContext
+
 WAIT_SECONDS = 24 * 3600.0
 """How long a run without a deadline waits for an answer."""
 POLL_SECONDS = 2
@@ -21,15 +23,17 @@ class Approval(RunInput):
     approve: bool = False
 
 
-def asked_in_prefect(deadline: datetime | None, why: str) -> bool:
-    """Pause the flow run with a form. Nobody is asked where no deployment is: the command has --yes."""
+def ask_in_prefect(context: RunContext, why: str) -> bool:
+    """Pause the flow run with a form; whether somebody approves. Without a deployment nobody is asked: the command has
+    --yes.
+    """
     if runtime.deployment.id is None:
         return False
     form = Approval.with_initial_data(description=f"{why}. Approve, and it goes on; else it ends here.")
     try:
         answer = pause_flow_run(
             wait_for_input=form,
-            timeout=round(patience(deadline, datetime.now(UTC))),
+            timeout=round(patience(context.deadline, datetime.now(UTC))),
             poll_interval=POLL_SECONDS,
         )
     except FlowPauseTimeout:
@@ -38,7 +42,7 @@ def asked_in_prefect(deadline: datetime | None, why: str) -> bool:
 
 
 def patience(deadline: datetime | None, now: datetime) -> float:
-    """Seconds that an answer is waited for: until the deadline, and a day at most."""
+    """Return the seconds that an answer is waited for: until the deadline, and a day at most."""
     if deadline is None:
         return WAIT_SECONDS
     return min(max((deadline - now).total_seconds(), 2.0 * POLL_SECONDS), WAIT_SECONDS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import threading
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,12 +28,12 @@ from thirdshift.flows.orchestration.events import DEADLINE_RISK, tell
 from thirdshift.flows.orchestration.server import temporary
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
 from thirdshift.flows.runs.plan_file import load_plan
-from thirdshift.flows.runs.summary import lines
+from thirdshift.flows.runs.summary import RunSummary, lines
 from thirdshift.warehouse.store.store import Warehouse
 
 if TYPE_CHECKING:
     from thirdshift.flows.dispatch.work import ShardWork
-    from thirdshift.flows.execution.run import Shift
+    from thirdshift.flows.execution.run import Run
     from thirdshift.flows.runs.context import RunContext
 
 SHOW_SECONDS = 5.0
@@ -58,33 +58,35 @@ from certificates where run_id = $run_id order by task nulls first
 """
 
 
-def leave_plan(shift: Shift) -> None:
-    """Who answers what, and what other floors would have cost."""
-    _table(shift, "plan", _rows(shift, PLANNED), "Who answers what, and what it should cost.")
-    kept = load_plan(shift.context.folder)
+def leave_plan(run: Run) -> None:
+    """Leave which endpoint answers how much, and what other floors would cost."""
+    _table(run, "plan", _rows(run, PLANNED), "Who answers what, and what it should cost.")
+    kept = load_plan(run.context.folder)
     if kept is not None and kept.points:
         rows = [{"floor": floor, "cost_usd": cost_usd} for floor, cost_usd in kept.points]
-        _table(shift, "frontier", rows, f"What other floors would cost; the plan's is {kept.floor:.4f}.")
+        _table(run, "frontier", rows, f"What other floors would cost; the plan's is {kept.floor:.4f}.")
 
 
-def leave_end(shift: Shift, summary: Mapping[str, Any]) -> None:
-    """The bill against every single endpoint alone, the certificate, and the end in words. A run of a deployment, which
-    nobody sees end, leaves the report's page and pictures too."""
-    context = shift.context
-    _table(shift, "bill", _rows(shift, BILL), "What the night cost, and what each endpoint alone would have.")
-    _table(shift, "certificate", _rows(shift, CERTIFICATES), "What is claimed of the answers' quality.")
-    told = [f"- {line}" for line in lines(summary)]
+def leave_end(run: Run, summary: RunSummary) -> None:
+    """Leave the bill against every single endpoint alone, the certificate, and the end in words.
+
+    A run of a deployment, which nobody sees end, leaves the report's page and pictures too.
+    """
+    context = run.context
+    _table(run, "bill", _rows(run, BILL), "What the night cost, and what each endpoint alone would have.")
+    _table(run, "certificate", _rows(run, CERTIFICATES), "What is claimed of the answers' quality.")
+    text = [f"- {line}" for line in lines(summary)]
     ask = f"thirdshift report {context.run_id} --warehouse {context.warehouse} --output night.html"
-    told += ["", f"The whole page: `{ask}`"]
+    text += ["", f"The whole page: `{ask}`"]
     if runtime.deployment.id is not None:
         try:
-            told += ["", f"It is also at `{_pictures(context)}`"]
+            text += ["", f"It is also at `{_pictures(context)}`"]
         except Exception as error:  # noqa: BLE001 (the night is done; a picture must not undo it)
-            shift.console.say(f"the report could not be drawn: {type(error).__name__}: {error}", "yellow")
+            run.console.say(f"the report could not be drawn: {type(error).__name__}: {error}", "yellow")
     create_markdown_artifact(
         key=_key(context, "report"),
-        markdown="\n".join(told),
-        description=_of(context, f"Ended with exit {summary['exit']}."),
+        markdown="\n".join(text),
+        description=_of(context, f"Ended with exit {summary.exit}."),
     )
 
 
@@ -107,70 +109,78 @@ def _pictures(context: RunContext) -> Path:
     return page
 
 
-@contextmanager
-def watching(shift: Shift, works: Sequence[ShardWork]) -> Iterator[None]:
-    """Progress and spend in the UI while shards are under way; a temporary API has nobody who looks."""
-    tally = shift.dispatcher.tally
-    if temporary() or tally is None:
-        yield
-        return
-    watch = _Watch(shift, works[0].purpose.value, tally)
-    watch.start()
-    try:
-        yield
-    finally:
-        watch.over.set()
-        watch.join()
+class ProgressArtifacts:
+    """Progress and spend of one run in the UI, and one warning when it will be late."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.warned = False
+
+    @contextmanager
+    def watching(self, shards: Sequence[ShardWork]) -> Iterator[None]:
+        """Show progress while shards are under way; nobody looks at a temporary API."""
+        counts = self.run.dispatcher.progress
+        if temporary() or counts is None:
+            yield
+            return
+        watch = _ProgressThread(self, shards[0].purpose.value, counts)
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.over.set()
+            watch.join()
+
+    def warn(self, counts: ProgressCounts) -> None:
+        """Say, once a run, that what is under way seems to end after the deadline."""
+        context, seconds = self.run.context, counts.seconds_left()
+        if context.deadline is None or seconds is None or self.warned:
+            return
+        late = seconds - (context.deadline - context.clock()).total_seconds()
+        if late > 0:
+            self.warned = True
+            self.run.console.say(f"this will end about {late / 60:,.0f} min after the deadline", "yellow")
+            tell(context, DEADLINE_RISK, late_seconds=late, done=counts.done, total=counts.total)
 
 
-class _Watch(threading.Thread):
+class _ProgressThread(threading.Thread):
     """Tells progress now and then, beside the work and never in its way."""
 
-    def __init__(self, shift: Shift, title: str, tally: ProgressCounts) -> None:
+    def __init__(self, artifacts: ProgressArtifacts, title: str, counts: ProgressCounts) -> None:
         super().__init__(name="progress", daemon=True)
-        self.shift, self.title, self.tally = shift, title, tally
+        self.artifacts, self.title, self.counts = artifacts, title, counts
+        self.context = artifacts.run.context
         self.over = threading.Event()
-        self._artifact = self._made()
+        self._artifact = self._created()
 
     def run(self) -> None:
         while not self.over.wait(SHOW_SECONDS):
             self._show()
-            self._warn()
+            self.artifacts.warn(self.counts)
         self._show()
 
-    def _made(self) -> UUID:
-        made = create_progress_artifact(
+    def _created(self) -> UUID:
+        created = create_progress_artifact(
             progress=0.0,
-            key=_key(self.shift.context, "progress"),
-            description=_of(self.shift.context, self.title),
+            key=_key(self.context, "progress"),
+            description=_of(self.context, self.title),
         )
-        return cast("UUID", made)  # no coroutine: nothing here is async
+        return cast("UUID", created)  # no coroutine: nothing here is async
 
     def _show(self) -> None:
-        tally = self.tally
-        told = f"{self.title}: {tally.done:,} of {tally.total:,}; {tally.line(self.shift.budget.spent_usd)}"
+        counts, spent = self.counts, self.artifacts.run.budget.spent_usd
+        text = f"{self.title}: {counts.done:,} of {counts.total:,}; {counts.line(spent)}"
         update_progress_artifact(
             self._artifact,
-            progress=round(100.0 * tally.done / max(tally.total, 1), 1),
-            description=_of(self.shift.context, told),
+            progress=round(100.0 * counts.done / max(counts.total, 1), 1),
+            description=_of(self.context, text),
         )
 
-    def _warn(self) -> None:
-        """Once a run, when what is under way seems to end after the deadline."""
-        context, left = self.shift.context, self.tally.seconds_left()
-        if context.deadline is None or left is None or self.shift.warned:
-            return
-        late = left - (context.deadline - context.clock()).total_seconds()
-        if late > 0:
-            self.shift.warned = True
-            self.shift.console.say(f"this will end about {late / 60:,.0f} min after the deadline", "yellow")
-            tell(context, DEADLINE_RISK, late_seconds=late, done=self.tally.done, total=self.tally.total)
 
-
-def _table(shift: Shift, what: str, rows: list[dict[str, Any]], description: str) -> None:
+def _table(run: Run, what: str, rows: list[dict[str, Any]], description: str) -> None:
     if rows:
         create_table_artifact(
-            key=_key(shift.context, what), table=rows, description=_of(shift.context, description)
+            key=_key(run.context, what), table=rows, description=_of(run.context, description)
         )
 
 
@@ -183,7 +193,7 @@ def _key(context: RunContext, what: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", f"{context.job.name}-{what}".lower()).strip("-")
 
 
-def _rows(shift: Shift, sql: str) -> list[dict[str, Any]]:
-    with Warehouse.open(shift.context.warehouse) as warehouse:
-        rows: list[dict[str, Any]] = warehouse.query(sql, run_id=shift.context.run_id).to_pylist()
+def _rows(run: Run, sql: str) -> list[dict[str, Any]]:
+    with Warehouse.open(run.context.warehouse) as warehouse:
+        rows: list[dict[str, Any]] = warehouse.query(sql, run_id=run.context.run_id).to_pylist()
     return rows

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Event, Lock
 
-from thirdshift.router.values import Endpoint, Mode
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.values import Mode
 
 LEASE_SECONDS = 60.0
 """A killed process keeps the turn for as long; Prefect renews the lease meanwhile, and takes no shorter one."""
@@ -99,21 +100,19 @@ def limit_name(endpoint: str) -> str:
     return f"thirdshift-{endpoint}"
 
 
-def slots_for(
-    endpoints: Collection[Endpoint], deadline: datetime | None, say: Callable[[str], None]
-) -> EndpointSlots:
-    """Turns at the endpoints whose concurrency is stated, their limits made where they are missing.
+def slots_for(context: RunContext, say: Callable[[str], None]) -> EndpointSlots:
+    """Return the slots of a run at the endpoints whose concurrency is stated; limits that are missing are created.
 
-    A batch is not at its provider's gate while it waits, and an emulated endpoint is nobody else's: no turns there.
+    A batch does not occupy its provider while it waits, and an emulated endpoint is shared with nobody: no slots there.
     """
     names = [
         endpoint.name
-        for endpoint in endpoints
+        for endpoint in context.endpoints
         if endpoint.limits.concurrency is not None
         and endpoint.mode is not Mode.BATCH
         and not endpoint.emulated
     ]
-    return EndpointSlots([name for name in names if _there(limit_name(name))], deadline, say)
+    return EndpointSlots([name for name in names if _there(limit_name(name))], context.deadline, say)
 
 
 def _there(name: str) -> bool:

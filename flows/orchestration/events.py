@@ -5,19 +5,16 @@ An event has names and figures, never a prompt. A temporary API has nobody who l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect.events import emit_event
 
 from thirdshift.flows.orchestration.server import temporary
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.warehouse.store.store import Warehouse
-
-if TYPE_CHECKING:
-    from thirdshift.flows.execution.run import Shift
-    from thirdshift.flows.runs.context import RunContext
 
 AT_THE_END: dict[Verdict, str] = {
     Verdict.BUDGET: "thirdshift.budget-stop",
@@ -65,16 +62,15 @@ def tell(context: RunContext, name: str, **figures: Any) -> None:
     )
 
 
-def tell_end(shift: Shift, summary: Mapping[str, Any]) -> None:
-    """How it ended, and what was not as it had been."""
+def tell_end(context: RunContext, summary: RunSummary) -> None:
+    """Emit the events of a run that is over: how it ended, models that got worse, prices that moved."""
     if temporary():
         return
-    context = shift.context
-    figures = {name: summary[name] for name in FIGURES}
-    for outcome in summary["outcomes"]:
-        if name := AT_THE_END.get(outcome):
+    figures = {name: getattr(summary, name) for name in FIGURES}
+    for outcome in summary.outcomes:
+        if outcome != "done" and (name := AT_THE_END.get(Verdict(outcome))):
             tell(context, name, **figures)
-    for drift in shift.learner.drifts:
+    for drift in summary.drift:
         tell(context, MODEL_DRIFT, **asdict(drift))
     with Warehouse.open(context.warehouse) as warehouse:
         moved = warehouse.query(PRICES_MOVED, run_id=context.run_id, job=context.job.name).to_pylist()

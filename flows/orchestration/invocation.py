@@ -23,8 +23,11 @@ DATED = re.compile(r"\{(date|yesterday)(?::([A-Za-z0-9_+/-]+))?\}")
 BEFORE = {"date": timedelta(0), "yesterday": timedelta(days=1)}
 
 
-def settled(call: RunOptions) -> RunOptions:
-    """The call with its run id and its dates. A flow run that is retried has the same ones, and so goes on."""
+def with_schedule(call: RunOptions) -> RunOptions:
+    """Return the options with the run id and the dates that a schedule gives.
+
+    A flow run that is retried gets the same ones, and so resumes.
+    """
     if runtime.deployment.id is None:
         return call
     begun: datetime = runtime.flow_run.scheduled_start_time or datetime.now(UTC)
@@ -46,7 +49,7 @@ def run_name() -> str:
     """What Prefect calls the flow run: its run id."""
     told: dict[str, Any] = runtime.flow_run.parameters
     try:
-        return settled(RunOptions.from_parameters(told)).run_id or "night"
+        return with_schedule(RunOptions.from_parameters(told)).run_id or "night"
     except UserError:
         return str(told.get("run_id") or "night")  # the run itself says what is wrong
 

@@ -1,17 +1,16 @@
-"""Where each request's answer is to come from, what has come, and what is still due."""
+"""Which endpoint each request's answer is to come from, which answers are held, and what to send next."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.console import RunConsole, money
+from thirdshift.flows.console import money
 from thirdshift.flows.planning.planner import Market, RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
@@ -23,34 +22,35 @@ IN_ORDER_REQUESTS = 1_000
 """Where the cap or the deadline will stop the run, so many requests are sent at a time, in the order of the input."""
 MOST_BATCHES = 2
 """A request that so many batches have left undone is not given to another at the same endpoint."""
-WAIT_SECONDS = 30.0
-"""A run that waits for a price window looks at the clock so often."""
 
 
 @dataclass(slots=True)
 class Assignment:
-    """By leader. Endpoints are told by position."""
+    """The state of every request while a plan is carried out.
+
+    Rows are leaders (requests that are answered themselves); endpoints are positions in the job's list.
+    """
 
     target: NDArray[np.int32]
-    """Whose answer is wanted; -1: nobody's."""
+    """[leaders] the endpoint whose answer is wanted; -1: none."""
     opens: NDArray[np.float64]
     """[leaders] POSIX time before which the request is not sent: its price window is not open."""
     answered: NDArray[np.bool_] = field(repr=False)
     """[leaders, endpoints] a usable answer is held."""
     failed: NDArray[np.bool_] = field(repr=False)
-    """[leaders, endpoints] given up there."""
+    """[leaders, endpoints] the endpoint failed at the request, and is not asked again."""
     ordered: bool
-    """A limit will stop the run: serve in the order of the input."""
+    """A limit will stop the run: requests are sent in the order of the input."""
     repaired: NDArray[np.int32] = field(repr=False)
-    """[leaders] the endpoint that mended the request last; -1: none."""
-    better: NDArray[np.int32] = field(repr=False)
-    """[leaders] the endpoint whose answer is known to be better than that; -1: none."""
-    busy: NDArray[np.bool_] = field(repr=False)
-    """[leaders] with an adopted batch: not due until that is over."""
+    """[leaders] the endpoint whose answer the last repair brought; -1: none."""
+    overridden: NDArray[np.int32] = field(repr=False)
+    """[leaders] the endpoint whose held answer is served instead of the planned or repaired one; -1: none."""
+    in_flight: NDArray[np.bool_] = field(repr=False)
+    """[leaders] with an adopted batch: not sent again until that batch is over."""
     not_run: NDArray[np.int8] = field(repr=False)
-    """[leaders, endpoints] so many batches ended before the request was run."""
+    """[leaders, endpoints] number of batches that ended before they ran the request."""
     realtime_counterpart: NDArray[np.int32] = field(repr=False)
-    """[endpoints] of a batch tier: who gives the same answers in real time; -1: nobody."""
+    """[endpoints] for a batch tier, the endpoint that serves the same model in real time; -1: none."""
 
     @classmethod
     def of(
@@ -76,87 +76,93 @@ class Assignment:
             failed=np.zeros(shape, bool),
             ordered=ordered,
             repaired=none,
-            better=none.copy(),
-            busy=np.zeros(len(target), bool),
+            overridden=none.copy(),
+            in_flight=np.zeros(len(target), bool),
             not_run=np.zeros(shape, np.int8),
             realtime_counterpart=realtime_counterpart,
         )
 
-    def keep(self, held: FinalReplies, columns: RequestColumns) -> None:
-        """What an earlier process of this run was answered as planned then stays with who answered it: another plan, of
-        a later hour, would pay for it again."""
-        self.target[columns.positions(held.row[held.served])] = held.endpoint[held.served]
+    def keep_answered(self, replies: FinalReplies, columns: RequestColumns) -> None:
+        """Keep every answer that an earlier process of this run got as planned: a plan of a later hour would pay again."""
+        self.target[columns.positions(replies.row[replies.served])] = replies.endpoint[replies.served]
 
-    def pin(self, positions: NDArray[np.int64], endpoint: int) -> None:
-        """These are with an endpoint already, whatever the plan says."""
+    def mark_in_flight(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """Target requests at the endpoint whose batch has them already, whatever the plan says."""
         self.target[positions] = endpoint
-        self.busy[positions] = True
+        self.in_flight[positions] = True
 
-    def learn(self, held: FinalReplies, columns: RequestColumns) -> None:
-        """Take in what has come so far."""
-        at = columns.positions(held.row)
-        self.answered[at[held.answered], held.endpoint[held.answered]] = True
-        lost = ~held.answered
-        self.failed[at[lost], held.endpoint[lost]] = True
-        mended = held.repaired  # in the order they came, so that the last stands
-        self.repaired[at[mended]] = held.endpoint[mended]
+    def record_replies(self, replies: FinalReplies, columns: RequestColumns) -> None:
+        """Take in every final reply of the run so far."""
+        position = columns.positions(replies.row)
+        self.answered[position[replies.answered], replies.endpoint[replies.answered]] = True
+        unanswered = ~replies.answered
+        self.failed[position[unanswered], replies.endpoint[unanswered]] = True
+        repaired = replies.repaired  # in the order they came, so that the last stands
+        self.repaired[position[repaired]] = replies.endpoint[repaired]
 
-    def prefer(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
-        """Serve these answers, which are held."""
-        self.better[positions] = endpoint
+    def override(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
+        """Serve these held answers instead of the planned or repaired ones."""
+        self.overridden[positions] = endpoint
 
-    def prefer_scores(self, seen: Observations) -> None:
-        """Where repair has brought another answer: the best of those that are held, by their scores."""
+    def override_by_scores(self, observed: Observations) -> None:
+        """Serve, where a repair brought another answer, the best of those that are held by their scores."""
         score = np.full(self.answered.shape, -1.0)
-        score[seen.row, seen.endpoint] = seen.score
+        score[observed.row, observed.endpoint] = observed.score
         score[~self.answered] = -1.0
         several = np.flatnonzero((self.repaired >= 0) & (score.max(axis=1) >= 0))
         now = self.served[several]
         best = score[several].argmax(axis=1)
         known = np.where(now >= 0, score[several, now], -1.0)
         gains = (known >= 0) & (score[several, best] > known)
-        self.prefer(several[gains], best[gains].astype(np.int32))
+        self.override(several[gains], best[gains].astype(np.int32))
 
-    def owed(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Requests that have no answer though an endpoint is left that may give one."""
+    def answerable(self, allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """[leaders] whether a request has no answer yet though an allowed endpoint is left that may give one.
+
+        `allowed`: [leaders, endpoints].
+        """
         return (self.served < 0) & (allowed & ~self.failed).any(axis=1)
 
-    def give_up(self, positions: NDArray[np.int64], endpoint: int) -> None:
-        """An endpoint will not answer these, where it has not."""
+    def mark_failed(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """Ask the endpoint for these no more, except where it has answered."""
         self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
 
-    def left_undone(self, positions: NDArray[np.int64], endpoint: int) -> None:
-        """A batch ended before it ran these. After a second one the endpoint is not asked again."""
+    def mark_not_run(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """Count a batch that ended before it ran these; after the second one the endpoint is not asked again."""
         self.not_run[positions, endpoint] += 1
         twice = self.not_run[positions, endpoint] >= MOST_BATCHES
-        self.give_up(positions[twice], endpoint)
+        self.mark_failed(positions[twice], endpoint)
 
     @property
     def served(self) -> NDArray[np.int32]:
-        """[leaders] whose answer is the result; -1 where there is none yet."""
+        """[leaders] the endpoint whose answer is the result; -1 where there is none yet."""
         everyone = np.arange(len(self.target))
         has = (self.target >= 0) & self.answered[everyone, self.target]
         planned = np.where(has, self.target, -1)
-        mended = np.where(self.repaired >= 0, self.repaired, planned)
-        return np.where(self.better >= 0, self.better, mended).astype(np.int32)
+        repaired = np.where(self.repaired >= 0, self.repaired, planned)
+        return np.where(self.overridden >= 0, self.overridden, repaired).astype(np.int32)
 
-    def due(self, problem: Problem, endpoint_of: NDArray[np.int32], console: RunConsole) -> PendingRows:
-        """What is to be sent next. Requests that were given up move on to the next best endpoint; those whose price
-        window is not open yet are waited for when nothing else is left."""
+    def next_to_send(self, problem: Problem, endpoint_of: NDArray[np.int32], now: float) -> PendingRows:
+        """Return the requests to send next.
+
+        Requests whose endpoint failed move on to the next best one first. `endpoint_of`: [options] the endpoint of each
+        option of `problem`; `now`: POSIX time. Where requests are left but the price window of none is open at `now`,
+        the rows are empty and `opens_at` says when the first one opens.
+        """
         self._move_on(problem, endpoint_of)
         everyone = np.arange(len(self.target))
-        owed = np.flatnonzero(
-            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0) & ~self.busy
+        pending = np.flatnonzero(
+            (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0) & ~self.in_flight
         )
-        owed = owed[~self.failed[owed, self.target[owed]]]
-        if owed.size:
-            owed = self._open(owed, console)
+        pending = pending[~self.failed[pending, self.target[pending]]]
+        open_now = pending[self.opens[pending] <= now]
+        opens_at = float(self.opens[pending].min()) if pending.size and not open_now.size else None
         if self.ordered:
-            owed = owed[:IN_ORDER_REQUESTS]
-        return PendingRows(owed, self.target[owed])
+            open_now = open_now[:IN_ORDER_REQUESTS]
+        return PendingRows(open_now, self.target[open_now], opens_at)
 
     def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
-        """Requests that were given up get another target, where there is one that the shares of vendors allow."""
+        """Give requests that failed at their target another one, where the shares of vendors allow one."""
         everyone = np.arange(len(self.target))
         undone = self.not_run[everyone, self.target] > 0
         lost = np.flatnonzero(
@@ -209,16 +215,6 @@ class Assignment:
                     break
         return found
 
-    def _open(self, owed: NDArray[np.int64], console: RunConsole) -> NDArray[np.int64]:
-        """Those whose window is open; if none is, wait for the first."""
-        first = float(self.opens[owed].min())
-        if first > time.time():
-            at = datetime.fromtimestamp(first, UTC)
-            console.say(f"waiting until {at:%H:%M} UTC, when the price falls; kill at will, `resume` goes on")
-        while (left := first - time.time()) > 0:
-            time.sleep(min(left, WAIT_SECONDS))
-        return owed[self.opens[owed] <= time.time()]
-
 
 def most_of_a_vendor(problem: Problem) -> float:
     """Requests that one vendor may answer under `max_vendor_share`."""
@@ -232,6 +228,8 @@ class PendingRows:
 
     position: NDArray[np.int64]
     endpoint: NDArray[np.int32]
+    opens_at: float | None = None
+    """POSIX time at which the first request's price window opens, where requests are left and none is open."""
 
     def __len__(self) -> int:
         return len(self.position)

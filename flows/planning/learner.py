@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ class Learner:
 
     def observed(self) -> Observations:
         """Scores of this run; rows are positions among the leaders."""
-        seen = self.run_queries.seen()
+        seen = self.run_queries.scores()
         return shared(
             Observations(self.columns.positions(seen.row), seen.endpoint, seen.score),
             self.realtime_counterpart,
@@ -92,10 +91,10 @@ class Learner:
 
     def market(self) -> Market:
         """Prices and lengths as known now; answers held cost nothing."""
-        held, context = self.run_queries.held(), self.context
+        held, context = self.run_queries.replies(), self.context
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
-            self.columns, context.endpoints, self.run_queries.used(), self.past, self.throughputs,
+            self.columns, context.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
             now=context.clock(), deadline=context.deadline, held=answered,
         )  # fmt: skip
 
@@ -142,7 +141,7 @@ class Learner:
         from then on."""
         context = self.context
         names = tuple(endpoint.name for endpoint in context.endpoints)
-        seen = self.run_queries.tried()
+        seen = self.run_queries.pilot_scores()
         tried = Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
         found = since_then(names, tried, self.columns.population, context.priors, self.before)
         self.before = self.before.without([names.index(each.endpoint) for each in found])
@@ -157,7 +156,7 @@ class Learner:
         self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]
     ) -> list[tuple[str, NDArray[np.int64]]]:
         """Pairs without a final reply, as (endpoint's name, rows)."""
-        held = self.run_queries.held()
+        held = self.run_queries.replies()
         known = set(zip(held.row.tolist(), held.endpoint.tolist(), strict=True))
         rows = self.columns.rows[positions]
         fresh = np.array(
@@ -175,10 +174,10 @@ class Learner:
         )
 
 
-def drifts_of(folder: Path) -> list[dict[str, Any]]:
-    """Endpoints that were found to have got worse: endpoint, expected, observed, scored."""
+def drifts_of(folder: Path) -> tuple[Drift, ...]:
+    """Return the endpoints that the run of this folder found to have got worse."""
     try:
-        found: list[dict[str, Any]] = json.loads((folder / DRIFT).read_text(encoding="utf-8"))
+        rows = json.loads((folder / DRIFT).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return []
-    return found
+        return ()
+    return tuple(Drift(**row) for row in rows)

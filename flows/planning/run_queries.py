@@ -1,4 +1,4 @@
-"""What the warehouse knows that decisions ask for: scores seen, tokens used, answers held."""
+"""Questions that decisions ask the warehouse about one run: scores, token usage, replies."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from numpy.typing import NDArray
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.warehouse.store.store import Warehouse
 
-SEEN = """
+SCORES = """
 select q.row, o.endpoint, arg_max(o.score, o.observed_at) as score
 from observations o join requests q using (run_id, request_id)
 where o.run_id = $run_id and q.row = q.leader
 group by all order by all
 """
 
-TRIED = """
--- in the order of looking, and only what was drawn at random
+PILOT_SCORES = """
+-- in the order of scoring, and only what was drawn at random
 select q.row, o.endpoint, o.score
 from observations o join requests q using (run_id, request_id)
 where o.run_id = $run_id and q.row = q.leader and o.purpose in ('pilot', 'audit')
 order by o.observed_at, q.row, o.endpoint
 """
 
-USED = """
+USED_TOKENS = """
 select row, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens
 from responses
 where run_id = $run_id and reply = 'answer' and purpose <> 'judge' and output_tokens is not null
 group by all order by all
 """
 
-HELD = """
+REPLIES = """
 -- what a batch has left undone is no reply: the endpoint never saw it
 select row, endpoint, bool_or(reply = 'answer') as answered,
        bool_or(reply = 'answer' and purpose = 'repair') as repaired,
@@ -46,10 +46,6 @@ select row, endpoint, bool_or(reply = 'answer') as answered,
 from responses
 where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 'expired'
 group by all order by newest
-"""
-
-SCORED = """
-select count(*) as scored, coalesce(sum(score), 0) as total from observations where run_id = $run_id
 """
 
 
@@ -76,43 +72,44 @@ class FinalReplies:
 
 
 class RunQueries:
-    """Questions about one run; endpoints are told by position."""
+    """Questions about one run. Rows are input rows, endpoints are positions in the job's list."""
 
     def __init__(self, warehouse: Path, run_id: str, endpoints: Sequence[str]) -> None:
         self._path, self._run_id = warehouse, run_id
         self._names = pa.array(endpoints, pa.string())
 
-    def seen(self) -> Observations:
-        """Scores of this run, by leaders' rows."""
-        row, endpoint, score = self._columns(SEEN, "score")
+    def scores(self) -> Observations:
+        """Return the latest score of each answer of this run, by leaders' rows."""
+        row, endpoint, score = self._columns(SCORES, "score")
         return Observations(row, endpoint, score.astype(np.float64))
 
-    def tried(self) -> Observations:
-        """Scores of requests drawn at random, in the order of looking, by leaders' rows."""
-        row, endpoint, score = self._columns(TRIED, "score")
+    def pilot_scores(self) -> Observations:
+        """Return the scores of requests drawn at random (pilot and audit), in the order of scoring, by leaders' rows."""
+        row, endpoint, score = self._columns(PILOT_SCORES, "score")
         return Observations(row, endpoint, score.astype(np.float64))
 
-    def used(self) -> TokenUsage:
-        row, endpoint, told, said = self._columns(USED, "input_tokens", "output_tokens")
-        return TokenUsage(row, endpoint, told, said)
+    def token_usage(self) -> TokenUsage:
+        """Return the tokens that each answer took."""
+        return TokenUsage(*self._columns(USED_TOKENS, "input_tokens", "output_tokens"))
 
-    def held(self) -> FinalReplies:
-        row, endpoint, *told = self._columns(HELD, "answered", "repaired", "served")
-        answered, repaired, served = (each.astype(np.bool_) for each in told)
+    def replies(self) -> FinalReplies:
+        """Return the final replies by request and endpoint, the latest last."""
+        row, endpoint, *flags = self._columns(REPLIES, "answered", "repaired", "served")
+        answered, repaired, served = (flag.astype(np.bool_) for flag in flags)
         return FinalReplies(row, endpoint, answered, repaired, served)
 
     def _columns(self, sql: str, *names: str) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:
             table = warehouse.query(sql, run_id=self._run_id)
-        found = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
-        endpoint: NDArray[np.int32] = np.asarray(found, np.int32)
+        positions = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
+        endpoint: NDArray[np.int32] = np.asarray(positions, np.int32)
         known = endpoint >= 0  # an endpoint that has left the job since
         columns: list[NDArray[Any]] = [np.asarray(table[name]) for name in ("row", *names)]
         columns.insert(1, endpoint)
         return [column[known] for column in columns]
 
 
-NOTHING_USED = TokenUsage(
+NO_TOKEN_USAGE = TokenUsage(
     np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )
 """Before anything was answered."""

@@ -22,11 +22,11 @@ TOLD = """
 with told as (
     select request_id, arg_max(score, observed_at) as score, arg_min(purpose, observed_at) as purpose,
            min(observed_at) as at
-    from observations where run_id = $run_id and endpoint in (select unnest($anchors)) group by all),
+    from observations where run_id = $run_id and endpoint in (select unnest($baselines)) group by all),
 others as (
     select request_id, avg(score) as beside
     from observations
-    where run_id = $run_id and endpoint not in (select unnest($anchors)) and purpose in ('pilot', 'main')
+    where run_id = $run_id and endpoint not in (select unnest($baselines)) and purpose in ('pilot', 'main')
     group by all)
 select a.task, a.score as served, t.score as anchor, coalesce(t.purpose, '') as purpose, o.beside, q.leader
 from results a

@@ -16,6 +16,7 @@ from thirdshift.flows.planning.learner import drifts_of
 from thirdshift.flows.quality import audit, baseline
 from thirdshift.flows.quality.publishing import PUBLISHED, may_publish
 from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.summary import IssuedCertificate, RunSummary
 from thirdshift.flows.verdicts import Verdict, exit_code, status
 from thirdshift.router.certification.certificate import Certificate, Claim, ScoredSample, certify
 from thirdshift.router.certification.scorers import Scorer, ScorerError, kind_of, score_batch
@@ -174,8 +175,8 @@ def finish(
     *,
     out_of_reach: bool,
     unapproved: bool = False,
-) -> dict[str, Any]:
-    """Certificates, verdicts and the end of the run, written down; the summary that `run --json` prints.
+) -> RunSummary:
+    """Write down certificates, verdicts and the end of the run; return its summary.
 
     `unapproved`: what stopped it is not that the money was gone, but that nobody approved of the plan.
     """
@@ -215,37 +216,42 @@ def _verdicts(
     return verdicts
 
 
-def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -> dict[str, Any]:
-    """What `run --json` answers, from the warehouse alone: the same for a run that was over before."""
+def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -> RunSummary:
+    """Return the summary from the warehouse alone: the same for a run that was over before. `run`: its row of `runs`."""
     end = ended(warehouse, context.run_id)
     verdicts = [Verdict(name) for name in run["outcomes"] or ()]
-    found = warehouse.query(CERTIFICATE, run_id=context.run_id).to_pylist()
+    rows = warehouse.query(CERTIFICATE, run_id=context.run_id).to_pylist()
+    certificate = IssuedCertificate(**rows[0]) if rows else None
     rejects = warehouse.query(
         "select count(*) as n from rejects where run_id = $run_id", run_id=context.run_id
     )
-    return {
-        "run_id": context.run_id,
-        "exit": exit_code(verdicts),
-        "outcomes": [verdict.value for verdict in verdicts] or ["done"],
-        "results": end.results,
-        "rejects": rejects["n"][0].as_py(),
-        "errors": end.errors,
-        "spent_usd": float(ledger.spent(warehouse, context.run_id)),
-        "planned_usd": None if run["planned_usd"] is None else float(run["planned_usd"]),
-        "mean_score": end.mean_score if context.scores_all or not found else _estimate(context, found[0]),
-        "certificate": found[0] if found else None,
-        "drift": drifts_of(context.folder),
-        **reused(warehouse, context.run_id),
-        "warehouse": str(context.warehouse),
-    }
+    answers = reused(warehouse, context.run_id)
+    return RunSummary(
+        run_id=context.run_id,
+        exit=exit_code(verdicts),
+        outcomes=tuple(verdict.value for verdict in verdicts) or ("done",),
+        results=end.results,
+        rejects=rejects["n"][0].as_py(),
+        errors=end.errors,
+        spent_usd=float(ledger.spent(warehouse, context.run_id)),
+        planned_usd=None if run["planned_usd"] is None else float(run["planned_usd"]),
+        mean_score=end.mean_score
+        if context.scores_all or certificate is None
+        else _estimate(context, certificate),
+        certificate=certificate,
+        drift=drifts_of(context.folder),
+        reused=int(answers["reused"]),
+        reused_usd=float(answers["reused_usd"]),
+        warehouse=str(context.warehouse),
+    )
 
 
-def _estimate(context: RunContext, certificate: Mapping[str, Any]) -> float | None:
-    """Estimate the mean of an audited night: results that have a score are no fair part of all, as the worst were mended.
+def _estimate(context: RunContext, certificate: IssuedCertificate) -> float | None:
+    """Estimate the mean of an audited run: results that have a score are no fair sample of all, as the worst were repaired.
 
     None where the certificate is of a share of an endpoint's mean.
     """
-    return float(certificate["mean"]) if context.baseline is None and certificate["scored"] else None
+    return float(certificate.mean) if context.baseline is None and certificate.scored else None
 
 
 def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:

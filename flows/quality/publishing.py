@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
-from typing import Any
 
 from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.store import runs
@@ -33,10 +33,10 @@ def may_publish(context: RunContext, verdicts: Collection[Verdict]) -> bool:
     return output is not None and not HELD_BACK[output.when] & set(verdicts)
 
 
-def publish_results(context: RunContext, told: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """`output:`, where the job asks for it and `when` allows it."""
+def publish_results(context: RunContext, summary: RunSummary, say: Callable[[str], None]) -> None:
+    """Publish to the job's `output:`, where there is one and its `when` allows it."""
     output = context.job.output
-    verdicts = [Verdict(name) for name in told["outcomes"] if name != "done"]
+    verdicts = [Verdict(name) for name in summary.outcomes if name != "done"]
     if output is None or context.job.output_path is None or not may_publish(context, verdicts):
         return
     if context.call.emulated:

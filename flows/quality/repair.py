@@ -148,7 +148,7 @@ def _raised(wanted: Wanted, more: float) -> Wanted:
 def due_of(found: Mended, assignment: Assignment) -> PendingRows:
     """What is to be sent; what is held and better is served at once."""
     swapped = np.flatnonzero(~found.new & (found.endpoint >= 0) & (found.endpoint != assignment.served))
-    assignment.prefer(swapped, found.endpoint[swapped])
+    assignment.override(swapped, found.endpoint[swapped])
     rows = np.flatnonzero(found.new)
     return PendingRows(rows, found.endpoint[rows])
 

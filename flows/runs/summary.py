@@ -1,16 +1,82 @@
-"""How a night ended, for people: the bill, the quality and its basis, what else there is to know and to do."""
+"""How a run ended: as a value, which `run --json` prints, and in lines for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from thirdshift.flows.console import money
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.router.certification.scorers import Basis
+from thirdshift.router.prediction.drift import Drift
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedCertificate:
+    """What is claimed of the quality of a run's answers, as its warehouse holds it."""
+
+    floor: float
+    confidence: float
+    basis: str
+    """Whose opinion the scores are: a `Basis`."""
+    scorer: str
+    population: int
+    """Requests that the claim is about."""
+    scored: int
+    """Requests whose score is known."""
+    mean: float
+    lower_bound: float
+    """The mean score is at least this, with the confidence asked."""
+    certified: bool
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """How a run ended; `run --json` prints it."""
+
+    run_id: str
+    exit: int
+    """The command's exit code; 0 where everything that was asked is done."""
+    outcomes: tuple[str, ...]
+    """Every `Verdict` that applies; `done` where none does."""
+    results: int
+    rejects: int
+    errors: int
+    spent_usd: float
+    planned_usd: float | None
+    mean_score: float | None
+    certificate: IssuedCertificate | None
+    """Of the whole batch; None where nothing was scored at random."""
+    drift: tuple[Drift, ...]
+    """Endpoints that were found to have got worse."""
+    reused: int
+    """Answers taken from earlier runs."""
+    reused_usd: float
+    """What those cost then."""
+    warehouse: str
+
+    @property
+    def exit_code(self) -> int:
+        return self.exit
+
+
+class NotDone(Exception):
+    """A run is over with another exit code than 0: its flow run has failed, and a retry resumes it."""
+
+    def __init__(self, summary: RunSummary) -> None:
+        super().__init__(f"exit {summary.exit}: {', '.join(summary.outcomes)}; run {summary.run_id}")
+        self.summary = summary
+
+
+def checked(summary: RunSummary) -> RunSummary:
+    """Return the summary of a run whose exit code is 0. Raises NotDone for any other."""
+    if summary.exit:
+        raise NotDone(summary)
+    return summary
+
 
 SAID: dict[Verdict, str] = {
     Verdict.BUDGET: "the budget stopped it; go on with: thirdshift resume {run_id}{where} --cap USD",
@@ -25,48 +91,52 @@ SAID: dict[Verdict, str] = {
 }
 
 
-def lines(summary: Mapping[str, Any]) -> list[str]:
-    """The end in a few lines."""
-    certificate = summary["certificate"]
-    counts = f"{summary['results']:,} results, {summary['errors']:,} of them errors; {summary['rejects']:,} rows rejected"
-    told = [f"{counts}; {money(summary['spent_usd'])} spent"]
-    planned = summary["planned_usd"]
+def lines(summary: RunSummary) -> list[str]:
+    """Say how a run ended in a few lines: the bill, the quality and its basis, what there is to do."""
+    certificate = summary.certificate
+    counts = (
+        f"{summary.results:,} results, {summary.errors:,} of them errors; {summary.rejects:,} rows rejected"
+    )
+    texts = [f"{counts}; {money(summary.spent_usd)} spent"]
+    planned = summary.planned_usd
     if planned:
-        error = summary["spent_usd"] / planned - 1.0
-        told.append(f"estimated {money(planned)}, actual {money(summary['spent_usd'])}, error {error:+.1%}")
-    if summary["reused"]:
-        told.append(f"{summary['reused']:,} answers reused, {money(summary['reused_usd'])} not paid again")
+        error = summary.spent_usd / planned - 1.0
+        texts.append(f"estimated {money(planned)}, actual {money(summary.spent_usd)}, error {error:+.1%}")
+    if summary.reused:
+        texts.append(f"{summary.reused:,} answers reused, {money(summary.reused_usd)} not paid again")
     if certificate is not None:
-        told.append(claim(certificate))
-    elif Verdict.NOT_CERTIFIED in summary["outcomes"]:
-        told.append("nothing was scored at random, so nothing is claimed of the quality")
-    elif summary["mean_score"] is None:
-        told.append("no scorer was given: quality is predicted only, and nothing is certified")
-    path = Path(summary["warehouse"])
+        texts.append(claim(certificate))
+    elif Verdict.NOT_CERTIFIED in summary.outcomes:
+        texts.append("nothing was scored at random, so nothing is claimed of the quality")
+    elif summary.mean_score is None:
+        texts.append("no scorer was given: quality is predicted only, and nothing is certified")
+    path = Path(summary.warehouse)
     where = "" if path == Path.cwd() / "warehouse.duckdb" else f" --warehouse {path}"
-    told += [
-        SAID[Verdict(name)].format(**summary, where=where) for name in summary["outcomes"] if name != "done"
+    values = asdict(summary)
+    texts += [
+        SAID[Verdict(name)].format(**values, where=where) for name in summary.outcomes if name != "done"
     ]
-    return told
+    return texts
 
 
-def claim(certificate: Mapping[str, Any]) -> str:
-    """What is claimed, and by whose opinion; a judge's or people's is never called quality."""
-    how = "all scored" if certificate["method"] == "census" else f"{certificate['scored']:,} scored"
-    of = f"{how} of {certificate['population']:,}"
-    word = "certified" if certificate["certified"] else "not certified"
-    mean, bound, scorer = certificate["mean"], certificate["lower_bound"], certificate["scorer"]
-    if certificate["basis"] in (Basis.JUDGE, Basis.HUMAN, Basis.AGREEMENT):
-        told = f"{scorer}: ≥ {bound:.4f} (estimate {mean:.4f}, {of})"
+def claim(certificate: IssuedCertificate) -> str:
+    """Say what is claimed, and by whose opinion; a judge's or people's is never called quality."""
+    how = "all scored" if certificate.method == "census" else f"{certificate.scored:,} scored"
+    sample = f"{how} of {certificate.population:,}"
+    word = "certified" if certificate.certified else "not certified"
+    mean, bound, scorer = certificate.mean, certificate.lower_bound, certificate.scorer
+    if certificate.basis in (Basis.JUDGE, Basis.HUMAN, Basis.AGREEMENT):
+        text = f"{scorer}: ≥ {bound:.4f} (estimate {mean:.4f}, {sample})"
     else:
-        told = f"quality {mean:.4f} by {scorer} ({of}, lower bound {bound:.4f})"
-    return f"{told}; floor {certificate['floor']:g} {word}"
+        text = f"quality {mean:.4f} by {scorer} ({sample}, lower bound {bound:.4f})"
+    return f"{text}; floor {certificate.floor:g} {word}"
 
 
-def show_end(summary: Mapping[str, Any]) -> None:
+def show_end(summary: RunSummary) -> None:
+    """Print `lines`, and how to ask the warehouse for more."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for line in lines(summary):
         console.print(line)
     console.print(
-        f"run {summary['run_id']}, exit {summary['exit']}; ask it: thirdshift sql --warehouse {summary['warehouse']} …"
+        f"run {summary.run_id}, exit {summary.exit}; ask it: thirdshift sql --warehouse {summary.warehouse} …"
     )

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from thirdshift.flows.api.jobs import load_job
     from thirdshift.flows.api.plans import PlanReport, plan
     from thirdshift.flows.api.questions import query
-    from thirdshift.flows.api.runs import RunSummary, rehearse, resume, run
+    from thirdshift.flows.api.runs import rehearse, resume, run
     from thirdshift.flows.errors import BrokeOff, JobError, UserError
     from thirdshift.flows.jobs.job import Job
     from thirdshift.flows.night import night
     from thirdshift.flows.runs.folder import RunAlive
+    from thirdshift.flows.runs.summary import RunSummary
     from thirdshift.router.backtesting.backtest import BacktestSettings
 
 __all__ = [
@@ -51,7 +52,8 @@ _HOMES = {
     "flows.api.jobs": ("load_job",),
     "flows.api.plans": ("PlanReport", "plan"),
     "flows.api.questions": ("query",),
-    "flows.api.runs": ("RunSummary", "rehearse", "resume", "run"),
+    "flows.api.runs": ("rehearse", "resume", "run"),
+    "flows.runs.summary": ("RunSummary",),
     "flows.errors": ("BrokeOff", "JobError", "UserError"),
     "flows.jobs.job": ("Job",),
     "flows.night": ("night",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from thirdshift.flows.console import RunConsole
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.router.planning import Option, Problem, Terms
 
@@ -24,8 +23,8 @@ def placed(target: int) -> Assignment:
         failed=nothing.copy(),
         ordered=False,
         repaired=none,
-        better=none.copy(),
-        busy=np.zeros(N, bool),
+        overridden=none.copy(),
+        in_flight=np.zeros(N, bool),
         not_run=np.zeros((N, 3), np.int8),
         realtime_counterpart=np.full(3, -1, np.int32),
     )
@@ -53,27 +52,27 @@ def test_what_was_given_up_goes_to_the_cheapest_that_is_as_good_within_the_share
     share: float | None, large: int
 ) -> None:
     assignment = placed(SMALL)
-    assignment.give_up(np.arange(N), SMALL)
-    due = assignment.due(problem(share), OF, RunConsole())
-    assert len(due) == N
-    assert (due.endpoint == LARGE).sum() == large
-    assert (due.endpoint == OTHER).sum() == N - large
+    assignment.mark_failed(np.arange(N), SMALL)
+    pending = assignment.next_to_send(problem(share), OF, now=0.0)
+    assert len(pending) == N
+    assert (pending.endpoint == LARGE).sum() == large
+    assert (pending.endpoint == OTHER).sum() == N - large
 
 
 def test_what_no_vendor_may_take_any_more_is_not_sent() -> None:
     assignment = placed(LARGE)
     assignment.target[:60] = SMALL
-    assignment.give_up(np.arange(60, N), LARGE)  # b failed at its forty; a may take ten more
-    due = assignment.due(problem(0.7), OF, RunConsole())
-    assert len(due) == 70
-    assert not np.isin(due.endpoint, [LARGE]).any()
+    assignment.mark_failed(np.arange(60, N), LARGE)  # b failed at its forty; a may take ten more
+    pending = assignment.next_to_send(problem(0.7), OF, now=0.0)
+    assert len(pending) == 70
+    assert not np.isin(pending.endpoint, [LARGE]).any()
 
 
-def test_what_failed_everywhere_is_owed_no_longer_and_what_was_never_sent_is() -> None:
+def test_what_failed_everywhere_is_answerable_no_longer_and_what_was_never_sent_is() -> None:
     assignment, allowed = placed(SMALL), np.ones((N, 3), bool)
     for endpoint in (SMALL, OTHER, LARGE):
-        assignment.give_up(np.arange(10), endpoint)
-    assignment.give_up(np.arange(10, 20), SMALL)
-    owed = assignment.owed(allowed)
-    assert not owed[:10].any(), "these have an error for a result, whatever stops the run"
-    assert owed[10:].all()
+        assignment.mark_failed(np.arange(10), endpoint)
+    assignment.mark_failed(np.arange(10, 20), SMALL)
+    answerable = assignment.answerable(allowed)
+    assert not answerable[:10].any(), "these have an error for a result, whatever stops the run"
+    assert answerable[10:].all()

@@ -61,20 +61,20 @@ def die_before_the_batch_is_made(folder: Path, endpoint: Endpoint) -> Decimal:
 def go_on(
     folder: Path, endpoint: Endpoint, cap: Decimal, deadline: datetime | None = None
 ) -> tuple[Orphans, RunBudget, list[Answer | Failure]]:
-    left = find_orphans(folder, [endpoint])
-    recover(folder, adopt=left.shards)
-    budget = RunBudget(cap, left.booked_usd)
+    orphans = find_orphans(folder, [endpoint])
+    recover(folder, adopt=orphans.shard_ids)
+    budget = RunBudget(cap, orphans.booked_usd)
     with FileJournal(folder) as journal:
         engine = BatchEngine(
             endpoint,
-            EngineContext(journal, budget, deadline, left.set_aside(budget)),
+            EngineContext(journal, budget, deadline, orphans.set_aside(budget)),
             poll_first_seconds=0.05,
         )
-        still = set(left.works[0].unanswered.tolist())
+        still = set(orphans.shards[0].unanswered.tolist())
         shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
         said = list(engine.collect(engine.submit(shard, KEY)))
         engine.close()
-    return left, budget, said
+    return orphans, budget, said
 
 
 def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
@@ -111,9 +111,9 @@ def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
     journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-5]))  # as if it had died before the last five were settled
-    left, budget, said = go_on(tmp_path, endpoint, Decimal(10))
-    assert len(left.works[0].unanswered) == len(said) == 5
-    assert left.booked_usd > 0
+    orphans, budget, said = go_on(tmp_path, endpoint, Decimal(10))
+    assert len(orphans.shards[0].unanswered) == len(said) == 5
+    assert orphans.booked_usd > 0
     assert budget.spent_usd == billed_usd(emulator)
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
 
@@ -121,7 +121,7 @@ def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
 def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:
     endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     die_before_the_batch_is_made(tmp_path, endpoint)
-    assert find_orphans(tmp_path, []).works == ()
+    assert find_orphans(tmp_path, []).shards == ()
     assert recover(tmp_path) == [SHARD_ID]
 
 

@@ -106,9 +106,10 @@ class Late:
 
 def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path: Path) -> None:
     with FileJournal(tmp_path) as journal:
-        dispatcher = Dispatcher("run", tmp_path, {}, EngineContext(journal, RunBudget(Decimal(1))), journal)
         began = datetime.now(UTC) - timedelta(hours=2)
-        harvest = dispatcher.harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+        harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+        engine_context = EngineContext(journal, RunBudget(Decimal(1)))
+        dispatcher = Dispatcher("run", tmp_path, {}, engine_context, journal, harvest=harvest)
         dispatcher.stopped[FailureKind.BUDGET] += 1
         dispatcher.unscored[FailureKind.BUDGET] += 1
         dispatcher.start_over()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from thirdshift.engines.emulator import Emulator, KnownRow
 from thirdshift.flows.console import RunConsole
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.opening import open_run
-from thirdshift.flows.execution.run import Shift
+from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.formats import jsonable
 from thirdshift.flows.runs.options import RunOptions
 
 PROGRAM = Path(sys.executable).parent / "thirdshift"
@@ -108,17 +109,17 @@ def night_here(job: Path, run_id: str, **call: Any) -> Here:
     """The road of a night in this process, without Prefect: a tenth of the command's time. `call`: of Call."""
     said = io.StringIO()
 
-    def send(shift: Shift, works: Sequence[ShardWork]) -> None:
-        with shift.sending(works), ThreadPoolExecutor(8) as lanes:
-            for work, done in [
-                (work, lanes.submit(shift.dispatcher.answer, work.shard_id)) for work in works
+    def send(run: Run, shards: Sequence[ShardWork]) -> None:
+        with run.sending(shards), ThreadPoolExecutor(8) as lanes:
+            for shard, done in [
+                (shard, lanes.submit(run.dispatcher.answer, shard.shard_id)) for shard in shards
             ]:
                 done.result()
-                shift.land(work, failed=None)
+                run.land(shard, failed=None)
 
-    with open_run(run_id, RunOptions(job=job, **call), RunConsole(Console(file=said, width=500))) as shift:
-        summary = shift.over or run_stages(shift, partial(send, shift))
-    return Here(summary["exit"], summary, said.getvalue())
+    with open_run(run_id, RunOptions(job=job, **call), RunConsole(Console(file=said, width=500))) as run:
+        summary = run.finished or run_stages(run, partial(send, run))
+    return Here(summary.exit_code, json.loads(json.dumps(asdict(summary), default=jsonable)), said.getvalue())
 
 
 def start(*words: str | Path) -> subprocess.Popen[str]:

@@ -1,0 +1,40 @@
+"""The pilot: requests answered and scored before there is a plan, to learn which endpoint is good enough for which."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
+from thirdshift.router.values import Purpose
+
+
+def pilot(prepared: PreparedRun) -> list[ShardWork]:
+    """Return the next shards of the pilot; none where observing more would not pay."""
+    run, learner, audit = prepared.run, prepared.learner, prepared.audit
+    if adopted := adopted_shards(prepared, {Purpose.PILOT, Purpose.JUDGE}):
+        return adopted
+    if audit is not None and (shards := scoring_shards(prepared, audit.looks)):
+        return shards
+    if not learner.rounds and run.context.job.budget.approve_above_usd is not None:
+        run.approve(_cheapest_usd(prepared, learner.market().by_endpoint()), "the cheapest plan there can be")
+    while not run.dispatcher.stopped and (next_round := learner.looks()) is not None:
+        looks, cost = next_round
+        rows_by_endpoint = learner.not_held(looks.row, looks.endpoint)
+        if not _affordable(prepared, float(cost[looks.row, looks.endpoint].sum()), cost):
+            break
+        if rows_by_endpoint:
+            return run.create_shards(Purpose.PILOT, rows_by_endpoint)
+    return []
+
+
+def _affordable(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.float64]) -> bool:
+    """Whether the cap leaves, after a round of the pilot, what answering everything costs at least."""
+    left = prepared.run.budget.left_usd
+    return left is None or round_usd + _cheapest_usd(prepared, cost_usd) <= left
+
+
+def _cheapest_usd(prepared: PreparedRun, cost_usd: NDArray[np.float64]) -> float:
+    """Return what all requests cost at the cheapest endpoint allowed. `cost_usd`: [leaders, endpoints]."""
+    return float(np.where(prepared.columns.allowed, cost_usd, np.inf).min(axis=1).sum())

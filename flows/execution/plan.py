@@ -1,0 +1,110 @@
+"""The plan: which endpoint answers each request, from what is known after the pilot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from thirdshift.flows.dispatch.rows import assignments
+from thirdshift.flows.execution.preparation import PreparedRun
+from thirdshift.flows.execution.run import Run
+from thirdshift.flows.planning.assignment import Assignment, plan_sentence
+from thirdshift.flows.planning.planner import Decision, Market, best_possible, save_plan
+from thirdshift.flows.planning.throughput import throughput_of_run
+from thirdshift.flows.quality.label_budget import audit_usd
+from thirdshift.flows.quality.repair import Repair
+from thirdshift.flows.quality.scoring import kept_for_judging
+from thirdshift.router.planning.problem import Plan
+from thirdshift.router.planning.solve import Compromise
+from thirdshift.router.values import Purpose, usd
+from thirdshift.warehouse.store import dispatch, runs
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A prepared run with the plan that it carries out."""
+
+    prepared: PreparedRun
+    market: Market
+    decision: Decision
+    assignment: Assignment
+    repair: Repair
+    cost_usd: float
+    """What the plan and its audit cost from where the plan was made."""
+    out_of_reach: bool
+    """The floor cannot be reached; what is carried out is the best plan there is."""
+
+    @property
+    def run(self) -> Run:
+        return self.prepared.run
+
+
+def plan(prepared: PreparedRun) -> PlannedRun:
+    """Decide which endpoint answers each request; write the plan down, and say it.
+
+    Raises UserError where no request can be answered under the job's limits.
+    """
+    run, learner = prepared.run, prepared.learner
+    if run.dispatcher.stopped and not run.approval.denied:
+        run.dispatcher.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
+    learner.throughputs = throughput_of_run(run.context.throughputs, run.dispatcher.engines)
+    market = learner.market()
+    promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
+    decision = learner.decide(market, run.context.terms(spent_usd=promised))
+    chosen, compromise = best_possible(decision, run.console.say)
+    assignment = _assignment(prepared, market, chosen, ordered=compromise is Compromise.STOP)
+    planned = PlannedRun(
+        prepared,
+        market,
+        decision,
+        assignment,
+        Repair(learner, assignment, run.console.say),
+        chosen.cost_usd + audit_usd(run.context, prepared.input, prepared.columns, market, chosen.quality),
+        out_of_reach=compromise is Compromise.FLOOR,
+    )
+    _save(planned, chosen)
+    run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
+    return planned
+
+
+def approve(planned: PlannedRun) -> None:
+    """Go no further with a plan that is above what may be spent without being asked."""
+    planned.run.approve(planned.cost_usd, "the plan")
+
+
+def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: bool) -> Assignment:
+    """Return the plan as an assignment; what an earlier process got, or has in flight, stays where it is."""
+    run, columns = prepared.run, prepared.columns
+    assignment = Assignment.of(
+        plan,
+        market,
+        columns,
+        realtime_counterpart=prepared.learner.realtime_counterpart,
+        ordered=ordered,
+        now=run.context.clock(),
+    )
+    assignment.keep_answered(run.queries.replies(), columns)
+    for shard in run.orphans_of({Purpose.MAIN}):
+        unanswered = shard.unanswered[np.isin(shard.unanswered, columns.rows)]
+        endpoint = run.endpoint_names.index(shard.endpoint)
+        assignment.mark_in_flight(columns.positions(unanswered), endpoint)
+    return assignment
+
+
+def _save(planned: PlannedRun, plan: Plan) -> None:
+    prepared, run = planned.prepared, planned.run
+    context, spent = run.context, run.budget.spent_usd
+    rows = assignments(
+        context.run_id,
+        prepared.input,
+        prepared.columns,
+        planned.market,
+        planned.decision,
+        plan,
+        run.endpoint_names,
+    )
+    with run.warehouse() as warehouse:
+        dispatch.save_assignments(warehouse, rows)
+        runs.update(warehouse, context.run_id, planned_usd=spent + usd(planned.cost_usd))
+    save_plan(context.folder, plan, planned.decision, float(spent), context.clock())

@@ -1,0 +1,109 @@
+"""The first stage: the input frozen and admitted, its requests as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution import earlier_runs
+from thirdshift.flows.execution.run import Run
+from thirdshift.flows.planning import input as planning_input
+from thirdshift.flows.planning.input import PreparedInput, check_shares, thawing
+from thirdshift.flows.planning.learner import Learner
+from thirdshift.flows.planning.planner import RequestColumns, request_columns
+from thirdshift.flows.quality.audit import Audit
+from thirdshift.flows.quality.label_budget import doubts
+from thirdshift.flows.quality.scoring import ScoringRequest, judgeable
+from thirdshift.router.values import Purpose
+from thirdshift.warehouse.store import prices, requests, runs
+from thirdshift.warehouse.store.store import Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run with its input frozen."""
+
+    run: Run
+    input: PreparedInput
+    columns: RequestColumns
+    learner: Learner
+    audit: Audit | None
+    """Where scores cost money."""
+
+
+def prepare(run: Run) -> PreparedRun:
+    """Freeze the input, refuse what cannot be answered, make columns of the rest.
+
+    Raises UserError where too many rows are refused, or no plan could keep the job's policy.
+    """
+    context, say = run.context, run.console.say
+    prepared_input = _frozen_input(run)
+    audit = None
+    if context.scorer is not None and not context.scores_all:
+        prepared_input = judgeable(context, prepared_input)
+        audit = Audit(context, prepared_input)
+    run.dispatcher.connect()
+    columns = request_columns(
+        prepared_input, context.endpoints, context.allowed, texts=context.aim is not None
+    )
+    with run.warehouse() as warehouse:
+        requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
+        requests.save_rejects(warehouse, context.run_id, context.folder)
+        runs.update(warehouse, context.run_id, input_fingerprint=prepared_input.intake.fingerprint)
+        prices.save(warehouse, context.run_id, context.prices)
+        columns = earlier_runs.take_over(warehouse, context, columns, say)
+        run.score_new(warehouse)
+    learner = Learner.of(context, run.queries, columns, prepared_input, say)
+    for warning in (context.refused, *doubts(context, prepared_input)):
+        if warning:
+            say(warning, "yellow")
+    rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""
+    say(f"{context.run_id}: {prepared_input.rows:,} requests{rejects}")
+    return PreparedRun(run, prepared_input, columns, learner, audit)
+
+
+def _frozen_input(run: Run) -> PreparedInput:
+    context = run.context
+    with thawing(context.folder):
+        prepared_input = planning_input.prepare(
+            context.input,
+            context.folder,
+            context.endpoints,
+            context.policy,
+            context.policies,
+            context.needs,
+        )
+        context.check_rejects(prepared_input.intake)
+        check_shares(prepared_input, context.endpoints, context.allowed, context.policy.max_vendor_share)
+    return prepared_input
+
+
+def adopted_shards(prepared: PreparedRun, purposes: Collection[Purpose]) -> list[ShardWork]:
+    """Return the shards that an earlier process left at a batch tier, to be waited for and not sent again."""
+    run = prepared.run
+    shards = run.take_orphans(purposes)
+    if shards:
+        count = sum(len(shard.unanswered) for shard in shards)
+        run.console.say(f"{count:,} requests are with a batch tier already: adopted, not sent again")
+        if prepared.audit is not None:
+            shards = [prepared.audit.scoring.filled(shard) for shard in shards]
+        run.enter_shards(shards)
+    return shards
+
+
+def scoring_shards(
+    prepared: PreparedRun, due: Callable[[Warehouse], list[ScoringRequest]]
+) -> list[ShardWork]:
+    """Return shards for a judge or the baseline endpoint; none where there is no money or time for more of them."""
+    run, audit = prepared.run, prepared.audit
+    if audit is None or run.dispatcher.stopped or run.dispatcher.unscored:
+        return []
+    with run.warehouse() as warehouse:
+        scoring_requests = due(warehouse)
+    shards = []
+    for request in scoring_requests:
+        (shard,) = run.dispatcher.create_shards(request.purpose, [(request.endpoint, request.rows)])
+        shards.append(audit.scoring.filled(replace(shard, subject=request.subject)))
+    run.enter_shards(shards)
+    return shards

@@ -1,0 +1,119 @@
+"""The stages that carry a plan out: serve, score, repair."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+
+from thirdshift.flows.console import RunConsole
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.plan import PlannedRun
+from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
+from thirdshift.flows.planning.assignment import PendingRows, shards_of
+from thirdshift.flows.quality import finishing
+from thirdshift.router.values import Purpose
+from thirdshift.warehouse.store import results
+
+WAIT_SECONDS = 30.0
+"""How often a run that waits for a price window looks at the clock."""
+
+
+def serve(planned: PlannedRun) -> list[ShardWork]:
+    """Return what the plan still has to send: unanswered requests, then those that failed, at other endpoints."""
+    assignment = planned.assignment
+    adopted = adopted_shards(planned.prepared, set(Purpose))
+    if planned.run.dispatcher.stopped:
+        return adopted
+    record_replies(planned)
+    pending = _next_to_send(planned)
+    if pending.opens_at is not None:
+        _wait_until(pending.opens_at, planned.run.console)
+        pending = _next_to_send(planned)
+    assignment.in_flight[:] = False  # at the next call, what was adopted has landed
+    return adopted + _shards(planned, Purpose.MAIN, pending)
+
+
+def score(planned: PlannedRun) -> list[ShardWork]:
+    """Return what must be asked so that the answers drawn for the audit are scored; none where all are."""
+    audit = planned.prepared.audit
+    if audit is None or planned.run.dispatcher.stopped:
+        return []
+    compose(planned)
+    return scoring_shards(planned.prepared, audit.drawn)
+
+
+def repair(planned: PlannedRun) -> list[ShardWork]:
+    """Return what better endpoints are asked again while the floor is missed, within the cap and the deadline."""
+    run, prepared = planned.run, planned.prepared
+    context = run.context
+    if run.dispatcher.stopped or context.aim is None:
+        return []
+    record_replies(planned)
+    if prepared.audit is None:  # an answer chosen by its score is no sample of anything
+        planned.assignment.override_by_scores(prepared.learner.observed())
+    compose(planned)
+    with run.warehouse() as warehouse:
+        certificates = finishing.quality_of(warehouse, context).certificates
+    spent = run.budget.spent_usd
+    due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
+    shards = [] if due is None else _shards(planned, *due)
+    return shards or score(planned)
+
+
+def compose(planned: PlannedRun) -> None:
+    """Compose results anew. A request that could still be answered, had the run not stopped, has none."""
+    record_replies(planned)
+    run, prepared = planned.run, planned.prepared
+    served = planned.assignment.served
+    answerable = planned.assignment.answerable(prepared.columns.allowed)
+    final = ~answerable if run.dispatcher.stopped else np.ones(len(served), bool)
+    rows = prepared.columns.rows[final]
+    with run.warehouse() as warehouse:
+        results.compose(
+            warehouse, run.context.run_id, finishing.served_table(rows, served[final], run.endpoint_names)
+        )
+        if run.context.scores_all:
+            finishing.unanswered_score_nothing(warehouse, run.context.run_id, prepared.input.scorable)
+
+
+def record_replies(planned: PlannedRun) -> None:
+    """Take what has come into the assignment; a shard that broke has failed at what it did not answer."""
+    run, columns, assignment = planned.run, planned.prepared.columns, planned.assignment
+    assignment.record_replies(run.queries.replies(), columns)
+    for shard in run.broken_shards:
+        assignment.mark_failed(columns.positions(shard.rows), run.endpoint_names.index(shard.endpoint))
+    for endpoint, rows in run.dispatcher.take_not_run():
+        assignment.mark_not_run(columns.positions(rows), run.endpoint_names.index(endpoint))
+    for endpoint in run.dispatcher.closed:
+        assignment.mark_failed(np.arange(len(columns.rows)), run.endpoint_names.index(endpoint))
+
+
+def _next_to_send(planned: PlannedRun) -> PendingRows:
+    return planned.assignment.next_to_send(planned.decision.problem, planned.market.endpoint, time.time())
+
+
+def _wait_until(opens_at: float, console: RunConsole) -> None:
+    """Wait for a price window. `opens_at`: POSIX time."""
+    if opens_at > time.time():
+        at = datetime.fromtimestamp(opens_at, UTC)
+        console.say(f"waiting until {at:%H:%M} UTC, when the price falls; kill at will, `resume` goes on")
+    while (seconds := opens_at - time.time()) > 0:
+        time.sleep(min(seconds, WAIT_SECONDS))
+
+
+def _shards(planned: PlannedRun, purpose: Purpose, pending: PendingRows) -> list[ShardWork]:
+    if not len(pending):
+        return []
+    run, assignment = planned.run, planned.assignment
+    return run.create_shards(
+        purpose,
+        shards_of(
+            pending,
+            planned.prepared.columns,
+            planned.market,
+            run.context.endpoints,
+            ordered=assignment.ordered,
+        ),
+    )
