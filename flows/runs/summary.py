@@ -49,7 +49,7 @@ class RunSummary:
     planned_usd: float | None
     mean_score: float | None
     certificate: IssuedCertificate | None
-    """Of the whole batch; None where nothing was scored at random."""
+    """The claim of the whole batch; None where nothing was scored at random."""
     drift: tuple[Drift, ...]
     """Endpoints that were found to have got worse."""
     reused: int
