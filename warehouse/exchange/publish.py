@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 from thirdshift.warehouse.errors import PublishError, StoreUnreachable, WarehouseError, first_line, of_storage
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
-from thirdshift.warehouse.object_stores import filesystem_of, meaning
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
+from thirdshift.warehouse.object_stores import filesystem_of, meaning
 from thirdshift.warehouse.store import locks, requests, runs
 from thirdshift.warehouse.store.requests import pointer
 from thirdshift.warehouse.store.store import Warehouse
