@@ -13,7 +13,7 @@ from tests.support.servers import cheap, emulated
 from thirdshift.flows.cli.app import main
 from thirdshift.flows.errors import RunIdError, UserError
 from thirdshift.flows.jobs.job import load_job
-from thirdshift.flows.orchestration.invocation import settled
+from thirdshift.flows.orchestration.invocation import with_schedule
 from thirdshift.flows.runs.folder import locked
 from thirdshift.flows.runs.ids import GIVEN_LONGEST, checked_run_id
 from thirdshift.flows.runs.options import RunOptions
@@ -115,7 +115,7 @@ def test_the_value_that_command_form_and_api_share_takes_no_id_that_names_no_fol
         RunOptions(job=Path("job.yaml"), run_id=run_id)
     if run_id:  # a form's empty field is none given
         with pytest.raises(UserError, match="it names a folder"):
-            settled(RunOptions.from_parameters({"job": "job.yaml", "run_id": run_id}))
+            with_schedule(RunOptions.from_parameters({"job": "job.yaml", "run_id": run_id}))
 
 
 @pytest.mark.parametrize("run_id", SCHEDULERS)

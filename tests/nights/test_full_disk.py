@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.warehouses import intent, outcome
 from thirdshift.flows.errors import BrokeOff, UserError
-from thirdshift.flows.execution.opening import told_of
+from thirdshift.flows.execution.opening import storage_error
 from thirdshift.warehouse.errors import InputError, JournalError, PublishError, StoreError, of_storage
 from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
@@ -116,14 +116,14 @@ def test_results_that_cannot_be_published_are_published_later(tmp_path: Path) ->
 def test_a_night_that_has_sent_something_broke_off_and_one_that_has_not_is_refused(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     for error in (full, StoreError("locked"), JournalError("damaged"), InputError("gone")):
-        refused = told_of(error, tmp_path)
+        refused = storage_error(error, tmp_path)
         assert isinstance(refused, UserError)
         assert refused.exit_code == 2
-    assert str(told_of(full, tmp_path)) == f"{tmp_path}: No space left on device; free some space there"
+    assert str(storage_error(full, tmp_path)) == f"{tmp_path}: No space left on device; free some space there"
     (tmp_path / "shards").mkdir()
-    broke = told_of(full, tmp_path)
+    broke = storage_error(full, tmp_path)
     assert isinstance(broke, BrokeOff)
     assert broke.exit_code == 1
     assert f"what was answered is kept: thirdshift resume {tmp_path.name}" in str(broke)
     ours = OSError(errno.ENOTSOCK, "no socket")
-    assert told_of(ours, tmp_path) is ours, "a fault of ours keeps its trace"
+    assert storage_error(ours, tmp_path) is ours, "a fault of ours keeps its trace"
