@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import architecture
 from tests.support.imports import (
     FREE,
     MODULES,
@@ -260,6 +261,19 @@ def test_no_test_file_imports_another() -> None:
     lines = re.compile(r"^\s*(?:from|import)\s+tests\.(?!support\b|formats\b)", re.MULTILINE)
     files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("benchmarks/*.py")]
     assert [name_of(path) for path in files if lines.search(path.read_text(encoding="utf-8"))] == []
+
+
+def test_the_page_of_the_architecture_is_current() -> None:
+    again = "run `python -m tests.support.architecture`"
+    text = architecture.PAGE.read_text(encoding="utf-8")
+    assert architecture.page(text) == text, again
+    assert architecture.PICTURE.read_text(encoding="utf-8") == architecture.picture(), again
+
+
+def test_the_page_of_the_architecture_names_files_that_there_are() -> None:
+    named = re.findall(r"`([\w/]+\.(?:py|toml))`", architecture.PAGE.read_text(encoding="utf-8"))
+    assert len(named) > 40
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_worker_imports_only_the_standard_library_and_vllm() -> None:
