@@ -219,8 +219,7 @@ def vllm_python() -> Path:
 
 
 def input_spec(job: Job) -> InputSpec:
-    asked = job.input
-    source = SqlSource(asked.sql, asked.attach, job.bound) if isinstance(asked, SqlInput) else asked
+    source = SqlSource(job.input.sql, job.input.attach) if isinstance(job.input, SqlInput) else job.input
     request = job.request
     rendered = RequestSpec(
         id=request.id,
