@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from thirdshift.flows.api.jobs import AnyPath
 from thirdshift.flows.errors import UserError
 from thirdshift.router.backtesting import backtest as played
-from thirdshift.router.backtesting.backtest import BacktestSettings
+from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.backtesting.recorded_outcomes import OutcomesError
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.history import past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput, prepare
 from thirdshift.flows.planning.planner import (
@@ -100,7 +101,7 @@ class PlanReport:
     cost_usd_high: float | None = None
     """Not exceeded in 95 of 100 runs."""
     quality: float | None = None
-    """The predicted mean score; None without a scorer."""
+    """The predicted mean score; None where nothing is believed of an endpoint that is used."""
     labels_needed: int | None = None
     """Scores that certifying the floor will take."""
     labels_usd: float | None = None
@@ -163,6 +164,14 @@ class PlanOutlook:
     """Why the floor will not be certified."""
     points: tuple[Point, ...] = ()
     shares: Mapping[str, Share] = field(default_factory=dict)
+    believed: frozenset[str] = frozenset()
+    """Endpoints of whose quality something is believed."""
+
+    @property
+    def quality(self) -> float | None:
+        """The predicted mean; None where the plan uses an endpoint of which nothing is believed."""
+        plan = self.plan
+        return None if isinstance(plan, Infeasible) or self.shares.keys() - self.believed else plan.quality
 
     @property
     def plan(self) -> Plan | Infeasible:
@@ -211,8 +220,10 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
         now=context.clock(),
         deadline=context.deadline,
     )
+    check_beliefs(context, before, columns.allowed)
+    known = believed(context, before)
     tried = np.bincount(before.endpoint, minlength=len(context.endpoints))
-    informed = context.aim is None or bool((~np.isnan(context.priors) | (tried > 0)).all())
+    informed = context.aim is None or bool(known.all())
     # what a pilot will tell cannot make a plan infeasible before it has told it
     aim = context.aim if informed else None
     pilot = _pilot_usd(context, columns, priced, tried)
@@ -224,7 +235,8 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     if isinstance(decision.plan, Infeasible):
         return outlook
     points = frontier(decision.problem) if informed and context.aim is not None else ()
-    return replace(outlook, points=points, shares=_shares(outlook, decision.plan))
+    names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
+    return replace(outlook, points=points, shares=_shares(outlook, decision.plan), believed=names)
 
 
 def _pilot_usd(
@@ -302,7 +314,7 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
         report,
         cost_usd=pilot + unpiloted * solved.cost_usd,
         cost_usd_high=pilot + unpiloted * high,
-        quality=solved.quality if context.scorer is not None else None,
+        quality=outlook.quality,
         labels_needed=None if needed is None else needed.needed,
         labels_usd=None if needed is None or needed.needed is None else needed.needed * needed.usd,
         gap=solved.gap,

@@ -36,7 +36,7 @@ def backtest(
         Path,
         typer.Argument(
             metavar="OUTCOMES",
-            help="Parquet: request_id, prompt, task, model, score, input_tokens, output_tokens, cost_usd.",
+            help="Parquet: request_id, prompt, task, model, score, input_tokens, output_tokens, cost_usd; answer if known.",
             show_default=False,
         ),
     ],
@@ -59,6 +59,15 @@ def backtest(
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
     seed: Annotated[int, typer.Option()] = 0,
     repeat: Annotated[int, typer.Option(min=1, help="Nights to play.")] = 1,
+    free: Annotated[
+        bool,
+        typer.Option(
+            "--free", help="Every answer served is scored at once, at no cost: serve, look, send on."
+        ),
+    ] = False,
+    per_task: Annotated[
+        bool, typer.Option("--per-task", help="The floor holds for every task on its own.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
     ] = False,
@@ -67,10 +76,10 @@ def backtest(
     from rich.console import Console
 
     from thirdshift.flows.api.backtests import backtest_with_notes
-    from thirdshift.router.backtesting.backtest import BacktestSettings
+    from thirdshift.router.backtesting.played_night import BacktestSettings
 
     named = tuple(name.strip() for name in endpoints.split(",")) if endpoints else ()
-    settings = BacktestSettings(floor, relative, labels, confidence)
+    settings = BacktestSettings(floor, relative, labels, confidence, free, per_task)
     report, notes = backtest_with_notes(
         outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat
     )

@@ -14,6 +14,7 @@ from rich.table import Table
 from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.console import money
 from thirdshift.flows.formats import jsonable
+from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning.problem import Infeasible
 
@@ -54,7 +55,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     console.print(
         f"expected {money(report.cost_usd)}, at most {money(report.cost_usd_high)} (95 %)"
         + (f", pilot {money(pilot)} included" if pilot else "")
-        + (f"; predicted quality {plan.quality:.3f}" if context.scorer else "")
+        + ("" if report.quality is None else f"; predicted quality {report.quality:.3f}")
         + f"; within {plan.gap:.2%} of the cheapest plan"
     )
     for name, seconds in plan.waits.items():
@@ -67,7 +68,8 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     if outlook.points:
         console.print(_frontier(outlook))
     if context.scorer is None:
-        console.print("no scorer is given: quality is predicted only, nothing will be certified")
+        said = prediction_only(context)
+        console.print(said or "no scorer is given: quality is a prediction, nothing will be certified")
 
 
 def _show_range(outlook: PlanOutlook, console: Console) -> None:

@@ -10,6 +10,7 @@ from thirdshift.flows.dispatch.rows import assignments
 from thirdshift.flows.execution.preparation import PreparedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
+from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.planner import Decision, Market, best_possible, save_plan
 from thirdshift.flows.planning.throughput import throughput_of_run
 from thirdshift.flows.quality.label_budget import audit_usd
@@ -65,6 +66,8 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     )
     _save(planned, chosen)
     run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
+    if predicted := prediction_only(run.context):
+        run.console.say(predicted)
     return planned
 
 

@@ -44,9 +44,7 @@ def prepare(run: Run) -> PreparedRun:
         prepared_input = judgeable(context, prepared_input)
         audit = Audit(context, prepared_input)
     run.dispatcher.connect()
-    columns = request_columns(
-        prepared_input, context.endpoints, context.allowed, texts=context.aim is not None
-    )
+    columns = request_columns(prepared_input, context.endpoints, context.allowed, texts=context.learns)
     with run.warehouse() as warehouse:
         requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
         requests.save_rejects(warehouse, context.run_id, context.folder)

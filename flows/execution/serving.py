@@ -48,7 +48,7 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     """Return what better endpoints are asked again while the floor is missed, within the cap and the deadline."""
     run, prepared = planned.run, planned.prepared
     context = run.context
-    if run.dispatcher.stopped or context.aim is None:
+    if run.dispatcher.stopped or not context.learns:
         return []
     record_replies(planned)
     if prepared.audit is None:  # an answer chosen by its score is no sample of anything

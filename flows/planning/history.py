@@ -41,7 +41,8 @@ SCORED = f"""
 -- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well
 select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
 from observations o join runs r using (run_id) join requests q using (run_id, request_id)
-where r.job = $job and o.run_id <> $run_id and (o.scorer = $scorer or o.basis = 'human') and o.purpose in ('pilot', 'audit')
+where r.job = $job and o.run_id <> $run_id and o.purpose in ('pilot', 'audit')
+  and ($scorer = '' or o.scorer = $scorer or o.basis = 'human')
   and q.row = q.leader
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
   and (o.endpoint || ' ' || o.model) in (select unnest($endpoints))
@@ -104,10 +105,14 @@ def past_scores(
     realtime_counterpart: NDArray[np.int32],
     emulated: bool = False,
 ) -> observations.PastScores:
-    """What earlier nights' pilots and audits scored, by the same scorer; empty where there were none."""
-    if scorer is None:
-        return observations.no_past()
-    values = {"job": job, "run_id": run_id, "scorer": scorer.shown, "emulated": str(emulated).lower()}
+    """What earlier nights' pilots and audits scored, by the same scorer, or by any where tonight has none; empty where
+    there were none."""
+    values = {
+        "job": job,
+        "run_id": run_id,
+        "scorer": scorer.shown if scorer else "",
+        "emulated": str(emulated).lower(),
+    }
     found, task, endpoint = _asked(path, SCORED, endpoints, tasks, **values)
     if not len(task):
         return observations.no_past()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, market
@@ -70,6 +71,7 @@ class Learner:
         before = past_scores(
             *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterpart, emulated=emulated
         )
+        check_beliefs(context, before, columns.allowed)
         return Learner(
             context,
             run_queries,

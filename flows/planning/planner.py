@@ -226,16 +226,13 @@ def decide(
 ) -> Decision:
     """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here;
     `before`: scores of earlier nights."""
-    count = len(priors)
-    if aim is None:
-        posed = problem(
-            columns, market, np.full((len(columns.rows), count), 0.5, np.float32), replace(terms, floor=None)
-        )
-        return Decision(solve(posed), posed)
     population = telling(observations, columns.population, priors)
     predictor = fit(observations, population, priors, past=before)
     # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
     quality = crossed(predictor, observations, population, priors, np.random.default_rng(0))
+    if aim is None:
+        posed = problem(columns, market, quality, replace(terms, floor=None))
+        return Decision(solve(posed), posed)
     known = len(observations) or (before is not None and len(before.score))
     floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
     for _ in range(MARGIN_ROUNDS):

@@ -35,7 +35,7 @@ def labels(
 ) -> Labels | None:
     """`quality`: predicted of the plan. None: there is no floor to certify."""
     aim = context.aim
-    if aim is None:
+    if aim is None or context.scorer is None:
         return None
     if context.scores_all:
         return Labels(int(batch.scorable.sum()), 0.0)
@@ -74,7 +74,7 @@ def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> f
 def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
     """What speaks against certifying this floor, whatever the answers will be: said before anything is spent."""
     aim, quality = context.aim, context.job.quality
-    if aim is None:
+    if aim is None or context.scorer is None:
         return []
     found = []
     sizes = _sizes(context, batch)

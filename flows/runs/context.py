@@ -145,10 +145,15 @@ class RunContext:
         return None if relative is None else names.index(relative)
 
     @property
+    def learns(self) -> bool:
+        """Whether scores of tonight's answers tell if a floor is cleared."""
+        return self.aim is not None and self.scorer is not None
+
+    @property
     def aim(self) -> QualityTarget | None:
-        """None: no scorer, or no floor to clear, so that the cheapest will do."""
+        """None: no floor to clear, so that the cheapest will do. Without a scorer it is cleared by what is believed."""
         quality = self.job.quality
-        if self.scorer is None or quality.floor <= 0:
+        if quality.floor <= 0:
             return None
         if self.baseline is None:
             return QualityTarget(quality.floor, (), quality.confidence)
@@ -159,8 +164,9 @@ class RunContext:
 
     @property
     def pilots(self) -> int:
-        """Requests that may be tried before the plan; none where there is nothing to choose."""
-        return self.job.quality.pilot if self.aim is not None and len(self.endpoints) > 1 else 0
+        """Requests that may be tried before the plan; none where there is nothing to choose, or nothing can be scored."""
+        learns = self.aim is not None and self.scorer is not None and len(self.endpoints) > 1
+        return self.job.quality.pilot if learns else 0
 
     @property
     def priors(self) -> NDArray[np.float64]:

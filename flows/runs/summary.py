@@ -109,7 +109,7 @@ def lines(summary: RunSummary) -> list[str]:
     elif Verdict.NOT_CERTIFIED in summary.outcomes:
         texts.append("nothing was scored at random, so nothing is claimed of the quality")
     elif summary.mean_score is None:
-        texts.append("no scorer was given: quality is predicted only, and nothing is certified")
+        texts.append("no scorer was given: quality is a prediction, and nothing is certified")
     path = Path(summary.warehouse)
     where = "" if path == Path.cwd() / "warehouse.duckdb" else f" --warehouse {path}"
     values = asdict(summary)

@@ -7,136 +7,37 @@ They see of the outcomes only the answers that they look at or serve, and pay fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from thirdshift.router.backtesting.free_night import play_free
+from thirdshift.router.backtesting.played_night import (
+    BacktestSettings,
+    Played,
+    PlayedNight,
+    certified,
+    expected_costs,
+    start,
+)
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, best_mix_usd, oracle_usd, read
-from thirdshift.router.certification.bounds import betting
-from thirdshift.router.certification.certificate import Certificate, Claim, ScoredSample, certify
-from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.learning.pilot import Situation, next_round
-from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import below
 from thirdshift.router.learning.value_of_information import AssignmentPath, look_out
 from thirdshift.router.prediction import features
-from thirdshift.router.prediction.observations import Observations, Population, no_observations
-from thirdshift.router.prediction.predict import crossed, fit, learnt
+from thirdshift.router.prediction.observations import Population
+from thirdshift.router.prediction.predict import crossed, learnt
 
 Floats = NDArray[np.float64]
 
-LABELS_PER_ENDPOINT = 600
-"""How many scores may be looked at, times the number of endpoints, if nothing else is said: the contract's."""
 PILOT = 0.5
 """At most this share of the requests is looked at before the plan."""
 AUDIT = 0.10
 """At least this share of the scores is kept for the audit."""
-COST_FAITH = 4.0
-"""Answers that a task's guessed mean cost is worth."""
 REPAIRS = 3
 """Rounds of repair at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class BacktestSettings:
-    floor: float
-    relative: bool = False
-    labels: int | None = None
-    """Scores that may be looked at; None: LABELS_PER_ENDPOINT for each endpoint."""
-    confidence: float = 0.95
-
-
-@dataclass(slots=True)
-class PlayedNight:
-    """One night in play: what was looked at, what was paid. `outcomes` is only read in `_look`."""
-
-    outcomes: Outcomes
-    population: Population
-    settings: BacktestSettings
-    rng: np.random.Generator
-    seen: Observations
-    paid: NDArray[np.bool_]
-    spent: Observations
-    """Costs of the answers paid for, in the place of scores."""
-    first: int = 0
-    """How many of `seen` are of the first round, on rows drawn before anything was scored."""
-
-    @property
-    def width(self) -> int:
-        return len(self.outcomes.models)
-
-    @property
-    def labels(self) -> int:
-        allowed = self.settings.labels
-        return LABELS_PER_ENDPOINT * self.width if allowed is None else allowed
-
-    @property
-    def aim(self) -> QualityTarget:
-        baselines = tuple(range(self.width)) if self.settings.relative else ()
-        return QualityTarget(self.settings.floor, baselines, self.settings.confidence)
-
-    @property
-    def priors(self) -> Floats:
-        return np.full(self.width, np.nan)
-
-    def buy(self, row: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
-        """Answers are paid for once, and then their cost is known."""
-        new = ~self.paid[row, endpoint]
-        row, endpoint = row[new], endpoint[new]
-        self.paid[row, endpoint] = True
-        self.spent = self.spent.plus(Observations(row, endpoint, self.outcomes.cost_usd[row, endpoint]))
-
-    def look(self, row: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
-        self.buy(row, endpoint)
-        self.seen = self.seen.plus(Observations(row, endpoint, self.outcomes.score[row, endpoint]))
-
-
-def start(
-    outcomes: Outcomes, population: Population, settings: BacktestSettings, rng: np.random.Generator
-) -> PlayedNight:
-    paid = np.zeros(outcomes.score.shape, dtype=bool)
-    return PlayedNight(outcomes, population, settings, rng, no_observations(), paid, no_observations())
-
-
-def expected_costs(night: PlayedNight) -> Floats:
-    """What each answer is expected to cost, from those paid for: NaN where none was bought of an endpoint.
-
-    Costs vary by factors (long answers are long everywhere), so their logarithms are what is shared between tasks and
-    endpoints, and what one answer cost tells about others to the same request; a factor per endpoint then makes the sum
-    of what was paid come out right.
-    """
-    bought, shape = night.spent, night.paid.shape
-    if not len(bought):
-        return np.full(shape, np.nan)
-    logs = Observations(bought.row, bought.endpoint, np.log(np.maximum(bought.score, 1e-9)))
-    counts = np.maximum(np.bincount(logs.endpoint, minlength=night.width), 1)
-    centre = np.bincount(logs.endpoint, logs.score, night.width) / counts
-    spread = max(float(np.std(logs.score - centre[logs.endpoint])), 1e-6)
-    unit = Observations(logs.row, logs.endpoint, (logs.score - centre[logs.endpoint]) / spread)
-    fitted = fit(unit, night.population, np.zeros(night.width), rounds=8)
-    plain = np.exp(centre + spread * fitted.posterior.expected(night.population.task, night.population.text))
-    paid = np.bincount(bought.endpoint, bought.score, night.width)
-    guessed = np.bincount(bought.endpoint, plain[bought.row, bought.endpoint], night.width)
-    factor = np.where(guessed > 0, paid / np.where(guessed > 0, guessed, 1.0), np.nan)
-    expected, left = fitted.beside(night.population)
-    return _by_task(night, np.exp(centre + spread * expected) * factor**left)
-
-
-def _by_task(night: PlayedNight, guess: Floats) -> Floats:
-    """The guess drawn towards what each task's answers cost on the mean: few are very long, and tasks differ in that."""
-    bought, shape = night.spent, (night.population.tasks, night.width)
-    paid, guessed, count = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    at = (night.population.task[bought.row], bought.endpoint)
-    np.add.at(paid, at, bought.score)
-    np.add.at(count, at, 1.0)
-    np.add.at(guessed, (night.population.task,), np.nan_to_num(guess))
-    mean = guessed / np.maximum(np.bincount(night.population.task, minlength=shape[0]), 1)[:, None]
-    ratio = (paid + COST_FAITH * mean) / np.maximum((count + COST_FAITH) * mean, 1e-300)
-    drawn: Floats = guess * ratio[night.population.task]
-    return drawn
 
 
 def pilot(night: PlayedNight) -> None:
@@ -172,22 +73,12 @@ def plan(night: PlayedNight) -> AssignmentPath:
     return look_out(predictor, population, quality, cost, night.aim)
 
 
-@dataclass(frozen=True, slots=True)
-class Played:
-    choice: NDArray[np.int32]
-    looked: NDArray[np.bool_]
-    """Shape (n,): requests looked at before the plan."""
-    paid: NDArray[np.bool_]
-    """Shape (n, endpoints)."""
-    scores_used: int
-    certificate: Certificate
-    repairs: int
-
-
 def play(
     outcomes: Outcomes, population: Population, settings: BacktestSettings, rng: np.random.Generator
 ) -> Played:
     """The whole night."""
+    if settings.free:
+        return play_free(outcomes, population, settings, rng)
     night = start(outcomes, population, settings, rng)
     pilot(night)
     looked = np.logical_or.reduce(night.paid, axis=1)
@@ -212,40 +103,6 @@ def serve_and_audit(night: PlayedNight, choice: NDArray[np.int32]) -> NDArray[np
     return rows
 
 
-def certified(
-    night: PlayedNight, choice: NDArray[np.int32], audit: NDArray[np.int64], audit_round: int
-) -> Certificate:
-    """What can be shown of the served answers: `audit` are the rows scored at random after the last plan, in order.
-
-    Scores known before that plan count as what they are. A relative floor is shown against every endpoint, because it is
-    not told which is the best, and by the looks alone that were drawn before anything was scored: what the pilot chose
-    later may not bear on it. So it is seldom shown; a night that names its anchor buys pairs for it.
-    """
-    settings = night.settings
-    score = np.full(night.paid.shape, np.nan)
-    score[night.seen.row, night.seen.endpoint] = night.seen.score
-    served = score[np.arange(len(choice)), choice]
-    drawn = np.zeros(len(choice), dtype=bool)
-    drawn[audit] = True
-    sample = ScoredSample(len(choice), served[np.isfinite(served) & ~drawn], served[audit])
-    if not settings.relative:
-        claim = Claim(settings.floor, settings.confidence, Basis.REFERENCE, "score")
-        return certify(claim, sample, audit_round=audit_round)
-    doubt = (1.0 - settings.confidence) / 2.0  # half for what was served, half for the endpoints together
-    own = certify(
-        Claim(settings.floor, 1.0 - doubt, Basis.REFERENCE, "score"), sample, audit_round=audit_round
-    )
-    ceiling = max(_ceiling(night, endpoint, 1.0 - doubt / night.width) for endpoint in range(night.width))
-    lower, mean = (value / max(ceiling, 1e-12) for value in (own.lower_bound, own.mean))
-    return replace(own, confidence=settings.confidence, mean=mean, lower_bound=lower)
-
-
-def _ceiling(night: PlayedNight, endpoint: int, confidence: float) -> float:
-    """The upper bound on an endpoint's mean, by its looks of the first round."""
-    early = night.seen.score[: night.first][night.seen.endpoint[: night.first] == endpoint]
-    return 1.0 - betting(1.0 - early, confidence, len(night.outcomes))
-
-
 def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> dict[str, Any]:
     """The contract's figures of one night. Costs are USD of the whole batch."""
     n, line = len(outcomes), np.arange(len(outcomes))
@@ -262,7 +119,7 @@ def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> d
         "cost_usd": total,
         "cost_learning_usd": total - served,
         "scores_used": played.scores_used,
-        "met": quality >= floor - 1e-12,
+        "met": _met(outcomes, settings, played.choice, best, floor),
         "certified": played.certificate.certified,
         "cost_best_single": float(outcomes.cost_usd[:, best].sum()),
         "quality_best_single": float(score[best]),
@@ -270,6 +127,20 @@ def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> d
         "cost_mix_at_quality": None if same is None else same * n,
         "cost_oracle": oracle_usd(outcomes, floor) * n,
     }
+
+
+def _met(
+    outcomes: Outcomes, settings: BacktestSettings, choice: NDArray[np.int32], best: int, floor: float
+) -> bool:
+    """Whether the floor is met; for every task on its own where that is asked (of the best single model's mean there)."""
+    served = outcomes.score[np.arange(len(outcomes)), choice]
+    if not settings.per_task:
+        return float(served.mean()) >= floor - 1e-12
+    counts = np.bincount(outcomes.task)
+    mean = np.bincount(outcomes.task, served) / counts
+    of_best = np.bincount(outcomes.task, outcomes.score[:, best]) / counts
+    asked = settings.floor * of_best if settings.relative else settings.floor
+    return bool((mean >= asked - 1e-12).all())
 
 
 def population_of(outcomes: Outcomes, rng: np.random.Generator) -> Population:

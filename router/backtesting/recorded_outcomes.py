@@ -14,6 +14,10 @@ Floats = NDArray[np.float64]
 COVERAGE = 0.97
 """A model that answered a smaller share of the requests is left out: the contract's."""
 COLUMNS = ("request_id", "prompt", "task", "model", "score", "cost_usd")
+ANSWER = "answer"
+VOTERS, VOTER_COST = 3, 0.25
+"""Models that the shortlist leaves out, but whose answers may agree with others: so many, the best of those that cost at
+most this share of the best model. As single models they are dominated; as voters they are often the best."""
 BISECTIONS = 60
 
 
@@ -33,6 +37,8 @@ class Outcomes:
     """Shape (n, models)."""
     cost_usd: Floats
     """Shape (n, models)."""
+    answer: NDArray[np.int32] | None = None
+    """Shape (n, models): equal numbers in a row are equal answers, -1 agrees with nothing; None: the file does not say."""
 
     def __len__(self) -> int:
         return len(self.task)
@@ -40,8 +46,15 @@ class Outcomes:
     def only(self, chosen: Sequence[int]) -> Outcomes:
         names = tuple(self.models[m] for m in chosen)
         columns = list(chosen)
+        answer = None if self.answer is None else self.answer[:, columns]
         return Outcomes(
-            names, self.tasks, self.task, self.prompts, self.score[:, columns], self.cost_usd[:, columns]
+            names,
+            self.tasks,
+            self.task,
+            self.prompts,
+            self.score[:, columns],
+            self.cost_usd[:, columns],
+            answer,
         )
 
 
@@ -56,6 +69,9 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
     if endpoints:
         return every.only([every.models.index(name) for name in endpoints]), said
     chosen = shortlisted(every, shortlist)
+    if every.answer is not None and (more := voters(every, chosen)):
+        said.append(f"besides the shortlist, as voters: {', '.join(every.models[m] for m in more)}")
+        chosen = [*chosen, *more]
     names = [every.models[m] for m in chosen]
     left = [name for name in every.models if name not in names]
     if left:
@@ -103,8 +119,18 @@ def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list
         _texts(some, "prompt").tolist(),
         score[block],
         cost[block],
+        _answers(table, row, model, (len(ids), len(models)))[block] if ANSWER in table.column_names else None,
     )
     return outcomes, said
+
+
+def _answers(
+    table: pa.Table, row: NDArray[np.intp], model: NDArray[np.intp], shape: tuple[int, int]
+) -> NDArray[np.int32]:
+    matrix = np.full(shape, -1, np.int32)
+    codes = table.column(ANSWER).cast(pa.string()).combine_chunks().dictionary_encode().indices
+    matrix[row, model] = codes.fill_null(-1).to_numpy(zero_copy_only=False)
+    return matrix
 
 
 def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:
@@ -128,6 +154,15 @@ def shortlisted(outcomes: Outcomes, count: int) -> list[int]:
             best = float(score[m])
     places = np.unique(np.round(np.linspace(0, len(better) - 1, count)).astype(int))
     return [better[p] for p in places]
+
+
+def voters(outcomes: Outcomes, chosen: Sequence[int]) -> list[int]:
+    """Cheap models beside the chosen ones whose agreement may tell something."""
+    score, cost = outcomes.score.mean(axis=0), outcomes.cost_usd.mean(axis=0)
+    cheap = [m for m in range(len(score)) if m not in chosen and cost[m] <= VOTER_COST * cost[score.argmax()]]
+    return sorted(
+        sorted(cheap, key=lambda m: (-score[m], outcomes.models[m]))[:VOTERS], key=lambda m: cost[m]
+    )
 
 
 def best_mix_usd(outcomes: Outcomes, quality: float) -> float | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from thirdshift.flows.night import night
     from thirdshift.flows.runs.folder import RunAlive
     from thirdshift.flows.runs.summary import RunSummary
-    from thirdshift.router.backtesting.backtest import BacktestSettings
+    from thirdshift.router.backtesting.played_night import BacktestSettings
 
 __all__ = [
     "BacktestReport",
@@ -58,7 +58,7 @@ _HOMES = {
     "flows.jobs.job": ("Job",),
     "flows.night": ("night",),
     "flows.runs.folder": ("RunAlive",),
-    "router.backtesting.backtest": ("BacktestSettings",),
+    "router.backtesting.played_night": ("BacktestSettings",),
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _HOMES.items() for name in names}
 

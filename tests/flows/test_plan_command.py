@@ -5,34 +5,17 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from tests.support.nights import write_sums
+from tests.support.plans import plan
 from thirdshift.flows.api.plans import INFEASIBLE
-from thirdshift.flows.cli.plan import show_plan
-from thirdshift.flows.runs.options import RunOptions
 
 KEYS = {
     "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
     "endpoints", "frontier", "gap", "reasons", "nearest",
 }  # fmt: skip
 PRICE = {"input": 1, "output": 4}
-
-
-def plan(folder: Path, endpoints: dict[str, dict[str, Any]], *, as_json: bool = True, **keys: Any) -> int:
-    write_sums(folder / "requests.parquet", 100)
-    job = {
-        "name": "sums",
-        "input": "requests.parquet",
-        "endpoints": [{"name": n, "model": f"openai/{n}", "api_base": "http://127.0.0.1:9/v1", **more}
-                      for n, more in endpoints.items()],
-        **keys,
-    }  # fmt: skip
-    (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    return show_plan(RunOptions(folder / "job.yaml"), as_json=as_json, request_id=None)
 
 
 def test_a_plan_on_priors_has_every_figure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,183 @@
+"""Cascades: what a night does whose scores are free. Serve, look, send on what failed, stop at the floor.
+
+A cascade is an order of endpoints that one request goes through until an answer is right. Its expected cost and score
+follow from the prediction and from what the request's own scores say: where one endpoint was wrong, others are likelier
+to be. Each is a column beside the endpoints' own, so the cheapest assignment that reaches the floor is found as for
+endpoints; of what it says only the first step is done, and then it is reckoned again with what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction.predict import Predictor
+
+Floats = NDArray[np.float64]
+
+DEPTH = 3
+"""Steps looked ahead; what comes later is reckoned when it is near."""
+CANDIDATES = 16
+"""Cascades that are weighed for all requests of one kind, chosen on a sample of them."""
+SAMPLE = 400
+PRICES = 24
+"""Prices of quality at which cascades of the sample compete to be candidates."""
+WORLDS = 8
+"""Worlds that are drawn from belief where it is explored."""
+UNSURE = 1e-3
+"""No chance is believed to be nearer to 0 or 1 than that."""
+RIGHT = 1.0 - 1e-9
+"""A score from which nothing is sent on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cascades:
+    """What can still be done about some requests: columns of shape (rows, candidates), the first is to leave them."""
+
+    row: NDArray[np.int64]
+    steps: tuple[tuple[int, ...], ...]
+    """The endpoints of each candidate in order; empty for leaving it."""
+    cost_usd: Floats
+    """Expected, of answers still to be bought; infinite where one is not allowed or was had."""
+    quality: Floats
+    """The score expected in the end."""
+
+
+def known_scores(observations: Observations, shape: tuple[int, int]) -> Floats:
+    """[requests, endpoints] scores, NaN where there is none."""
+    score = np.full(shape, np.nan)
+    score[observations.row, observations.endpoint] = observations.score
+    return score
+
+
+def cascades(
+    predictor: Predictor,
+    population: Population,
+    score: Floats,
+    cost_usd: Floats,
+    allowed: NDArray[np.bool_],
+    rng: np.random.Generator,
+    *,
+    explore: bool = False,
+    depth: int = DEPTH,
+) -> Iterator[Cascades]:
+    """By what requests have been tried on. `score`: NaN where not tried. `explore`: each request in one of the worlds that
+    belief leaves possible, so that an endpoint is tried about as often as it is likely to be the bargain."""
+    tried = ~np.isnan(score)
+    kinds, kind = np.unique(tried, axis=0, return_inverse=True)
+    for k, seen in enumerate(kinds):
+        rows = np.flatnonzero(kind.ravel() == k)
+        held = np.nan_to_num(score[np.ix_(rows, np.flatnonzero(seen))]).max(axis=1, initial=0.0)
+        rows, held = rows[held < RIGHT], held[held < RIGHT]
+        if not len(rows):
+            continue
+        if explore:
+            expected = np.empty((len(rows), len(seen)))
+            world = rng.integers(WORLDS, size=len(rows))
+            for w in range(WORLDS):
+                expected[world == w] = predictor.draw(population, rows[world == w], rng)
+        else:
+            expected = predictor.posterior.expected(population.task[rows], population.text[rows])
+        chances = _Chances(predictor.covariances.residual, expected, score[rows], seen)
+        open_ = allowed[rows] & ~seen & np.isfinite(cost_usd[rows])
+        yield _weighed(
+            rows, held, chances, np.where(open_, cost_usd[rows], np.inf), bool(seen.any()), depth, rng
+        )
+
+
+@dataclass(slots=True)
+class _Chances:
+    """What each endpoint is expected to score, beside what a request has scored and failed before."""
+
+    residual: Floats
+    expected: Floats
+    """[rows, endpoints] before the requests' own scores."""
+    score: Floats
+    seen: NDArray[np.bool_]
+
+    def after(self, failed: tuple[int, ...], endpoint: int, some: NDArray[np.int64] | slice) -> Floats:
+        """[some] what `endpoint` is expected to score where besides `failed` scored nothing."""
+        at = [*np.flatnonzero(self.seen).tolist(), *failed]
+        mean = self.expected[some, endpoint]
+        if at:
+            gain = np.linalg.solve(self.residual[np.ix_(at, at)], self.residual[at, endpoint])
+            scored = self.score[some][:, at].copy()
+            scored[:, len(at) - len(failed) :] = 0.0
+            mean = mean + (scored - self.expected[some][:, at]) @ gain
+        clipped: Floats = np.clip(mean, UNSURE, 1.0 - UNSURE)
+        return clipped
+
+
+def _weighed(
+    rows: NDArray[np.int64],
+    held: Floats,
+    chances: _Chances,
+    cost: Floats,
+    served: bool,
+    depth: int,
+    rng: np.random.Generator,
+) -> Cascades:
+    sample = np.sort(rng.permutation(len(rows))[:SAMPLE])
+    able = np.flatnonzero(np.isfinite(cost).any(axis=0)).tolist()
+    every = [order for length in range(1, depth + 1) for order in permutations(able, length)]
+    spent, reached = _columns(every, held, chances, cost, sample)
+    chosen = _competing(spent, reached)
+    steps = [every[c] for c in chosen]
+    spent, reached = _columns(steps, held, chances, cost, slice(None))
+    stay = np.full((len(rows), 1), 0.0 if served else np.inf)
+    return Cascades(rows, ((), *steps), np.hstack([stay, spent]), np.hstack([held[:, None], reached]))
+
+
+def _columns(
+    every: list[tuple[int, ...]],
+    held: Floats,
+    chances: _Chances,
+    cost: Floats,
+    some: NDArray[np.int64] | slice,
+) -> tuple[Floats, Floats]:
+    """[some, cascades] expected cost and score in the end. Whatever the order, the same endpoints are believed to reach the
+    same, as reckoned from the cheapest upwards: no order is dearer for the sake of an approximation."""
+    if not every:
+        return np.zeros((len(held[some]), 0)), np.zeros((len(held[some]), 0))
+    finite = np.where(np.isfinite(cost), cost, np.nan)
+    usual = np.nan_to_num(
+        np.nanmean(np.where(np.isnan(finite).all(axis=0), np.inf, finite), axis=0), nan=np.inf
+    )
+    upwards = [tuple(sorted(order, key=lambda e: (usual[e], e))) for order in every]
+    known: dict[tuple[int, ...], tuple[Floats, Floats, Floats]] = {}
+    start = held[some]
+    known[()] = (np.zeros(len(start)), start, np.ones(len(start)))
+    beginnings = {order[:length] for order in every + upwards for length in range(1, len(order) + 1)}
+    for order in sorted(beginnings, key=len):
+        spent, reached, left = known[order[:-1]]
+        chance = chances.after(order[:-1], order[-1], some)
+        known[order] = (
+            spent + left * cost[some, order[-1]],
+            reached + left * chance * (1.0 - start),
+            left * (1.0 - chance),
+        )
+    return (
+        np.stack([known[order][0] for order in every], axis=1),
+        np.stack([known[order][1] for order in upwards], axis=1),
+    )
+
+
+def _competing(cost: Floats, quality: Floats) -> NDArray[np.int64]:
+    """Cascades that are the best of some request at some price of quality: the most frequent ones."""
+    if not cost.size:
+        return np.zeros(0, np.int64)
+    finite = np.isfinite(cost)
+    if not finite.any():
+        return np.zeros(0, np.int64)
+    least = max(float(cost[finite].min()), 1e-12)
+    prices = np.geomspace(0.2 * least, 100.0 * float(cost[finite].max()) + least, PRICES)
+    wins = np.zeros(cost.shape[1])
+    for price in prices:
+        np.add.at(wins, (cost - price * quality).argmin(axis=1), 1.0)
+    order = np.argsort(-wins, kind="stable")[:CANDIDATES]
+    return np.sort(order[wins[order] > 0])

@@ -1,0 +1,144 @@
+"""Votes: "A and B agree: serve A; else C" as an option beside the endpoints, with its own cost, score and covariance.
+
+Two cheap answers that agree are the cheapest evidence there is where looking at scores costs. What a vote scores is
+learnt as an endpoint's score is, from the answers that the pilot buys anyway: on requests where all three were looked at,
+and on those that a vote has served. So whatever the prediction knows of tasks, of texts and of luck holds of votes too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.router.prediction.observations import Observations
+
+Floats = NDArray[np.float64]
+
+MOST = 4
+"""Votes that are weighed at a time: who chooses among many flatters himself."""
+ENOUGH = 24
+"""Requests on which all three must have been looked at before a vote is believed in."""
+PRICES = 40
+"""Prices of quality at which votes and endpoints compete to be candidates."""
+DOUBT = 0.5
+"""Standard errors by which the chosen votes are taken to be worse than they seem."""
+SHRUNK = 4.0
+"""Requests that the usual rate of disagreement counts for in each task."""
+NOTHING = -1
+"""An answer that agrees with none."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Vote:
+    """Where `first` and `second` agree, the first's answer is served, else that of `third`."""
+
+    first: int
+    second: int
+    third: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a run's answers."""
+
+    score: Floats
+    """[n, endpoints] NaN where not looked at."""
+    answer: NDArray[np.int32]
+    """[n, endpoints] equal numbers in a row are equal answers; NOTHING where there is none, or none is known."""
+    held: NDArray[np.bool_]
+    """[n, endpoints] answered, so that `answer` is known."""
+    voted: NDArray[np.int32]
+    """[n, 3] the vote that served the request; -1: none did."""
+
+
+def agree(seen: Seen, vote: Vote, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
+    """Whether the two answers that are held are equal."""
+    first, second = seen.answer[rows, vote.first], seen.answer[rows, vote.second]
+    return np.asarray((first == second) & (first != NOTHING))
+
+
+def scores(seen: Seen, vote: Vote) -> tuple[NDArray[np.int64], Floats]:
+    """Requests that tell what the vote scores, chosen whatever its answers were, and their scores."""
+    three = [vote.first, vote.second, vote.third]
+    looked = ~np.isnan(seen.score[:, three]).any(axis=1)
+    served = (seen.voted == three).all(axis=1)
+    rows = np.flatnonzero(looked | served)
+    same = agree(seen, vote, rows)
+    found = np.where(same, seen.score[rows, vote.first], seen.score[rows, vote.third])
+    known = ~np.isnan(found)
+    return rows[known], found[known]
+
+
+def candidates(seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_]) -> list[tuple[Vote, float]]:
+    """The few votes that look best at some price of quality, and by how much each may be flattered."""
+    usual = np.nanmean(np.where(np.isfinite(cost_usd), cost_usd, np.nan), axis=0)
+    able = [
+        e for e in np.argsort(usual, kind="stable").tolist() if allowed[:, e].any() and np.isfinite(usual[e])
+    ]
+    looked = ~np.isnan(seen.score)
+    found: list[tuple[Vote, float, float, float]] = []
+    for first, second in combinations(able, 2):
+        for third in able:
+            if third in (first, second) or usual[third] < usual[[first, second]].max():
+                continue
+            rows = np.flatnonzero(looked[:, [first, second, third]].all(axis=1))
+            if len(rows) < ENOUGH:
+                continue
+            better = (
+                (first, second)
+                if seen.score[rows, first].mean() >= seen.score[rows, second].mean()
+                else (second, first)
+            )
+            vote = Vote(*better, third)
+            same = agree(seen, vote, rows)
+            score = np.where(same, seen.score[rows, vote.first], seen.score[rows, third])
+            gain = score - seen.score[rows, third]
+            spread = float(np.sqrt((gain.var() + 0.25 / len(rows)) / len(rows)))
+            # beside the third alone, whose mean is known from more requests
+            mean = float(np.nanmean(seen.score[:, third])) + float(gain.mean()) - DOUBT * spread
+            spent = float(usual[first] + usual[second] + (~same).mean() * usual[third])
+            found.append((vote, mean, spent, DOUBT * spread))
+    if not found:
+        return []
+    singles = [(float(np.nanmean(seen.score[:, e])), float(usual[e])) for e in able if looked[:, e].any()]
+    quality = np.array([each[1] for each in found] + [mean for mean, _ in singles])
+    cost = np.array([each[2] for each in found] + [spent for _, spent in singles])
+    prices = np.geomspace(0.1 * max(cost.min(), 1e-12), 100.0 * cost.max(), PRICES)
+    best = (cost - prices[:, None] * quality).argmin(axis=1)
+    wins = np.bincount(best, minlength=len(cost))[: len(found)]
+    order = np.argsort(-wins, kind="stable")[:MOST]
+    return [(found[c][0], found[c][3]) for c in sorted(order.tolist()) if wins[c]]
+
+
+def costs(seen: Seen, votes: Sequence[Vote], cost_usd: Floats, task: NDArray[np.int32], tasks: int) -> Floats:
+    """[n, votes] what a vote still costs: answers held are paid for; how often two agree is learnt by task."""
+    columns = []
+    for vote in votes:
+        both = np.flatnonzero(seen.held[:, vote.first] & seen.held[:, vote.second])
+        differ = (~agree(seen, vote, both)).astype(np.float64)
+        rate = (differ.sum() + 1.0) / (len(both) + 2.0)
+        total = np.bincount(task[both], differ, tasks) + SHRUNK * rate
+        each = total / (np.bincount(task[both], minlength=tasks) + SHRUNK)
+        left = np.where(seen.held, 0.0, cost_usd)
+        columns.append(left[:, vote.first] + left[:, vote.second] + each[task] * left[:, vote.third])
+    return np.stack(columns, axis=1) if columns else np.zeros((len(task), 0))
+
+
+def observed(seen: Seen, votes: Sequence[Vote], observations: Observations) -> Observations:
+    """The scores of endpoints, and of votes as if each were one more endpoint."""
+    width = seen.score.shape[1]
+    for place, vote in enumerate(votes):
+        rows, score = scores(seen, vote)
+        observations = observations.plus(
+            Observations(rows, np.full(len(rows), width + place, np.int32), score)
+        )
+    return observations
+
+
+def served_by(seen: Seen, vote: Vote, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """[rows] whose answer is served once the first two are held: the first's, or the third's, who is then to be asked."""
+    return np.where(agree(seen, vote, rows), vote.first, vote.third).astype(np.int32)

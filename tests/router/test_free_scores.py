@@ -1,0 +1,133 @@
+"""Nights whose scores are free: serve, look, send on what failed, stop at the floor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from tests.support.outcomes import FIGURES, outcomes
+from thirdshift.router.backtesting.backtest import backtest, figures, play, population_of
+from thirdshift.router.backtesting.played_night import BacktestSettings
+from thirdshift.router.backtesting.recorded_outcomes import Outcomes, read
+from thirdshift.router.learning.cascades import cascades, known_scores
+from thirdshift.router.prediction.observations import Observations, no_observations
+from thirdshift.router.prediction.predict import fit
+
+TABLE = outcomes(n=900)
+
+
+def hindsight_usd(known: Outcomes, floor: float) -> float:
+    """The cheapest cascade of endpoints: failures are sent on in random order until the floor."""
+    n, width = known.score.shape
+    best = np.inf
+    for order in (order for size in range(1, width + 1) for order in permutations(range(width), size)):
+        held, spent = known.score[:, order[0]].copy(), float(known.cost_usd[:, order[0]].sum())
+        for endpoint in order[1:]:
+            missing, failed = floor * n - held.sum(), held < 1
+            gain = (known.score[:, endpoint] * failed).sum()
+            if missing <= 0 or gain <= 0:
+                break
+            share = min(1.0, missing / gain)
+            spent += share * float(known.cost_usd[failed, endpoint].sum())
+            held = held + share * known.score[:, endpoint] * failed
+        if held.sum() >= floor * n - 1e-9:
+            best = min(best, spent)
+    return best
+
+
+@pytest.mark.parametrize("floor", [0.6, 0.8, 0.93])
+def test_a_night_of_free_scores_is_about_as_cheap_as_the_best_cascade_in_hindsight(floor: float) -> None:
+    known, _ = read(TABLE)
+    answer, _ = backtest(TABLE, BacktestSettings(floor, free=True), repeat=3)
+    for night in answer["repeats"]:
+        assert set(night) == FIGURES
+        assert night["met"]
+        assert night["certified"]
+    assert answer["mean"]["cost_usd"] <= 1.3 * hindsight_usd(known, floor)
+
+
+def test_a_night_of_free_scores_stops_at_the_floor() -> None:
+    answer, _ = backtest(TABLE, BacktestSettings(0.8, free=True))
+    assert 0.8 <= answer["mean"]["quality"] < 0.82
+
+
+def test_a_relative_floor_is_met_though_nobody_tells_which_endpoint_is_the_best() -> None:
+    answer, _ = backtest(TABLE, BacktestSettings(0.95, relative=True, free=True), repeat=4)
+    assert all(night["met"] for night in answer["repeats"])
+    assert answer["mean"]["cost_usd"] < 0.5 * answer["mean"]["cost_best_single"]
+
+
+def test_a_floor_per_task_is_met_in_every_task() -> None:
+    known, _ = read(TABLE)
+    population = population_of(known, np.random.default_rng(0))
+    settings = BacktestSettings(0.8, free=True, per_task=True)
+    played = play(known, population, settings, np.random.default_rng(0))
+    served = known.score[np.arange(len(known)), played.choice]
+    for task in range(len(known.tasks)):
+        assert served[known.task == task].mean() >= 0.8
+    assert figures(known, settings, played)["met"]
+
+
+def test_nothing_but_what_was_bought_reaches_a_night_of_free_scores() -> None:
+    known, _ = read(TABLE)
+    population = population_of(known, np.random.default_rng(0))
+    settings = BacktestSettings(0.9, free=True)
+    first = play(known, population, settings, np.random.default_rng(1))
+    turned = replace(
+        known,
+        score=np.where(first.paid, known.score, 1.0 - known.score),
+        cost_usd=np.where(first.paid, known.cost_usd, 3.0 * known.cost_usd),
+    )
+    second = play(turned, population, settings, np.random.default_rng(1))
+    assert (first.paid == second.paid).all()
+    assert (first.choice == second.choice).all()
+
+
+def test_a_floor_that_nobody_reaches_ends_with_every_answer_bought_that_could_help() -> None:
+    answer, _ = backtest(TABLE.slice(0, 300), BacktestSettings(1.0, free=True))
+    assert not answer["mean"]["met"]
+
+
+def test_a_cascade_costs_its_first_step_and_what_fails_of_it_the_next() -> None:
+    known, _ = read(TABLE)
+    population = population_of(known, np.random.default_rng(0)).plain()
+    priors = np.array([0.5, 0.5, 0.9])
+    predictor = fit(no_observations(), population, priors)
+    score = known_scores(no_observations(), known.score.shape)
+    (part,) = cascades(
+        predictor,
+        population,
+        score,
+        known.cost_usd,
+        np.ones(known.score.shape, bool),
+        np.random.default_rng(0),
+    )
+    assert part.steps[0] == ()
+    assert np.isinf(part.cost_usd[:, 0]).all()  # nothing is held that could be left as it is
+    for place, order in enumerate(part.steps[1:], 1):
+        assert len(set(order)) == len(order)
+        assert (part.cost_usd[:, place] >= known.cost_usd[part.row, order[0]] - 1e-12).all()
+        assert (part.cost_usd[:, place] <= known.cost_usd[part.row][:, list(order)].sum(axis=1) + 1e-12).all()
+        assert (part.quality[:, place] >= priors[list(order)].max() - 0.05).all()
+
+
+def test_what_failed_is_expected_to_fail_elsewhere_more_often_than_what_was_not_tried() -> None:
+    known, _ = read(TABLE)
+    population = population_of(known, np.random.default_rng(0)).plain()
+    rows, both = np.arange(300), known.score[:300].copy()
+    both[::2] *= both[::2, :1]  # where the first fails, the others fail in every other row
+    seen = Observations(np.repeat(rows, 3), np.tile(np.arange(3, dtype=np.int32), 300), both.ravel())
+    predictor = fit(seen, population, np.full(3, np.nan))
+    some = np.arange(400, 650)
+    score = known_scores(Observations(some, np.zeros(250, np.int32), np.zeros(250)), known.score.shape)
+    allowed, rng = np.ones(score.shape, bool), np.random.default_rng(0)
+    failed, fresh = cascades(predictor, population, score, known.cost_usd, allowed, rng, depth=1)
+    if 400 in fresh.row:
+        failed, fresh = fresh, failed
+    for task in range(len(known.tasks)):
+        mended = failed.quality[known.task[failed.row] == task, failed.steps.index((2,))]
+        untried = fresh.quality[known.task[fresh.row] == task, fresh.steps.index((2,))]
+        assert mended.mean() < untried.mean()
