@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 
 DIRECTIONS = 16
 """More carry nothing that the few hundred scores of a pilot could tell apart."""
@@ -109,8 +109,20 @@ def _directions(words: sparse.csr_matrix, rng: np.random.Generator) -> NDArray[n
     if not words.nnz or min(words.shape) == 1:
         return np.zeros((BUCKETS, rank), np.float32)
     start = rng.standard_normal(min(words.shape)).astype(words.dtype)
-    _, value, right = svds(words, rank, v0=start, tol=1e-3)
+    try:
+        _, value, right = svds(words, rank, v0=start, tol=1e-3)
+    except ArpackError:  # it gives up on some texts that are nearly alike
+        return _dense_directions(words, rank)
     return np.ascontiguousarray(right[np.argsort(-value)].T, dtype=np.float32)
+
+
+def _dense_directions(words: sparse.csr_matrix, rank: int) -> NDArray[np.float32]:
+    """Return the same as `_directions`, from the eigenvectors of the texts' inner products; 0 for singular values of 0."""
+    products = np.asarray((words @ words.T).todense(), np.float64)
+    value, left = np.linalg.eigh(products)
+    value, left = value[::-1][:rank], left[:, ::-1][:, :rank]
+    scale = np.where(value > 1e-6, 1.0 / np.sqrt(np.maximum(value, 1e-6)), 0.0)
+    return np.ascontiguousarray((words.T @ left) * scale, dtype=np.float32)
 
 
 def _weighed(counts: sparse.csr_matrix, rarity: NDArray[np.float32]) -> sparse.csr_matrix:

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from thirdshift.router.learning.greedy_path import climb
 from thirdshift.router.learning.pilot import PART, Situation, next_round, stratified
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.value_of_information import look_out
+from thirdshift.router.prediction import features
 from thirdshift.router.prediction.drift import worse
 from thirdshift.router.prediction.features import in_chunks, learn
 from thirdshift.router.prediction.mixed_model import Covariances, condition, looked_at
@@ -328,3 +330,21 @@ def test_a_model_that_got_worse_is_named_and_no_other() -> None:
         assert "b" in [drift.endpoint for drift in found]
         assert "b got worse" in next(d for d in found if d.endpoint == "b").sentence()
     assert said <= 4
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_texts_that_are_nearly_alike_have_directions_too(seed: int) -> None:
+    texts = [
+        f"What is {n} plus {n * 7}?" for n in range(200)
+    ]  # the sparse solver gives up on these, by the seed
+    columns = features.learn(texts, np.random.default_rng(seed)).transform(texts)
+    assert np.isfinite(columns).all()
+    assert (columns.std(axis=0) > 0.5).sum() >= 16
+
+
+def test_directions_by_either_solver_keep_as_much_of_the_texts() -> None:
+    words = sparse.random(60, features.BUCKETS, 0.001, format="csr", dtype=np.float32, random_state=1)
+    by_sparse = features._directions(words, np.random.default_rng(0))
+    by_dense = features._dense_directions(words, features.DIRECTIONS)
+    kept = [float(np.linalg.norm(words @ directions)) for directions in (by_sparse, by_dense)]
+    assert kept[1] == pytest.approx(kept[0], rel=1e-3)
