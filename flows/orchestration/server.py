@@ -20,6 +20,10 @@ DRAIN_SECONDS = 3.0
 for 100 task runs."""
 
 
+ENDED_SECONDS = 2.0
+"""A temporary server that was interrupted is gone by then."""
+
+
 def settle_environment() -> None:
     """Before prefect is imported."""
     for name, value in SETTINGS.items():
@@ -31,6 +35,19 @@ def temporary() -> bool:
     from prefect.settings import PREFECT_API_URL
 
     return not PREFECT_API_URL.value()
+
+
+def forget_ended_server() -> None:
+    """Let Prefect start another temporary server: an interrupt of the process group has ended the one that it had."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    if server.server_process is not None:
+        try:
+            server.server_process.wait(ENDED_SECONDS)
+        except subprocess.TimeoutExpired:  # the interrupt was for this process alone
+            return
+        server.stop()
 
 
 _GUARD = """

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from types import FrameType
 
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
-from thirdshift.flows.orchestration.server import temporary
+from thirdshift.flows.orchestration.server import forget_ended_server, temporary
 
 STOP_SECONDS = 5.0
 """What is in flight may still be answered in: schedulers kill ten seconds or more after they have asked."""
@@ -56,13 +56,43 @@ _GOES_ON: ContextVar[bool] = ContextVar("process_goes_on", default=False)
 
 @contextmanager
 def process_goes_on() -> Iterator[None]:
-    """Meanwhile a run leaves signals to the process that it is part of: a notebook, or a scheduler's worker. An interrupt
-    is then a KeyboardInterrupt."""
+    """Meanwhile a run leaves signals to the process that it is part of: a notebook's kernel, a scheduler's worker.
+
+    An interrupt is a KeyboardInterrupt, also where Prefect's temporary server got it too and Prefect complains of that.
+    """
     token = _GOES_ON.set(True)
+    with _interrupts() as interrupts:
+        try:
+            yield
+        except Exception as error:
+            if interrupts:
+                raise KeyboardInterrupt from error
+            raise
+        finally:
+            _GOES_ON.reset(token)
+            if interrupts and temporary():
+                forget_ended_server()
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The interrupts meanwhile, which whoever handled them before goes on handling."""
+    numbers: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield numbers
+        return
+    handle = before
+
+    def note(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        handle(number, frame)
+
+    signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield numbers
     finally:
-        _GOES_ON.reset(token)
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -176,6 +179,39 @@ def test_a_verdict_is_returned_and_the_run_goes_on_with_a_yes(
         "[first.exit_code, list(first.outcomes), float(first.spent_usd), again.exit_code, again.results, rows]",
     )
     assert told == [4, ["approval"], 0.0, 0, 30, [{"n": 30}]]
+
+
+INTERRUPTED = """
+import thirdshift
+try:
+    thirdshift.run("job.yaml", run_id="cell")
+except KeyboardInterrupt:
+    print("interrupted")
+summary = thirdshift.resume("cell", warehouse="warehouse.duckdb")
+print(summary.exit_code, summary.results)
+"""
+
+
+def test_an_interrupt_of_a_notebooks_whole_process_group_ends_the_cell_and_the_next_resumes_the_run(
+    tmp_path: Path,
+) -> None:
+    """Prefect's temporary server is of the group, and gone afterwards."""
+    items = write_sums(tmp_path / "requests.parquet", 100)
+    with emulated([cheap(latency_seconds=1.0)], items=items) as emulator:
+        endpoint = {"price": {"input": 0.1, "output": 0.4}, "limits": {"concurrency": 8}}
+        write_job(tmp_path, emulator, {"cheap": endpoint})
+        alone = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
+        kernel = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED],
+            cwd=tmp_path, env=alone, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+        while emulator.totals().get("cheap", {}).get("requests", 0) < 10:
+            assert kernel.poll() is None
+            time.sleep(0.1)
+        os.killpg(kernel.pid, signal.SIGINT)
+        said, _ = kernel.communicate(timeout=200)
+        assert (kernel.returncode, said.splitlines()) == (0, ["interrupted", "0 100"])
+        assert emulator.totals()["cheap"]["requests"] == 100, "none was sent twice"
 
 
 def test_a_mistake_is_raised(provider: tuple[Path, Emulator], tmp_path: Path) -> None:
