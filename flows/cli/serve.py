@@ -19,6 +19,7 @@ from pydantic import Field, ValidationError, create_model
 from thirdshift.flows.console import RunConsole, money
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.orchestration.server import settle_environment
+from thirdshift.flows.runs.ids import FORM_PATTERN
 from thirdshift.flows.runs.options import RunOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ START_A_SERVER = (
 )
 
 
+RunIdField = Annotated[str, Field(pattern=FORM_PATTERN)]
 BANNED = re.compile(r"[/%&<>]")
 """What Prefect has in no name."""
 
@@ -149,7 +151,14 @@ def form(job: Job, call: RunOptions) -> Signature:
     told: list[tuple[str, Any, Any]] = [
         *((name, _fixed(name, value), value) for name, value in fixed.items()),
         *([("params", params, Parameter.empty)] if fields else []),
-        ("run_id", _said(str, "An unfinished run goes on. Empty: named after the job and its params."), ""),
+        (
+            "run_id",
+            _said(
+                Annotated[str, Field(pattern=FORM_PATTERN)],
+                "An unfinished run goes on. Empty: named after the job and its params.",
+            ),
+            "",
+        ),
         ("cap", _said(Annotated[float, Field(ge=0)] | None, "USD, instead of budget.cap_usd."), None),
         ("deadline", _said(str, 'Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.'), ""),
     ]

@@ -16,6 +16,8 @@ GIVEN_LONGEST = 128
 """Characters of an id as it is given, or derived from the longest name that a job may have."""
 _GIVEN = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._:+=-]{{0,{GIVEN_LONGEST - 1}}}(~[0-9]{{1,6}})*")
 """Schedulers give ids like `manual__2026-11-22T00:00:00+00:00`; `~1` ends the id of a run that was set aside."""
+FORM_PATTERN = f"^({_GIVEN.pattern})?$"
+"""For a form, whose empty field is no id."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 

@@ -173,6 +173,9 @@ def test_the_form_has_the_jobs_params_with_their_types_and_refuses_others(served
         begun(params={"ds": "a", "level": "three"})
     with pytest.raises(Exception, match=r"(?s)-1|minimum|is not valid"):
         begun(params={"ds": "a", "level": 3}, cap=-1)
+    for run_id in ("..", "a/b", "/abs"):
+        with pytest.raises(Exception, match=r"(?s)does not match|is not valid"):
+            begun(params={"ds": "a", "level": 3}, run_id=run_id)
 
 
 def test_a_refused_plan_ends_as_a_budget_stop_that_has_spent_nothing(served: Served) -> None:
