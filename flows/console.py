@@ -37,6 +37,13 @@ def money(amount: Decimal | float) -> str:
     return f"${value:,.4f}" if abs(value) >= 0.01 else f"${value:.6f}"
 
 
+def spent(settled_usd: float | Decimal, unsettled_usd: float | Decimal) -> str:
+    """`$1.18 settled, up to $0.54 more unsettled`; `$1.18 spent` where nothing is unsettled."""
+    if not unsettled_usd:
+        return f"{money(settled_usd)} spent"
+    return f"{money(settled_usd)} settled, up to {money(unsettled_usd)} more unsettled"
+
+
 @dataclass
 class ProgressCounts:
     """What the line of progress tells. Counted by the threads that run shards."""
@@ -83,7 +90,7 @@ class ProgressCounts:
 
     def line(self, spent_usd: Decimal) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
-        parts = [f"{money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
+        parts = [f"at most {money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
         if self.scored:
             parts.append(f"score {self.score_sum / self.scored:.3f}")
         if self.failed:

@@ -110,13 +110,20 @@ def reconcile(
     until: Annotated[
         str | None, typer.Option(metavar="DATE", help="Not this day itself.", show_default=False)
     ] = None,
+    settle: Annotated[
+        bool,
+        typer.Option(help="Write down what the invoice says that unsettled attempts have cost."),
+    ] = False,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the ledger with an invoice: what agrees, is ours only, theirs only, or differs. Exit 0 in any case."""
     from thirdshift.flows.cli.maintenance_commands import reconcile_invoice
 
-    raise typer.Exit(reconcile_invoice(_place(warehouse), invoice, provider, since, until, as_json=as_json))
+    place = _place(warehouse)
+    raise typer.Exit(
+        reconcile_invoice(place, invoice, provider, since, until, settling=settle, as_json=as_json)
+    )
 
 
 def _place(warehouse: Path | None) -> Path:

@@ -24,6 +24,7 @@ from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice
 from thirdshift.warehouse.exchange.purge import purge
 from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, reconcile
+from thirdshift.warehouse.exchange.settlement import Settlement, settle, settlement
 from thirdshift.warehouse.store.migrate import migrate
 from thirdshift.warehouse.store.schema import CONTRACT_TABLES
 from thirdshift.warehouse.store.store import Warehouse
@@ -36,7 +37,7 @@ BATCH_ROWS = 8192
 
 SPENT = """
 select r.job, l.run_id, l.endpoint, l.purpose, count(*) as attempts,
-       sum(l.cost_usd) filter (where l.status = 'settled') as settled_usd,
+       coalesce(sum(l.cost_usd) filter (where l.status not in ('unsettled', 'reserved')), 0) as settled_usd,
        coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd,
        sum(l.cost_usd) as cost_usd
 from ledger l left join runs r using (run_id)
@@ -194,15 +195,18 @@ def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
         table = warehouse.query(SPENT, run=run_id)
     if run_id is not None and not table.num_rows:
         raise UserError(f"{path}: the ledger has no entry of run {run_id}")
-    totals = {name: pc.sum(table[name]).as_py() or 0 for name in ("attempts", "unsettled_usd", "cost_usd")}
+    totals = {
+        name: pc.sum(table[name]).as_py() or 0
+        for name in ("attempts", "settled_usd", "unsettled_usd", "cost_usd")
+    }
     if as_json:
         print(json.dumps({**totals, "spent": table.to_pylist()}, default=jsonable))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     console.print(as_table(table))
     console.print(
-        f"{totals['attempts']:,} attempts, {totals['cost_usd']} USD in all; of these {totals['unsettled_usd']} USD at "
-        "most for attempts whose outcome was never learnt"
+        f"{totals['attempts']:,} attempts, {totals['settled_usd']} USD settled, up to {totals['unsettled_usd']} USD more "
+        "for attempts whose outcome was never learnt"
     )
     return 0
 
@@ -214,9 +218,11 @@ def reconcile_invoice(
     since: str | None,
     until: str | None,
     *,
+    settling: bool,
     as_json: bool,
 ) -> int:
-    """The ledger against a provider's usage export; 0 whatever is found."""
+    """The ledger against a provider's usage export; 0 whatever is found. `settling`: what it says of unsettled attempts
+    is written down."""
     with _told():
         theirs = read_invoice(invoice)
     first, last = _span(theirs, since, until)
@@ -224,13 +230,42 @@ def reconcile_invoice(
         found = warehouse.query(PROVIDERS, first=first, last=last).to_pylist()
         chosen = _provider(provider, [row["provider"] for row in found], invoice)
         ours = warehouse.query(ENTRIES, first=first, last=last, provider=chosen)
+        settled = settlement(ours, theirs) if settling else None
+        if settled is not None:
+            settle(warehouse, settled, f"invoice {invoice.name}")
     result = reconcile(ours, theirs)
     head = {"invoice": str(invoice), "provider": chosen, "since": first, "until": last}
     if as_json:
-        print(json.dumps(head | _as_data(result), default=jsonable))
-    else:
-        _show(result, head, Console(highlight=False, soft_wrap=True))
+        told = {} if settled is None else {"settlement": _settlement_data(settled)}
+        print(json.dumps(head | _as_data(result) | told, default=jsonable))
+        return 0
+    console = Console(highlight=False, soft_wrap=True)
+    _show(result, head, console)
+    if settled is not None:
+        for line in _settlement_lines(settled, invoice):
+            console.print(line, markup=False)
     return 0
+
+
+def _settlement_data(settled: Settlement) -> dict[str, Any]:
+    return {
+        "entries": len(settled.costs),
+        "cost_usd": settled.cost_usd,
+        "at_most_usd": settled.at_most_usd,
+        "left": list(settled.left),
+    }
+
+
+def _settlement_lines(settled: Settlement, invoice: Path) -> Iterator[str]:
+    if settled.costs:
+        yield (
+            f"{len(settled.costs):,} attempts settled by {invoice.name}: they cost {settled.cost_usd} USD, at most "
+            f"{settled.at_most_usd} was counted"
+        )
+    elif not settled.left:
+        yield "no attempt of that time is unsettled"
+    for line in settled.left:
+        yield f"not settled: {line}"
 
 
 def _span(invoice: pa.Table, since: str | None, until: str | None) -> tuple[datetime, datetime]:

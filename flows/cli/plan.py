@@ -60,7 +60,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     )
     for name, seconds in plan.waits.items():
         console.print(f"waits {timedelta(seconds=round(seconds))} for the price of {name}", markup=False)
-    if report.labels_needed and report.labels_usd is not None and not context.scores_all:
+    if report.labels_needed and report.labels_usd is not None and not context.scores_free:
         console.print(
             f"certifying {context.job.quality.floor:g} will take about {report.labels_needed:,} scores, "
             f"{money(report.labels_usd)} on top"

@@ -14,6 +14,7 @@ from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, request_columns
 from thirdshift.flows.quality.audit import Audit
 from thirdshift.flows.quality.label_budget import doubts
+from thirdshift.flows.quality.population import stands_for_all
 from thirdshift.flows.quality.scoring import ScoringRequest, judgeable
 from thirdshift.router.values import Purpose
 from thirdshift.warehouse.store import prices, requests, runs
@@ -40,11 +41,13 @@ def prepare(run: Run) -> PreparedRun:
     context, say = run.context, run.console.say
     prepared_input = _frozen_input(run)
     audit = None
-    if context.scorer is not None and not context.scores_all:
+    by_audit = context.scorer is not None and not context.scores_all
+    if by_audit:
         prepared_input = judgeable(context, prepared_input)
-        audit = Audit(context, prepared_input)
     run.dispatcher.connect()
     columns = request_columns(prepared_input, context.endpoints, context.allowed, texts=context.learns)
+    if by_audit:
+        audit = Audit(context, prepared_input, sample=stands_for_all(context, prepared_input, columns, say))
     with run.warehouse() as warehouse:
         requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
         requests.save_rejects(warehouse, context.run_id, context.folder)

@@ -51,7 +51,8 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     if run.dispatcher.stopped or not context.learns:
         return []
     record_replies(planned)
-    if prepared.audit is None:  # an answer chosen by its score is no sample of anything
+    # an answer chosen by its score is no sample of anything
+    if prepared.audit is None and not prepared.learner.by_one_rule:
         planned.assignment.override_by_scores(prepared.learner.observed())
     compose(planned)
     with run.warehouse() as warehouse:

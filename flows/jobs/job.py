@@ -38,7 +38,9 @@ from thirdshift.flows.jobs.schema import (
 
 _SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
 
-FIXED_QUALITY = ("floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task")
+FIXED_QUALITY = (
+    "floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task", "population", "references",
+)  # fmt: skip
 """What makes the claim of a certificate."""
 
 

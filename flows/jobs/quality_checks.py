@@ -10,7 +10,7 @@ from typing import Any
 
 from thirdshift.flows.errors import nearest
 from thirdshift.flows.jobs.parsing import Loc
-from thirdshift.router.certification.scorers import ScorerError, UserFunction
+from thirdshift.router.certification.scorers import KINDS, Need, ScorerError, UserFunction
 
 Finds = Iterator[tuple[Loc, str]]
 
@@ -69,9 +69,21 @@ def check_quality(data: dict[str, Any], base: Path) -> Finds:
             ("quality", "relative_to"),
             "is required with scorer agreement: the endpoint whose answers are agreed with",
         )
+    if quality.get("references") == "sample" and not _by_reference(quality):
+        yield (
+            ("quality", "references"),
+            "sample needs a scorer that takes references (exact, choice, numeric, contains, fields, regex without pattern)",
+        )
     yield from _roles(data, quality)
     if scorer == "judge":
         yield from _rubric(quality.get("judge"), base)
+
+
+def _by_reference(quality: dict[str, Any]) -> bool:
+    """Whether a score takes a row's reference."""
+    kind = KINDS.get(str(quality.get("scorer")))
+    pattern = quality.get("scorer") == "regex" and quality.get("pattern") is not None
+    return kind is not None and Need.REFERENCE in kind.needs and not pattern
 
 
 def _roles(data: dict[str, Any], quality: dict[str, Any]) -> Finds:

@@ -133,6 +133,12 @@ class QualityPart(JobSection):
     audit together, counted request x model. Default: as many as the certificate needs."""
     per_task: bool = False
     """The floor holds for every task on its own."""
+    population: Literal["all", "scorable"] = "all"
+    """What the floor is asked of where only some rows can be scored: all requests (then nothing is certified, exit 3), or
+    no more than those rows."""
+    references: Literal["given", "sample"] = "given"
+    """`sample`: the rows with a reference were drawn at random and stand for all; they are served as all others are, and
+    are the audit of the whole."""
 
 
 class BudgetPart(JobSection):

@@ -48,13 +48,15 @@ select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens
 from assignments where run_id = $run_id group by endpoint order by requests desc
 """
 BILL = """
-select endpoint, alone_usd::double as alone_usd, spent_usd::double as spent_usd, saved_usd::double as saved_usd
+select endpoint, alone_usd::double as alone_usd, spent_usd::double as settled_usd,
+       unsettled_usd::double as unsettled_usd_at_most, saved_usd::double as saved_usd,
+       saved_usd_at_least::double as saved_usd_at_least, requests, reused
 from savings where run_id = $run_id order by alone_usd
 """
 CERTIFICATES = """
 select coalesce(task, 'all') as task, floor, mean, lower_bound, certified, confidence, scorer, basis, method,
-       population, scored
-from certificates where run_id = $run_id order by task nulls first
+       population, coalesce(requests, population) as requests, scored
+from certificates where run_id = $run_id order by task nulls first, issued_at desc
 """
 
 

@@ -29,7 +29,7 @@ DEADLINE_RISK = "thirdshift.deadline-risk"
 MODEL_DRIFT = "thirdshift.model-drift"
 PRICE_DRIFT = "thirdshift.price-drift"
 
-FIGURES = ("exit", "results", "errors", "rejects", "spent_usd", "planned_usd", "mean_score")
+FIGURES = ("exit", "results", "errors", "rejects", "spent_usd", "unsettled_usd", "planned_usd", "mean_score")
 """What an event carries of a summary."""
 
 PRICES_MOVED = """

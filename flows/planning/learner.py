@@ -83,6 +83,14 @@ class Learner:
             say,
         )
 
+    @property
+    def by_one_rule(self) -> bool:
+        """Whether requests with scores are served as those without are: where the scored ones are not all that the floor
+        is asked of, what is chosen by their scores would say nothing of the others."""
+        asked = self.context.job.quality
+        part = self.context.scorer is not None and asked.population == "all" and not self.scorable.all()
+        return self.context.by_sample or part
+
     def observed(self) -> Observations:
         """Scores of this run; rows are positions among the leaders."""
         seen = self.run_queries.scores()
@@ -92,12 +100,13 @@ class Learner:
         )
 
     def market(self) -> Market:
-        """Prices and lengths as known now; answers held cost nothing."""
+        """Prices and lengths as known now; answers held cost nothing, unless that would choose for the few that have been
+        looked at and for no others."""
         held, context = self.run_queries.replies(), self.context
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
             self.columns, context.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
-            now=context.clock(), deadline=context.deadline, held=answered,
+            now=context.clock(), deadline=context.deadline, held=None if self.by_one_rule else answered,
         )  # fmt: skip
 
     def looks(self) -> tuple[Looks, NDArray[np.float64]] | None:
@@ -172,8 +181,9 @@ class Learner:
         self.watch()
         context = self.context
         return decide(
-            self.columns, priced, self.observed(), context.priors, terms, context.aim, before=self.before
-        )
+            self.columns, priced, self.observed(), context.priors, terms, context.aim, before=self.before,
+            by_one_rule=self.by_one_rule,
+        )  # fmt: skip
 
 
 def drifts_of(folder: Path) -> tuple[Drift, ...]:

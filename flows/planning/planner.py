@@ -29,7 +29,7 @@ from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import features, observations
 from thirdshift.router.prediction.observations import Observations, Population
-from thirdshift.router.prediction.predict import crossed, fit, telling
+from thirdshift.router.prediction.predict import apart, crossed, fit, telling
 from thirdshift.router.tokens import output_lengths
 from thirdshift.router.tokens.estimate import learn_ratio, texts_of
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
@@ -223,13 +223,16 @@ def decide(
     terms: Terms,
     aim: QualityTarget | None,
     before: observations.PastScores | None = None,
+    *,
+    by_one_rule: bool = False,
 ) -> Decision:
     """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here;
-    `before`: scores of earlier nights."""
+    `before`: scores of earlier nights; `by_one_rule`: requests with scores are served as those without are."""
     population = telling(observations, columns.population, priors)
     predictor = fit(observations, population, priors, past=before)
     # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
-    quality = crossed(predictor, observations, population, priors, np.random.default_rng(0))
+    rule = apart if by_one_rule else crossed
+    quality = rule(predictor, observations, population, priors, np.random.default_rng(0))
     if aim is None:
         posed = problem(columns, market, quality, replace(terms, floor=None))
         return Decision(solve(posed), posed)

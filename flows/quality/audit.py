@@ -37,6 +37,7 @@ from thirdshift.warehouse.store.store import Warehouse
 
 Floats = NDArray[np.float64]
 
+NOTHING = np.zeros(0, np.int64)
 HOPELESS = 100
 """Scores of an audit that is not expected to certify: enough to tell how far off it is."""
 ENOUGH = 30
@@ -95,6 +96,8 @@ class Draw:
     """Whose answer each of them was served when it was drawn; "": nobody's."""
     order: NDArray[np.int64]
     """Those of them that had no score, shuffled."""
+    sample: int = 0
+    """Where the rows that can be scored are a random sample of all: so many, and they come first in `order`."""
 
     def still_served(self, view: ServedAnswers) -> bool:
         same = len(view.row) == len(self.population) and bool((view.row == self.population).all())
@@ -130,7 +133,7 @@ def load(folder: Path) -> Draw | None:
 def save(folder: Path, draw: Draw) -> None:
     rows = {"population": draw.population, "served_by": draw.served_by, "order": draw.order}
     np.savez(folder / f"audit-{draw.number}.npz", **rows)  # type: ignore[arg-type] # numpy's stubs
-    told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes")}
+    told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes", "sample")}
     beside = _file(folder).with_suffix(".tmp")
     beside.write_text(json.dumps(told), encoding="utf-8")
     beside.rename(_file(folder))
@@ -163,12 +166,15 @@ def scopes(view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool) -
     names = ["", *dict.fromkeys(view.task.tolist())] if per_task else [""]
     at = {row: place for place, row in enumerate(view.row.tolist())}
     order = np.array([at[row] for row in draw.order.tolist() if row in at], np.int64)
-    drawn = np.zeros(len(view.row), bool)
+    drawn, scorable = np.zeros(len(view.row), bool), np.ones(len(view.row), bool)
     drawn[order] = True
+    if draw.sample:
+        scorable[order[draw.sample :]] = False
     for name in names:
         mine = (view.task == name) if name else np.ones(len(view.row), bool)
         line = order[mine[order]]
-        unknown = np.isnan(view.score[line]) | (np.isnan(view.baseline[line]) if relative else False)
+        unknown = np.isnan(view.score[line]) | ~scorable[line]
+        unknown |= np.isnan(view.baseline[line]) if relative else False
         done = int(unknown.argmax()) if unknown.any() else len(line)
         rest = view.predicted[line[done:]]
         predicted = float(np.nanmean(rest)) if len(rest) and not np.isnan(rest).all() else 1.0
@@ -252,22 +258,39 @@ def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
     return 0.0, scope.predicted * (1.0 - floor), scope.predicted * (1.0 - scope.predicted) * (1.0 + floor**2)
 
 
-def in_force(context: RunContext, view: ServedAnswers) -> Draw:
+def in_force(context: RunContext, view: ServedAnswers, sampled: NDArray[np.int64] = NOTHING) -> Draw:
     """The run's draw. After a repair there is another, even where nothing more may be asked: answers chosen by their
-    scores are no sample any more."""
+    scores are no sample any more. `sampled`: rows that the user drew at random; they are all scored, and again each time.
+    """
     before = load(context.folder)
     if before is not None and before.still_served(view):
         return before
+    if before is not None and before.sample:
+        sampled = before.order[: before.sample]
     number = 1 if before is None else before.number + 1
     seed = seed_of(context.run_id, number)
-    among = view.row if is_relative(context) else view.row[np.isnan(view.score)]
+    among = view.row if is_relative(context) or len(sampled) else view.row[np.isnan(view.score)]
     order = np.random.default_rng(seed).permutation(among)
+    first = np.isin(order, sampled)
+    order = np.concatenate([order[first], order[~first]])  # a random sample comes first, the others behind
     drawn_at = datetime.now(UTC).isoformat()
-    draw = Draw(number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order)
-    found = scopes(view, draw, per_task=context.job.quality.per_task, relative=is_relative(context))
-    draw = replace(draw, sizes={scope.task or "": size_for(context, scope) for scope in found})
+    draw = Draw(
+        number, seed, drawn_at, {}, view.row, np.array(view.endpoint, np.str_), order, int(first.sum())
+    )
+    draw = replace(draw, sizes=_sizes(context, view, draw))
     save(context.folder, draw)
     return draw
+
+
+def _sizes(context: RunContext, view: ServedAnswers, draw: Draw) -> dict[str, int]:
+    """How many are asked for of the whole and of each task."""
+    per_task = context.job.quality.per_task
+    if not draw.sample:
+        found = scopes(view, draw, per_task=per_task, relative=is_relative(context))
+        return {scope.task or "": size_for(context, scope) for scope in found}
+    drawn = view.task[np.isin(view.row, draw.order[: draw.sample])]
+    tasks = dict.fromkeys(view.task.tolist()) if per_task else ()
+    return {"": draw.sample, **{task: int((drawn == task).sum()) for task in tasks}}
 
 
 def pairs_within(view: ServedAnswers, rows: NDArray[np.int64], baselines: Collection[str], left: int) -> int:
@@ -283,9 +306,13 @@ def pairs_within(view: ServedAnswers, rows: NDArray[np.int64], baselines: Collec
 class Audit:
     """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
 
-    def __init__(self, context: RunContext, batch: PreparedInput) -> None:
+    def __init__(self, context: RunContext, batch: PreparedInput, *, sample: bool = False) -> None:
+        """`sample`: what can be scored is a random sample of all requests, and stands for them."""
         self.context, self.scoring = context, Scoring(context, batch)
-        self._population = np.flatnonzero(batch.scorable)
+        scorable = np.flatnonzero(batch.scorable)
+        self._sampled = scorable if context.by_sample else NOTHING
+        self._population = np.arange(batch.rows) if sample else scorable
+        self._labels = None if context.scores_free else context.job.quality.labels
 
     def looks(self, w: Warehouse) -> list[ScoringRequest]:
         """For the pilot's answers."""
@@ -299,7 +326,7 @@ class Audit:
             return []
         while True:
             view = self._view(w)
-            draw = in_force(self.context, view)
+            draw = in_force(self.context, view, self._sampled)
             asking = self._ask(w, view, draw)
             if asking:
                 return asking
@@ -315,7 +342,7 @@ class Audit:
         at = {row: place for place, row in enumerate(view.row.tolist())}
         rows = draw.asked(dict(zip(view.row.tolist(), view.task.tolist(), strict=True)))
         served_by = [view.endpoint[at[row]] for row in rows.tolist()]
-        labels = self.context.job.quality.labels
+        labels = self._labels
         if not is_relative(self.context):
             return self.scoring.due(w, pairs(rows, served_by), Purpose.AUDIT, labels)
         if labels is not None:
@@ -336,14 +363,18 @@ class Audit:
     def _grown(self, view: ServedAnswers, draw: Draw) -> Draw | None:
         """The draw with more asked for; None: it shows the floor, or never will, or may not grow."""
         quality = self.context.job.quality
-        if quality.audit is not None or (_binary(self.context) and not is_relative(self.context)):
+        if (
+            draw.sample
+            or quality.audit is not None
+            or (_binary(self.context) and not is_relative(self.context))
+        ):
             return None  # the exact bound is of a size fixed before
         sizes = dict(draw.sizes)
         for scope in scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.context)):
             now = certificate(self.context, scope, draw.number)
             scored, name = len(scope.audit), scope.task or ""
             cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
-            if now.certified or now.mean < now.floor or not scope.left or cut_short:
+            if now.shown or now.mean < now.floor or not scope.left or cut_short:
                 continue
             least, most = (int(scored * times) + 1 for times in GROWS)
             wanted = min(max(size_for(self.context, scope), least), max(most, ENOUGH))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.learner import drifts_of
 from thirdshift.flows.quality import audit, baseline
+from thirdshift.flows.quality.population import about, accepted
 from thirdshift.flows.quality.publishing import PUBLISHED, may_publish
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import IssuedCertificate, RunSummary
@@ -41,8 +42,8 @@ from results where run_id = $run_id
 """An answer that does not satisfy its request's schema is of no more use than none."""
 
 CERTIFICATE = """
-select floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
-from certificates where run_id = $run_id and task is null
+select floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method
+from certificates where run_id = $run_id and task is null order by issued_at desc
 """
 FOR_ALL = ("reference", "response_schema")
 FOR_FUNCTIONS = (*FOR_ALL, "messages", "metadata")
@@ -115,25 +116,33 @@ class Quality:
 
 
 def quality_of(warehouse: Warehouse, context: RunContext) -> Quality:
-    """Certificates from the scores of all results that can be scored; from the audit's where scoring is not free."""
+    """Certificates from the scores of all results that can be scored; from the audit's where not all are looked at. Each
+    says of how many requests it speaks, and of how many it does not."""
     scorer = context.scorer
     if scorer is None:
         return Quality()
+    asked = context.job.quality
+    whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.shown)
+    found = _certificates(warehouse, context, whole)
+    counts, of_part = accepted(warehouse, context.run_id), asked.population == "scorable"
+    return Quality(about(found, counts, whole, per_task=asked.per_task, of_part=of_part))
+
+
+def _certificates(warehouse: Warehouse, context: RunContext, whole: Claim) -> Sequence[Certificate]:
+    """Of what can be scored, whatever that is a part of."""
     if not context.scores_all:
-        return Quality(audit.certificates(warehouse, context))
+        return audit.certificates(warehouse, context)
     found = warehouse.query(SCORES, run_id=context.run_id)
     scores = np.asarray(found["score"], np.float64)
     if not len(scores):
-        return Quality()
-    asked = context.job.quality
-    whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.name)
+        return ()
     if context.baseline is not None:
-        return Quality(baseline.certificates(warehouse, context, whole))
-    tasks = found["task"].to_numpy() if asked.per_task else np.zeros(0)
+        return baseline.certificates(warehouse, context, whole)
+    tasks = found["task"].to_numpy() if context.job.quality.per_task else np.zeros(0)
     of_tasks = [
         _census(replace(whole, task=str(task)), scores[tasks == task]) for task in dict.fromkeys(tasks)
     ]
-    return Quality((_census(whole, scores), *of_tasks))
+    return (_census(whole, scores), *of_tasks)
 
 
 def _census(claim: Claim, scores: NDArray[np.float64]) -> Certificate:
@@ -146,6 +155,8 @@ def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
         {**asdict(each), "basis": each.basis.value, "method": each.method.value, "certified": each.certified}
         for each in quality.certificates
     ]
+    for row in rows:
+        del row["of_part"]  # said by the job, and by `certified`
     if rows:
         table = pa.Table.from_pylist([row | {"run_id": run_id, "issued_at": now} for row in rows])
         task = table.column_names.index("task")
@@ -220,6 +231,7 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
     """Return the summary from the warehouse alone: the same for a run that was over before. `run`: its row of `runs`."""
     end = ended(warehouse, context.run_id)
     verdicts = [Verdict(name) for name in run["outcomes"] or ()]
+    cost = ledger.spending(warehouse, context.run_id)
     rows = warehouse.query(CERTIFICATE, run_id=context.run_id).to_pylist()
     certificate = IssuedCertificate(**rows[0]) if rows else None
     rejects = warehouse.query(
@@ -233,7 +245,8 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
         results=end.results,
         rejects=rejects["n"][0].as_py(),
         errors=end.errors,
-        spent_usd=float(ledger.spent(warehouse, context.run_id)),
+        spent_usd=float(cost.settled_usd),
+        unsettled_usd=float(cost.unsettled_usd),
         planned_usd=None if run["planned_usd"] is None else float(run["planned_usd"]),
         mean_score=end.mean_score
         if context.scores_all or certificate is None
@@ -256,7 +269,7 @@ def _estimate(context: RunContext, certificate: IssuedCertificate) -> float | No
 
 def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
     found = []
-    if out_of_reach or any(each.scored and each.mean < each.floor for each in certificates):
+    if out_of_reach or any(each.missed for each in certificates):
         found.append(Verdict.FLOOR_MISSED)
     if not certificates or not all(each.certified for each in certificates):
         found.append(Verdict.NOT_CERTIFIED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,7 +12,11 @@ from thirdshift.flows.quality.audit import HOPELESS
 from thirdshift.flows.quality.scoring import LETTERS_PER_TOKEN, USUAL_VERDICT, basis_of
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.bounds import betting, exact
-from thirdshift.router.certification.certificate import labels_needed, round_confidence
+from thirdshift.router.certification.certificate import (
+    labels_needed,
+    population_sentence,
+    round_confidence,
+)
 from thirdshift.router.certification.judge import OWN_WORDS
 from thirdshift.router.certification.scorers import Basis, kind_of
 
@@ -37,11 +41,11 @@ def labels(
     aim = context.aim
     if aim is None or context.scorer is None:
         return None
-    if context.scores_all:
+    if context.scores_free and not context.by_sample:
         return Labels(int(batch.scorable.sum()), 0.0)
     predicted = min(max(quality, aim.floor + ABOVE), 1.0)
     spread = None if _binary(context) else predicted * (1.0 - predicted)
-    sizes = _sizes(context, batch).values()
+    sizes = _populations(context, batch).values()
     found = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
     needed = None if None in found else sum(n for n in found if n is not None)
     return Labels(needed, label_usd(context, columns, market))
@@ -55,13 +59,16 @@ def audit_usd(
     if context.scores_all or found is None:
         return 0.0
     asked = context.job.quality
+    if context.by_sample:
+        return found.usd * int(batch.scorable.sum())
     count = asked.audit or found.needed or HOPELESS
     return found.usd * (count if asked.labels is None else min(count, asked.labels))
 
 
 def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:
-    """What one score costs: a judge's verdict on an answer of usual length, or the anchor's answer to agree with."""
-    if basis_of(context) is Basis.AGREEMENT and context.baseline is not None:
+    """What one score costs: a judge's verdict on an answer of usual length, or the anchor's answer to agree with or to be
+    held against."""
+    if context.baseline is not None and (basis_of(context) is Basis.AGREEMENT or context.by_sample):
         return float(market.by_endpoint()[:, context.baseline].mean())
     if context.judge is None:
         return 0.0
@@ -83,6 +90,10 @@ def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
         found.append(
             f"nothing of {names} can be scored, so nothing is certified there; references are missing"
         )
+    if context.by_sample:
+        return [*found, *_of_sample(context, batch)]
+    if partly := _of_part(context, batch):
+        found.append(partly)
     allowed = [each for each in (quality.labels, quality.audit) if each is not None]
     if context.scores_all or not allowed:
         return found
@@ -99,6 +110,38 @@ def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
             f"{min(allowed):,} are allowed (quality.labels, quality.audit), so it will not be certified"
         )
     return found
+
+
+def _of_part(context: RunContext, batch: PreparedInput) -> str:
+    """That nothing will be certified of all requests, where the job asks for that; else empty."""
+    scorable = int(batch.scorable.sum())
+    if context.job.quality.population == "scorable" or scorable == batch.rows or not scorable:
+        return ""
+    return (
+        f"{population_sentence(scorable, batch.rows)}, so the floor will not be certified (exit 3); quality.references: "
+        "sample says that those rows were drawn at random, quality.population: scorable asks for no more than them"
+    )
+
+
+def _of_sample(context: RunContext, batch: PreparedInput) -> list[str]:
+    """Where the sample is too small to certify the floor even if every answer in it is right."""
+    found = []
+    sizes = _sizes(context, batch)
+    for name, population in _populations(context, batch).items():
+        least, count = _least(context, population), sizes[name]
+        if count and (least is None or least > count):
+            takes = "more than there are requests" if least is None else f"{least:,}"
+            found.append(
+                f"{count:,} of {population:,} requests of {name} have a reference; a floor of "
+                f"{context.job.quality.floor:g} takes {takes} to certify even if every answer is right"
+            )
+    return found
+
+
+def _populations(context: RunContext, batch: PreparedInput) -> dict[str, int]:
+    """Requests that a certificate would be about: all where a sample stands for them, else those that can be scored."""
+    every = replace(batch, scorable=np.ones(batch.rows, bool)) if context.by_sample else batch
+    return _sizes(context, every)
 
 
 def _sizes(context: RunContext, batch: PreparedInput) -> dict[str, int]:

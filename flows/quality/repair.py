@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +18,10 @@ from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.learning.greedy_path import climb
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.repair import Mended, expected, mend
-from thirdshift.router.planning.problem import Terms
+from thirdshift.router.planning.problem import Problem, Terms
 from thirdshift.router.prediction.mixed_model import looked_at
 from thirdshift.router.prediction.observations import Observations, Population
-from thirdshift.router.prediction.predict import Predictor, fit, telling
+from thirdshift.router.prediction.predict import Predictor, apart, fit, telling
 from thirdshift.router.values import Purpose
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -43,6 +44,18 @@ class Wanted:
     """Every score is known, so that what is reached will be known too."""
 
     @staticmethod
+    def predicted(certificates: Sequence[Certificate], bench: Bench) -> Wanted | None:
+        """Where the claims are of a part: what is predicted of all requests is to be the floor. None: it is."""
+        aimed = {
+            it.task: (bench.mean_of(it.task), it.floor * bench.anchor_mean_of(it.task)) for it in certificates
+        }
+        if all(mean >= floor for mean, floor in aimed.values()):
+            return None
+        wanted = {task: min(floor, 1.0) for task, (_, floor) in aimed.items()}
+        whole = wanted.pop(None, 0.0)
+        return Wanted(whole, {str(task): floor for task, floor in wanted.items()}, exact=False)
+
+    @staticmethod
     def of(
         certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool, relative: bool
     ) -> Wanted | None:
@@ -50,7 +63,7 @@ class Wanted:
         is to be the floor, else the estimate is. `relative`: certificates are of shares of the anchor's mean."""
 
         def short(each: Certificate) -> bool:
-            return each.scored > 0 and (not each.certified if exact else each.mean < each.floor)
+            return each.scored > 0 and (not each.shown if exact else each.mean < each.floor)
 
         def needed(each: Certificate) -> float:
             if not exact and not relative:  # the prediction, taught by what was scored, is of all answers
@@ -94,14 +107,44 @@ class Bench:
         predictor = fit(taught, population, context.priors, past=learner.before)
         if len(taught) < len(seen):
             predictor = replace(predictor, looked=looked_at(seen, population, len(context.priors)))
-        quality = expected(predictor, population, seen)
+        if learner.by_one_rule:
+            quality = apart(predictor, taught, population, context.priors, np.random.default_rng(0))
+        else:
+            quality = expected(predictor, population, seen)
         return Bench(learner, assignment, learner.market(), seen, population, predictor, quality)
 
     @property
-    def tried(self) -> NDArray[np.bool_]:
-        """[leaders, endpoints] answered, given up, or left undone by a batch."""
+    def held(self) -> NDArray[np.bool_]:
+        """[leaders, endpoints] answers that can be served at no further cost. By one rule for all requests: that which is
+        served, for what was tried besides is held of a few alone."""
         place = self.assignment
-        return place.answered | place.failed | (place.not_run > 0)
+        if not self.learner.by_one_rule:
+            return place.answered
+        one: NDArray[np.bool_] = np.arange(place.answered.shape[1]) == place.served[:, None]
+        return one
+
+    @property
+    def tried(self) -> NDArray[np.bool_]:
+        """[leaders, endpoints] held, given up, or left undone by a batch."""
+        return self.held | self.assignment.failed | (self.assignment.not_run > 0)
+
+    def mean_of(self, task: str | None) -> float:
+        """The mean that is predicted of what is served, of all requests or of a task's."""
+        served = self.assignment.served
+        quality = np.where(served >= 0, self.quality[np.arange(len(served)), served], 0.0)
+        return self._mean(quality, task)
+
+    def anchor_mean_of(self, task: str | None) -> float:
+        """The mean that is predicted of the endpoint that a floor is relative to; 1 where it is relative to none."""
+        baseline = self.learner.context.baseline
+        return 1.0 if baseline is None else self._mean(self.quality[:, baseline], task)
+
+    def _mean(self, quality: NDArray[Any], task: str | None) -> float:
+        columns = self.learner.columns
+        mine = np.ones(len(quality), bool)
+        if task is not None:
+            mine = columns.population.task == columns.tasks.index(task)
+        return float(np.average(quality[mine], weights=columns.weight[mine]))
 
     def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
         """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
@@ -109,15 +152,26 @@ class Bench:
         posed = problem(columns, self.market, self.quality, wanted.terms(terms))
         later = np.array([offer.option.starts_seconds > 0 for offer in self.market.offered])
         cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
+        vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
+        every = np.zeros(len(scorable), bool)
+        if scorable.all() or self.learner.by_one_rule:
+            return mend(
+                replace(posed, cost=cost), self.market.endpoint, vendors, self.quality, self.held, fixed=every
+            )
+        # what nobody scores is to reach the floor by its prediction, beside what can be scored
+        both = mend(
+            _in_two(replace(posed, cost=cost), ~scorable), self.market.endpoint, vendors, self.quality, self.held,
+            fixed=every,
+        )  # fmt: skip
+        if both is not None and both.reached:
+            return both
         quality = self.quality.copy()
         target = np.array([wanted.tasks.get(name, wanted.mean) for name in columns.tasks])
         quality[~scorable] = target[
             columns.population.task[~scorable], None
         ]  # counts for nothing, either way
-        vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
         return mend(
-            replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.assignment.answered,
-            fixed=~scorable,
+            replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.held, fixed=~scorable
         )  # fmt: skip
 
     def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget) -> Mended | None:
@@ -140,6 +194,19 @@ class Bench:
         return found
 
 
+def _in_two(posed: Problem, others: NDArray[np.bool_]) -> Problem:
+    """The problem with each floor asked of both parts on their own."""
+    if not posed.terms.per_task:
+        parts = ("scored", "others")
+        return replace(
+            posed, tasks=parts, task=others.astype(np.int32), terms=replace(posed.terms, per_task=True)
+        )
+    second = {f"{name} (others)": margin for name, margin in posed.terms.task_margins.items()}
+    terms = replace(posed.terms, task_margins={**posed.terms.task_margins, **second})
+    tasks = (*posed.tasks, *(f"{name} (others)" for name in posed.tasks))
+    return replace(posed, tasks=tasks, task=posed.task + len(posed.tasks) * others, terms=terms)
+
+
 def _raised(wanted: Wanted, more: float) -> Wanted:
     tasks = {task: min(mean + more, 1.0) for task, mean in wanted.tasks.items()}
     return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
@@ -147,9 +214,11 @@ def _raised(wanted: Wanted, more: float) -> Wanted:
 
 def due_of(found: Mended, assignment: Assignment) -> PendingRows:
     """What is to be sent; what is held and better is served at once."""
-    swapped = np.flatnonzero(~found.new & (found.endpoint >= 0) & (found.endpoint != assignment.served))
+    line = np.arange(len(found.new))
+    known = ~found.new | assignment.answered[line, found.endpoint]
+    swapped = np.flatnonzero(known & (found.endpoint >= 0) & (found.endpoint != assignment.served))
     assignment.override(swapped, found.endpoint[swapped])
-    rows = np.flatnonzero(found.new)
+    rows = np.flatnonzero(~known)
     return PendingRows(rows, found.endpoint[rows])
 
 
@@ -163,7 +232,8 @@ class Repair:
     def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, PendingRows] | None:
         """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
         context = self.learner.context
-        exact, aim = context.scores_all, context.aim
+        by_rule, aim = self.learner.by_one_rule, context.aim
+        exact = context.scores_all and not by_rule
         if aim is None or not certificates or self.rounds == MOST_ROUNDS:
             return None
         bench: Bench | None = None
@@ -174,14 +244,24 @@ class Repair:
                 return Purpose.AUDIT, asked
         self.rounds += 1
         served = means_of(context)
-        wanted = Wanted.of(certificates, served, exact=exact, relative=context.baseline is not None)
+        if by_rule and not all(it.whole for it in certificates):
+            bench = Bench.of(self.learner, self.assignment)
+            wanted = Wanted.predicted(certificates, bench)
+        else:
+            wanted = Wanted.of(certificates, served, exact=exact, relative=context.baseline is not None)
         if wanted is None:
             return None
-        found = (bench or Bench.of(self.learner, self.assignment)).sure(wanted, terms, aim)
+        bench = bench or Bench.of(self.learner, self.assignment)
+        found = bench.sure(wanted, terms, aim)
         if found is None:
             return None
         due = due_of(found, self.assignment)
-        if len(due):
+        if len(due) and by_rule:
+            self.say(
+                f"predicted mean score {bench.mean_of(None):.4f}, wanted is {wanted.mean:.4f}: {len(due):,} requests, "
+                f"chosen by prediction, go to a better endpoint{'' if found.reached else '; it will hardly be enough'}"
+            )
+        elif len(due):
             self.say(_sentence(certificates, wanted, served, len(due), found.reached))
         return Purpose.REPAIR, due
 
@@ -191,7 +271,7 @@ class Repair:
         context, columns = learner.context, learner.columns
         with Warehouse.open(context.warehouse) as warehouse:
             told = baseline_scores(warehouse, context)
-        if all(each.certified for each in certificates) or not len(told.task) or context.baseline is None:
+        if all(each.shown for each in certificates) or not len(told.task) or context.baseline is None:
             return none
         if (told.purpose == "audit").any():
             return none  # an earlier process asked
@@ -243,9 +323,7 @@ def _sentence(
     reached: bool,
 ) -> str:
     """Why so many requests are answered again."""
-    short = [
-        each for each in certificates if (not each.certified if wanted.exact else each.mean < each.floor)
-    ]
+    short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
     first = short[0]
     of = "" if first.task is None else f" of task {first.task}"
     more = f" and {len(short) - 1} more" if len(short) > 1 else ""

@@ -7,6 +7,7 @@ other (rows, journal, ledger, cap), their verdicts become observations of the an
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Scoring:
             left = self._half_of_the_money(w, found, left)
         if self.context.judge is not None:
             scores, asking = self._judged(w, self.context.judge, found, left)
-        elif self.baselines and not self._by_function:
+        elif self.baselines and basis_of(self.context) is Basis.AGREEMENT:
             scores, asking = self._agreed(w, found, left)
         else:
             scores, asking = self._called(found, left)
@@ -263,7 +264,8 @@ class Scoring:
             return [None] * len(found), []
         faults: list[ScorerError] = []
         told = pa.Table.from_pylist([*found[:left]])
-        scores = score_batch(scorer, told, faults.append).tolist() if told.num_rows else []
+        values = score_batch(scorer, told, faults.append).tolist() if told.num_rows else []
+        scores = [None if math.isnan(value) else value for value in values]
         return [*scores, *[None] * (len(found) - len(scores))], []
 
     def _observe(

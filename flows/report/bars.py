@@ -78,7 +78,7 @@ def spend(night: RunFacts) -> Plot | None:
     by_endpoint: dict[str, dict[str, float]] = {}
     by_task: dict[str, float] = {}
     for row in night.spend_by_task:
-        usd, task = float(row["cost_usd"]), row["task"] or "no request (overhead)"
+        usd, task = float(row["settled_usd"]), row["task"] or "no request (overhead)"
         by_endpoint.setdefault(row["endpoint"], {})[task] = usd
         by_task[task] = by_task.get(task, 0.0) + usd
     if not by_endpoint:

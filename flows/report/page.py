@@ -24,6 +24,7 @@ from thirdshift.flows.report.drawing import NARROW, WIDE, Plot
 from thirdshift.flows.report.figures import plots
 from thirdshift.flows.report.tables import ReportTable
 from thirdshift.flows.report.texts import TextSample, samples
+from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.warehouse.errors import WarehouseError
 
 
@@ -137,16 +138,24 @@ def page_of(night: RunFacts, texts: Sequence[TextSample] = (), *, with_texts: bo
 def _tiles(night: RunFacts) -> Iterable[Tile]:
     counts, cap = night.counts, night.run["cap_usd"]
     of = f"of {money(cap)} at most" if cap is not None else "no cap was set"
+    if counts["unsettled"]:
+        of = f"settled, up to {money(counts['unsettled_usd'])} more unsettled; {of}"
     yield Tile("Spent", money(counts["spent_usd"]), f"{counts['spent_usd']:f}", of)
     best = _best_alone(night)
     if best is not None:
         saved = best["saved_usd"]
         what = "Less than one endpoint" if saved >= 0 else "More than one endpoint"
         note = f"than {best['endpoint']} alone, the cheapest whose pilot cleared the floor"
+        if counts["unsettled"]:
+            note += f"; by what is settled, {money(best['saved_usd_at_least'])} if all that is unsettled was billed"
+        if counts["reused"]:
+            note += f"; for {best['requests']:,} requests, {counts['reused']:,} answers were reused"
         yield Tile(what, money(abs(saved)), f"{abs(saved):f}", note)
     overall = night.overall
     if overall is not None:
         state = f"floor {overall['floor']:g}, {'' if overall['certified'] else 'not '}certified"
+        if part := population_sentence(overall["population"], overall["requests"]):
+            state += f"; {part}"
         bound = overall["lower_bound"]
         yield Tile(words.subject(overall, night.relative_to), f"≥ {words.cut(bound)}", repr(bound), state)
     elif counts["mean_score"] is not None:

@@ -25,7 +25,8 @@ select
      where run_id = $run_id and reply = 'answer' and purpose <> 'judge') as replied,
     (select avg(score) from results where run_id = $run_id) as mean_score,
     (select count(score) from results where run_id = $run_id) as scored,
-    (select coalesce(sum(cost_usd), 0) from ledger where run_id = $run_id) as spent_usd,
+    (select coalesce(sum(cost_usd), 0) from ledger
+     where run_id = $run_id and status not in ('unsettled', 'reserved')) as spent_usd,
     (select coalesce(sum(cost_usd_at_most), 0) from unsettled where run_id = $run_id) as unsettled_usd,
     (select count(*) from unsettled where run_id = $run_id) as unsettled
 """
@@ -34,13 +35,14 @@ BILL = """
 with looked as (
     select endpoint, avg(score) as score, count(*) as scored
     from observations where run_id = $run_id and purpose = 'pilot' group by endpoint)
-select s.endpoint, s.alone_usd, s.saved_usd, s.basis, l.score, l.scored
+select s.endpoint, s.alone_usd, s.saved_usd, s.saved_usd_at_least, s.requests, s.basis, l.score, l.scored
 from savings s left join looked l using (endpoint)
 where s.run_id = $run_id order by s.alone_usd desc nulls last, s.endpoint
 """
 
 CERTIFICATES = """
-select task, floor, confidence, basis, scorer, population, scored, mean, lower_bound, certified, method
+select task, floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method,
+       issued_at
 from certificates where run_id = $run_id order by task nulls first, issued_at desc
 """
 
@@ -51,12 +53,15 @@ from results where run_id = $run_id group by all order by requests desc, endpoin
 """
 
 SPEND = """
-select endpoint, mode, purpose, attempts, attempts_unsettled, input_tokens, cached_tokens, output_tokens, cost_usd
+select endpoint, mode, purpose, attempts, attempts_unsettled, input_tokens, cached_tokens, output_tokens,
+       settled_usd, unsettled_usd, cost_usd
 from spend_by_endpoint where run_id = $run_id order by cost_usd desc, endpoint, purpose
 """
 
 SPEND_BY_TASK = """
-select coalesce(task, '') as task, endpoint, sum(cost_usd) as cost_usd
+select coalesce(task, '') as task, endpoint, sum(cost_usd) as cost_usd,
+       coalesce(sum(cost_usd) filter (where status not in ('unsettled', 'reserved')), 0) as settled_usd,
+       coalesce(sum(cost_usd) filter (where status in ('unsettled', 'reserved')), 0) as unsettled_usd
 from ledger where run_id = $run_id group by all having sum(cost_usd) > 0 order by cost_usd desc, task, endpoint
 """
 """An empty task: what belongs to no request."""
@@ -81,7 +86,8 @@ from workers where run_id = $run_id order by started_at, worker_id
 
 SPENT_OVER_TIME = f"""
 with paid as (
-    select settled_at, cost_usd from ledger where run_id = $run_id and settled_at is not null and cost_usd > 0),
+    select settled_at, cost_usd from ledger where run_id = $run_id and settled_at is not null and cost_usd > 0
+          and status = 'settled'),
 span as (select min(settled_at) as first, greatest(epoch(max(settled_at)) - epoch(min(settled_at)), 1e-3) as seconds
          from paid),
 steps as (
@@ -95,7 +101,7 @@ ESTIMATES = """
 with paid as (
     select request_id, endpoint, sum(cost_usd) as cost_usd, max(input_tokens) as input_tokens,
            max(output_tokens) as output_tokens
-    from ledger where run_id = $run_id and purpose in ('main', 'repair') and status <> 'void' group by all)
+    from ledger where run_id = $run_id and purpose in ('main', 'repair') and status = 'settled' group by all)
 select a.endpoint, a.task, count(*) as requests,
        sum(a.input_tokens) filter (where p.input_tokens is not null) as input_tokens_estimated,
        sum(p.input_tokens) as input_tokens_actual,

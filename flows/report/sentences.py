@@ -8,10 +8,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from thirdshift.flows.console import money
+from thirdshift.flows.console import money, spent
 from thirdshift.flows.report.data import Row, RunFacts
 from thirdshift.flows.runs.summary import SAID
 from thirdshift.flows.verdicts import Verdict
+from thirdshift.router.certification.certificate import population_sentence
 
 EXITS: Mapping[int, str] = {
     0: "Done",
@@ -63,7 +64,7 @@ def next_steps(night: RunFacts) -> Iterator[str]:
         amount = money(night.counts["unsettled_usd"])
         yield (
             f"{night.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
-            f"They count at their most, {amount} together; hold them against the invoice: thirdshift ledger reconcile."
+            f"They can have cost {amount} together at most; the invoice tells: thirdshift ledger reconcile --settle."
         )
     if night.counts["rejects"]:
         yield f"{night.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
@@ -107,7 +108,9 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
             f"{certificate['population']:,} by the {certificate['method']} method"
         )
     word = "certified" if certificate["certified"] else "not certified"
-    return f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+    part = population_sentence(certificate["population"], certificate["requests"])
+    told = f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+    return f"{told} {part}." if part else told
 
 
 def subject(certificate: Row, relative_to: str | None = None) -> str:
@@ -160,11 +163,11 @@ def bill(night: RunFacts) -> str:
     told = f"The run spent {money(night.counts['spent_usd'])}"
     by_purpose: dict[str, float] = {}
     for row in night.spend:
-        by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], 0.0) + float(row["cost_usd"])
+        by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], 0.0) + float(row["settled_usd"])
     parts = [f"{money(usd)} for {PURPOSES.get(name, name)}" for name, usd in by_purpose.items() if usd]
     told += f": {', '.join(parts)}." if total and len(parts) > 1 else "."
     if night.counts["unsettled"]:
-        told += f" Of that, {money(night.counts['unsettled_usd'])} is unsettled and counted at its most."
+        told += f" That is settled; up to {money(night.counts['unsettled_usd'])} more is unsettled."
     if stopped(night) or not night.over:
         told += " What an endpoint alone would have cost is for all requests; this run has not answered all of them."
     return told
@@ -200,8 +203,9 @@ def estimate(night: RunFacts) -> tuple[str, ...]:
     if not planned:
         return ()
     error = night.spent_usd / float(planned) - 1.0
+    actual = spent(night.counts["spent_usd"], night.counts["unsettled_usd"])
     return (
-        f"Estimated {money(planned)}, actual {money(night.counts['spent_usd'])}, error {error:+.1%}, pilot included.",
+        f"Estimated {money(planned)}, actual {actual}, error {error:+.1%} by what is settled, pilot included.",
     )
 
 

@@ -107,6 +107,9 @@ def off(actual: Any, estimated: Any) -> Cell:
 def bill(night: RunFacts) -> ReportTable | None:
     ours = [(words("this run"), usd(night.counts["spent_usd"]), score(night.counts["mean_score"], night.counts["scored"]),
              Cell(""), words("paid"))]  # fmt: skip
+    if night.counts["unsettled"]:
+        most = usd(night.counts["unsettled_usd"])
+        ours.append((words("this run, unsettled"), most, Cell(""), Cell(""), words("at most, besides")))
     alone = [
         (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in night.emulated else "")), usd(row["alone_usd"]),
          score(row["score"], row["scored"]), usd(row["saved_usd"]), words(BILL_BASES.get(row["basis"], row["basis"])))
@@ -132,13 +135,20 @@ def certificates(night: RunFacts) -> ReportTable | None:
         "certificates", "What is claimed",
         ("Of", "Scorer", "Basis", "Floor", "Mean", "Lower bound", "Scored", "Method", "Certified"),
         [
-            (words(row["task"] if row["task"] is not None else "whole batch"), words(row["scorer"]), words(basis(row)),
+            (words(_about(row)), words(row["scorer"]), words(basis(row)),
              score(row["floor"]), score(row["mean"]), score(row["lower_bound"]),
              Cell(f"{row['scored']:,} of {row['population']:,}", str(row["scored"]), right=True),
              words(f"{row['method']}, {row['confidence']:.0%}"), words("yes" if row["certified"] else "no"))
             for row in night.certificates
         ],
     )  # fmt: skip
+
+
+def _about(row: Row) -> str:
+    """What a certificate is about."""
+    of = row["task"] if row["task"] is not None else "whole batch"
+    part = row["requests"] is not None and row["population"] < row["requests"]
+    return f"{row['population']:,} of the {row['requests']:,} requests of {of}" if part else of
 
 
 def served(night: RunFacts) -> ReportTable | None:
@@ -156,11 +166,12 @@ def served(night: RunFacts) -> ReportTable | None:
 def spend(night: RunFacts) -> ReportTable | None:
     return table(
         "spend", "Where the money went",
-        ("Endpoint", "Tier", "For", "Attempts", "Unsettled", "Input tokens", "of them cached", "Output tokens", "Cost"),
+        ("Endpoint", "Tier", "For", "Attempts", "Unsettled", "Input tokens", "of them cached", "Output tokens", "Settled",
+         "Unsettled at most"),
         [
             (words(row["endpoint"]), words(row["mode"]), words(row["purpose"]), count(row["attempts"]),
              count(row["attempts_unsettled"]), count(row["input_tokens"]), count(row["cached_tokens"]),
-             count(row["output_tokens"]), usd(row["cost_usd"]))
+             count(row["output_tokens"]), usd(row["settled_usd"]), usd(row["unsettled_usd"]))
             for row in night.spend
         ],
     )  # fmt: skip
@@ -168,8 +179,8 @@ def spend(night: RunFacts) -> ReportTable | None:
 
 def spend_by_task(night: RunFacts) -> ReportTable | None:
     return table(
-        "spend-by-task", "Cost by task and endpoint", ("Task", "Endpoint", "Cost"),
-        [(words(row["task"] or "no request"), words(row["endpoint"]), usd(row["cost_usd"]))
+        "spend-by-task", "Cost by task and endpoint", ("Task", "Endpoint", "Settled", "Unsettled at most"),
+        [(words(row["task"] or "no request"), words(row["endpoint"]), usd(row["settled_usd"]), usd(row["unsettled_usd"]))
          for row in night.spend_by_task[:MOST_ROWS]],
         _cut(night.spend_by_task),
     )  # fmt: skip
@@ -229,7 +240,7 @@ def estimates(night: RunFacts) -> ReportTable | None:
 def failed_attempts(night: RunFacts) -> ReportTable | None:
     return table(
         "failed-attempts", "Failed attempts by cause",
-        ("Cause", "Endpoint", "Attempts", "Requests", "answered in the end", "Cost", "For example"),
+        ("Cause", "Endpoint", "Attempts", "Requests", "answered in the end", "Cost at most", "For example"),
         [
             (words(row["cause"]), words(row["endpoint"]), count(row["attempts"]), count(row["requests"]),
              count(row["answered"]), usd(row["cost_usd"]), said(row["example"]))
@@ -257,7 +268,7 @@ def rejected(night: RunFacts) -> ReportTable | None:
 def slowest(night: RunFacts) -> ReportTable | None:
     return table(
         "slowest", "The slowest attempts",
-        ("Request", "Endpoint", "For", "Attempt", "Took", "Input tokens", "Output tokens", "Cost"),
+        ("Request", "Endpoint", "For", "Attempt", "Took", "Input tokens", "Output tokens", "Cost at most"),
         [
             (said(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
              seconds(row["seconds"]), count(row["input_tokens"]), count(row["output_tokens"]), usd(row["cost_usd"]))
@@ -269,7 +280,7 @@ def slowest(night: RunFacts) -> ReportTable | None:
 def dearest(night: RunFacts) -> ReportTable | None:
     return table(
         "dearest", "The dearest requests",
-        ("Request", "Endpoints", "Attempts", "Input tokens", "Output tokens", "Cost"),
+        ("Request", "Endpoints", "Attempts", "Input tokens", "Output tokens", "Cost at most"),
         [
             (said(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
              count(row["output_tokens"]), usd(row["cost_usd"]))

@@ -102,12 +102,21 @@ class RunContext:
         return [NEED_COLUMNS[need] for need in needs(scorer) if need in NEED_COLUMNS] if scorer else []
 
     @property
-    def scores_all(self) -> bool:
-        """Whether every answer is scored because scoring is free. A function is taken to be, unless the job says how
-        many of its scores are allowed."""
+    def scores_free(self) -> bool:
+        """Whether a score costs nothing. A function's is taken to, unless the job says how many are allowed."""
         scorer = self.scorer
         costly = scorer is not None and scorer.function is not None and self.job.quality.labels is not None
         return scorer is not None and kind_of(scorer).free and not costly
+
+    @property
+    def by_sample(self) -> bool:
+        """Whether the rows with a reference are a random sample, and so the audit of the whole."""
+        return self.scorer is not None and self.job.quality.references == "sample"
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether every answer that can be scored is, because scoring is free."""
+        return self.scores_free and not self.by_sample
 
     @property
     def reached(self) -> dict[str, Endpoint]:
@@ -133,7 +142,7 @@ class RunContext:
     def pilot_labels(self) -> int | None:
         """Scores that cost money which the pilot may use: what the audit leaves, or half; None: as many as it wants."""
         quality = self.job.quality
-        if self.scores_all or quality.labels is None:
+        if self.scores_free or quality.labels is None:
             return None
         return quality.labels - min(quality.audit or quality.labels // 2, quality.labels)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from thirdshift.flows.console import money
+from thirdshift.flows.console import money, spent
 from thirdshift.flows.verdicts import Verdict
+from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.prediction.drift import Drift
 
@@ -24,6 +25,8 @@ class IssuedCertificate:
     scorer: str
     population: int
     """Requests that the claim is about."""
+    requests: int | None
+    """Accepted requests; None: not known, in a warehouse of an earlier version."""
     scored: int
     """Requests whose score is known."""
     mean: float
@@ -46,6 +49,9 @@ class RunSummary:
     rejects: int
     errors: int
     spent_usd: float
+    """Settled: the provider told the usage."""
+    unsettled_usd: float
+    """What attempts whose outcome was never learnt can have cost besides, at most."""
     planned_usd: float | None
     mean_score: float | None
     certificate: IssuedCertificate | None
@@ -97,15 +103,20 @@ def lines(summary: RunSummary) -> list[str]:
     counts = (
         f"{summary.results:,} results, {summary.errors:,} of them errors; {summary.rejects:,} rows rejected"
     )
-    texts = [f"{counts}; {money(summary.spent_usd)} spent"]
+    settled, unsettled = summary.spent_usd, summary.unsettled_usd
+    texts = [f"{counts}; {spent(settled, unsettled)}"]
     planned = summary.planned_usd
     if planned:
-        error = summary.spent_usd / planned - 1.0
-        texts.append(f"estimated {money(planned)}, actual {money(summary.spent_usd)}, error {error:+.1%}")
+        error = f"error {settled / planned - 1.0:+.1%}"
+        if unsettled:
+            error += f" to {(settled + unsettled) / planned - 1.0:+.1%}"
+        texts.append(f"estimated {money(planned)}, actual {spent(settled, unsettled)}, {error}")
     if summary.reused:
         texts.append(f"{summary.reused:,} answers reused, {money(summary.reused_usd)} not paid again")
     if certificate is not None:
         texts.append(claim(certificate))
+        if part := population_sentence(certificate.population, certificate.requests):
+            texts.append(part)
     elif Verdict.NOT_CERTIFIED in summary.outcomes:
         texts.append("nothing was scored at random, so nothing is claimed of the quality")
     elif summary.mean_score is None:

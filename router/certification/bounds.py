@@ -34,12 +34,12 @@ def exact(successes: int, scored: int, confidence: float, population: int | None
     low, high = successes, population - (scored - successes)  # what the sample leaves possible
     while low < high:  # the smallest number of successes in the population that does not surprise
         middle = (low + high) // 2
-        surprise = _chance_of_as_many(successes, population, middle, scored)
+        surprise = chance_of_as_many(successes, population, middle, scored)
         low, high = (low, middle) if surprise > alpha else (middle + 1, high)
     return low / population
 
 
-def _chance_of_as_many(successes: int, population: int, right: int, scored: int) -> float:
+def chance_of_as_many(successes: int, population: int, right: int, scored: int) -> float:
     """The chance of at least so many successes among `scored` drawn from a population with `right` (hypergeometric)."""
     count = np.arange(successes, min(scored, right) + 1, dtype=np.float64)
     log_chance = (

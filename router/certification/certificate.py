@@ -54,10 +54,34 @@ class Certificate:
     mean: float
     lower_bound: float
     method: Method
+    requests: int | None = None
+    """Accepted requests of the batch or the task; None: as many as `population`."""
+    of_part: bool = False
+    """Whether the floor is asked of no more than what can be scored."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether the bound clears the floor, of the population that it is about."""
+        return self.lower_bound >= self.floor
+
+    @property
+    def whole(self) -> bool:
+        """Whether the claim is about all that the floor is asked of."""
+        return self.of_part or self.requests is None or self.population >= self.requests
 
     @property
     def certified(self) -> bool:
-        return self.lower_bound >= self.floor
+        return self.shown and self.whole
+
+    @property
+    def missed(self) -> bool:
+        """Whether the estimate is below the floor, whatever the requests are worth that the claim is not about."""
+        if not self.scored:
+            return False
+        if self.whole or self.requests is None:
+            return self.mean < self.floor
+        most = (self.mean * self.population + self.requests - self.population) / max(self.requests, 1)
+        return most < self.floor
 
     def sentence(self) -> str:
         """`judge opus, rubric 3f2a: ≥ 0.91 (95 %, 300 of 6,010 scored)`."""
@@ -66,6 +90,17 @@ class Certificate:
             f"{self.scorer}: ≥ {math.floor(self.lower_bound * 1000) / 1000:.3f} "
             f"({how}, {self.scored:,} of {self.population:,} scored)"
         )
+
+
+def population_sentence(population: int, requests: int | None) -> str:
+    """What of a batch a claim is about, where that is not all: `128 of 900 requests can be scored; nothing is claimed of
+    the other 772`. Empty where it is all."""
+    if requests is None or population >= requests:
+        return ""
+    return (
+        f"{population:,} of {requests:,} requests can be scored; nothing is claimed of the other "
+        f"{requests - population:,}"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +146,10 @@ def certify(claim: Claim, sample: ScoredSample, *, audit_round: int = 1) -> Cert
     (the betting bound holds at every size; the exact one at a size fixed before)."""
     total = float(sample.known.sum())
     mean = _mean(total, sample)
-    if sample.scored >= sample.population:
-        return _certificate(claim, sample.population, sample.scored, mean, mean, Method.CENSUS)
     if not sample.scored:
         return _certificate(claim, sample.population, 0, mean, 0.0, Method.NONE)
+    if sample.scored >= sample.population:
+        return _certificate(claim, sample.population, sample.scored, mean, mean, Method.CENSUS)
     confidence = round_confidence(claim.confidence, audit_round)
     bound = _bound(sample.audit, confidence, sample.rest, sample.binary)
     lower = (total + sample.rest * bound) / sample.population

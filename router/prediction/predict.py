@@ -177,6 +177,24 @@ def crossed(
     return quality
 
 
+def apart(
+    predictor: Predictor,
+    observations: Observations,
+    population: Population,
+    priors: Floats,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Quality of all requests by one rule: each from a fit that knows no score of its own fold, whether it has a score or
+    not. So requests with scores are served as those without are, and a random sample of them stands for all."""
+    quality = np.empty((len(population), len(priors)), np.float32)
+    fold = rng.permutation(len(population)) % FOLDS
+    for k in range(FOLDS):
+        others = without(predictor, observations.where(fold[observations.row] != k), population, priors)
+        rows = np.flatnonzero(fold == k)
+        quality[rows] = others.predict(population, rows)
+    return quality
+
+
 def calibration_error(quality: NDArray[np.floating], observations: Observations, bins: int = 10) -> float:
     """How far predictions are off on the average: over bins of predicted quality, |mean predicted - mean score|, by size.
 

@@ -121,7 +121,9 @@ def test_the_figures_of_the_page_are_those_of_sql(page: str, warehouse: Path) ->
     tokens = "input_tokens, cached_tokens, output_tokens"
     spend = f"select endpoint, mode, purpose, attempts, attempts_unsettled, {tokens}, cost_usd from spend_by_endpoint"
     paid = ask(warehouse, f"{spend} order by cost_usd desc")
-    assert tables["Where the money went"] == [[f"{cell}" for cell in row] for row in paid]
+    assert tables["Where the money went"] == [
+        [f"{cell:f}" if isinstance(cell, Decimal) else f"{cell}" for cell in row] for row in paid
+    ]
     bill = {row[0].removesuffix(" (emulated)"): row for row in tables["Cost of the whole batch"]}
     for name, alone, saved in ask(warehouse, "select endpoint, alone_usd, saved_usd from savings"):
         assert (Decimal(bill[name][1]), Decimal(bill[name][3])) == (alone, saved)

@@ -97,16 +97,18 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
         out.writerows(rows)
     back = command("labels", "import", labels, "--warehouse", warehouse, "--json")
     assert back.exit_code == 0, back.output
-    ((basis, scorer, population, scored, lower),) = ask(
+    (basis, scorer, population, scored, lower), earlier = ask(
         warehouse,
-        "select basis, scorer, population, scored, lower_bound from certificates where run_id = 'one'",
+        "select basis, scorer, population, scored, lower_bound from certificates where run_id = 'one' "
+        "order by issued_at desc",
     )
+    assert earlier[0] == "judge", "what was certified before stays beside it"
     assert (basis, scorer, population, scored) == ("human", "people", 400, 300)
     results = ask(warehouse, "select request_id, output from results")
     truth = sum(right(request_id, output) for request_id, output in results) / 400
     assert truth - 0.1 < lower <= truth
     assert command("labels", "import", labels, "--warehouse", warehouse).exit_code == 0
-    assert ask(warehouse, "select lower_bound from certificates where run_id = 'one'") == [(lower,)]
+    assert ask(warehouse, "select lower_bound from certificates where basis = 'human'") == [(lower,)]
     shown = json.loads(back.stdout)["certificate"]["certified"]
     assert shown == (lower >= 0.9)
     assert ask(warehouse, "select count(*) from observations where basis = 'human'") == [(300,)]

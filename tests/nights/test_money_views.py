@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from thirdshift.flows.cli.app import app
 from thirdshift.flows.execution.earlier_runs import within_window
 from thirdshift.flows.runs.context import context_for
 from thirdshift.flows.runs.options import RunOptions
@@ -189,6 +192,95 @@ def test_savings_say_what_each_endpoint_alone_would_have_cost(tmp_path: Path) ->
     assert found["small"] == ("tokens", spent, Decimal("0.007"), 0)
     assert found["frontier"] == ("tokens", spent, Decimal("0.14"), Decimal("0.133"))
     assert found["house"][2] is None, "hours cannot be told from tokens"
+
+
+def test_savings_leave_unsettled_and_reused_apart(tmp_path: Path) -> None:
+    """Five requests are paid for, 0.001 each, and an attempt may have cost 0.004 more; two were answered another day."""
+    path = tmp_path / "w.duckdb"
+    a_run(
+        path, "before", [(5, Purpose.MAIN, "settled", Decimal(1)), (6, Purpose.MAIN, "settled", Decimal(1))]
+    )
+    paid = [(n, Purpose.MAIN, "settled", Decimal("0.001")) for n in range(5)]
+    a_run(path, "one", [*paid, (0, Purpose.MAIN, "unsettled", Decimal("0.004"))])
+    in_force = pa.table(
+        {
+            "price_id": ["b"],
+            "endpoint": ["frontier"],
+            "input_usd_per_mtok": [100.0],
+            "output_usd_per_mtok": [0.0],
+        }
+    )
+    with Warehouse.open(path) as w:
+        hashes = w.query("select request_hash from requests where run_id = 'one' and row >= 5")[
+            "request_hash"
+        ]
+        reuse(w, "one", answered_before(w, "tickets", hashes, None, NOW, but_run="one"))
+        prices.save(w, "one", in_force)
+        row = one(w, "from savings")
+        run = runs.get(w, "one")
+        by_day = one(w, "select * from spend_by_day where run_id = 'one'")
+    # 5 requests of 100 tokens at 100 USD a million are 0.05; the two that were reused are no merit of the plan
+    assert (row["requests"], row["reused"], row["alone_usd"]) == (5, 2, Decimal("0.05"))
+    assert (row["spent_usd"], row["unsettled_usd"]) == (Decimal("0.005"), Decimal("0.004"))
+    assert (row["saved_usd"], row["saved_usd_at_least"]) == (Decimal("0.045"), Decimal("0.041"))
+    assert run is not None
+    assert (run["spent_usd"], run["unsettled_usd"]) == (Decimal("0.005"), Decimal("0.004"))
+    assert (by_day["settled_usd"], by_day["unsettled_usd"]) == (Decimal("0.005"), Decimal("0.004"))
+
+
+def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_path: Path) -> None:
+    """1.00 is settled, two attempts may have cost 0.40 and 0.60; the provider bills 1.25 for that day."""
+    path = tmp_path / "w.duckdb"
+    a_run(
+        path,
+        "one",
+        [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4")),
+         (4, Purpose.MAIN, "unsettled", Decimal("0.6"))],
+    )  # fmt: skip
+    bill = tmp_path / "house.csv"
+    bill.write_text("day,model,cost_usd\n2026-11-22,small,1.25\n")
+    with Warehouse.open(path) as w:
+        assert spent_in_window(w, "tickets", "day", NOW) == 2
+    done = CliRunner().invoke(
+        app, ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)["settlement"]
+    assert (told["entries"], Decimal(told["cost_usd"]), Decimal(told["at_most_usd"])) == (
+        2,
+        Decimal("0.25"),
+        1,
+    )
+    with Warehouse.open(path) as w:
+        rows = w.query("select status, cost_usd, settled_by from ledger order by cost_usd").to_pylist()
+        assert [tuple(row.values()) for row in rows] == [
+            ("settled", Decimal("0.1"), "invoice house.csv"),
+            ("settled", Decimal("0.15"), "invoice house.csv"),
+            ("settled", Decimal(1), None),
+        ]
+        assert spent_in_window(w, "tickets", "day", NOW) == Decimal("1.25")
+        run = runs.get(w, "one")
+        assert run is not None
+        assert (run["spent_usd"], run["unsettled_usd"]) == (Decimal("1.25"), 0)
+
+
+def test_an_invoice_that_does_not_agree_settles_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "w.duckdb"
+    a_run(
+        path,
+        "one",
+        [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4"))],
+    )
+    bill = tmp_path / "house.csv"
+    for billed, why in (("0.80", "0.20 USD less than is settled"), ("1.90", "0.50 beyond what is unsettled")):
+        bill.write_text(f"day,model,cost_usd\n2026-11-22,small,{billed}\n")
+        done = CliRunner().invoke(
+            app, ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path)]
+        )
+        assert "not settled: small on 2026-11-22" in done.output
+        assert why.split()[0] in done.output
+        with Warehouse.open(path) as w:
+            assert ledger.spending(w, "one") == ledger.Spending(Decimal(1), Decimal("0.4"))
 
 
 def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ TRAILING = (
     "reused_from",
     "metadata",
 )
+CERTIFICATES = """
+select task, floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method,
+       issued_at::varchar as issued_at
+from certificates where run_id = $run_id order by task nulls first, issued_at desc
+"""
 SQL_TYPES = {"string": "varchar", "integer": "bigint", "number": "double", "boolean": "boolean"}
 """JSON Schema's type → the column's. All else is JSON text."""
 
@@ -72,9 +77,11 @@ def publish(
                 raise PublishError(f"there is no run {run_id} in {warehouse}")
             folder = private_dir(place)
             rows = _export(w, run_id, folder)
+            claims = w.query(CERTIFICATES, run_id=run_id).to_pylist()
         named = f"job={quote(run['job'] or '', safe='')}", f"run_id={quote(run_id, safe='')}"
         target = _join(target, *named)
-        return _send(folder, target, {"job": run["job"], "run_id": run_id, "rows": rows})
+        facts = {"job": run["job"], "run_id": run_id, "rows": rows, "certificates": claims}
+        return _send(folder, target, facts)
     except WarehouseError:
         raise
     except Exception as error:  # an object store's client has a tree of its own

@@ -109,7 +109,7 @@ def reconcile(
     ours = [row for row in ledger.select(list(LEDGER_COLUMNS)).to_pylist() if row["status"] != "void"]
     theirs = invoice.to_pylist()
     by_ref = any(row["ref"] for row in theirs)
-    names = _names(ours, {row["model"] for row in theirs if row["model"]})
+    names = model_names(ours, {row["model"] for row in theirs if row["model"]})
     left = _sums((_our_key(row, names, by_ref=by_ref), row) for row in ours)
     right = _sums((_their_key(row, by_ref=by_ref), row) for row in theirs)
     keys = sorted({*left, *right}, key=lambda key: tuple(str(part or "") for part in key))
@@ -136,7 +136,7 @@ def _our_key(row: dict[str, Any], names: dict[str, str], *, by_ref: bool) -> Key
     return (row["started_at"].date(), names[name], None)
 
 
-def _names(ours: list[dict[str, Any]], theirs: set[str]) -> dict[str, str]:
+def model_names(ours: list[dict[str, Any]], theirs: set[str]) -> dict[str, str]:
     """Our model's name → the invoice's for the same, or our own where it has none."""
     found: dict[str, str] = {}
     for row in ours:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -15,6 +16,28 @@ select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
 where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated::varchar
 """
+
+
+SPENDING = """
+select coalesce(sum(cost_usd) filter (where status not in ('unsettled', 'reserved')), 0) as settled_usd,
+       coalesce(sum(cost_usd) filter (where status in ('unsettled', 'reserved')), 0) as unsettled_usd
+from ledger where run_id = $run_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a run has cost: for certain, and what more it can be."""
+
+    settled_usd: Decimal
+    unsettled_usd: Decimal
+    """At most, of attempts whose outcome was never learnt."""
+
+
+def spending(warehouse: Warehouse, run_id: str) -> Spending:
+    """What a run has cost, US dollars: settled, and at most unsettled besides."""
+    (row,) = warehouse.query(SPENDING, run_id=run_id).to_pylist()
+    return Spending(row["settled_usd"], row["unsettled_usd"])
 
 
 def spent(warehouse: Warehouse, run_id: str) -> Decimal:

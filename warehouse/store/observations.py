@@ -50,5 +50,5 @@ def unscored(
 
 
 def save_certificates(warehouse: Warehouse, certificates: pa.Table) -> None:
-    """Put in certificates instead of all that the same runs have."""
-    warehouse.replace("certificates", certificates, ["run_id"])
+    """Put in certificates instead of those that the same runs have by the same opinion; another's stay beside them."""
+    warehouse.replace("certificates", certificates, ["run_id", "basis"])

@@ -51,13 +51,14 @@ def update(warehouse: Warehouse, run_id: str, **columns: Any) -> None:
 
 
 def finish(warehouse: Warehouse, run_id: str, *, published: bool = True, **columns: Any) -> None:
-    """Set a run's end: status, outcomes, finished_at (now, unless given), spent_usd from the ledger.
+    """Set a run's end: status, outcomes, finished_at (now, unless given), spent_usd and unsettled_usd from the ledger.
 
     `published` puts its answers into the view `answers`; pass False when `output.when` held them back.
     """
     now = datetime.now(UTC)
-    spent = ledger.spent(warehouse, run_id)
-    given = {"finished_at": now, "spent_usd": spent, "published_at": now if published else None} | columns
+    cost = ledger.spending(warehouse, run_id)
+    spent = {"spent_usd": cost.settled_usd, "unsettled_usd": cost.unsettled_usd}
+    given = {"finished_at": now, **spent, "published_at": now if published else None} | columns
     update(warehouse, run_id, **given)
     if "published_at" not in columns:
         warehouse.execute(AFTER_THE_LAST, run_id=run_id)

@@ -7,7 +7,7 @@ extension is needed to open the file. No keys: an anti-join is cheaper than an i
 
 from __future__ import annotations
 
-VERSION = 6
+VERSION = 7
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -86,6 +86,7 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         alter table ledger add column tag varchar;
         alter table ledger add column service_tier varchar;
         alter table ledger add column note varchar;
+        alter table ledger add column settled_by varchar;
         alter table results add column tag varchar;
         alter table responses add column reused_from varchar;
         update ledger set task = q.task from requests q
@@ -126,9 +127,19 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         alter table ledger add column if not exists note varchar;
         """,
     ),
+    7: (
+        "Of how many requests a certificate speaks; what a run has unsettled, and who settled it in the end.",
+        """
+        alter table certificates add column requests bigint;
+        update certificates c set requests = (
+            select count(*) from requests q where q.run_id = c.run_id and (c.task is null or q.task = c.task));
+        alter table ledger add column if not exists settled_by varchar;
+        alter table runs add column unsettled_usd decimal(18,9);
+        """,
+    ),
 }
 """Version → what it brought, in a sentence, and the SQL that makes it of the one before. DuckDB cannot alter a table
-once more after an update in the same transaction, so that step 2, which updates the ledger, adds what step 6 needs."""
+once more after an update in the same transaction, so that step 2, which updates the ledger, adds what 6 and 7 need."""
 
 CONTRACT_TABLES = (
     "runs",

@@ -5,8 +5,10 @@ are spread over the run's answered requests by count (a request that cost much d
 unsettled stands apart, at its most. The three add up to the ledger, to the last place. `accounting_usd`, for hardware
 that is paid already, is spread like overhead and is in no ledger.
 
-Savings: what an endpoint alone would have cost. Where the pilot, a uniform sample, asked it 30 times or more, that is
-the mean it paid there; otherwise the tokens of the answers served, at the endpoint's price.
+Savings: what an endpoint alone would have cost for the requests that this run paid for; answers reused from earlier
+runs are apart. Spent is what is settled; unsettled attempts can have cost `unsettled_usd` more. Where the pilot, a
+uniform sample, asked the endpoint 30 times or more, that is the mean it paid there; otherwise the tokens of the answers
+served, at the endpoint's price.
 """
 
 from __future__ import annotations
@@ -33,31 +35,35 @@ create or replace view unsettled as
 create or replace view spend_by_day as
     select (l.started_at at time zone 'UTC')::date as day, r.job, l.run_id, count(*) as attempts,
            sum(l.cost_usd) as cost_usd,
-           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+           coalesce(sum(l.cost_usd) filter (where l.status not in ('unsettled', 'reserved')), 0) as settled_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd
     from ledger l left join runs r using (run_id)
     group by all;
 
 create or replace view spend_by_task as
     select r.job, l.run_id, l.task, count(*) as attempts, sum(l.input_tokens) as input_tokens,
            sum(l.output_tokens) as output_tokens, sum(l.cost_usd) as cost_usd,
-           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+           coalesce(sum(l.cost_usd) filter (where l.status not in ('unsettled', 'reserved')), 0) as settled_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd
     from ledger l left join runs r using (run_id)
     group by all;
 
 create or replace view spend_by_endpoint as
     select r.job, l.run_id, l.endpoint, l.model, l.provider, l.mode, l.purpose, count(*) as attempts,
-           count(*) filter (where l.status = 'unsettled') as attempts_unsettled,
+           count(*) filter (where l.status in ('unsettled', 'reserved')) as attempts_unsettled,
            sum(l.input_tokens) as input_tokens, sum(l.cached_tokens) as cached_tokens,
            sum(l.output_tokens) as output_tokens, sum(l.reasoning_tokens) as reasoning_tokens,
            sum(l.cost_usd) as cost_usd,
-           coalesce(sum(l.cost_usd) filter (where l.status = 'unsettled'), 0) as unsettled_usd
+           coalesce(sum(l.cost_usd) filter (where l.status not in ('unsettled', 'reserved')), 0) as settled_usd,
+           coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd
     from ledger l left join runs r using (run_id)
     group by all;
 
 create or replace view estimate_vs_actual as
     with actual as (
-        select run_id, request_id, endpoint, sum(cost_usd) as usd, max(input_tokens) as input_tokens,
-               max(output_tokens) as output_tokens
+        select run_id, request_id, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens,
+               coalesce(sum(cost_usd) filter (where status = 'settled'), 0) as usd,
+               coalesce(sum(cost_usd) filter (where status <> 'settled'), 0) as unsettled_usd
         from ledger where purpose in ('pilot', 'main', 'audit', 'repair') and status <> 'void'
         group by all)
     select r.job, a.run_id, a.task, a.endpoint, count(*) as requests, count(l.usd) as requests_sent,
@@ -65,15 +71,22 @@ create or replace view estimate_vs_actual as
            sum(l.input_tokens) as input_tokens_actual,
            sum(a.output_tokens) filter (where l.output_tokens is not null) as output_tokens_estimated,
            sum(l.output_tokens) as output_tokens_actual,
-           sum(a.predicted_usd) filter (where l.usd is not null) as predicted_usd, sum(l.usd) as cost_usd
+           sum(a.predicted_usd) filter (where l.usd is not null) as predicted_usd, sum(l.usd) as cost_usd,
+           sum(l.unsettled_usd) as unsettled_usd
     from assignments a left join runs r using (run_id) left join actual l using (run_id, request_id, endpoint)
     group by all;
 
 create or replace view savings as
-    with asked as (
-        select run_id, count(*) filter (where row = leader) as requests, count(*) as rows
-        from requests group by run_id),
-    spent as (select run_id, sum(cost_usd) as spent_usd from ledger group by run_id),
+    with reused as (
+        select run_id, count(*) as requests from responses where reused_from is not null group by run_id),
+    asked as (
+        select q.run_id, count(*) filter (where q.row = q.leader) - coalesce(any_value(u.requests), 0) as requests,
+               coalesce(any_value(u.requests), 0) as reused
+        from requests q left join reused u using (run_id) group by q.run_id),
+    spent as (
+        select run_id, coalesce(sum(cost_usd) filter (where status not in ('unsettled', 'reserved')), 0) as spent_usd,
+               coalesce(sum(cost_usd) filter (where status in ('unsettled', 'reserved')), 0) as unsettled_usd
+        from ledger group by run_id),
     -- a request's own tokens, whoever answered it
     used as (
         select run_id, request_id, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens
@@ -85,14 +98,16 @@ create or replace view savings as
     tried as (
         select run_id, endpoint, avg(cost_usd) as usd, count(*) as requests
         from ledger where purpose = 'pilot' and status = 'settled' group by all)
-    select r.job, p.run_id, p.endpoint, a.requests, s.spent_usd,
+    select r.job, p.run_id, p.endpoint, a.requests, a.reused, s.spent_usd::decimal(18,9) as spent_usd,
+           s.unsettled_usd::decimal(18,9) as unsettled_usd,
            case when t.requests >= 30 then 'pilot' else 'tokens' end as basis,
            (case when t.requests >= 30 then t.usd * a.requests
                  when c.usd_per_hour is null then
                      (k.input_tokens * c.input_usd_per_mtok::double
                       + k.output_tokens * c.output_usd_per_mtok::double) / 1e6 * a.requests / k.answered
             end)::decimal(18,9) as alone_usd,
-           (alone_usd - s.spent_usd)::decimal(18,9) as saved_usd
+           (alone_usd - s.spent_usd)::decimal(18,9) as saved_usd,
+           (alone_usd - s.spent_usd - s.unsettled_usd)::decimal(18,9) as saved_usd_at_least
     from (select distinct run_id, endpoint, max(price_id) as price_id from run_prices group by all) p
     join runs r using (run_id) join asked a using (run_id) join spent s using (run_id)
     left join tokens k using (run_id) left join tried t using (run_id, endpoint)
