@@ -129,7 +129,7 @@ def quality_of(warehouse: Warehouse, context: RunContext) -> Quality:
 
 
 def _certificates(warehouse: Warehouse, context: RunContext, whole: Claim) -> Sequence[Certificate]:
-    """Of what can be scored, whatever that is a part of."""
+    """Certify what can be scored, whatever that is a part of."""
     if not context.scores_all:
         return audit.certificates(warehouse, context)
     found = warehouse.query(SCORES, run_id=context.run_id)

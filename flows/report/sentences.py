@@ -108,7 +108,7 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
             f"{certificate['population']:,} by the {certificate['method']} method"
         )
     word = "certified" if certificate["certified"] else "not certified"
-    part = population_sentence(certificate["population"], certificate["requests"])
+    part = population_sentence(certificate["population"], certificate.get("requests"))
     told = f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
     return f"{told} {part}." if part else told
 

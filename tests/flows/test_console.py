@@ -56,7 +56,7 @@ def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pyte
     console = RunConsole(Console(file=said, soft_wrap=True, highlight=False))
     with console.working("main", tally(total=10, done=10, seconds=5)) as bar:
         bar.show(Decimal("0.25"))
-    assert said.getvalue() == "main: 10 of 10; $0.2500 spent, 2/s\n"
+    assert said.getvalue() == "main: 10 of 10; at most $0.2500 spent, 2/s\n"
     monkeypatch.setenv(QUIET, "1")
     console.say("a plan")
     console.say("a warning", "yellow")

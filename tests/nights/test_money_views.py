@@ -35,7 +35,7 @@ from thirdshift.router.values import (
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
-from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store import dispatch, ledger, prices, requests, results, runs
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.ledger import spent_in_window
@@ -67,6 +67,7 @@ def a_run(
     pq.write_table(pa.table(source), path.parent / "in.parquet")
     folder = run_folder(path, run_id)
     freeze(InputSpec("in.parquet", path.parent), folder)
+    (folder / MARKER).touch()
     with Warehouse.open(path) as w:
         runs.start(w, {"run_id": run_id, "job": job, "status": "running", "started_at": at})
         requests.save(w, run_id, folder, {"team": "support"}, ["customer"])
