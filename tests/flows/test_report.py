@@ -118,8 +118,8 @@ def test_the_command_writes_the_page_of_a_run(warehouse: Path, tmp_path: Path) -
 
 def test_the_figures_of_the_page_are_those_of_sql(page: str, warehouse: Path) -> None:
     tables = seen(page).tables
-    tokens = "input_tokens, cached_tokens, output_tokens"
-    spend = f"select endpoint, mode, purpose, attempts, attempts_unsettled, {tokens}, settled_usd, unsettled_usd from spend_by_endpoint"
+    figures = "input_tokens, cached_tokens, output_tokens, settled_usd, unsettled_usd"
+    spend = f"select endpoint, mode, purpose, attempts, attempts_unsettled, {figures} from spend_by_endpoint"
     paid = ask(warehouse, f"{spend} order by cost_usd desc")
     assert tables["Where the money went"] == [
         [f"{cell:f}" if isinstance(cell, Decimal) else f"{cell}" for cell in row] for row in paid
