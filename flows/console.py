@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
+from typing import Any, ParamSpec, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -161,3 +165,70 @@ class _Plain(Bar):
     def end(self) -> None:
         tally = self._tally
         self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line(self._spent)}")
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------
+
+P = ParamSpec("P")
+R = TypeVar("R")
+OUT, ERR = 1, 2
+UNREAD = 141
+"""The exit code of a program whose reader has gone, as a shell has it: 128 and SIGPIPE's number."""
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """The command, with file descriptor 1 kept for what Python prints."""
+
+    @functools.wraps(command)
+    def work(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            with answers_alone():
+                return command(*args, **kwargs)
+        except BrokenPipeError:  # whoever read the answer has gone
+            raise SystemExit(UNREAD) from None
+
+    return work
+
+
+@contextmanager
+def answers_alone() -> Iterator[None]:
+    """Meanwhile file descriptor 1 is stderr's, and `sys.stdout` writes to where 1 went before."""
+    try:
+        os.fstat(ERR)
+        kept = os.dup(OUT)
+    except OSError:  # started with one of them closed
+        yield
+        return
+    before = sys.stdout
+    before.flush()
+    os.dup2(ERR, OUT)
+    sys.stdout = _onto(kept, before)
+    try:
+        yield
+    finally:
+        ours, sys.stdout = sys.stdout, before
+        ctypes.CDLL(None).fflush(None)  # what C has buffered belongs where it was meant to go
+        os.dup2(kept, OUT)
+        try:
+            ours.flush()
+        finally:
+            with suppress(BrokenPipeError):
+                ours.close() if ours is not before else os.close(kept)
+
+
+def _onto(descriptor: int, stream: TextIO) -> TextIO:
+    """A stream like `stream` onto `descriptor`; itself where it is none of the process's stdout, as in a test."""
+    try:
+        theirs = stream.fileno() == OUT
+    except (OSError, ValueError):
+        theirs = False
+    if not theirs:
+        return stream
+    made: Any = os.fdopen(
+        descriptor,
+        "w",
+        encoding=stream.encoding,
+        errors=stream.errors,
+        buffering=1 if stream.isatty() else -1,
+    )
+    return made  # type: ignore[no-any-return]

@@ -46,6 +46,7 @@ HOMES = {
     "psutil": {"engines", "flows"},
     "stamina": {"engines", "warehouse"},
     "tenacity": {"warehouse"},
+    "botocore": {"warehouse"},
     "duckdb": {"warehouse"},
     "fsspec": {"warehouse"},
     "highspy": {"router"},

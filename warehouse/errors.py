@@ -33,6 +33,10 @@ class PublishError(WarehouseError):
     """Results could not be written to `output:`; they are in the warehouse."""
 
 
+class StoreUnreachable(WarehouseError):
+    """An object store, or a folder, that cannot be reached, read or written to."""
+
+
 class AskError(WarehouseError):
     """A question in SQL that cannot be answered."""
 

@@ -146,13 +146,17 @@ def run_within(options: RunOptions) -> RunSummary:
 def run_under_prefect(options: RunOptions) -> RunSummary:
     """Run the flow `night`, and return how the run ended. What is wrong with the call is raised before Prefect starts."""
     settle_environment()
+    from thirdshift.flows.models.registry import home
     from thirdshift.flows.night import night
+    from thirdshift.flows.orchestration.temporary_server import api_for
     from thirdshift.flows.runs.context import context_for, name_of_run, ready
 
     run_id = name_of_run(options)
-    ready(context_for(options, run_id))
+    context = context_for(options, run_id)
+    ready(context)
     try:
-        summary: RunSummary = night(**replace(options, run_id=run_id).as_parameters())
+        with api_for(context.folder.parent, home()):
+            summary: RunSummary = night(**replace(options, run_id=run_id).as_parameters())
         return summary
     except NotDone as over:
         return over.summary

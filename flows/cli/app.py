@@ -16,6 +16,7 @@ from thirdshift.flows.cli.labels import labels
 from thirdshift.flows.cli.maintenance import register
 from thirdshift.flows.cli.models import models
 from thirdshift.flows.cli.report import register as register_report
+from thirdshift.flows.console import guarded
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.init.command import register as register_init
 
@@ -38,6 +39,16 @@ class InPanels(TyperGroup):
                 known[name].rich_help_panel = panel
                 self.commands[name] = known.pop(name)
         self.commands.update(known)
+        _guard(self)
+
+
+def _guard(group: Any) -> None:
+    """Whatever a library prints while a command works, stdout has the answer alone; help is printed before."""
+    for command in group.commands.values():
+        if hasattr(command, "commands"):
+            _guard(command)
+        if command.callback is not None:
+            command.callback = guarded(command.callback)
 
 
 app = typer.Typer(

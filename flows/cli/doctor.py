@@ -10,18 +10,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from thirdshift.engines.devices import Device, machine
 from thirdshift.engines.registry import batch_tiers
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.jobs.building import vllm_python
 from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
+from thirdshift.flows.orchestration.schedules import leases_outlive, nights, state_of
+from thirdshift.flows.orchestration.slot_holders import LEASE_STORAGE
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.ask import ask
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 ASK_VLLM = """
 from importlib.metadata import distributions
@@ -129,13 +137,41 @@ def _vllm() -> Check:
 
 
 def _prefect() -> Iterator[Check]:
-    url = os.environ.get("PREFECT_API_URL")
-    if url:
-        yield Check("prefect API", CheckState.FINE, "PREFECT_API_URL is set")
-    else:
+    """The server that is named: whether it answers, its schedules begin nights, its leases outlive it."""
+    from thirdshift.flows.orchestration.server import settle_environment
+
+    settle_environment()
+    from prefect.client.orchestration import get_client
+
+    from thirdshift.flows.orchestration.server import temporary
+    from thirdshift.flows.orchestration.temporary_server import answering
+
+    if temporary():
         yield Check(
             "prefect API", CheckState.FINE, "a temporary one per run; `prefect server start` keeps a UI"
         )
+        return
+    try:
+        answering()
+        with get_client(sync_client=True) as client:
+            yield Check("prefect API", CheckState.FINE, f"{client.api_url} answers")
+            yield from _schedules(client)
+    except UserError as error:
+        yield Check("prefect API", CheckState.WRONG, str(error))
+    except Exception as error:  # noqa: BLE001 (whatever a server answers, the other findings are told)
+        yield Check("prefect API", CheckState.WRONG, f"{type(error).__name__}: {error}")
+
+
+def _schedules(client: SyncPrefectClient) -> Iterator[Check]:
+    if leases_outlive(client) is False:
+        told = f"forgets who holds a turn when it is started anew; there, set {LEASE_STORAGE}"
+        yield Check("prefect leases", CheckState.MISSING, told)
+    for deployment in nights(client):
+        if deployment.schedules:
+            well, told = state_of(client, deployment, datetime.now(UTC))
+            paused = deployment.paused or not any(schedule.active for schedule in deployment.schedules)
+            state = CheckState.FINE if well else CheckState.MISSING if paused else CheckState.WRONG
+            yield Check(f"schedule {deployment.name}", state, told)
 
 
 def _disk() -> Iterator[Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 
 from thirdshift.flows.api.runs import run_under_prefect
@@ -21,7 +22,8 @@ def run_job(call: RunOptions, *, as_json: bool) -> int:
 
     run_id = name_of_run(call)
     try:
-        with last_words(run_id):
+        # a library that prints, prints to stderr: stdout is the answer's
+        with last_words(run_id), redirect_stdout(sys.stderr):
             summary = run_under_prefect(replace(call, run_id=run_id))
     except KeyboardInterrupt:
         print(f"\n{kept(run_id)}", file=sys.stderr)

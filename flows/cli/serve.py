@@ -6,10 +6,12 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from inspect import Parameter, Signature
+from threading import Event
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
@@ -18,6 +20,8 @@ from pydantic import Field, ValidationError, create_model
 
 from thirdshift.flows.console import RunConsole, money
 from thirdshift.flows.errors import UserError, nearest
+from thirdshift.flows.jobs.sql import typed
+from thirdshift.flows.orchestration.schedules import await_upcoming
 from thirdshift.flows.orchestration.server import settle_environment
 from thirdshift.flows.runs.ids import FORM_PATTERN
 from thirdshift.flows.runs.options import RunOptions
@@ -59,7 +63,7 @@ def serve_job(call: RunOptions, schedule: Schedule | None) -> int:
     job = checked_job(call, scheduled=schedule is not None)
     server_there()
     deployment = deployment_of(job, call, crons)
-    _serve(deployment, console, "" if crons is None else f"next night {_next(crons)}; ")
+    _serve(deployment, console, crons)
     return 0
 
 
@@ -172,18 +176,10 @@ def form(job: Job, call: RunOptions) -> Signature:
 
 def values(job: Job, call: RunOptions) -> dict[str, Any]:
     """The params' values with the types that the job file gives them; None: the form asks."""
-    return {name: _typed(call.params.get(name), default) for name, default in job.params.items()}
-
-
-def _typed(given: str | None, default: Any) -> Any:
-    if given is None:
-        return default
-    if isinstance(default, bool):
-        return given.lower() == "true"
-    try:
-        return type(default)(given) if isinstance(default, int | float) else given
-    except ValueError:
-        return given
+    return {
+        name: typed(call.params[name], default) if name in call.params else default
+        for name, default in job.params.items()
+    }
 
 
 def _fixed(name: str, value: str) -> Any:
@@ -209,12 +205,12 @@ def _described(job: Job) -> str:
     return f"{job.name}: {floor}, {cap}, {len(job.endpoints)} endpoints; {job.path}"
 
 
-def _next(crons: CronSchedule) -> str:
+def _next(crons: CronSchedule) -> datetime:
     from prefect.server.schemas.schedules import CronSchedule as Dates
 
     zone = crons.timezone or "UTC"
     (first,) = asyncio.run(Dates(cron=crons.cron, timezone=zone).get_dates(1))
-    return f"{first.astimezone(ZoneInfo(zone)):%a %Y-%m-%d %H:%M} {zone}"
+    return first.astimezone(ZoneInfo(zone))
 
 
 def server_there() -> None:
@@ -232,33 +228,47 @@ def server_there() -> None:
         raise UserError(f"no Prefect server answers at {PREFECT_API_URL.value()}; {START_A_SERVER}")
 
 
-def _serve(deployment: RunnerDeployment, console: RunConsole, when: str) -> None:
+def _serve(deployment: RunnerDeployment, console: RunConsole, crons: CronSchedule | None) -> None:
     """Register, say so, and run its nights, one at a time, until told to stop."""
     from prefect.runner import Runner
     from prefect.utilities.urls import url_for
 
     runner = Runner(name="thirdshift", limit=1)
-    place = url_for("deployment", obj_id=cast("UUID", runner.add_deployment(deployment)))
+    made = cast("UUID", runner.add_deployment(deployment))
+    first = None if crons is None else _next(crons)
+    when = (
+        "" if first is None or crons is None else f"next night {first:%a %Y-%m-%d %H:%M} {crons.timezone}; "
+    )
     console.say(
-        f"serving {deployment.full_name}: {place}\n{when}"
+        f"serving {deployment.full_name}: {url_for('deployment', obj_id=made)}\n{when}"
         "stop with ctrl-C: the schedule is paused then, a night under way cancelled, to be gone on with by resume"
     )
-    asyncio.run(_until_told(runner))
+    asyncio.run(_until_told(runner, None if first is None else partial(await_upcoming, made, first)))
     console.say("stopped serving; its schedule is paused")
 
 
-async def _until_told(runner: Runner) -> None:
-    """Serve until SIGTERM or ctrl-C. Prefect's own handler of SIGTERM does not stop a runner in its own loop."""
+async def _until_told(runner: Runner, checked: Callable[[Event], None] | None) -> None:
+    """Serve until SIGTERM or ctrl-C. Prefect's own handler of SIGTERM does not stop a runner in its own loop.
+
+    `checked`: raises UserError where the schedule does not fire; then nothing is served any more.
+    """
     serving = asyncio.create_task(runner.start())
     told = asyncio.Event()
     await asyncio.sleep(0)  # by then it has set its own
-    for each in (signal.SIGTERM, signal.SIGINT):
+    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(each, told.set)
+    over = Event()
+    fires = None if checked is None else asyncio.create_task(asyncio.to_thread(checked, over))
+    if fires is not None:
+        fires.add_done_callback(lambda check: told.set() if check.exception() is not None else None)
     asked = asyncio.create_task(told.wait())
     await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+    over.set()
     while told.is_set() and not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
         await asyncio.sleep(0.05)
     if told.is_set() and not serving.done():
         await runner.astop()
     asked.cancel()
     await serving
+    if fires is not None:
+        await fires

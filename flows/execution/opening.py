@@ -24,7 +24,7 @@ from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.quality.scoring import judge_context
-from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.context import RunContext, context_for, writable
 from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
@@ -150,6 +150,7 @@ def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunC
             _check_text(row)
             context = context_for(call, context.run_id, started=row["started_at"])
         if row is None or row["status"] != "done":
+            writable(context)
             runs.start(warehouse, _run_row(context, row))
     remember(context.folder, {"call": call.as_parameters(), "job_hash": context.job.job_hash})
     return context

@@ -219,7 +219,8 @@ def vllm_python() -> Path:
 
 
 def input_spec(job: Job) -> InputSpec:
-    source = SqlSource(job.input.sql, job.input.attach) if isinstance(job.input, SqlInput) else job.input
+    asked = job.input
+    source = SqlSource(asked.sql, asked.attach, job.bound) if isinstance(asked, SqlInput) else asked
     request = job.request
     rendered = RequestSpec(
         id=request.id,

@@ -23,7 +23,9 @@ from thirdshift.flows.jobs.quality_checks import check_quality
 from thirdshift.flows.jobs.redaction import SECRET
 from thirdshift.flows.jobs.unsupported import found, refused
 from thirdshift.router.certification.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
+from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.messages import schema_problem
+from thirdshift.warehouse.intake.sources import find
 
 Finds = Iterator[tuple[Loc, str]]
 
@@ -273,3 +275,16 @@ def _files(document: Document, data: dict[str, Any]) -> Finds:
         problem = schema_problem(text)
         if problem is not None:
             yield ("request", "response_schema"), f"{schema}: {problem}"
+
+
+def missing_input(document: Document) -> list[Mistake]:
+    """What is told of the input beside other mistakes. By itself it is looked for when it is read: a run that goes on has
+    its own copy."""
+    source = document.data.get("input")
+    if not isinstance(source, str) or "://" in source:
+        return []
+    try:
+        find(source, document.path.resolve().parent)
+    except InputError as error:
+        return [document.mistake(("input",), str(error).removeprefix(f"input {source}: "))]
+    return []

@@ -11,7 +11,7 @@ def text_of(base: Path, name: str) -> str | None:
     if "\n" in name or len(name) > 1000 or not name.strip():
         return None
     try:
-        return (base / name).read_text(encoding="utf-8")
+        return (base / name).read_text(encoding="utf-8") if (base / name).is_file() else None
     except (OSError, ValueError):
         return None
 

@@ -35,8 +35,12 @@ from thirdshift.flows.jobs.schema import (
     Text,
     TolerateParts,
 )
+from thirdshift.flows.jobs.sql import typed
 
 _SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
+
+UNSEEN = r"\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+"""Characters that are not seen, or turn about what is: control characters, marks of direction, line separators."""
 
 FIXED_QUALITY = (
     "floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task", "population", "references",
@@ -53,7 +57,7 @@ Input = Annotated[
 class Job(JobSection):
     """A job file that was read and checked: what a user asks of a run."""
 
-    name: Annotated[str, Field(pattern=r"^[^\s/\\.][^/\\\x00-\x1f]{0,99}$")]
+    name: Annotated[str, Field(pattern=rf"^[^\s/\\.{UNSEEN}][^/\\{UNSEEN}]{{0,99}}$")]
     """The job's name; it also names a folder of what is published."""
     params: dict[str, Scalar] = Field(default={})
     """Names to defaults (`null`: must be given), filled by `--param ds=2026-11-22`; `${ds}` anywhere below."""
@@ -124,6 +128,11 @@ class Job(JobSection):
         return self._given
 
     @property
+    def bound(self) -> dict[str, Any]:
+        """The params' values as a query in `input:` has them under `$name`."""
+        return {name: typed(value, self.params.get(name)) for name, value in self._given.items()}
+
+    @property
     def warehouse_path(self) -> Path:
         return self.base / self.warehouse
 
@@ -149,8 +158,13 @@ class Job(JobSection):
         quality = {key: told["quality"][key] for key in FIXED_QUALITY}
         if quality["judge"] is not None:
             del quality["judge"]["max_usd"]  # money, which may change
+        asked = told["input"]
+        if isinstance(self.input, SqlInput) and (
+            named := {n: v for n, v in self.bound.items() if f"${n}" in self.input.sql}
+        ):
+            asked = asked | {"params": named}
         return {
-            "input": told["input"],
+            "input": asked,
             "request": told["request"],
             "dedupe": told["dedupe"],
             "quality": quality,
@@ -170,7 +184,7 @@ def load_job(
 
     `environ`: where variables with keys are looked for; None: nobody asks (`rehearse` sends nothing).
     """
-    from thirdshift.flows.jobs.checks import checked
+    from thirdshift.flows.jobs.checks import checked, missing_input
     from thirdshift.flows.jobs.messages import told
 
     document = read(path, params or {})
@@ -180,6 +194,7 @@ def load_job(
     except ValidationError as error:
         mistakes = [*mistakes, *told(error, document, Job)]
     if mistakes:
-        raise JobError(path, mistakes)
+        of_input = any(mistake.place == "input" for mistake in mistakes)
+        raise JobError(path, mistakes if of_input else [*mistakes, *missing_input(document)])
     job._path, job._given = path.resolve(), dict(document.params)  # noqa: SLF001 (pydantic's way to keep what is no key)
     return job

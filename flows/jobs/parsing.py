@@ -2,7 +2,7 @@
 
 YAML as of 1.2 for plain values: `no` is text (and a country), 06:00 is no number, a date is text. Only `true`
 and `false` are booleans. `${name}` has the type of its value where it is written plainly, and is text within
-quotes; `$${name}` is a literal `${name}`.
+quotes; `$${name}` is a literal `${name}`. In `input: {sql: …}` a param is bound, not written in: `flows.jobs.sql`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from thirdshift.flows.errors import JobError, Mistake, nearest
+from thirdshift.flows.jobs.sql import bound
 
 Loc = tuple[str | int, ...]
 _USE = re.compile(r"\$(\$?)\{([^{}\n]*)\}")
 _HELD = re.compile("\ue000(\\$?)([^\ue001]*)\ue001")
 """A use while YAML reads the file, to which braces mean something else."""
 _TAG = "tag:yaml.org,2002:"
+SQL: Loc = ("input", "sql")
+MOST_VALUES = 100_000
+"""In a job file once its aliases are followed; aliases of aliases grow tenfold with every level."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -67,6 +72,8 @@ def place(loc: Loc) -> str:
 
 def read(path: Path, params: Mapping[str, str]) -> Document:
     """The file with its params filled in. Raises JobError where it is no YAML mapping at all."""
+    if path.exists() and not path.is_file():
+        raise JobError(path, [Mistake(0, "", "is no file; a job is read more than once, so no pipe will do")])
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -133,9 +140,15 @@ class _Walk:
         self.mistakes: list[Mistake] = []
         self._done: set[int] = set()
         self._open: set[int] = set()
+        self._values = 0
 
     def visit(self, node: yaml.Node, loc: Loc) -> None:
         self.lines.setdefault(loc, node.start_mark.line + 1)
+        self._values += 1
+        if self._values > MOST_VALUES:
+            raise ValueError(
+                f"its aliases stand for more than {MOST_VALUES:,} values; write out what is meant"
+            )
         if id(node) in self._open:
             raise ValueError(f"{place(loc)} contains itself")
         self._open.add(id(node))
@@ -168,12 +181,16 @@ class _Walk:
     def _fill(self, node: yaml.ScalarNode, loc: Loc) -> None:
         if _HELD.search(node.value) is None:
             return
-        node.value = _HELD.sub(lambda use: self._value(use, loc), node.value)
+        if loc == SQL:
+            node.value, problems = bound(_HELD.split(node.value), partial(self._of, loc))
+            self.mistakes += [Mistake(self.lines[loc], place(loc), problem) for problem in problems]
+            return
+        node.value = _HELD.sub(lambda use: self._of(loc, bool(use[1]), use[2]), node.value)
         if node.style is None:
             node.tag = self.loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call]
 
-    def _value(self, use: re.Match[str], loc: Loc) -> str:
-        escaped, name = use.groups()
+    def _of(self, loc: Loc, escaped: bool, name: str) -> str:
+        """What a use stands for."""
         if escaped:
             return f"${{{name}}}"
         if name not in self.params:

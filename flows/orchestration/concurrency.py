@@ -3,7 +3,8 @@
 Within a run our engine keeps the limit, request by request. Across runs, a run has the endpoint's turn while it has shards
 there: one lease of Prefect's global concurrency limit `thirdshift-<endpoint>` for all its shards together. Runs of
 deployments make the limit, with one slot, where it is missing; whoever gives it more slots lets as many runs in at a time.
-A run by the command keeps to a limit that is there.
+A run by the command keeps to a limit that is there. A slot that no live run holds is taken back, so that no run waits for
+ever: see `thirdshift.flows.orchestration.slot_holders`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from threading import Event, Lock
+from time import monotonic
+from uuid import UUID
 
+from thirdshift.flows.orchestration.slot_holders import LEASE_STORAGE, mark, take_back, unheld
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.values import Mode
 
@@ -23,6 +27,8 @@ ASK_SECONDS = 5.0
 """How long one question for the turn waits, before it is asked whether the night still wants it."""
 AGAIN_SECONDS = 5.0
 """After a question that Prefect's API did not answer."""
+SILENT_SECONDS = 2 * LEASE_SECONDS
+"""A slot that no run is seen to hold for as long is held by nobody; the server frees what it knows of sooner."""
 
 
 @dataclass
@@ -40,9 +46,10 @@ class EndpointSlots:
         endpoints: Collection[str] = (),
         deadline: datetime | None = None,
         say: Callable[[str], None] = print,
+        flow_run: UUID | None = None,
     ) -> None:
         self._turns = {name: _Turn() for name in endpoints}
-        self._deadline, self._say = deadline, say
+        self._deadline, self._say, self._flow_run = deadline, say, flow_run
         self._over = Event()
 
     def stop(self) -> None:
@@ -68,11 +75,13 @@ class EndpointSlots:
                 if not turn.shards:
                     with suppress(Exception):  # a lease that cannot be given back ends by itself
                         turn.held.close()
+                    mark(self._flow_run, limit_name(endpoint), held=False)
 
     def _take(self, held: ExitStack, endpoint: str) -> None:
         from prefect.concurrency.sync import concurrency
 
         waits = lost = False
+        watch = _SlotWatch(limit_name(endpoint), self._say)
         while not self._over.is_set() and (self._deadline is None or datetime.now(UTC) < self._deadline):
             try:
                 held.enter_context(
@@ -80,6 +89,7 @@ class EndpointSlots:
                         limit_name(endpoint), timeout_seconds=ASK_SECONDS, lease_duration=LEASE_SECONDS
                     )
                 )
+                mark(self._flow_run, limit_name(endpoint), held=True)
                 return
             except TimeoutError:
                 if not waits:
@@ -87,6 +97,7 @@ class EndpointSlots:
                         f"{endpoint}: waiting for another run to be done there ({limit_name(endpoint)})"
                     )
                 waits = True
+                watch.look()
             except Exception as error:  # noqa: BLE001 - a night waits for hours; the API may be away meanwhile
                 if not lost:
                     self._say(
@@ -94,6 +105,34 @@ class EndpointSlots:
                     )
                 lost = True
                 self._over.wait(AGAIN_SECONDS)
+
+
+@dataclass
+class _SlotWatch:
+    """Looks, while a run waits, whether anybody holds what it waits for."""
+
+    limit: str
+    say: Callable[[str], None]
+    since: float | None = None
+    """When slots were first seen to be held by nobody."""
+
+    def look(self) -> None:
+        """Take back what has been held by nobody for `SILENT_SECONDS`."""
+        try:
+            slots = unheld(self.limit, timedelta(seconds=SILENT_SECONDS))
+            if not slots:
+                self.since = None
+            elif self.since is None:
+                self.since = monotonic()
+            elif monotonic() - self.since >= SILENT_SECONDS:
+                take_back(self.limit, slots)
+                self.since = None
+                self.say(
+                    f"{self.limit}: {slots} slot{'s' * (slots > 1)} held by no run that is alive: taken back. A Prefect "
+                    f"server that is started anew forgets who holds what, unless it has {LEASE_STORAGE}"
+                )
+        except Exception:  # noqa: BLE001 - the API may be away; the turn is asked for again, and so is this
+            self.since = None
 
 
 def limit_name(endpoint: str) -> str:
@@ -112,7 +151,14 @@ def slots_for(context: RunContext, say: Callable[[str], None]) -> EndpointSlots:
         and endpoint.mode is not Mode.BATCH
         and not endpoint.emulated
     ]
-    return EndpointSlots([name for name in names if _there(limit_name(name))], context.deadline, say)
+    from prefect import runtime
+
+    return EndpointSlots(
+        [name for name in names if _there(limit_name(name))],
+        context.deadline,
+        say,
+        UUID(runtime.flow_run.id) if runtime.flow_run.id else None,
+    )
 
 
 def _there(name: str) -> bool:

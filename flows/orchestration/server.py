@@ -63,6 +63,8 @@ for pid in map(int, sys.argv[1:]):
 
 _guards: list[subprocess.Popen[bytes]] = []
 """Kept: the pipe must stay open until this process ends."""
+_guarded: set[int] = set()
+"""Pids of servers that have a guard."""
 
 
 def guard_server() -> None:
@@ -72,8 +74,13 @@ def guard_server() -> None:
     """
     import psutil
 
-    servers = [str(child.pid) for child in psutil.Process().children() if _is_server(child)]
+    servers = [
+        str(child.pid)
+        for child in psutil.Process().children()
+        if child.pid not in _guarded and _is_server(child)
+    ]
     if servers:
+        _guarded.update(map(int, servers))
         _guards.append(
             subprocess.Popen(
                 [sys.executable, "-S", "-c", _GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True

@@ -35,8 +35,10 @@ from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Terms
 from thirdshift.router.policy import Policy, eligible, masks, say
 from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.errors import StoreUnreachable
 from thirdshift.warehouse.intake.intake import InputSpec, Intake
 from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.object_stores import probe
 from thirdshift.warehouse.store.prices import price_rows
 
 NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
@@ -210,14 +212,27 @@ class RunContext:
 
 
 def ready(context: RunContext) -> None:
-    """Raises UserError where local workers could not be started: said before anything is spent."""
+    """Raises UserError where local workers could not be started, or what will be written could not be: said before
+    anything is spent."""
     if context.call.emulated:
         return
+    writable(context)
     problems = [problem for endpoint in context.endpoints for problem in check(endpoint)]
     if problems:
         raise UserError(
             "\n  ".join(["workers cannot be started:", *problems] if len(problems) > 1 else problems)
         )
+
+
+def writable(context: RunContext) -> None:
+    """Raises UserError where the job's `output:` cannot be written to. A rehearsal publishes nothing."""
+    target = context.job.output_path
+    if target is None or context.call.emulated:
+        return
+    try:
+        probe(target)
+    except (StoreUnreachable, ImportError) as error:
+        raise UserError(f"output {error}") from error
 
 
 def load(call: RunOptions) -> tuple[Job, Path]:

@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from prefect import flow
 
 from thirdshift.flows.orchestration import concurrency
 from thirdshift.flows.orchestration.concurrency import EndpointSlots
+from thirdshift.flows.orchestration.slot_holders import unheld
 
 
 class Away:
@@ -56,3 +58,65 @@ def test_it_is_asked_for_until_the_deadline_or_until_the_run_stops(monkeypatch: 
     stopped = EndpointSlots(["busy"], None, lambda _: stopped.stop())
     with stopped.of("busy"):
         pass
+
+
+def slots_of(name: str) -> int:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_global_concurrency_limit_by_name(name).active_slots
+
+
+def slot_without_lease(name: str) -> None:
+    """A limit of one slot that is taken, as a server has it that was started anew: it knows of no lease."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+
+    with get_client(sync_client=True) as client:
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+        client.increment_concurrency_slots([name], 1, "concurrency")
+    assert slots_of(name) == 1
+
+
+def running(limit: str) -> None:
+    """A flow run that goes on and says that it holds the limit's slot."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from thirdshift.flows.orchestration.slot_holders import mark
+
+    with get_client(sync_client=True) as client:
+        made = client.create_flow_run(a_night, state=Running())
+    mark(made.id, limit, held=True)
+
+
+@flow(name="night")
+def a_night() -> None:
+    pass
+
+
+def test_a_slot_that_no_run_holds_is_taken_back_and_that_is_said(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(concurrency, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(concurrency, "SILENT_SECONDS", 0.5)
+    slot_without_lease("thirdshift-orphan")
+    said: list[str] = []
+    with EndpointSlots(["orphan"], None, said.append).of("orphan"):
+        assert slots_of("thirdshift-orphan") == 1, "its own"
+    assert [word in line for word, line in zip(("waiting", "taken back"), said, strict=True)] == [True, True]
+    assert "LEASE_STORAGE" in said[1]
+
+
+def test_a_slot_whose_holder_is_alive_is_waited_for(
+    prefect_api: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot_without_lease("thirdshift-held")
+    running("thirdshift-held")
+    assert unheld("thirdshift-held", timedelta(minutes=2)) == 0
+    assert unheld("thirdshift-held", timedelta(0)) == 1, "one that has told nothing for so long is dead"
+    monkeypatch.setattr(concurrency, "ASK_SECONDS", 0.2)
+    said: list[str] = []
+    with EndpointSlots(["held"], datetime.now(UTC) + timedelta(seconds=2), said.append).of("held"):
+        assert len(said) == 1, "waited until its deadline"
+    assert slots_of("thirdshift-held") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 from decimal import Decimal
 
@@ -61,3 +63,44 @@ def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pyte
     console.say("a plan")
     console.say("a warning", "yellow")
     assert said.getvalue().splitlines()[1:] == ["a warning"]
+
+
+LOUD = """
+import ctypes, os, sys
+from thirdshift.flows.console import guarded
+
+libc = ctypes.CDLL(None)
+
+@guarded
+def command():
+    libc.puts(b"a banner, buffered by C")
+    os.write(1, b"a banner, written at once\\n")
+    print("the answer")
+    os.system("echo a child")
+
+command()
+libc.puts(b"afterwards")
+libc.fflush(None)
+"""
+
+
+def test_stdout_has_the_answer_alone_whatever_c_prints() -> None:
+    done = subprocess.run([sys.executable, "-c", LOUD], capture_output=True, text=True, check=True)
+    assert done.stdout == "the answer\nafterwards\n"
+    assert sorted(done.stderr.splitlines()) == [
+        "a banner, buffered by C",
+        "a banner, written at once",
+        "a child",
+    ]
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
+    enough = LOUD.replace('print("the answer")', 'print("the answer\\n" * 100_000)')
+    with subprocess.Popen(
+        [sys.executable, "-c", enough], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert "Traceback" not in said

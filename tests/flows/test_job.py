@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -54,7 +55,8 @@ def job(folder: Path, text: str, **params: str) -> Job:
 
 
 def mistakes(folder: Path, text: str, **params: str) -> dict[str, str]:
-    """Place to what is said of it."""
+    """Place to what is said of it, where the input is there."""
+    (folder / "tickets.parquet").touch()
     with pytest.raises(JobError) as caught:
         job(folder, text, **params)
     assert caught.value.exit_code == 2
@@ -472,3 +474,75 @@ def test_run_ids_name_folders_and_differ_where_params_differ(
 def test_a_run_id_that_cannot_name_a_folder_is_refused(bad: str) -> None:
     with pytest.raises(Exception, match="use letters, digits"):
         checked_run_id(bad)
+
+
+def test_a_missing_input_is_told_beside_what_else_is_wrong(tmp_path: Path) -> None:
+    text = "name: triage\ninput: ticket.parquet\nendpoints:\n"
+    found = mistakes(tmp_path, text)
+    assert set(found) == {"input", "endpoints"}
+    assert found["input"] == 'no such file; did you mean "tickets.parquet"?'
+
+
+def test_params_in_a_query_are_bound_or_stay_within_their_quotes(tmp_path: Path) -> None:
+    evil = "x' union select * from 'secrets.parquet"
+    text = (
+        GOOD.replace(
+            "tickets.parquet",
+            """
+  sql: |
+    select * from 'in/dt=${ds}/*.parquet' -- not ${ds}
+    where day = ${ds} and n > ${n} and "a${ds}" = e'it''s' and note <> '$${ds}'""",
+        )
+        + "params: {ds: null, n: 3}\n"
+    )
+    found = input_spec(job(tmp_path, text, ds=evil, n="4")).source
+    assert isinstance(found, SqlSource)
+    doubled = evil.replace("'", "''")
+    assert found.sql.strip() == (
+        f"select * from 'in/dt={doubled}/*.parquet' -- not \nwhere day = $ds and n > $n and "
+        f"\"a{evil}\" = e'it''s' and note <> '${{ds}}'"
+    )
+    assert found.bound == {"ds": evil, "n": 4}
+
+
+@pytest.mark.parametrize("within", ["e'${ds}'", "$$ ${ds}$$", "$tag$ ${ds}$tag$"])
+def test_a_param_in_quotes_that_cannot_hold_it_safely_is_refused(tmp_path: Path, within: str) -> None:
+    text = GOOD.replace("tickets.parquet", f"\n  sql: |\n    select {within}") + "params: {ds: a}\n"
+    assert "cannot stand within" in mistakes(tmp_path, text)["input.sql"]
+
+
+def test_comments_nest_and_hide_quotes(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("tickets.parquet", "\n  sql: |\n    select /* /* ' */ ' */ ${ds} as prompt")
+        + "params: {ds: a}\n"
+    )
+    found = input_spec(job(tmp_path, text)).source
+    assert isinstance(found, SqlSource)
+    assert found.sql.strip() == "select /* /* ' */ ' */ $ds as prompt"
+
+
+def test_what_a_query_binds_is_part_of_what_a_run_began_with(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("tickets.parquet", "{sql: 'select ${ds} as prompt'}") + "params: {ds: null, other: 1}\n"
+    )
+    first, same, second = (
+        job(tmp_path, text, **given) for given in ({"ds": "a"}, {"ds": "a", "other": "2"}, {"ds": "b"})
+    )
+    assert first.job_hash == same.job_hash != second.job_hash
+
+
+def test_aliases_of_aliases_are_refused_at_once(tmp_path: Path) -> None:
+    levels = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    found = mistakes(tmp_path, "a0: &a0 [x]\n" + levels + GOOD)
+    assert "aliases stand for more than 100,000 values" in found[""]
+
+
+@pytest.mark.parametrize("name", ["a\x1b[31mb", "a\u202eb", "\x07", "a\u2028b", "\ufeffa", "a\x85b"])
+def test_a_name_holds_nothing_that_is_not_seen(tmp_path: Path, name: str) -> None:
+    assert set(mistakes(tmp_path, GOOD.replace("triage", json.dumps(name)))) == {"name"}
+
+
+def test_a_pipe_is_no_job(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "job.yaml")
+    with pytest.raises(JobError, match="is no file"):
+        load_job(tmp_path / "job.yaml")

@@ -633,3 +633,83 @@ def test_files_complete_but_not_in_place_are_put_in_place(tmp_path: Path) -> Non
     files.settle(tmp_path)
     assert (tmp_path / "x").read_text() == "new"
     assert not place.exists()
+
+
+def test_a_pipe_as_input_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "rows.parquet")
+    for source in ("rows.parquet", "."):
+        with pytest.raises(InputError, match=r"rows\.parquet: is no file"):
+            freeze(InputSpec(source, tmp_path), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": "a\ud800", "body": {"messages": USER}},
+        {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "\ud83d"}]}},
+        {"custom_id": "a", "body": {"messages": USER, "metadata": {"k": "\udfff"}}},
+        {"custom_id": "a", "body": {"messages": USER, "stop": ["\ud800"]}},
+        {"custom_id": "a", "body": {"messages": USER, "tools": [{"type": "\ud800"}]}},
+        {"custom_id": "a", "body": {"messages": USER, "n\ud800": 1}},
+    ],
+)
+def test_half_a_surrogate_pair_in_a_batch_file_is_a_reject(tmp_path: Path, line: dict[str, Any]) -> None:
+    lines = [line, {"custom_id": "whole", "body": {"messages": USER}}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    frozen_input = freeze(InputSpec("b.jsonl", tmp_path), tmp_path / "run")
+    assert (frozen_input.rows, frozen_input.rejects) == (1, 1)
+
+
+def test_half_a_surrogate_pair_in_parquet_is_a_reject(tmp_path: Path) -> None:
+    half = json.dumps([{"role": "user", "content": "\ud800"}])
+    tools = json.dumps([{"type": "\ud800"}])
+    good = json.dumps(USER)
+    put(
+        tmp_path / "a.parquet",
+        request_id=["a", "b", "c"],
+        messages=[half, good, good],
+        tools=[None, tools, None],
+    )
+    frozen_input = freeze(InputSpec("a.parquet", tmp_path), tmp_path / "run")
+    assert (frozen_input.rows, frozen_input.rejects) == (1, 2)
+
+
+def test_ids_that_would_be_rounded_are_refused_with_file_and_column(tmp_path: Path) -> None:
+    big = 9007199254740993
+    put(tmp_path / "a.parquet", request_id=[big, big - 1], prompt=["x", "y"])
+    put(tmp_path / "b.parquet", request_id=[1.0, None], prompt=["x", "y"])
+    with pytest.raises(
+        InputError, match=r'b\.parquet: column "request_id" is a double there and int64 in .*a\.parquet'
+    ):
+        freeze(InputSpec("*.parquet", tmp_path), tmp_path / "run")
+    put(tmp_path / "b.parquet", request_id=[1.0, float(big)], prompt=["x", "y"])
+    frozen_input = freeze(InputSpec("b.parquet", tmp_path), tmp_path / "run")
+    assert (frozen_input.rows, frozen_input.rejects) == (1, 1)
+    (why,) = pq.read_table(tmp_path / "run" / "rejects.parquet")["reason"].to_pylist()
+    assert "is rounded" in why
+
+
+def test_a_query_is_one_question_and_its_params_are_values(tmp_path: Path) -> None:
+    put(tmp_path / "a.parquet", request_id=["1", "2"], prompt=["x", "y"], n=[1, 2])
+
+    def asked(sql: str, **bound: Any) -> Intake:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return freeze(InputSpec(SqlSource(sql, bound=bound), tmp_path), tmp_path / "run")
+
+    assert asked("select * from 'a.parquet' where request_id = $id", id="2", other="z").rows == 1
+    assert asked("select * from read_parquet($f) where n = $n", f="a.parquet", n="1").rows == 1
+    injected = "a.parquet') ; copy (select 1) to 'out"
+    for sql, bound in (
+        ("copy (select 1) to 'out'", {}),
+        ("select 1; copy (select 1) to 'out'", {}),
+        ("select 1) ; copy (select 1) to 'out' ; (select 1", {}),
+        ("select * from read_parquet($f)", {"f": injected}),
+        ("set threads = 1", {}),
+        ("select * from 'a.parquet' where n = $m", {"n": "1"}),
+        ("select * from read_csv('https://example.invalid/x.csv')", {}),
+    ):
+        with pytest.raises(InputError):
+            asked(sql, **bound)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="extension httpfs, which is not installed"):
+        asked("select * from read_csv('https://example.invalid/x.csv')")

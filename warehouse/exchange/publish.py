@@ -20,10 +20,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thirdshift.warehouse.errors import PublishError, WarehouseError, first_line, of_storage
+from thirdshift.warehouse.errors import PublishError, StoreUnreachable, WarehouseError, first_line, of_storage
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
+from thirdshift.warehouse.object_stores import filesystem_of, meaning
 from thirdshift.warehouse.store import locks, requests, runs
 from thirdshift.warehouse.store.requests import pointer
 from thirdshift.warehouse.store.store import Warehouse
@@ -86,7 +87,7 @@ def publish(
         raise
     except Exception as error:  # an object store's client has a tree of its own
         raise PublishError(
-            f"output {target}: cannot be written: {of_storage(error, place) or first_line(error)}; the results are in "
+            f"output {target}: cannot be written: {of_storage(error, place) or meaning(error)}; the results are in "
             f"{warehouse}, and resuming the run publishes them"
         ) from error
     finally:
@@ -173,8 +174,8 @@ def _join(root: str, *names: str) -> str:
 
 def _send(folder: Path, target: str, facts: Mapping[str, Any]) -> Published:
     try:
-        filesystem, path = fsspec.core.url_to_fs(target)
-    except ImportError as error:
+        filesystem, path = filesystem_of(target) if "://" in target else fsspec.core.url_to_fs(target)
+    except (ImportError, StoreUnreachable) as error:
         raise PublishError(f"output {target}: {first_line(error)}") from error
     filesystem.makedirs(path, exist_ok=True)
     manifest = f"{path}/manifest.json"

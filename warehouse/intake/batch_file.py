@@ -82,11 +82,23 @@ def _row(line: bytes, spec: RequestSpec) -> dict[str, Any]:
         row["request_id"] = _custom_id(parsed)
         _check_line(parsed)
         row |= _body(parsed["body"], spec)
+        _check_text(row)
     except FlawError as error:
         row["flaw"] = str(error)
     except (ValueError, RecursionError):
         row["flaw"] = "the line is no valid JSON"
-    return row
+    return {name: _whole(value) for name, value in row.items()} if "flaw" in row else row
+
+
+def _check_text(row: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        if isinstance(value, str) and value != _whole(value):
+            raise FlawError(f"{name} holds half a surrogate pair, which is no text")
+
+
+def _whole(value: Any) -> Any:
+    """Text with a mark where half a surrogate pair stands, which nothing can keep."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _custom_id(line: Mapping[str, Any]) -> str:

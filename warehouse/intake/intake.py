@@ -140,13 +140,15 @@ def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection) -> Iterator[pa
     if isinstance(spec.source, SqlSource):
         return _scanned(scan_sql(con, spec.source, spec.base), request)
     files = find(spec.source, spec.base)
-    return batch_file.read(files, request) if files.jsonl else _scanned(scan_parquet(con, files), request)
+    if files.jsonl:
+        return batch_file.read(files, request)
+    return _scanned(scan_parquet(con, files, request.id or ("request_id",)), request)
 
 
 def _scanned(scan: Scan, request: RequestSpec) -> Iterator[pa.RecordBatch]:
     query = f"select {select_raw(scan.columns, request, scan.described)} from {scan.relation}"
     try:
-        yield from scan.con.sql(query).to_arrow_reader(GROUP_ROWS)
+        yield from scan.con.execute(query, dict(scan.bound)).to_arrow_reader(GROUP_ROWS)
     except duckdb.ConversionException as error:  # its message would hold the value
         raise InputError(
             f"input {scan.described}: a value cannot be converted to the type that the query asks"

@@ -126,9 +126,9 @@ def _one(
         raise FlawError(schema_flaw)
     try:
         encoded = text.encode()
+        rest, beside = _rest(schema, tools, sampling, max_tokens, temperature)
     except UnicodeEncodeError:
-        raise FlawError("messages hold half a surrogate pair, which is no text") from None
-    rest, beside = _rest(schema, tools, sampling, max_tokens, temperature)
+        raise FlawError("messages or tools hold half a surrogate pair, which is no text") from None
     digest = blake2b(encoded, digest_size=16)
     digest.update(rest)
     return text, len(encoded) + beside + extra, tools, digest.hexdigest()

@@ -42,6 +42,8 @@ INTEGERS = frozenset(
     f"{sign}{width}" for sign in ("", "U") for width in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT")
 )
 MOST_TOKENS = 2**31 - 1
+EXACT = {"DOUBLE": 2**53, "FLOAT": 2**24}
+"""From here on whole numbers of the type are no longer each their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,12 @@ def _id(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:
     shown = " or ".join(columns)
     flaws.append(f"when {joined} is null then {quoted(f'{shown} is null')}")
     flaws.append(f"when trim({joined}) = '' then {quoted(f'{shown} is empty')}")
+    for column in columns:
+        if table.type(column) in ("DOUBLE", "FLOAT"):
+            most = EXACT[table.type(column)]
+            flaws.append(
+                f"when abs({name(column)}) >= {most} then {quoted(f'{column} is a double, and so large a one is rounded')}"
+            )
     return joined
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any
 
 import duckdb
 import fsspec
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from thirdshift.warehouse.errors import InputError, first_line, nearest
+from thirdshift.warehouse.errors import InputError, StoreUnreachable, first_line, nearest
+from thirdshift.warehouse.object_stores import filesystem_of, filesystems_in, meaning
 
 JSONL = (".jsonl", ".ndjson")
 MAGIC = frozenset("*?[")
@@ -33,6 +36,8 @@ class SqlSource:
     sql: str = field(repr=False)
     attach: Mapping[str, str] = field(default_factory=dict)
     """Alias → what DuckDB's `attach` takes; attached read-only."""
+    bound: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Values of `$name` in the query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,8 @@ class Scan:
     """Name → DuckDB's type, in order."""
     described: str
     """How messages call it."""
+    bound: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Values of the relation's `$name`."""
 
 
 def find(source: str, base: Path) -> Files:
@@ -79,6 +86,12 @@ def find(source: str, base: Path) -> Files:
         names = [path] if os.path.exists(path) else []
     if not names:
         raise InputError(f"input {source}: no such file{_nearest_file(path)}")
+    for found in names:
+        if not os.path.isfile(found):
+            raise InputError(
+                f"input {found}: is no file (a named pipe, a socket or a device), and an input is read more than once; "
+                "write it to a file first"
+            )
     return _files(names, source, None)
 
 
@@ -104,7 +117,7 @@ def _nearest_file(path: str) -> str:
 
 def _find_remote(uri: str) -> Files:
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = filesystem_of(uri)
         if MAGIC & set(path):
             names = filesystem.glob(path)
         elif filesystem.isdir(path):
@@ -113,10 +126,12 @@ def _find_remote(uri: str) -> Files:
             )
         else:
             names = [path] if filesystem.exists(path) else []
+    except StoreUnreachable as error:
+        raise InputError(f"input {error}") from error
     except ImportError as error:
         raise InputError(f"input {uri}: {first_line(error)}") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"input {uri}: cannot be listed: {first_line(error)}") from error
+        raise InputError(f"input {uri}: cannot be listed: {meaning(error)}") from error
     if not names:
         raise InputError(
             f"input {uri}: nothing there matches; check the bucket, the path and the credentials"
@@ -148,17 +163,22 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
     return con
 
 
-def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files) -> Scan:
-    """Parquet files as one relation; every footer is read first, so that an unreadable file is named."""
-    seen: set[str] = set()
+def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files, ids: Sequence[str] = ("request_id",)) -> Scan:
+    """Parquet files as one relation; every footer is read first, so that an unreadable file is named.
+
+    `ids`: columns that are an id; InputError where they would not stay what they are.
+    """
+    kinds: dict[str, tuple[str, Any]] = {}
     for path in files.paths:
         try:
             with files.open(path) as handle:
-                seen |= set(pq.read_schema(handle).names)
+                schema = pq.read_schema(handle)
         except Exception as error:  # pyarrow's and fsspec's are many: all mean unreadable
             other = f'; other formats: input: {{sql: "select * from {quoted(path)}"}}'
             hint = other if path.endswith((".csv", ".tsv", ".json", ".csv.gz")) else ""
             raise InputError(f"input {path}: cannot be read as Parquet: {first_line(error)}{hint}") from error
+        for column in set(ids) & set(schema.names):
+            _check_drift(column, path, schema.field(column).type, kinds)
     if files.filesystem is not None:
         con.register_filesystem(files.filesystem)
     names = ", ".join(quoted(path) for path in files.paths)
@@ -169,22 +189,72 @@ def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files) -> Scan:
     return Scan(con, relation, _columns(con, relation, described), described)
 
 
+def _check_drift(column: str, path: str, kind: Any, kinds: dict[str, tuple[str, Any]]) -> None:
+    """An id that is whole in one file and a double in another would be rounded, and two could become one."""
+    first, other = kinds.setdefault(column, (path, kind))
+    if pa.types.is_floating(kind) != pa.types.is_floating(other):
+        whole, double = (path, first) if pa.types.is_floating(other) else (first, path)
+        raise InputError(
+            f'input {double}: column "{column}" is a double there and {other if whole == first else kind} in {whole}: read '
+            "together, ids would be rounded and two could become one; write the files alike (pandas makes a column with "
+            "gaps a double: use Int64)"
+        )
+
+
 def scan_sql(con: duckdb.DuckDBPyConnection, source: SqlSource, base: Path) -> Scan:
-    """A query's rows; relative file names in it are from `base`."""
+    """The rows of one question; relative file names in it are from `base`.
+
+    What the job attaches may fetch the extension that it needs. The question itself gets none from the network, changes
+    no setting, and reaches object stores as all other input does.
+    """
     con.execute(f"set file_search_path = {quoted(str(base))}")
     for alias, target in source.attach.items():
         try:
             con.execute(f"attach {quoted(target)} as {name(alias)} (read_only)")
         except duckdb.Error as error:
             raise InputError(f"input attach {alias}: {first_line(error)}") from error
-    relation = f"({source.sql.strip().rstrip(';')}\n)"
-    return Scan(con, relation, _columns(con, relation, "sql"), "sql")
-
-
-def _columns(con: duckdb.DuckDBPyConnection, relation: str, described: str) -> dict[str, str]:
     try:
-        rows = con.execute(f"describe select * from {relation}").fetchall()
+        for filesystem in filesystems_in(source.sql):
+            con.register_filesystem(filesystem)
+    except (StoreUnreachable, ImportError) as error:
+        raise InputError(f"input sql: {error}") from error
+    con.execute("set autoinstall_known_extensions = false")
+    con.execute("set lock_configuration = true")
+    relation = f"({source.sql.strip().rstrip(';')}\n)"
+    used = _params(con, relation)
+    missing = sorted(used - set(source.bound))
+    if missing:
+        raise InputError(
+            f"input sql: no param called {missing[0]}, which ${missing[0]} needs{nearest(missing[0], source.bound)}"
+        )
+    bound = {param: source.bound[param] for param in sorted(used)}
+    return Scan(con, relation, _columns(con, relation, "sql", bound), "sql", bound)
+
+
+def _params(con: duckdb.DuckDBPyConnection, relation: str) -> set[str]:
+    """The params that one read-only statement names. InputError: several statements, or one that changes something."""
+    try:
+        statements = con.extract_statements(f"select * from {relation}")
+        *before, last = [statement.type for statement in statements]
     except duckdb.Error as error:
+        raise InputError(f"input sql: must be one question (select …): {first_line(error)}") from error
+    # a pivot makes a type of its own first
+    if last != duckdb.StatementType.SELECT or set(before) - {duckdb.StatementType.CREATE}:
+        raise InputError(f"input sql: must be one question (select …); it is {len(statements)} statements")
+    return {param for statement in statements for param in statement.named_parameters}
+
+
+def _columns(
+    con: duckdb.DuckDBPyConnection, relation: str, described: str, bound: Mapping[str, Any] | None = None
+) -> dict[str, str]:
+    try:
+        rows = con.execute(f"describe select * from {relation}", dict(bound or {})).fetchall()
+    except duckdb.Error as error:
+        if found := re.search(r"required extension '(\w+)'", str(error)):
+            raise InputError(
+                f"input {described}: needs DuckDB's extension {found[1]}, which is not installed here, and a query fetches "
+                f"none by itself: install it once, with DuckDB's `install {found[1]}`"
+            ) from error
         raise InputError(f"input {described}: {first_line(error)}") from error
     return {str(row[0]): str(row[1]) for row in rows}
 
