@@ -25,7 +25,7 @@ TABLE: Mapping[str, list[str]] = {
     ],
     "flows/api": [
         "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning", "flows/runs",
-        "flows/jobs", *STORED,
+        "flows/jobs", "flows/models", *STORED,
     ],
     "flows/night": ["flows/orchestration", "flows/execution", "flows/dispatch", "flows/runs", "warehouse"],
     "flows/orchestration": ["flows/execution", "flows/dispatch", "flows/report", "flows/runs", *STORED],
