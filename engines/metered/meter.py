@@ -26,11 +26,15 @@ RENEW_SECONDS = 3.0
 
 
 class MakesIntent(Protocol):
+    """Makes the intent of a lease that reserves so much."""
+
     def __call__(self, reserved_usd: Decimal) -> Intent: ...
 
 
 @dataclass(slots=True)
 class Lease:
+    """A stretch of a worker's time that is paid for in advance."""
+
     intent: Intent
     until: float
     """On the meter's clock."""
@@ -41,7 +45,7 @@ class Lease:
 
 
 class Meter:
-    """One worker's. Used by the one thread that drives it.
+    """The meter of one worker, used by the one thread that drives it.
 
     `usd_per_hour` zero: nothing is reserved and one lease lasts as long as the worker.
     """
@@ -56,7 +60,7 @@ class Meter:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._per_second = usd_per_hour / 3600
-        self._desk, self._overhead, self._clock = engine_context, overhead, clock
+        self._engine_context, self._overhead, self._clock = engine_context, overhead, clock
         self._minimum = minimum_seconds
         self._began = self._marked = clock()
         self._lease: Lease | None = None
@@ -69,13 +73,13 @@ class Meter:
         return 0.0 if self._lease is None else self._lease.until - self._clock()
 
     def keep_up(self) -> bool:
-        """Lease the next stretch where it is due. False: the cap leaves no room for it."""
+        """Lease the next stretch where it is due. Returns False where the cap leaves no room for it."""
         if self._lease is not None and self.seconds_left > RENEW_SECONDS:
             return True
         return any(self._take(seconds) for seconds in self._stretches())
 
     def charge(self, weights: Sequence[float]) -> list[Decimal]:
-        """The seconds since the last charge, shared among answers by weight."""
+        """Charge the seconds since the last charge to answers, by weight. Returns US dollars for each."""
         amount = self._accrue()
         total = sum(weights) or 1.0
         shares = [
@@ -86,17 +90,17 @@ class Meter:
         if self._lease is not None and amount:
             covered = min(amount, self._lease.answers)
             self._lease.answers -= covered
-            self._desk.budget.settle(covered, amount)
+            self._engine_context.budget.settle(covered, amount)
         return shares
 
     def idle(self) -> None:
-        """The seconds since the last charge belong to no answer: start-up, idle time, work that was lost."""
+        """Charge the seconds since the last charge to no answer: start-up, idle time, work that was lost."""
         amount = self._accrue()
         if self._lease is not None:
             self._lease.overhead += amount
 
     def stop(self) -> None:
-        """The worker is gone. What a minimum rental leaves unused is overhead too."""
+        """Settle the last lease once the worker has ended. What a minimum rental leaves unused is overhead too."""
         self.idle()
         if self._lease is not None:
             short = self._began + self._minimum - self._clock()
@@ -121,10 +125,10 @@ class Meter:
         begins = now if old is None else max(now, old.until)
         covered = Decimal(begins - self._marked) + Decimal(seconds) if self._per_second else ZERO
         amount = usd_up(self._per_second * covered) if covered else ZERO
-        if amount and not self._desk.budget.reserve(2 * amount):
+        if amount and not self._engine_context.budget.reserve(2 * amount):
             return False
         intent = self._overhead(amount)
-        self._desk.journal.sent((intent,))
+        self._engine_context.journal.sent((intent,))
         if old is not None:
             self._settle(old)
         self._lease = Lease(intent, begins + seconds, amount)
@@ -133,11 +137,11 @@ class Meter:
     def _settle(self, lease: Lease) -> None:
         status = LedgerStatus.SETTLED if lease.overhead else LedgerStatus.VOID
         outcome = Outcome(lease.intent.entry_id, status, lease.overhead, datetime.now(UTC))
-        self._desk.journal.settled((outcome,))
-        self._desk.budget.settle(lease.intent.reserved_usd + lease.answers, lease.overhead)
+        self._engine_context.journal.settled((outcome,))
+        self._engine_context.budget.settle(lease.intent.reserved_usd + lease.answers, lease.overhead)
 
     def _accrue(self) -> Decimal:
-        """What the time since the last mark costs; sums of these are the whole's price, to the last place."""
+        """Return what the time since the last mark costs; these add up to the whole's price, to the last place."""
         self._marked = self._clock()
         whole = usd(self._per_second * Decimal(self._marked - self._began))
         amount = whole - self.cost_usd

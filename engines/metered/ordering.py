@@ -13,19 +13,21 @@ prefix shorter than this is hardly worth a hit."""
 
 
 def prefix_text(request: Request) -> str:
-    """What the prompt begins with, as the chat template will see it: tools, then the messages in turn."""
+    """Return what the prompt begins with, as the chat template will see it: tools, then the messages in turn."""
     head = dumps(request.tools).decode() if request.tools else ""
-    said = (f"{one.get('role')}\0{_content(one.get('content'))}" for one in request.messages)
-    return head + "\0".join(said)
+    turns = (f"{message.get('role')}\0{_content(message.get('content'))}" for message in request.messages)
+    return head + "\0".join(turns)
 
 
 def arrange(requests: Sequence[Request]) -> list[Request]:
-    """Prefix-cache hits come where equal beginnings follow one another; the night's tail is short where the
-    longest work starts first. So: among requests that share their next block, groups and single requests alike
-    go by their longest member, and within a group the same again one block further on.
+    """Put requests with shared prefixes side by side, and of these the longest first.
+
+    Prefix-cache hits come where equal beginnings follow one another, and the end comes soon where the longest requests
+    start first. So among requests that share their next block, groups and single requests alike go by their longest
+    member, and within a group the same again one block further on.
     """
-    texts = [prefix_text(one) for one in requests]
-    effort = [(one.max_tokens, len(text)) for one, text in zip(requests, texts, strict=True)]
+    texts = [prefix_text(request) for request in requests]
+    effort = [(request.max_tokens, len(text)) for request, text in zip(requests, texts, strict=True)]
     order: list[int] = []
     waiting = [(list(range(len(requests))), 0)]
     while waiting:
@@ -37,8 +39,8 @@ def arrange(requests: Sequence[Request]) -> list[Request]:
         for n in group:
             shared.setdefault(texts[n][depth : depth + BLOCK], []).append(n)
         # a stack: the longest goes on last, to come off first
-        ranked = sorted(shared.values(), key=lambda few: max(effort[n] for n in few))
-        waiting.extend((few, depth + BLOCK) for few in ranked)
+        ranked = sorted(shared.values(), key=lambda members: max(effort[n] for n in members))
+        waiting.extend((members, depth + BLOCK) for members in ranked)
     return [requests[n] for n in order]
 
 

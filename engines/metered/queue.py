@@ -16,7 +16,7 @@ from thirdshift.router.values import Request
 class QueuedRequest:
     """A request on its way to an answer."""
 
-    work: ShardQueue
+    queue: ShardQueue
     request: Request
     attempt: int
     """The number of the attempt under way, or of the next."""
@@ -29,19 +29,19 @@ class QueuedRequest:
 
 
 class ShardQueue(Submission):
-    """Guarded by the pool's lock, but for `drain`. Holds its requests: a shard is some thousands at most."""
+    """A shard's requests, guarded by the engine's lock but for `drain`; a shard is some thousands at most."""
 
     def __init__(self, shard: Shard, key: str) -> None:
         super().__init__(shard, key)
         self.pending = deque(
-            QueuedRequest(self, one, shard.first_attempt) for one in arrange(list(shard.requests))
+            QueuedRequest(self, request, shard.first_attempt) for request in arrange(list(shard.requests))
         )
         if not self.pending:
             self.finish()
 
-    def deliver(self, said: Iterable[Said]) -> None:
-        """Pass on what is final. The last one ends the shard."""
-        lot = list(said)
+    def deliver(self, replies: Iterable[Said]) -> None:
+        """Pass on final replies. The last one ends the shard."""
+        lot = list(replies)
         self.done += len(lot)
         self._lots.put(lot)
         if self.done == self.total and not self.finished:

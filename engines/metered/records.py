@@ -1,4 +1,4 @@
-"""What workers leave in the journal and the `workers` table: attempts, leases of time, lives."""
+"""What workers leave in the journal and the `workers` table: attempts, leases of time, lifetimes."""
 
 from __future__ import annotations
 
@@ -50,8 +50,13 @@ class WorkerLifetime:
     cost_usd: Decimal = ZERO
 
     @property
+    def startup_seconds(self) -> float | None:
+        """Seconds from its start until it was ready; None where it never was."""
+        return None if self.ready_at is None else (self.ready_at - self.started_at).total_seconds()
+
+    @property
     def accounting_usd(self) -> Decimal | None:
-        """What its time is charged back at; None where its hours are paid, or it is still up."""
+        """US dollars that its time is charged back at; None where its hours are paid, or it is still up."""
         if self.accounting_usd_per_hour is None or self.stopped_at is None:
             return None
         seconds = (self.stopped_at - self.started_at).total_seconds()
@@ -62,64 +67,67 @@ class WorkerRecords:
     """Writes the records of one endpoint's attempts and of its workers' time."""
 
     def __init__(self, endpoint: Endpoint, engine_context: EngineContext) -> None:
-        self._endpoint, self._desk = endpoint, engine_context
+        self._endpoint, self._engine_context = endpoint, engine_context
         self._price_id = price_id(endpoint, endpoint.price.base)
 
     def overhead(self, run_id: str, worker_id: str, reserved_usd: Decimal) -> Intent:
-        """The record of a lease of a worker's time."""
+        """Make the record of a lease of a worker's time; it is not written yet."""
         return self._intent(run_id, reserved_usd, Purpose.OVERHEAD, worker_id=worker_id)
 
-    def sent(self, jobs: Iterable[QueuedRequest], worker_id: str) -> None:
-        """Before they go out. They reserve nothing: the worker's lease has reserved its seconds."""
+    def sent(self, requests: Iterable[QueuedRequest], worker_id: str) -> None:
+        """Write down requests before they are sent. They reserve nothing: the worker's lease has reserved its seconds."""
         intents = []
-        for job in jobs:
-            shard = job.work.shard
-            intent = self._intent(shard.run_id, ZERO, shard.purpose, job, worker_id)
-            job.entry_id = intent.entry_id
+        for queued in requests:
+            shard = queued.queue.shard
+            intent = self._intent(shard.run_id, ZERO, shard.purpose, queued, worker_id)
+            queued.entry_id = intent.entry_id
             intents.append(intent)
-        self._desk.journal.sent(intents)
+        self._engine_context.journal.sent(intents)
 
     def answered(
-        self, jobs: Sequence[QueuedRequest], told: Sequence[Mapping[str, Any]], costs: Sequence[Decimal]
+        self,
+        requests: Sequence[QueuedRequest],
+        messages: Sequence[Mapping[str, Any]],
+        costs: Sequence[Decimal],
     ) -> list[Said]:
-        """What the model said to each, journalled at its share of the worker's time."""
-        replies = [reply(job, one) for job, one in zip(jobs, told, strict=True)]
-        self._desk.journal.settled(
+        """Write down what the model answered to each, at its share of the worker's time. Returns the replies."""
+        replies = [reply_of(queued, message) for queued, message in zip(requests, messages, strict=True)]
+        self._engine_context.journal.settled(
             Outcome(
-                job.entry_id,
+                queued.entry_id,
                 LedgerStatus.SETTLED,
                 cost,
                 datetime.now(UTC),
-                usage(one),
+                usage_of(message),
                 self._endpoint.model,
-                reply=said,
-                final=not asks_again(job, said),
+                reply=reply,
+                final=not asks_again(queued, reply),
             )
-            for job, one, said, cost in zip(jobs, told, replies, costs, strict=True)
+            for queued, message, reply, cost in zip(requests, messages, replies, costs, strict=True)
         )
         return replies
 
-    def failed(self, jobs: Iterable[tuple[QueuedRequest, Failure | None]], *, final: bool) -> None:
-        """Attempts without an answer; nothing is charged to them. None: given up, and to be asked anew."""
+    def failed(self, requests: Iterable[tuple[QueuedRequest, Failure | None]], *, final: bool) -> None:
+        """Write down attempts without an answer; nothing is charged to them. None: given up, and to be asked anew."""
         now = datetime.now(UTC)
-        self._desk.journal.settled(
+        self._engine_context.journal.settled(
             Outcome(
-                job.entry_id,
-                LedgerStatus.UNSETTLED if said is None else NEXT_STEP[said.kind].ledger,
+                queued.entry_id,
+                LedgerStatus.UNSETTLED if reply is None else NEXT_STEP[reply.kind].ledger,
                 ZERO,
                 now,
-                reply=said,
+                reply=reply,
                 final=final,
             )
-            for job, said in jobs
+            for queued, reply in requests
         )
 
-    def unsent(self, jobs: Sequence[tuple[QueuedRequest, Failure]]) -> None:
-        """Requests that reached no worker, with why: nothing was billed."""
-        self.sent([job for job, _ in jobs], "")
+    def unsent(self, requests: Sequence[tuple[QueuedRequest, Failure]]) -> None:
+        """Write down requests that reached no worker, with why: nothing was billed."""
+        self.sent([queued for queued, _ in requests], "")
         now = datetime.now(UTC)
-        self._desk.journal.settled(
-            Outcome(job.entry_id, LedgerStatus.VOID, ZERO, now, reply=said) for job, said in jobs
+        self._engine_context.journal.settled(
+            Outcome(queued.entry_id, LedgerStatus.VOID, ZERO, now, reply=reply) for queued, reply in requests
         )
 
     def _intent(
@@ -127,50 +135,57 @@ class WorkerRecords:
         run_id: str,
         reserved: Decimal,
         purpose: Purpose,
-        job: QueuedRequest | None = None,
+        queued: QueuedRequest | None = None,
         worker_id: str = "",
     ) -> Intent:
-        end = self._endpoint
+        endpoint = self._endpoint
         return Intent(
             entry_id=os.urandom(16).hex(),
             run_id=run_id,
-            shard_id=None if job is None else job.work.shard.shard_id,
-            row=None if job is None else job.request.row,
-            request_id=None if job is None else job.request.request_id,
-            endpoint=end.name,
-            model=end.model,
-            provider=end.provider,
-            mode=end.mode,
+            shard_id=None if queued is None else queued.queue.shard.shard_id,
+            row=None if queued is None else queued.request.row,
+            request_id=None if queued is None else queued.request.request_id,
+            endpoint=endpoint.name,
+            model=endpoint.model,
+            provider=endpoint.provider,
+            mode=endpoint.mode,
             purpose=purpose,
-            attempt=1 if job is None else job.attempt,
+            attempt=1 if queued is None else queued.attempt,
             reserved_usd=reserved,
             started_at=datetime.now(UTC),
             price_id=self._price_id,
-            region=end.facts.region,
+            region=endpoint.facts.region,
             provider_ref=worker_id or None,
         )
 
 
-def usage(told: Mapping[str, Any]) -> Usage:
-    return Usage(told["input_tokens"], told["output_tokens"], told["cached_tokens"], told["reasoning_tokens"])
+def usage_of(message: Mapping[str, Any]) -> Usage:
+    """Read the tokens that a worker's answer took."""
+    return Usage(
+        message["input_tokens"],
+        message["output_tokens"],
+        message["cached_tokens"],
+        message["reasoning_tokens"],
+    )
 
 
-def reply(job: QueuedRequest, told: Mapping[str, Any]) -> Said:
-    """A worker's answer as a value."""
-    request, text, reason = job.request, told["text"], told["finish_reason"]
+def reply_of(queued: QueuedRequest, message: Mapping[str, Any]) -> Said:
+    """Read a worker's answer; one that was cut before its first word is a failure."""
+    request, text, reason = queued.request, message["text"], message["finish_reason"]
     if not text and reason == "length":
-        message = "the answer was cut at max_tokens before its first word (reasoning used them up)"
-        return failure(job, FailureKind.CUT_EMPTY, message)
+        why = "the answer was cut at max_tokens before its first word (reasoning used them up)"
+        return failure(queued, FailureKind.CUT_EMPTY, why)
     text, valid, _ = judged(request.response_schema, text)
-    logprobs = dumps(told["logprobs"]).decode() if told.get("logprobs") else None
-    return Answer(request.row, request.request_id, text, reason, told["reasoning"], valid, logprobs)
+    logprobs = dumps(message["logprobs"]).decode() if message.get("logprobs") else None
+    return Answer(request.row, request.request_id, text, reason, message["reasoning"], valid, logprobs)
 
 
-def asks_again(job: QueuedRequest, said: Said) -> bool:
+def asks_again(queued: QueuedRequest, reply: Said) -> bool:
     """Whether an answer of no use is asked for once more; `max_tokens` is then larger."""
-    cut = isinstance(said, Failure) and said.kind is FailureKind.CUT_EMPTY
-    return cut and job.cuts + 1 < NEXT_STEP[FailureKind.CUT_EMPTY].attempts
+    cut = isinstance(reply, Failure) and reply.kind is FailureKind.CUT_EMPTY
+    return cut and queued.cuts + 1 < NEXT_STEP[FailureKind.CUT_EMPTY].attempts
 
 
-def failure(job: QueuedRequest, kind: FailureKind, message: str) -> Failure:
-    return Failure(job.request.row, job.request.request_id, kind, message)
+def failure(queued: QueuedRequest, kind: FailureKind, message: str) -> Failure:
+    """Make the failure of a queued request."""
+    return Failure(queued.request.row, queued.request.request_id, kind, message)

@@ -38,6 +38,7 @@ class Speedometer:
         self.seconds, self.read, self.written = 0.0, 0, 0
 
     def add(self, seconds: float, read: int, written: int) -> None:
+        """Take in a stretch of `seconds` in which so many tokens were read and written."""
         self.seconds += seconds
         self.read += read
         self.written += written
@@ -48,17 +49,18 @@ class Speedometer:
         self._ws += written * seconds
 
     @classmethod
-    def together(cls, several: Iterable[Speedometer]) -> Speedometer:
-        """One that has seen what they all have."""
+    def together(cls, speedometers: Iterable[Speedometer]) -> Speedometer:
+        """Add up what several have measured."""
         whole = cls()
-        for one in several:
-            for name, value in vars(one).items():
+        for speedometer in speedometers:
+            for name, value in vars(speedometer).items():
                 setattr(whole, name, getattr(whole, name) + value)
         return whole
 
     def rates(
         self, vllm_version: str, device: str, hardware: str = "", startup_seconds: float = 0.0
     ) -> Rates:
+        """Return the speed measured so far."""
         fitted = self._fitted()
         reading, writing = fitted or self._split()
         return Rates(

@@ -1,8 +1,8 @@
-"""A server of the user's behind `values.Engine`: started when the plan wants it, paid by the hour, stopped in all cases.
+"""A user's server behind `Engine`: started when the plan wants it, paid by the hour, stopped in all cases.
 
 `up` may stay in the foreground or return when it has ordered what it starts; what tells that the server is there is its
-`health`. `down` is run when the night ends, when the server has been idle, and, by a guard at a pipe of ours, when this
-process dies, kill -9 included. Its time is leased ahead like a local worker's (`vllm_meter`), and all of it is overhead.
+`health`. `down` is run when the run ends, when the server has been idle, and, by a guard at a pipe of ours, when this
+process dies, kill -9 included. Its time is leased ahead like a local worker's (`Meter`), and all of it is overhead.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class CountingJournal:
         self._journal.sent(intents)
 
     def settled(self, outcomes: Iterable[Outcome]) -> None:
-        several = list(outcomes)
-        self._journal.settled(several)
-        used = [one.usage for one in several if one.usage is not None]
+        settled = list(outcomes)
+        self._journal.settled(settled)
+        usages = [outcome.usage for outcome in settled if outcome.usage is not None]
         with self._lock:
-            self.read += sum(one.input_tokens - one.cached_tokens for one in used)
-            self.written += sum(one.output_tokens for one in used)
+            self.read += sum(usage.input_tokens - usage.cached_tokens for usage in usages)
+            self.written += sum(usage.output_tokens for usage in usages)
 
 
 class ServerEngine:
-    """`values.Engine` around the engine that speaks to the server, which `make` makes of a desk."""
+    """An `Engine` around the one that talks to the server, which `make` makes of an engine context."""
 
     def __init__(
         self,
@@ -67,37 +67,37 @@ class ServerEngine:
     ) -> None:
         self.endpoint, self.engine_context = endpoint, engine_context
         self._counting = CountingJournal(engine_context.journal)
-        self._speaking = make(replace(engine_context, journal=self._counting))
+        self._inner = make(replace(engine_context, journal=self._counting))
         self._speed = Speedometer()
         self._startup_seconds, self._idle_seconds = startup_seconds, idle_seconds
         self._usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
-        self._books = WorkerRecords(endpoint, engine_context)
-        self._mark = os.urandom(2).hex()
-        """Marks this process's lives of the server."""
+        self._records = WorkerRecords(endpoint, engine_context)
+        self._process_mark = os.urandom(2).hex()
+        """Tells the starts of the server by this process from those by others."""
         self._changed = threading.Condition()
         self._tickets: dict[str, Ticket] = {}
-        """Those that the speaking engine has."""
+        """Tickets of the inner engine."""
         self._refused: dict[str, ShardQueue] = {}
         self._collecting: set[str] = set()
-        self._lives: list[WorkerLifetime] = []
+        self._lifetimes: list[WorkerLifetime] = []
         self._thread: threading.Thread | None = None
-        self._ready = self._stopped = self._closing = self._broke = False
-        self._dead: str | None = None
+        self._ready = self._stopped = self._closing = self._budget_exhausted = False
+        self._start_failure: str | None = None
         self._fault: BaseException | None = None
 
-    # --- values.Engine ---
+    # --- the Engine interface ---
 
     def submit(self, shard: Shard, key: str) -> Ticket:
-        """Waits until the server is up."""
+        """Wait until the server is up, then hand the shard on; without a server its requests fail."""
         with self._changed:
             if key in self._tickets or key in self._refused:
                 return Ticket(shard.shard_id, key)
             self._collecting.add(key)
-            while not self._ready and not self._over():
+            while not self._ready and not self._given_up():
                 if self._thread is None:
                     name = f"{self.endpoint.name} server"
                     self._thread = threading.Thread(
-                        target=self._live, args=(shard.run_id,), name=name, daemon=True
+                        target=self._run_server, args=(shard.run_id,), name=name, daemon=True
                     )
                     self._thread.start()
                 self._changed.wait()
@@ -105,32 +105,32 @@ class ServerEngine:
                 raise self._fault
             if not self._ready:
                 return self._refuse(shard, key)
-            self._tickets[key] = ticket = self._speaking.submit(shard, key)
+            self._tickets[key] = ticket = self._inner.submit(shard, key)
             return ticket
 
     def progress(self, ticket: Ticket) -> Progress:
         refused = self._refused.get(ticket.key)
-        return self._speaking.progress(ticket) if refused is None else refused.progress()
+        return self._inner.progress(ticket) if refused is None else refused.progress()
 
     def collect(self, ticket: Ticket) -> Iterator[Said]:
         refused = self._refused.get(ticket.key)
         try:
-            for said in self._speaking.collect(ticket) if refused is None else refused.drain():
-                cancelled = isinstance(said, Failure) and said.kind is FailureKind.CANCELLED
-                yield self._for_money(said) if cancelled and self._broke else said
+            for reply in self._inner.collect(ticket) if refused is None else refused.drain():
+                cancelled = isinstance(reply, Failure) and reply.kind is FailureKind.CANCELLED
+                yield self._for_money(reply) if cancelled and self._budget_exhausted else reply
         finally:
             with self._changed:
                 self._collecting.discard(ticket.key)
 
     def stop(self) -> None:
-        self._speaking.stop()
+        self._inner.stop()
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Closes connections, then takes the server down."""
-        self._speaking.close()
+        """Close connections, then take the server down."""
+        self._inner.close()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -139,65 +139,70 @@ class ServerEngine:
             thread.join()
 
     def worker_lifetimes(self) -> list[WorkerLifetime]:
-        """Every time the server was up, as a worker's life."""
-        return [replace(life) for life in self._lives]
+        """Every start of the server, as a worker's lifetime."""
+        return [replace(lifetime) for lifetime in self._lifetimes]
 
     def rates(self) -> Rates | None:
-        """As measured so far, over the time in which shards were under way; None before the server was up."""
-        starts = [(life.ready_at - life.started_at).total_seconds() for life in self._lives if life.ready_at]
+        """Return the speed measured while shards were under way; None before the server was up."""
+        startups = [lifetime.startup_seconds for lifetime in self._lifetimes]
+        starts = [seconds for seconds in startups if seconds is not None]
         if not starts:
             return None
         return self._speed.rates("", "server", self.endpoint.api_base or "", median(starts))
 
     # --- on the server's thread ---
 
-    def _live(self, run_id: str) -> None:
-        """One life of the server, however it ends."""
-        name = f"{self.endpoint.name}-{self._mark}#{len(self._lives) + 1}"
+    def _run_server(self, run_id: str) -> None:
+        """Start the server, keep it, and take it down however that ends."""
+        name = f"{self.endpoint.name}-{self._process_mark}#{len(self._lifetimes) + 1}"
         meter = Meter(
-            self._usd_per_hour, self.engine_context, lambda amount: self._books.overhead(run_id, name, amount)
+            self._usd_per_hour,
+            self.engine_context,
+            lambda amount: self._records.overhead(run_id, name, amount),
         )
-        server, life = ServerProcess(self.endpoint, self._startup_seconds), None
+        server, lifetime = ServerProcess(self.endpoint, self._startup_seconds), None
         try:
             while not meter.keep_up():
                 if not self.engine_context.budget.reserved_usd:
-                    self._broke = True
-                if self._over():
+                    self._budget_exhausted = True
+                if self._given_up():
                     return
                 time.sleep(TICK_SECONDS)
             server.start()
-            life = self._born(name, server.pid)
-            self._await_health(server, meter, life)
+            lifetime = self._worker_started(name, server.pid)
+            self._await_health(server, meter, lifetime)
             self._keep(meter)
         except ServerNotUp as why:
-            self._dead = str(why)
-        except BaseException as fault:  # noqa: BLE001 - a full disk, or a bug of ours: raised where shards are submitted
-            self._fault = fault
+            self._start_failure = str(why)
+        except BaseException as error:  # noqa: BLE001 - a full disk, or a bug of ours: raised where shards are submitted
+            self._fault = error
         finally:
             with self._changed:
                 self._ready = False
             trouble = server.stop()
-            self._end(meter, life, trouble)
+            self._end(meter, lifetime, trouble)
 
-    def _born(self, name: str, pid: int) -> WorkerLifetime:
-        life = WorkerLifetime(name, self.endpoint.name, "server", pid, datetime.now(UTC), self._usd_per_hour)
-        self._lives.append(life)
-        return life
+    def _worker_started(self, name: str, pid: int) -> WorkerLifetime:
+        lifetime = WorkerLifetime(
+            name, self.endpoint.name, "server", pid, datetime.now(UTC), self._usd_per_hour
+        )
+        self._lifetimes.append(lifetime)
+        return lifetime
 
-    def _await_health(self, server: ServerProcess, meter: Meter, life: WorkerLifetime) -> None:
+    def _await_health(self, server: ServerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
         ours = self.endpoint.server is not None and self.endpoint.server.up is not None
         give_up = time.monotonic() + (self._startup_seconds if ours else 0.0)
         while not server.await_health(TICK_SECONDS):
-            if self._over() or not self._paid(meter):
+            if self._given_up() or not self._paid(meter):
                 return
             if time.monotonic() > give_up:
                 raise server.too_late()
         with self._changed:
-            life.ready_at, self._ready = datetime.now(UTC), True
+            lifetime.ready_at, self._ready = datetime.now(UTC), True
             self._changed.notify_all()
 
     def _keep(self, meter: Meter) -> None:
-        """Pay until nobody needs it: the night ends, it is idle, or the cap has no more time for it."""
+        """Pay until nobody needs it: the run ends, it is idle, or the cap has no more time for it."""
         wanted, counted = time.monotonic(), (self._counting.read, self._counting.written)
         while self._ready and self._paid(meter):
             began = time.monotonic()
@@ -215,16 +220,16 @@ class ServerEngine:
     def _paid(self, meter: Meter) -> bool:
         if meter.keep_up() or meter.seconds_left > LAST_SECOND:
             return True
-        self._broke = True
-        self._speaking.stop()
+        self._budget_exhausted = True
+        self._inner.stop()
         return False
 
-    def _end(self, meter: Meter, life: WorkerLifetime | None, trouble: str | None) -> None:
+    def _end(self, meter: Meter, lifetime: WorkerLifetime | None, trouble: str | None) -> None:
         meter.stop()
-        if life is not None:
-            life.stopped_at, life.cost_usd = datetime.now(UTC), meter.cost_usd
+        if lifetime is not None:
+            lifetime.stopped_at, lifetime.cost_usd = datetime.now(UTC), meter.cost_usd
         if trouble is not None:
-            print(  # noqa: T201 - nothing else is left to tell it at the end of a night
+            print(  # noqa: T201 - nothing else is left to say it at the end of a run
                 f"endpoint {self.endpoint.name}: {trouble}; see whether the server still runs and costs money",
                 file=sys.stderr,
             )
@@ -234,34 +239,35 @@ class ServerEngine:
 
     # --- shards that reach no server ---
 
-    def _over(self) -> bool:
-        """Whether waiting for the server is in vain."""
-        ended = self._closing or self._stopped or self._broke or self._late
-        return ended or self._dead is not None or self._fault is not None
+    def _given_up(self) -> bool:
+        """Whether the server will not come up any more, or is not wanted."""
+        ended = self._closing or self._stopped or self._budget_exhausted or self._past_deadline
+        return ended or self._start_failure is not None or self._fault is not None
 
     @property
-    def _late(self) -> bool:
+    def _past_deadline(self) -> bool:
         return self.engine_context.deadline is not None and datetime.now(UTC) >= self.engine_context.deadline
 
     def _refuse(self, shard: Shard, key: str) -> Ticket:
-        work = self._refused[key] = ShardQueue(shard, key)
-        jobs = list(work.pending)
-        if self._dead is not None:
-            said = [failure(job, FailureKind.WORKER_DIED, self._dead) for job in jobs]
-            self._books.unsent(list(zip(jobs, said, strict=True)))
+        queue = self._refused[key] = ShardQueue(shard, key)
+        pending = list(queue.pending)
+        if self._start_failure is not None:
+            replies = [failure(queued, FailureKind.WORKER_DIED, self._start_failure) for queued in pending]
+            self._records.unsent(list(zip(pending, replies, strict=True)))
         else:
-            late = FailureKind.DEADLINE if self._late else FailureKind.CANCELLED
-            kind = FailureKind.BUDGET if self._broke else late
-            said = [
-                failure(job, kind, f"endpoint {self.endpoint.name}: its server is not up") for job in jobs
+            late = FailureKind.DEADLINE if self._past_deadline else FailureKind.CANCELLED
+            kind = FailureKind.BUDGET if self._budget_exhausted else late
+            replies = [
+                failure(queued, kind, f"endpoint {self.endpoint.name}: its server is not up")
+                for queued in pending
             ]
-        work.deliver(said)
-        return work.ticket
+        queue.deliver(replies)
+        return queue.ticket
 
-    def _for_money(self, said: Said) -> Failure:
+    def _for_money(self, reply: Said) -> Failure:
         return Failure(
-            said.row,
-            said.request_id,
+            reply.row,
+            reply.request_id,
             FailureKind.BUDGET,
             f"endpoint {self.endpoint.name}: the cap has no more time for its server",
         )

@@ -100,7 +100,7 @@ class ServerProcess:
             self._drain()
             raise ServerNotUp(
                 f"endpoint {self._name}: its `up` ended with status {status}; mend the command, or see the last lines "
-                f"of its output: {self.last_words()}"
+                f"of its output: {self.last_lines()}"
             )
         time.sleep(max(0.0, seconds - (time.monotonic() - began)))
         return False
@@ -113,7 +113,7 @@ class ServerProcess:
             )
         return ServerNotUp(
             f"endpoint {self._name}: its server did not answer at {self._health} within {self._startup_seconds:.0f} s; "
-            f"see `up` and `health`; the last lines of its output: {self.last_words()}"
+            f"see `up` and `health`; the last lines of its output: {self.last_lines()}"
         )
 
     def stop(self) -> str | None:
@@ -138,7 +138,7 @@ class ServerProcess:
             self._guard.wait()
         return trouble
 
-    def last_words(self, lines: int = 6) -> str:
+    def last_lines(self, lines: int = 6) -> str:
         """The last lines that `up` printed, joined in one."""
         return " | ".join([line for line in list(self._log) if line][-lines:]) or "(nothing was printed)"
 

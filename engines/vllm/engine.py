@@ -1,6 +1,6 @@
-"""Local vLLM workers behind `values.Engine`: processes that we start when there is work, feed, and stop.
+"""Local vLLM workers behind `Engine`: processes that are started when there is work, fed, and stopped.
 
-One thread drives each worker (`vllm_slot`); this is what they share: shards, and what becomes of them.
+One thread drives each worker (`supervisor.py`); this is what they share: shards, and what becomes of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORTH_A_WORKER = 64
 
 
 class VllmEngine:
-    """`values.Engine` for an endpoint with `workers`. Workers start with the first shard."""
+    """The `Engine` of an endpoint with `workers`. Workers start with the first shard."""
 
     def __init__(
         self,
@@ -53,127 +53,129 @@ class VllmEngine:
             raise BadEndpointError(f"endpoint {endpoint.name} has no workers; `engine: vllm` gives it some")
         self.endpoint, self.engine_context, self.spec = endpoint, engine_context, endpoint.workers
         self.usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
-        self.books = WorkerRecords(endpoint, engine_context)
-        self._mark = os.urandom(2).hex()
-        """Marks this process's workers."""
+        self.records = WorkerRecords(endpoint, engine_context)
+        self._process_mark = os.urandom(2).hex()
+        """Tells this process's workers from those of others."""
         self.bodies = Bodies(endpoint)
         self.closing = False
         self._terms = StartupTerms(startup_seconds, idle_seconds)
         self._lock = threading.RLock()
-        self._works: dict[str, ShardQueue] = {}
-        self._slots: dict[int, WorkerSupervisor] = {}
+        self._queues: dict[str, ShardQueue] = {}
+        self._supervisors: dict[int, WorkerSupervisor] = {}
         self._done: list[WorkerSupervisor] = []
-        """Slots whose thread has ended, for what they measured."""
-        self._lives: list[WorkerLifetime] = []
+        """Supervisors whose thread has ended, for what they measured."""
+        self._lifetimes: list[WorkerLifetime] = []
         self._halted: FailureKind | None = None
-        self._dead: str | None = None
+        self._start_failure: str | None = None
         """Why workers do not come up; then nothing is tried again."""
 
-    # --- values.Engine ---
+    # --- the Engine interface ---
 
     def submit(self, shard: Shard, key: str) -> Ticket:
         with self._lock:
-            known = self._works.get(key)
-            if known is None:
-                known = self._works[key] = ShardQueue(shard, key)
-                self._weed(known)
-                self._staff(shard.run_id)
-            return known.ticket
+            queue = self._queues.get(key)
+            if queue is None:
+                queue = self._queues[key] = ShardQueue(shard, key)
+                self._reject_invalid(queue)
+                self._scale_up(shard.run_id)
+            return queue.ticket
 
     def progress(self, ticket: Ticket) -> Progress:
         with self._lock:
-            return self._works[ticket.key].progress()
+            return self._queues[ticket.key].progress()
 
     def collect(self, ticket: Ticket) -> Iterator[Said]:
-        return self._works[ticket.key].drain()
+        return self._queues[ticket.key].drain()
 
     def stop(self) -> None:
         self.halt(FailureKind.CANCELLED)
 
     def close(self) -> None:
-        """Ends the workers; what is in flight is given up."""
+        """End the workers; what is in flight is given up."""
         self.halt(FailureKind.CANCELLED)
         with self._lock:
             self.closing = True
-            slots = list(self._slots.values())
-        for slot in slots:
-            slot.wake()
-        for slot in slots:
-            slot.thread.join()
+            supervisors = list(self._supervisors.values())
+        for supervisor in supervisors:
+            supervisor.wake()
+        for supervisor in supervisors:
+            supervisor.thread.join()
         with self._lock:
-            for work in self._works.values():
-                if not work.finished:
-                    work.finish()
+            for queue in self._queues.values():
+                if not queue.finished:
+                    queue.finish()
 
-    # --- what it tells ---
+    # --- what was measured ---
 
     def worker_lifetimes(self) -> list[WorkerLifetime]:
         """Every worker process so far; one that is up has no `stopped_at` yet."""
         with self._lock:
-            return [replace(life) for life in self._lives]
+            return [replace(lifetime) for lifetime in self._lifetimes]
 
     def rates(self) -> Rates | None:
         """Return the speed of one worker as measured so far, all taken together; None before the first is up."""
         with self._lock:
-            slots = [slot for slot in (*self._done, *self._slots.values()) if slot.version]
-            starts = [
-                (life.ready_at - life.started_at).total_seconds() for life in self._lives if life.ready_at
+            supervisors = [
+                supervisor for supervisor in (*self._done, *self._supervisors.values()) if supervisor.version
             ]
-            if not slots:
+            startups = [lifetime.startup_seconds for lifetime in self._lifetimes]
+            starts = [seconds for seconds in startups if seconds is not None]
+            if not supervisors:
                 return None
-            speed = Speedometer.together(slot.speed for slot in slots)
+            speed = Speedometer.together(supervisor.speed for supervisor in supervisors)
         return speed.rates(
-            slots[0].version, self.spec.device, hardware(self.spec), median(starts) if starts else 0.0
+            supervisors[0].version, self.spec.device, hardware(self.spec), median(starts) if starts else 0.0
         )
 
-    # --- for its slots ---
+    # --- for its supervisors ---
 
-    def wants(self, slot: WorkerSupervisor) -> bool:
-        """Whether a slot should have a process. If not it is off the books at once: a shard that comes next
-        finds its place free.
+    def wants(self, supervisor: WorkerSupervisor) -> bool:
+        """Whether a supervisor should have a process. If not it is retired at once: a shard that comes next finds its
+        place free.
         """
         with self._lock:
-            if not self.closing and self._dead is None and self._pending():
+            if not self.closing and self._start_failure is None and self._pending():
                 return True
-            self._retire(slot)
+            self._retire(supervisor)
             return False
 
     def has_work(self) -> bool:
-        """Whether anything is still to be asked, for a slot that waits for money."""
+        """Whether anything is still to be asked, for a supervisor that waits for money."""
         with self._lock:
-            self._heed_deadline()
+            self._check_deadline()
             return not self.closing and self._pending() > 0
 
     def take(self, room: int) -> list[QueuedRequest]:
-        """Requests for a worker: of what is left, its fair share, so that all end together."""
+        """Hand out requests for a worker: of what is left, its fair share, so that all end together."""
         with self._lock:
-            self._heed_deadline()
-            left = self._pending()
-            room = min(room, -(-left // max(1, len(self._slots))))
+            self._check_deadline()
+            pending = self._pending()
+            room = min(room, -(-pending // max(1, len(self._supervisors))))
             taken: list[QueuedRequest] = []
-            for work in self._works.values():
-                while work.pending and len(taken) < room:
-                    taken.append(work.pending.popleft())
-                    work.in_flight += 1
+            for queue in self._queues.values():
+                while queue.pending and len(taken) < room:
+                    taken.append(queue.pending.popleft())
+                    queue.in_flight += 1
             return taken
 
-    def give_back(self, jobs: Iterable[QueuedRequest]) -> None:
-        """To be asked again, first of all; or not at all when nothing more is sent."""
+    def give_back(self, requests: Iterable[QueuedRequest]) -> None:
+        """Take requests back, to be asked again before all others; or not at all when nothing more is sent."""
         with self._lock:
-            for job in jobs:
-                job.work.in_flight -= 1
-                job.work.pending.appendleft(job)
+            for queued in requests:
+                queued.queue.in_flight -= 1
+                queued.queue.pending.appendleft(queued)
             if self._halted is not None:
                 self._flush(self._halted)
 
     def deliver(self, done: Iterable[tuple[QueuedRequest, Said]]) -> None:
+        """Pass final replies on to their shards."""
         lots: dict[ShardQueue, list[Said]] = {}
-        for job, said in done:
-            lots.setdefault(job.work, []).append(said)
+        for queued, reply in done:
+            lots.setdefault(queued.queue, []).append(reply)
         with self._lock:
-            for work, lot in lots.items():
-                work.in_flight -= len(lot)
-                work.deliver(lot)
+            for queue, lot in lots.items():
+                queue.in_flight -= len(lot)
+                queue.deliver(lot)
 
     def halt(self, kind: FailureKind) -> None:
         """Send nothing more; `kind` is why."""
@@ -182,31 +184,32 @@ class VllmEngine:
                 self._halted = kind
             self._flush(self._halted)
 
-    def broke(self, slot: WorkerSupervisor) -> None:
-        """The cap has no more time for this worker; the last one's end is the pool's."""
+    def budget_exhausted(self, supervisor: WorkerSupervisor) -> None:
+        """End a worker that the cap has no more time for; where it was the last, nothing more is sent."""
         with self._lock:
-            if all(other is slot for other in self._slots.values()):
+            if all(other is supervisor for other in self._supervisors.values()):
                 self.halt(FailureKind.BUDGET)
 
-    def failed(self, fault: BaseException) -> None:
-        """A full disk, or a bug of ours: raised where answers are collected."""
+    def failed(self, error: BaseException) -> None:
+        """Stop for a full disk, or a bug of ours: it is raised where answers are collected."""
         with self._lock:
             self._halted = self._halted or FailureKind.CANCELLED
-            for work in self._works.values():
-                work.pending.clear()
-                if not work.finished:
-                    work.finish(fault)
+            for queue in self._queues.values():
+                queue.pending.clear()
+                if not queue.finished:
+                    queue.finish(error)
 
-    def left(self, slot: WorkerSupervisor, why: str | None) -> None:
-        """A slot's thread ends. When the last worker could not be kept up, what waits has no one to ask."""
+    def worker_gone(self, supervisor: WorkerSupervisor, why: str | None) -> None:
+        """Retire a supervisor whose thread ends. Where the last worker could not be kept up, what is pending fails."""
         with self._lock:
-            self._retire(slot)
-            if why is not None and not self._slots:
-                self._dead = why
-                self._bury()
+            self._retire(supervisor)
+            if why is not None and not self._supervisors:
+                self._start_failure = why
+                self._fail_pending()
 
-    def born(self, worker_id: str, pid: int) -> WorkerLifetime:
-        life = WorkerLifetime(
+    def worker_started(self, worker_id: str, pid: int) -> WorkerLifetime:
+        """Note a worker's start."""
+        lifetime = WorkerLifetime(
             worker_id,
             self.endpoint.name,
             self.spec.device,
@@ -216,77 +219,80 @@ class VllmEngine:
             self.spec.accounting_usd_per_hour,
         )
         with self._lock:
-            self._lives.append(life)
-        return life
+            self._lifetimes.append(lifetime)
+        return lifetime
 
     def worker_id(self, number: int) -> str:
-        """`house-0-3fa2#1`, `#2` … when it is started anew: unique within a run, a resumed one too."""
+        """Make an id: `house-0-3fa2#1`, `#2` … when it is started anew; unique within a run, a resumed one too."""
         with self._lock:
-            stem = f"{self.endpoint.name}-{number}-{self._mark}"
-            before = sum(life.worker_id.partition("#")[0] == stem for life in self._lives)
+            stem = f"{self.endpoint.name}-{number}-{self._process_mark}"
+            before = sum(lifetime.worker_id.partition("#")[0] == stem for lifetime in self._lifetimes)
             return f"{stem}#{before + 1}"
 
     # --- under the lock ---
 
     def _pending(self) -> int:
-        return sum(len(work.pending) for work in self._works.values())
+        return sum(len(queue.pending) for queue in self._queues.values())
 
-    def _staff(self, run_id: str) -> None:
-        """As many workers as the work is worth, at most those the job allows."""
-        self._heed_deadline()
+    def _scale_up(self, run_id: str) -> None:
+        """Start as many workers as the pending requests are worth, at most those the job allows."""
+        self._check_deadline()
         if self._halted is not None:
             self._flush(self._halted)
-        elif self._dead is not None:
-            self._bury()
+        elif self._start_failure is not None:
+            self._fail_pending()
         wanted = min(self.spec.workers, -(-self._pending() // WORTH_A_WORKER))
         for number in range(self.spec.workers):
-            if len(self._slots) >= wanted:
+            if len(self._supervisors) >= wanted:
                 break
-            if number not in self._slots:
-                slot = WorkerSupervisor(
+            if number not in self._supervisors:
+                supervisor = WorkerSupervisor(
                     self, number, place(self.spec, number, machine()), run_id, self._terms
                 )
-                self._slots[number] = slot
-                slot.thread.start()
-        for slot in self._slots.values():
-            slot.wake()
+                self._supervisors[number] = supervisor
+                supervisor.thread.start()
+        for supervisor in self._supervisors.values():
+            supervisor.wake()
 
-    def _retire(self, slot: WorkerSupervisor) -> None:
-        for number, other in list(self._slots.items()):
-            if other is slot:
-                del self._slots[number]
-                self._done.append(slot)
+    def _retire(self, supervisor: WorkerSupervisor) -> None:
+        for number, other in list(self._supervisors.items()):
+            if other is supervisor:
+                del self._supervisors[number]
+                self._done.append(supervisor)
 
-    def _heed_deadline(self) -> None:
+    def _check_deadline(self) -> None:
         deadline = self.engine_context.deadline
         if self._halted is None and deadline is not None and datetime.now(UTC) >= deadline:
             self.halt(FailureKind.DEADLINE)
 
     def _flush(self, kind: FailureKind) -> None:
-        for work in self._works.values():
-            jobs = list(work.pending)
-            work.pending.clear()
-            if jobs:
-                work.deliver(unsent(job.request, kind) for job in jobs)
+        for queue in self._queues.values():
+            requests = list(queue.pending)
+            queue.pending.clear()
+            if requests:
+                queue.deliver(unsent(queued.request, kind) for queued in requests)
 
-    def _weed(self, work: ShardQueue) -> None:
-        """Requests that must not be sent as they are fail at once."""
+    def _reject_invalid(self, queue: ShardQueue) -> None:
+        """Fail at once the requests that must not be sent as they are."""
         bad: list[tuple[QueuedRequest, str]] = []
-        for job in list(work.pending):
-            why = schema_fault(job.request.response_schema) or refused_beforehand(job.request)
+        for queued in list(queue.pending):
+            why = schema_fault(queued.request.response_schema) or refused_beforehand(queued.request)
             if why is not None:
-                work.pending.remove(job)
-                bad.append((job, why))
-        self._refuse(work, bad, FailureKind.BAD_REQUEST)
+                queue.pending.remove(queued)
+                bad.append((queued, why))
+        self._refuse(queue, bad, FailureKind.BAD_REQUEST)
 
-    def _bury(self) -> None:
-        for work in self._works.values():
-            jobs = [(job, self._dead or "") for job in work.pending]
-            work.pending.clear()
-            self._refuse(work, jobs, FailureKind.WORKER_DIED)
+    def _fail_pending(self) -> None:
+        """Fail what waits for a worker that does not come up."""
+        for queue in self._queues.values():
+            requests = [(queued, self._start_failure or "") for queued in queue.pending]
+            queue.pending.clear()
+            self._refuse(queue, requests, FailureKind.WORKER_DIED)
 
-    def _refuse(self, work: ShardQueue, jobs: list[tuple[QueuedRequest, str]], kind: FailureKind) -> None:
-        """Failures of requests that reached no worker: journalled, since their reason is the result."""
-        if jobs:
-            self.books.unsent([(job, failure(job, kind, why)) for job, why in jobs])
-            work.deliver(failure(job, kind, why) for job, why in jobs)
+    def _refuse(
+        self, queue: ShardQueue, requests: list[tuple[QueuedRequest, str]], kind: FailureKind
+    ) -> None:
+        """Fail requests that reached no worker; journalled, since their reason is the result."""
+        if requests:
+            self.records.unsent([(queued, failure(queued, kind, why)) for queued, why in requests])
+            queue.deliver(failure(queued, kind, why) for queued, why in requests)

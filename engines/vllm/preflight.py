@@ -1,4 +1,4 @@
-"""What keeps local workers from starting, found before anything is spent: sentences, each with a remedy."""
+"""Find what keeps local workers from starting before anything is spent: sentences, each with a remedy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length",
 
 
 def check(endpoint: Endpoint, found: Machine | None = None) -> list[str]:
-    """Problems of an endpoint's workers; none: an empty list. Starts its interpreter, loads nothing."""
+    """Return the problems of an endpoint's workers, an empty list for none. Starts its interpreter, loads nothing."""
     spec = endpoint.workers
     if spec is None:
         return []
     here = machine() if found is None else found
-    said = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
-    return [f"endpoint {endpoint.name}: {one}" for one in said]
+    problems = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
+    return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
 
 
 def _interpreter(spec: WorkerSpec) -> Iterator[str]:
@@ -78,7 +78,7 @@ def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
 
 
 def _model(endpoint: Endpoint, spec: WorkerSpec) -> Iterator[str]:
-    """A model on disk must be whole enough to load; a name on a hub is for vLLM to find."""
+    """Check that a model on disk is whole enough to load; a name on a hub is for vLLM to find."""
     model = endpoint.model
     folder = Path(model).expanduser()
     is_path = model.startswith((".", "/", "~")) or folder.exists() or model.count("/") > 1

@@ -1,4 +1,4 @@
-"""One worker process: how it is started and pinned, what it says, how it ends."""
+"""One worker process: started and pinned to its devices, written to, read from, ended."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class Place:
 
 
 def place(spec: WorkerSpec, number: int, found: Machine) -> Place:
-    """Devices of worker `number`: as many as its tensors and pipeline are split over, none shared with another."""
+    """Return the devices of worker `number`: as many as its tensors and pipeline are split over, none shared."""
     if spec.device == "cpu":
         return _on_cores(spec, number, found.cores)
     size = width(spec.options)
-    mine = [str(device.index) for device in found.of(spec.device)][number * size : (number + 1) * size]
+    indices = [str(device.index) for device in found.of(spec.device)][number * size : (number + 1) * size]
     name = "ASCEND_RT_VISIBLE_DEVICES" if spec.device == "npu" else "CUDA_VISIBLE_DEVICES"
-    return Place({name: ",".join(mine)})
+    return Place({name: ",".join(indices)})
 
 
 def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
-    mine = cores_of(spec, number, cores)
+    own_cores = cores_of(spec, number, cores)
     variables = {
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, mine)),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own_cores)),
         "VLLM_TARGET_DEVICE": "cpu",
         **PATIENT,
     }
@@ -64,11 +64,11 @@ def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # ready after 5 s instead of 32 (FACTS)
     else:
         del variables["VLLM_CPU_OMP_THREADS_BIND"]  # one set per rank: vLLM's own choice
-    return Place({name: os.environ.get(name, value) for name, value in variables.items()}, mine)
+    return Place({name: os.environ.get(name, value) for name, value in variables.items()}, own_cores)
 
 
 def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) -> dict[str, JSON]:
-    """What vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it is silent."""
+    """Return what vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it says nothing."""
     options = dict(spec.options)
     if spec.device == "cpu":
         options.setdefault("enforce_eager", True)
@@ -80,7 +80,7 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) 
     return options
 
 
-class Gone(Exception):
+class ProcessEnded(Exception):
     """The worker's process has ended."""
 
 
@@ -89,7 +89,7 @@ class Process:
 
     def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: Place) -> None:
         self._log: deque[str] = deque(maxlen=LOG_LINES)
-        self._said: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
+        self._received: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
         (asked, to), (answers, out), (log, err) = os.pipe(), os.pipe(), os.pipe()
         self._popen = subprocess.Popen(
             (python, str(PROGRAM)),
@@ -110,40 +110,43 @@ class Process:
         for reader in self._readers:
             reader.start()
         hello = {"model": model, "options": dict(options), "parent": os.getpid(), "cores": where.cores}
-        with suppress(Gone):  # whoever reads finds out
-            self.say((hello,))
+        with suppress(ProcessEnded):  # whoever reads finds out
+            self.send((hello,))
 
-    def say(self, messages: Iterable[Mapping[str, JSON]]) -> None:
-        """Raises Gone. The worker reads on a thread of its own: this does not wait for its engine."""
+    def send(self, messages: Iterable[Mapping[str, JSON]]) -> None:
+        """Send messages. The worker reads on a thread of its own, so this does not wait for its engine.
+
+        Raises ProcessEnded.
+        """
         try:
-            self._to.write(b"".join(dumps(one) + b"\n" for one in messages))
+            self._to.write(b"".join(dumps(message) + b"\n" for message in messages))
             self._to.flush()
         except (OSError, ValueError) as error:
-            raise Gone from error
+            raise ProcessEnded from error
 
-    def hear(self, seconds: float) -> list[dict[str, Any]]:
-        """What it has said, waiting at most so long; Gone when it will say no more."""
-        lots = []
+    def receive(self, seconds: float) -> list[dict[str, Any]]:
+        """Return the messages that have come, waiting at most so long. Raises ProcessEnded when none will come any more."""
+        received = []
         with suppress(Empty):
-            lots.append(self._said.get(timeout=seconds))
-            while lots[-1] is not None:
-                lots.append(self._said.get_nowait())
-        heard = [message for lot in lots if lot is not None for message in lot]
-        if lots and lots[-1] is None:
-            self._said.put(None)
-            if not heard:
-                raise Gone
-        return heard
+            received.append(self._received.get(timeout=seconds))
+            while received[-1] is not None:
+                received.append(self._received.get_nowait())
+        messages = [message for lot in received if lot is not None for message in lot]
+        if received and received[-1] is None:
+            self._received.put(None)
+            if not messages:
+                raise ProcessEnded
+        return messages
 
-    def nudge(self) -> None:
-        """Wake whoever hears."""
-        self._said.put([])
+    def wake_reader(self) -> None:
+        """Let `receive` return at once."""
+        self._received.put([])
 
     def end(self, seconds: float = 0.0) -> int:
         """Ask it to stop, wait so long, then kill it and all that it started. Returns its exit status."""
         if seconds:
-            with suppress(Gone, subprocess.TimeoutExpired):
-                self.say(({"op": "stop"},))
+            with suppress(ProcessEnded, subprocess.TimeoutExpired):
+                self.send(({"op": "stop"},))
                 self._popen.wait(seconds)
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
@@ -155,8 +158,8 @@ class Process:
         self._errors.close()
         return status
 
-    def last_words(self, lines: int = 6) -> str:
-        """The end of its log, in one line."""
+    def last_lines(self, lines: int = 6) -> str:
+        """The last lines of its log, joined in one."""
         return " | ".join([line for line in list(self._log) if line][-lines:]) or "(its log is empty)"
 
     def _read_answers(self) -> None:
@@ -164,9 +167,9 @@ class Process:
         while data := os.read(self._answers, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
             if lines:
-                self._said.put([loads(line) for line in lines])
+                self._received.put([loads(line) for line in lines])
         os.close(self._answers)
-        self._said.put(None)
+        self._received.put(None)
 
     def _read_log(self) -> None:
         for line in self._errors:
@@ -174,7 +177,7 @@ class Process:
 
 
 def ending(status: int) -> str:
-    """`was killed (SIGKILL)`, `ended with status 1`."""
+    """Say how a process ended: `was killed (SIGKILL)`, `ended with status 1`."""
     if status < 0:
         return f"was killed ({signal.Signals(-status).name})"
     return f"ended with status {status}"

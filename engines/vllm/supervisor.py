@@ -1,4 +1,4 @@
-"""One worker's place in a pool: a thread that starts its process, keeps it fed, and starts another when it dies."""
+"""The supervisor of one worker: a thread that starts its process, keeps it fed, and starts another when it dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
 from thirdshift.engines.metered.throughput import Speedometer
-from thirdshift.engines.vllm.process import Gone, Place, Process, ending, options_for
+from thirdshift.engines.vllm.process import Place, Process, ProcessEnded, ending, options_for
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec
@@ -27,7 +27,7 @@ WAVES = 2
 """Requests sent to a worker, in multiples of those that vLLM runs at once: one lot at work, one waiting."""
 TICK_SECONDS = 0.5
 SILENCE_SECONDS = 900.0
-"""A worker tells every few seconds that it lives, between the steps of its engine; no step takes so long."""
+"""A worker sends a sign of life every few seconds, between the steps of its engine; no step takes so long."""
 END_SECONDS = 10.0
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
@@ -43,6 +43,8 @@ class WorkerDied(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StartupTerms:
+    """How long a worker may take to start, and how long it may be idle."""
+
     startup_seconds: float
     idle_seconds: float
     """An idle worker is stopped after so long, where time costs money."""
@@ -55,30 +57,30 @@ class WorkerPool(Protocol):
     engine_context: EngineContext
     spec: WorkerSpec
     usd_per_hour: Decimal
-    books: WorkerRecords
+    records: WorkerRecords
     bodies: Bodies
     closing: bool
 
-    def wants(self, slot: WorkerSupervisor) -> bool: ...
+    def wants(self, supervisor: WorkerSupervisor) -> bool: ...
     def has_work(self) -> bool: ...
     def take(self, room: int) -> list[QueuedRequest]: ...
-    def give_back(self, jobs: Iterable[QueuedRequest]) -> None: ...
+    def give_back(self, requests: Iterable[QueuedRequest]) -> None: ...
     def deliver(self, done: Iterable[tuple[QueuedRequest, Said]]) -> None: ...
-    def broke(self, slot: WorkerSupervisor) -> None: ...
-    def failed(self, fault: BaseException) -> None: ...
-    def left(self, slot: WorkerSupervisor, why: str | None) -> None: ...
-    def born(self, worker_id: str, pid: int) -> WorkerLifetime: ...
+    def budget_exhausted(self, supervisor: WorkerSupervisor) -> None: ...
+    def failed(self, error: BaseException) -> None: ...
+    def worker_gone(self, supervisor: WorkerSupervisor, why: str | None) -> None: ...
+    def worker_started(self, worker_id: str, pid: int) -> WorkerLifetime: ...
     def worker_id(self, number: int) -> str: ...
 
 
 class WorkerSupervisor:
-    """Everything but `wake`, `life` and `speed` belongs to its own thread."""
+    """Starts and feeds one worker; everything but `wake` and `speed` belongs to its own thread."""
 
     def __init__(self, pool: WorkerPool, number: int, where: Place, run_id: str, terms: StartupTerms) -> None:
         self._pool, self._number, self._where = pool, number, where
         self._run_id, self._terms = run_id, terms
         self._process: Process | None = None
-        self._jobs: dict[int, QueuedRequest] = {}
+        self._in_flight: dict[int, QueuedRequest] = {}
         self._next_id = 0
         self._worker_id = ""
         """Id of the process that is up."""
@@ -94,38 +96,39 @@ class WorkerSupervisor:
         self.thread = threading.Thread(target=self._run, name=f"{pool.endpoint.name} {number}", daemon=True)
 
     def wake(self) -> None:
+        """Let the thread look at once whether there is something to do."""
         process = self._process
         if process is not None:
-            process.nudge()
+            process.wake_reader()
 
-    # --- lives ---
+    # --- processes ---
 
     def _run(self) -> None:
         why: str | None = None
         try:
             while self._pool.wants(self):
                 try:
-                    self._live()
+                    self._run_process()
                 except WorkerDied as death:
                     self._deaths += 1
                     if not self.version or self._deaths > RESTARTS:
                         why = str(death)  # one that never came up will not come up the next time either
                         break
         except BudgetExhausted:
-            self._pool.broke(self)
-        except BaseException as fault:  # noqa: BLE001 - raised where answers are collected
-            self._pool.failed(fault)
+            self._pool.budget_exhausted(self)
+        except BaseException as error:  # noqa: BLE001 - raised where answers are collected
+            self._pool.failed(error)
         finally:
-            self._pool.left(self, why)
+            self._pool.worker_gone(self, why)
 
-    def _live(self) -> None:
-        """One process from its start to its end. Raises Dead and Broke; the meter has run to the end."""
+    def _run_process(self) -> None:
+        """Run one process from its start to its end, the meter with it. Raises WorkerDied and BudgetExhausted."""
         pool = self._pool
         worker_id = self._worker_id = pool.worker_id(self._number)
         meter = Meter(
             pool.usd_per_hour,
             pool.engine_context,
-            lambda amount: pool.books.overhead(self._run_id, worker_id, amount),
+            lambda amount: pool.records.overhead(self._run_id, worker_id, amount),
             minimum_seconds=60.0 * pool.spec.minimum_minutes,
         )
         while not meter.keep_up():
@@ -136,37 +139,37 @@ class WorkerSupervisor:
             time.sleep(TICK_SECONDS)
         options = options_for(pool.endpoint, pool.spec, self._max_num_seqs)
         process = self._process = Process(pool.spec.python, pool.endpoint.model, options, self._where)
-        life = pool.born(worker_id, process.pid)
+        lifetime = pool.worker_started(worker_id, process.pid)
         patience = 0.0
         try:
-            self._await_ready(process, meter, life)
-            self._serve(process, meter, life)
+            self._await_ready(process, meter, lifetime)
+            self._serve(process, meter, lifetime)
             patience = END_SECONDS
-        except Gone:
-            raise WorkerDied(self._obituary(process, process.end())) from None
+        except ProcessEnded:
+            raise WorkerDied(self._exit_message(process, process.end())) from None
         finally:
             self._process = None
-            process.end(0.0 if self._jobs or pool.closing else patience)
+            process.end(0.0 if self._in_flight or pool.closing else patience)
             meter.stop()
-            life.stopped_at, life.cost_usd = datetime.now(UTC), meter.cost_usd
+            lifetime.stopped_at, lifetime.cost_usd = datetime.now(UTC), meter.cost_usd
             self._lose_jobs()
 
-    def _await_ready(self, process: Process, meter: Meter, life: WorkerLifetime) -> None:
+    def _await_ready(self, process: Process, meter: Meter, lifetime: WorkerLifetime) -> None:
         give_up = time.monotonic() + self._terms.startup_seconds
-        while life.ready_at is None:
+        while lifetime.ready_at is None:
             if self._pool.closing:
                 return
             self._pay(meter)
-            for message in process.hear(TICK_SECONDS):
-                self._heed(message)
+            for message in process.receive(TICK_SECONDS):
+                self._note_fault(message)
                 if message["op"] == "ready":
-                    life.ready_at = datetime.now(UTC)
+                    lifetime.ready_at = datetime.now(UTC)
                     self._ready(message)
-            if life.ready_at is None and time.monotonic() > give_up:
-                said = process.last_words()
+            if lifetime.ready_at is None and time.monotonic() > give_up:
+                log = process.last_lines()
                 raise WorkerDied(
                     f"endpoint {self._name}: its worker was not ready after {self._terms.startup_seconds:.0f} s; "
-                    f"give it longer, or see the last lines of its log: {said}"
+                    f"give it longer, or see the last lines of its log: {log}"
                 )
         meter.idle()
 
@@ -176,23 +179,23 @@ class WorkerSupervisor:
         self._max_num_seqs = message["max_num_seqs"]
         self._longest: int = message["max_model_len"]
 
-    def _serve(self, process: Process, meter: Meter, life: WorkerLifetime) -> None:
+    def _serve(self, process: Process, meter: Meter, lifetime: WorkerLifetime) -> None:
         """Keep the engine fed until there is nothing more to do for it."""
-        heard = idle = time.monotonic()
+        last_heard = idle = time.monotonic()
         while not self._pool.closing:
             self._pay(meter)
             self._feed(process, meter)
-            messages = process.hear(TICK_SECONDS)
+            messages = process.receive(TICK_SECONDS)
             now = time.monotonic()
-            if messages or not self._jobs:
-                heard = now
-            if now - heard > SILENCE_SECONDS:
+            if messages or not self._in_flight:
+                last_heard = now
+            if now - last_heard > SILENCE_SECONDS:
                 raise WorkerDied(
                     f"endpoint {self._name}: its worker has said nothing for {SILENCE_SECONDS:.0f} s"
                 )
             self._take_in(messages, meter)
-            life.cost_usd = meter.cost_usd
-            if self._jobs or not self._pool.usd_per_hour:
+            lifetime.cost_usd = meter.cost_usd
+            if self._in_flight or not self._pool.usd_per_hour:
                 idle = now
             elif now - idle > self._terms.idle_seconds:
                 return
@@ -205,106 +208,111 @@ class WorkerSupervisor:
     # --- requests ---
 
     def _feed(self, process: Process, meter: Meter) -> None:
-        """Fill the wave up again when a quarter of it is through."""
-        room = self._window - len(self._jobs)
+        """Send more requests once a quarter of those in flight is answered."""
+        room = self._window - len(self._in_flight)
         if room * 4 < self._window:
             return
-        jobs = self._pool.take(room)
-        if not jobs:
+        requests = self._pool.take(room)
+        if not requests:
             return
-        if not self._jobs:
+        if not self._in_flight:
             meter.idle()
             self._marked = time.monotonic()
-        self._pool.books.sent(jobs, self._worker_id)
+        self._pool.records.sent(requests, self._worker_id)
         lines: list[dict[str, Any]] = []
-        for job in jobs:
+        for queued in requests:
             self._next_id += 1
-            self._jobs[self._next_id] = job
-            lines.append({"op": "ask", "id": self._next_id, **self._pool.bodies.body(job.request)})
-        process.say([*lines, {"op": "go"}])
+            self._in_flight[self._next_id] = queued
+            lines.append({"op": "ask", "id": self._next_id, **self._pool.bodies.body(queued.request)})
+        process.send([*lines, {"op": "go"}])
 
     def _take_in(self, messages: Sequence[Mapping[str, Any]], meter: Meter) -> None:
-        told = [one for one in messages if one["op"] == "answer"]
-        if told:
-            self._answered(told, meter)
+        answers = [message for message in messages if message["op"] == "answer"]
+        if answers:
+            self._answered(answers, meter)
         for message in messages:
             if message["op"] == "refused":
                 self._refused(message)
         for message in messages:
-            self._heed(message)
+            self._note_fault(message)
 
-    def _answered(self, told: Sequence[Mapping[str, Any]], meter: Meter) -> None:
+    def _answered(self, answers: Sequence[Mapping[str, Any]], meter: Meter) -> None:
         now = time.monotonic()
-        read = sum(one["input_tokens"] - one["cached_tokens"] for one in told)
-        written = sum(one["output_tokens"] for one in told)
+        read = sum(answer["input_tokens"] - answer["cached_tokens"] for answer in answers)
+        written = sum(answer["output_tokens"] for answer in answers)
         self.speed.add(now - self._marked, read, written)
         self._marked, self._deaths = now, 0
-        jobs = [self._jobs.pop(one["id"]) for one in told]
+        requests = [self._in_flight.pop(answer["id"]) for answer in answers]
         # a written token weighs as ten read ones: about what APIs charge for the two
         costs = meter.charge(
-            [one["output_tokens"] + (one["input_tokens"] - one["cached_tokens"]) / 10 + 1 for one in told]
+            [
+                answer["output_tokens"] + (answer["input_tokens"] - answer["cached_tokens"]) / 10 + 1
+                for answer in answers
+            ]
         )
         done = []
-        for job, said in zip(jobs, self._pool.books.answered(jobs, told, costs), strict=True):
-            if asks_again(job, said):
-                self._again(job)
+        for queued, reply in zip(
+            requests, self._pool.records.answered(requests, answers, costs), strict=True
+        ):
+            if asks_again(queued, reply):
+                self._ask_again(queued)
             else:
-                done.append((job, said))
+                done.append((queued, reply))
         self._pool.deliver(done)
 
-    def _again(self, job: QueuedRequest) -> None:
-        larger = min(job.request.max_tokens * CUT_EMPTY_FACTOR, self._longest)
-        job.request = replace(job.request, max_tokens=larger)
-        job.cuts += 1
-        job.attempt += 1
-        self._pool.give_back([job])
+    def _ask_again(self, queued: QueuedRequest) -> None:
+        larger = min(queued.request.max_tokens * CUT_EMPTY_FACTOR, self._longest)
+        queued.request = replace(queued.request, max_tokens=larger)
+        queued.cuts += 1
+        queued.attempt += 1
+        self._pool.give_back([queued])
 
     def _refused(self, message: Mapping[str, Any]) -> None:
-        job = self._jobs.pop(message["id"])
-        said = failure(job, FailureKind(message["kind"]), f"endpoint {self._name}: {message['message']}")
-        self._pool.books.failed([(job, said)], final=True)
-        self._pool.deliver([(job, said)])
+        queued = self._in_flight.pop(message["id"])
+        reply = failure(queued, FailureKind(message["kind"]), f"endpoint {self._name}: {message['message']}")
+        self._pool.records.failed([(queued, reply)], final=True)
+        self._pool.deliver([(queued, reply)])
 
-    def _heed(self, message: Mapping[str, Any]) -> None:
-        """After out-of-memory the next process runs half as many requests at once."""
+    def _note_fault(self, message: Mapping[str, Any]) -> None:
+        """Let the next process run half as many requests at once after out-of-memory."""
         if message["op"] == "fault" and message["kind"] == "out_of_memory" and self._max_num_seqs:
             self._max_num_seqs = max(1, self._max_num_seqs // 2)
 
     def _lose_jobs(self) -> None:
-        """Requests that a process took with it are asked again, unless they seem to be what kills it."""
-        jobs, self._jobs = list(self._jobs.values()), {}
-        if not jobs:
+        """Ask again the requests that were with a process when it ended, unless they seem to be what ends it."""
+        requests, self._in_flight = list(self._in_flight.values()), {}
+        if not requests:
             return
         if self._pool.closing:
-            self._pool.books.failed([(job, None) for job in jobs], final=False)
+            self._pool.records.failed([(queued, None) for queued in requests], final=False)
             return
         again: list[tuple[QueuedRequest, Failure]] = []
         over: list[tuple[QueuedRequest, Failure]] = []
-        for job in jobs:
-            job.deaths += 1
-            said = failure(
-                job,
+        for queued in requests:
+            queued.deaths += 1
+            reply = failure(
+                queued,
                 FailureKind.WORKER_DIED,
                 f"endpoint {self._name}: its worker ended while it answered this request",
             )
-            used_up = job.deaths >= NEXT_STEP[FailureKind.WORKER_DIED].attempts
-            (over if used_up else again).append((job, said))
-        self._pool.books.failed(again, final=False)
-        self._pool.books.failed(over, final=True)
-        for job, _ in again:
-            job.attempt += 1
-        self._pool.give_back([job for job, _ in again])
+            used_up = queued.deaths >= NEXT_STEP[FailureKind.WORKER_DIED].attempts
+            (over if used_up else again).append((queued, reply))
+        self._pool.records.failed(again, final=False)
+        self._pool.records.failed(over, final=True)
+        for queued, _ in again:
+            queued.attempt += 1
+        self._pool.give_back([queued for queued, _ in again])
         self._pool.deliver(over)
 
-    # --- words ---
+    # --- messages ---
 
     @property
     def _name(self) -> str:
         return self._pool.endpoint.name
 
-    def _obituary(self, process: Process, status: int) -> str:
+    def _exit_message(self, process: Process, status: int) -> str:
         when = "at work" if self.version else "while it started"
         return (
             f"endpoint {self._name}: its worker {ending(status)} {when}; `thirdshift doctor` checks its interpreter; "
-            f"the last lines of its log: {process.last_words()}"
+            f"the last lines of its log: {process.last_lines()}"
         )

@@ -79,7 +79,7 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
 
     def start_and_wait_for_output(server: ServerProcess) -> None:
         start(server)
-        while server.last_words() == "(nothing was printed)":  # on a busy machine a shell takes its time
+        while server.last_lines() == "(nothing was printed)":  # on a busy machine a shell takes its time
             time.sleep(0.01)
 
     if "sleep" in up:
