@@ -13,6 +13,7 @@ from rich.table import Table
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, OutputTokens
 from thirdshift.flows.cli import demo_items
+from thirdshift.flows.errors import UserError
 from thirdshift.router.values import Price
 
 MODELS = (
@@ -58,12 +59,26 @@ QUERIES = (
 )  # fmt: skip
 
 
+WRITTEN = "# Written by `"
+"""A demo's job file begins so."""
+
+
+def folder_for_demo(folder: Path) -> Path:
+    """The folder, made where it is missing. Raises UserError where files that a demo would replace are not a demo's."""
+    job = folder / "job.yaml"
+    names = [name for name in ("job.yaml", "requests.parquet") if (folder / name).exists()]
+    if names and not (job.is_file() and job.read_bytes().startswith(WRITTEN.encode())):
+        raise UserError(f"{folder / names[0]} is no demo's file, and is left alone; name another --folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def run_demo(folder: Path, requests: int) -> int:
     """Write the demo's files into `folder`, run the job, show what came of it; the exit code."""
     from thirdshift.flows.cli.run import run_job
     from thirdshift.flows.runs.options import RunOptions
 
-    folder.mkdir(parents=True, exist_ok=True)
+    folder_for_demo(folder)
     items = list(demo_items.items(requests, SEED))
     print(
         f"{len(items):,} exercises in {len(demo_items.TASKS)} tasks; three emulated models on loopback, nothing is billed"

@@ -59,7 +59,7 @@ def run_demo(folder: Path, requests: int) -> int:
     missing = [place for place, _ in MODELS.values() if not (ROOT / place).exists()]
     if missing:
         raise UserError(f"{missing[0]} is not here; this demo runs in a checkout of the project")
-    folder.mkdir(parents=True, exist_ok=True)
+    demo.folder_for_demo(folder)
     items = list(demo_items.items(requests, demo.SEED))
     print(
         f"{len(items):,} exercises; two small real models on this machine's processor at invented prices by the hour, "

@@ -11,6 +11,8 @@ import pytest
 from tests.support.nights import night_here, write_job, write_sums
 from tests.support.servers import cheap, emulated
 from thirdshift.flows.cli.app import main
+from thirdshift.flows.cli.demo import JOB as JOB_OF_DEMO
+from thirdshift.flows.cli.demo import folder_for_demo, run_demo
 from thirdshift.flows.errors import RunIdError, UserError
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.orchestration.invocation import with_schedule
@@ -151,6 +153,16 @@ def test_a_folder_that_no_marker_says_is_a_runs_is_left_alone(tmp_path: Path) ->
             with pytest.raises(UserError, match=r"mine holds files that are no run's, and is left alone"):
                 night_here(job, "mine", **call)
     assert tree(theirs.parent) == before
+
+
+def test_a_demo_replaces_no_files_but_a_demos(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(project)
+    with pytest.raises(UserError, match=r"job\.yaml is no demo's file, and is left alone"):
+        run_demo(Path(), 100)
+    assert tree(project) == before
+    (project / "job.yaml").write_text(JOB_OF_DEMO)
+    assert folder_for_demo(project) == project
+    assert folder_for_demo(project / "new" / "demo").is_dir()
 
 
 def test_files_of_a_run_whose_id_leads_out_are_nobodys_to_erase(tmp_path: Path) -> None:
