@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from thirdshift.flows.orchestration.concurrency import slots_for
 from thirdshift.flows.orchestration.events import tell_end
 from thirdshift.flows.orchestration.invocation import console, run_name, with_schedule
 from thirdshift.flows.orchestration.server import DRAIN_SECONDS, guard_server, temporary
-from thirdshift.flows.orchestration.shutdown import stoppable
+from thirdshift.flows.orchestration.shutdown import KEEP_SECONDS, stoppable
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.summary import RunSummary, checked
 from thirdshift.warehouse.errors import WarehouseError
@@ -56,7 +56,7 @@ def night(
     slots = unlimited if temporary() else slots_for
     with (
         open_run(run_id, options, console(), ask=ask_in_prefect, slots_for=slots) as run,
-        stoppable(run_id, run.dispatcher),
+        stoppable(run_id, run.dispatcher, partial(keep, run)),
     ):
         if run.finished is not None:
             run.publish(run.finished)
@@ -67,6 +67,12 @@ def night(
     if temporary():
         time.sleep(DRAIN_SECONDS)
     return checked(summary)
+
+
+def keep(run: Run) -> None:
+    """Enter a run that is told to stop as interrupted, where the warehouse is to be had."""
+    with suppress(WarehouseError, OSError):
+        run.keep("interrupted", KEEP_SECONDS / 2)
 
 
 @task(task_run_name="{purpose} {endpoint} {shard_id}", cache_policy=NO_CACHE)

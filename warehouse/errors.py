@@ -29,6 +29,10 @@ class StoreError(WarehouseError):
     """The warehouse file or a part cannot be used as it is."""
 
 
+class WarehouseInUse(StoreError):
+    """Another process has the warehouse, and did not let go of it in time."""
+
+
 class PublishError(WarehouseError):
     """Results could not be written to `output:`; they are in the warehouse."""
 

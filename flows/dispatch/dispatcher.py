@@ -232,6 +232,12 @@ class Dispatcher:
         for engine in self.engines.values():
             engine.stop()
 
+    def seal_live(self) -> None:
+        """Seal what is under way in real time. A batch goes on at its provider, and `resume` adopts it."""
+        for shard in self._under_way.values():
+            if self.endpoints[shard.endpoint].mode is not Mode.BATCH:
+                self.journal.seal(shard.shard_id)
+
     @property
     def busy(self) -> bool:
         """Whether something is in flight: money is reserved for it."""

@@ -28,8 +28,13 @@ class ApprovalLimit:
         self.denied = False
         """Nobody approved when they were asked: the run sends nothing more."""
 
-    def refusal(self, cost_usd: Decimal, spent_usd: Decimal, what: str) -> str | None:
-        """Say why nothing more may be sent, after asking for approval; None where it may."""
+    def refusal(
+        self, cost_usd: Decimal, spent_usd: Decimal, what: str, pilot_usd: Decimal = Decimal(0)
+    ) -> str | None:
+        """Say why nothing more may be sent, after asking for approval; None where it may.
+
+        `pilot_usd`: what a pilot ahead costs besides, at most: whoever approves is told, since it is spent too.
+        """
         limit, cap = self._context.job.budget.approve_above_usd, self._context.cap_usd
         if (
             limit is None
@@ -38,8 +43,9 @@ class ApprovalLimit:
             or spent_usd + cost_usd <= limit
         ):
             return None
+        pilot = f", and the pilot before it up to {money(pilot_usd)}" if pilot_usd else ""
         why = (
-            f"{what} costs {money(cost_usd)} more, {money(spent_usd)} is spent; that is above "
+            f"{what} costs {money(cost_usd)} more{pilot}; {money(spent_usd)} is spent; that is above "
             f"budget.approve_above_usd, {money(limit)}"
         )
         self._given = self._ask(self._context, why)

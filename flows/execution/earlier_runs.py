@@ -21,6 +21,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import RunAlive, alive_runs, locked
+from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.purge import purge_outlived
 from thirdshift.warehouse.intake.frozen import column
 from thirdshift.warehouse.journal import parts
@@ -184,17 +185,24 @@ def seen_to_pass() -> datetime:
 
 
 def forget(context: RunContext, say: Say) -> None:
-    """`retention_days`: erase the text of the job's runs that are older."""
+    """`retention_days`: erase the text of the job's runs that are older. Where that fails, tonight's run is done all the
+    same: it is said, and the job's next run does it."""
     days = context.job.retention_days
     if days is None:
         return
-    done = purge_outlived(
-        context.warehouse,
-        context.job.name,
-        min(context.clock(), seen_to_pass()) - timedelta(days=days),
-        alive=[context.run_id, *alive_runs(context.warehouse)],
-        say=say,
-    )
+    try:
+        done = purge_outlived(
+            context.warehouse,
+            context.job.name,
+            min(context.clock(), seen_to_pass()) - timedelta(days=days),
+            alive=[context.run_id, *alive_runs(context.warehouse)],
+            say=say,
+        )
+    except (WarehouseError, OSError) as error:
+        say(
+            f"retention_days: text older than {days} days is not erased yet ({error}); `thirdshift purge` does it"
+        )
+        return
     if done.requests:
         say(
             f"older than {days} days: the text of {done.requests:,} requests in {len(done.runs):,} runs is erased"

@@ -77,7 +77,7 @@ def open_run(
             context = _entered(context, call, console)
             with FileJournal(context.folder) as journal:
                 run = _run(context, journal, console, orphans, users_mask, ask, slots_for)
-                with run.dispatcher, _failing(context, console):
+                with run.dispatcher, _failing(run):
                     yield run
     except (WarehouseError, OSError) as error:
         raise storage_error(error, folder) from error
@@ -94,18 +94,15 @@ def storage_error(error: WarehouseError | OSError, folder: Path | None) -> Excep
 
 
 @contextmanager
-def _failing(context: RunContext, console: RunConsole) -> Iterator[None]:
-    """A run that broke off is not left as running; it can be gone on with all the same."""
+def _failing(run: Run) -> Iterator[None]:
+    """A run that broke off is not left as running, nor its ledger short; it can be gone on with all the same."""
     try:
         yield
     except PublishError:
         raise  # the run itself is done
-    except BaseException:
-        with (
-            suppress(WarehouseError, OSError),  # what broke it off may be the warehouse
-            Warehouse.open(context.warehouse, wait_seconds=BRIEFLY, say=console.say) as warehouse,
-        ):
-            runs.update(warehouse, context.run_id, status="failed")
+    except BaseException as error:
+        with suppress(WarehouseError, OSError):  # what broke it off may be the warehouse
+            run.keep("failed" if isinstance(error, Exception) else "interrupted", BRIEFLY)
         raise
 
 

@@ -18,7 +18,10 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
     if audit is not None and (shards := scoring_shards(prepared, audit.looks)):
         return shards
     if not learner.rounds and run.context.job.budget.approve_above_usd is not None:
-        run.approve(_cheapest_usd(prepared, learner.market().by_endpoint()), "the cheapest plan there can be")
+        costs = learner.market().by_endpoint()
+        run.approve(
+            _cheapest_usd(prepared, costs), "the cheapest plan there can be", _pilot_usd(prepared, costs)
+        )
     while not run.dispatcher.stopped and (next_round := learner.looks()) is not None:
         looks, cost = next_round
         rows_by_endpoint = learner.not_held(looks.row, looks.endpoint)
@@ -33,6 +36,14 @@ def _affordable(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.fl
     """Whether the cap leaves, after a round of the pilot, what answering everything costs at least."""
     left = prepared.run.budget.left_usd
     return left is None or round_usd + _cheapest_usd(prepared, cost_usd) <= left
+
+
+def _pilot_usd(prepared: PreparedRun, cost_usd: NDArray[np.float64]) -> float:
+    """Return what the pilot costs if all that it may try is tried: as many requests of mean cost on every endpoint."""
+    allowed = prepared.columns.allowed
+    tried = np.minimum(prepared.run.context.pilots, allowed.sum(axis=0))
+    mean = np.where(allowed, cost_usd, 0.0).sum(axis=0) / np.maximum(allowed.sum(axis=0), 1)
+    return float(tried @ mean)
 
 
 def _cheapest_usd(prepared: PreparedRun, cost_usd: NDArray[np.float64]) -> float:

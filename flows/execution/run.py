@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,13 +23,17 @@ from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
 from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.router.values import FailureKind, Purpose, usd
+from thirdshift.warehouse.errors import WarehouseInUse
 from thirdshift.warehouse.journal.journal import FileJournal
-from thirdshift.warehouse.journal.parts import of_shard
-from thirdshift.warehouse.store.ingest import ingest_parts
+from thirdshift.warehouse.journal.parts import of_run, of_shard
+from thirdshift.warehouse.store import ledger, runs
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 SCORE_SECONDS = 5.0
 """How often what has landed is scored while more is under way."""
+LAND_SECONDS = 5.0
+"""How long a part waits for the warehouse before more is sent; it is on disk, and the next one takes it along."""
 
 
 class Run:
@@ -65,16 +69,22 @@ class Run:
         self._orphans = list(orphans.shards)
         self._users_mask = users_mask
         self._scored_at = time.monotonic()
+        self._to_land: list[tuple[ShardWork, str | None]] = []
+        """Finished shards whose parts are not in the warehouse yet, each with why it broke."""
+        self._said: set[str] = set()
 
     def warehouse(self) -> AbstractContextManager[Warehouse]:
         """Open the warehouse; the console says so where another process has it."""
         return Warehouse.open(self.context.warehouse, say=self.console.say)
 
-    def approve(self, cost_usd: float, what: str) -> None:
-        """Stop the run where `what`, at `cost_usd`, is above `budget.approve_above_usd` and nobody approves of it."""
+    def approve(self, cost_usd: float, what: str, pilot_usd: float = 0.0) -> None:
+        """Stop the run where `what`, at `cost_usd`, is above `budget.approve_above_usd` and nobody approves of it.
+
+        `pilot_usd`: what a pilot ahead costs besides, at most.
+        """
         if self.dispatcher.stopped:
             return
-        refusal = self.approval.refusal(usd(cost_usd), self.budget.spent_usd, what)
+        refusal = self.approval.refusal(usd(cost_usd), self.budget.spent_usd, what, usd(pilot_usd))
         if refusal is not None:
             self.dispatcher.stopped[FailureKind.BUDGET] += 1
             self.console.say(refusal, "yellow")
@@ -112,10 +122,11 @@ class Run:
             self.dispatcher.show(progress, lambda: bar.show(self.budget.spent_usd))
             yield
         with self.warehouse() as warehouse:
+            self._take_in(warehouse)
             self.score_new(warehouse)
 
     def land(self, shard: ShardWork, failed: str | None) -> None:
-        """Take a finished shard's part into the warehouse.
+        """Take a finished shard's part into the warehouse; while another program has that, later.
 
         `failed`: why the shard broke, which the console says; what it did not answer then counts as failed.
         """
@@ -125,14 +136,44 @@ class Run:
             never_twice(shard, failed, context.folder, self.dispatcher.endpoints[shard.endpoint].mode)
             self.broken_shards.append(shard)
             self.journal.seal(shard.shard_id)  # what it was answered before it broke is paid for, and counts
-        with self.warehouse() as warehouse:
+        self._to_land.append((shard, failed))
+        with (
+            suppress(WarehouseInUse),
+            Warehouse.open(context.warehouse, wait_seconds=LAND_SECONDS, say=self._say_once) as warehouse,
+        ):
+            self._take_in(warehouse)
+            if time.monotonic() - self._scored_at > SCORE_SECONDS:
+                self._scored_at = time.monotonic()
+                self.score_new(warehouse)
+
+    def _take_in(self, warehouse: Warehouse) -> None:
+        """Ingest the parts of the shards that have finished."""
+        context = self.context
+        while self._to_land:
+            shard, failed = self._to_land[0]
             ingest_parts(warehouse, *of_shard(context.folder, shard.shard_id))
             save_shard(warehouse, context.run_id, shard, "failed" if failed else "done")
             if message := silence(warehouse, context.run_id, shard):
                 self.console.say(message, "yellow")
-            if time.monotonic() - self._scored_at > SCORE_SECONDS:
-                self._scored_at = time.monotonic()
-                self.score_new(warehouse)
+            del self._to_land[0]
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.console.say(text)
+
+    def keep(self, status: str, wait_seconds: float) -> None:
+        """Enter `status` for a run that ends before its end, with what it was answered and what that cost so far.
+
+        Raises WarehouseError where the warehouse is not to be had within `wait_seconds`: `resume` takes it in then.
+        """
+        context = self.context
+        self.dispatcher.seal_live()
+        with Warehouse.open(context.warehouse, wait_seconds=wait_seconds, say=self._say_once) as warehouse:
+            known = ingested_parts(warehouse, context.run_id)
+            ingest_parts(warehouse, *(part for part in of_run(context.folder) if part.name not in known))
+            spent = ledger.spent(warehouse, context.run_id)
+            runs.update(warehouse, context.run_id, status=status, spent_usd=spent)
 
     def score_new(self, warehouse: Warehouse) -> None:
         """Score what has landed, where every answer is scored."""
@@ -145,4 +186,5 @@ class Run:
     def publish(self, summary: RunSummary) -> None:
         """Publish the results where the job asks for it, once; also for a run that was killed between its end and this."""
         with masked(self._users_mask):  # what is published is for others to read
+            publishing.copy_warehouse(self.context, self.console.say)
             publishing.publish_results(self.context, summary, self.console.say)

@@ -77,6 +77,8 @@ class Job(JobSection):
     """After so many days the text of a run is purged when the job next runs; figures stay."""
     warehouse: Text = "warehouse.duckdb"
     """The DuckDB file, from the job's folder; `--warehouse` overrides."""
+    warehouse_copy: Text | None = None
+    """A copy of the warehouse for dashboards, swapped in whole when a run ends: whoever reads it keeps no run waiting."""
     output: OutputPart | None = None
     """Parquet for others to read, once the run is over."""
     deadline: Text | None = None
@@ -135,6 +137,10 @@ class Job(JobSection):
     @property
     def warehouse_path(self) -> Path:
         return self.base / self.warehouse
+
+    @property
+    def warehouse_copy_path(self) -> Path | None:
+        return None if self.warehouse_copy is None else self.base / self.warehouse_copy
 
     @property
     def output_path(self) -> str | None:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
@@ -22,6 +22,8 @@ from thirdshift.flows.orchestration.server import forget_ended_server, temporary
 
 STOP_SECONDS = 5.0
 """What is in flight may still be answered in: schedulers kill ten seconds or more after they have asked."""
+KEEP_SECONDS = 4.0
+"""And so long what has come may take into the warehouse."""
 LOOK_SECONDS = 0.05
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,16 +35,23 @@ def kept(run_id: str) -> str:
 
 @contextmanager
 def last_words(run_id: str) -> Iterator[None]:
-    """Around Prefect, which gives a SIGTERM back to whoever had it before once its server knows: say how to go on."""
+    """Around Prefect, which gives a SIGTERM back to whoever had it before once its server knows: say how to go on.
+
+    A terminal that is closed is a SIGTERM too, unless it is to be ignored (nohup).
+    """
 
     def end(number: int, _: FrameType | None) -> None:
         _end(run_id, number)
 
     before = signal.signal(signal.SIGTERM, end)
+    hung_up = signal.getsignal(signal.SIGHUP)
+    if hung_up is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGHUP, hung_up)
 
 
 def _end(run_id: str, number: int) -> None:
@@ -96,9 +105,12 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 @contextmanager
-def stoppable(run_id: str, dispatcher: Dispatcher) -> Iterator[None]:
+def stoppable(run_id: str, dispatcher: Dispatcher, keep: Callable[[], None] = lambda: None) -> Iterator[None]:
     """SIGTERM and SIGINT end the process with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
-    a second one ends it at once. On a server of its own Prefect has somebody to tell, and does."""
+    a second one ends it at once. On a server of its own Prefect has somebody to tell, and does.
+
+    `keep`: enters in the warehouse what has come; it is given `KEEP_SECONDS`, and what it misses `resume` makes up for.
+    """
     if _GOES_ON.get() or not temporary() or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -113,6 +125,10 @@ def stoppable(run_id: str, dispatcher: Dispatcher) -> Iterator[None]:
             while dispatcher.busy and time.monotonic() < last and len(told) == 1:
                 time.sleep(LOOK_SECONDS)
             time.sleep(LOOK_SECONDS)  # the last outcome's way into the journal
+            # in a thread of its own: what was interrupted here may hold what it needs, and then it is not waited for
+            keeping = threading.Thread(target=keep, daemon=True)
+            keeping.start()
+            keeping.join(KEEP_SECONDS)
         _end(run_id, told[0])
 
     before = {number: signal.signal(number, end) for number in SIGNALS}

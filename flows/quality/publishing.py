@@ -1,4 +1,4 @@
-"""Publication of a run's results: `output:`."""
+"""Publication of a run's results: `output:`, and the copy of the warehouse for dashboards."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from datetime import UTC, datetime
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.flows.verdicts import Verdict
+from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.store import runs
+from thirdshift.warehouse.store.readers import copy_for_readers
 from thirdshift.warehouse.store.store import Warehouse
 
+COPY_SECONDS = 60.0
+"""How long the copy for readers waits for another run that writes."""
 PUBLISHED = "published"
 """A file of this name in the run's folder: what was to be published is."""
 
@@ -52,3 +56,15 @@ def publish_results(context: RunContext, summary: RunSummary, say: Callable[[str
             runs.update(warehouse, context.run_id, published_at=datetime.now(UTC))
     marker.touch(mode=0o600)  # published files are for others; what is in the run's folder is not
     say(f"published {published.rows:,} rows to {published.path}")
+
+
+def copy_warehouse(context: RunContext, say: Callable[[str], None]) -> None:
+    """Swap in `warehouse_copy:`. Where that fails the run is done all the same, and it is said."""
+    target = context.job.warehouse_copy_path
+    if target is None or context.call.emulated:
+        return
+    try:
+        copy_for_readers(context.warehouse, target, wait_seconds=COPY_SECONDS)
+    except (StoreError, OSError) as error:
+        reason = str(error) if isinstance(error, StoreError) else error.strerror
+        say(f"warehouse_copy {target} could not be written ({reason}); what is there is as it was")

@@ -225,14 +225,21 @@ def ready(context: RunContext) -> None:
 
 
 def writable(context: RunContext) -> None:
-    """Raises UserError where the job's `output:` cannot be written to. A rehearsal publishes nothing."""
-    target = context.job.output_path
-    if target is None or context.call.emulated:
-        return
-    try:
-        probe(target)
-    except (StoreUnreachable, ImportError) as error:
-        raise UserError(f"output {error}") from error
+    """Raises UserError where `output:` or `warehouse_copy:` cannot be written to. A rehearsal publishes nothing."""
+    copy = context.job.warehouse_copy_path
+    targets = {
+        "output": context.job.output_path,
+        "warehouse_copy": None if copy is None else str(copy.parent),
+    }
+    for key, target in targets.items():
+        if target is None or context.call.emulated:
+            continue
+        try:
+            probe(target)
+        except (StoreUnreachable, ImportError) as error:
+            raise UserError(f"{key} {error}") from error
+    if copy is not None and copy.resolve() == context.warehouse.resolve():
+        raise UserError(f"warehouse_copy: {copy} is the warehouse itself; name another file")
 
 
 def load(call: RunOptions) -> tuple[Job, Path]:

@@ -25,9 +25,9 @@ from thirdshift.router.values import Answer, Failure, Intent, Outcome
 from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal import parts
-from thirdshift.warehouse.journal.files import building, settle, sync, write_whole
+from thirdshift.warehouse.journal.files import building, private_dir, settle, sync, write_whole
 from thirdshift.warehouse.journal.records import decode, encode
-from thirdshift.warehouse.journal.run_folder import folder_to_change
+from thirdshift.warehouse.journal.run_folder import folder_to_change, run_folder
 from thirdshift.warehouse.store import locks
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -40,6 +40,10 @@ LEFTOVERS = ("publish", "thirdshift-batch-*", "parts/.*.tmp", "requests/.*", ".*
 SERVER_ERRORS = "server-errors.jsonl"
 """Where engines keep what servers said (`engines.core.server_words`)."""
 PART_TEXT = ("output", "reasoning", "message", "logprobs")
+UNFINISHED = ".purging"
+"""A file of this name beside the runs: text was erased, and the database file is to be written anew still."""
+TRIES = 5
+"""How often that is tried while other processes write."""
 SETTLE_SECONDS = 0.2
 """How long the old file stays locked after it was replaced: whoever had opened it a moment before then tries again."""
 
@@ -118,6 +122,10 @@ def purge_outlived(
 
 def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
     runs = sorted(set(targets["run_id"].to_pylist()))
+    mark = run_folder(path, UNFINISHED)
+    if runs:
+        private_dir(mark.parent)
+        mark.touch(mode=0o600)
     with Warehouse.open(path, say=say) as w:
         folders = {run_id: folder_to_change(path, run_id) for run_id in runs}
         files = sum(
@@ -129,8 +137,9 @@ def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
             w.execute(statement, tables={"targets": targets})
     for unfinished in path.parent.glob(f"{path.name}.v*.backup.tmp"):
         unfinished.unlink()
-    if runs:
+    if mark.exists():  # also what a purge before this one left in freed blocks
         _write_anew(path, say)
+        mark.unlink()
     backups = tuple(sorted(path.parent.glob(f"{path.name}.v*.backup")))
     return Purged(tuple(runs), targets.num_rows, files, backups)
 
@@ -260,7 +269,17 @@ def _without_text(table: pa.Table, ids: pa.Array) -> pa.Table:
 
 
 def _write_anew(path: Path, say: locks.Say | None) -> None:
-    """Copy what is live into a new file, and put that in the old one's place while nobody can write."""
+    """Copy what is live into a new file, and put that in the old one's place; again where others wrote meanwhile."""
+    for _ in range(TRIES):
+        if _written_anew(path, say):
+            return
+    raise StoreError(
+        f"{path}: another process wrote to it meanwhile; the text is erased, but may linger in freed blocks of the file "
+        "until the next purge"
+    )
+
+
+def _written_anew(path: Path, say: locks.Say | None) -> bool:
     beside = path.with_name(f".{path.name}.compact")
     beside.unlink(missing_ok=True)
     with locks.own_lock(path):
@@ -273,11 +292,7 @@ def _write_anew(path: Path, say: locks.Say | None) -> None:
             before = _stamp(path)
         finally:
             con.close()
-        if not _replaced(beside, path, before):
-            raise StoreError(
-                f"{path}: another process wrote to it meanwhile; the text is erased, but may linger in freed blocks of"
-                " the file: purge again"
-            )
+        return _replaced(beside, path, before)
 
 
 def _database(con: duckdb.DuckDBPyConnection) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,15 @@ from typing import Any
 import duckdb
 import tenacity
 
-from thirdshift.warehouse.errors import StoreError, first_line
+from thirdshift.warehouse.errors import StoreError, WarehouseInUse, first_line
+from thirdshift.warehouse.store.readers import inode, move_from_readers
 
 WAIT_SECONDS = 600.0
 WAITS_SECONDS = (0.02, 0.2)
 """Between two tries, at random. Ingesting a part takes about as long; longer and growing waits starve who came first."""
+
+READERS_SECONDS = 1.0
+"""A question takes less; whoever reads for longer keeps the file open."""
 
 QUIET = "set enable_progress_bar = false"
 """DuckDB draws a bar on stdout when a query takes two seconds, and stdout belongs to what `--json` prints."""
@@ -53,15 +58,26 @@ def connect(
     wait_seconds: float = WAIT_SECONDS,
     say: Say | None = None,
 ) -> duckdb.DuckDBPyConnection:
-    """Connect, waiting while another process has the file; `say` is told once whom we wait for.
+    """Connect, waiting while another process writes to the file; `say` is told once whom we wait for.
 
-    Raises StoreError: still locked after `wait_seconds`, not to be opened, or no DuckDB file.
+    Who writes waits a second for readers, and then goes on in a copy. Raises WarehouseInUse where the file is still locked
+    after `wait_seconds`; StoreError: not to be opened, or no DuckDB file.
     """
     said: list[str] = []
+    begun = time.monotonic()
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if not said and error is not None:
+        if error is None:
+            return
+        in_the_way = not read_only and isinstance(error, duckdb.IOException)
+        if in_the_way and time.monotonic() - begun > READERS_SECONDS and move_from_readers(path):
+            (say or _say_on_stderr)(
+                f"{path} is being read{_holder(error)}: going on in a copy, which is now in its place; who reads sees it "
+                "once the file is opened anew"
+            )
+            return
+        if not said:
             said.append(f"{path} is in use{_holder(error)}; waiting up to {wait_seconds:.0f} s")
             (say or _say_on_stderr)(said[0])
 
@@ -73,11 +89,22 @@ def connect(
         reraise=True,
     )
     try:
-        con = retrying(duckdb.connect, str(path), read_only=read_only, config=dict(config or {}))
+        con = retrying(_connected, path, read_only, dict(config or {}))
         con.execute(QUIET)
         return con
     except duckdb.Error as error:
-        raise StoreError(_explained(path, error, wait_seconds)) from error
+        kind = WarehouseInUse if is_lock(error) else StoreError
+        raise kind(_explained(path, error, wait_seconds)) from error
+
+
+def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Connect to the file that stands there; it may be replaced by another process just then."""
+    while True:
+        before = inode(path)
+        con = duckdb.connect(str(path), read_only=read_only, config=config)
+        if before is None or inode(path) == before:
+            return con
+        con.close()
 
 
 def unwritten(path: Path, error: duckdb.Error) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from thirdshift.warehouse.errors import StoreError, nearest
+from thirdshift.warehouse.errors import StoreError, WarehouseInUse, nearest
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.store import locks
@@ -46,7 +46,9 @@ class Warehouse:
         """
         own = locks.own_lock(path)
         if not own.acquire(timeout=wait_seconds):
-            raise StoreError(f"{path} was in use by another thread of this process for {wait_seconds:.0f} s")
+            raise WarehouseInUse(
+                f"{path} was in use by another thread of this process for {wait_seconds:.0f} s"
+            )
         try:
             con = _connect(path, wait_seconds, say)
             try:

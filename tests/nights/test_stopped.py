@@ -1,0 +1,45 @@
+"""A night that is told to stop, by a signal or a closed terminal: the warehouse says so, and what was billed is in it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.nights import PROGRAM, ask, write_job, write_sums
+from tests.support.servers import billed_usd, cheap, emulated
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_its_warehouse_says_interrupted_and_its_ledger_is_what_was_billed(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    items = write_sums(tmp_path / "requests.parquet", 400)
+    with emulated([cheap(latency_seconds=0.3)], items=items) as emulator:
+        endpoint = {"price": {"input": 0.1, "output": 0.4}, "limits": {"concurrency": 4}}
+        job = write_job(tmp_path, emulator, {"cheap": endpoint})
+        process = subprocess.Popen(
+            [PROGRAM, "run", job, "--run-id", "tonight"],
+            env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        last = time.monotonic() + 120
+        while emulator.totals().get("cheap", {}).get("requests", 0) < 20:
+            assert time.monotonic() < last
+            time.sleep(0.1)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM, said
+        assert "go on with: thirdshift resume tonight" in said
+        billed = billed_usd(emulator)
+    warehouse = tmp_path / "warehouse.duckdb"
+    assert ask(warehouse, "select status, spent_usd from runs") == [("interrupted", billed)]
+    assert ask(warehouse, "select sum(cost_usd), list(distinct status) from ledger") == [
+        (billed, ["settled"])
+    ]
