@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.engines.batch import local_records
-from thirdshift.engines.batch.http import PIECE, BatchCalls, again, instant, listed, not_run
+from thirdshift.engines.batch.http import PIECE, BatchCalls, again, custom_id_in, instant, listed, not_run
 from thirdshift.engines.batch.local_records import BatchRecord, BatchRecords
 from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
-from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.http import key_of
@@ -207,11 +207,11 @@ class AnthropicBatches:
             await self._http.call("DELETE", name.removesuffix("/results"))
 
     def custom_id(self, line: bytes) -> str | None:
-        try:
-            found = loads(line)["custom_id"]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return found if isinstance(found, str) else None
+        return custom_id_in(line)
+
+    def adapt(self, parameter: str, request: Request) -> bool:  # noqa: ARG002
+        """Nothing is learnt on this wire: what its models take is in the price map."""
+        return False
 
     def read(self, line: bytes) -> Reply:
         return read_result(line, lambda kind: not_run(f"endpoint {self._endpoint}: {kind} in its batch"))

@@ -21,29 +21,34 @@ from thirdshift.engines.batch.creation import found_by, make
 from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, prefix
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.batch.providers import wire_for
+from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher
 from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import lost, not_sent
-from thirdshift.engines.errors import ClosedError, UnknownBatchError
+from thirdshift.engines.errors import ClosedError
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
 from thirdshift.router.values import Endpoint, FailureKind
 
+UNLISTED = (
+    "; without its list of batches none can be placed, and nothing was sent. Has it a batch tier? `mode: realtime` asks "
+    "the same model at once"
+)
 POLL_FIRST_SECONDS = 0.5
 """A small batch may be over in seconds; after a dozen looks it is the longest wait, and a day has 1,440 of those."""
 EMULATED_POLL_SECONDS = 0.2
 POLL_MAX_SECONDS = 60.0
-POLL_GROWTH = 1.5
 
 
 class BatchEngine:
     """`values.Engine` over a batch tier.
 
     `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to
-    `poll_max_seconds` while a batch runs. At the desk's deadline what is finished is harvested.
+    `poll_max_seconds` while a batch runs; `unknown_seconds` and `cancel_seconds` bound what is waited for where its
+    status is unknown, or it was cancelled. At the desk's deadline what is finished is harvested.
     """
 
     def __init__(
@@ -54,6 +59,8 @@ class BatchEngine:
         wire: BatchWire | None = None,
         poll_first_seconds: float | None = None,
         poll_max_seconds: float = POLL_MAX_SECONDS,
+        unknown_seconds: float = UNKNOWN_SECONDS,
+        cancel_seconds: float = CANCEL_SECONDS,
     ) -> None:
         bodies = Bodies(endpoint)
         self._endpoint, self._desk = endpoint, engine_context
@@ -63,6 +70,13 @@ class BatchEngine:
         )
         first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
         self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
+        self._watcher = BatchWatcher(
+            self._wire,
+            self._polls,
+            self._left if engine_context.deadline is not None else None,
+            unknown_seconds=unknown_seconds,
+            cancel_seconds=cancel_seconds,
+        )
         # in the run's folder, where purge finds what a killed process leaves
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=engine_context.keep))
         self._numbers = count()
@@ -154,7 +168,9 @@ class BatchEngine:
                 uploaded.unlink(missing_ok=True)
         except CallError as error:
             if error.passing or work.shard.shard_id in self._desk.committed:
-                raise  # whether there is something to adopt is not known: nothing may be sent
+                # whether there is something to adopt is not known: nothing may be sent
+                error.add(UNLISTED)
+                raise
 
     async def _place(
         self, group: asyncio.TaskGroup, work: Submission, source: RequestFeed, attempt: int = 0
@@ -232,7 +248,7 @@ class BatchEngine:
         self._enqueued += 1
         self._waiting_tokens += part.tokens
         try:
-            ended = await self._watch(work, remote)
+            ended = await self._watcher.watch(remote, work, self._cut_off[work.ticket.key])
         except CallError as error:
             reply = lost(FailureKind.CONNECTION, str(error))
             await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
@@ -242,8 +258,11 @@ class BatchEngine:
             self._waiting_tokens -= part.tokens
         if ended.doubtful and not await self._wire.claim(ended):
             await self._mistaken(group, work, part)
-        elif ended.state is RemoteState.ENDED:
-            await self._reap(work, part, ended)
+        elif ended.state is RemoteState.ENDED or ended.results:
+            await self._reap(group, work, part, ended)
+        elif ended.state is not RemoteState.FAILED:
+            reply = lost(FailureKind.TIMEOUT, self._given_up(ended))
+            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
         elif ended.queue_full and self._over(work) is None:
             await self._again(group, work, part, ended)
         else:
@@ -251,49 +270,34 @@ class BatchEngine:
             reply = not_sent(FailureKind.BAD_REQUEST, words)
             await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
 
-    async def _watch(self, work: Submission, remote: Remote) -> Remote:
-        """Poll, ever more seldom, until the batch is over; cancel it when it is to be harvested."""
-        wait, longest = self._polls
-        cut_off, cancelled = self._cut_off[work.ticket.key], False
-        work.done_elsewhere += remote.done
-        while remote.state is RemoteState.RUNNING:
-            if not cancelled and (cut_off.is_set() or self._late()):
-                if remote.doubtful:
-                    raise UnknownBatchError(
-                        f"whether batch {remote.id} is ours is known when it is over; it was not cancelled"
-                    )
-                await self._wire.cancel(remote.id)
-                cancelled, wait = True, self._polls[0]
-            pause = wait if self._desk.deadline is None else min(wait, max(self._left(), self._polls[0]))
-            if cancelled:
-                await asyncio.sleep(pause)
-            else:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(cut_off.wait(), pause)
-            wait = min(wait * POLL_GROWTH, longest)
-            try:
-                seen = await self._wire.look(remote)
-            except CallError as error:
-                if not error.passing:
-                    raise
-                continue  # a provider that does not answer for an hour still has the batch
-            work.done_elsewhere += seen.done - remote.done
-            remote = seen
-        work.done_elsewhere -= remote.done
-        return remote
+    def _given_up(self, remote: Remote) -> str:
+        words = (
+            f"endpoint {self._endpoint.name}: batch {remote.id} stays at the status {remote.status or 'unknown'}; it is "
+            "waited for no longer, and what it may have cost is booked at the most it can be"
+        )
+        self._desk.say(words)
+        return words
 
-    async def _reap(self, work: Submission, part: BatchPart, ended: Remote) -> None:
-        """Results to disk, into the books, to whoever collects; then away with them where that is asked."""
-        paths = [self._path() for _ in ended.results]
-        try:
-            for name, path in zip(ended.results, paths, strict=True):
+    async def _reap(self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, ended: Remote) -> None:
+        """Results to disk, into the books, to whoever collects; then away with them where that is asked. Each file stands
+        alone: what one that is gone held is not known, and what another holds is."""
+        paths: list[Path] = []
+        for name in ended.results:
+            path = self._path()
+            try:
                 await self._fetch(name, path)
-        except (_GoneError, CallError):
-            paths = []
-            ended = _unreadable(ended)
-        await self._finish(work, part, lambda: self._parts.settle(part, paths, ended, work.put_lot))
+                paths.append(path)
+            except (_GoneError, CallError):
+                path.unlink(missing_ok=True)
+                ended = replace(ended, cut_short=False)  # what has no result may have been in it
+        requests, again = work.shard.requests, set[int]()
+        await self._finish(
+            work, part, lambda: again.update(self._parts.settle(part, paths, ended, work.put_lot, requests))
+        )
         for path in paths:
             path.unlink()
+        if again:  # what the server refuses is left out now
+            await self._place(group, work, RequestFeed(requests, rows=again), part.attempt + 1)
         if self._endpoint.delete_remote:
             for file in filter(None, (ended.source, *ended.results)):
                 with contextlib.suppress(CallError):
@@ -382,10 +386,6 @@ class BatchEngine:
 
 class _GoneError(Exception):
     """A file is not at the provider any more."""
-
-
-def _unreadable(remote: Remote) -> Remote:
-    return replace(remote, cut_short=False)
 
 
 def _leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ def passing(error: Exception) -> bool:
     """Whether trying again may help."""
     return isinstance(error, CallError) and error.passing
 
+
+logging.getLogger("stamina").addHandler(logging.NullHandler())
+"""A retry is no line for people: what comes of it in the end is told. Whoever wants them sets this logger up."""
 
 again = stamina.retry(on=passing, attempts=8, timeout=None, wait_initial=0.2, wait_max=30.0)
 """For calls that may be made twice: everything but the creation of a batch."""
@@ -85,7 +89,7 @@ class BatchCalls:
             raw = await read_bounded(response, CALL_BYTES)
             reply = read_error(response.status, parsed(raw), raw)
             kind = reply.kind or FailureKind.OVERLOADED
-            words = f"endpoint {self._name}: {reply.message}"
+            words = f"endpoint {self._name}: {response.method} {response.url.path} answers {reply.message}"
             raise CallError(kind, words, passing=_may_pass(kind), status=response.status)
 
     async def close(self) -> None:
@@ -138,14 +142,21 @@ def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def instant(told: Any) -> datetime:
-    """When something was made, as seconds since 1970 or in ISO's manner; where neither, the beginning of time."""
+    """When something was made, as seconds since 1970 or in ISO's manner; where neither, now."""
     try:
         if isinstance(told, str) and not told.replace(".", "", 1).isdigit():
             at = datetime.fromisoformat(told)
             return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return datetime.fromtimestamp(float(told or 0), UTC)
+        return datetime.fromtimestamp(float(told), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(0, UTC)
+        return datetime.now(UTC)
+
+
+def custom_id_in(line: bytes) -> str | None:
+    """A line's custom id; None where it cannot be read."""
+    found = parsed(line)
+    custom_id = found.get("custom_id") if isinstance(found, dict) else None
+    return custom_id if isinstance(custom_id, str) else None
 
 
 def not_run(message: str) -> Reply:

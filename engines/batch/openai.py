@@ -10,9 +10,9 @@ from typing import Any
 
 import aiohttp
 
-from thirdshift.engines.batch.http import BatchCalls, again, instant, listed, not_run
+from thirdshift.engines.batch.http import BatchCalls, again, custom_id_in, instant, listed, not_run
 from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
-from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import OPENAI_BASE, authorization, key_of, missing_key
 from thirdshift.engines.wires.lines import read_line
@@ -122,11 +122,10 @@ class OpenAIBatches:
         await self._http.call("DELETE", f"/files/{name}")
 
     def custom_id(self, line: bytes) -> str | None:
-        try:
-            found = loads(line)["custom_id"]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return found if isinstance(found, str) else None
+        return custom_id_in(line)
+
+    def adapt(self, parameter: str, request: Request) -> bool:
+        return self._bodies.adapt(parameter, self._bodies.body(request))
 
     def read(self, line: bytes) -> Reply:
         reply = read_line(line)

@@ -6,7 +6,7 @@ Everything here may take seconds (files, JSON, the journal) and runs on worker t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,6 +22,8 @@ from thirdshift.engines.wires.openai import refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Answer, Failure, FailureKind, Intent, LedgerStatus, Outcome, Request
 
+LINE_BYTES = 64 << 20
+"""A result is no longer than this: a hundred times the longest answer on offer."""
 LOT = 500
 """Records written to the journal at once."""
 TOKENS_PER_BYTE = 0.3
@@ -59,6 +61,8 @@ class PendingRequest:
 
     intent: Intent
     schema: Schema
+    prompt_bytes: int = 0
+    max_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -128,7 +132,7 @@ class BatchParts:
         self._committed(shard).pop(entry, None)
         intent = self._books.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
         fresh.append(intent)
-        part.held[request.row] = PendingRequest(intent, request.response_schema)
+        part.held[request.row] = PendingRequest(intent, request.response_schema, size, request.max_tokens)
         part.size += len(line)
         part.tokens += tokens
         file.write(line)
@@ -188,7 +192,10 @@ class BatchParts:
                 intent = self._books.intent(
                     shard, request, part.attempt, reserved, 0, entry_id=entry, at=remote.created_at
                 )
-                part.held[request.row] = PendingRequest(intent, request.response_schema)
+                size = self._books.prompt_bytes(request)
+                part.held[request.row] = PendingRequest(
+                    intent, request.response_schema, size, request.max_tokens
+                )
         for lot in _lots(part.held.values()):
             self._desk.journal.sent([held.intent for held in lot])
         return part
@@ -216,10 +223,17 @@ class BatchParts:
     # --- after ---
 
     def settle(
-        self, part: BatchPart, results: Iterable[Path], remote: Remote, put: Callable[[list[Said]], None]
-    ) -> None:
-        """Book every result, in whatever order it stands, and then what has none, one request at a time."""
+        self,
+        part: BatchPart,
+        results: Iterable[Path],
+        remote: Remote,
+        put: Callable[[list[Said]], None],
+        requests: Iterable[Request] = (),
+    ) -> set[int]:
+        """Book every result, in whatever order it stands, and then what has none, one request at a time. Rows that are
+        worth sending again: the wire leaves out from now on what was refused in them (see `requests`)."""
         torn = False
+        refused: dict[str, list[tuple[PendingRequest, Reply]]] = {}
         lot: list[tuple[PendingRequest, Reply]] = []
         for line in _lines(results):
             custom_id = self._wire.custom_id(line)
@@ -228,13 +242,40 @@ class BatchParts:
                 continue
             row = row_of(custom_id)
             held = None if row is None else part.held.pop(row, None)
-            if held is not None:
-                lot.append((held, self._wire.read(line)))
+            if held is None:
+                continue
+            reply = self._books.believed(self._wire.read(line), held.prompt_bytes, held.max_tokens)
+            if reply.parameter is None:
+                lot.append((held, reply))
+            else:
+                refused.setdefault(reply.parameter, []).append((held, reply))
             if len(lot) >= LOT:
                 put(self._book(lot))
                 lot = []
         put(self._book(lot))
+        again = self._refused(refused, put, requests) if refused else set[int]()
         self.end(part, _without_result(remote, torn=torn), put)
+        return again
+
+    def _refused(
+        self,
+        refused: Mapping[str, list[tuple[PendingRequest, Reply]]],
+        put: Callable[[list[Said]], None],
+        requests: Iterable[Request],
+    ) -> set[int]:
+        """Book what was refused for a parameter; the rows that would be sent without it now."""
+        again: set[int] = set()
+        for parameter, lot in refused.items():
+            row = lot[0][0].intent.row
+            sample = next((request for request in requests if request.row == row), None)
+            if sample is None or not self._wire.adapt(parameter, sample):
+                put(self._book(lot))
+                continue
+            self._desk.journal.settled([self._judged(*each, final=False)[1] for each in lot])
+            for held, _ in lot:
+                self._desk.budget.settle(held.intent.reserved_usd, ZERO)
+                again.add(held.intent.row or 0)
+        return again
 
     def end(self, part: BatchPart, reply: Reply, put: Callable[[list[Said]], None]) -> None:
         """Book one reply for every request that is still held."""
@@ -303,7 +344,7 @@ def tag(key: str, attempt: int) -> str:
 def row_of(custom_id: str | None) -> int | None:
     """The row of a custom id of ours."""
     number = (custom_id or "").rpartition("-")[2]
-    return int(number) if number.isdigit() else None
+    return int(number) if number.isdecimal() and len(number) < 19 else None
 
 
 def label(key: str, part: BatchPart) -> str:
@@ -327,7 +368,13 @@ def attempt_of(text: str) -> int:
 def _lines(paths: Iterable[Path]) -> Iterator[bytes]:
     for path in paths:
         with path.open("rb") as file:
-            yield from (line for line in file if line.strip())
+            while line := file.readline(LINE_BYTES):
+                if len(line) == LINE_BYTES and not line.endswith(b"\n"):
+                    line = b"{}"  # longer than any result: it stands for one that cannot be read
+                    while (rest := file.readline(LINE_BYTES)) and not rest.endswith(b"\n"):
+                        continue
+                if line.strip():
+                    yield line
 
 
 def _lots(held: Iterable[PendingRequest]) -> Iterator[list[PendingRequest]]:

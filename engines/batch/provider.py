@@ -68,6 +68,10 @@ class CallError(Exception):
         self.passing = passing
         self.lost = lost
 
+    def add(self, words: str) -> None:
+        """Say more of it."""
+        self.args = (f"{self}{words}",)
+
 
 class BatchWire(Protocol):
     """One endpoint's batch tier. Used from the event loop but for `line` and `read`. Calls raise CallError."""
@@ -102,7 +106,10 @@ class BatchWire(Protocol):
         """Return the id of a line that was uploaded, or of a result; None where it cannot be read."""
 
     def read(self, line: bytes) -> Reply:
-        """What a result line says."""
+        """What a result line says. Never raises, whatever stands in it."""
+
+    def adapt(self, parameter: str, request: Request) -> bool:
+        """Leave out from now on what was refused in a line of this request; whether it would now be another line."""
 
     async def delete(self, name: str) -> None:
         """Remove a file at the provider."""

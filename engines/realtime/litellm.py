@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import wraps
 from typing import Any, TypeVar
 
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -107,7 +108,26 @@ def load_litellm() -> Any:
 
     litellm.telemetry = False
     litellm.suppress_debug_info = True
+    if litellm.aclient_session is None:
+        from litellm.llms.custom_httpx import http_handler
+
+        litellm.aclient_session = _without_redirects(http_handler.AsyncHTTPHandler)(
+            follow_redirects=False
+        ).client
     return litellm
+
+
+def _without_redirects(handler: Any) -> Any:
+    """Have litellm's clients follow no redirect: each would carry the body and the key to another host. It has no setting
+    for that; OpenAI's clients take `aclient_session`, all others are made by this class."""
+    made = handler.__init__
+
+    @wraps(made)
+    def make(self: Any, *given: Any, **named: Any) -> None:
+        made(self, *given, **{**named, "follow_redirects": False})
+
+    handler.__init__ = make
+    return handler
 
 
 class LitellmEngine(RealtimeEngine):
@@ -196,6 +216,11 @@ def translated(error: BaseException, endpoint: str) -> Reply:
     remedy = HINTS.get(name, "")
     decided = kind is FailureKind.AUTH and status in DECIDED_STATUS
     if said:  # litellm names an exception by the status; the words can say more
+        behind = _status_behind(error)
+        if (
+            behind is not None and kind is FailureKind.CONNECTION
+        ):  # a whole reply came: it is no lost connection
+            kind, status = meaning(behind, (), "")[0], behind
         by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower())
         if phrase is not None:
             kind, decided = by_words, phrase.decided
@@ -238,6 +263,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             return
         yield link
         link = link.__cause__ or link.__context__
+
+
+def _status_behind(error: BaseException) -> int | None:
+    """The HTTP status that an exception was made of."""
+    statuses = (getattr(link, "status_code", None) for link in _chain(error))
+    return next((status for status in statuses if isinstance(status, int)), None)
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

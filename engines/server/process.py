@@ -177,10 +177,20 @@ class ServerProcess:
         output.close()
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirect is a reply like others: who is asked is who the job names."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 def answers(url: str, *, any_reply: bool) -> bool:
     """Ask whether a server answers there with a status of 200 to 299; `any_reply`: with any status below 500."""
     try:
-        with urllib.request.urlopen(url, timeout=ASK_SECONDS):  # noqa: S310 - http or https: the job's check holds that
+        with _OPENER.open(url, timeout=ASK_SECONDS):
             return True
     except urllib.error.HTTPError as error:
         return any_reply and error.code < 500

@@ -1,0 +1,96 @@
+"""Looking at a batch until it is over, ever more seldom, but not for ever; cancelling one that is to be harvested."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
+from thirdshift.engines.core.submission import Submission
+from thirdshift.engines.errors import UnknownBatchError
+
+POLL_GROWTH = 1.5
+UNKNOWN_SECONDS = 1800.0
+"""A batch that tells a status which nobody here knows is waited for so long."""
+CANCEL_SECONDS = 600.0
+"""And a cancelled one: OpenAI says up to ten minutes."""
+UNDER_WAY = frozenset({RemoteState.RUNNING, RemoteState.UNKNOWN})
+
+_NEVER = float("inf")
+
+
+class BatchWatcher:
+    """One endpoint's. `polls`: the first wait and the longest; `left`: seconds to the deadline, where there is one."""
+
+    def __init__(
+        self,
+        wire: BatchWire,
+        polls: tuple[float, float],
+        left: Callable[[], float] | None,
+        *,
+        unknown_seconds: float,
+        cancel_seconds: float,
+    ) -> None:
+        self._wire, self._polls, self._left = wire, polls, left
+        self._unknown_seconds, self._cancel_seconds = unknown_seconds, cancel_seconds
+
+    async def watch(self, remote: Remote, work: Submission, cut_off: asyncio.Event) -> Remote:
+        """The batch when it is over, or as it is when it is not waited for any longer. It is cancelled at the deadline, or
+        when `cut_off` is set. Raises CallError."""
+        wait, longest = self._polls
+        cancelled, give_up_at = False, _NEVER
+        work.done_elsewhere += remote.done
+        while remote.state in UNDER_WAY and time.monotonic() < give_up_at:
+            if not cancelled and (cut_off.is_set() or self._late()):
+                await self._cancel(remote)
+                cancelled, wait = True, self._polls[0]
+                give_up_at = time.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
+            elif not cancelled:
+                give_up_at = self._unknown_until(remote, give_up_at)
+            pause = wait if self._left is None else min(wait, max(self._left(), self._polls[0]))
+            await self._pause(pause, None if cancelled else cut_off)
+            wait = min(wait * POLL_GROWTH, longest)
+            try:
+                seen = await self._wire.look(remote)
+            except CallError as error:
+                if not error.passing:
+                    raise
+                continue  # a provider that does not answer for an hour still has the batch
+            work.done_elsewhere += seen.done - remote.done
+            remote = seen
+        work.done_elsewhere -= remote.done
+        return remote
+
+    async def _cancel(self, remote: Remote) -> None:
+        if remote.doubtful:
+            raise UnknownBatchError(
+                f"whether batch {remote.id} is ours is known when it is over; it was not cancelled"
+            )
+        await self._wire.cancel(remote.id)
+
+    def _unknown_until(self, remote: Remote, give_up_at: float) -> float:
+        """Until when a batch is waited for that is not cancelled."""
+        if remote.state is RemoteState.RUNNING:
+            return _NEVER
+        if remote.results:  # whatever it calls that, it has results
+            return 0.0
+        return min(give_up_at, time.monotonic() + self._unknown_seconds)
+
+    def _cancel_patience(self, *, harvested: bool) -> float:
+        """Seconds that a cancelled batch is waited for; where its rest goes elsewhere, half of what is left."""
+        if not harvested or self._left is None:
+            return self._cancel_seconds
+        return min(self._cancel_seconds, max(2.0, self._left() / 2))
+
+    @staticmethod
+    async def _pause(seconds: float, until: asyncio.Event | None) -> None:
+        if until is None:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(until.wait(), seconds)
+
+    def _late(self) -> bool:
+        return self._left is not None and self._left() <= 0
