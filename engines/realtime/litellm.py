@@ -216,11 +216,8 @@ def translated(error: BaseException, endpoint: str) -> Reply:
     remedy = HINTS.get(name, "")
     decided = kind is FailureKind.AUTH and status in DECIDED_STATUS
     if said:  # litellm names an exception by the status; the words can say more
-        behind = _status_behind(error)
-        if (
-            behind is not None and kind is FailureKind.CONNECTION
-        ):  # a whole reply came: it is no lost connection
-            kind, status = meaning(behind, (), "")[0], behind
+        if kind is FailureKind.CONNECTION and (redirect := _redirect_behind(error)) is not None:
+            kind, status = meaning(redirect, (), "")[0], redirect
         by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower())
         if phrase is not None:
             kind, decided = by_words, phrase.decided
@@ -265,10 +262,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
-def _status_behind(error: BaseException) -> int | None:
-    """The HTTP status that an exception was made of."""
+def _redirect_behind(error: BaseException) -> int | None:
+    """The status of a redirect that was not followed; litellm takes it for a lost connection."""
     statuses = (getattr(link, "status_code", None) for link in _chain(error))
-    return next((status for status in statuses if isinstance(status, int)), None)
+    return next((status for status in statuses if isinstance(status, int) and 300 <= status < 400), None)
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.support.engines import MemoryJournal
+from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -46,13 +46,6 @@ from thirdshift.router.values import (
 )
 
 PRICE = Price(Decimal(1000), Decimal(2000))
-
-
-def requests(count: int, **more: Any) -> list[Request]:
-    return [
-        Request(n, f"r{n}", f"h{n}", "t", ({"role": "user", "content": f"question {n}"},), 64, **more)
-        for n in range(count)
-    ]
 
 
 class Shift:
@@ -88,13 +81,11 @@ class Shift:
 
     @property
     def kinds(self) -> Counter[str]:
-        return Counter(
-            said.kind.value if isinstance(said, Failure) else "answer" for said in self.said.values()
-        )
+        return kinds(self.said)
 
     @property
     def statuses(self) -> Counter[str]:
-        return Counter(outcome.status.value for outcome in self.notes.outcomes.values())
+        return self.notes.statuses
 
 
 def row_of(body: dict[str, Any]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.engines.batch.test_openai import Notes, requests
+from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, ScriptedProvider, completion, failed, result_line, scripted
 from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
@@ -30,7 +30,6 @@ from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import (
     Answer,
     Endpoint,
-    Failure,
     LedgerStatus,
     Mode,
     Price,
@@ -55,7 +54,7 @@ class Night:
         harvest_after: float | None = None,
         **options: Any,
     ) -> None:
-        self.notes, self.budget, self.words = Notes(), RunBudget(None), list[str]()
+        self.notes, self.budget, self.words = MemoryJournal(), RunBudget(None), list[str]()
         endpoint = Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH, api_base=provider.base)
         context = EngineContext(self.notes, self.budget, deadline, say=self.words.append)
         engine = BatchEngine(endpoint, context, poll_first_seconds=0.02, poll_max_seconds=0.05, **options)
@@ -70,13 +69,11 @@ class Night:
 
     @property
     def kinds(self) -> Counter[str]:
-        return Counter(
-            said.kind.value if isinstance(said, Failure) else "answer" for said in self.said.values()
-        )
+        return kinds(self.said)
 
     @property
     def statuses(self) -> Counter[str]:
-        return Counter(outcome.status.value for outcome in self.notes.outcomes.values())
+        return self.notes.statuses
 
 
 def told(**changes: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -319,7 +316,7 @@ def _health(url: str) -> None:
 
 
 def _context(keep: Path) -> EngineContext:
-    return EngineContext(Notes(), RunBudget(None), keep=keep)
+    return EngineContext(MemoryJournal(), RunBudget(None), keep=keep)
 
 
 def _endpoint(model: str, base: str, mode: Mode = Mode.REALTIME) -> Endpoint:
