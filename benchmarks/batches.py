@@ -51,13 +51,13 @@ from thirdshift.warehouse.store.ask import ask
 
 ROWS = 1000
 DEADLINE_SECONDS = 75
-"""Of the late night: half of it is the batch's before it may be cut short."""
+"""The deadline of the late run: half of it is the batch's before it may be cut short."""
 PRICE = Price(Decimal(1), Decimal(4))
 MODEL = EmulatedModel("m", PRICE, ability=9.0, batch_price=PRICE)
 WIRES = {"openai": "/batches", "anthropic": "/messages/batches"}
 PROMPT_BYTES = 3000
 BYTES_EACH = 1000
-"""Of our memory per request under way: what is kept of each while its batch runs is a third of its prompt."""
+"""Bytes of our memory per request under way: what is kept of it while its batch runs is a third of its prompt."""
 BYTES_BESIDES = 100_000_000
 
 
@@ -94,22 +94,22 @@ def night(habits: BatchHabits, **keys: Any) -> dict[str, Any]:
             check=False,
         )
         sql = "select count(*) as results, count(error) as errors from results"
-        told = ask(folder / "warehouse.duckdb", sql).to_pylist()[0]
+        row = ask(folder / "warehouse.duckdb", sql).to_pylist()[0]
         billed = Counter(entry["mode"] for entry in emulator.books())
-    return {"exit": done.returncode, **told, "billed": dict(billed)}
+    return {"exit": done.returncode, **row, "billed": dict(billed)}
 
 
 def late() -> tuple[dict[str, Any], bool]:
     habits = BatchHabits(turnaround_seconds=3, stuck_at=0.9, cancel_seconds=1)
-    found = night(habits, deadline=f"{DEADLINE_SECONDS}s", on_deadline="realtime")
-    met = found["results"] == ROWS and not found["errors"] and sum(found["billed"].values()) <= ROWS
-    return found, met and found["billed"].get("batch") == 9 * ROWS // 10
+    figures = night(habits, deadline=f"{DEADLINE_SECONDS}s", on_deadline="realtime")
+    met = figures["results"] == ROWS and not figures["errors"] and sum(figures["billed"].values()) <= ROWS
+    return figures, met and figures["billed"].get("batch") == 9 * ROWS // 10
 
 
 def expired() -> tuple[dict[str, Any], bool]:
-    found = night(BatchHabits(turnaround_seconds=3, stuck_at=0.5, expires_seconds=4))
-    met = found["results"] == ROWS and not found["errors"]
-    return found, met and found["billed"] == {"batch": ROWS // 2, "realtime": ROWS // 2}
+    figures = night(BatchHabits(turnaround_seconds=3, stuck_at=0.5, expires_seconds=4))
+    met = figures["results"] == ROWS and not figures["errors"]
+    return figures, met and figures["billed"] == {"batch": ROWS // 2, "realtime": ROWS // 2}
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
@@ -147,8 +147,8 @@ def shard(
 
 
 def answers(wire: str, api_base: str, folder: Path, count: int, key: str = "run/s") -> int:
-    with shard(wire, api_base, folder, Requests(count, 20), key) as said:
-        return sum(isinstance(each, Answer) for each in said)
+    with shard(wire, api_base, folder, Requests(count, 20), key) as replies:
+        return sum(isinstance(reply, Answer) for reply in replies)
 
 
 def listed(emulator: Emulator, wire: str) -> int:
@@ -158,7 +158,7 @@ def listed(emulator: Emulator, wire: str) -> int:
 
 
 def crash() -> tuple[dict[str, Any], bool]:
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for wire in WIRES:
         with tempfile.TemporaryDirectory() as name, _provider(turnaround_seconds=3) as emulator:
             folder = Path(name)
@@ -174,12 +174,14 @@ def crash() -> tuple[dict[str, Any], bool]:
                 written.unlink()
             answered = answers(wire, emulator.api_base, folder, ROWS)
             billed = len(emulator.books())
-            found[wire] = {"batches": listed(emulator, wire), "answers": answered, "billed": billed}
-    return found, all(each == {"batches": 1, "answers": ROWS, "billed": ROWS} for each in found.values())
+            figures[wire] = {"batches": listed(emulator, wire), "answers": answered, "billed": billed}
+    return figures, all(
+        reply == {"batches": 1, "answers": ROWS, "billed": ROWS} for reply in figures.values()
+    )
 
 
 def large(count: int) -> tuple[dict[str, Any], bool]:
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     met = True
     process = psutil.Process()
     for wire in WIRES:
@@ -189,11 +191,11 @@ def large(count: int) -> tuple[dict[str, Any], bool]:
             cpu = sum(process.cpu_times()[:2])
             most = answered = 0
             with _watched(process) as rss:
-                with shard(wire, emulator.api_base, Path(name), Requests(count, PROMPT_BYTES)) as said:
-                    answered = sum(isinstance(each, Answer) for each in said)
+                with shard(wire, emulator.api_base, Path(name), Requests(count, PROMPT_BYTES)) as replies:
+                    answered = sum(isinstance(reply, Answer) for reply in replies)
                 most = max(rss)
             batches = listed(emulator, wire) - 1
-            found[wire] = {
+            figures[wire] = {
                 "answers": answered,
                 "billed": len(emulator.books()) - 100,
                 "batches": batches,
@@ -201,9 +203,9 @@ def large(count: int) -> tuple[dict[str, Any], bool]:
                 "seconds": round(time.perf_counter() - began),
                 "cpu_seconds": round(sum(process.cpu_times()[:2]) - cpu),
             }
-            met &= answered == found[wire]["billed"] == count and batches == _batches(wire, count)
+            met &= answered == figures[wire]["billed"] == count and batches == _batches(wire, count)
             met &= most - before < BYTES_EACH * count + BYTES_BESIDES
-    return found, met
+    return figures, met
 
 
 def _batches(wire: str, count: int) -> int:
@@ -243,13 +245,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=["late", "expired", "crash", "large"])
     args = parser.parse_args(words)
     shows = {"late": late, "expired": expired, "crash": crash, "large": lambda: large(args.requests)}
-    found: dict[str, Any] = {"benchmark": "batches"}
+    figures: dict[str, Any] = {"benchmark": "batches"}
     met = True
     for name in args.only:
-        found[name], held = shows[name]()
-        print(f"{name}: {found[name]}" + ("" if held else "  NOT AS STATED"), flush=True)
+        figures[name], held = shows[name]()
+        print(f"{name}: {figures[name]}" + ("" if held else "  NOT AS STATED"), flush=True)
         met &= held
-    print(json.dumps({**found, "load": round(os.getloadavg()[0], 1), "met": met}))
+    print(json.dumps({**figures, "load": round(os.getloadavg()[0], 1), "met": met}))
     return 0 if met else 1
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/cap.py [--seeds 50]
 
-The engine, the escrow and the journal of a night, two endpoints on one cap, against an emulated provider that keeps
+The engine, the budget and the journal of a run, two endpoints on one cap, against an emulated provider that keeps
 books, refuses some attempts unbilled and loses some answers that it bills. Each seed draws a cap of two to 150
 reservations, and requests whose reservations differ eightfold. By the provider's books and by the ledger:
 
@@ -54,7 +54,7 @@ REQUESTS = 1_500
 PRICE = Price(Decimal(1000), Decimal(2000))
 """USD per million: an answer of five tokens costs a cent or two, a reservation up to 25 cents."""
 LEAST_TOKENS, MOST_TOKENS = 12, 96
-"""Of an answer at most, drawn for each request; it is 5 tokens long or so."""
+"""The most tokens of an answer, drawn for each request; it is 5 tokens long or so."""
 MODELS = tuple(
     EmulatedModel(
         name, PRICE, output=OutputTokens(median=5, spread=0.8), latency_seconds=0.02, troubles=troubles,
@@ -124,21 +124,26 @@ def night(seed: int, emulator: Emulator, folder: Path) -> Night:
     """One seed: both endpoints at once, until the cap lets nothing more be sent."""
     rng = random.Random(seed)
     ends = [endpoint(model, emulator) for model in MODELS]
-    asked = {end.name: requests_of(rng, seed, end.name) for end in ends}
-    worst = {end.name: max(map(AttemptRecords(end).worst_case, asked[end.name])) for end in ends}
+    asked = {endpoint.name: requests_of(rng, seed, endpoint.name) for endpoint in ends}
+    worst = {
+        endpoint.name: max(map(AttemptRecords(endpoint).worst_case, asked[endpoint.name]))
+        for endpoint in ends
+    }
     cap = max(worst.values()) * rng.randint(2, 150)
     before = billed_usd(emulator)
-    said: list[Answer | Failure] = []
+    replies: list[Answer | Failure] = []
     with FileJournal(folder) as journal:
         budget = RunBudget(cap)
         engines = [
-            RealtimeEngine(end, EngineContext(journal, budget), seed=seed, backoff_first_seconds=0.01)
-            for end in ends
+            RealtimeEngine(endpoint, EngineContext(journal, budget), seed=seed, backoff_first_seconds=0.01)
+            for endpoint in ends
         ]
 
-        def serve(engine: RealtimeEngine, end: Endpoint) -> None:
-            shard = Shard(f"seed-{seed}", f"1-main-{end.name}", end.name, Purpose.MAIN, asked[end.name])
-            said.extend(engine.collect(engine.submit(shard, f"{seed}/{end.name}")))
+        def serve(engine: RealtimeEngine, endpoint: Endpoint) -> None:
+            shard = Shard(
+                f"seed-{seed}", f"1-main-{endpoint.name}", endpoint.name, Purpose.MAIN, asked[endpoint.name]
+            )
+            replies.extend(engine.collect(engine.submit(shard, f"{seed}/{endpoint.name}")))
 
         lanes = [Thread(target=serve, args=pair) for pair in zip(engines, ends, strict=True)]
         for lane in lanes:
@@ -147,10 +152,10 @@ def night(seed: int, emulator: Emulator, folder: Path) -> Night:
             lane.join()
         for engine in engines:
             engine.close()
-        sealed = [journal.seal(f"1-main-{end.name}") for end in ends]
+        sealed = [journal.seal(f"1-main-{endpoint.name}") for endpoint in ends]
     settled, unsettled = booked([part for part in sealed if part is not None])
-    unsent = sum(isinstance(each, Failure) and each.kind is FailureKind.BUDGET for each in said)
-    answers = sum(isinstance(each, Answer) for each in said)
+    unsent = sum(isinstance(each, Failure) and each.kind is FailureKind.BUDGET for each in replies)
+    answers = sum(isinstance(each, Answer) for each in replies)
     billed = billed_usd(emulator) - before
     return Night(cap, billed, settled, unsettled, max(worst.values()), answers, unsent)
 
@@ -201,9 +206,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=50)
-    told = measure(parser.parse_args().seeds)
-    print(json.dumps(told))
-    return 0 if told["ok"] else 1
+    figures = measure(parser.parse_args().seeds)
+    print(json.dumps(figures))
+    return 0 if figures["ok"] else 1
 
 
 if __name__ == "__main__":

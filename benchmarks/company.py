@@ -89,23 +89,25 @@ def measure(seconds: float) -> dict[str, Any]:
             while not warehouse.exists() and all(each.poll() is None for each in at_work.values()):
                 time.sleep(0.05)
             at_work["reader"] = begin(["--read", str(warehouse), until])
-            said = {who: each.communicate() for who, each in at_work.items()}
+            printed = {who: each.communicate() for who, each in at_work.items()}
             failed = [who for who, each in at_work.items() if each.returncode != 0]
             for who in failed:
-                print(f"{who} failed:\n{said[who][1][-2000:]}", file=sys.stderr)
+                print(f"{who} failed:\n{printed[who][1][-2000:]}", file=sys.stderr)
             billed = sum(Decimal(entry["cost_usd"]) for entry in emulator.books())
-        told = {who: json.loads(out.splitlines()[-1]) for who, (out, _) in said.items() if who not in failed}
+        figures = {
+            who: json.loads(out.splitlines()[-1]) for who, (out, _) in printed.items() if who not in failed
+        }
         (results,) = ask(warehouse, RESULTS).to_pylist()
         (money,) = ask(warehouse, MONEY).to_pylist()
-    nights = sum(told[name]["nights"] for name in JOBS if name in told)
+    nights = sum(figures[name]["nights"] for name in JOBS if name in figures)
     rows = ROWS * nights
     laws = {
         "nobody_failed": not failed,
         "one_result_each": (results["results"], results["requests"], results["errors"]) == (rows, rows, 0),
         "ledger_is_what_was_billed": (money["settled"], money["unsettled"]) == (billed, 0),
-        "readers_wait_briefly": told.get("reader", {"longest": MOST_SECONDS})["longest"] < MOST_SECONDS,
+        "readers_wait_briefly": figures.get("reader", {"longest": MOST_SECONDS})["longest"] < MOST_SECONDS,
     }
-    return {"seconds": seconds, "requests": rows, **told, "laws": laws, "ok": all(laws.values())}
+    return {"seconds": seconds, "requests": rows, **figures, "laws": laws, "ok": all(laws.values())}
 
 
 def begin(call: list[str]) -> subprocess.Popen[str]:
@@ -126,9 +128,9 @@ def main() -> int:
         return work(Path(given.work[0]), float(given.work[1]))
     if given.read:
         return read(Path(given.read[0]), float(given.read[1]))
-    told = measure(given.seconds)
-    print(json.dumps(told))
-    return 0 if told["ok"] else 1
+    figures = measure(given.seconds)
+    print(json.dumps(figures))
+    return 0 if figures["ok"] else 1
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/dispatch.py [--rounds 3] [--requests 4000] [--in-flight 100]
 
 The server runs in a process of its own. The three take turns, round after round, so that whatever else the
-machine does meets all alike; the median of the rounds counts. "Everything on" is: limiter, escrow under a
+machine does meets all alike; the median of the rounds counts. "Everything on" is: limiter, budget under a
 cap, the night's own journal, cost by usage. Requests per second of the clock and of this process's processor time are
 told; the latter decide: where others want the cores too (`load`), the clock says more of them than of us. The last
 line is JSON; exit 1 where ours is slower than half of bare aiohttp, or than eight times litellm's acompletion.
@@ -125,7 +125,7 @@ def ours(base: str, count: int, in_flight: int) -> None:
     with tempfile.TemporaryDirectory() as folder, FileJournal(Path(folder)) as journal:
         engine = RealtimeEngine(endpoint, EngineContext(journal, budget))
         ticket = engine.submit(Shard("run", "shard", "near", Purpose.MAIN, work), "key")
-        answers = sum(isinstance(said, Answer) for said in engine.collect(ticket))
+        answers = sum(isinstance(reply, Answer) for reply in engine.collect(ticket))
         engine.close()
     if answers != count or budget.reserved_usd:
         raise SystemExit(f"{answers} answers to {count} requests, {budget.reserved_usd} USD still reserved")

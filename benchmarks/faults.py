@@ -50,11 +50,11 @@ from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.ask import ask
 
 ROWS = 400
-"""Of a night: with these latencies it lives some seconds, so that most kills find it at work."""
+"""Requests of a run: with these latencies it lives some seconds, so that most kills find it at work."""
 IN_FLIGHT = 16
 """At each endpoint."""
 AT_START = 0.2
-"""Of the kills fall anywhere in a life's first seconds, before it sends; all others after its first request."""
+"""The share of kills in the first seconds of a process, before it sends; all others come after its first request."""
 START_SECONDS = 3.0
 WORK_SECONDS = 2.0
 LOOK_SECONDS = 0.02
@@ -267,9 +267,11 @@ def measure(kills: int, seed: int, *, prefect: bool) -> dict[str, Any]:
             begun = time.monotonic()
             job = write_job(folder, emulator)
             runs = kill_at_random(job, emulator, kills, seed, folder / "log.txt", prefect=prefect)
-            told = judged(folder / "warehouse.duckdb", emulator.books(), len(runs), kills)
+            figures = judged(folder / "warehouse.duckdb", emulator.books(), len(runs), kills)
     head = {"kills": kills, "seed": seed, "prefect": prefect}
-    return head | told | {"seconds": round(time.monotonic() - begun, 1), "ok": all(told["laws"].values())}
+    return (
+        head | figures | {"seconds": round(time.monotonic() - begun, 1), "ok": all(figures["laws"].values())}
+    )
 
 
 def main() -> int:
@@ -280,9 +282,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prefect", action="store_true", help="kill `thirdshift run` itself")
     given = parser.parse_args()
-    told = measure(given.kills, given.seed, prefect=given.prefect)
-    print(json.dumps(told))
-    return 0 if told["ok"] else 1
+    figures = measure(given.kills, given.seed, prefect=given.prefect)
+    print(json.dumps(figures))
+    return 0 if figures["ok"] else 1
 
 
 if __name__ == "__main__":

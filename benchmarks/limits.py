@@ -30,7 +30,7 @@ RPM, TPM = 1200, 200_000
 SHARE_USED, SHARE_REFUSED = 0.95, 0.01
 PRICE = Price(Decimal("0.1"), Decimal("0.4"))
 WORDS = {"short": 60, "long": 260, "unstated": 60}
-"""Of a prompt. A short request takes about 110 tokens, a long one 300: 1,200 of them are below and above TPM."""
+"""Words of a prompt. A short request takes about 110 tokens, a long one 300: 1,200 of them are below and above TPM."""
 
 
 class Nowhere:

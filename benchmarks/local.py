@@ -139,7 +139,7 @@ class Engine(Protocol):
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process and all below it, so far."""
+    """Return the processor seconds of a process and all below it, so far."""
     top = psutil.Process(pid)
     return sum(sum(one.cpu_times()[:2]) for one in (top, *top.children(recursive=True)))
 

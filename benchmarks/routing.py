@@ -42,7 +42,7 @@ CONFIDENCE = 0.95
 MISSES_CELL, MISSES_ALL = 5 / 40, 0.07
 COST_CELL, COST_MEAN, REST = 0.80, 0.65, 1.05
 PRIOR_DEGREES_OF_FREEDOM = 10.0
-"""Of the baseline: scores that a task's mean is shrunk by."""
+"""For the baseline: scores that a task's mean is shrunk by."""
 FOLDS = 5
 NINETY_FIVE = 1.6449
 MULTIPLIERS = np.concatenate([[0.0], np.logspace(-4, 3, 120)])

@@ -43,24 +43,24 @@ class Machine:
 
 @lru_cache(maxsize=1)
 def machine() -> Machine:
-    """Asked once a process: each tool takes a second."""
+    """Return the devices of this machine. Looked up once a process: each tool takes a second."""
     return Machine(nvidia_gpus(), ascend_npus(), cpu_cores())
 
 
 def width(options: Mapping[str, JSON]) -> int:
-    """Devices that one worker takes."""
+    """Return how many devices one worker takes."""
     return int(options.get("tensor_parallel_size", 1)) * int(options.get("pipeline_parallel_size", 1))
 
 
 def cores_of(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> tuple[int, ...]:
-    """An equal share of the cores for worker `number`; with more workers than cores, one each in turn."""
+    """Return an equal share of the cores for worker `number`; with more workers than cores, one each in turn."""
     share = max(1, len(cores) // spec.workers)
     first = number * share % len(cores)
     return cores[first : first + share]
 
 
 def hardware(spec: WorkerSpec, found: Machine | None = None) -> str:
-    """What one worker runs on, in words: rates measured on one thing say nothing of another."""
+    """Name what one worker runs on: rates measured on one kind of hardware say nothing of another."""
     here = machine() if found is None else found
     if spec.device == "cpu":
         count = len(cores_of(spec, 0, here.cores))
@@ -76,18 +76,18 @@ def cpu_cores() -> tuple[int, ...]:
 
 
 def nvidia_gpus() -> tuple[Device, ...]:
-    said = _ask("nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
-    return _visible(parse_nvidia(said), "CUDA_VISIBLE_DEVICES")
+    printed = _ask("nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits")
+    return _visible(parse_nvidia(printed), "CUDA_VISIBLE_DEVICES")
 
 
 def ascend_npus() -> tuple[Device, ...]:
     return _visible(parse_ascend(_ask("npu-smi", "info")), "ASCEND_RT_VISIBLE_DEVICES")
 
 
-def parse_nvidia(said: str) -> tuple[Device, ...]:
-    """`0, NVIDIA H200, 143771` a line."""
+def parse_nvidia(printed: str) -> tuple[Device, ...]:
+    """Read nvidia-smi's lines, such as `0, NVIDIA H200, 143771`."""
     found = []
-    for line in said.splitlines():
+    for line in printed.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 3 and parts[0].isdigit():
             memory = int(parts[2]) if parts[2].isdigit() else None
@@ -99,13 +99,15 @@ CARD = re.compile(r"\|\s*(\d+)\s+(\w*[A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|")
 CHIP = re.compile(r"\|\s*\d+(?:\s+(\d+))?\s*\|\s*[0-9A-Fa-f]{4}:\S+\s*\|.*/\s*(\d+)\s*\|")
 
 
-def parse_ascend(said: str) -> tuple[Device, ...]:
-    """The table of `npu-smi info`: two rows for each chip. The first begins with the card's number and name; the second
+def parse_ascend(printed: str) -> tuple[Device, ...]:
+    """Read the table of `npu-smi info`.
+
+    It has two rows for each chip. The first begins with the card's number and name; the second
     with the chip's number on its card and, where cards have two chips, the number that devices are counted by. It ends
     with the memory used and there, in MiB. Not tried on such a machine: the tables are from users' reports.
     """
     found, card = [], None
-    for line in said.splitlines():
+    for line in printed.splitlines():
         if named := CARD.match(line):
             card = named
         elif card is not None and (chip := CHIP.match(line)):
@@ -118,7 +120,7 @@ def parse_ascend(said: str) -> tuple[Device, ...]:
 
 
 def _visible(found: tuple[Device, ...], variable: str) -> tuple[Device, ...]:
-    """Only what whoever started us lets us see."""
+    """Return the devices that the environment lets this process see."""
     allowed = os.environ.get(variable)
     if allowed is None or not all(part.strip().isdigit() for part in allowed.split(",") if part.strip()):
         return found  # unset, or UUIDs, which the driver's tools do not number

@@ -49,7 +49,7 @@ class FileCounter:
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int32]:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return np.fromiter((len(one.ids) for one in encoded), dtype=np.int32, count=len(texts))
+        return np.fromiter((len(encoding.ids) for encoding in encoded), dtype=np.int32, count=len(texts))
 
 
 @lru_cache(maxsize=8)
@@ -61,14 +61,14 @@ def _from_file(path: str) -> Any:
 
 @lru_cache(maxsize=8)
 def tiktoken_counter(encoding: str = "o200k_base") -> Tokenizer:
-    """One of `ENCODINGS`. Raises ValueError for another: its file is not at hand."""
+    """Return the counter of one of `ENCODINGS`. Raises ValueError for another: its file is not at hand."""
     if encoding not in ENCODINGS:
         raise ValueError(f"no encoding {encoding!r} at hand; there are {', '.join(ENCODINGS)}")
     return TiktokenCounter(encoding)
 
 
 def tokenizer_for(model: str) -> Tokenizer:
-    """The nearest tokenizer at hand for a model: its own `tokenizer.json` where `model` is a folder that
+    """Choose the nearest tokenizer at hand for a model: its own `tokenizer.json` where `model` is a folder that
     has one, DeepSeek's for DeepSeek, cl100k_base or o200k_base for OpenAI's, else o200k_base, the nearest
     to others' vocabularies that is at hand. A ratio learnt from returned usage
     (`thirdshift.router.tokens.estimate.learn_ratio`) takes the rest.
@@ -76,8 +76,8 @@ def tokenizer_for(model: str) -> Tokenizer:
     own = Path(model) / "tokenizer.json"
     if own.is_file():
         return FileCounter(own)
-    if "deepseek" in model.casefold() and (found := _deepseek()) is not None:
-        return FileCounter(found)
+    if "deepseek" in model.casefold() and (path := _deepseek()) is not None:
+        return FileCounter(path)
     tail = model.casefold().rpartition("/")[2]
     old = tail.startswith(("gpt-3.5", "gpt-4-", "text-embedding")) or tail == "gpt-4"
     return tiktoken_counter("cl100k_base" if old else "o200k_base")

@@ -49,18 +49,18 @@ class KnownAnswer:
 
 
 def text_key(text: str) -> int:
-    """64 bits of a text but for space around it."""
+    """Hash a text, without space around it, to 64 bits."""
     digest = hashlib.blake2b(text.strip().encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def messages_key(messages: Sequence[Mapping[str, Any]]) -> int:
-    """64 bits of who says what."""
+    """Hash roles and texts of a conversation to 64 bits."""
     return text_key("\0".join(f"{m.get('role')}\0{content_text(m.get('content'))}" for m in messages))
 
 
 def content_text(content: Any) -> str:
-    """A message's text: content is a string, or parts of which some are text."""
+    """Return a message's text: content is a string, or parts of which some are text."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list | tuple):
@@ -69,7 +69,7 @@ def content_text(content: Any) -> str:
 
 
 def last_user_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What the user said last; nothing where no user speaks."""
+    """Return the text of the last user message; empty where there is none."""
     for message in reversed(messages):
         if message.get("role") == "user":
             return content_text(message.get("content"))
@@ -104,7 +104,7 @@ def _record(row: KnownRow) -> dict[str, Any]:
 
 
 class Index:
-    """Keys → the first position that has them."""
+    """Map keys to the first position that has them."""
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
         self._order = np.argsort(keys, kind="stable")
@@ -125,7 +125,7 @@ class AnswerKey:
         self._by_prompt = Index(table.column("prompt_key").to_numpy())
 
     def find(self, messages: int, prompt: int) -> KnownAnswer | None:
-        """What is known of the request with these two keys."""
+        """Return what is known of the request with these two keys."""
         at = self._by_messages.find(messages)
         at = self._by_prompt.find(prompt) if at is None else at
         return None if at is None else KnownAnswer(*(column[at].as_py() for column in self._columns))

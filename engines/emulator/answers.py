@@ -62,7 +62,7 @@ class EmulatedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """Seven numbers in 0..1 and a seed, all from what they are drawn for."""
+    """Seven numbers in 0..1 and a seed that follow from what they are drawn for."""
 
     right: float
     length: float
@@ -78,12 +78,12 @@ class Draws:
 
 
 def tokens_of(text: str) -> int:
-    """Bytes over four, rounded up."""
+    """Estimate a text's tokens: bytes over four, rounded up."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
 class Oracle:
-    """What the provider knows: right answers, how models of the past did, the seed of everything else."""
+    """What the provider knows: right answers, how recorded models did, the seed of everything else."""
 
     def __init__(self, seed: int, known: AnswerKey, recorded: Recorded | None) -> None:
         self._seed = seed
@@ -130,7 +130,7 @@ class Oracle:
         return math.log(drawn / (1.0 - drawn))
 
     def _text(self, asked: WireRequest, fact: KnownAnswer | None, draws: Draws, *, is_right: bool) -> str:
-        """The answer. Where nobody told the right one it is invented, the same for every model."""
+        """Answer a request. Where the right answer is not known one is made up, the same for every model."""
         reference = fact.reference if fact else None
         right = _right(asked, reference)
         if is_right:
@@ -160,7 +160,7 @@ def _as_json(value: Any) -> str:
 
 
 def _lengths(model: EmulatedModel, text: str, drawn: float, difficulty: float) -> tuple[int, int]:
-    """(visible, reasoning) tokens: as drawn, but never fewer visible ones than the text has."""
+    """Return (visible, reasoning) tokens: as drawn, but never fewer visible ones than the text has."""
     output = model.output
     spread = output.spread * NORMAL.inv_cdf(min(max(drawn, 1e-9), 1 - 1e-9)) if output.spread else 0.0
     total = output.median * math.exp(spread + output.growth * difficulty)
@@ -169,7 +169,7 @@ def _lengths(model: EmulatedModel, text: str, drawn: float, difficulty: float) -
 
 
 def _cut(text: str, visible: int, reasoning: int, asked: WireRequest, *, is_right: bool) -> EmulatedAnswer:
-    """The answer within max_tokens: reasoning comes first, the text is cut where the tokens end."""
+    """Cut an answer to max_tokens: reasoning comes first, the text is cut where the tokens end."""
     ceiling = asked.max_tokens
     if ceiling is None or visible + reasoning <= ceiling:
         return EmulatedAnswer(
@@ -183,7 +183,7 @@ def _cut(text: str, visible: int, reasoning: int, asked: WireRequest, *, is_righ
 
 
 def _as_recorded(text: str, record: RecordedOutcome, asked: WireRequest, *, is_right: bool) -> EmulatedAnswer:
-    """With the recorded tokens. A record above max_tokens is billed at max_tokens, and its answer stands:
+    """Answer with the recorded tokens. A record above max_tokens is billed at max_tokens, and its answer stands:
     how the model did is what is replayed.
     """
     output = record.output_tokens if asked.max_tokens is None else min(record.output_tokens, asked.max_tokens)

@@ -49,7 +49,7 @@ OVERLOADED = 529
 
 
 def read_message(body: Any) -> WireRequest:
-    """Raises BadBody. The system text counts as a first message, so that keys are those of OpenAI's wire."""
+    """Read a body. Raises BadBody. The system text counts as a first message, so that keys are those of OpenAI's wire."""
     if not isinstance(body, dict):
         raise BadBody("the body is no JSON object")
     messages = body.get("messages")
@@ -88,22 +88,22 @@ def _forced_tool(body: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((tool for tool in tools if name is not None and tool.get("name") == name), None)
 
 
-def message(spoken: BilledAnswer, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The message that tells `spoken`; Anthropic counts cached tokens beside the input, not among it."""
-    said, usage = spoken.said, spoken.said.usage
-    reason = "end_turn" if said.finish_reason == "stop" else "max_tokens"
-    content: list[dict[str, Any]] = [{"type": "text", "text": said.text}] if said.text else []
-    if spoken.trouble is Trouble.REFUSE:
+def message(billed_answer: BilledAnswer, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Write an answer as a message; Anthropic counts cached tokens beside the input, not among it."""
+    answer, usage = billed_answer.answer, billed_answer.answer.usage
+    reason = "end_turn" if answer.finish_reason == "stop" else "max_tokens"
+    content: list[dict[str, Any]] = [{"type": "text", "text": answer.text}] if answer.text else []
+    if billed_answer.trouble is Trouble.REFUSE:
         reason = "refusal"
     elif (tool := _forced_tool(body)) is not None and reason == "end_turn":
         reason = "tool_use"
-        called = {"id": f"toolu_{spoken.ref}", "name": tool["name"], "input": _input(said.text)}
+        called = {"id": f"toolu_{billed_answer.ref}", "name": tool["name"], "input": _input(answer.text)}
         content = [{"type": "tool_use", **called}]
     return {
-        "id": spoken.ref,
+        "id": billed_answer.ref,
         "type": "message",
         "role": "assistant",
-        "model": f"emulated/{spoken.model}",
+        "model": f"emulated/{billed_answer.model}",
         "content": content,
         "stop_reason": reason,
         "stop_sequence": None,
@@ -142,19 +142,19 @@ def _as_anthropic(refusal: ErrorResponse) -> ErrorResponse:
 
 
 def limit_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """OpenAI's names to Anthropic's; resets become instants."""
-    found: dict[str, str] = {}
+    """Translate OpenAI's headers to Anthropic's; resets become instants."""
+    translated: dict[str, str] = {}
     for name, value in headers.items():
         if name.startswith("x-ratelimit-"):
             what, of = name.removeprefix("x-ratelimit-").split("-")
-            found[f"anthropic-ratelimit-{of}-{what}"] = _in_seconds(value) if what == "reset" else value
+            translated[f"anthropic-ratelimit-{of}-{what}"] = _in_seconds(value) if what == "reset" else value
         elif name != "retry-after-ms":
-            found[name] = value
-    return found
+            translated[name] = value
+    return translated
 
 
 def _in_seconds(wait: str) -> str:
-    """The instant so long from now, of a wait such as 1.5s."""
+    """Return the instant that a wait such as 1.5s ends at."""
     return _instant((datetime.now(UTC) + timedelta(seconds=float(wait.rstrip("s")))).timestamp()) or ""
 
 
@@ -168,14 +168,14 @@ class AnthropicBatchWire:
         return custom_id, read_message(line.get("params"))
 
     def write(self, line: EmulatedLine, ended: EmulatedBatchState) -> tuple[bool, Any] | None:
-        if line.said is None:
+        if line.result is None:
             result: dict[str, Any] = {
                 "type": "expired" if ended is EmulatedBatchState.EXPIRED else "canceled"
             }
-        elif isinstance(line.said, ErrorResponse):
-            result = {"type": "errored", "error": error_body(line.said)}
+        elif isinstance(line.result, ErrorResponse):
+            result = {"type": "errored", "error": error_body(line.result)}
         else:
-            result = {"type": "succeeded", "message": message(line.said, line.request["params"])}
+            result = {"type": "succeeded", "message": message(line.result, line.request["params"])}
         return False, {"custom_id": line.custom_id, "result": result}
 
 
@@ -212,8 +212,8 @@ class AnthropicHandlers:
             result = _as_anthropic(result)
         elif isinstance(result, BilledAnswer):
             headers = limit_headers(result.headers)
-            result = BilledAnswer(result.ref, result.model, result.said, result.trouble, headers)
-        return await deliver(request, result, lambda spoken: message(spoken, body), error_body)
+            result = BilledAnswer(result.ref, result.model, result.answer, result.trouble, headers)
+        return await deliver(request, result, lambda billed_answer: message(billed_answer, body), error_body)
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         try:
@@ -233,7 +233,7 @@ class AnthropicHandlers:
         return hang_up(request) if self._batches.loses_reply() else json_response(self._described(batch))
 
     def _fault(self, lines: Any) -> str | None:
-        """What is wrong with a batch's list as a whole or with a request in it: then there is no batch."""
+        """Say what is wrong with a batch's list as a whole or with a request in it: then there is no batch."""
         if not isinstance(lines, list) or not lines:
             return "requests: a list of at least one is wanted"
         if len(lines) > self._batches.habits.max_requests:

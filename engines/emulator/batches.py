@@ -55,16 +55,16 @@ ENDED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class EmulatedLine:
-    """One request of a batch; `said` is None where the batch ended before it (see the batch's state)."""
+    """One request of a batch; `result` is None where the batch ended before it (see the batch's state)."""
 
     custom_id: str
     request: Mapping[str, Any]
     """The line as it came."""
-    said: BilledAnswer | ErrorResponse | None
+    result: BilledAnswer | ErrorResponse | None
 
 
 class Wire(Protocol):
-    """How a provider's batches are written."""
+    """How a provider writes its batches."""
 
     def read(self, line: Any) -> tuple[str, WireRequest]:
         """(custom id, request). Raises BadBody."""
@@ -134,7 +134,7 @@ class Batches:
         requests: int = 0,
         at: str | None = None,
     ) -> EmulatedBatch:
-        """Take a batch on. Its work begins at once, beside us."""
+        """Take a batch on. It is worked through from now on, in a task of its own."""
         now = time.time()
         expires = now + self.habits.expires_seconds
         opened = source.open("rb")
@@ -154,13 +154,13 @@ class Batches:
         return self._lost >= 0
 
     def page(self, wire: Wire, after: str | None, limit: int) -> tuple[list[EmulatedBatch], bool]:
-        """(a wire's batches after `after`, newest first; whether there are more)."""
+        """Return (a wire's batches after `after`, newest first; whether there are more)."""
         newest = [batch for batch in reversed(self.all.values()) if batch.wire is wire]
         start = next((at + 1 for at, batch in enumerate(newest) if batch.id == after), 0) if after else 0
         return newest[start : start + limit], len(newest) > start + limit
 
     def cancel(self, batch: EmulatedBatch) -> bool:
-        """False where it has ended, or is ending."""
+        """Cancel a batch. Returns False where it has ended, or is ending."""
         if batch.state not in (
             EmulatedBatchState.VALIDATING,
             EmulatedBatchState.IN_PROGRESS,
@@ -173,7 +173,7 @@ class Batches:
         return True
 
     def done_by(self, batch: EmulatedBatch, when: float) -> int:
-        """How many of its requests are done at an instant."""
+        """Return how many of its requests are done at an instant."""
         if batch.started_at is None:
             return 0
         span = self.habits.turnaround_seconds
@@ -182,7 +182,7 @@ class Batches:
         return int(len(batch.offsets) * (share if stuck is None else min(share, stuck)))
 
     def counts(self, batch: EmulatedBatch) -> tuple[int, int, int]:
-        """(requests, completed, failed) as the client sees them."""
+        """Return (requests, completed, failed) as the client sees them."""
         total = batch.requests
         if batch.state in ENDED or batch.state is EmulatedBatchState.FINALIZING:
             return total, batch.completed, batch.failed
@@ -230,7 +230,7 @@ class Batches:
                 await asyncio.sleep(0)
         batch.faults = [*faults[:FAULTS_SHOWN], *self._limits_passed(batch, offset, tokens)]
         batch.tokens, batch.requests = tokens, len(batch.offsets)
-        random.Random(f"{batch.id} {self._provider.mind.draw(batch.id)}").shuffle(batch.offsets)  # noqa: S311
+        random.Random(f"{batch.id} {self._provider.oracle.draw(batch.id)}").shuffle(batch.offsets)  # noqa: S311
 
     def _limits_passed(
         self, batch: EmulatedBatch, size: int, tokens: Mapping[str, int]
@@ -256,11 +256,11 @@ class Batches:
 
     def _stuck_at(self, batch: EmulatedBatch) -> float | None:
         habits = self.habits
-        drawn = self._provider.mind.draw("stuck", batch.id)
+        drawn = self._provider.oracle.draw("stuck", batch.id)
         return habits.stuck_at if habits.stuck_at is not None and drawn < habits.stuck_batches else None
 
     async def _ending(self, batch: EmulatedBatch) -> tuple[EmulatedBatchState, float]:
-        """Wait for the end: (how, until when work was done)."""
+        """Wait for the end. Returns how it ended and until when requests were done."""
         start = batch.started_at or batch.created_at
         whole = start + self.habits.turnaround_seconds if self._stuck_at(batch) is None else float("inf")
         end = min(whole, batch.expires_at)
@@ -282,11 +282,11 @@ class Batches:
                 batch.source.seek(offset)
                 request = loads(batch.source.readline())
                 custom_id, asked = batch.read(request)
-                said = self._say(asked, custom_id) if place < done else None
-                batch.completed += isinstance(said, BilledAnswer)
-                batch.failed += isinstance(said, ErrorResponse)
-                batch.undone += said is None
-                if written := batch.wire.write(EmulatedLine(custom_id, request, said), ended):
+                result = self._result(asked, custom_id) if place < done else None
+                batch.completed += isinstance(result, BilledAnswer)
+                batch.failed += isinstance(result, ErrorResponse)
+                batch.undone += result is None
+                if written := batch.wire.write(EmulatedLine(custom_id, request, result), ended):
                     is_error, value = written
                     (bad if is_error else good).write(dumps(value) + b"\n")
                 if place % BREATH == 0:
@@ -294,21 +294,23 @@ class Batches:
             batch.output = output if good.tell() else None
             batch.errors = errors if bad.tell() else None
 
-    def _say(self, asked: WireRequest, custom_id: str) -> BilledAnswer | ErrorResponse:
+    def _result(self, asked: WireRequest, custom_id: str) -> BilledAnswer | ErrorResponse:
         provider = self._provider
         model = provider.models[asked.model]
-        totals = provider.bills.of(model.name)
+        totals = provider.billing.of(model.name)
         totals.requests += 1
         trouble = provider.trouble(model, asked)
         trouble = trouble if trouble in IN_ANSWERS else None
         refusal = refused(model, asked, trouble)
         if (
             refusal is None
-            and provider.mind.draw("batch", custom_id, totals.requests) < self.habits.failed_share
+            and provider.oracle.draw("batch", custom_id, totals.requests) < self.habits.failed_share
         ):
             refusal = ErrorResponse(
                 500, "server_error", "The server had an error while processing your request"
             )
         if refusal is not None:
             return refusal
-        return provider.speak(model, asked, provider.mind.answer(model, asked), trouble, Mode.BATCH, {})
+        return provider.bill_answer(
+            model, asked, provider.oracle.answer(model, asked), trouble, Mode.BATCH, {}
+        )

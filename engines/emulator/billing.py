@@ -1,4 +1,4 @@
-"""The provider's books: what it billed, entry by entry, on disk; and totals per model, in memory."""
+"""The provider's bills: what it billed, entry by entry, on disk; and totals per model, in memory."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ModelTotals:
     most_in_flight: int = 0
 
 
-class Bills:
-    """Bills at the model's price of the moment. Entries go to an unnamed file that ends with the process."""
+class Billing:
+    """Bills answers at the model's price of the moment. Entries go to an unnamed file that ends with the process."""
 
     def __init__(self) -> None:
         self._entries = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - lives as long as we do
@@ -55,13 +55,13 @@ class Bills:
         ref: str,
         model: EmulatedModel,
         key: int,
-        said: EmulatedAnswer,
+        answer: EmulatedAnswer,
         mode: Mode,
         *,
         trouble: str | None,
     ) -> Decimal:
-        """One answer, paid for whether it arrives or not."""
-        usage = said.usage
+        """Bill one answer, whether it arrives or not."""
+        usage = answer.usage
         cost = bill_usd(price_at(self._schedule(model, mode), datetime.now(UTC), usage.input_tokens), usage)
         entry = {
             "id": ref,
@@ -75,15 +75,15 @@ class Bills:
             "written_tokens": usage.written_tokens,
             "written_hour_tokens": usage.written_hour_tokens,
             "cost_usd": str(cost),
-            "right": said.right,
-            "finish_reason": said.finish_reason,
+            "right": answer.right,
+            "finish_reason": answer.finish_reason,
             "trouble": trouble,
             "at": round(time.time(), 6),
         }
         self._entries.write(dumps(entry) + b"\n")
         total = self.of(model.name)
         total.billed += 1
-        total.right += said.right
+        total.right += answer.right
         total.input_tokens += usage.input_tokens
         total.cached_tokens += usage.cached_tokens
         total.output_tokens += usage.output_tokens
@@ -98,7 +98,7 @@ class Bills:
         return self._schedules[key]
 
     def entries(self) -> Iterator[bytes]:
-        """All that was billed until now, as JSON lines, a piece at a time."""
+        """Stream all that was billed until now as JSON lines."""
         self._entries.flush()
         at, end = 0, self._entries.tell()
         while at < end:
@@ -118,7 +118,7 @@ def _plain(value: Any) -> Any:
 
 
 def bill_usd(price: Price, usage: Usage) -> Decimal:
-    """The bill, reckoned on its own and not by the client's code: the ledger is compared with it."""
+    """Compute the price of an answer, not by the client's code: the ledger is compared with it."""
     cached = price.input if price.cached_input is None else price.cached_input
     fresh = usage.input_tokens - usage.cached_tokens
     fresh -= usage.written_tokens  # kept for five minutes: Anthropic's price of it where none is stated

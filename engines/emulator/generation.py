@@ -1,4 +1,4 @@
-"""Texts for answers: right ones where nobody told them, and wrong ones that look like an attempt."""
+"""Texts for answers: right ones where they are not known, and wrong ones that look like an attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
 def wrong(right: str, prompt: str, rng: random.Random) -> str:
-    """A plausible answer that no scorer takes for `right`: another option, another number, another string."""
+    """Make a plausible answer that no scorer takes for `right`: another option, another number, another string."""
     stripped = right.strip()
     if stripped[:1] in ("{", "["):
         try:
@@ -39,7 +39,7 @@ def wrong(right: str, prompt: str, rng: random.Random) -> str:
 
 
 def _replaced(text: str, what: re.Pattern[str] | Any, by: Callable[[str], str]) -> str:
-    """The last occurrence replaced; the text itself where there is none."""
+    """Replace the last occurrence; return the text itself where there is none."""
     found = list(what.finditer(text))
     if not found:
         return text
@@ -55,7 +55,7 @@ def _other_letter(letter: str, prompt: str, rng: random.Random) -> str:
 
 
 def _other_number(number: str, rng: random.Random) -> str:
-    """The same number of digits and the same marks, one digit another."""
+    """Change one digit of a number, keeping the others and the marks."""
     # among the first five: a scorer's tolerance may be a millionth
     places = [at for at, mark in enumerate(number) if mark.isdigit()][:5]
     at = rng.choice(places)
@@ -73,7 +73,7 @@ def _swapped(text: str, rng: random.Random) -> str:
 
 
 def _wrong_json(value: Any, prompt: str, rng: random.Random) -> Any:
-    """Every leaf another one of its type."""
+    """Replace every leaf by another one of its type."""
     if isinstance(value, dict):
         return {key: _wrong_json(inner, prompt, rng) for key, inner in value.items()}
     if isinstance(value, list):
@@ -89,7 +89,7 @@ def _wrong_json(value: Any, prompt: str, rng: random.Random) -> Any:
 
 
 def instance(schema: Mapping[str, Any], rng: random.Random, hint: str | None = None) -> Any:
-    """A value that the schema accepts, as far as types, enums, bounds, required keys and local $refs go.
+    """Make a value that the schema accepts, as far as types, enums, bounds, required keys and local $refs go.
 
     `hint` is the right answer where one is known as text: it is put where the schema has room for it.
     """
@@ -127,7 +127,7 @@ def _instance(schema: Any, root: Any, rng: random.Random, hint: str | None, dept
 
 
 def _resolved(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
-    """What a local $ref leads to; one hop is what schemas in use take."""
+    """Follow a local $ref; one hop is what schemas in use take."""
     reference = schema.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return schema

@@ -11,7 +11,7 @@ from thirdshift.router.certification.scorers import agrees
 
 
 def verdict_on(question: Question, model: EmulatedModel, known: AnswerKey, drawn: float) -> tuple[str, bool]:
-    """(what the judge says, whether that is so). `drawn`: 0..1, the luck of this question."""
+    """Return (what the judge says, whether that is so). `drawn`: a random number in 0..1 for this question."""
     messages = question.messages
     key = messages_key(messages)
     fact = known.find(key, text_key(last_user_text(messages)))
@@ -23,10 +23,10 @@ def verdict_on(question: Question, model: EmulatedModel, known: AnswerKey, drawn
 
 
 def invented(key: int) -> str:
-    """The right answer where nobody told one: the same for every model."""
+    """Make a right answer where none is known: the same for every model."""
     return f"answer {key % 1_000_003}"
 
 
 def _is_right(answer: str, reference: str) -> bool:
-    """As the emulated models answer: the reference itself, or JSON that holds it."""
+    """Write the right answer as the emulated models do: the reference itself, or JSON that holds it."""
     return agrees(answer, reference) == 1.0 or (answer.lstrip()[:1] in ("{", "[") and reference in answer)

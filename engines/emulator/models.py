@@ -1,4 +1,4 @@
-"""What an emulated provider is like: its models, prices, limits, habits and troubles. Values."""
+"""Values that describe an emulated provider: models, prices, limits, habits and troubles."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Trouble(StrEnum):
     ERROR_429 = "error_429"
     """Too many requests, with retry-after."""
     ERROR_429_SILENT = "error_429_silent"
-    """Too many requests, and not a word on when to come back."""
+    """Too many requests, without retry-after."""
     DROP_BEFORE = "drop_before"
     """The connection closes before anything was done."""
     DROP_AFTER = "drop_after"
@@ -98,7 +98,7 @@ class EmulatedModel:
     """What an ERROR_429 asks for."""
 
     def price_for(self, mode: Mode) -> PriceSchedule:
-        """What a call in `mode` is billed at."""
+        """Return what a call in `mode` is billed at."""
         if mode is Mode.REALTIME:
             return _schedule(self.price)
         return _halved(_schedule(self.price)) if self.batch_price is None else _schedule(self.batch_price)
@@ -141,7 +141,7 @@ def _halved(schedule: PriceSchedule) -> PriceSchedule:
 
 
 def mean_right(ability: float) -> float:
-    """The share of requests of unknown difficulty that are answered rightly, slope 1: P(D + E < ability)."""
+    """Return the share of requests of unknown difficulty that are answered rightly, slope 1: P(D + E < ability)."""
     odds = math.exp(ability)
     if abs(ability) < 1e-4:
         return 0.5 + ability / 6.0  # the limit of the expression below, which is 0/0 here
@@ -149,7 +149,7 @@ def mean_right(ability: float) -> float:
 
 
 def ability_for(share: float) -> float:
-    """The ability that answers `share` (0..1) of requests of unknown difficulty rightly, with slope 1."""
+    """Return the ability that answers `share` (0..1) of requests of unknown difficulty rightly, with slope 1."""
     low, high = -30.0, 30.0
     for _ in range(60):
         middle = (low + high) / 2.0

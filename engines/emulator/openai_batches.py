@@ -63,16 +63,16 @@ class OpenAIBatchWire:
         return custom_id, openai_wire.read_chat(line.get("body"))
 
     def write(self, line: EmulatedLine, ended: EmulatedBatchState) -> tuple[bool, Any] | None:
-        said = line.said
-        if said is None:
+        result = line.result
+        if result is None:
             if ended is not EmulatedBatchState.EXPIRED:
                 return None  # of a cancelled batch, what was not done is in neither file
             words = "This request could not be executed before the completion window expired."
             error = {"code": "batch_expired", "message": words}
             return True, {"id": None, "custom_id": line.custom_id, "response": None, "error": error}
-        if isinstance(said, ErrorResponse):
-            return True, _executed(line, "emulated-error", said.status, openai_wire.error_body(said))
-        return False, _executed(line, said.ref, 200, openai_wire.completion(said))
+        if isinstance(result, ErrorResponse):
+            return True, _executed(line, "emulated-error", result.status, openai_wire.error_body(result))
+        return False, _executed(line, result.ref, 200, openai_wire.completion(result))
 
 
 def _executed(line: EmulatedLine, ref: str, status: int, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,8 +133,8 @@ class FilesDoor:
 
     async def list_files(self, request: web.Request) -> web.StreamResponse:
         wanted = request.query.get("purpose")
-        found = [f.described() for f in self._files.values() if wanted in (None, f.purpose)]
-        return json_response({"object": "list", "data": found, "has_more": False})
+        files = [f.described() for f in self._files.values() if wanted in (None, f.purpose)]
+        return json_response({"object": "list", "data": files, "has_more": False})
 
     async def describe(self, request: web.Request) -> web.StreamResponse:
         stored = self._files.get(request.match_info["id"])
@@ -217,7 +217,7 @@ class FilesDoor:
         }
 
     def _result(self, batch: EmulatedBatch, name: str, path: Path | None) -> str | None:
-        """The id of a result file, a file like the others from the moment its batch has ended."""
+        """Return the id of a result file, a file like the others from the moment its batch has ended."""
         if path is None or batch.state not in (
             EmulatedBatchState.COMPLETED,
             EmulatedBatchState.EXPIRED,

@@ -1,4 +1,4 @@
-"""OpenAI's chat wire, the server's side: a body becomes what is asked, what is said becomes a body."""
+"""OpenAI's chat wire on the server's side: bodies read into requests, answers written as bodies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BadBody(Exception):
 
 
 def read_chat(body: Any) -> WireRequest:
-    """Raises BadBody."""
+    """Read a body. Raises BadBody."""
     if not isinstance(body, dict):
         raise BadBody("the body is no JSON object")
     messages = body.get("messages")
@@ -53,7 +53,7 @@ def asked_of(
     extra_tokens: int = 0,
     flex: bool = False,
 ) -> WireRequest:
-    """Keys and counts of a conversation, on whatever wire it came."""
+    """Make a request of a conversation, whatever wire it came on, with its keys and counts."""
     prompt = last_user_text(messages)
     texts = [content_text(message.get("content")) for message in messages]
     prefix = sum(tokens_of(text) + MESSAGE_TOKENS for text in texts[:-1])
@@ -87,18 +87,20 @@ def _request_id(body: Mapping[str, Any]) -> str | None:
     return given if isinstance(given, str) else body.get("user")
 
 
-def completion(spoken: BilledAnswer) -> dict[str, Any]:
-    """The chat completion that tells `spoken`."""
-    said, usage = spoken.said, spoken.said.usage
-    message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-    if spoken.trouble is Trouble.REFUSE:
-        message.update(content=None, refusal=said.text)
+def completion(billed_answer: BilledAnswer) -> dict[str, Any]:
+    """Write an answer as a chat completion."""
+    answer, usage = billed_answer.answer, billed_answer.answer.usage
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+    if billed_answer.trouble is Trouble.REFUSE:
+        message.update(content=None, refusal=answer.text)
     return {
-        "id": spoken.ref,
+        "id": billed_answer.ref,
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": f"emulated/{spoken.model}",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": said.finish_reason}],
+        "model": f"emulated/{billed_answer.model}",
+        "choices": [
+            {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}
+        ],
         "usage": {
             "prompt_tokens": usage.input_tokens,
             "completion_tokens": usage.output_tokens,

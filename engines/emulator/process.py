@@ -1,4 +1,4 @@
-"""The emulator as its user sees it: started, asked for its books, stopped."""
+"""The emulator as its user sees it: started, asked for its bills, stopped."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _open = build_opener(ProxyHandler({})).open
 
 
 class EmulatorError(Exception):
-    """The emulated provider could not be started, or has died."""
+    """The emulated provider could not be started, or has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmulatorSettings:
-    """What the process is told at its start."""
+    """What the process gets on stdin at its start."""
 
     models: tuple[EmulatedModel, ...]
     seed: int
@@ -82,7 +82,7 @@ class Emulator:
         return self._process.pid if self._process else None
 
     def start(self) -> str:
-        """Returns api_base once the server listens."""
+        """Start the process. Returns api_base once the server listens."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "thirdshift.engines.emulator"],
             stdin=subprocess.PIPE,
@@ -93,16 +93,16 @@ class Emulator:
         stdin, stdout = self._process.stdin, self._process.stdout
         if stdin is None or stdout is None:
             raise EmulatorError("the emulated provider's process has no pipes")
-        pickle.dump(self._told(), stdin)
+        pickle.dump(self._start_settings(), stdin)
         stdin.flush()
-        said = stdout.readline().decode().strip()
-        if not said.isdigit():
+        line = stdout.readline().decode().strip()
+        if not line.isdigit():
             self.stop()
-            raise EmulatorError(f"the emulated provider did not start: {said.lstrip('! ') or 'see stderr'}")
-        self.root = f"http://127.0.0.1:{said}"
+            raise EmulatorError(f"the emulated provider did not start: {line.lstrip('! ') or 'see stderr'}")
+        self.root = f"http://127.0.0.1:{line}"
         return self.api_base
 
-    def _told(self) -> EmulatorSettings:
+    def _start_settings(self) -> EmulatorSettings:
         seed, outcomes, batches, port = self._settings
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-emulator-"))
         known = self._folder / "known.arrow"
@@ -113,13 +113,13 @@ class Emulator:
         return EmulatorSettings(self.models, seed, known, outcomes, batches, port, self._folder)
 
     def books(self) -> list[dict[str, Any]]:
-        """What it billed, an entry per answer (real time and batch); amounts as decimal strings."""
+        """Return what it billed, an entry per answer (real time and batch); amounts as decimal strings."""
         return [json.loads(line) for line in self._get("/emulator/books").splitlines()]
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """Per model: requests, statuses, troubles, billed, right, tokens, cost_usd, most_in_flight."""
-        found: dict[str, dict[str, Any]] = json.loads(self._get("/emulator/totals"))
-        return found
+        """Return totals per model: requests, statuses, troubles, billed, right, tokens, cost_usd, most_in_flight."""
+        totals: dict[str, dict[str, Any]] = json.loads(self._get("/emulator/totals"))
+        return totals
 
     def _get(self, path: str) -> bytes:
         try:
@@ -129,7 +129,7 @@ class Emulator:
             raise EmulatorError(f"the emulated provider does not answer: {error}") from error
 
     def stop(self) -> None:
-        """Idempotent."""
+        """End the process, if it runs."""
         if self._process is not None:
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:

@@ -1,4 +1,4 @@
-"""The provider behind the wires: who may come in, what goes wrong, what is said and what it costs."""
+"""The provider behind the wires: what it lets in, what goes wrong, what it answers and what it bills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from thirdshift.engines.emulator.answers import CACHED_FROM, CACHED_STEP, EmulatedAnswer, Oracle, WireRequest
-from thirdshift.engines.emulator.billing import Bills
+from thirdshift.engines.emulator.billing import Billing
 from thirdshift.engines.emulator.models import PERSISTENT, EmulatedModel, Trouble
 from thirdshift.engines.emulator.rate_limits import Allowance, retry_headers
 from thirdshift.router.values import Mode
@@ -32,14 +32,14 @@ class BilledAnswer:
 
     ref: str
     model: str
-    said: EmulatedAnswer
+    answer: EmulatedAnswer
     trouble: Trouble | None
     headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class DroppedConnection:
-    """Nothing is said: the connection closes. `billed` tells the books' side of it."""
+    """The connection closes without a reply. `billed`: the answer is on the bill all the same."""
 
     billed: bool
 
@@ -58,26 +58,26 @@ STATUSES = {
 class Provider:
     """`models` by the names on the wire."""
 
-    def __init__(self, models: Iterable[EmulatedModel], mind: Oracle) -> None:
+    def __init__(self, models: Iterable[EmulatedModel], oracle: Oracle) -> None:
         self.models = {model.name: model for model in models}
-        self.mind = mind
-        self.bills = Bills()
+        self.oracle = oracle
+        self.billing = Billing()
         self._allowances = {name: Allowance(model.limits) for name, model in self.models.items()}
         self._attempts: Counter[tuple[str, int]] = Counter()
         self._prefixes: set[tuple[str, int]] = set()
         self._numbers = itertools.count(1)
 
     async def call(self, asked: WireRequest) -> BilledAnswer | ErrorResponse | DroppedConnection:
-        """One request in real time, from its arrival to what is to be sent back."""
+        """Serve one request in real time. Returns what is to be sent back."""
         model = self.models.get(asked.model)
         if model is None:
             names = ", ".join(self.models)
             return ErrorResponse(404, "model_not_found", f"no model {asked.model}; models are {names}")
         allowance = self._allowances[model.name]
-        said = self._with_cache(model, asked, self.mind.answer(model, asked))
-        totals = self.bills.of(model.name)
+        answer = self._with_cache(model, asked, self.oracle.answer(model, asked))
+        totals = self.billing.of(model.name)
         totals.requests += 1
-        wait = allowance.admit(said.usage.input_tokens + said.usage.output_tokens, time.monotonic())
+        wait = allowance.admit(answer.usage.input_tokens + answer.usage.output_tokens, time.monotonic())
         headers = allowance.headers(time.monotonic())
         if wait > 0.0:
             result: BilledAnswer | ErrorResponse | DroppedConnection = ErrorResponse(
@@ -86,76 +86,78 @@ class Provider:
         else:
             totals.most_in_flight = allowance.most_in_flight
             try:
-                result = await self._admitted(model, asked, said, headers)
+                result = await self._admitted(model, asked, answer, headers)
             finally:
                 allowance.leave()
         self._count(model, result)
         return result
 
     async def _admitted(
-        self, model: EmulatedModel, asked: WireRequest, said: EmulatedAnswer, headers: Mapping[str, str]
+        self, model: EmulatedModel, asked: WireRequest, answer: EmulatedAnswer, headers: Mapping[str, str]
     ) -> BilledAnswer | ErrorResponse | DroppedConnection:
         trouble = self.trouble(model, asked)
         if trouble is not None:
-            totals = self.bills.of(model.name)
+            totals = self.billing.of(model.name)
             totals.troubles[trouble] = totals.troubles.get(trouble, 0) + 1
         if (refusal := refused(model, asked, trouble)) is not None:
             return replace(refusal, headers={**headers, **refusal.headers})
         if trouble is Trouble.DROP_BEFORE:
             return DroppedConnection(billed=False)
-        seconds = model.latency_seconds + model.seconds_per_token * said.usage.output_tokens
+        seconds = model.latency_seconds + model.seconds_per_token * answer.usage.output_tokens
         if trouble is Trouble.SLOW:
             seconds = max(seconds * model.slow_factor, model.slow_seconds)
         if seconds > 0.0:
             await asyncio.sleep(seconds)
         tier = Mode.FLEX if asked.flex else Mode.REALTIME
-        spoken = self.speak(model, asked, said, trouble, tier, headers)
+        billed_answer = self.bill_answer(model, asked, answer, trouble, tier, headers)
         if trouble is Trouble.HANG:
             await asyncio.sleep(model.hang_seconds)
-        return DroppedConnection(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else spoken
+        return (
+            DroppedConnection(billed=True) if trouble in (Trouble.HANG, Trouble.DROP_AFTER) else billed_answer
+        )
 
-    def speak(
+    def bill_answer(
         self,
         model: EmulatedModel,
         asked: WireRequest,
-        said: EmulatedAnswer,
+        answer: EmulatedAnswer,
         trouble: Trouble | None,
         mode: Mode,
         headers: Mapping[str, str],
     ) -> BilledAnswer:
-        """The answer with what is wrong with it, billed."""
-        said = marred(said, asked, trouble)
+        """Bill an answer, with the trouble that is in it."""
+        answer = marred(answer, asked, trouble)
         ref = f"emulated-{next(self._numbers)}"
-        self.bills.bill(ref, model, asked.messages_key, said, mode, trouble=trouble)
-        return BilledAnswer(ref, model.name, said, trouble, headers)
+        self.billing.bill(ref, model, asked.messages_key, answer, mode, trouble=trouble)
+        return BilledAnswer(ref, model.name, answer, trouble, headers)
 
     def trouble(self, model: EmulatedModel, asked: WireRequest) -> Trouble | None:
-        """What this attempt meets. The nth attempt at a request meets the same in every run of one seed."""
+        """Draw the trouble of this attempt: the nth attempt at a request meets the same in every run of one seed."""
         if not model.troubles:
             return None
         key = (model.name, asked.messages_key)
         self._attempts[key] += 1
         lasting = {trouble: rate for trouble, rate in model.troubles.items() if trouble in PERSISTENT}
         passing = {trouble: rate for trouble, rate in model.troubles.items() if trouble not in PERSISTENT}
-        return _drawn(lasting, self.mind.draw(*key)) or _drawn(
-            passing, self.mind.draw(*key, self._attempts[key])
+        return _drawn(lasting, self.oracle.draw(*key)) or _drawn(
+            passing, self.oracle.draw(*key, self._attempts[key])
         )
 
-    def _with_cache(self, model: EmulatedModel, asked: WireRequest, said: EmulatedAnswer) -> EmulatedAnswer:
-        """The same answer, its prefix counted as cached where this model saw it before."""
+    def _with_cache(self, model: EmulatedModel, asked: WireRequest, answer: EmulatedAnswer) -> EmulatedAnswer:
+        """Return the answer with its prefix counted as cached where this model saw it before."""
         if not model.caches_prefix or asked.prefix_tokens < CACHED_FROM:
-            return said
+            return answer
         key = (model.name, asked.prefix_key)
         seen = key in self._prefixes
         self._prefixes.add(key)
         if not seen:
-            written = min(asked.prefix_tokens, said.usage.input_tokens) if asked.keeps else 0
-            return replace(said, usage=replace(said.usage, written_tokens=written))
-        cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, said.usage.input_tokens)
-        return replace(said, usage=replace(said.usage, cached_tokens=cached))
+            written = min(asked.prefix_tokens, answer.usage.input_tokens) if asked.keeps else 0
+            return replace(answer, usage=replace(answer.usage, written_tokens=written))
+        cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, answer.usage.input_tokens)
+        return replace(answer, usage=replace(answer.usage, cached_tokens=cached))
 
     def _count(self, model: EmulatedModel, result: BilledAnswer | ErrorResponse | DroppedConnection) -> None:
-        statuses = self.bills.of(model.name).statuses
+        statuses = self.billing.of(model.name).statuses
         status = "none" if isinstance(result, DroppedConnection) else "200"
         if isinstance(result, ErrorResponse):
             status = str(result.status)
@@ -163,7 +165,7 @@ class Provider:
 
 
 def refused(model: EmulatedModel, asked: WireRequest, trouble: Trouble | None) -> ErrorResponse | None:
-    """The complete error that a request gets, if any."""
+    """Return the complete error that a request gets, if any."""
     if model.context_window is not None:
         wanted = asked.input_tokens + (asked.max_tokens or 0)
         if wanted > model.context_window:
@@ -176,22 +178,22 @@ def refused(model: EmulatedModel, asked: WireRequest, trouble: Trouble | None) -
     return ErrorResponse(status, code, message, headers)
 
 
-def marred(said: EmulatedAnswer, asked: WireRequest, trouble: Trouble | None) -> EmulatedAnswer:
-    """The answer as the trouble leaves it; its usage is what is billed."""
-    usage = said.usage
+def marred(answer: EmulatedAnswer, asked: WireRequest, trouble: Trouble | None) -> EmulatedAnswer:
+    """Return the answer as the trouble leaves it; its usage is what is billed."""
+    usage = answer.usage
     if trouble is Trouble.CUT_EMPTY:
         tokens = usage.output_tokens if asked.max_tokens is None else asked.max_tokens
         eaten = replace(usage, output_tokens=tokens, reasoning_tokens=tokens)
         return EmulatedAnswer("", eaten, "length", right=False)
     if trouble is Trouble.REFUSE:
-        return replace(said, text="I'm sorry, but I can't help with that.", right=False)
+        return replace(answer, text="I'm sorry, but I can't help with that.", right=False)
     if trouble is Trouble.INVALID_JSON and asked.schema is not None:
-        return replace(said, text=said.text[: max(1, len(said.text) // 2)], right=False)
-    return said
+        return replace(answer, text=answer.text[: max(1, len(answer.text) // 2)], right=False)
+    return answer
 
 
 def _drawn(rates: Mapping[Trouble, float], at: float) -> Trouble | None:
-    """The trouble whose stretch of 0..1 `at` falls into; stretches lie in the order given."""
+    """Return the trouble whose stretch of 0..1 `at` falls into; stretches lie in the order given."""
     for trouble, rate in rates.items():
         if at < rate:
             return trouble

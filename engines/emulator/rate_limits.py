@@ -25,7 +25,7 @@ class Minute:
         return self.limit - self._used
 
     def wait_for(self, amount: int, now: float) -> float:
-        """Seconds until `amount` fits; 0 where it does, infinite where it never will."""
+        """Return seconds until `amount` fits; 0 where it does, infinite where it never will."""
         missing = amount - self.remaining(now)
         if missing <= 0:
             return 0.0
@@ -53,7 +53,7 @@ class Allowance:
         self.most_in_flight = 0
 
     def admit(self, tokens: int, now: float) -> float:
-        """0: let in. Else the seconds after which to come back; infinite: never, it is above the limit."""
+        """Let a request in and return 0, else the seconds after which to come back; infinite: it is above the limit."""
         waits = [0.0]
         if self._requests is not None:
             waits.append(self._requests.wait_for(1, now))
@@ -75,19 +75,19 @@ class Allowance:
         self.in_flight -= 1
 
     def headers(self, now: float) -> Mapping[str, str]:
-        """OpenAI's x-ratelimit headers, for the limits there are."""
-        found: dict[str, str] = {}
+        """Return OpenAI's x-ratelimit headers, for the limits there are."""
+        headers: dict[str, str] = {}
         for name, minute in (("requests", self._requests), ("tokens", self._tokens)):
             if minute is not None:
                 remaining = minute.remaining(now)
-                found[f"x-ratelimit-limit-{name}"] = str(minute.limit)
-                found[f"x-ratelimit-remaining-{name}"] = str(max(remaining, 0))
-                found[f"x-ratelimit-reset-{name}"] = f"{minute.wait_for(1, now):.3f}s"
-        return found
+                headers[f"x-ratelimit-limit-{name}"] = str(minute.limit)
+                headers[f"x-ratelimit-remaining-{name}"] = str(max(remaining, 0))
+                headers[f"x-ratelimit-reset-{name}"] = f"{minute.wait_for(1, now):.3f}s"
+        return headers
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """Whole seconds, as HTTP wants them, and milliseconds, as OpenAI adds them."""
+    """Return retry headers: whole seconds, as HTTP wants them, and milliseconds, as OpenAI adds them."""
     if math.isinf(seconds):
         return {}
     return {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}

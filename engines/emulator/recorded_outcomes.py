@@ -1,4 +1,4 @@
-"""Recorded outcomes: how a model of the past did on a request, for an emulated one to do likewise."""
+"""Recorded outcomes: how a model did on a request, for an emulated one to do likewise."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recorded:
         }
 
     def find(self, model: str, request_id: str | None, prompt: int) -> RecordedOutcome | None:
-        """By the request's id where it is known and recorded, else by its prompt's key."""
+        """Look up by the request's id where it is known and recorded, else by its prompt's key."""
         return self._models[model].find(request_id, prompt)
 
 
@@ -71,7 +71,7 @@ class _OfModel:
 
 
 def _columns(table: pa.Table, wanted: pa.Array) -> dict[str, NDArray[Any]]:
-    """The rows of wanted models as columns of numbers: texts as keys, the model as its place in `wanted`."""
+    """Return the rows of wanted models as columns of numbers: texts as keys, the model as its place in `wanted`."""
     places = pc.index_in(table.column("model").cast(pa.string()), wanted)
     table = table.append_column("place", places).filter(pc.is_valid(places))
     return {

@@ -1,4 +1,4 @@
-"""What goes back over HTTP, whole or not, whatever the wire. Every reply says that it is emulated."""
+"""HTTP responses of every wire, whole or broken. Every reply says that it is emulated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from thirdshift.engines.emulator.provider import BilledAnswer, DroppedConnection
 
 MARK = {"x-thirdshift-emulated": "1"}
 ROOTS = ("", "/at/{at}")
-"""Where the wires begin: plainly, or at a model of one's own, whatever name the bodies give (see standing_in)."""
+"""Where the wires begin: plainly, or at a model of one's own, whatever name the bodies give (see stand_ins.py)."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,7 +28,7 @@ def add_routes(app: web.Application, handlers: Mapping[tuple[str, str], Handler]
 
 
 def addressed(asked: WireRequest, at: str | None) -> WireRequest:
-    """`asked`, of the model that its address names, where it names one."""
+    """Return `asked` for the model that its address names, where it names one."""
     return asked if at is None else replace(asked, model=at)
 
 
@@ -49,7 +49,7 @@ async def deliver(
     write: Callable[[BilledAnswer], Any],
     write_error: Callable[[ErrorResponse], Any],
 ) -> web.StreamResponse:
-    """What became of a call, on its way to the client, as far as its trouble lets it."""
+    """Send the result of a call to the client, as far as its trouble lets it."""
     if isinstance(result, ErrorResponse):
         return error_response(result, write_error)
     if isinstance(result, DroppedConnection):

@@ -1,4 +1,4 @@
-"""The provider's front door: an aiohttp server on loopback."""
+"""The provider's HTTP server on loopback, in aiohttp."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAX_BODY = 512 * 1024 * 1024
 
 
 def application(provider: Provider, habits: BatchHabits, folder: Path) -> web.Application:
-    """Every address that the provider answers at. `folder` holds files and batches."""
+    """Make the application with every address that the provider answers at. `folder` holds files and batches."""
     app = web.Application(client_max_size=MAX_BODY)
     door = WireHandlers(provider)
     add_routes(app, {("POST", "/v1/chat/completions"): door.chat, ("GET", "/v1/models"): door.models})
@@ -59,10 +59,10 @@ class WireHandlers:
     async def books(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={**MARK, "content-type": "application/x-ndjson"})
         await response.prepare(request)
-        for piece in self._provider.bills.entries():
+        for piece in self._provider.billing.entries():
             await response.write(piece)
         await response.write_eof()
         return response
 
     async def totals(self, _: web.Request) -> web.StreamResponse:
-        return json_response(self._provider.bills.summary())
+        return json_response(self._provider.billing.summary())

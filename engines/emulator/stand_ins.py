@@ -1,7 +1,7 @@
-"""A rehearsal's cast: an emulated model for each endpoint of a job, and the endpoint as it is then reached.
+"""The models of a rehearsal: an emulated model for each endpoint of a job, and the endpoint as it is then reached.
 
-    cast = [stand_in(end, quality=end.quality_prior) for end in endpoints]
-    with Emulator(cast, items=known) as emulator:
+    models = [stand_in(endpoint, quality=endpoint.quality_prior) for endpoint in endpoints]
+    with Emulator(models, items=known) as emulator:
         reached = [stood_in(end, emulator.root) for end in endpoints]
 
 An endpoint keeps its name, model, price, mode, parameters and limits; only its address changes.
@@ -21,7 +21,7 @@ from thirdshift.engines.emulator.models import EmulatedModel, OutputTokens, abil
 from thirdshift.router.values import Endpoint
 
 UNKNOWN_QUALITY = 0.5
-"""Quality of an endpoint of which nobody believes anything: the contract's prior."""
+"""Quality of an endpoint of which nothing is known: the contract's prior."""
 
 
 def stand_in(
@@ -32,7 +32,7 @@ def stand_in(
     output: OutputTokens | None = None,
     latency_seconds: float = 0.0,
 ) -> EmulatedModel:
-    """The model that plays `endpoint`, right in a share `quality` of requests where nothing is recorded."""
+    """Make the model that stands in for `endpoint`, right in a share `quality` of requests where nothing is recorded."""
     share = UNKNOWN_QUALITY if quality is None else min(max(quality, 0.001), 0.999)
     return EmulatedModel(
         name=endpoint.name,
@@ -48,18 +48,18 @@ def stand_in(
 
 
 def stood_in(endpoint: Endpoint, root: str) -> Endpoint:
-    """`endpoint`, answered by its stand-in at the emulator's `root`: no key, no worker, no server of its own."""
+    """Return `endpoint` as its stand-in at the emulator's `root` answers it: no key, no worker, no server."""
     base = f"{root}/at/{quote(endpoint.name, safe='')}/v1"
     return replace(endpoint, api_base=base, api_key_env=None, workers=None, server=None, emulated=True)
 
 
 def recorded_models(path: Path) -> list[str]:
-    """The models of an outcomes file. Raises OSError or ValueError where it is none."""
+    """List the models of an outcomes file. Raises OSError or ValueError where it is none."""
     return sorted(pc.unique(pq.read_table(path, columns=["model"]).column("model")).to_pylist())
 
 
 def recorded_for(endpoint: Endpoint, names: Iterable[str]) -> str | None:
-    """The recorded model that plays `endpoint`: of its name, else its model, else its model without the provider.
+    """Find the recorded model for `endpoint`: of its name, else its model, else its model without the provider.
 
     Names are compared by their letters and digits alone, case ignored; None where none or several fit.
     """
@@ -68,9 +68,9 @@ def recorded_for(endpoint: Endpoint, names: Iterable[str]) -> str | None:
         for spelling in (name, name.rpartition("/")[2]):
             by_letters.setdefault(_letters(spelling), set()).add(name)
     for wanted in (endpoint.name, endpoint.model, endpoint.wire_model):
-        found = by_letters.get(_letters(wanted), set())
-        if len(found) == 1:
-            return next(iter(found))
+        fitting = by_letters.get(_letters(wanted), set())
+        if len(fitting) == 1:
+            return next(iter(fitting))
     return None
 
 

@@ -153,7 +153,7 @@ def test_judging_has_a_limit_of_its_own_and_labels_are_shared_with_the_pilot(tmp
 
 
 def test_the_anchor_answers_no_more_than_the_labels_left_can_make_pairs_of() -> None:
-    """Of six rows one has both scores, one the served answer's, and one is the anchor's own answer."""
+    """Of six rows one has both scores, one the served answer's, and one is the baseline's own answer."""
     none = np.full(6, np.nan)
     view = served(np.array([np.nan, 1.0, np.nan, np.nan, 0.0, np.nan]))
     view = replace(view, baseline=none.copy(), endpoint=[*["flash"] * 5, "best"])
