@@ -91,6 +91,14 @@ class Learner:
         part = self.context.scorer is not None and asked.population == "all" and not self.scorable.all()
         return self.context.by_sample or part
 
+    @property
+    def aim(self) -> QualityTarget | None:
+        """What is to be cleared; with the confidence asked for where not all will be known in the end."""
+        aim = self.context.aim
+        return (
+            replace(aim, confidence=self.context.job.quality.confidence) if aim and self.by_one_rule else aim
+        )
+
     def observed(self) -> Observations:
         """Scores of this run; rows are positions among the leaders."""
         seen = self.run_queries.scores()
@@ -111,7 +119,7 @@ class Learner:
 
     def looks(self) -> tuple[Looks, NDArray[np.float64]] | None:
         """The next answers to look at, and what each [leaders, endpoints] costs; None: more would not pay."""
-        aim = self.context.aim
+        aim = self.aim
         if aim is None or not self.context.pilots:
             return None
         self.watch()
@@ -181,7 +189,7 @@ class Learner:
         self.watch()
         context = self.context
         return decide(
-            self.columns, priced, self.observed(), context.priors, terms, context.aim, before=self.before,
+            self.columns, priced, self.observed(), context.priors, terms, self.aim, before=self.before,
             by_one_rule=self.by_one_rule,
         )  # fmt: skip
 

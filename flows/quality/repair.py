@@ -232,7 +232,7 @@ class Repair:
     def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, PendingRows] | None:
         """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
         context = self.learner.context
-        by_rule, aim = self.learner.by_one_rule, context.aim
+        by_rule, aim = self.learner.by_one_rule, self.learner.aim
         exact = context.scores_all and not by_rule
         if aim is None or not certificates or self.rounds == MOST_ROUNDS:
             return None
