@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import jsonable
 from thirdshift.flows.quality.audit import seed_of
 from thirdshift.flows.quality.finishing import Quality, of_quality, save_quality
-from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified
+from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified, is_random_part
+from thirdshift.flows.quality.population import accepted
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.certification.scorers import Basis
@@ -140,10 +142,14 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
             run = _run(w, run_id)
             found = answers_of(w, run_id)
             scores = _matched(labels, read, found, run_id)
+            if not is_random_part(found, scores):
+                return _adds_nothing(run_id, found, scores, as_json=as_json)
             several = _observe(w, run_id, found, scores)
             # who may stop filling in when it looks well has looked more than once
             again = several or any(score is None for score in scores.values())
             certificates = [] if _relative_to(run) else certified(found, scores, run, again=again)
+            counts = accepted(w, run_id)
+            certificates = [replace(made, requests=counts[made.task]) for made in certificates]
             if certificates:
                 save_quality(w, run_id, Quality(tuple(certificates)))
                 runs.update(w, run_id, outcomes=_outcomes(run, certificates))
@@ -160,6 +166,25 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
         print(json.dumps(told, default=_jsonable))
     else:
         print("\n".join(_told(run_id, run, scores, bound, issued=bool(certificates))))
+    return 0
+
+
+def _adds_nothing(run_id: str, found: Answers, scores: Mapping[int, float | None], *, as_json: bool) -> int:
+    """Say that a file is no random part, and which answers were drawn; what was certified before stands."""
+    names = found.table["request_id"].to_pylist()
+    drawn = [str(names[place]) for place in found.firsts()[:5].tolist()]
+    if as_json:
+        print(
+            json.dumps(
+                {"run_id": run_id, "labels": 0, "certificate": None, "lower_bound": None, "drawn": drawn}
+            )
+        )
+        return 0
+    print(
+        f"run {run_id}: {len(scores):,} answers in the file, which are not those that were drawn at random. What is chosen "
+        "otherwise says nothing of the rest: nothing is taken in, and what was certified before stands.\n"
+        f"Drawn were, in this order: {', '.join(drawn)}, …; to have them in a file: thirdshift labels export {run_id}"
+    )
     return 0
 
 

@@ -248,7 +248,18 @@ def decide(
         if stand.short <= 1e-4:
             break
         floor, margin = stand.floor, max(0.0, min(stand.margin, 1.0 - stand.floor))
+    if isinstance(plan, Infeasible) and aim.baselines:
+        plan = _anchor_alone(posed, market, aim) or plan
     return Decision(plan, posed, quality, floor)
+
+
+def _anchor_alone(posed: Problem, market: Market, aim: QualityTarget) -> Plan | None:
+    """The plan that gives everything to the endpoint that the floor is a share of: it meets any such floor by itself,
+    whatever is known of it. None: the other terms do not allow it."""
+    anchor = np.isin(market.endpoint, aim.baselines)
+    terms = replace(posed.terms, floor=None, margin=0.0, per_task=False)
+    alone = solve(replace(posed, cost=np.where(anchor, posed.cost, np.inf), terms=terms))
+    return None if isinstance(alone, Infeasible) else alone
 
 
 def _anchor_mean(quality: NDArray[np.float32], weight: NDArray[np.int32], aim: QualityTarget) -> float:

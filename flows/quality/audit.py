@@ -27,6 +27,7 @@ from thirdshift.router.certification.certificate import (
     Claim,
     ScoredSample,
     certify,
+    certify_identity,
     certify_relative,
     labels_needed,
 )
@@ -38,6 +39,7 @@ from thirdshift.warehouse.store.store import Warehouse
 Floats = NDArray[np.float64]
 
 NOTHING = np.zeros(0, np.int64)
+DRAW = "audit.json"
 HOPELESS = 100
 """Scores of an audit that is not expected to certify: enough to tell how far off it is."""
 ENOUGH = 30
@@ -116,13 +118,9 @@ def seed_of(run_id: str, number: int) -> int:
     return int.from_bytes(blake2b(f"{run_id} {number}".encode(), digest_size=8).digest())
 
 
-def _file(folder: Path) -> Path:
-    return folder / "audit.json"
-
-
 def load(folder: Path) -> Draw | None:
     """The run's latest draw."""
-    path = _file(folder)
+    path = folder / DRAW
     if not path.exists():
         return None
     told = json.loads(path.read_text(encoding="utf-8"))
@@ -134,9 +132,9 @@ def save(folder: Path, draw: Draw) -> None:
     rows = {"population": draw.population, "served_by": draw.served_by, "order": draw.order}
     np.savez(folder / f"audit-{draw.number}.npz", **rows)  # type: ignore[arg-type] # numpy's stubs
     told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes", "sample")}
-    beside = _file(folder).with_suffix(".tmp")
+    beside = folder / f"{DRAW}.tmp"
     beside.write_text(json.dumps(told), encoding="utf-8")
-    beside.rename(_file(folder))
+    beside.rename(folder / DRAW)
 
 
 # --- what it shows ----------------------------------------------------------------------------------------------------
@@ -156,14 +154,31 @@ class Scope:
     """Mean of those that are left."""
     baseline: Floats
     """For a relative floor: the anchor's scores of `audit`'s requests."""
+    own: bool = False
+    """For a relative floor: the anchor itself has served everything."""
 
     @property
     def population(self) -> int:
         return len(self.known) + len(self.audit) + self.left
 
 
-def scopes(view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool) -> Iterator[Scope]:
+def scopes_of(context: RunContext, view: ServedAnswers, draw: Draw) -> Iterator[Scope]:
+    """What the job's floor is asked of, as it stands."""
+    per_task, relative = context.job.quality.per_task, is_relative(context)
+    return scopes(view, draw, per_task=per_task, relative=relative, anchors=anchors_of(context))
+
+
+def scopes(
+    view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool, anchors: Collection[str] = ()
+) -> Iterator[Scope]:
+    """The whole batch, then each task where the floor is per task. `anchors`: names of the endpoint that a relative floor
+    is a share of."""
     names = ["", *dict.fromkeys(view.task.tolist())] if per_task else [""]
+    own = (
+        np.isin(np.array(view.endpoint, np.str_), list(anchors))
+        if relative
+        else np.zeros(len(view.row), bool)
+    )
     at = {row: place for place, row in enumerate(view.row.tolist())}
     order = np.array([at[row] for row in draw.order.tolist() if row in at], np.int64)
     drawn, scorable = np.zeros(len(view.row), bool), np.ones(len(view.row), bool)
@@ -181,8 +196,9 @@ def scopes(view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool) -
         known = np.nan_to_num(view.score[mine & ~drawn])
         scored = line[:done]
         yield Scope(
-            name or None, known, view.score[scored], len(line) - done, predicted, view.baseline[scored]
-        )
+            name or None, known, view.score[scored], len(line) - done, predicted, view.baseline[scored],
+            bool(own[mine].all()) and relative,
+        )  # fmt: skip
 
 
 def claim_of(context: RunContext, task: str | None) -> Claim:
@@ -194,6 +210,8 @@ def claim_of(context: RunContext, task: str | None) -> Claim:
 
 def certificate(context: RunContext, scope: Scope, number: int) -> Certificate:
     claim = claim_of(context, scope.task)
+    if scope.own:
+        return certify_identity(claim, scope.population)
     if is_relative(context):
         return certify_relative(claim, scope.audit, scope.baseline, scope.population, audit_round=number)
     sample = ScoredSample(scope.population, scope.known, scope.audit, binary=_binary(context))
@@ -214,8 +232,7 @@ def certificates(w: Warehouse, context: RunContext) -> tuple[Certificate, ...]:
 def shown(context: RunContext, view: ServedAnswers) -> tuple[Certificate, ...]:
     """By the draw in force: an earlier one, of answers that a repair has exchanged since, shows nothing."""
     draw = in_force(context, view)
-    found = scopes(view, draw, per_task=context.job.quality.per_task, relative=is_relative(context))
-    return tuple(certificate(context, scope, draw.number) for scope in found)
+    return tuple(certificate(context, scope, draw.number) for scope in scopes_of(context, view, draw))
 
 
 def is_relative(context: RunContext) -> bool:
@@ -234,6 +251,8 @@ def size_for(context: RunContext, scope: Scope) -> int:
     """How many of the scope's order should be scored, as far as is known."""
     quality = context.job.quality
     rest = len(scope.audit) + scope.left
+    if scope.own:
+        return 0
     if quality.audit is not None:
         return min(quality.audit, rest)
     if is_relative(context):
@@ -286,8 +305,7 @@ def _sizes(context: RunContext, view: ServedAnswers, draw: Draw) -> dict[str, in
     """How many are asked for of the whole and of each task."""
     per_task = context.job.quality.per_task
     if not draw.sample:
-        found = scopes(view, draw, per_task=per_task, relative=is_relative(context))
-        return {scope.task or "": size_for(context, scope) for scope in found}
+        return {scope.task or "": size_for(context, scope) for scope in scopes_of(context, view, draw)}
     drawn = view.task[np.isin(view.row, draw.order[: draw.sample])]
     tasks = dict.fromkeys(view.task.tolist()) if per_task else ()
     return {"": draw.sample, **{task: int((drawn == task).sum()) for task in tasks}}
@@ -370,7 +388,7 @@ class Audit:
         ):
             return None  # the exact bound is of a size fixed before
         sizes = dict(draw.sizes)
-        for scope in scopes(view, draw, per_task=quality.per_task, relative=is_relative(self.context)):
+        for scope in scopes_of(self.context, view, draw):
             now = certificate(self.context, scope, draw.number)
             scored, name = len(scope.audit), scope.task or ""
             cut_short = scored < min(sizes.get(name, 0), scored + scope.left)

@@ -26,9 +26,9 @@ from thirdshift.router.certification.certificate import (
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.warehouse.store.store import Warehouse
 
-JUDGED_SHARE = 0.5
-"""People's scores are corrected by what is known of the rest where so many of theirs were scored before; with fewer the
-correction costs more than it brings. Decided before their scores are looked at."""
+RANDOM_SHARE = 0.5
+"""A file is a random part where at least so many of its answers are the first of the order drawn: a few of them are in
+any file by chance."""
 PEOPLE = "people"
 
 RESULTS = """
@@ -87,6 +87,13 @@ def certified(
     return [_of(replace(claim, task=name), found, drawn, people, tasks, again=again) for name in names]
 
 
+def is_random_part(found: Answers, scores: Mapping[int, float | None]) -> bool:
+    """Whether the answers in a file are, but for some added to them, the beginning of the order drawn."""
+    by_leader = {int(found.leader[place]): score for place, score in scores.items()}
+    drawn = np.unique(found.leader[found.order[: _first_missing(found, by_leader)]])
+    return len(drawn) > 0 and len(drawn) >= RANDOM_SHARE * len(by_leader)
+
+
 def _first_missing(found: Answers, by_leader: Mapping[int, float | None]) -> int:
     """How many of the order's first are in the file: the random part that it is."""
     for count, place in enumerate(found.order.tolist()):
@@ -110,7 +117,7 @@ def _of(
     of_task = mine[drawn]
     drawn, people = drawn[of_task], people[of_task]
     before, known = _believed(found)
-    if len(people) and known[drawn].mean() >= JUDGED_SHARE:
+    if len(people) and known[drawn].any():
         made = certify_people(claim, people, before[drawn], before[answered], len(answered))
         share = len(answered) / population  # the rest scores 0
         lower = max(0.0, made.lower_bound) * share

@@ -100,7 +100,9 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
         of += f", as a share of the mean of {relative_to}"
     where = f" in task {certificate['task']}" if certificate["task"] is not None else ""
     bound, floor = certificate["lower_bound"], certificate["floor"]
-    if certificate["method"] == "census":
+    if certificate["method"] == "identity":
+        how = "all were served by that endpoint itself, so that nothing need be scored"
+    elif certificate["method"] == "census":
         how = f"all {certificate['population']:,} were scored, so the bound is the mean"
     else:
         how = (

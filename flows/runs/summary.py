@@ -132,6 +132,9 @@ def lines(summary: RunSummary) -> list[str]:
 
 def claim(certificate: IssuedCertificate) -> str:
     """Say what is claimed, and by whose opinion; a judge's or people's is never called quality."""
+    if certificate.method == "identity":
+        share = f"all {certificate.population:,} served by the endpoint that the floor is a share of"
+        return f"share 1, exactly: {share}; floor {certificate.floor:g} certified"
     how = "all scored" if certificate.method == "census" else f"{certificate.scored:,} scored"
     sample = f"{how} of {certificate.population:,}"
     word = "certified" if certificate.certified else "not certified"

@@ -34,6 +34,8 @@ class Method(StrEnum):
     """Betting on served minus share x anchor, row by row."""
     POWERED = "prediction-powered"
     """People's scores correct a judge's, or the anchor's scores a census of the served ones."""
+    IDENTITY = "identity"
+    """All was served by the endpoint that the floor is a share of: the share is 1, whatever its answers are worth."""
     NONE = "none"
     """Nothing was scored."""
 
@@ -206,6 +208,11 @@ def certify_relative(
         shown = betting(served - share * baseline, confidence, population, low=-share, high=1.0) >= 0.0
         bottom, top = (share, top) if shown else (bottom, share)
     return _certificate(claim, population, len(served), ratio, bottom, Method.PAIRED)
+
+
+def certify_identity(claim: Claim, population: int) -> Certificate:
+    """A relative floor where the anchor itself has served everything: nothing need be scored."""
+    return _certificate(claim, population, 0, 1.0, 1.0, Method.IDENTITY)
 
 
 def certify_people(

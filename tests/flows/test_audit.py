@@ -213,3 +213,18 @@ def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
     with Warehouse.open(tmp_path / "w.duckdb") as w:
         asked = [scoring._judged(w, given_.judge, found, None)[1] for _ in range(3)]
     assert [len(each) for each in asked] == [1, 1, 0]
+
+
+def test_a_relative_floor_served_wholly_by_its_own_anchor_is_met_and_nothing_is_asked(tmp_path: Path) -> None:
+    """Its share is 1 whatever its answers are worth: no score is bought for that."""
+    relative = JOB.replace("floor: 0.8,", "floor: 0.9, relative_to: flash,")
+    given_ = context(tmp_path, text=relative)
+    given_.folder.mkdir(parents=True)
+    view = served(np.full(50, np.nan))
+    (made,) = shown(given_, view)
+    assert (made.mean, made.lower_bound, made.scored, made.certified) == (1.0, 1.0, 0, True)
+    found = load(given_.folder)
+    assert found is not None
+    assert dict(found.sizes) == {"": 0}
+    (other,) = shown(given_, replace(view, endpoint=["flash"] * 49 + ["other"]))
+    assert not other.certified

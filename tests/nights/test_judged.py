@@ -82,6 +82,18 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
     assert shards == [("wise", "cheap"), ("wise", "dear")]
     assert ask(warehouse, "select count(*) from results where endpoint = 'wise'") == [(0,)]
 
+    # scores of answers that somebody chose: nothing is added, nothing is destroyed
+    before = ask(warehouse, "select * from certificates"), ask(warehouse, "select outcomes from runs")
+    own = tmp_path / "own.csv"
+    own.write_text("run_id,request_id,score\n" + "".join(f"one,r{n:05d},1\n" for n in range(0, 400, 2)))
+    none = command("labels", "import", own, "--warehouse", warehouse)
+    assert none.exit_code == 0, none.output
+    assert "which are not those that were drawn at random" in none.output
+    assert (
+        ask(warehouse, "select * from certificates"),
+        ask(warehouse, "select outcomes from runs"),
+    ) == before
+
     # people, days later: the same command, a file, the same command
     labels = tmp_path / "labels.csv"
     asked = command("labels", "export", "one", "--output", labels, "--warehouse", warehouse)

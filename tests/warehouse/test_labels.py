@@ -85,7 +85,7 @@ RUN = {"config": {"quality": {"floor": 0.7, "confidence": 0.95, "per_task": Fals
 
 
 @pytest.mark.parametrize(
-    ("judged", "method"), [(None, Method.EXACT), (0.3, Method.EXACT), (1.0, Method.POWERED)]
+    ("judged", "method"), [(None, Method.EXACT), (0.3, Method.POWERED), (1.0, Method.POWERED)]
 )
 def test_the_bound_by_people_covers_the_truth_with_the_confidence_stated(
     judged: float | None, method: Method
