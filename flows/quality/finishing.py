@@ -23,6 +23,7 @@ from thirdshift.router.certification.certificate import Certificate, Claim, Scor
 from thirdshift.router.certification.scorers import Scorer, ScorerError, kind_of, score_batch
 from thirdshift.router.values import FailureKind
 from thirdshift.warehouse.store import ledger, observations, runs
+from thirdshift.warehouse.store.judgements import record
 from thirdshift.warehouse.store.reuse import reused
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -130,6 +131,8 @@ def quality_of(warehouse: Warehouse, context: RunContext) -> Quality:
 
 def _certificates(warehouse: Warehouse, context: RunContext, whole: Claim) -> Sequence[Certificate]:
     """Certify what can be scored, whatever that is a part of."""
+    if context.judge is not None and record(warehouse, context.run_id).useless:
+        return ()
     if not context.scores_all:
         return audit.certificates(warehouse, context)
     found = warehouse.query(SCORES, run_id=context.run_id)
@@ -195,6 +198,8 @@ def finish(
     stopped = bool({FailureKind.BUDGET, FailureKind.DEADLINE} & set(unsent))
     quality = Quality() if stopped else quality_of(warehouse, context)
     save_quality(warehouse, context.run_id, quality)
+    if context.judge is not None and record(warehouse, context.run_id).useless:
+        out_of_reach = False  # nobody has said so
     verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach)
     if unapproved:
         verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
@@ -256,7 +261,14 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
         reused=int(answers["reused"]),
         reused_usd=float(answers["reused_usd"]),
         warehouse=str(context.warehouse),
+        notes=_notes(warehouse, context),
     )
+
+
+def _notes(warehouse: Warehouse, context: RunContext) -> tuple[str, ...]:
+    """What else there is to know of the end."""
+    judged = record(warehouse, context.run_id) if context.judge is not None else None
+    return (judged.sentence(),) if judged is not None and judged.useless else ()
 
 
 def _estimate(context: RunContext, certificate: IssuedCertificate) -> float | None:

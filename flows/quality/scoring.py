@@ -33,7 +33,7 @@ from thirdshift.router.policy import masks
 from thirdshift.router.values import Purpose, Request
 from thirdshift.warehouse.journal.journal import attempts
 from thirdshift.warehouse.store import observations, prices
-from thirdshift.warehouse.store.judgements import answers, keep, known, replies
+from thirdshift.warehouse.store.judgements import PROBE, answers, keep, known, record, replies
 from thirdshift.warehouse.store.store import Warehouse
 
 WINDOW = 512
@@ -151,7 +151,10 @@ class Scoring:
                 self._tried.add(f"vain {each['row']}")
                 vain.append((key, each["request_id"], each["endpoint"], None))
         self._keep(w, judge, vain)
-        asked = dict(islice(fresh.items(), left))
+        so_far = record(w, self.context.run_id)
+        if not so_far.verdicts:  # a handful tells whether it gives verdicts at all
+            left = min(PROBE - min(so_far.vain, PROBE), len(fresh) if left is None else left)
+        asked = {} if so_far.useless else dict(islice(fresh.items(), left))
         self._asked.update(asked.keys())
         by_subject: dict[str, list[int]] = {}
         for each in asked.values():

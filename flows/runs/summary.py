@@ -63,6 +63,8 @@ class RunSummary:
     reused_usd: float
     """What those cost then."""
     warehouse: str
+    notes: tuple[str, ...] = ()
+    """What else there is to know, a sentence each."""
 
     @property
     def exit_code(self) -> int:
@@ -121,6 +123,7 @@ def lines(summary: RunSummary) -> list[str]:
         texts.append("nothing was scored at random, so nothing is claimed of the quality")
     elif summary.mean_score is None:
         texts.append("no scorer was given: quality is a prediction, and nothing is certified")
+    texts += summary.notes
     path = Path(summary.warehouse)
     where = "" if path == Path.cwd() / "warehouse.duckdb" else f" --warehouse {path}"
     values = asdict(summary)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pyarrow as pa
 
 from thirdshift.warehouse.journal.run_folder import run_folder
@@ -59,6 +61,15 @@ where key in (select key from asked) and (score is not null or run_id = $run_id)
 group by key
 """
 
+VERDICTS = """
+select count(score) as verdicts, count(*) - count(score) as vain,
+       (select coalesce(r.output, r.failure_kind || ': ' || r.message) from responses r
+        where r.run_id = $run_id and r.purpose = 'judge' order by r.settled_at desc limit 1) as reply
+from judgements where run_id = $run_id
+"""
+PROBE = 5
+"""Replies without a verdict, and no fewer than verdicts, after which a judge is not asked any more."""
+
 LOOKED = """
 select distinct q.row, r.endpoint
 from responses r join requests q on q.run_id = r.run_id and q.leader = r.row
@@ -87,6 +98,36 @@ from observations o join requests q using (run_id, request_id)
 where o.run_id = $run_id and o.basis <> 'human' and o.endpoint in (select unnest($endpoints))
 group by q.row order by q.row
 """
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRecord:
+    """What a run's judge has said so far."""
+
+    verdicts: int
+    vain: int
+    """Answers that it was asked about without giving a verdict."""
+    reply: str | None
+    """What it said last."""
+
+    @property
+    def useless(self) -> bool:
+        """Whether it gives no verdicts: it is not paid for more of the same."""
+        return self.vain >= PROBE and self.vain >= self.verdicts
+
+    def sentence(self) -> str:
+        text = " ".join((self.reply or "nothing").split())
+        shown = text if len(text) <= 120 else f"{text[:119]}…"
+        return (
+            f"the judge was asked about {self.verdicts + self.vain:,} answers and gave a verdict on {self.verdicts:,}; it "
+            f"last replied: {shown}. It is not asked again, and nothing is certified: mend the rubric or name another judge"
+        )
+
+
+def record(warehouse: Warehouse, run_id: str) -> JudgeRecord:
+    """What a run's judge has said so far."""
+    (row,) = warehouse.query(VERDICTS, run_id=run_id).to_pylist()
+    return JudgeRecord(row["verdicts"], row["vain"], row["reply"])
 
 
 def answers(w: Warehouse, run_id: str, wanted: pa.Table, *, unscored: bool) -> pa.Table:
