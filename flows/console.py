@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from thirdshift.flows.formats import printable
+
 PLAIN_SECONDS = 10.0
 """How often a log that is no terminal gets a line of progress."""
 
@@ -118,7 +120,7 @@ class RunConsole:
         """A line; one with a style is a warning."""
         if QUIET in os.environ and style is None:
             return
-        self.console.print(escape(text), style=style)
+        self.console.print(escape(printable(text)), style=style)
 
     @contextmanager
     def working(self, title: str, tally: ProgressCounts) -> Iterator[Bar]:

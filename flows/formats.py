@@ -13,8 +13,10 @@ from rich.text import Text
 
 SHOWN_ROWS = 200
 """A terminal gets no more rows than a person scrolls through; --json gives all."""
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Terminal codes in a prompt or an answer must not reach the terminal."""
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""Terminal codes, and marks that turn text about, must not reach a terminal or a page."""
 
 
 def shown(value: Any) -> str:
@@ -33,8 +35,10 @@ def shown(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Without terminal codes: each control character as its code."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Without what steers a terminal or turns text about: each such character as its code."""
+    return _CONTROL.sub(
+        lambda found: f"\\x{ord(found[0]):02x}" if found[0] <= "\xff" else f"\\u{ord(found[0]):04x}", text
+    )
 
 
 def jsonable(value: Any) -> Any:
@@ -58,7 +62,7 @@ def as_table(answer: pa.Table) -> Table:
             or pa.types.is_floating(field.type)
             or pa.types.is_decimal(field.type)
         )
-        table.add_column(Text(field.name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(printable(field.name)), justify="right" if numeric else "left", overflow="fold")
     for row in answer.slice(0, SHOWN_ROWS).to_pylist():
         table.add_row(*(Text(shown(value)) for value in row.values()))
     return table

@@ -18,6 +18,7 @@ from thirdshift.flows.cli.models import models
 from thirdshift.flows.cli.report import register as register_report
 from thirdshift.flows.console import guarded
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.formats import printable
 from thirdshift.flows.init.command import register as register_init
 
 PANELS = {
@@ -287,5 +288,5 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"thirdshift: {error}", file=sys.stderr)
+        print(f"thirdshift: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)

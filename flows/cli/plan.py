@@ -13,7 +13,7 @@ from rich.table import Table
 
 from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.console import money
-from thirdshift.flows.formats import jsonable
+from thirdshift.flows.formats import jsonable, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning.problem import Infeasible
@@ -24,7 +24,7 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
     with looking_ahead(call, lambda line: print(line, file=sys.stderr)) as outlook:
         report = report_of(outlook)
         if request_id is not None:
-            print("\n".join(why(outlook, request_id)))
+            print(printable("\n".join(why(outlook, request_id))))
         elif as_json:
             print(json.dumps(asdict(report), default=jsonable))
         else:

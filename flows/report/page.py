@@ -16,6 +16,7 @@ from jinja2 import Environment, StrictUndefined
 
 from thirdshift.flows.console import money
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.formats import printable
 from thirdshift.flows.report import sentences as words
 from thirdshift.flows.report import tables
 from thirdshift.flows.report.curves import end_of, lasting
@@ -107,12 +108,12 @@ def write_report(run_id: str, output: Path, warehouse: Path, *, texts: bool = Fa
 
 
 def rendered(page: Page) -> str:
-    """The page as HTML text."""
+    """The page as HTML text; what a file or a model said steers no terminal that shows it, nor turns its text about."""
     here = files("thirdshift.flows.report")
     css = here.joinpath("report.css").read_text(encoding="utf-8")
     template = here.joinpath("report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(template).render(page=page, css=css)
+    return printable(environment.from_string(template).render(page=page, css=css))
 
 
 def page_of(night: RunFacts, texts: Sequence[TextSample] = (), *, with_texts: bool = False) -> Page:

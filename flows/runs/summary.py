@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from thirdshift.flows.console import money, spent
+from thirdshift.flows.formats import printable
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
@@ -153,7 +154,7 @@ def show_end(summary: RunSummary) -> None:
     """Print `lines`, and how to ask the warehouse for more."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     for line in lines(summary):
-        console.print(line)
+        console.print(printable(line))
     console.print(
         f"run {summary.run_id}, exit {summary.exit}; ask it: thirdshift sql --warehouse {summary.warehouse} …"
     )

@@ -104,3 +104,9 @@ def test_a_reader_that_has_seen_enough_is_no_fault() -> None:
         process.stdout.close()
         said = process.stderr.read()
     assert "Traceback" not in said
+
+
+def test_no_line_steers_the_terminal_or_turns_its_text_about() -> None:
+    file = io.StringIO()
+    RunConsole(Console(file=file, width=200)).say("a\x1b[31mb\u202ec\x07d\u2066e\ud800 \u0641\u200c\u0631")
+    assert file.getvalue() == "a\\x1b[31mb\\u202ec\\x07d\\u2066e\\ud800 \u0641\u200c\u0631\n"

@@ -213,6 +213,11 @@ def test_what_people_wrote_stays_text(copied: Path, tmp_path: Path) -> None:
     assert not {"script", "img"} & {tag for tag, _ in found.elements}
     assert not [said for _, said in found.elements if any(name.startswith("on") for name in said)]
     assert found.text.count(EVIL) > 10
+    change(copied, "update runs set job = $steers", steers="\x1b[2J\u202e")
+    write_report("demo", tmp_path / "steers.html", copied, texts=False)
+    steered = (tmp_path / "steers.html").read_text(encoding="utf-8")
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", steered)
+    assert "\\x1b[2J\\u202e" in steered
 
 
 def test_text_of_requests_is_shown_only_when_asked_for(page: str, warehouse: Path, tmp_path: Path) -> None:
