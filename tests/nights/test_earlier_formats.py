@@ -30,13 +30,19 @@ def provider() -> Iterator[Emulator]:
 
 
 def unpack(archive: Path, folder: Path, provider: Emulator) -> Path:
-    """Lay out an archive in `folder`, with its endpoints reached at `provider`; returns the warehouse's path."""
+    """Lay out an archive in `folder`, with its endpoints reached at `provider`, and migrate its warehouse.
+
+    Returns the warehouse's path.
+    """
     with tarfile.open(archive) as files:
         files.extractall(folder, filter="data")
     for path in [folder / "job.yaml", *folder.glob("warehouse.duckdb.d/*/job.json")]:
         text = path.read_text(encoding="utf-8").replace("/night", str(folder))
         path.write_text(text.replace("http://127.0.0.1:1/v1", provider.api_base), encoding="utf-8")
-    return folder / "warehouse.duckdb"
+    warehouse = folder / "warehouse.duckdb"
+    migrated = thirdshift("migrate", "--warehouse", warehouse)
+    assert migrated.returncode == 0, migrated.stderr
+    return warehouse
 
 
 def attempts_on_disk(run: Path) -> dict[str, tuple[str, str, str, Decimal]]:
