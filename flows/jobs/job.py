@@ -45,6 +45,8 @@ UNSEEN = r"\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\
 FIXED_QUALITY = (
     "floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task", "population", "references",
 )  # fmt: skip
+ADDED_QUALITY = {"population": "all", "references": "given"}
+"""Keys that 0.1.0 did not have, with what it did: hashed only where they say otherwise, so that its runs can be resumed."""
 """What makes the claim of a certificate."""
 
 
@@ -161,7 +163,11 @@ class Job(JobSection):
     def fixed(self) -> dict[str, Any]:
         """What of it must be as it was when a run is resumed: input, request, scorer and floor."""
         told = self.canonical()
-        quality = {key: told["quality"][key] for key in FIXED_QUALITY}
+        quality = {
+            key: told["quality"][key]
+            for key in FIXED_QUALITY
+            if key not in ADDED_QUALITY or told["quality"][key] != ADDED_QUALITY[key]
+        }
         if quality["judge"] is not None:
             del quality["judge"]["max_usd"]  # money, which may change
         asked = told["input"]
