@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --no-co
 LOCKED := --no-deps --require-hashes
 COMPILE := -m compileall -qq -j 0
 
-.PHONY: help setup setup-dev setup-vllm demo demo-vllm test test-ui lint bench lock
+.PHONY: help setup setup-dev setup-vllm demo demo-vllm test test-newest test-ui lint bench lock
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make demo        a night of 2,000 requests against emulated providers; no key, no GPU"
 	@echo "make demo-vllm   the same on real inference: vLLM runs two tiny models on this machine's processor"
 	@echo "make test        all tests, in both environments"
+	@echo "make test-newest the wheel with the newest versions that it admits: --json of every command (minutes)"
 	@echo "make test-ui     what people see, in a headless browser (Debian: apt install chromium)"
 	@echo "make lint        ruff and mypy"
 	@echo "make bench       the benchmarks; each states what it must reach"
@@ -43,6 +44,15 @@ demo-vllm: .venv/.ready .venv-vllm/.ready
 # two processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night
 test: .venv/.ready-dev .venv-vllm/.ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# what pip gives a user: the wheel, with the newest versions that it admits; stdout must be the answer alone
+test-newest: .venv/.ready-dev
+	@rm -rf .venv-newest build/newest && mkdir -p build/newest
+	@$(BIN)/python -m pip wheel -qq --no-deps --no-index --no-build-isolation -w build/newest .
+	@$(PYTHON) -m venv .venv-newest
+	@.venv-newest/bin/python $(PIP_INSTALL) build/newest/*.whl
+	@.venv-newest/bin/python $(COMPILE) .venv-newest/lib || true
+	@.venv-newest/bin/python tests/support/newest.py
 
 test-ui: .venv/.ready-ui
 	@$(BIN)/python -m pytest tests/ui

@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.patience import PATIENCE_SECONDS
+
 os.environ.update(
     {
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_OFFLINE_MODE": "true",
         "DO_NOT_TRACK": "1",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "60",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "900",
     }
 )
 _HOME = tempfile.TemporaryDirectory(prefix="thirdshift-prefect-", ignore_cleanup_errors=True)
@@ -39,7 +41,7 @@ def prefect_api() -> Iterator[None]:
     """Prefect's real API on a database of its own, once per session: it takes 11 to 28 s to come up."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=90):
+    with prefect_test_harness(server_startup_timeout=int(PATIENCE_SECONDS)):
         yield
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from tests.support.engines import MemoryJournal, requests, shard
 from tests.support.paths import TESTS
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.user_server import USD_PER_HOUR, answered, server_endpoint, server_engine
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.server.engine import ServerEngine
@@ -175,7 +176,7 @@ def test_a_server_is_taken_down_when_its_parent_is_killed(tmp_path: Path) -> Non
         pid = int(parent.stdout.readline())
         assert psutil.pid_exists(pid)
         os.kill(parent.pid, signal.SIGKILL)
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + PATIENCE_SECONDS
     while (psutil.pid_exists(pid) or not (tmp_path / "downs").exists()) and time.monotonic() < give_up:
         time.sleep(0.05)
     assert (tmp_path / "downs").read_text() == "down\n"

@@ -13,6 +13,7 @@ import pytest
 
 import thirdshift
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.flows.api.jobs import options_for
 from thirdshift.flows.runs.ids import derive_run_id
 
@@ -36,7 +37,12 @@ SIGNATURES = {
 
 def python(*words: str) -> str:
     return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     ).stdout
 
 
@@ -103,7 +109,7 @@ def test_a_type_checker_is_told_the_signatures() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 
 NIGHT = """
 import os, signal, sys, threading, time
@@ -42,7 +43,7 @@ def test_it_ends_when_what_is_in_flight_is_in_and_says_how_to_go_on(tmp_path: Pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 143, done.stderr

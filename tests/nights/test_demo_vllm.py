@@ -15,7 +15,6 @@ from thirdshift.flows.jobs.building import vllm_python
 from thirdshift.warehouse.store.ask import ask
 
 pytestmark = [
-    pytest.mark.timeout(600),  # on a busy machine vLLM alone takes minutes to load
     pytest.mark.skipif(not vllm_python().exists(), reason="no interpreter with vLLM: make setup-vllm"),
 ]
 LEDGER = """

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 
 BENCHMARK = ROOT / "benchmarks" / "faults.py"
 
@@ -16,7 +17,7 @@ def test_nights_killed_at_random_instants_end_whole_and_pay_once() -> None:
         [sys.executable, BENCHMARK, "5", "--seed", "3"],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

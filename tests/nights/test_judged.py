@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tests.support.nights import answer, ask, start, thirdshift, write_job, write_sums
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
 from thirdshift.flows.cli.app import app
@@ -63,7 +64,7 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
         budget={"cap_usd": 5},
         output={"path": "out", "when": "certified"},
     )
-    done = thirdshift("run", job, "--run-id", "one", "--json", timeout=300)
+    done = thirdshift("run", job, "--run-id", "one", "--json", timeout=PATIENCE_SECONDS)
     assert done.returncode in (0, 3), done.stderr
     told = answer(done)
     assert told["results"] == 400
@@ -124,7 +125,7 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
     shown = json.loads(back.stdout)["certificate"]["certified"]
     assert shown == (lower >= 0.9)
     assert ask(warehouse, "select count(*) from observations where basis = 'human'") == [(300,)]
-    again = thirdshift("run", job, "--run-id", "one", "--json", timeout=200)
+    again = thirdshift("run", job, "--run-id", "one", "--json", timeout=PATIENCE_SECONDS)
     assert (answer(again)["outcomes"] == ["done"]) == shown, "the run's end is told anew"
     published = shown or claim["certified"]
     assert (tmp_path / "out").exists() == published, "what waited for people is published"

@@ -24,6 +24,7 @@ import thirdshift
 from tests.support.nights import answer, ask, environment, write_job, write_sums
 from tests.support.nights import thirdshift as command
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import billed_usd, cheap, emulated
 from thirdshift.engines.emulator import Emulator
 from thirdshift.flows.formats import jsonable
@@ -75,7 +76,7 @@ def notebook(folder: Path, cells: list[str], told: str) -> Any:
     """What an expression is after the cells."""
     done = subprocess.run(
         [sys.executable, "-c", CELLS, json.dumps(cells), told],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=200, check=False,
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])["told"]
@@ -209,7 +210,7 @@ def test_an_interrupt_of_a_notebooks_whole_process_group_ends_the_cell_and_the_n
             assert kernel.poll() is None
             time.sleep(0.1)
         os.killpg(kernel.pid, signal.SIGINT)
-        said, _ = kernel.communicate(timeout=200)
+        said, _ = kernel.communicate(timeout=PATIENCE_SECONDS)
         assert (kernel.returncode, said.splitlines()) == (0, ["interrupted", "0 100"])
         assert emulator.totals()["cheap"]["requests"] == 100, "none was sent twice"
 

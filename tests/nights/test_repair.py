@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.support.nights import answer, ask, thirdshift, write_job, write_sums
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import cheap, dear, emulated
 from thirdshift.engines.emulator import EmulatedModel, ability_for
 from thirdshift.flows.quality.repair import Wanted
@@ -169,7 +170,7 @@ def test_an_audit_below_the_floor_is_followed_by_a_repair_and_another_audit(tmp_
     quality = {"floor": 0.8, "pilot": 0, "labels": 400, "scorer": "judge", "judge": judge}
     with emulated(models, items=known, seed=2) as emulator:
         job = write_job(tmp_path, emulator, endpoints, quality=quality, budget={"cap_usd": 5})
-        done = thirdshift("run", job, "--run-id", "one", "--json", timeout=220)
+        done = thirdshift("run", job, "--run-id", "one", "--json", timeout=PATIENCE_SECONDS)
     assert done.returncode in (0, 3), done.stderr
     warehouse = tmp_path / "warehouse.duckdb"
     (repaired,) = ask(warehouse, "select count(*) from ledger where purpose = 'repair'")[0]

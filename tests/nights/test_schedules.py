@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.support.nights import PROGRAM, answer, ask, environment, write_job, write_sums
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import cheap, emulated
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.orchestration import schedules
@@ -28,8 +29,6 @@ from thirdshift.flows.orchestration.schedules import (
     state_of,
     why_none,
 )
-
-PATIENCE_SECONDS = 200.0
 
 
 def until(is_so: Callable[[], Any], what: str) -> Any:
@@ -67,10 +66,9 @@ def prefect_server(home: Path) -> Iterator[str]:
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE_SECONDS)
 
 
-@pytest.mark.timeout(600)
 def test_a_cron_run_is_made_and_begun_on_a_real_server_and_doctor_says_when_the_next_is(
     tmp_path: Path,
 ) -> None:
@@ -109,7 +107,7 @@ def test_a_cron_run_is_made_and_begun_on_a_real_server_and_doctor_says_when_the_
             assert "LEASE_STORAGE" in told["prefect leases"]["told"]
         finally:
             serving.send_signal(signal.SIGTERM)
-            _, said = serving.communicate(timeout=60)
+            _, said = serving.communicate(timeout=PATIENCE_SECONDS)
         assert serving.returncode == 0, said
 
 

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from tests.support.nights import PROGRAM, answer, ask, environment, thirdshift, write_job, write_sums
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import Emulator, ability_for
 from thirdshift.flows.cli.app import app
@@ -110,7 +111,7 @@ def served(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         assert "22:00 Europe/Berlin" in said[1]
         yield Served(job, emulator, process)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
         process.stderr.close()
 
 
@@ -192,7 +193,7 @@ def test_a_refused_plan_ends_as_a_budget_stop_that_has_spent_nothing(served: Ser
     sql = f"select status, outcomes from runs where run_id = '{asked.name}'"
     ((status, outcomes),) = ask(served.warehouse, sql)
     assert (status, "approval" in outcomes) == ("budget", True)
-    last = time.monotonic() + 20
+    last = time.monotonic() + PATIENCE_SECONDS
     while "thirdshift.not-approved" not in (told := events_of(asked.name)):
         assert time.monotonic() < last, told
         time.sleep(0.5)
@@ -205,7 +206,7 @@ def test_an_approved_run_goes_on_and_cancelled_it_keeps_what_is_paid_for(served:
     assert state.is_paused(), state.message
     with api() as client:
         client.resume_flow_run(run.id, run_input={"approve": True})
-    last = time.monotonic() + 120
+    last = time.monotonic() + PATIENCE_SECONDS
     while served.emulator.totals().get("dear", {}).get("requests", 0) < 20:
         assert time.monotonic() < last
         time.sleep(0.2)
@@ -269,7 +270,7 @@ def test_the_deployments_of_prefect_yaml_are_deployed_to_a_work_pool(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

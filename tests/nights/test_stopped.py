@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nights import PROGRAM, ask, write_job, write_sums
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import billed_usd, cheap, emulated
 
 
@@ -29,12 +30,12 @@ def test_its_warehouse_says_interrupted_and_its_ledger_is_what_was_billed(
             stderr=subprocess.PIPE,
             text=True,
         )
-        last = time.monotonic() + 120
+        last = time.monotonic() + PATIENCE_SECONDS
         while emulator.totals().get("cheap", {}).get("requests", 0) < 20:
             assert time.monotonic() < last
             time.sleep(0.1)
         process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 128 + signal.SIGTERM, said
         assert "go on with: thirdshift resume tonight" in said
         billed = billed_usd(emulator)

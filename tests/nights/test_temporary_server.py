@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.nights import PROGRAM, answer, write_job, write_sums
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import cheap, emulated
 
 
@@ -29,7 +30,7 @@ def run(job: Path, home: Path, **variables: str) -> subprocess.CompletedProcess[
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
 
 

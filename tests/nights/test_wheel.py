@@ -19,6 +19,7 @@ import yaml
 
 from tests.support.nights import ask, environment, write_job, write_sums
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import cheap, emulated
 
 PACKAGES = ("flows", "router", "engines", "warehouse")
@@ -65,7 +66,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy / name)
     subprocess.run(
-        [sys.executable, "-c", BUILD, folder], cwd=copy, check=True, capture_output=True, timeout=120
+        [sys.executable, "-c", BUILD, folder],
+        cwd=copy,
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
     )
     return folder
 
@@ -80,12 +85,14 @@ def wheel(built: Path) -> Path:
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`bin` of a bare environment with the wheel in it; what it depends on is read from the environment of the tests."""
     place = tmp_path_factory.mktemp("bare") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=60)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", place], check=True, timeout=PATIENCE_SECONDS
+    )
     (site,) = place.glob("lib/python*/site-packages")
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", place / "bin" / "python", "install", "--no-deps", "--no-index",
          "--quiet", "--disable-pip-version-check", wheel],
-        check=True, timeout=120,
+        check=True, timeout=PATIENCE_SECONDS,
     )  # fmt: skip
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return place / "bin"
@@ -117,7 +124,13 @@ def there(project: Path) -> dict[str, str]:
 def runs(project: Path, *words: str | Path) -> str:
     """What a program prints that ends well in the project."""
     done = subprocess.run(
-        words, cwd=project, env=there(project), capture_output=True, text=True, timeout=180, check=False
+        words,
+        cwd=project,
+        env=there(project),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -183,7 +196,7 @@ def test_a_plan_a_served_night_and_their_own_flow_run_in_a_project_with_folders_
             assert night_of(f"night/sums-{os.getpid()}") == "COMPLETED"
         finally:
             served.send_signal(signal.SIGTERM)
-            assert served.wait(60) == 0
+            assert served.wait(PATIENCE_SECONDS) == 0
             served.stderr.close()
     assert ask(job.with_name("warehouse.duckdb"), "select count(*) from results where error is null") == [
         (20,)
@@ -197,7 +210,7 @@ def night_of(deployment: str) -> str:
 
     with get_client(sync_client=True) as client:
         flow_run = client.create_flow_run_from_deployment(client.read_deployment_by_name(deployment).id)
-        last = time.monotonic() + 200
+        last = time.monotonic() + PATIENCE_SECONDS
         while (state := client.read_flow_run(flow_run.id).state) is None or not state.is_final():
             assert time.monotonic() < last, state
             time.sleep(0.2)

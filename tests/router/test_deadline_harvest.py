@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
 from thirdshift.flows.dispatch.harvest import Harvest
@@ -118,7 +119,7 @@ def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path
         with dispatcher:
             late = Late()
             harvest.watch(late, Ticket("s", "key"), "night", began)
-            assert late.cut.wait(5)
+            assert late.cut.wait(PATIENCE_SECONDS)
             assert dispatcher.closed == {"night"}
 
 
@@ -128,9 +129,9 @@ def test_a_look_that_failed_is_followed_by_others() -> None:
     harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
     first, second = Late(OSError("a full disk")), Late()
     harvest.watch(first, Ticket("s1", "key 1"), "night", began)
-    assert first.looked.wait(5)
+    assert first.looked.wait(PATIENCE_SECONDS)
     time.sleep(0.1)
     harvest.watch(second, Ticket("s2", "key 2"), "night", began)
-    assert second.cut.wait(5)
+    assert second.cut.wait(PATIENCE_SECONDS)
     assert first.cut.is_set()
     harvest.close()

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 from rich.console import Console
 
+from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.emulator import Emulator, KnownRow
 from thirdshift.flows.console import RunConsole
 from thirdshift.flows.dispatch.work import ShardWork
@@ -82,7 +83,7 @@ def environment() -> dict[str, str]:
 
 
 def thirdshift(
-    *words: str | Path, timeout: float = 120, cwd: Path | None = None
+    *words: str | Path, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """The command, as a user runs it."""
     return subprocess.run(

@@ -29,6 +29,7 @@ from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 from urllib.request import Request as HttpRequest
 
+from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
 from thirdshift.flows.cli.demo_items import Item, items
 from thirdshift.router.values import Endpoint, Mode, Price
@@ -116,7 +117,7 @@ def fetch(
     data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
     request = HttpRequest(url, data, {"content-type": content_type}, method=method)  # noqa: S310 - loopback
     try:
-        with _OPENER.open(request, timeout=30) as response:
+        with _OPENER.open(request, timeout=PATIENCE_SECONDS) as response:
             return Got(response.status, dict(response.headers), response.read())
     except HTTPError as error:
         with error:

@@ -12,6 +12,7 @@ from urllib.error import URLError
 
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import Got, billed_usd, chat, cheap, dear, emulated, fetch, known_items
 from thirdshift.engines.emulator import BatchHabits, Emulator, KnownRow, Trouble
 from thirdshift.engines.emulator.billing import bill_usd
@@ -57,7 +58,7 @@ def look(emulator: Emulator, batch: Any) -> Any:
 
 
 def ended(emulator: Emulator, batch: Any) -> Any:
-    until = time.monotonic() + 20
+    until = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < until:
         batch = look(emulator, batch)
         if batch["status"] in ("completed", "expired", "cancelled", "failed"):

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.paths import ROOT
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import (
     Got,
     billed_usd,
@@ -298,7 +299,7 @@ def test_killing_its_starter_ends_the_emulator_and_leaves_no_file() -> None:
         pid, folder = starter.stdout.readline().split()
         assert psutil.pid_exists(int(pid))
         os.kill(starter.pid, signal.SIGKILL)
-        until = time.monotonic() + 10
+        until = time.monotonic() + PATIENCE_SECONDS
         while (psutil.pid_exists(int(pid)) or Path(folder).exists()) and time.monotonic() < until:
             time.sleep(0.05)
     assert not psutil.pid_exists(int(pid))

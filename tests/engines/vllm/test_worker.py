@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.workers import VLLM_PYTHON, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import VllmEngine
@@ -33,7 +34,6 @@ from thirdshift.router.values import (
 )
 
 pytestmark = [
-    pytest.mark.timeout(600),  # on a busy machine vLLM alone takes minutes to load
     pytest.mark.skipif(not Path(VLLM_PYTHON).exists(), reason="no interpreter with vLLM: make setup-vllm"),
 ]
 USD_PER_HOUR = Decimal("3.6")
@@ -200,7 +200,7 @@ def test_nothing_outlives_a_killed_parent() -> None:
         (sys.executable, "-c", PARENT, str(TESTS), str(TESTS.parent)), stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
-    worker, group, give_up = int(parent.stdout.readline()), [], time.monotonic() + 60
+    worker, group, give_up = int(parent.stdout.readline()), [], time.monotonic() + PATIENCE_SECONDS
     while (
         len(group) < 2 and time.monotonic() < give_up
     ):  # the worker and its guard, which comes before vLLM is loaded
@@ -210,7 +210,7 @@ def test_nothing_outlives_a_killed_parent() -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    _, alive = psutil.wait_procs(group, timeout=10)
+    _, alive = psutil.wait_procs(group, timeout=PATIENCE_SECONDS)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
 
 
