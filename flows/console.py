@@ -63,8 +63,6 @@ class ProgressCounts:
     done: int = 0
     batched_done: int = 0
     failed: int = 0
-    scored: int = 0
-    score_sum: float = 0.0
     begun: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
 
@@ -73,11 +71,6 @@ class ProgressCounts:
             self.done += 1
             self.batched_done += batch
             self.failed += failed
-
-    def score(self, scored: int, score_sum: float) -> None:
-        with self.lock:
-            self.scored += scored
-            self.score_sum += score_sum
 
     def seconds_left(self) -> float | None:
         """Until the last answer: of what is sent in real time by its rate so far, of batches by what they usually
@@ -97,8 +90,6 @@ class ProgressCounts:
     def line(self, spent_usd: Decimal) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
         parts = [f"at most {money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
-        if self.scored:
-            parts.append(f"score {self.score_sum / self.scored:.3f}")
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if (left := self.seconds_left()) is not None and self.done < self.total:

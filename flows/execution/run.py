@@ -179,9 +179,7 @@ class Run:
         """Score what has landed, where every answer is scored."""
         context = self.context
         if context.scorer is not None and context.scores_all:
-            scored, total = finishing.score_new(warehouse, context.run_id, context.scorer, self.console.say)
-            if self.dispatcher.progress is not None:
-                self.dispatcher.progress.score(scored, total)
+            finishing.score_new(warehouse, context.run_id, context.scorer, self.console.say)
 
     def publish(self, summary: RunSummary) -> None:
         """Publish the results where the job asks for it, once; also for a run that was killed between its end and this."""
