@@ -219,12 +219,20 @@ class Endpoint:
     """Places and speeds that a reply may tell, and the factor of each on every price."""
     emulated: bool = False
     """Answered by our loopback emulator; said wherever the endpoint shows."""
+    vendor: str | None = None
+    """Who is paid, where that is not told by the model's name: at an address of its own."""
 
     @property
     def provider(self) -> str:
-        """The vendor, for shares and charge-back: `anthropic` of `anthropic/claude-…`, `vllm` for our own workers."""
-        if self.workers is not None:
-            return "vllm"
+        """Who is paid, for the books and shares of vendors: as stated, or `anthropic` of `anthropic/claude-…`, or `vllm`
+        for our own workers."""
+        if self.vendor is not None:
+            return self.vendor
+        return "vllm" if self.workers is not None else self.protocol
+
+    @property
+    def protocol(self) -> str:
+        """Whose wire is spoken: what litellm's name of the model begins with."""
         return self.model.partition("/")[0] if "/" in self.model else "unknown"
 
     @property

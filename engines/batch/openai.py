@@ -57,7 +57,7 @@ class OpenAIBatches:
     def __init__(self, endpoint: Endpoint, bodies: Bodies) -> None:
         self._name = endpoint.name
         self._bodies = bodies
-        if endpoint.api_base is None and endpoint.provider == "azure":
+        if endpoint.api_base is None and endpoint.protocol == "azure":
             self._http = _azure(endpoint)
             return
         key, missing = key_of(endpoint, None if endpoint.api_base else "OPENAI_API_KEY")

@@ -16,7 +16,7 @@ from thirdshift.router.values import Endpoint
 def wire_for(endpoint: Endpoint, bodies: Bodies, keep: Path | None) -> BatchWire:
     """An api_base is taken to speak OpenAI's, but for an emulated one, which speaks every provider's own. Raises
     BadEndpointError where we have none."""
-    if endpoint.provider == "anthropic" and (endpoint.api_base is None or endpoint.emulated):
+    if endpoint.protocol == "anthropic" and (endpoint.api_base is None or endpoint.emulated):
         return AnthropicBatches(endpoint, keep)
     if batch_tier_missing(endpoint.model, endpoint.api_base) is None:
         return OpenAIBatches(endpoint, bodies)

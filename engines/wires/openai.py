@@ -41,7 +41,7 @@ class Bodies:
         self._params = dict(endpoint.params)
         if endpoint.mode is Mode.FLEX:
             self._params.setdefault("service_tier", "flex")
-        at_openai = endpoint.api_base is None and endpoint.provider in ("openai", "azure")
+        at_openai = endpoint.api_base is None and endpoint.protocol in ("openai", "azure")
         # OpenAI's newer models refuse max_tokens; other servers may not know its new name
         self._ceiling = "max_completion_tokens" if at_openai else "max_tokens"
         self._form = SchemaForm.STRICT if at_openai else SchemaForm.OWN

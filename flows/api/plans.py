@@ -19,7 +19,7 @@ from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.history import past_nights, past_scores
-from thirdshift.flows.planning.input import PreparedInput, prepare
+from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.planner import (
     Decision,
     Market,
@@ -206,6 +206,7 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     """Plan from what is known without asking anybody: prices, tokens, priors, earlier nights."""
     batch = prepare(context.input, folder, context.endpoints, context.policy, context.policies, context.needs)
     context.check_rejects(batch.intake)
+    check_charges(folder, context.job.charge_by)
     columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
     earlier = context.warehouse, context.job.name, "", context.endpoints, batch.intake.tasks
     before = past_scores(

@@ -9,7 +9,7 @@ from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning import input as planning_input
-from thirdshift.flows.planning.input import PreparedInput, check_shares, thawing
+from thirdshift.flows.planning.input import PreparedInput, check_charges, check_shares, thawing
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, request_columns
 from thirdshift.flows.quality.audit import Audit
@@ -76,6 +76,7 @@ def _frozen_input(run: Run) -> PreparedInput:
             context.needs,
         )
         context.check_rejects(prepared_input.intake)
+        check_charges(context.folder, context.job.charge_by)
         check_shares(prepared_input, context.endpoints, context.allowed, context.policy.max_vendor_share)
     return prepared_input
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from thirdshift.flows.errors import JobError, Mistake
 from thirdshift.flows.jobs.job import Job
@@ -137,6 +138,7 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, b
         turnaround_seconds=part.turnaround,
         reasoning_tokens_max=part.reasoning_tokens_max,
         delete_remote=part.delete_remote,
+        vendor=part.provider or (None if part.api_base is None else urlsplit(part.api_base).hostname),
         workers=_workers(part, base),
         server=_server(part, base),
         tier_prices=known.tiers(service) if of_book else {},
@@ -188,7 +190,7 @@ def _facts(part: EndpointPart, known: Facts) -> Facts:
         origin=_stated_or(part.origin, known.origin),
         region=part.region,
         zero_retention=True if part.retention == "zero" else None,
-        self_hosted=part.engine == "vllm" or part.up is not None,
+        self_hosted=part.engine == "vllm" or part.up is not None or bool(part.self_hosted),
     )
 
 
@@ -228,6 +230,8 @@ def input_spec(job: Job) -> InputSpec:
         prompt=request.prompt,
         task=request.task,
         reference=request.reference,
+        metadata=request.metadata,
+        policy=request.policy,
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         response_schema=request.response_schema,

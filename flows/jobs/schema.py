@@ -83,6 +83,10 @@ class RequestPart(JobSection):
     """A column, or one task for all rows. Requests of a task are alike: quality is learnt per task."""
     reference: Text | None = None
     """The column with the right answer."""
+    metadata: tuple[Text, ...] = ()
+    """Columns carried through to the results, for `charge_by`; besides those in a column `metadata`."""
+    policy: Text | None = None
+    """The column that names a row's policy. Default: the column `policy`."""
     max_tokens: Count = 1024
     """The ceiling of an answer, where the row does not say. Always sent: a hard cap needs it."""
     temperature: Annotated[float, Field(ge=0)] | None = 0.0
@@ -180,7 +184,7 @@ class PolicyPart(JobSection):
     regions: RulePart | None = None
     """Where the endpoint runs, as the endpoint states it."""
     self_hosted_only: bool = False
-    """Only workers that thirdshift starts."""
+    """Only workers that thirdshift starts, and endpoints with `self_hosted: true`."""
     zero_retention: bool = False
     """Only endpoints with `retention: zero`."""
     max_vendor_share: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -238,6 +242,11 @@ class EndpointPart(JobSection):
     """Where it runs, for `policy.regions`."""
     retention: Literal["zero"] | None = None
     """`zero`: the provider keeps nothing, for `policy.zero_retention`."""
+    provider: Text | None = None
+    """Whom it is booked under, and whose share `policy.max_vendor_share` counts. Default: what the model's name begins
+    with, at an `api_base` the host's name."""
+    self_hosted: bool | None = None
+    """`true`: the server at `api_base` is one's own, for `policy.self_hosted_only`."""
     licence: Text | None = None
     """Instead of the catalogue's."""
     lab: Text | None = None
@@ -284,3 +293,9 @@ class EndpointPart(JobSection):
     """vLLM's own options, passed through: `{max_model_len: 8192}`."""
     python: Text | None = None
     """The interpreter that has vLLM. Default: `.venv-vllm/bin/python` here."""
+
+    @model_validator(mode="after")
+    def _own_server_at_an_address(self) -> EndpointPart:
+        if self.self_hosted and self.api_base is None and self.engine is None:
+            raise ValueError("self_hosted says that the server at api_base is yours: name its api_base")
+        return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -233,6 +234,28 @@ def eligible(
 ) -> NDArray[np.bool_]:
     """[rows, endpoints]: allowed by policy, and the context window holds it."""
     return np.asarray(allowed[batch.policy] & _fits(batch, endpoints))
+
+
+def check_charges(folder: Path, charge_by: Sequence[str]) -> None:
+    """Raises UserError where no request has a key to charge by: all the money would go to nobody."""
+    if not charge_by:
+        return
+    found: set[str] = set()
+    for batch in batches(folder, ["metadata"]):
+        for text in pc.unique(batch.column(0)).to_pylist():
+            told = None if text is None else json.loads(text)
+            found |= (
+                {key for key, value in told.items() if value is not None} if isinstance(told, dict) else set()
+            )
+        if found.issuperset(charge_by):
+            return
+    missing = [key for key in charge_by if key not in found]
+    if missing:
+        have = f"they have {', '.join(sorted(found)[:8])}" if found else "they have no metadata"
+        raise UserError(
+            f"charge_by: {', '.join(missing)}: no row has that in its metadata ({have}); columns of the input are carried "
+            f"there by request: {{metadata: [{', '.join(missing)}]}}"
+        )
 
 
 def check_shares(

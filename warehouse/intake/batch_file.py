@@ -50,9 +50,9 @@ READ = frozenset(
 
 def read(files: Files, spec: RequestSpec) -> Iterator[pa.RecordBatch]:
     """RAW batches, one row per line that is not blank."""
-    if spec.prompt is not None or spec.id is not None or spec.reference is not None:
+    if spec.prompt is not None or spec.id or spec.reference is not None or spec.metadata or spec.policy:
         raise InputError(
-            "request.id, prompt and reference name columns, which a batch file (JSONL) has not; leave them out"
+            "request.id, prompt, reference, metadata and policy name columns; a batch file (JSONL) has none: leave them out"
         )
     rows: list[dict[str, Any]] = []
     for line in _lines(files):

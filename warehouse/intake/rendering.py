@@ -60,6 +60,10 @@ class RequestSpec:
     """A column, or else a task's name."""
     reference: str | None = None
     """A column."""
+    metadata: tuple[str, ...] = ()
+    """Columns that go into a request's metadata, beside those of a column `metadata`."""
+    policy: str | None = None
+    """The column that names a row's policy."""
     max_tokens: int = 1024
     temperature: float | None = 0.0
     """None: not sent."""
@@ -76,8 +80,8 @@ def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) ->
     expressions = {
         "request_id": _id(table, spec, flaws),
         "task": _task(table, spec),
-        "policy": f"nullif(trim({table.text_or_null('policy')}), '')",
-        "metadata": _metadata(table),
+        "policy": f"nullif(trim({_policy(table, spec)}), '')",
+        "metadata": _metadata(table, spec),
         **_content(table, spec, flaws),
         "system": f"coalesce(nullif({table.text_or_null('system')}, ''), {literal(spec.system)})",
         "tools": table.json_or_null("tools"),
@@ -151,7 +155,25 @@ def _task(table: _Table, spec: RequestSpec) -> str:
     return f"coalesce(nullif(trim({table.text_or_null(spec.task or 'task')}), ''), 'default')"
 
 
-def _metadata(table: _Table) -> str:
+def _policy(table: _Table, spec: RequestSpec) -> str:
+    if spec.policy is not None:
+        table.need(spec.policy, "request.policy")
+    return table.text_or_null(spec.policy or "policy")
+
+
+def _metadata(table: _Table, spec: RequestSpec) -> str:
+    """A row's metadata as a JSON object: its column of that name, and the columns that the job names."""
+    own = _own_metadata(table)
+    if not spec.metadata:
+        return own
+    pairs = [f"{quoted(column)}, {table.need(column, 'request.metadata')}" for column in spec.metadata]
+    named = f"json_object({', '.join(pairs)})"
+    if not table.has("metadata"):
+        return f"{named}::varchar"
+    return f"json_merge_patch(coalesce({own}, '{{}}'), {named})::varchar"
+
+
+def _own_metadata(table: _Table) -> str:
     if not table.has("metadata"):
         return "null::varchar"
     if table.nested("metadata"):
