@@ -126,6 +126,8 @@ class Attempts:
         )
         self._outcomes: list[tuple[Decimal, Outcome]] = []
         """Not in the journal yet, each with what was reserved for it."""
+        self._slots: list[tuple[int, int | None]] = []
+        """To be given back once the money that they took is settled: tokens expected, and used."""
         self.limiter = Limiter(endpoint.limits)
 
     def halt(self, kind: FailureKind) -> None:
@@ -261,6 +263,7 @@ class Attempts:
         none, and it has cost what it can cost at most."""
         if outcome is None:
             self._return(reserved_usd, reserved_usd)
+            self._free_slots()
             return
         if not self._outcomes:
             asyncio.get_running_loop().call_soon(self._flush)
@@ -284,13 +287,20 @@ class Attempts:
             due, self._outcomes = self._outcomes, []
             for reserved_usd, outcome in due:
                 self._return(reserved_usd, outcome.cost_usd)
+        self._free_slots()
+
+    def _free_slots(self) -> None:
+        """Let the next in: what the last cost is in the budget by now, however much it was."""
+        slots, self._slots = self._slots, []
+        for tokens, used in slots:
+            self.limiter.release(tokens, used)
 
     def _feedback(self, admission: Admission, reply: Reply, *, alone: bool = False) -> None:
         """What a reply teaches the limiter, the expectation and the endpoint's health. `alone`: others are answered, so
         that an error says nothing of how busy the endpoint is."""
         limiter, usage = self.limiter, reply.usage
         if self._dead is not None:  # nothing is sent any more, and nothing is learnt
-            limiter.release(admission.tokens, 0)
+            self._slots.append((admission.tokens, 0))
             return
         if reply.hints is not None:
             limiter.heed(reply.hints)
@@ -308,7 +318,7 @@ class Attempts:
             self._give_up(end)
         elif health.pause_seconds:
             limiter.pause(health.pause_seconds)
-        limiter.release(admission.tokens, used)
+        self._slots.append((admission.tokens, used))
 
     def _give_up(self, reply: Reply) -> None:
         """From now on every request gets this reply, and nothing is sent."""

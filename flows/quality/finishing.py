@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from thirdshift.flows.console import money
 from thirdshift.flows.planning.learner import drifts_of
 from thirdshift.flows.quality import audit, baseline
 from thirdshift.flows.quality.population import about, accepted
@@ -45,6 +46,12 @@ from results where run_id = $run_id
 CERTIFICATE = """
 select floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method
 from certificates where run_id = $run_id and task is null order by issued_at desc
+"""
+OVERRUN = """
+select endpoint, count(*) as attempts, sum(cost_usd)::double as billed_usd, sum(reserved_usd)::double as most_usd
+from ledger
+where run_id = $run_id and request_id is not null and status = 'settled' and cost_usd > reserved_usd and reserved_usd > 0
+group by endpoint order by endpoint
 """
 FOR_ALL = ("reference", "response_schema")
 FOR_FUNCTIONS = (*FOR_ALL, "messages", "metadata")
@@ -200,7 +207,8 @@ def finish(
     save_quality(warehouse, context.run_id, quality)
     if context.judge is not None and record(warehouse, context.run_id).useless:
         out_of_reach = False  # nobody has said so
-    verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach)
+    overspent = context.cap_usd is not None and ledger.spent(warehouse, context.run_id) > context.cap_usd
+    verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach, overspent=overspent)
     if unapproved:
         verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
     published = context.job.output is None or may_publish(context, verdicts)
@@ -222,9 +230,12 @@ def _verdicts(
     quality: Quality,
     *,
     out_of_reach: bool,
+    overspent: bool,
 ) -> list[Verdict]:
     """Everything that applies."""
     verdicts = [verdict for kind, verdict in STOPS.items() if kind in unsent]
+    if overspent and Verdict.BUDGET not in verdicts:
+        verdicts.insert(0, Verdict.BUDGET)
     if end.results and end.errors / end.results > context.job.tolerate.errors:
         verdicts.append(Verdict.ERRORS)
     if context.scorer is not None and context.job.quality.floor > 0:
@@ -267,8 +278,13 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
 
 def _notes(warehouse: Warehouse, context: RunContext) -> tuple[str, ...]:
     """What else there is to know of the end."""
+    notes = [
+        f"{row['endpoint']} billed {money(row['billed_usd'])} for {row['attempts']:,} attempts that could cost "
+        f"{money(row['most_usd'])} at most by its own ceiling"
+        for row in warehouse.query(OVERRUN, run_id=context.run_id).to_pylist()
+    ]
     judged = record(warehouse, context.run_id) if context.judge is not None else None
-    return (judged.sentence(),) if judged is not None and judged.useless else ()
+    return (*notes, judged.sentence()) if judged is not None and judged.useless else tuple(notes)
 
 
 def _estimate(context: RunContext, certificate: IssuedCertificate) -> float | None:
