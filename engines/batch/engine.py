@@ -359,8 +359,8 @@ class BatchEngine:
 
     def _over(self, work: Submission) -> FailureKind | None:
         """Why nothing more is sent for a shard, or None."""
-        if self._halted is None and self._late():
-            self._halted = FailureKind.DEADLINE
+        if self._halted is None and (self._parts.overrun or self._late()):
+            self._halted = FailureKind.BUDGET if self._parts.overrun else FailureKind.DEADLINE
         if self._halted is None and self._cut_off[work.ticket.key].is_set():
             return FailureKind.CANCELLED
         return self._halted

@@ -89,6 +89,8 @@ class BatchParts:
     def __init__(self, engine_context: EngineContext, books: AttemptRecords, wire: BatchWire) -> None:
         self._desk, self._books, self._wire = engine_context, books, wire
         self.tokens_max: int | None = None
+        self.overrun = False
+        """More was billed than a ceiling allowed: nothing more is to be sent, for the cap's sake."""
 
     # --- before ---
 
@@ -299,7 +301,17 @@ class BatchParts:
         self._desk.journal.settled([outcome for _, outcome in judged])
         for (held, _), (_, outcome) in zip(lot, judged, strict=True):
             self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd)
+            if outcome.status is LedgerStatus.SETTLED and outcome.cost_usd > held.intent.reserved_usd:
+                self._overran(held.intent, outcome)
         return [said for said, _ in judged]
+
+    def _overran(self, intent: Intent, outcome: Outcome) -> None:
+        if not self.overrun:
+            self._desk.say(
+                f"endpoint {intent.endpoint} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most that"
+                " could be: no batch is sent to it any more"
+            )
+        self.overrun = True
 
     def _judged(self, held: PendingRequest, reply: Reply, *, final: bool = True) -> tuple[Said, Outcome]:
         """What a reply is to its request. A batch makes no second attempt: that would be another night's wait."""
