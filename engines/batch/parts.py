@@ -308,8 +308,8 @@ class BatchParts:
     def _overran(self, intent: Intent, outcome: Outcome) -> None:
         if not self.overrun:
             self._desk.say(
-                f"endpoint {intent.endpoint} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most that"
-                " could be: no batch is sent to it any more"
+                f"endpoint {intent.endpoint} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most"
+                " that could be: no batch is sent to it any more"
             )
         self.overrun = True
 
