@@ -4,18 +4,14 @@ read in `thirdshift.engines.wires.replies`. No socket is touched here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from enum import Enum, auto
 
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.wires.schema_forms import enforceable, strict
+from thirdshift.router.pricing.service import OWN_KEYS, own_keys_fault
 from thirdshift.router.values import JSON, Endpoint, Mode, Request
-
-OWN_KEYS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "stream", "n", "best_of"})
-"""What neither an endpoint's params nor a row may set: each would change what a call can cost at most, or how
-many answers come back."""
-
 
 CEILINGS = ("max_tokens", "max_completion_tokens")
 
@@ -109,14 +105,6 @@ class Bodies:
     def _differs(self, sent: Mapping[str, JSON], *, strict_sent: bool) -> bool:
         now = self._format(sent)["json_schema"]
         return bool(now["schema"] != sent or now["strict"] != strict_sent)
-
-
-def own_keys_fault(taken: Collection[str]) -> str:
-    """What to say where params set what is not theirs."""
-    return (
-        f"params may not set {', '.join(sorted(taken))}; "
-        "a row's or the job's max_tokens is the ceiling, and each request has one answer"
-    )
 
 
 def refused_beforehand(request: Request) -> str | None:

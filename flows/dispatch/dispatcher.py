@@ -33,6 +33,8 @@ REDRAW_SECONDS = 0.2
 
 NOT_SENT = frozenset({FailureKind.BUDGET, FailureKind.DEADLINE, FailureKind.CANCELLED})
 """Failures that leave a request as it was: it can be sent later, and has no result yet."""
+CAN_PASS = frozenset({FailureKind.OVERLOADED, FailureKind.RATE_LIMITED})
+"""Failures of a batch's lines that another batch may not meet."""
 FOR_SCORES = frozenset({Purpose.JUDGE, Purpose.AUDIT})
 """What is sent so that answers can be scored."""
 
@@ -97,6 +99,8 @@ class Dispatcher:
         """Scores not asked for, by the reason: the run's answers are none the worse."""
         self.not_run: dict[str, list[int]] = {}
         """Rows that a batch ended without running, by endpoint, until `take_not_run`."""
+        self.passing: dict[str, list[int]] = {}
+        """Rows that a batch's server failed at by a fault that can pass, by endpoint, until `take_passing`."""
 
     def __enter__(self) -> Self:
         return self
@@ -150,9 +154,17 @@ class Dispatcher:
             self.harvest.watch(engine, ticket, work.endpoint, work.begun)
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure) or reply.valid is False
+            batch = self.endpoints[work.endpoint].mode is Mode.BATCH
             if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
                 self._not_run(work, reply)
-            self._count(failed=failed, batch=self.endpoints[work.endpoint].mode is Mode.BATCH)
+            elif (
+                isinstance(reply, Failure)
+                and batch
+                and reply.kind in CAN_PASS
+                and work.purpose not in FOR_SCORES
+            ):
+                self.passing.setdefault(work.endpoint, []).append(reply.row)
+            self._count(failed=failed, batch=batch)
         self.journal.seal(work.shard_id)
 
     def _not_run(self, work: ShardWork, failure: Failure) -> None:
@@ -173,6 +185,11 @@ class Dispatcher:
     def take_not_run(self) -> list[tuple[str, NDArray[np.int64]]]:
         """Return and forget the rows that batches ended without running, by endpoint."""
         taken, self.not_run = self.not_run, {}
+        return [(endpoint, np.array(rows, np.int64)) for endpoint, rows in taken.items()]
+
+    def take_passing(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """Return and forget the rows that another batch may answer, by endpoint."""
+        taken, self.passing = self.passing, {}
         return [(endpoint, np.array(rows, np.int64)) for endpoint, rows in taken.items()]
 
     @property

@@ -22,7 +22,7 @@ from thirdshift.flows.quality import finishing, publishing
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
 from thirdshift.flows.runs.summary import RunSummary
-from thirdshift.router.values import FailureKind, Purpose, usd
+from thirdshift.router.values import FailureKind, Mode, Purpose, usd
 from thirdshift.warehouse.errors import WarehouseInUse
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.parts import of_run, of_shard
@@ -63,7 +63,8 @@ class Run:
         self.dispatcher, self.slots, self.approval = dispatcher, slots, approval
         self.finished = finished
         self.endpoint_names = [endpoint.name for endpoint in context.endpoints]
-        self.queries = RunQueries(context.warehouse, context.run_id, self.endpoint_names)
+        batches = [endpoint.name for endpoint in context.endpoints if endpoint.mode is Mode.BATCH]
+        self.queries = RunQueries(context.warehouse, context.run_id, self.endpoint_names, batches)
         self.broken_shards: list[ShardWork] = []
         """Shards that failed as a whole."""
         self._orphans = list(orphans.shards)

@@ -87,6 +87,8 @@ def record_replies(planned: PlannedRun) -> None:
         assignment.mark_failed(columns.positions(shard.rows), run.endpoint_names.index(shard.endpoint))
     for endpoint, rows in run.dispatcher.take_not_run():
         assignment.mark_not_run(columns.positions(rows), run.endpoint_names.index(endpoint))
+    for endpoint, rows in run.dispatcher.take_passing():
+        assignment.mark_passing(columns.positions(rows), run.endpoint_names.index(endpoint))
     for endpoint in run.dispatcher.closed:
         assignment.mark_failed(np.arange(len(columns.rows)), run.endpoint_names.index(endpoint))
 

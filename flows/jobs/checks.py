@@ -23,6 +23,7 @@ from thirdshift.flows.jobs.quality_checks import check_quality
 from thirdshift.flows.jobs.redaction import SECRET
 from thirdshift.flows.jobs.unsupported import found, refused
 from thirdshift.router.certification.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
+from thirdshift.router.pricing.service import OWN_KEYS, STANDARD_TIERS, own_keys_fault
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.messages import schema_problem
 from thirdshift.warehouse.intake.sources import find
@@ -209,6 +210,23 @@ def _secrets(value: Any, loc: Loc) -> Iterator[Loc]:
                 yield from _secrets(one, (*loc, key))
 
 
+def _params_leave_ours_alone(data: dict[str, Any]) -> Finds:
+    """What would change a request's ceiling or the number of answers, and tiers that contradict the mode."""
+    for loc, one in _endpoints(data):
+        params, mode = one.get("params"), one.get("mode", "realtime")
+        if not isinstance(params, dict):
+            continue
+        taken = OWN_KEYS & {str(key) for key in params}
+        if taken:
+            yield (*loc, "params"), own_keys_fault(taken)
+        tier = params.get("service_tier")
+        if isinstance(tier, str) and mode != "realtime" and tier not in (mode, *STANDARD_TIERS):
+            yield (
+                (*loc, "params"),
+                f"service_tier {tier} and mode {mode} contradict each other; say one of them",
+            )
+
+
 CHECKS = (
     _names_are_unique,
     _named_endpoints_exist,
@@ -217,6 +235,7 @@ CHECKS = (
     _prompt_names_columns,
     _workers_are_whole,
     _no_keys_within,
+    _params_leave_ours_alone,
 )
 
 # --- the environment and the files ------------------------------------------------------------------------

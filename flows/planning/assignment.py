@@ -22,6 +22,8 @@ IN_ORDER_REQUESTS = 1_000
 """Where the cap or the deadline will stop the run, so many requests are sent at a time, in the order of the input."""
 MOST_BATCHES = 2
 """A request that so many batches have left undone is not given to another at the same endpoint."""
+MOST_PASSING = 4
+"""And one that so many have answered with a server's error: at one in thirty, four leave one in a million."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,11 @@ class Assignment:
     """[leaders, endpoints] number of batches that ended before they ran the request."""
     realtime_counterpart: NDArray[np.int32] = field(repr=False)
     """[endpoints] for a batch tier, the endpoint that serves the same model in real time; -1: none."""
+    passing: NDArray[np.int8] = field(init=False, repr=False)
+    """[leaders, endpoints] how often a batch's server failed at the request by a fault that can pass."""
+
+    def __post_init__(self) -> None:
+        self.passing = np.zeros(self.answered.shape, np.int8)
 
     @classmethod
     def of(
@@ -126,6 +133,14 @@ class Assignment:
     def mark_failed(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """Ask the endpoint for these no more, except where it has answered."""
         self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
+
+    def mark_passing(self, positions: NDArray[np.int64], endpoint: int) -> None:
+        """These failed in a batch by a fault of the server's that can pass: another batch, or the same model in real time,
+        is asked, a few times."""
+        self.passing[positions, endpoint] += 1
+        self.not_run[positions, endpoint] = np.maximum(self.not_run[positions, endpoint], 1)
+        often = self.passing[positions, endpoint] >= MOST_PASSING
+        self.mark_failed(positions[often], endpoint)
 
     def mark_not_run(self, positions: NDArray[np.int64], endpoint: int) -> None:
         """Count a batch that ended before it ran these; after the second one the endpoint is not asked again."""

@@ -45,8 +45,10 @@ select row, endpoint, bool_or(reply = 'answer') as answered,
        max(settled_at) as newest
 from responses
 where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 'expired'
+  and not (coalesce(failure_kind, '') in ('overloaded', 'rate_limited') and list_contains($batches, endpoint))
 group by all order by newest
 """
+"""Nor is a server's error in a batch, which can pass: `Assignment.mark_passing` counts those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,10 @@ class FinalReplies:
 class RunQueries:
     """Questions about one run. Rows are input rows, endpoints are positions in the job's list."""
 
-    def __init__(self, warehouse: Path, run_id: str, endpoints: Sequence[str]) -> None:
-        self._path, self._run_id = warehouse, run_id
+    def __init__(
+        self, warehouse: Path, run_id: str, endpoints: Sequence[str], batches: Sequence[str] = ()
+    ) -> None:
+        self._path, self._run_id, self._batches = warehouse, run_id, list(batches)
         self._names = pa.array(endpoints, pa.string())
 
     def scores(self) -> Observations:
@@ -94,13 +98,15 @@ class RunQueries:
 
     def replies(self) -> FinalReplies:
         """Return the final replies by request and endpoint, the latest last."""
-        row, endpoint, *flags = self._columns(REPLIES, "answered", "repaired", "served")
+        row, endpoint, *flags = self._columns(
+            REPLIES, "answered", "repaired", "served", batches=self._batches
+        )
         answered, repaired, served = (flag.astype(np.bool_) for flag in flags)
         return FinalReplies(row, endpoint, answered, repaired, served)
 
-    def _columns(self, sql: str, *names: str) -> list[NDArray[Any]]:
+    def _columns(self, sql: str, *names: str, **values: Any) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:
-            table = warehouse.query(sql, run_id=self._run_id)
+            table = warehouse.query(sql, run_id=self._run_id, **values)
         positions = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
         endpoint: NDArray[np.int32] = np.asarray(positions, np.int32)
         known = endpoint >= 0  # an endpoint that has left the job since

@@ -8,6 +8,7 @@ factor of the first off-peak rule that holds then. Amounts are exact decimals to
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -197,7 +198,11 @@ def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
 
 
 def writes_cache(endpoint: Endpoint, request: Request) -> bool:
-    """Whether a request asks its provider to keep some of its prompt, which Anthropic charges for."""
+    """Whether some of a request's prompt may be written to a cache at a price: where it asks for that (Anthropic), or where
+    the provider does so by itself and has a price for it (OpenAI from GPT-5.6 on)."""
+    explicit = endpoint.provider == "anthropic" or "claude" in endpoint.model
+    if endpoint.price.base.cache_write is not None and not explicit:
+        return True
     parts: list[JSON] = [endpoint.params, request.sampling, *request.messages, *(request.tools or ())]
     for message in request.messages:
         if not isinstance(message.get("content"), str):
@@ -210,7 +215,7 @@ def sent_bytes(request: Request) -> int:
     total = 0
     for message in request.messages:
         content = message.get("content")
-        total += len(content.encode()) if isinstance(content, str) else _nested_bytes(content)
+        total += _utf8_bytes(content) if isinstance(content, str) else _nested_bytes(content)
         if len(message) > 2 or "content" not in message:
             total += sum(_nested_bytes(v) for k, v in message.items() if k not in ("role", "content"))
     for extra in (request.tools, request.response_schema):
@@ -219,10 +224,19 @@ def sent_bytes(request: Request) -> int:
     return total
 
 
+def _utf8_bytes(text: str) -> int:
+    """The most tokens that a text can become: its bytes, as it is or composed. Qwen's tokenizer composes first (NFC), and
+    some letters are longer then, because Unicode excludes them from composition."""
+    size = len(text.encode())
+    if size == len(text) or unicodedata.is_normalized("NFC", text):
+        return size
+    return max(size, len(unicodedata.normalize("NFC", text).encode()))
+
+
 def _nested_bytes(value: JSON) -> int:
     """At least the bytes of `value` written as JSON without spaces."""
     if isinstance(value, str):
-        return len(value.encode()) + 2
+        return _utf8_bytes(value) + 2
     if isinstance(value, Mapping):
         image = IMAGE_TOKENS if "image" in str(value.get("type", "")) else 0
         return image + sum(_nested_bytes(k) + _nested_bytes(v) + 2 for k, v in value.items()) + 2

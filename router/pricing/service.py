@@ -6,7 +6,7 @@ the price by a factor that nobody knows has no price: `PriceMissing` asks for on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from urllib.parse import urlsplit
@@ -14,6 +14,10 @@ from urllib.parse import urlsplit
 from thirdshift.router.pricing.pricebook import PriceMap, PriceMissing, resolve
 from thirdshift.router.pricing.prices import scaled
 from thirdshift.router.values import JSON, Mode, PriceSchedule
+
+OWN_KEYS = frozenset({"model", "messages", "max_tokens", "max_completion_tokens", "stream", "n", "best_of"})
+"""What neither an endpoint's params nor a row may set: each would change what a call can cost at most, or how
+many answers come back."""
 
 STANDARD_TIERS = frozenset({"default", "auto", "standard", "standard_only", "on_demand"})
 MODE_TIERS = {"flex": Mode.FLEX, "batch": Mode.BATCH}
@@ -142,3 +146,11 @@ def surcharges(model: str, prices: PriceMap) -> dict[str, Decimal]:
         for name, value in factors.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     }
+
+
+def own_keys_fault(taken: Collection[str]) -> str:
+    """What to say where params set what is not theirs."""
+    return (
+        f"params may not set {', '.join(sorted(taken))}; "
+        "a row's or the job's max_tokens is the ceiling, and each request has one answer"
+    )
