@@ -146,12 +146,13 @@ def run_within(options: RunOptions) -> RunSummary:
 def run_under_prefect(options: RunOptions) -> RunSummary:
     """Run the flow `night`, and return how the run ended. What is wrong with the call is raised before Prefect starts."""
     settle_environment()
+    from thirdshift.flows.console import RunConsole
     from thirdshift.flows.models.registry import home
     from thirdshift.flows.night import night
     from thirdshift.flows.orchestration.temporary_server import api_for
     from thirdshift.flows.runs.context import context_for, name_of_run, ready
 
-    run_id = name_of_run(options)
+    run_id = name_of_run(options, RunConsole().say)
     context = context_for(options, run_id)
     ready(context)
     try:

@@ -23,7 +23,7 @@ from thirdshift.flows.init.command import register as register_init
 
 PANELS = {
     "A night": ("init", "plan", "rehearse", "run", "resume", "serve", "demo"),
-    "In the morning": ("report", "sql", "ledger", "labels", "export"),
+    "In the morning": ("runs", "report", "sql", "ledger", "labels", "export"),
     "Models": ("models", "backtest"),
     "Upkeep": ("doctor", "migrate", "purge"),
 }

@@ -15,12 +15,13 @@ from thirdshift.flows.runs.options import RunOptions
 def run_job(call: RunOptions, *, as_json: bool) -> int:
     """Run the job under Prefect and print how it ended; the exit code."""
     settle_environment()
+    from thirdshift.flows.console import RunConsole
     from thirdshift.flows.formats import jsonable
     from thirdshift.flows.orchestration.shutdown import kept, last_words
     from thirdshift.flows.runs.context import name_of_run
     from thirdshift.flows.runs.summary import show_end
 
-    run_id = name_of_run(call)
+    run_id = name_of_run(call, RunConsole().say)
     try:
         # a library that prints, prints to stderr: stdout is the answer's
         with last_words(run_id), redirect_stdout(sys.stderr):

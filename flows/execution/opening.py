@@ -10,8 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.console import RunConsole
+from thirdshift.flows.console import spent as money_spent
 from thirdshift.flows.dispatch.dispatcher import Dispatcher, context_lent
 from thirdshift.flows.dispatch.emulation import emulated
 from thirdshift.flows.dispatch.harvest import harvest_of, with_turnarounds
@@ -28,6 +31,7 @@ from thirdshift.flows.runs.context import RunContext, context_for, writable
 from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.runs.unfinished import facts_of
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
 from thirdshift.warehouse.intake.intake import frozen
@@ -40,6 +44,9 @@ from thirdshift.warehouse.store.store import Warehouse
 
 ASIDE = "aside"
 """A file of this name in a run's folder holds the id that the run is being given."""
+LAST_SHARD = """
+select coalesce(max(try_cast(split_part(shard_id, '-', 1) as integer)), 0) from shards where run_id = $run_id
+"""
 BRIEFLY = 5.0
 """How long a run that broke off waits for the warehouse, to be entered as failed."""
 
@@ -109,6 +116,7 @@ def _failing(run: Run) -> Iterator[None]:
 def _set_aside(context: RunContext, console: RunConsole) -> None:
     """Give an earlier run of this id another one; its answers and its money stay."""
     if recall(context.folder) is None:
+        _set_row_aside(context, console)
         return
     with locked(context.folder):
         orphans = find_orphans(context.folder, tuple(context.reached.values()))
@@ -132,6 +140,38 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
     console.say(f"the earlier run {context.run_id} is now {aside}")
 
 
+def _set_row_aside(context: RunContext, console: RunConsole) -> None:
+    """The same for a run whose folder is gone: what the warehouse has of it gets another id."""
+    if not context.warehouse.exists():
+        return
+    with Warehouse.open(context.warehouse, say=console.say) as warehouse:
+        if runs.get(warehouse, context.run_id) is None:
+            return
+        names = (f"{context.run_id}~{n}" for n in count(1))
+        aside = next(
+            name for name in names
+            if runs.get(warehouse, name) is None and not context.folder.with_name(name).exists()
+        )  # fmt: skip
+        runs.rename(warehouse, context.run_id, aside)
+    console.say(f"the earlier run {context.run_id} is now {aside}")
+
+
+def _without_folder(warehouse: Warehouse, context: RunContext, console: RunConsole) -> None:
+    """A run whose folder is gone goes on with what its warehouse knows: answers, money, the numbers of its shards."""
+    spent = ledger.spending(warehouse, context.run_id)
+    last = warehouse.scalar(LAST_SHARD, run_id=context.run_id)
+    if last:
+        home = context.folder / "shards"
+        home.mkdir(mode=0o700, exist_ok=True)
+        np.save(home / f"{int(last):05d}-gone.npy", np.zeros(0, np.int64))  # numbers go on from here
+    said = money_spent(spent.settled_usd, spent.unsettled_usd)
+    console.say(
+        f"{context.run_id}: its folder is gone, and what was in flight with it; its ledger knows {said}, which counts "
+        "against the cap, and what it was answered is kept",
+        "yellow",
+    )
+
+
 def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunContext:
     """Check against what the run was before, and enter it as running."""
     before = recall(context.folder)
@@ -146,10 +186,12 @@ def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunC
         if row is not None:
             _check_text(row)
             context = context_for(call, context.run_id, started=row["started_at"])
+            if before is None and row["status"] != "done":
+                _without_folder(warehouse, context, console)
         if row is None or row["status"] != "done":
             writable(context)
             runs.start(warehouse, _run_row(context, row))
-    remember(context.folder, {"call": call.as_parameters(), "job_hash": context.job.job_hash})
+    remember(context.folder, facts_of(context.job, call.as_parameters()))
     return context
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning import input as planning_input
@@ -51,6 +53,7 @@ def prepare(run: Run) -> PreparedRun:
     with run.warehouse() as warehouse:
         requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
         requests.save_rejects(warehouse, context.run_id, context.folder)
+        _check_input(runs.get(warehouse, context.run_id), prepared_input)
         runs.update(warehouse, context.run_id, input_fingerprint=prepared_input.intake.fingerprint)
         prices.save(warehouse, context.run_id, context.prices)
         columns = earlier_runs.take_over(warehouse, context, columns, say)
@@ -62,6 +65,17 @@ def prepare(run: Run) -> PreparedRun:
     rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""
     say(f"{context.run_id}: {prepared_input.rows:,} requests{rejects}")
     return PreparedRun(run, prepared_input, columns, learner, audit)
+
+
+def _check_input(row: Mapping[str, Any] | None, prepared_input: PreparedInput) -> None:
+    """Raises UserError where answers in the warehouse are to other requests: the frozen input was lost, and the input
+    has changed since."""
+    before = None if row is None else row["input_fingerprint"]
+    if row is not None and before is not None and before != prepared_input.intake.fingerprint:
+        raise UserError(
+            f"run {row['run_id']} was begun on another input, and its frozen copy is gone; put the input back as it was, "
+            "or start anew with --fresh"
+        )
 
 
 def _frozen_input(run: Run) -> PreparedInput:

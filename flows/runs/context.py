@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -28,6 +28,7 @@ from thirdshift.flows.jobs.deadlines import duration, resolve_deadline
 from thirdshift.flows.jobs.job import Job, load_job
 from thirdshift.flows.runs.ids import derive_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.runs.unfinished import unfinished_run
 from thirdshift.router.certification.judge import Judge
 from thirdshift.router.certification.scorers import Need, Scorer, kind_of, needs
 from thirdshift.router.learning.quality_target import QualityTarget
@@ -251,11 +252,17 @@ def load(call: RunOptions) -> tuple[Job, Path]:
     return job, place
 
 
-def name_of_run(call: RunOptions) -> str:
-    """The run id: given, or derived from the job's name and params, or new."""
+def name_of_run(call: RunOptions, say: Callable[[str], None] = lambda _: None) -> str:
+    """The run id: given, or derived from the job's name and params, or that of the job's last run on this input where it
+    was cut short (which is said), or new."""
     if call.run_id is not None:
         return call.run_id
-    job, _ = load(call)
+    job, warehouse = load(call)
+    if not job.given and not call.fresh:
+        unfinished = unfinished_run(job, warehouse, emulated=call.emulated)
+        if unfinished is not None:
+            say(f"going on with {unfinished}, which was cut short on the same input; --fresh starts anew")
+            return unfinished
     return derive_run_id(job, now=datetime.now(UTC), token=secrets.token_hex(3))
 
 

@@ -1,0 +1,78 @@
+"""Runs that were cut short: a job without params goes on with its last one, and a dead one is not called running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from thirdshift.flows.jobs.job import Job
+from thirdshift.flows.runs.folder import alive_runs, known_runs, recall
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.intake.sources import find
+from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store.read_only import reading
+
+STATUS = "select status from runs where run_id = $run_id"
+RUNS = """
+select run_id, job, status, outcomes, started_at, finished_at, spent_usd, unsettled_usd
+from runs order by started_at desc, run_id limit $most
+"""
+CUT_SHORT = frozenset({"running", "interrupted", "failed", "budget", "deadline"})
+"""Statuses of a run that can be gone on with."""
+
+
+def input_state(job: Job) -> list[list[Any]] | None:
+    """What tells that the input's files are as they were: path, bytes and time of change of each. None: it cannot be
+    told (a query, an object store)."""
+    if not isinstance(job.input, str) or "://" in job.input:
+        return None
+    try:
+        files = find(job.input, job.base)
+        told = [(path, os.stat(path)) for path in files.paths]
+    except (WarehouseError, OSError):
+        return None
+    return [[path, state.st_size, state.st_mtime_ns] for path, state in told]
+
+
+def facts_of(job: Job, call: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of how a run was called, to find it again."""
+    return {"call": dict(call), "job_hash": job.job_hash, "job": job.name, "input": input_state(job)}
+
+
+def unfinished_run(job: Job, warehouse: Path, *, emulated: bool) -> str | None:
+    """The last run of this job, where it is over the same input and was cut short; None where there is none, or where it
+    is done or alive."""
+    state = input_state(job)
+    if state is None or not warehouse.exists():
+        return None
+    for run_id in known_runs(warehouse):
+        facts = recall(run_folder(warehouse, run_id)) or {}
+        if facts.get("job") != job.name or bool(facts.get("call", {}).get("emulated")) != emulated:
+            continue
+        same = facts.get("job_hash") == job.job_hash and facts.get("input") == state
+        return run_id if same and _cut_short(warehouse, run_id) else None
+    return None
+
+
+def _cut_short(warehouse: Path, run_id: str) -> bool:
+    if run_id in alive_runs(warehouse):
+        return False
+    try:
+        with reading(warehouse) as ask:
+            statuses = ask(STATUS, run_id=run_id)["status"].to_pylist()
+    except WarehouseError:
+        return False
+    return bool(statuses) and statuses[0] in CUT_SHORT
+
+
+def runs_of(warehouse: Path, most: int) -> list[dict[str, Any]]:
+    """The latest runs, newest first; one whose process is gone is `interrupted`, whatever its row says."""
+    alive = set(alive_runs(warehouse))
+    with reading(warehouse) as ask:
+        rows: list[dict[str, Any]] = ask(RUNS, most=most).to_pylist()
+    return [
+        row | {"status": "interrupted"} if row["status"] == "running" and row["run_id"] not in alive else row
+        for row in rows
+    ]
