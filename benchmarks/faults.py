@@ -10,6 +10,11 @@ before it could be killed is followed by another. At the end, over all nights:
 - the provider billed at most as many answers twice as were in flight at the kills;
 - settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides.
 
+Most lives are hindered besides (HINDRANCES): a reader has the warehouse open for as long as they last, they may have 256
+files open, or the disk takes no more while they send; some come to their close and publish before they are killed. Now and
+then a part or the frozen input is cut short between two lives: the next one must refuse it by name, send nothing and leave
+what there is, and once the file is whole again the night goes on.
+
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
 the stages of a run in threads of its own and is forked from one that has imported everything; with --prefect
 it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. Local workers are not killed here
@@ -23,14 +28,18 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -41,6 +50,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution.opening import open_run
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.stages import run_stages
@@ -57,7 +67,30 @@ AT_START = 0.2
 """The share of kills in the first seconds of a process, before it sends; all others come after its first request."""
 START_SECONDS = 3.0
 WORK_SECONDS = 2.0
+END_SECONDS = 8.0
+"""Within so many seconds of its first request a night is at its close or publishes."""
+AT_END = 0.3
+"""The share of the other kills that may come so late."""
 LOOK_SECONDS = 0.02
+HINDRANCES = ("nothing", "a reader", "few files", "a full disk")
+FILES = 256
+FULL_SECONDS = 1.5
+"""So long after a life's start its disk is full."""
+DISK_BYTES = 48_000
+"""What a file may grow to on a disk that is full: a journal of some hundred records."""
+DAMAGED = 0.15
+"""The share of lives that find a file cut short."""
+READER = """
+import duckdb, sys, time
+while True:
+    try:
+        con = duckdb.connect(sys.argv[1], read_only=True)
+        break
+    except duckdb.IOException:
+        time.sleep(0.01)
+print("open", flush=True)
+sys.stdin.read()
+"""
 FORK = multiprocessing.get_context("fork")
 MODELS = (
     EmulatedModel(
@@ -124,6 +157,8 @@ def write_job(folder: Path, emulator: Emulator) -> Path:
         "request": {"max_tokens": 32},
         "quality": {"floor": 0.9, "scorer": "numeric", "pilot": 60},
         "budget": {"cap_usd": 100},
+        "output": {"path": "published", "when": "always"},
+        "warehouse_copy": "dashboards.duckdb",
         "endpoints": [
             {
                 "name": name,
@@ -143,8 +178,10 @@ def write_job(folder: Path, emulator: Emulator) -> Path:
 class Life:
     """One process of a night, `thirdshift run` itself or the road without Prefect."""
 
-    def __init__(self, job: Path, run_id: str, log: Path, *, prefect: bool) -> None:
-        self._child = None if prefect else FORK.Process(target=live_into, args=(job, run_id, log))
+    def __init__(
+        self, job: Path, run_id: str, log: Path, *, prefect: bool, hindrance: str = "nothing"
+    ) -> None:
+        self._child = None if prefect else FORK.Process(target=live_into, args=(job, run_id, log, hindrance))
         if self._child is not None:
             self._child.start()
             return
@@ -167,40 +204,142 @@ class Life:
         self.ended(None)
 
 
-def live_into(job: Path, run_id: str, log: Path) -> None:
+def live_into(job: Path, run_id: str, log: Path, hindrance: str) -> None:
     """A life whose words go to `log`."""
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(live(job, run_id))
+    if hindrance == "few files":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
+    if hindrance == "a full disk":
+        threading.Timer(FULL_SECONDS, fill_disk).start()
+    try:
+        code = live(job, run_id)
+    except UserError as error:
+        print(error, file=sys.stderr, flush=True)
+        code = error.exit_code
+    sys.exit(code)
+
+
+def fill_disk() -> None:
+    """From now on no file grows beyond DISK_BYTES; the kernel says so where a full disk would."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, DISK_BYTES))
+
+
+@contextmanager
+def read_meanwhile(warehouse: Path, *, wanted: bool) -> Iterator[None]:
+    """Another process has the warehouse open to read, if it is there."""
+    if not wanted or not warehouse.exists():
+        yield
+        return
+    with subprocess.Popen(
+        [sys.executable, "-c", READER, str(warehouse)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as reader:
+        if reader.stdout is not None:
+            reader.stdout.readline()
+        yield
+        reader.kill()
+
+
+@contextmanager
+def cut_short(folder: Path, rng: random.Random) -> Iterator[Path | None]:
+    """A part or a file of the frozen input has lost its second half meanwhile; None where the night has none yet."""
+    files = sorted([*folder.glob("parts/*.parquet"), *folder.glob("requests/*.parquet")])
+    if not files or not (folder / "shards").exists():
+        yield None
+        return
+    file = rng.choice(files)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    try:
+        yield file
+    finally:
+        if file.parent.exists():
+            file.write_bytes(whole)
+
+
+@dataclass
+class Tally:
+    """What befell the nights besides being killed."""
+
+    runs: list[str] = field(default_factory=lambda: ["night-0"])
+    hindered: Counter[str] = field(default_factory=Counter)
+    broke_off: int = 0
+    """Lives that a full disk ended."""
+    damaged: int = 0
+    refused: int = 0
+    """Lives that named a damaged file and ended."""
+    sent_on_damage: int = 0
 
 
 def kill_at_random(
     job: Path, emulator: Emulator, kills: int, seed: int, log: Path, *, prefect: bool
-) -> list[str]:
-    """The runs that were made. Ends when so many kills have met a living process and the last run is done."""
+) -> Tally:
+    """What was made. Ends when so many kills have met a living process and the last run is done."""
     rng = random.Random(seed)
-    runs = ["night-0"]
+    tally = Tally()
     done = 0
     while done < kills:
-        before = requests_seen(emulator)
-        life = Life(job, runs[-1], log, prefect=prefect)
-        if rng.random() < AT_START:
-            seconds = rng.uniform(0, START_SECONDS)
-        else:
-            while life.ended() is None and requests_seen(emulator) == before:
-                time.sleep(LOOK_SECONDS)
-            seconds = rng.uniform(0, WORK_SECONDS)
-        code = life.ended(seconds)
+        if not prefect and rng.random() < DAMAGED:
+            live_on_damage(job, emulator, rng, log, tally)
+        hindrance = HINDRANCES[0] if prefect else rng.choice(HINDRANCES)
+        tally.hindered[hindrance] += 1
+        with read_meanwhile(job.with_name("warehouse.duckdb"), wanted=hindrance == "a reader"):
+            code = killed(job, emulator, rng, log, tally.runs[-1], prefect=prefect, hindrance=hindrance)
         if code is None:
-            life.kill()
             done += 1
             print(f"{done} of {kills} killed", file=sys.stderr)
-            continue
-        check_end(code, runs[-1], log)
-        runs.append(f"night-{len(runs)}")
-    check_end(Life(job, runs[-1], log, prefect=prefect).ended(None), runs[-1], log)
-    return runs
+        elif code == 1 and hindrance == "a full disk":
+            tally.broke_off += 1
+        else:
+            check_end(code, tally.runs[-1], log)
+            tally.runs.append(f"night-{len(tally.runs)}")
+    check_end(Life(job, tally.runs[-1], log, prefect=prefect).ended(None), tally.runs[-1], log)
+    return tally
+
+
+def killed(
+    job: Path,
+    emulator: Emulator,
+    rng: random.Random,
+    log: Path,
+    run_id: str,
+    *,
+    prefect: bool,
+    hindrance: str,
+) -> int | None:
+    """None: a life was killed; else its exit code, when it was quicker."""
+    before = requests_seen(emulator)
+    life = Life(job, run_id, log, prefect=prefect, hindrance=hindrance)
+    if rng.random() < AT_START:
+        seconds = rng.uniform(0, START_SECONDS)
+    else:
+        while life.ended() is None and requests_seen(emulator) == before:
+            time.sleep(LOOK_SECONDS)
+        seconds = rng.uniform(0, END_SECONDS if rng.random() < AT_END else WORK_SECONDS)
+    code = life.ended(seconds)
+    if code is None:
+        life.kill()
+    return code
+
+
+def live_on_damage(job: Path, emulator: Emulator, rng: random.Random, log: Path, tally: Tally) -> None:
+    """A life that finds a file cut short: it names it and sends nothing, or has no need of it and finishes."""
+    folder = job.with_name("warehouse.duckdb.d") / tally.runs[-1]
+    with cut_short(folder, rng) as file:
+        if file is None:
+            return
+        tally.damaged += 1
+        before, said = requests_seen(emulator), log.stat().st_size if log.exists() else 0
+        code = Life(job, tally.runs[-1], log, prefect=False).ended(None)
+        if code in (0, 3):
+            tally.runs.append(f"night-{len(tally.runs)}")
+            return
+        if file.name in log.read_bytes()[said:].decode(errors="replace"):
+            tally.refused += 1
+            tally.sent_on_damage += requests_seen(emulator) - before
+            return
+    raise SystemExit(f"{file} was cut short and a life ended with {code}:\n{log.read_text()[-4000:]}")
 
 
 def requests_seen(emulator: Emulator) -> int:
@@ -247,6 +386,18 @@ def judged(warehouse: Path, books: list[dict[str, Any]], nights: int, kills: int
     }
 
 
+def published(folder: Path, runs: Sequence[str]) -> dict[str, bool]:
+    """Every night's results are published whole, and the copy for dashboards is the warehouse."""
+    parts = [folder / "published" / "job=killed" / f"run_id={run_id}" for run_id in runs]
+    rows = [sum(pq.read_metadata(file).num_rows for file in part.glob("*.parquet")) for part in parts]
+    copied = ask(folder / "dashboards.duckdb", "select count(*) as n from runs where status = 'done'")
+    return {
+        "all_published": rows == [ROWS] * len(runs)
+        and all((part / "manifest.json").exists() for part in parts),
+        "copy_is_whole": copied["n"][0].as_py() == len(runs),
+    }
+
+
 @contextmanager
 def shared_api(*, wanted: bool) -> Iterator[None]:
     if not wanted:
@@ -266,9 +417,14 @@ def measure(kills: int, seed: int, *, prefect: bool) -> dict[str, Any]:
         with shared_api(wanted=prefect), Emulator(MODELS, items=write_night(folder), seed=seed) as emulator:
             begun = time.monotonic()
             job = write_job(folder, emulator)
-            runs = kill_at_random(job, emulator, kills, seed, folder / "log.txt", prefect=prefect)
-            figures = judged(folder / "warehouse.duckdb", emulator.books(), len(runs), kills)
-    head = {"kills": kills, "seed": seed, "prefect": prefect}
+            tally = kill_at_random(job, emulator, kills, seed, folder / "log.txt", prefect=prefect)
+            ends = kills + tally.broke_off + tally.refused
+            figures = judged(folder / "warehouse.duckdb", emulator.books(), len(tally.runs), ends)
+            figures["laws"] |= published(folder, tally.runs) | {
+                "nothing_sent_on_damage": tally.sent_on_damage == 0
+            }
+    head = {"kills": kills, "seed": seed, "prefect": prefect, "hindered": dict(tally.hindered)}
+    head |= {"full_disks": tally.broke_off, "damaged": tally.damaged, "refused": tally.refused}
     return (
         head | figures | {"seconds": round(time.monotonic() - begun, 1), "ok": all(figures["laws"].values())}
     )
