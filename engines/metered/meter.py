@@ -4,6 +4,9 @@ Time is leased ahead, a minute at a time. A lease is a ledger entry of purpose o
 begins, and ends at what of it no answer was charged for: start-up, idle time, the tail. It reserves twice: once for
 the answers it will pay for, once for its own entry, which a dead process leaves behind at the whole lease. So the
 ledger never passes the cap, however it ends.
+
+A minimum rental is one lease, and reserves what the plan reckons with: the minimum, once. What answers are charged of it
+is taken off its entry (a new entry for the rest follows the old one), so that the two together are the minimum.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from thirdshift.router.values import QUANTUM, Intent, LedgerStatus, Outcome, usd
 ZERO = Decimal(0)
 LEASES_SECONDS = (60.0, 15.0, 5.0)
 """The usual lease; and the smaller ones tried when the cap leaves no room for it."""
+ROOMS_SECONDS = (*LEASES_SECONDS, 0.0)
+"""Of a minimum rental so many seconds are reserved twice, if the cap has room, lest each answer need a new entry."""
 RENEW_SECONDS = 3.0
 """A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
 
@@ -42,6 +47,11 @@ class Lease:
     """Left of what is reserved for answers."""
     overhead: Decimal = ZERO
     """Charged to this entry so far."""
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What the budget has set aside for it."""
+        return self.intent.reserved_usd + self.answers
 
 
 class Meter:
@@ -87,6 +97,8 @@ class Meter:
             for weight in weights
         ]
         shares[-1] += amount - sum(shares, ZERO)
+        if self._lease is not None and amount > self._lease.answers and self._in_minimum(self._lease):
+            self._lease = self._rest_of(self._lease, amount)
         if self._lease is not None and amount:
             covered = min(amount, self._lease.answers)
             self._lease.answers -= covered
@@ -116,12 +128,47 @@ class Meter:
     def _stretches(self) -> tuple[float, ...]:
         if not self._per_second:
             return (float("inf"),)
-        if self._lease is None and self._minimum > LEASES_SECONDS[0]:
-            return (self._minimum,)
         return LEASES_SECONDS
+
+    def _in_minimum(self, lease: Lease) -> bool:
+        return self._minimum > LEASES_SECONDS[0] and lease.until <= self._began + self._minimum
+
+    def _rent(self) -> bool:
+        """Lease the minimum rental."""
+        amount = usd_up(self._per_second * Decimal(self._minimum))
+        for seconds in ROOMS_SECONDS:
+            room = usd_up(self._per_second * Decimal(seconds))
+            if self._engine_context.budget.reserve(amount + room):
+                intent = self._overhead(amount)
+                self._engine_context.journal.sent((intent,))
+                self._lease = Lease(intent, self._began + self._minimum, room)
+                return True
+        return False
+
+    def _rest_of(self, old: Lease, amount: Decimal) -> Lease:
+        """Replace the entry of a minimum rental by one for what is left of it, with room for answers of `amount`."""
+        budget = self._engine_context.budget
+        free = old.reserved_usd - old.overhead
+        left = usd_up(self._per_second * Decimal(max(0.0, old.until - self._clock())))
+        left = max(ZERO, min(left, free - amount))
+        room, extra = free - left, ZERO
+        for seconds in LEASES_SECONDS:
+            more = amount + usd_up(self._per_second * Decimal(seconds)) - room
+            if more <= 0:
+                break
+            if budget.reserve(more):
+                room, extra = room + more, more
+                break
+        self._book(old)
+        intent = self._overhead(left)
+        self._engine_context.journal.sent((intent,))
+        budget.settle(old.reserved_usd + extra - left - room, old.overhead)
+        return Lease(intent, old.until, room)
 
     def _take(self, seconds: float) -> bool:
         now, old = self._clock(), self._lease
+        if old is None and self._per_second and self._minimum > LEASES_SECONDS[0]:
+            return self._rent()
         begins = now if old is None else max(now, old.until)
         covered = Decimal(begins - self._marked) + Decimal(seconds) if self._per_second else ZERO
         amount = usd_up(self._per_second * covered) if covered else ZERO
@@ -135,10 +182,13 @@ class Meter:
         return True
 
     def _settle(self, lease: Lease) -> None:
+        self._book(lease)
+        self._engine_context.budget.settle(lease.reserved_usd, lease.overhead)
+
+    def _book(self, lease: Lease) -> None:
         status = LedgerStatus.SETTLED if lease.overhead else LedgerStatus.VOID
         outcome = Outcome(lease.intent.entry_id, status, lease.overhead, datetime.now(UTC))
         self._engine_context.journal.settled((outcome,))
-        self._engine_context.budget.settle(lease.intent.reserved_usd + lease.answers, lease.overhead)
 
     def _accrue(self) -> Decimal:
         """Return what the time since the last mark costs; these add up to the whole's price, to the last place."""

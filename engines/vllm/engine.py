@@ -65,6 +65,8 @@ class VllmEngine:
         self._done: list[WorkerSupervisor] = []
         """Supervisors whose thread has ended, for what they measured."""
         self._lifetimes: list[WorkerLifetime] = []
+        self._planned: int | None = None
+        """Workers that the plan chose; None: no plan says, and there are as many as the pending requests are worth."""
         self._halted: FailureKind | None = None
         self._start_failure: str | None = None
         """Why workers do not come up; then nothing is tried again."""
@@ -86,6 +88,13 @@ class VllmEngine:
 
     def collect(self, ticket: Ticket) -> Iterator[Said]:
         return self._queues[ticket.key].drain()
+
+    def plan_workers(self, count: int) -> None:
+        """Run `count` workers from now on, where there is work for them; at 0 an idle one is stopped at once."""
+        with self._lock:
+            self._planned = count
+            for supervisor in self._supervisors.values():
+                supervisor.wake()
 
     def stop(self) -> None:
         self.halt(FailureKind.CANCELLED)
@@ -144,6 +153,11 @@ class VllmEngine:
         with self._lock:
             self._check_deadline()
             return not self.closing and self._pending() > 0
+
+    @property
+    def unplanned(self) -> bool:
+        """Whether the plan has no use for these workers."""
+        return self._planned == 0
 
     def take(self, room: int) -> list[QueuedRequest]:
         """Hand out requests for a worker: of what is left, its fair share, so that all end together."""
@@ -235,13 +249,17 @@ class VllmEngine:
         return sum(len(queue.pending) for queue in self._queues.values())
 
     def _scale_up(self, run_id: str) -> None:
-        """Start as many workers as the pending requests are worth, at most those the job allows."""
+        """Start as many workers as the plan chose, or as the pending requests are worth; at most those the job allows."""
         self._check_deadline()
         if self._halted is not None:
             self._flush(self._halted)
         elif self._start_failure is not None:
             self._fail_pending()
-        wanted = min(self.spec.workers, -(-self._pending() // WORTH_A_WORKER))
+        pending = self._pending()
+        worth = (
+            -(-pending // WORTH_A_WORKER) if self._planned is None else min(max(self._planned, 1), pending)
+        )
+        wanted = min(self.spec.workers, worth)
         for number in range(self.spec.workers):
             if len(self._supervisors) >= wanted:
                 break

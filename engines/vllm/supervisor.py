@@ -61,6 +61,8 @@ class WorkerPool(Protocol):
     bodies: Bodies
     closing: bool
 
+    @property
+    def unplanned(self) -> bool: ...
     def wants(self, supervisor: WorkerSupervisor) -> bool: ...
     def has_work(self) -> bool: ...
     def take(self, room: int) -> list[QueuedRequest]: ...
@@ -197,7 +199,7 @@ class WorkerSupervisor:
             lifetime.cost_usd = meter.cost_usd
             if self._in_flight or not self._pool.usd_per_hour:
                 idle = now
-            elif now - idle > self._terms.idle_seconds:
+            elif self._pool.unplanned or now - idle > self._terms.idle_seconds:
                 return
 
     def _pay(self, meter: Meter) -> None:

@@ -20,6 +20,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.history import past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
+from thirdshift.flows.planning.paid_hours import withheld
 from thirdshift.flows.planning.planner import (
     Decision,
     Market,
@@ -61,6 +62,8 @@ class PlannedShare:
     input_tokens: int
     output_tokens: int
     cost_usd: float
+    workers: int | None = None
+    """Workers that are started; None where nothing is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +253,8 @@ def _pilot_usd(
     if not count or not np.isfinite(cost).any(axis=1).all():
         return 0.0
     each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
+    known = np.zeros(len(context.endpoints), bool)
+    each[withheld(priced, columns.allowed, known, context.baseline)] = 0.0
     looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
     asked = float(looks @ each)
     cap = context.terms().cap_usd
@@ -320,7 +325,13 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
         labels_usd=None if needed is None or needed.needed is None else needed.needed * needed.usd,
         gap=solved.gap,
         endpoints={
-            name: PlannedShare(share.requests, share.input_tokens, share.output_tokens, share.cost_usd)
+            name: PlannedShare(
+                share.requests,
+                share.input_tokens,
+                share.output_tokens,
+                share.cost_usd,
+                solved.workers.get(name),
+            )
             for name, share in outlook.shares.items()
         },
         frontier=tuple(FloorPrice(point.floor, point.cost_usd) for point in outlook.points),

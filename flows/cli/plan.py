@@ -89,7 +89,9 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
 
 
 def _table(outlook: PlanOutlook) -> Table:
-    table = Table("endpoint", "requests", "input tokens", "output tokens", "expected")
+    table = Table("endpoint", "requests", "input tokens", "output tokens", "expected", "workers")
+    plan = outlook.plan
+    workers = {} if isinstance(plan, Infeasible) else plan.workers
     for name, share in outlook.shares.items():
         table.add_row(
             name,
@@ -97,6 +99,7 @@ def _table(outlook: PlanOutlook) -> Table:
             f"{share.input_tokens:,}",
             f"{share.output_tokens:,}",
             money(share.cost_usd),
+            f"{workers[name]}" if name in workers else "",
         )
     for column_ in table.columns[1:]:
         column_.justify = "right"

@@ -22,6 +22,7 @@ from thirdshift.engines.registry import engine_for
 from thirdshift.flows.console import ProgressCounts, RunConsole
 from thirdshift.flows.dispatch.harvest import Harvest
 from thirdshift.flows.dispatch.work import ShardWork, rows_file
+from thirdshift.flows.planning.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.router.interfaces import Budget, Engine, EngineContext, Shard
@@ -97,6 +98,8 @@ class Dispatcher:
         """Requests not sent, by the reason."""
         self.unscored: Counter[FailureKind] = Counter()
         """Scores not asked for, by the reason: the run's answers are none the worse."""
+        self._workers: dict[str, int] = {}
+        """How many workers each endpoint of ours is to have; one that is not named decides by its pending requests."""
         self.not_run: dict[str, list[int]] = {}
         """Rows that a batch ended without running, by endpoint, until `take_not_run`."""
         self.passing: dict[str, list[int]] = {}
@@ -229,6 +232,18 @@ class Dispatcher:
             if (lane := self._lane(shard)) not in self.engines:
                 engine_context = self.judge_context if shard.purpose is Purpose.JUDGE else self.engine_context
                 self.engines[lane] = engine_for(self.endpoints[shard.endpoint], engine_context)
+                self._apply_workers(lane)
+
+    def plan_workers(self, counts: Mapping[str, int]) -> None:
+        """Have so many workers run for each endpoint named, engines that are made later included."""
+        self._workers.update(counts)
+        for lane in self.engines:
+            self._apply_workers(lane)
+
+    def _apply_workers(self, lane: str) -> None:
+        engine = self.engines[lane]
+        if lane in self._workers and isinstance(engine, HasWorkerCount):
+            engine.plan_workers(self._workers[lane])
 
     def _lane(self, work: ShardWork) -> str:
         """Name the shard's engine: an endpoint that judges too has a second one, whose money is apart, but never a
@@ -271,7 +286,7 @@ class Dispatcher:
 
 
 @runtime_checkable
-class HasWorkers(Protocol):
-    """An engine with workers of its own."""
+class HasWorkerCount(Protocol):
+    """An engine that can be told how many workers to run."""
 
-    def worker_lifetimes(self) -> Sequence[Any]: ...
+    def plan_workers(self, count: int) -> None: ...

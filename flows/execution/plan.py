@@ -64,6 +64,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         chosen.cost_usd + audit_usd(run.context, prepared.input, prepared.columns, market, chosen.quality),
         out_of_reach=compromise is Compromise.FLOOR,
     )
+    run.dispatcher.plan_workers({name: chosen.workers.get(name, 0) for name in run.context.pools})
     _save(planned, chosen)
     run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
     if predicted := prediction_only(run.context):

@@ -47,6 +47,8 @@ def prepare(run: Run) -> PreparedRun:
     if by_audit:
         prepared_input = judgeable(context, prepared_input)
     run.dispatcher.connect()
+    # one shows what its model can do; how many there are to be is for the plan to say
+    run.dispatcher.plan_workers(dict.fromkeys(context.pools, 1))
     columns = request_columns(prepared_input, context.endpoints, context.allowed, texts=context.learns)
     if by_audit:
         audit = Audit(context, prepared_input, sample=stands_for_all(context, prepared_input, columns, say))

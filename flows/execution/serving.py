@@ -117,6 +117,7 @@ def _shards(planned: PlannedRun, purpose: Purpose, pending: PendingRows) -> list
             planned.prepared.columns,
             planned.market,
             run.context.endpoints,
+            workers=assignment.workers,
             ordered=assignment.ordered,
         ),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from thirdshift.flows.planning.planner import Market, RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
 from thirdshift.router.planning.shards import BATCH, Cutting, cut
+from thirdshift.router.planning.usage import costs_of
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.values import Endpoint, Mode
 
@@ -53,6 +54,8 @@ class Assignment:
     """[leaders, endpoints] number of batches that ended before they ran the request."""
     realtime_counterpart: NDArray[np.int32] = field(repr=False)
     """[endpoints] for a batch tier, the endpoint that serves the same model in real time; -1: none."""
+    workers: Mapping[str, int] = field(default_factory=dict)
+    """Workers that the plan starts, by endpoint; those with none are left out."""
     passing: NDArray[np.int8] = field(init=False, repr=False)
     """[leaders, endpoints] how often a batch's server failed at the request by a fault that can pass."""
 
@@ -87,6 +90,7 @@ class Assignment:
             in_flight=np.zeros(len(target), bool),
             not_run=np.zeros(shape, np.int8),
             realtime_counterpart=realtime_counterpart,
+            workers=plan.workers,
         )
 
     def keep_answered(self, replies: FinalReplies, columns: RequestColumns) -> None:
@@ -191,7 +195,7 @@ class Assignment:
         free &= self.not_run[lost][:, endpoint_of] == 0
         # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
         planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
-        cost = problem.cost[lost]
+        cost = costs_of(problem, lost, self.workers)
         last = float(cost[free].max(initial=0.0)) + 1.0
         order = np.where(quality >= planned[:, None] - 0.02, cost, last + 1.0 - quality)
         # what a batch left undone goes to the same model, if that can be had in real time
@@ -256,9 +260,10 @@ def shards_of(
     market: Market,
     endpoints: Sequence[Endpoint],
     *,
+    workers: Mapping[str, int] | None = None,
     ordered: bool = False,
 ) -> list[tuple[str, NDArray[np.int64]]]:
-    """Cut what is due into shards: (endpoint's name, rows)."""
+    """Cut what is due into shards: (endpoint's name, rows). `workers`: how many the plan starts, by endpoint."""
     first_option = {offer.endpoint: k for k, offer in reversed(list(enumerate(market.offered)))}
     choice = np.full(len(columns.rows), NOBODY, np.int16)
     choice[due.position] = [first_option[e] for e in due.endpoint.tolist()]
@@ -266,7 +271,9 @@ def shards_of(
     output[due.position] = market.output_tokens[due.position, due.endpoint]
     options = tuple(offer.option for offer in market.offered)
     cuttings = {
-        option.name: _cutting(endpoints[offer.endpoint], ordered=ordered)
+        option.name: _cutting(
+            endpoints[offer.endpoint], (workers or {}).get(option.endpoint, 1), ordered=ordered
+        )
         for option, offer in zip(options, market.offered, strict=True)
     }
     plans = cut(
@@ -280,14 +287,14 @@ def shards_of(
     return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
 
 
-def _cutting(endpoint: Endpoint, *, ordered: bool) -> Cutting:
+def _cutting(endpoint: Endpoint, workers: int, *, ordered: bool) -> Cutting:
     if ordered:  # side by side, shards would be served at once and not one after the other
         return Cutting(
             least_requests=IN_ORDER_REQUESTS, most_requests=IN_ORDER_REQUESTS, least_seconds=math.inf
         )
     if endpoint.mode is Mode.BATCH:
         return BATCH
-    return Cutting(lanes=endpoint.workers.workers) if endpoint.workers is not None else Cutting()
+    return Cutting(lanes=workers) if endpoint.workers is not None else Cutting()
 
 
 def plan_sentence(
@@ -302,11 +309,14 @@ def plan_sentence(
     ]
     followers = int(weight.sum()) - len(weight)
     again = f", {followers:,} duplicates answered with them" if followers else ""
+    pools = "".join(
+        f"; {count} worker{'s' if count > 1 else ''} of {name}" for name, count in plan.workers.items()
+    )
     waits = "".join(
         f"; {name} waits {timedelta(seconds=round(seconds))} for its price"
         for name, seconds in plan.waits.items()
     )
     return (
         f"plan: {', '.join(shares)}{again}; expected {money(plan.cost_usd)}, quality {plan.quality:.3f}, "
-        f"within {plan.gap:.2%} of the cheapest{waits}"
+        f"within {plan.gap:.2%} of the cheapest{pools}{waits}"
     )

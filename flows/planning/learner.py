@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.paid_hours import withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, market
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
@@ -55,6 +57,8 @@ class Learner:
         """[leaders]"""
         self.rounds = 0
         """Rounds of the pilot so far."""
+        self._worth_starting: dict[int, bool] = {}
+        """Whether a look at an endpoint paid by the hour is worth a worker's start, where the pilot has asked that."""
 
     @staticmethod
     def of(
@@ -123,7 +127,9 @@ class Learner:
         if aim is None or not self.context.pilots:
             return None
         self.watch()
-        situation = self._situation(aim)
+        priced = self.market()
+        waiting = self._withheld(priced)
+        situation = self._situation(aim, priced, waiting)
         found = next_round(situation, np.random.default_rng(self.rounds))
         if found is None and not self.rounds and len(situation.observations):  # an earlier process played it
             self.rounds = 1
@@ -132,16 +138,52 @@ class Learner:
             alone = next_round(replace(situation, past=None), np.random.default_rng(0))
             self._tell_spared(len(alone or ()) - len(found))
         self.rounds += 1
-        return None if found is None else (found, np.asarray(situation.cost_usd, np.float64))
+        if found is None:
+            return self._looks_at_workers(aim, priced, waiting)
+        return found, np.asarray(situation.cost_usd, np.float64)
+
+    def _withheld(self, priced: Market) -> list[int]:
+        """Endpoints paid by the hour that are not to be looked at yet."""
+        replies = self.run_queries.replies()
+        known = np.bincount(replies.endpoint, minlength=len(self.context.endpoints)) > 0
+        waiting = withheld(priced, self.columns.allowed, known, self.context.baseline)
+        return [endpoint for endpoint in waiting if not self._worth_starting.get(endpoint)]
+
+    def _looks_at_workers(
+        self, aim: QualityTarget, priced: Market, waiting: list[int]
+    ) -> tuple[Looks, NDArray[np.float64]] | None:
+        """First looks at a worker that is paid by the hour, where they are worth its start; the others have been tried."""
+        if not waiting:
+            return None
+        without = self.decide(priced.without(waiting), self.context.terms()).plan
+        for endpoint in (e for e in waiting if e not in self._worth_starting):
+            name, start = self.context.endpoints[endpoint].name, priced.starts()[endpoint]
+            worth = self._worth_starting[endpoint] = worth_starting(priced, endpoint, without)
+            if not worth:
+                self.say(
+                    f"{name} is not tried: starting a worker costs {money(start)}, more than it may save"
+                )
+                continue
+            others = [e for e in range(len(self.context.endpoints)) if e != endpoint]
+            situation = self._situation(aim, priced, others)
+            found = next_round(replace(situation, rounds=0), np.random.default_rng(0))
+            if found is not None:
+                self.rounds = 1
+                cost = np.asarray(situation.cost_usd, np.float64).copy()
+                cost[:, endpoint] += start / len(found)
+                return found, cost
+        return None
 
     def _tell_spared(self, looks: int) -> None:
         if looks > 0:
             self.say(f"{len(self.before.score):,} scores of earlier nights stand in for {looks:,} looks")
 
-    def _situation(self, aim: QualityTarget) -> Situation:
+    def _situation(self, aim: QualityTarget, priced: Market, waiting: Sequence[int] = ()) -> Situation:
+        """What is known, with nothing to be looked at on the endpoints `waiting`."""
         context = self.context
         tried = self.columns.allowed & self.scorable[:, None]
-        allowed, cost = looked_at(tried, self.market().by_endpoint(), self.realtime_counterpart)
+        tried[:, list(waiting)] = False
+        allowed, cost = looked_at(tried, priced.by_endpoint(), self.realtime_counterpart)
         return Situation(
             population=self.columns.population,
             cost_usd=cost,

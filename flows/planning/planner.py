@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +23,7 @@ from thirdshift.flows.planning.run_queries import TokenUsage
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.planning.infeasibility import solve
-from thirdshift.router.planning.market import Offer, cost_matrix, offers
+from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
@@ -133,6 +133,9 @@ class Market:
     output_tokens: NDArray[np.float32] = field(repr=False)
     """[leaders, endpoints]"""
     lengths: OutputModel = field(repr=False)
+    hours_usd: NDArray[np.float64] = field(repr=False)
+    """[leaders, options] what a worker's busy seconds cost, and each request's share of its start and minimum if all
+    requests go there; 0 where tokens are paid for, and for answers held."""
 
     @property
     def endpoint(self) -> NDArray[np.int32]:
@@ -140,11 +143,24 @@ class Market:
         return np.array([offer.endpoint for offer in self.offered], np.int32)
 
     def by_endpoint(self) -> NDArray[np.float64]:
-        """[leaders, endpoints] USD by the cheapest option of each endpoint."""
+        """[leaders, endpoints] USD by the cheapest option of each endpoint, hours included."""
         cost = np.full(self.output_tokens.shape, np.inf)
         for option, endpoint in enumerate(self.endpoint):
-            cost[:, endpoint] = np.minimum(cost[:, endpoint], self.cost_usd[:, option])
+            cost[:, endpoint] = np.minimum(cost[:, endpoint], (self.cost_usd + self.hours_usd)[:, option])
         return cost
+
+    def starts(self) -> dict[int, float]:
+        """Endpoint → US dollars that starting a worker costs, whatever it then answers; where hours are paid."""
+        return {
+            offer.endpoint: offer.option.workers.start_usd
+            for offer in self.offered
+            if offer.option.workers is not None
+        }
+
+    def without(self, endpoints: Collection[int]) -> Market:
+        """The market if these endpoints offered nothing."""
+        gone = np.isin(self.endpoint, list(endpoints))
+        return replace(self, cost_usd=np.where(gone, np.inf, self.cost_usd))
 
 
 def market(
@@ -180,10 +196,12 @@ def market(
         ).ratio
     offered = offers(endpoints, now, deadline, throughputs, factors)
     cost = cost_matrix(endpoints, offered, columns.tokens, output, columns.cached)
+    paid = hours_matrix(offered, columns.tokens, output)
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
-    return Market(offered, cost, output, lengths)
+            paid[held[0][held[1] == offer.endpoint], option] = 0.0
+    return Market(offered, cost, output, lengths, paid)
 
 
 def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:

@@ -29,6 +29,13 @@ class HasRates(Protocol):
     def rates(self) -> Rates | None: ...
 
 
+@runtime_checkable
+class HasWorkers(Protocol):
+    """An engine with workers of its own."""
+
+    def worker_lifetimes(self) -> Sequence[Any]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class KnownThroughput:
     throughput: Throughput
@@ -75,6 +82,10 @@ def throughput_of_run(
                 decode_tokens_per_second=one.decode_tokens_per_second,
                 startup_seconds=one.startup_seconds,
             )
+    for name, engine in engines.items():
+        if isinstance(engine, HasWorkers) and name in corrected:
+            up = sum(lifetime.stopped_at is None for lifetime in engine.worker_lifetimes())
+            corrected[name] = replace(corrected[name], running=up)
     return corrected
 
 

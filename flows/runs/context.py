@@ -128,6 +128,11 @@ class RunContext:
         return {endpoint.name: endpoint for endpoint in (*judges, *self.endpoints)}
 
     @property
+    def pools(self) -> tuple[str, ...]:
+        """The endpoints whose workers this run starts and stops."""
+        return tuple(endpoint.name for endpoint in self.endpoints if endpoint.workers is not None)
+
+    @property
     def judge_usd(self) -> Decimal | None:
         """What judging may cost at most; None: no limit of its own."""
         judge = self.job.quality.judge

@@ -86,3 +86,23 @@ def cost_matrix(
             endpoint.price, offer.factor, told, output_tokens[:, offer.endpoint].astype(np.float64), cached
         )
     return cost
+
+
+def hours_matrix(
+    offered: Sequence[Offer],
+    input_tokens: Sequence[NDArray[np.int32]],
+    output_tokens: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """USD [n, options] of workers' time: of the seconds a request keeps one busy, and its share of what a worker's start
+    costs if all n go there; 0 where tokens are paid for."""
+    cost = np.zeros((len(output_tokens), len(offered)))
+    for column, offer in enumerate(offered):
+        workers = offer.option.workers
+        if workers is None:
+            continue
+        read = input_tokens[offer.endpoint] * offer.option.token_factor
+        busy = workers.seconds(read, output_tokens[:, offer.endpoint])
+        idle = max(0.0, max(workers.startup_seconds, workers.minimum_seconds) - float(busy.sum()))
+        seconds = np.maximum(busy, 0.0) + idle / max(len(busy), 1)
+        cost[:, column] = seconds * (workers.usd_per_hour / 3600)
+    return cost

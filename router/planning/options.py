@@ -30,6 +30,8 @@ class Throughput:
     decode_tokens_per_second: float = 1_000.0
     """Speed of one worker with everything it runs at a time; measured where there is a measurement."""
     startup_seconds: float = 60.0
+    running: int = 0
+    """Workers that are up: what starting them cost is paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +61,15 @@ def options_for(
     factors = list(dict.fromkeys(window.factor for window in found))
     if len(factors) <= 1:
         factor = factors[0] if factors else Decimal(1)
-        return (Priced(_option(endpoint, endpoint.name, (), throughput, token_factor), factor),)
+        option = _option(endpoint, endpoint.name, (), throughput, token_factor, hurried=deadline is not None)
+        return (Priced(option, factor),)
     priced = []
     for factor in factors:
         mine = [window for window in found if window.factor == factor]
         name = endpoint.name if mine[0].start <= now else f"{endpoint.name}@{mine[0].start:%H:%M}"
         spans = _spans(mine, now, endless=deadline is None)
-        priced.append(Priced(_option(endpoint, name, spans, throughput, token_factor), factor))
+        option = _option(endpoint, name, spans, throughput, token_factor, hurried=deadline is not None)
+        priced.append(Priced(option, factor))
     return tuple(priced)
 
 
@@ -83,6 +87,8 @@ def _option(
     spans: tuple[tuple[float, float], ...],
     throughput: Throughput,
     token_factor: float,
+    *,
+    hurried: bool,
 ) -> Option:
     batch = endpoint.mode is Mode.BATCH
     turnaround = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
@@ -97,7 +103,7 @@ def _option(
         turnaround_seconds=turnaround if batch else 0.0,
         queue_tokens=endpoint.limits.enqueued_tokens if batch else None,
         token_factor=token_factor,
-        workers=_workers(endpoint, throughput),
+        workers=_workers(endpoint, throughput, hurried=hurried),
     )
 
 
@@ -110,16 +116,21 @@ def _requests_per_second(endpoint: Endpoint, throughput: Throughput) -> float | 
     return min(rates, default=None)
 
 
-def _workers(endpoint: Endpoint, throughput: Throughput) -> Workers | None:
-    """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one."""
+def _workers(endpoint: Endpoint, throughput: Throughput, *, hurried: bool) -> Workers | None:
+    """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one.
+
+    Workers that are up cost their hours alone, and where no deadline asks for more, there are no more.
+    """
     spec = endpoint.workers
     if spec is None and endpoint.price.usd_per_hour is None:
         return None
+    most = 1 if spec is None else spec.workers
+    up = throughput.running > 0 and (not hurried or throughput.running >= most)
     return Workers(
-        max_workers=1 if spec is None else spec.workers,
+        max_workers=min(most, throughput.running) if up else most,
         usd_per_hour=float(endpoint.price.usd_per_hour or 0),
         prefill_tokens_per_second=throughput.prefill_tokens_per_second,
         decode_tokens_per_second=throughput.decode_tokens_per_second,
-        startup_seconds=throughput.startup_seconds,
-        minimum_seconds=0.0 if spec is None else spec.minimum_minutes * 60,
+        startup_seconds=0.0 if up else throughput.startup_seconds,
+        minimum_seconds=0.0 if spec is None or up else spec.minimum_minutes * 60,
     )

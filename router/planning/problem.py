@@ -35,6 +35,11 @@ class Workers:
     minimum_seconds: float = 0.0
     """A worker once started is paid for at least so long."""
 
+    @property
+    def start_usd(self) -> float:
+        """What one that answers nothing costs: its start-up, or its minimum where that is longer."""
+        return max(self.startup_seconds, self.minimum_seconds) * self.usd_per_hour / 3600
+
     def seconds(self, input_tokens: Floats, output_tokens: Floats) -> Floats:
         """How long one worker is busy with requests of so many tokens."""
         return input_tokens / self.prefill_tokens_per_second + output_tokens / self.decode_tokens_per_second

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +98,17 @@ def overhead_usd(pools: Sequence[Pool], workers: Sequence[int], busy: Real) -> f
         idle = max(0.0, count * pool.short_seconds - float(busy[pool.option]))
         total += count * pool.startup_usd + idle * pool.usd_per_second
     return total
+
+
+def costs_of(problem: Problem, rows: Rows, workers: Mapping[str, int]) -> Real:
+    """[rows, E] US dollars of each row, a worker's busy seconds included; where none of an option's workers is up
+    (`workers`: how many are, by endpoint), these rows together bear what starting one costs."""
+    found = pairs(problem, rows)
+    cost = np.where(found.allowed, found.cost, np.inf)
+    for e, option in enumerate(problem.options):
+        if option.workers is not None and not workers.get(option.endpoint):
+            cost[:, e] += option.workers.start_usd / max(len(rows), 1)
+    return cost
 
 
 def broken(

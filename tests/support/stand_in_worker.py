@@ -1,11 +1,12 @@
 """Speaks the worker's side of the pipe in place of vLLM, to show what a real engine shows seldom.
 
 It takes the options that a job passes through: `faults_above` (out of memory with more requests than that at once),
-`never_ready` (prints and waits), `seconds` (per lot of answers).
+`never_ready` (prints and waits), `seconds` (per lot of answers), `adds` (answers the sum of the numbers asked about).
 """
 
 import json
 import os
+import re
 import sys
 import time
 
@@ -27,7 +28,8 @@ def main() -> None:
         if message["op"] == "stop":
             break
         if message["op"] == "ask":
-            waiting.append(message["id"])
+            numbers = re.findall(r"\d+", message["messages"][-1]["content"]) if options.get("adds") else ()
+            waiting.append((message["id"], str(sum(map(int, numbers))) if numbers else f"{os.getpid()}"))
             continue
         while waiting:
             lot, waiting = waiting[:most], waiting[most:]
@@ -35,8 +37,8 @@ def main() -> None:
                 say(op="fault", kind="out_of_memory", message="OutOfMemoryError: out of memory")
                 sys.exit(1)
             time.sleep(options.get("seconds", 0.0))
-            for one in lot:
-                say(op="answer", id=one, text=f"{os.getpid()}", reasoning=None, finish_reason="stop",
+            for number, text in lot:
+                say(op="answer", id=number, text=text, reasoning=None, finish_reason="stop",
                     input_tokens=10, output_tokens=2, cached_tokens=0, reasoning_tokens=0)  # fmt: skip
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from tests.support.paths import ROOT, TESTS
@@ -21,3 +23,14 @@ def worker_endpoint(
     price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=usd_per_hour)
     spec = replace(WorkerSpec("cpu", 1, VLLM_PYTHON), **workers)
     return Endpoint("house", model, price, context_window=window, workers=spec)
+
+
+def stand_in_python(folder: Path) -> Path:
+    """Make what a job names as the Python that has vLLM: it says that it has, and runs the stand-in worker."""
+    python = folder / "stand-in-python"
+    probe = """if [ "$1" = -c ]; then echo '{"vllm": true, "plugins": []}'; exit; fi"""
+    python.write_text(
+        f'#!/bin/sh\n{probe}\nexec "{sys.executable}" "{TESTS / "support" / "stand_in_worker.py"}"\n'
+    )
+    python.chmod(0o700)
+    return python

@@ -98,11 +98,12 @@ def metered(
     st.decimals(Decimal("0.01"), Decimal(100), places=2),
     st.one_of(st.none(), st.decimals(Decimal("0.001"), Decimal(2), places=3)),
     st.lists(st.tuples(st.floats(0.001, 2.5), st.lists(st.floats(0.1, 50), max_size=3)), max_size=60),
+    st.sampled_from([0.0, 65.0, 90.0]),
 )
 def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
-    usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]]
+    usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]], minimum: float
 ) -> None:
-    meter, journal, budget, clock = metered(usd_per_hour, cap)
+    meter, journal, budget, clock = metered(usd_per_hour, cap, minimum_seconds=minimum)
     began, answers, alive = clock.now, Decimal(0), meter.keep_up()
     for seconds, weights in stretches:
         if not alive:
@@ -119,9 +120,21 @@ def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
     paid = answers + journal.cost
     assert paid == meter.cost_usd == budget.spent_usd
     assert budget.reserved_usd == 0
-    assert abs(paid - usd_per_hour / 3600 * Decimal(clock.now - began)) <= Decimal("1e-9") * (
-        len(stretches) + 2
-    )
+    lived = max(clock.now - began, minimum if journal.intents else 0.0)
+    assert abs(paid - usd_per_hour / 3600 * Decimal(lived)) <= Decimal("1e-9") * (len(stretches) + 2)
+
+
+def test_a_minimum_rental_is_reserved_once_and_answers_come_off_it() -> None:
+    meter, journal, budget, clock = metered(Decimal(36), Decimal(6), minimum_seconds=600)
+    assert meter.keep_up()
+    answers = Decimal(0)
+    for _ in range(50):
+        clock.now += 7
+        answers += sum(meter.charge([1, 2]))
+        assert journal.worst_usd() + answers <= Decimal(6)
+        assert budget.spent_usd + budget.reserved_usd <= Decimal(6)
+    meter.stop()
+    assert answers + journal.cost == Decimal(6)
 
 
 def test_a_minimum_rental_is_paid_in_full() -> None:

@@ -1,0 +1,43 @@
+"""Endpoints whose workers are paid by the hour: when the pilot may start one.
+
+A look at one costs its start and its minimum, whatever it answers, where a look elsewhere costs an answer. So the others
+are tried first, and a worker is started where what it may save is worth that.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.planner import Market
+from thirdshift.router.planning.problem import Infeasible, Plan
+
+CHANCE = 0.5
+"""The chance that a model nobody has tried is good enough, where a look at it costs a worker's start."""
+
+
+def withheld(
+    market: Market, allowed: NDArray[np.bool_], known: NDArray[np.bool_], baseline: int | None
+) -> list[int]:
+    """Return the endpoints that the pilot leaves alone until the others have been tried.
+
+    `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started.
+    One that is cheaper than the cheapest others even with its start, one that the floor is a share of, and one without
+    which a request has nobody, are tried like any other.
+    """
+    starts = {e: usd for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline}
+    others = allowed.copy()
+    others[:, list(starts)] = False
+    if not others.any(axis=1).all():
+        return []
+    cost = market.by_endpoint()
+    cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
+    return [e for e in starts if float(cost[allowed[:, e], e].sum()) >= cheapest]
+
+
+def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible) -> bool:
+    """Whether a look at the endpoint may save more than its start costs. `without`: the plan of all others."""
+    if isinstance(without, Infeasible):
+        return True
+    saves = without.cost_usd - float(market.by_endpoint()[:, endpoint].sum())
+    return CHANCE * saves > (1.0 - CHANCE) * market.starts()[endpoint]
