@@ -25,7 +25,7 @@ ZERO = Decimal(0)
 LEASES_SECONDS = (60.0, 15.0, 5.0)
 """The usual lease; and the smaller ones tried when the cap leaves no room for it."""
 ROOMS_SECONDS = (*LEASES_SECONDS, 0.0)
-"""Of a minimum rental so many seconds are reserved twice, if the cap has room, lest each answer need a new entry."""
+"""Seconds of a minimum rental that are reserved twice, if the cap has room, lest each answer need a new entry."""
 RENEW_SECONDS = 3.0
 """A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
 
