@@ -37,11 +37,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +49,9 @@ import yaml
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.execution.opening import open_run
-from thirdshift.flows.execution.run import Run
-from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.execution.sending import run_in_threads
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.values import Limits, Price
-from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.ask import ask
 
 ROWS = 400
@@ -118,21 +113,8 @@ select count(*) as results, count(distinct (run_id, request_id)) as requests, co
 
 
 def live(job: Path, run_id: str) -> int:
-    """One life, without Prefect."""
-
-    def send(run: Run, shards: Sequence[Any]) -> None:
-        with run.sending(shards), ThreadPoolExecutor(8) as lanes:
-            futures: dict[Future[None], Any] = {
-                lanes.submit(run.dispatcher.answer, shard.shard_id): shard for shard in shards
-            }
-            for future in as_completed(futures):
-                fault = future.exception()
-                if isinstance(fault, WarehouseError):
-                    raise fault
-                run.land(futures[future], failed=None if fault is None else repr(fault))
-
-    with open_run(run_id, RunOptions(job=job)) as run:
-        return (run.finished or run_stages(run, partial(send, run))).exit_code
+    """One life of the run, in threads of this process; its exit code."""
+    return run_in_threads(RunOptions(job=job, run_id=run_id)).exit_code
 
 
 # --- who kills it ----------------------------------------------------------------------------------------------------

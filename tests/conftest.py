@@ -46,7 +46,7 @@ def prefect_api() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def demo_night(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo_night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a demo's night, to be read only: played once, for all processes that test, with what it printed in
     `printed`."""
     from tests.support.nights import thirdshift

@@ -64,7 +64,7 @@ STANDS_FOR: Mapping[str, str] = {
     "flows/jobs/sql": "flows/test_job",
     "flows/orchestration/schedules": "nights/test_schedules",
     "flows/orchestration/slot_holders": "flows/test_concurrency",
-    "flows/orchestration/temporary_server": "nights/test_temporary_server",
+    "flows/orchestration/server": "nights/test_without_server",
     "warehouse/object_stores": "nights/test_object_stores",
     "engines/batch": "engines/batch/test_openai",
     "engines/core": "engines/test_realtime",

@@ -16,7 +16,7 @@ from thirdshift.flows.api.jobs import (
     options_for,
 )
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.orchestration.server import settle_environment
+from thirdshift.flows.orchestration.server import answering, server_named, settle_environment
 from thirdshift.flows.runs.folder import UnknownRun, known_runs, recall
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
@@ -136,28 +136,33 @@ def options_to_resume(
 
 def run_within(options: RunOptions) -> RunSummary:
     """Run a job in a process that goes on afterwards, also when the run is interrupted."""
-    settle_environment()
-    from thirdshift.flows.orchestration.shutdown import process_goes_on
+    from thirdshift.flows.execution.stopping import process_goes_on
 
     with process_goes_on():
-        return run_under_prefect(options)
+        return run_to_end(options)
 
 
-def run_under_prefect(options: RunOptions) -> RunSummary:
-    """Run the flow `night`, and return how the run ended. What is wrong with the call is raised before Prefect starts."""
-    settle_environment()
+def run_to_end(options: RunOptions) -> RunSummary:
+    """Run a job, as the flow `night` where a Prefect server is named and in threads of this process where none is.
+
+    What is wrong with the call is raised before anything starts.
+    """
     from thirdshift.flows.console import RunConsole
-    from thirdshift.flows.models.registry import home
-    from thirdshift.flows.night import night
-    from thirdshift.flows.orchestration.temporary_server import api_for
     from thirdshift.flows.runs.context import context_for, name_of_run, ready
 
     run_id = name_of_run(options, RunConsole().say)
-    context = context_for(options, run_id)
-    ready(context)
+    options = replace(options, run_id=run_id)
+    ready(context_for(options, run_id))
+    if not server_named():
+        from thirdshift.flows.execution.sending import run_in_threads
+
+        return run_in_threads(options)
+    settle_environment()
+    answering()
+    from thirdshift.flows.night import night
+
     try:
-        with api_for(context.folder.parent, home()):
-            summary: RunSummary = night(**replace(options, run_id=run_id).as_parameters())
+        summary: RunSummary = night(**options.as_parameters())
         return summary
     except NotDone as over:
         return over.summary

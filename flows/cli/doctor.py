@@ -138,19 +138,18 @@ def _vllm() -> Check:
 
 def _prefect() -> Iterator[Check]:
     """The server that is named: whether it answers, its schedules begin nights, its leases outlive it."""
-    from thirdshift.flows.orchestration.server import settle_environment
+    from thirdshift.flows.orchestration.server import answering, server_named, settle_environment
 
+    if not server_named():
+        yield Check(
+            "prefect API",
+            CheckState.FINE,
+            "none is named, and none is needed; `prefect server start` and PREFECT_API_URL let you watch runs",
+        )
+        return
     settle_environment()
     from prefect.client.orchestration import get_client
 
-    from thirdshift.flows.orchestration.server import temporary
-    from thirdshift.flows.orchestration.temporary_server import answering
-
-    if temporary():
-        yield Check(
-            "prefect API", CheckState.FINE, "a temporary one per run; `prefect server start` keeps a UI"
-        )
-        return
     try:
         answering()
         with get_client(sync_client=True) as client:

@@ -7,17 +7,15 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
 
-from thirdshift.flows.api.runs import run_under_prefect
-from thirdshift.flows.orchestration.server import settle_environment
+from thirdshift.flows.api.runs import run_to_end
 from thirdshift.flows.runs.options import RunOptions
 
 
 def run_job(call: RunOptions, *, as_json: bool) -> int:
-    """Run the job under Prefect and print how it ended; the exit code."""
-    settle_environment()
+    """Run the job and print how it ended; the exit code."""
     from thirdshift.flows.console import RunConsole
+    from thirdshift.flows.execution.stopping import kept, last_words
     from thirdshift.flows.formats import jsonable
-    from thirdshift.flows.orchestration.shutdown import kept, last_words
     from thirdshift.flows.runs.context import name_of_run
     from thirdshift.flows.runs.summary import show_end
 
@@ -25,7 +23,7 @@ def run_job(call: RunOptions, *, as_json: bool) -> int:
     try:
         # a library that prints, prints to stderr: stdout is the answer's
         with last_words(run_id), redirect_stdout(sys.stderr):
-            summary = run_under_prefect(replace(call, run_id=run_id))
+            summary = run_to_end(replace(call, run_id=run_id))
     except KeyboardInterrupt:
         print(f"\n{kept(run_id)}", file=sys.stderr)
         return 130

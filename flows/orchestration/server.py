@@ -1,27 +1,26 @@
-"""Prefect as we use it: quiet, offline, and its temporary server never outlives us."""
+"""Prefect as we use it: quiet and offline, and only where a server is named that watches."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from pathlib import Path
+
+from thirdshift.flows.errors import UserError
 
 SETTINGS = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # of a flow of the user's own, without a server
     "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what goes wrong is told once, by the command, not as a trace of Prefect's
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
 }
 """Defaults; whatever the user has set stands."""
 
+ASK_SECONDS = 10.0
+"""How long a server that is named may take to say that it is there."""
 DRAIN_SECONDS = 3.0
 """The temporary server loses task runs when the process ends before its recorder has drained; measured: 3 s are enough
 for 100 task runs."""
-
-
-ENDED_SECONDS = 2.0
-"""A temporary server that was interrupted is gone by then."""
 
 
 def settle_environment() -> None:
@@ -31,67 +30,51 @@ def settle_environment() -> None:
 
 
 def temporary() -> bool:
-    """Whether Prefect's API is the temporary server that this process starts."""
+    """Whether Prefect's API is a temporary server that Prefect starts, for a flow that no server is named for."""
     from prefect.settings import PREFECT_API_URL
 
     return not PREFECT_API_URL.value()
 
 
-def forget_ended_server() -> None:
-    """Let Prefect start another temporary server: an interrupt of the process group has ended the one that it had."""
-    from prefect.server.api.server import SubprocessASGIServer
+def server_named() -> bool:
+    """Whether a Prefect server is named to watch runs: by a variable, a profile or a file that Prefect reads.
 
-    server = SubprocessASGIServer()
-    if server.server_process is not None:
-        try:
-            server.server_process.wait(ENDED_SECONDS)
-        except subprocess.TimeoutExpired:  # the interrupt was for this process alone
-            return
-        server.stop()
-
-
-_GUARD = """
-import os, signal, sys
-sys.stdin.read()
-for pid in map(int, sys.argv[1:]):
-    try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass
-"""
-
-
-_guards: list[subprocess.Popen[bytes]] = []
-"""Kept: the pipe must stay open until this process ends."""
-_guarded: set[int] = set()
-"""Pids of servers that have a guard."""
-
-
-def guard_server() -> None:
-    """End Prefect's temporary server when this process is gone, kill -9 included: a guard waits at a pipe of ours.
-
-    Prefect starts the server as a plain child and stops it at exit, so a killed run would leave it behind.
+    Prefect's settings take a second to import, so they are asked only where something could name one.
     """
-    import psutil
-
-    servers = [
-        str(child.pid)
-        for child in psutil.Process().children()
-        if child.pid not in _guarded and _is_server(child)
-    ]
-    if servers:
-        _guarded.update(map(int, servers))
-        _guards.append(
-            subprocess.Popen(
-                [sys.executable, "-S", "-c", _GUARD, *servers], stdin=subprocess.PIPE, start_new_session=True
-            )
-        )
-
-
-def _is_server(process: object) -> bool:
-    import psutil
-
-    try:
-        return "prefect.server.api.server:create_app" in process.cmdline()  # type: ignore[attr-defined]
-    except psutil.Error:
+    if not (
+        "PREFECT_API_URL" in os.environ
+        or "PREFECT_PROFILE" in os.environ
+        or any(map(_names_prefect, _files()))
+    ):
         return False
+    settle_environment()
+    return not temporary()
+
+
+def _files() -> tuple[Path, ...]:
+    """The files in which Prefect looks for settings."""
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    return profiles, Path("prefect.toml"), Path("pyproject.toml"), Path(".env")
+
+
+def _names_prefect(path: Path) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return path.name == "prefect.toml" or "PREFECT_" in text or "[tool.prefect" in text
+
+
+def answering() -> None:
+    """Raises UserError where PREFECT_API_URL is one that nobody answers."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    with get_client(httpx_settings={"timeout": ASK_SECONDS}, sync_client=True) as client:
+        failed = client.api_healthcheck()
+    if failed is not None:
+        raise UserError(
+            f"no Prefect server answers at PREFECT_API_URL={PREFECT_API_URL.value()}; start it, or unset the variable "
+            "(`prefect config unset PREFECT_API_URL` where a profile has it): a run then goes without one"
+        )

@@ -18,13 +18,11 @@ from thirdshift.flows.runs.folder import locked
 from thirdshift.warehouse.store.migrate import build
 from thirdshift.warehouse.store.schema import VERSION
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 ROWS = 40
 
 
 @pytest.fixture(scope="module")
-def night(tmp_path_factory: pytest.TempPathFactory, prefect_api: None) -> tuple[Path, list[dict[str, str]]]:
+def night(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, str]]]:
     """A finished run `one` of 40 requests: its warehouse, and the provider's books."""
     folder = tmp_path_factory.mktemp("kept")
     rows = write_sums(folder / "requests.parquet", ROWS)

@@ -12,14 +12,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.support.servers import billed_usd, emulated, fetch
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
 from thirdshift.router.values import Price
-
-pytestmark = pytest.mark.usefixtures("prefect_api")
 
 ONE = EmulatedModel("one", Price(Decimal(1), Decimal(4)), ability=9.0)
 NIGHT = {"model": "openai/one", "mode": "batch", "price": {"input": 0.5, "output": 2}, "turnaround": "1s"}

@@ -70,7 +70,6 @@ def provider(tmp_path: Path) -> Iterator[Emulator]:
         yield emulator
 
 
-@pytest.mark.usefixtures("prefect_api")
 def test_a_night_without_a_scorer_holds_the_floor_says_it_is_a_prediction_and_ends_well(
     tmp_path: Path, provider: Emulator
 ) -> None:

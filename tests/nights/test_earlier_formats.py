@@ -16,8 +16,6 @@ from tests.support.paths import TESTS
 from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import Emulator
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 ARCHIVES = sorted((TESTS / "formats").glob("*/night.tar.xz"))
 """Made by tests/formats/make.py: a finished run and one that was killed, of the same 240 requests."""
 REQUESTS = 240

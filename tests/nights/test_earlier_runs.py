@@ -18,8 +18,6 @@ from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import Emulator, KnownRow, ability_for
 from thirdshift.flows.errors import UserError
 
-by_the_command = pytest.mark.usefixtures("prefect_api")
-
 PRICED = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
 BOTH = PRICED | {"dear": {"price": {"input": 5, "output": 25}}}
 
@@ -43,7 +41,6 @@ def calls(emulator: Emulator) -> int:
     return len(emulator.books())
 
 
-@by_the_command
 def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
     first = [*range(240), *range(160)]  # 400 rows, 40 % duplicates
     known = write_rows(tmp_path / "requests.parquet", [*first, *range(1000, 1020)])
@@ -87,7 +84,6 @@ def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
         assert calls(emulator) == 260 + 260
 
 
-@by_the_command
 def test_a_budget_of_the_day_is_shared_by_the_nights_in_it_killed_ones_too(tmp_path: Path) -> None:
     known = write_sums(tmp_path / "requests.parquet", 400)
     window = {"budget": {"cap_usd": 0.03, "window": "day"}}

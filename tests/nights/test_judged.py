@@ -24,8 +24,6 @@ from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, abili
 from thirdshift.flows.cli.app import app
 from thirdshift.router.values import Limits, Price
 
-pytestmark = pytest.mark.usefixtures("prefect_api")
-
 RUBRIC = "1 if the sum is right, 0 if it is not."
 ENDPOINTS: dict[str, dict[str, Any]] = {
     "dear": {"price": {"input": 5, "output": 25}},

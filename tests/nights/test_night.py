@@ -56,7 +56,7 @@ def test_a_night_is_answered_certified_and_cheaper_than_the_dear_endpoint_alone(
         quality={"floor": 0.9, "scorer": "numeric", "pilot": 60},
         budget={"cap_usd": 5},
     )
-    done = thirdshift("run", job, "--run-id", "one", "--json")
+    done = thirdshift("run", job, "--run-id", "one", "--json", watched=True)
     assert done.returncode == 0, done.stderr
     told, warehouse = answer(done), tmp_path / "warehouse.duckdb"
     assert (told["exit"], told["results"], told["rejects"], told["errors"]) == (0, 600, 0, 0)
@@ -74,7 +74,7 @@ def test_a_night_is_answered_certified_and_cheaper_than_the_dear_endpoint_alone(
     statuses = ask(warehouse, "select distinct status from ledger")
     assert statuses == [("settled",)]
 
-    again = thirdshift("run", job, "--run-id", "one", "--json")
+    again = thirdshift("run", job, "--run-id", "one", "--json", watched=True)
     assert answer(again) == told
     assert billed(provider) == ledger, "a finished run spends nothing"
 
@@ -138,7 +138,7 @@ def test_every_row_is_a_result_or_a_reject_with_a_reason(tmp_path: Path) -> None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
     with emulated([cheap()], items=[KnownRow(prompt="What is 1 plus 1?", reference="2")]) as emulator:
         job = write_job(tmp_path, emulator, {"cheap": PRICES["cheap"] | {"context_window": 2000}})
-        done = thirdshift("run", job, "--run-id", "four", "--json")
+        done = thirdshift("run", job, "--run-id", "four", "--json", watched=True)
         assert len(emulator.books()) == 1, "requests with one hash are paid for once"
     assert done.returncode == 0, done.stderr
     told, warehouse = answer(done), tmp_path / "warehouse.duckdb"

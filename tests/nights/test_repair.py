@@ -150,7 +150,6 @@ def test_where_one_was_wrong_another_is_expected_to_be_wrong_more_often() -> Non
     assert told[200:, 1][~wrong].mean() == pytest.approx(scores[200:, 1][~wrong].mean(), abs=0.08)
 
 
-@pytest.mark.usefixtures("prefect_api")
 def test_an_audit_below_the_floor_is_followed_by_a_repair_and_another_audit(tmp_path: Path) -> None:
     known = write_sums(tmp_path / "requests.parquet", 400)
     pq.write_table(

@@ -86,11 +86,11 @@ def test_a_key_is_in_no_file_table_log_or_database(tmp_path: Path, monkeypatch: 
     told: list[Result] = []
     with emulated([cheap(latency_seconds=0.01)], items=known) as emulator:
         job = write_job(tmp_path, emulator, {"cheap": PRICE}, output={"path": "published"})
-        fine = thirdshift("run", job, "--run-id", "fine", "--json")
+        fine = thirdshift("run", job, "--run-id", "fine", "--json", watched=True)
         with refusing() as base:
             refused = {"cheap": PRICE | {"api_base": base}}
             job = write_job(tmp_path, emulator, refused)
-            refusal = thirdshift("run", job, "--run-id", "refused", "--json")
+            refusal = thirdshift("run", job, "--run-id", "refused", "--json", watched=True)
             told += [CliRunner().invoke(app, words) for words in (["plan", str(job), "--json"], ["doctor"])]
     assert (fine.returncode, refusal.returncode) == (0, 6), refusal.stderr
     warehouse = tmp_path / "warehouse.duckdb"

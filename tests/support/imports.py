@@ -20,11 +20,13 @@ FREE = {
 """Modules that all of a package may import."""
 TABLE: Mapping[str, list[str]] = {
     "flows/cli": [
-        "flows/api", "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning",
-        "flows/report", "flows/init", "flows/runs", "flows/jobs", "flows/models", "engines", *STORED,
+        "flows/api", "flows/night", "flows/execution/stopping", "flows/orchestration", "flows/quality",
+        "flows/dispatch", "flows/planning", "flows/report", "flows/init", "flows/runs", "flows/jobs", "flows/models",
+        "engines", *STORED,
     ],
     "flows/api": [
-        "flows/night", "flows/orchestration", "flows/quality", "flows/dispatch", "flows/planning", "flows/runs",
+        "flows/night", "flows/execution/sending", "flows/execution/stopping", "flows/orchestration",
+        "flows/quality", "flows/dispatch", "flows/planning", "flows/runs",
         "flows/jobs", "flows/models", *STORED,
     ],
     "flows/night": ["flows/orchestration", "flows/execution", "flows/dispatch", "flows/runs", "warehouse"],

@@ -8,9 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,8 @@ from rich.console import Console
 from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.emulator import Emulator, KnownRow
 from thirdshift.flows.console import RunConsole
-from thirdshift.flows.dispatch.work import ShardWork
-from thirdshift.flows.execution.opening import open_run
-from thirdshift.flows.execution.run import Run
-from thirdshift.flows.execution.stages import run_stages
+from thirdshift.flows.execution.sending import run_in_threads
+from thirdshift.flows.execution.stopping import process_goes_on
 from thirdshift.flows.formats import jsonable
 from thirdshift.flows.runs.options import RunOptions
 
@@ -82,13 +78,18 @@ def environment() -> dict[str, str]:
     return {**os.environ, **({"PREFECT_API_URL": url} if url else {})}
 
 
+def unwatched() -> dict[str, str]:
+    """For a child process that no Prefect server watches."""
+    return {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+
+
 def thirdshift(
-    *words: str | Path, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None
+    *words: str | Path, timeout: float = PATIENCE_SECONDS, cwd: Path | None = None, watched: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """The command, as a user runs it."""
+    """The command, as a user runs it; `watched`: by the session's Prefect server, which the test must have."""
     return subprocess.run(
         [PROGRAM, *map(str, words)],
-        env=environment(),
+        env=environment() if watched else unwatched(),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -107,19 +108,11 @@ class Here:
 
 
 def night_here(job: Path, run_id: str, **call: Any) -> Here:
-    """The road of a night in this process, without Prefect: a tenth of the command's time. `call`: of Call."""
+    """A night in threads of this process, as the command runs it without a server. `call`: further options."""
     said = io.StringIO()
-
-    def send(run: Run, shards: Sequence[ShardWork]) -> None:
-        with run.sending(shards), ThreadPoolExecutor(8) as lanes:
-            for shard, done in [
-                (shard, lanes.submit(run.dispatcher.answer, shard.shard_id)) for shard in shards
-            ]:
-                done.result()
-                run.land(shard, failed=None)
-
-    with open_run(run_id, RunOptions(job=job, **call), RunConsole(Console(file=said, width=500))) as run:
-        summary = run.finished or run_stages(run, partial(send, run))
+    console = RunConsole(Console(file=said, width=500))
+    with process_goes_on():
+        summary = run_in_threads(RunOptions(job=job, run_id=run_id, **call), console)
     return Here(summary.exit_code, json.loads(json.dumps(asdict(summary), default=jsonable)), said.getvalue())
 
 
@@ -127,7 +120,7 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
     """The command in the background, to be killed."""
     return subprocess.Popen(
         [PROGRAM, *map(str, words)],
-        env=environment(),
+        env=unwatched(),
         stdout=subprocess.DEVNULL,
         text=True,
     )

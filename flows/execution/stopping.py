@@ -1,7 +1,6 @@
-"""A night that is told to stop: nothing more is sent, what is in flight may come in, and the process ends.
+"""A run that is told to stop: nothing more is sent, what is in flight may come in, and the process ends.
 
-Prefect would first tell its API; its temporary server has got the same signal (a process group's) and is gone, and a
-minute of retries and traces follows. Every record is in the journal when it is made, so ending at once loses nothing.
+Every record is in the journal when it is made, so ending at once loses nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from contextvars import ContextVar
 from types import FrameType
 
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
-from thirdshift.flows.orchestration.server import forget_ended_server, temporary
 
 STOP_SECONDS = 5.0
 """What is in flight may still be answered in: schedulers kill ten seconds or more after they have asked."""
@@ -29,13 +27,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def kept(run_id: str) -> str:
-    """What is said at the end of a night that was stopped."""
+    """Say how to go on with a run that was stopped."""
     return f"stopped; what was answered is kept, go on with: thirdshift resume {run_id}"
 
 
 @contextmanager
 def last_words(run_id: str) -> Iterator[None]:
-    """Around Prefect, which gives a SIGTERM back to whoever had it before once its server knows: say how to go on.
+    """End the process at a SIGTERM with how to go on. Prefect gives the signal back once its server knows of it.
 
     A terminal that is closed is a SIGTERM too, unless it is to be ignored (nohup).
     """
@@ -67,7 +65,7 @@ _GOES_ON: ContextVar[bool] = ContextVar("process_goes_on", default=False)
 def process_goes_on() -> Iterator[None]:
     """Meanwhile a run leaves signals to the process that it is part of: a notebook's kernel, a scheduler's worker.
 
-    An interrupt is a KeyboardInterrupt, also where Prefect's temporary server got it too and Prefect complains of that.
+    An interrupt is a KeyboardInterrupt, also where Prefect makes another error of it.
     """
     token = _GOES_ON.set(True)
     with _interrupts() as interrupts:
@@ -79,8 +77,6 @@ def process_goes_on() -> Iterator[None]:
             raise
         finally:
             _GOES_ON.reset(token)
-            if interrupts and temporary():
-                forget_ended_server()
 
 
 @contextmanager
@@ -106,12 +102,12 @@ def _interrupts() -> Iterator[list[int]]:
 
 @contextmanager
 def stoppable(run_id: str, dispatcher: Dispatcher, keep: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """SIGTERM and SIGINT end the process with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
-    a second one ends it at once. On a server of its own Prefect has somebody to tell, and does.
+    """End the process at a SIGTERM or SIGINT with 128 and the signal's number, after what is in flight or `STOP_SECONDS`;
+    at once at a second one.
 
     `keep`: enters in the warehouse what has come; it is given `KEEP_SECONDS`, and what it misses `resume` makes up for.
     """
-    if _GOES_ON.get() or not temporary() or threading.current_thread() is not threading.main_thread():
+    if _GOES_ON.get() or threading.current_thread() is not threading.main_thread():
         yield
         return
     told: list[int] = []

@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
-from thirdshift.flows.orchestration.shutdown import stoppable
+from thirdshift.flows.execution.stopping import stoppable
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.warehouse.journal.journal import FileJournal
 
