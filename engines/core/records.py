@@ -53,7 +53,7 @@ class AttemptRecords:
 
     def __init__(self, endpoint: Endpoint, extra_bytes: int = 0, keep: Path | None = None) -> None:
         self._endpoint = endpoint
-        self._words = None if keep is None else ServerWords(keep)
+        self._words = None if keep is None else ServerWords(keep, endpoint.api_key_env)
         self._provider = endpoint.provider
         self._extra = extra_bytes
         self._price_ids: dict[Price, str] = {}
