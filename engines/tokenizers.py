@@ -9,7 +9,7 @@ says what to do.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,26 @@ ENCODINGS = ("o200k_base", "cl100k_base", "p50k_base")
 """What litellm's wheel carries."""
 
 
+BYTES_PER_TOKEN = 4
+"""What a text that its tokenizer cannot take is estimated by."""
+
+OURS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
+
+def counted(count: Callable[[list[str]], list[int]], texts: list[str]) -> NDArray[np.int32]:
+    """Count texts together; a text that the tokenizer breaks at is estimated, and the others are counted all the same. A
+    panic in Rust comes as a BaseException (tiktoken 0.14 on some valid texts)."""
+    try:
+        return np.asarray(count(texts), dtype=np.int32)
+    except BaseException as error:
+        if isinstance(error, OURS):
+            raise
+    if len(texts) == 1:
+        return np.asarray([len(texts[0].encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1], dtype=np.int32)
+    half = len(texts) // 2
+    return np.concatenate([counted(count, texts[:half]), counted(count, texts[half:])])
+
+
 class TiktokenCounter:
     """Counts with one of tiktoken's encodings. Special tokens in a text are counted as the text they are."""
 
@@ -36,8 +56,11 @@ class TiktokenCounter:
         self._threads = threads
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int32]:
-        encoded = self._encoding.encode_ordinary_batch(list(texts), num_threads=self._threads)
-        return np.fromiter((len(tokens) for tokens in encoded), dtype=np.int32, count=len(texts))
+        return counted(self._count, list(texts))
+
+    def _count(self, texts: list[str]) -> list[int]:
+        encoded = self._encoding.encode_ordinary_batch(texts, num_threads=self._threads)
+        return [len(tokens) for tokens in encoded]
 
 
 class FileCounter:
@@ -48,8 +71,11 @@ class FileCounter:
         self._tokenizer: Any = _from_file(str(path))
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int32]:
-        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return np.fromiter((len(encoding.ids) for encoding in encoded), dtype=np.int32, count=len(texts))
+        return counted(self._count, list(texts))
+
+    def _count(self, texts: list[str]) -> list[int]:
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [len(encoding.ids) for encoding in encoded]
 
 
 @lru_cache(maxsize=8)

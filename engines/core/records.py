@@ -11,6 +11,7 @@ from thirdshift.engines.core.failures import ledger_status
 from thirdshift.engines.core.server_words import ServerWords
 from thirdshift.engines.core.transport import Reply, within
 from thirdshift.router.interfaces import Shard
+from thirdshift.router.pricing.pictures import rule_for
 from thirdshift.router.pricing.prices import (
     cost_usd,
     price_at,
@@ -56,12 +57,13 @@ class AttemptRecords:
         self._words = None if keep is None else ServerWords(keep, endpoint.api_key_env)
         self._provider = endpoint.provider
         self._extra = extra_bytes
+        self._picture = rule_for(endpoint.model).ceiling
         self._price_ids: dict[Price, str] = {}
         mode, self._service = service_of(endpoint.mode, endpoint.params, endpoint.api_base)
         self.tier = self._service.tier or ("default" if mode is Mode.REALTIME else mode.value)
 
     def prompt_bytes(self, request: Request) -> int:
-        return sent_bytes(request) + self._extra
+        return sent_bytes(request, self._picture) + self._extra
 
     def worst_case(self, request: Request, prompt_bytes: int | None = None) -> Decimal:
         """What one attempt at `request` can cost at most."""

@@ -9,7 +9,7 @@ from enum import Enum, auto
 
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.errors import BadEndpointError
-from thirdshift.engines.wires.schema_forms import enforceable, strict
+from thirdshift.engines.wires.schema_forms import UNKNOWN_TO_GRAMMARS, enforceable, strict
 from thirdshift.router.pricing.service import OWN_KEYS, own_keys_fault
 from thirdshift.router.values import JSON, Endpoint, Mode, Request
 
@@ -41,6 +41,8 @@ class Bodies:
         # OpenAI's newer models refuse max_tokens; other servers may not know its new name
         self._ceiling = "max_completion_tokens" if at_openai else "max_tokens"
         self._form = SchemaForm.STRICT if at_openai else SchemaForm.OWN
+        if endpoint.workers is not None:
+            self._form = SchemaForm.ENFORCEABLE
         self._refused: set[str] = set()
         """What the server does not want to be sent, learnt from its refusals."""
         self.extra_bytes = len(dumps(self._params)) if self._params else 0
@@ -66,7 +68,7 @@ class Bodies:
             form = strict(schema)
             sent, closed = (schema, False) if form is None else (form, True)
         elif self._form is SchemaForm.ENFORCEABLE:
-            sent = enforceable(schema)
+            sent = enforceable(schema, UNKNOWN_TO_GRAMMARS)
         return {"type": "json_schema", "json_schema": {"name": "answer", "strict": closed, "schema": sent}}
 
     def encoded(self, request: Request) -> bytes:

@@ -11,7 +11,13 @@ UNENFORCED = frozenset(
     "exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength minProperties maxProperties "
     "patternProperties propertyNames dependentRequired dependentSchemas unevaluatedProperties if then else not".split()
 )
-"""Keywords that structured output refuses: Anthropic's all of them, vLLM's back ends some each."""
+"""Keywords that Anthropic's structured output refuses."""
+
+UNKNOWN_TO_GRAMMARS = frozenset(
+    "uniqueItems contains minContains maxContains patternProperties propertyNames dependentRequired "  # noqa: SIM905
+    "dependentSchemas unevaluatedProperties unevaluatedItems if then else not".split()
+)
+"""Keywords that vLLM's back ends (llguidance, xgrammar) refuse, or pass over: llguidance on vLLM 0.32."""
 
 UNKNOWN_TO_OPENAI = UNENFORCED - {
     "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
@@ -30,20 +36,20 @@ PLAIN = ("enum", "const", "default", "examples", "required")
 NAMED = ("properties", "$defs", "definitions")
 
 
-def enforceable(schema: JSON) -> JSON:
+def enforceable(schema: JSON, refused: frozenset[str] = UNENFORCED) -> JSON:
     """The schema without what structured output refuses; objects are closed, as it wants them."""
     if isinstance(schema, list | tuple):
-        return [enforceable(each) for each in schema]
+        return [enforceable(each, refused) for each in schema]
     if not isinstance(schema, Mapping):
         return schema
     kept: dict[str, JSON] = {}
     for key, value in schema.items():
         if key in NAMED and isinstance(value, Mapping):
-            kept[key] = {name: enforceable(each) for name, each in value.items()}
+            kept[key] = {name: enforceable(each, refused) for name, each in value.items()}
         elif key in PLAIN:
             kept[key] = value
-        elif key not in UNENFORCED and not _refused(key, value):
-            kept["anyOf" if key == "oneOf" else key] = enforceable(value)
+        elif key not in refused and not _refused(key, value):
+            kept["anyOf" if key == "oneOf" else key] = enforceable(value, refused)
     if kept.get("type") == "object" and "properties" in kept:
         kept["additionalProperties"] = False
     return kept

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from thirdshift.engines.tokenizers import tokenizer_for
 from thirdshift.flows.errors import UserError
 from thirdshift.router.policy import Policy, masks, say
 from thirdshift.router.policy import eligible as kept_by
+from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
@@ -159,7 +160,35 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[Tok
     used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
     counted = estimate(batches(folder, ["messages", "tools"]), distinct, rows, np.random.default_rng(0))
-    return tuple(counted[tokenizer.name] for tokenizer in used)
+    columns = [counted[tokenizer.name] for tokenizer in used]
+    pictures = _pictures(folder)
+    if pictures:
+        columns = [
+            with_pictures(column, endpoint.model, pictures)
+            for column, endpoint in zip(columns, endpoints, strict=True)
+        ]
+    return tuple(columns)
+
+
+def _pictures(folder: Path) -> dict[int, list[Size]]:
+    """Row → width and height of each picture in it, where it has any."""
+    found: dict[int, list[Size]] = {}
+    row = 0
+    for batch in batches(folder, ["messages"]):
+        texts = batch.column(0)
+        for place in np.flatnonzero(np.asarray(pc.match_substring(texts, "image"), np.bool_)).tolist():
+            if sizes := pictures_in(json.loads(texts[place].as_py())):
+                found[row + place] = sizes
+        row += batch.num_rows
+    return found
+
+
+def with_pictures(column: TokenColumn, model: str, pictures: Mapping[int, list[Size]]) -> TokenColumn:
+    """The column with what the pictures of its rows are expected to count for a model."""
+    tokens = column.tokens.copy()
+    for row, sizes in pictures.items():
+        tokens[row] += picture_tokens(model, sizes)
+    return replace(column, tokens=tokens)
 
 
 def _refused(

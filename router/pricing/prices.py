@@ -19,6 +19,14 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.pricing.pictures import (
+    OTHERS,
+    SOUND_BYTES_PER_TOKEN,
+    data_of,
+    is_picture,
+    is_sound,
+    rule_for,
+)
 from thirdshift.router.values import JSON, QUANTUM, Endpoint, OffPeak, Price, PriceSchedule, Request, Usage
 
 TEMPLATE_TOKENS = 256
@@ -27,9 +35,6 @@ The longest default we know of is gpt-oss' harmony header, about 100 tokens."""
 
 MESSAGE_TOKENS = 16
 """At most what a chat template adds to each message: role, start and end marks (3 to 8 in those we know)."""
-
-IMAGE_TOKENS = 16_384
-"""At most what an image part is billed as, however short its URL (Qwen-VL's ceiling, the highest we know)."""
 
 _ONE = Decimal(1)
 _QUARTER = timedelta(minutes=15)
@@ -186,7 +191,7 @@ def worst_case_usd(
 
 def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
     """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
-    sent = sent_bytes(request)
+    sent = sent_bytes(request, rule_for(endpoint.model).ceiling)
     return worst_case_usd(
         endpoint.price,
         sent,
@@ -210,12 +215,13 @@ def writes_cache(endpoint: Endpoint, request: Request) -> bool:
     return any(isinstance(part, Mapping) and "cache_control" in part for part in parts)
 
 
-def sent_bytes(request: Request) -> int:
-    """UTF-8 bytes of all that a provider may count as input; an image counts `IMAGE_TOKENS` besides."""
+def sent_bytes(request: Request, picture_tokens: int = OTHERS.ceiling) -> int:
+    """The most tokens that a provider may count as input: UTF-8 bytes of all text; a picture counts as `picture_tokens`
+    (its bytes are none), sound by its length."""
     total = 0
     for message in request.messages:
         content = message.get("content")
-        total += _utf8_bytes(content) if isinstance(content, str) else _nested_bytes(content)
+        total += _utf8_bytes(content) if isinstance(content, str) else _nested_bytes(content, picture_tokens)
         if len(message) > 2 or "content" not in message:
             total += sum(_nested_bytes(v) for k, v in message.items() if k not in ("role", "content"))
     for extra in (request.tools, request.response_schema):
@@ -233,15 +239,19 @@ def _utf8_bytes(text: str) -> int:
     return max(size, len(unicodedata.normalize("NFC", text).encode()))
 
 
-def _nested_bytes(value: JSON) -> int:
-    """At least the bytes of `value` written as JSON without spaces."""
+def _nested_bytes(value: JSON, picture_tokens: int = 0) -> int:
+    """At least the bytes of `value` written as JSON without spaces; without those of a picture or of sound in it."""
     if isinstance(value, str):
         return _utf8_bytes(value) + 2
     if isinstance(value, Mapping):
-        image = IMAGE_TOKENS if "image" in str(value.get("type", "")) else 0
-        return image + sum(_nested_bytes(k) + _nested_bytes(v) + 2 for k, v in value.items()) + 2
+        size = sum(_nested_bytes(k) + _nested_bytes(v, picture_tokens) + 2 for k, v in value.items()) + 2
+        if picture_tokens and is_picture(value):
+            return size + picture_tokens - len(data_of(value) or "")
+        if picture_tokens and is_sound(value) and (data := data_of(value)) is not None:
+            return size - len(data) + len(data) // SOUND_BYTES_PER_TOKEN
+        return size
     if isinstance(value, Sequence):
-        return sum(_nested_bytes(v) + 1 for v in value) + 2
+        return sum(_nested_bytes(v, picture_tokens) + 1 for v in value) + 2
     return 0 if value is None else len(str(value))
 
 

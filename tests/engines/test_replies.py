@@ -29,6 +29,7 @@ from thirdshift.engines.core.validation import judged
 from thirdshift.engines.realtime.engine import RealtimeEngine
 from thirdshift.engines.wires.anthropic import read_message, read_result
 from thirdshift.engines.wires.lines import read_line
+from thirdshift.engines.wires.openai import Bodies
 from thirdshift.engines.wires.replies import read_reply
 from thirdshift.engines.wires.schema_forms import enforceable, strict
 from thirdshift.router.interfaces import EngineContext, Shard
@@ -43,6 +44,7 @@ from thirdshift.router.values import (
     PriceSchedule,
     Purpose,
     Request,
+    WorkerSpec,
 )
 
 PRICE = Price(Decimal(1000), Decimal(2000))
@@ -256,6 +258,31 @@ def test_openais_strict_mode_gets_closed_objects_and_its_nulls_are_taken_out() -
     assert note is not None
     assert strict({"type": "object", "additionalProperties": {"type": "string"}}) is None
     assert "pattern" not in enforceable({"type": "string", "pattern": "^(?=a)"})
+
+
+def test_a_worker_gets_the_schema_without_what_its_grammars_refuse() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True, "maxItems": 3},
+            "code": {"type": "string", "pattern": "^(?!x)", "format": "my-own"},
+        },
+        "not": {"required": ["x"]},
+        "required": ["tags"],
+    }
+    workers = WorkerSpec("cpu", 1, "python")
+    bodies = Bodies(Endpoint("house", "qwen", PriceSchedule(PRICE), workers=workers))
+    (work,) = requests(1, response_schema=schema)
+    sent = bodies.body(work)["response_format"]["json_schema"]["schema"]
+    assert sent == {
+        "type": "object",
+        "properties": {
+            "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+            "code": {"type": "string"},
+        },
+        "required": ["tags"],
+        "additionalProperties": False,
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64encode
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -168,3 +170,32 @@ def test_a_params_key_of_ours_and_an_unpriced_place_are_mistakes_of_the_job(tmp_
     assert priced(service_tier="priority").price.base.input == standard.input * Decimal("2.5")
     assert priced(service_tier="flex").price.base.input == standard.input / 2
     assert set(priced().tier_prices) >= {"default", "flex", "batch", "priority"}
+
+
+def test_pictures_are_planned_and_reserved_by_their_familys_rule_not_by_their_bytes(tmp_path: Path) -> None:
+    head = struct.pack(">IIBBBBB", 800, 600, 8, 2, 0, 0, 0)
+    data = b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + head + b"\0" * 400_000).decode()
+    content = [
+        {"type": "text", "text": "what is this"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}},
+    ]
+    rows = [
+        {
+            "request_id": f"r{n}",
+            "messages": json.dumps(
+                [{"role": "user", "content": [*content, {"type": "text", "text": str(n)}]}]
+            ),
+        }
+        for n in range(10)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
+    with scripted(lambda _: Said(completion(usage=(800, 20)))) as provider:
+        endpoint = {**at(provider, "gpt-4o"), "price": {"input": 2.5, "output": 10.0}}
+        night = night_here(write_job(tmp_path, [endpoint], budget={"cap_usd": 0.5}), "n1")
+    assert (night.code, night.summary["errors"]) == (0, 0)
+    reserved, planned = ask(
+        tmp_path / "warehouse.duckdb",
+        "select (select max(reserved_usd) from ledger), (select min(input_tokens) from assignments)",
+    )[0]
+    assert reserved < Decimal("0.02")
+    assert 700 <= planned <= 1_500

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from thirdshift.engines.tokenizers import tiktoken_counter, tokenizer_for
+from thirdshift.engines.tokenizers import counted, tiktoken_counter, tokenizer_for
 from thirdshift.router.tokens.estimate import Ratio, Template, count_exactly, estimate, learn_ratio, texts_of
 from thirdshift.router.tokens.prefixes import cached_tokens, find
 from thirdshift.router.tokens.text_stats import COUNTERS, FEATURES, features
@@ -236,3 +236,23 @@ def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> N
 def test_no_requests_share_nothing() -> None:
     assert find([]).order.size == 0
     assert find([batch([message("short"), message("short")])]).share == 0
+
+
+def test_a_text_that_a_tokenizer_breaks_at_is_estimated_and_the_others_are_counted() -> None:
+    """Tiktoken's panics are no Exceptions."""
+
+    class Panic(BaseException):
+        pass
+
+    def stub(texts: list[str]) -> list[int]:
+        if any("boom" in text for text in texts):
+            raise Panic
+        return [len(text) for text in texts]
+
+    assert counted(stub, ["a", "bb", "boom!", "cccc"]).tolist() == [1, 2, 2, 4]
+
+    def interrupted(_: list[str]) -> list[int]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        counted(interrupted, ["a", "b"])

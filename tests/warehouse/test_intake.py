@@ -713,3 +713,22 @@ def test_a_query_is_one_question_and_its_params_are_values(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="extension httpfs, which is not installed"):
         asked("select * from read_csv('https://example.invalid/x.csv')")
+
+
+def test_arrows_padding_is_taken_out_at_every_depth_and_nulls_that_were_written_stay(tmp_path: Path) -> None:
+    def tool(name: str, **properties: Any) -> dict[str, Any]:
+        parameters = {"type": "object", "properties": properties}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    tools = [tool("price", ticker={"type": "string"}), tool("rain", city={"type": "string"})]
+    parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
+    messages = [{"role": "user", "content": parts}]
+    put(tmp_path / "nested" / "in.parquet", request_id=["a"], messages=[messages], tools=[tools])
+    written = json.dumps([tool("price", ticker={"type": ["string", "null"], "default": None})])
+    put(tmp_path / "text" / "in.parquet", request_id=["a"], messages=[json.dumps(messages)], tools=[written])
+    for name in ("nested", "text"):
+        folder = tmp_path / name
+        take(folder)
+        (request,) = requests(folder)
+        assert list(request.messages) == messages
+        assert list(request.tools or ()) == (tools if name == "nested" else json.loads(written))

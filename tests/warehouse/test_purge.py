@@ -108,6 +108,14 @@ def test_purged_files_are_still_files_of_their_kind(path: Path) -> None:
     assert {p.stat().st_mode & 0o777 for p in [path, *folder.rglob("*")] if p.is_file()} == {0o600}
 
 
+def test_what_servers_said_of_erased_requests_goes_too(path: Path) -> None:
+    errors = run_folder(path, "new") / "server-errors.jsonl"
+    lines = [f'{{"request_id": "{name}", "said": "you wrote: secret"}}\n' for name in ("r1", "r2")]
+    errors.write_text("".join([*lines, "half a li"]))
+    purge(path, request_ids=["r1"])
+    assert errors.read_text() == lines[1]
+
+
 def test_a_folder_without_the_marker_of_a_run_is_left_alone(path: Path) -> None:
     folder = run_folder(path, "new")
     (folder / MARKER).unlink()

@@ -24,6 +24,9 @@ IMAGE_BYTES = 8192
 billed by its size. Providers' pages put one image at some 1,500 tokens at most; video and audio can be
 more, which is a doubt."""
 
+PADDED = "\t\n\t"
+"""White space before a JSON text that was nested in its file, and so may be padded with nulls."""
+
 RENDERED = pa.schema(
     [
         ("source_row", pa.int64()),
@@ -233,10 +236,23 @@ def schema_problem(text: str) -> str | None:
 
 def _parse(text: str, what: str) -> JSON:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        parsed = json.loads(text, parse_constant=_refuse)
+        return _without_padding(parsed) if text.startswith(PADDED) else parsed
     except (ValueError, RecursionError) as error:
         at = f" (character {error.pos})" if isinstance(error, json.JSONDecodeError) else ""
         raise FlawError(f"{what} is no valid JSON{at}") from None
+
+
+def _without_padding(value: JSON) -> JSON:
+    """A nested value without the nulls that Arrow gives a struct's absent fields, at every depth: the properties of one
+    function are fields of every other's. `content` may be null beside tool calls, and stays."""
+    if isinstance(value, list):
+        return [_without_padding(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _without_padding(each) for key, each in value.items() if each is not None or key == "content"
+    }
 
 
 def _refuse(constant: str) -> JSON:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from thirdshift.warehouse.errors import InputError, nearest
+from thirdshift.warehouse.intake.messages import PADDED
 from thirdshift.warehouse.intake.sources import name, quoted
 
 ID_SEPARATOR = "/"
@@ -84,7 +85,7 @@ def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) ->
         "metadata": _metadata(table, spec),
         **_content(table, spec, flaws),
         "system": f"coalesce(nullif({table.text_or_null('system')}, ''), {literal(spec.system)})",
-        "tools": table.json_or_null("tools"),
+        "tools": table.json_without_padding("tools"),
         "max_tokens": _max_tokens(table, spec, flaws),
         "temperature": _temperature(table, spec, flaws),
         "sampling": "null::varchar",
@@ -120,6 +121,11 @@ class _Table:
 
     def text_or_null(self, column: str) -> str:
         return f"{name(column)}::varchar" if self.has(column) else "null::varchar"
+
+    def json_without_padding(self, column: str) -> str:
+        """The same, marked where it was nested: Arrow fills up structs with nulls, which `messages` then takes out."""
+        text = self.json_or_null(column)
+        return f"'{PADDED}' || {text}" if self.has(column) and self.nested(column) else text
 
     def json_or_null(self, column: str, *, required: bool = False) -> str:
         """Text as it is, nested values as JSON text."""
@@ -194,7 +200,7 @@ def _content(table: _Table, spec: RequestSpec, flaws: list[str]) -> dict[str, st
             f"(request.prompt){nearest('prompt', table.columns)}"
         )
     prompt = _plain(table, "prompt") if has_prompt else nothing
-    messages = table.json_or_null("messages")
+    messages = table.json_without_padding("messages")
     if has_prompt and not has_messages:
         flaws.append(f"when {prompt} is null then 'prompt is null'")
         flaws.append(f"when {_blank(prompt)} then 'prompt is empty'")
