@@ -1,1 +1,1 @@
-"""What is known and what it cost: Parquet in, a journal and parts while the night goes on, DuckDB to ask."""
+"""What is known and what it cost: Parquet in, a journal and parts while a run goes on, DuckDB for queries."""

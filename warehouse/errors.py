@@ -1,6 +1,4 @@
-"""What can go wrong here, as one tree. Messages say what happened, to which thing, and what to do; never a
-prompt.
-"""
+"""The errors of this package, as one tree. A message says what happened, to which thing, and what to do; never a prompt."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ from pathlib import Path
 
 
 class WarehouseError(Exception):
-    """Whatever this package raises on purpose."""
+    """The base of every error that this package raises on purpose."""
 
 
 class InputError(WarehouseError):
@@ -51,8 +49,9 @@ BROKEN = frozenset({errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE})
 
 
 def of_storage(error: BaseException, folder: Path | None = None) -> str | None:
-    """What a user is told of a warehouse's error, or of the disk's; None where it is something else. `folder`: where the
-    file was, if the error does not name it.
+    """Return the message for a user where `error` is this package's or the disk's; None for any other.
+
+    `folder` is named where the error does not name a file.
     """
     if isinstance(error, WarehouseError):
         return str(error)
@@ -64,9 +63,7 @@ def of_storage(error: BaseException, folder: Path | None = None) -> str | None:
 
 
 def nearest(name: str, among: Iterable[str]) -> str:
-    """Words to append to a message about an unknown name: `; did you mean "body"?`, or all there are to
-    choose from.
-    """
+    """Return what to append to a message about an unknown name: `; did you mean "body"?`, or up to 20 known names."""
     names = list(among)
     close = difflib.get_close_matches(name.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     if close:
@@ -75,7 +72,7 @@ def nearest(name: str, among: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message without its class prefix (`IO Error: `)."""
+    """Return the first line of another library's message without its class prefix (`IO Error: `)."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     head, colon, rest = line.partition(" Error: ")
     return (rest if colon and " " not in head.strip().replace("Invalid Input", "") else line).strip()

@@ -92,7 +92,7 @@ def backtest(
 
 
 def _table(report: BacktestReport) -> Table:
-    """The mean of all repeats; costs of the whole batch in USD."""
+    """Return a table of the mean of all repeats; costs of the whole batch in USD."""
     from rich.table import Table
 
     table = Table("figure", f"mean of {len(report.repeats)}")

@@ -1,4 +1,4 @@
-"""What the shell completes besides commands and options: ids of runs. Nothing here may fail or be slow."""
+"""Complete ids of runs for the shell; nothing here may fail or be slow."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from thirdshift.flows.runs.folder import known_runs
 
 
 def run_ids(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Ids of the runs beside the warehouse that is named so far, newest first."""
+    """Return the ids of the runs beside the warehouse that the command line names so far, newest first."""
     named = ctx.params.get("warehouse")
     return [
         run_id for run_id in known_runs(Path(named or "warehouse.duckdb")) if run_id.startswith(incomplete)

@@ -1,4 +1,4 @@
-"""The demo: a night of exercises that the project makes itself, answered by three emulated models."""
+"""The demo: a batch of exercises that the project makes itself, answered by three emulated models."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def folder_for_demo(folder: Path) -> Path:
 
 
 def run_demo(folder: Path, requests: int) -> int:
-    """Write the demo's files into `folder`, run the job, show what came of it; the exit code."""
+    """Write the demo's files into `folder`, run the job, show its results; return the exit code."""
     from thirdshift.flows.cli.run import run_job
     from thirdshift.flows.runs.options import RunOptions
 
@@ -85,7 +85,7 @@ def run_demo(folder: Path, requests: int) -> int:
     )
     write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
-    with Emulator([talkative(model) for model in MODELS], items=known, seed=SEED) as emulator:
+    with Emulator([with_short_answers(model) for model in MODELS], items=known, seed=SEED) as emulator:
         job = folder / "job.yaml"
         job.write_text(
             JOB.format(endpoints="".join(endpoint_text(model, emulator.api_base) for model in MODELS))
@@ -95,19 +95,21 @@ def run_demo(folder: Path, requests: int) -> int:
     return code
 
 
-def talkative(model: EmulatedModel) -> EmulatedModel:
-    """Answers of a few tokens, at a real provider's latency on a small scale."""
+def with_short_answers(model: EmulatedModel) -> EmulatedModel:
+    """Return a model whose answers are a few tokens long, at a real provider's latency on a small scale."""
     from dataclasses import replace
 
     return replace(model, output=OutputTokens(median=4.0, spread=0.3), latency_seconds=0.05)
 
 
 def write_requests(path: Path, items: list[demo_items.Item]) -> None:
+    """Write exercises as a Parquet file of requests with their references."""
     columns = ("request_id", "task", "prompt", "reference")
     pq.write_table(pa.table({name: [getattr(item, name) for item in items] for name in columns}), path)
 
 
 def endpoint_text(model: EmulatedModel, api_base: str) -> str:
+    """Return the lines of a job file for an emulated model at `api_base`."""
     price = model.price
     if not isinstance(price, Price):
         raise TypeError("the demo's prices do not change by the hour")
@@ -118,7 +120,7 @@ def endpoint_text(model: EmulatedModel, api_base: str) -> str:
 
 
 def show(folder: Path, queries: Sequence[tuple[str, str]] = QUERIES) -> None:
-    """Some questions with their answers, and where to look further."""
+    """Print the answers to `queries` (title, SQL), and where to look further."""
     from thirdshift.flows.formats import as_table
     from thirdshift.warehouse.store.ask import ask
 

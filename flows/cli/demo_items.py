@@ -19,6 +19,8 @@ ALPHABET = f" {digits}{ascii_lowercase}"
 
 @dataclass(frozen=True, slots=True)
 class Item:
+    """One exercise with its answer."""
+
     request_id: str
     task: str
     prompt: str
@@ -29,12 +31,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Task:
+    """A kind of exercise, from its smallest to its largest size."""
+
     smallest: int
     largest: int
     make: Callable[[int, random.Random], tuple[str, str]]
     """(size, rng) → (prompt, reference)."""
 
     def difficulty(self, size: int) -> float:
+        """Return where a size lies between the smallest and the largest, 0 to 1."""
         return (size - self.smallest) / (self.largest - self.smallest)
 
 
@@ -79,14 +84,14 @@ TASKS: Mapping[str, Task] = MappingProxyType(
 
 
 def item(task: str, size: int, rng: random.Random, request_id: str = "") -> Item:
-    """One exercise of a given size; what a trainer with a curriculum of its own asks for."""
+    """Make one exercise of a given size, for a trainer that chooses sizes itself."""
     kind = TASKS[task]
     prompt, reference = kind.make(size, rng)
     return Item(request_id, task, prompt, reference, kind.difficulty(size))
 
 
 def items(n: int = 2000, seed: int = 3) -> Iterator[Item]:
-    """`n` exercises, tasks in turn, sizes evenly among each task's; the same seed gives the same ones."""
+    """Yield `n` exercises, tasks in turn, sizes evenly among each task's; the same seed gives the same ones."""
     rng = random.Random(seed)  # noqa: S311 - exercises, not secrets
     names = list(TASKS)
     for number in range(n):

@@ -3,7 +3,7 @@
     .venv/bin/python -m thirdshift.flows.cli.demo_vllm [--folder demo-vllm] [--requests 2000]
 
 The models are those of the tests, trained by us on the demo's exercises (`tests/tiny_model/train.py`): 0.4 and 0.8
-million parameters. What they answer is what they can; what an hour of them costs is invented, and said to be.
+million parameters. Their answers are their own; what an hour of them costs is invented, and said to be.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ WORKER = """\
     usd_per_hour: {usd_per_hour}   # invented
     vllm: {{max_model_len: 512}}
 """
-LIVES = """\
+WORKER_TIMES = """\
 select endpoint, round(epoch(ready_at - started_at), 1) as seconds_to_start,
        round(epoch(stopped_at - started_at), 1) as seconds_up, usd_per_hour::double as usd_per_hour, cost_usd
 from workers order by all"""
-WORKERS = ("How long was each worker up, and what did it cost?", " ".join(LIVES.split()))
+WORKERS = ("How long was each worker up, and what did it cost?", " ".join(WORKER_TIMES.split()))
 
 
 def run_demo(folder: Path, requests: int) -> int:
-    """Write the demo's files into `folder`, run the job, show what came of it; the exit code."""
+    """Write the demo's files into `folder`, run the job, show its results; return the exit code."""
     from thirdshift.flows.cli.run import run_job
     from thirdshift.flows.runs.options import RunOptions
 
@@ -67,7 +67,7 @@ def run_demo(folder: Path, requests: int) -> int:
     )
     demo.write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
-    with Emulator([demo.talkative(FRONTIER)], items=known, seed=demo.SEED) as emulator:
+    with Emulator([demo.with_short_answers(FRONTIER)], items=known, seed=demo.SEED) as emulator:
         job = folder / "job.yaml"
         workers = "".join(
             WORKER.format(name=name, model=ROOT / place, usd_per_hour=price)
@@ -80,12 +80,15 @@ def run_demo(folder: Path, requests: int) -> int:
 
 
 def main() -> int:
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--folder", type=Path, default=Path("demo-vllm"))
-    asked.add_argument("--requests", type=int, default=2000)
-    given = asked.parse_args()
+    """Run the demo from the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("demo-vllm"))
+    parser.add_argument("--requests", type=int, default=2000)
+    arguments = parser.parse_args()
     try:
-        return run_demo(given.folder, given.requests)
+        return run_demo(arguments.folder, arguments.requests)
     except UserError as error:
         print(f"thirdshift: {error}", file=sys.stderr)
         return 2

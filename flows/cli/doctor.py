@@ -1,4 +1,4 @@
-"""The `doctor` command: what this machine has, what is missing, and what to do about it."""
+"""Check what this machine has, what is missing, and what to do about it: the work of `doctor`."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ PACKAGES = ("prefect", "duckdb", "pyarrow", "litellm", "tiktoken")
 
 
 class CheckState(StrEnum):
+    """What a check of the machine came to."""
+
     FINE = "ok"
     MISSING = "missing"
     """Something that only some jobs need."""
@@ -51,6 +53,8 @@ class CheckState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
+    """One thing that was checked on this machine."""
+
     what: str
     state: CheckState
     told: str
@@ -58,7 +62,7 @@ class Check:
 
 
 def show_health(warehouse: Path | None, *, as_json: bool) -> int:
-    """Print all findings; 0, or 2 where something is wrong."""
+    """Print all findings; return 0, or 2 where something is wrong."""
     findings = [
         *_packages(),
         *_keys(),
@@ -89,11 +93,11 @@ def _packages() -> Iterator[Check]:
 
 
 def _keys() -> Iterator[Check]:
-    """Which providers have a key; never the key."""
+    """Report which providers' key variables are set; never the key."""
     names = [name for provider in DEFAULT_KEYS.values() for name in provider]
-    given = [name for name in names if os.environ.get(name)]
-    if given:
-        yield Check("keys", CheckState.FINE, ", ".join(given))
+    variables = [name for name in names if os.environ.get(name)]
+    if variables:
+        yield Check("keys", CheckState.FINE, ", ".join(variables))
     else:
         yield Check(
             "keys",
@@ -130,10 +134,10 @@ def _vllm() -> Check:
     python = vllm_python()
     if not python.exists():
         return Check("vllm", CheckState.MISSING, "no .venv-vllm; for local workers run: make setup-vllm")
-    told = subprocess.run([str(python), "-c", ASK_VLLM], capture_output=True, text=True, check=False)
-    if told.returncode:
+    process = subprocess.run([str(python), "-c", ASK_VLLM], capture_output=True, text=True, check=False)
+    if process.returncode:
         return Check("vllm", CheckState.MISSING, ".venv-vllm has no vLLM; run: make setup-vllm")
-    return Check("vllm", CheckState.FINE, told.stdout.strip())
+    return Check("vllm", CheckState.FINE, process.stdout.strip())
 
 
 def _prefect() -> Iterator[Check]:

@@ -1,7 +1,4 @@
-"""The options of what keeps a warehouse: `migrate`, `purge`, `export`, `ledger`.
-
-The work is in `flows/cli/maintenance_commands.py`.
-"""
+"""Options of `migrate`, `purge`, `export` and `ledger`; flows/cli/maintenance_commands.py does the work."""
 
 from __future__ import annotations
 

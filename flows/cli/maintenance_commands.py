@@ -1,4 +1,4 @@
-"""Keeping a warehouse: migrate, purge, export, and the ledger summed up or held against an invoice."""
+"""Maintain a warehouse: migrate, purge, export, sum up the ledger or compare it with an invoice."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from thirdshift.warehouse.exchange.invoices import read_invoice
 from thirdshift.warehouse.exchange.purge import purge
 from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, reconcile
 from thirdshift.warehouse.exchange.settlement import Settlement, settle, settlement
+from thirdshift.warehouse.store.locks import check_exists
 from thirdshift.warehouse.store.migrate import migrate
 from thirdshift.warehouse.store.schema import CONTRACT_TABLES
 from thirdshift.warehouse.store.store import Warehouse
@@ -58,8 +59,8 @@ where started_at >= $first and started_at < $last and coalesce(provider, 'unknow
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What is wrong with a warehouse or a file is a user's to mend."""
+def _as_user_errors() -> Iterator[None]:
+    """Turn a WarehouseError into a UserError of the same message."""
     try:
         yield
     except WarehouseError as error:
@@ -68,19 +69,19 @@ def _told() -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Warehouse]:
-    """A warehouse that is there; asking does not make one."""
-    if not path.exists():
-        raise UserError(f"{path}: there is no warehouse; run a job first, or name another with --warehouse")
-    with _told(), Warehouse.open(path) as warehouse:
-        yield warehouse
+    """Open a warehouse that is there. Raises UserError: it is not, or cannot be used."""
+    with _as_user_errors():
+        check_exists(path)
+        with Warehouse.open(path) as warehouse:
+            yield warehouse
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 
 def show_runs(path: Path, most: int, *, as_json: bool) -> int:
-    """The latest runs, newest first; 0."""
-    with _told():
+    """Print the latest runs, newest first; return 0."""
+    with _as_user_errors():
         rows = runs_of(path, most)
     if as_json:
         print(json.dumps({"runs": rows}, default=jsonable))
@@ -93,8 +94,8 @@ def show_runs(path: Path, most: int, *, as_json: bool) -> int:
 
 
 def migrate_warehouse(path: Path, *, as_json: bool) -> int:
-    """Bring a warehouse up to this program's schema, with a copy beside it first; 0."""
-    with _told():
+    """Bring a warehouse up to this program's schema, with a copy beside it first; return 0. Raises UserError."""
+    with _as_user_errors():
         done = migrate(path)
     if as_json:
         print(json.dumps(asdict(done), default=jsonable))
@@ -107,10 +108,10 @@ def migrate_warehouse(path: Path, *, as_json: bool) -> int:
 
 
 def purge_text(path: Path, ids: Path | None, before: str | None, *, as_json: bool) -> int:
-    """Erase the text of requests, or of runs that began before a day; ids, figures and money stay. 0."""
+    """Erase the text of requests, or of runs that began before a day; return 0. Raises UserError."""
     if (ids is None) == (before is None):
         raise UserError("purge takes --request-ids FILE or --before DATE, one of them")
-    with _told():
+    with _as_user_errors():
         done = purge(
             path,
             request_ids=_read_ids(ids) if ids is not None else (),
@@ -131,24 +132,27 @@ def purge_text(path: Path, ids: Path | None, before: str | None, *, as_json: boo
 
 
 def _read_ids(path: Path) -> list[str]:
-    """One id a line, or a column request_id of a Parquet file."""
+    """Read request ids: one a line, or the column request_id of a Parquet file. Raises UserError."""
     try:
         if path.suffix == ".parquet":
-            return [str(one) for one in pq.read_table(path, columns=["request_id"])["request_id"].to_pylist()]
+            return [
+                str(request_id)
+                for request_id in pq.read_table(path, columns=["request_id"])["request_id"].to_pylist()
+            ]
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
         raise UserError(
             f"--request-ids {path}: cannot be read: {error}; give a text file with an id a line, or Parquet with a "
             "column request_id"
         ) from error
-    found = [line for line in lines if line.strip()]
-    if not found:
+    ids = [line for line in lines if line.strip()]
+    if not ids:
         raise UserError(f"--request-ids {path}: there is no id in it")
-    return found
+    return ids
 
 
 def day_of(text: str, option: str) -> datetime:
-    """The instant that a day or an ISO 8601 instant means; UTC where nothing else is said."""
+    """Return the instant that a day or an ISO 8601 instant means, in UTC where no zone is given. Raises UserError."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -160,7 +164,7 @@ def day_of(text: str, option: str) -> datetime:
 
 
 def export_table(path: Path, what: str, output: Path, run_id: str | None, *, as_json: bool) -> int:
-    """One table or view as a Parquet file, whole or absent; 0."""
+    """Write one table or view to a Parquet file, whole or absent; return 0. Raises UserError."""
     known = [*CONTRACT_TABLES, *CONTRACT_VIEWS]
     if what not in known:
         raise UserError(
@@ -180,7 +184,7 @@ def export_table(path: Path, what: str, output: Path, run_id: str | None, *, as_
 def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) -> int:
     schema = warehouse.query(f"select * from {what} limit 0").schema
     if run_id is not None and "run_id" not in schema.names:
-        raise UserError(f"{what} is not told by run; leave --run out")
+        raise UserError(f"{what} has no column run_id; leave --run out")
     values: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
     chosen = "" if run_id is None else " where run_id = $run_id"
     beside = output.with_name(f".{output.name}.tmp")
@@ -205,7 +209,7 @@ def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) ->
 
 
 def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
-    """What was spent, by run, endpoint and purpose; 0."""
+    """Print what was spent, by run, endpoint and purpose; return 0. Raises UserError."""
     with _opened(path) as warehouse:
         table = warehouse.query(SPENT, run=run_id)
     if run_id is not None and not table.num_rows:
@@ -236,14 +240,16 @@ def reconcile_invoice(
     settling: bool,
     as_json: bool,
 ) -> int:
-    """The ledger against a provider's usage export; 0 whatever is found. `settling`: what it says of unsettled attempts
-    is written down."""
-    with _told():
+    """Compare the ledger with a provider's usage export; return 0 whatever is found. Raises UserError.
+
+    `settling` writes down what the export says of unsettled attempts.
+    """
+    with _as_user_errors():
         theirs = read_invoice(invoice)
     first, last = _span(theirs, since, until)
     with _opened(path) as warehouse:
-        found = warehouse.query(PROVIDERS, first=first, last=last).to_pylist()
-        chosen = _provider(provider, [row["provider"] for row in found], invoice)
+        providers = warehouse.query(PROVIDERS, first=first, last=last).to_pylist()
+        chosen = _provider(provider, [row["provider"] for row in providers], invoice)
         ours = warehouse.query(ENTRIES, first=first, last=last, provider=chosen)
         settled = settlement(ours, theirs) if settling else None
         if settled is not None:
@@ -284,7 +290,7 @@ def _settlement_lines(settled: Settlement, invoice: Path) -> Iterator[str]:
 
 
 def _span(invoice: pa.Table, since: str | None, until: str | None) -> tuple[datetime, datetime]:
-    """From the first day to the end of the last one that the invoice names; all time where it names none."""
+    """Return the time from the first day to the end of the last one that the invoice names; all time if it names none."""
     days = pc.min_max(invoice["day"]).as_py()
     first, last = days["min"] or date(1970, 1, 1), days["max"] or date(9998, 12, 31)
     begins = datetime.combine(first, time(), UTC) if since is None else day_of(since, "--since")
@@ -293,12 +299,12 @@ def _span(invoice: pa.Table, since: str | None, until: str | None) -> tuple[date
     return begins, datetime.combine(last, time(), UTC) + timedelta(days=1)
 
 
-def _provider(given: str | None, known: Sequence[str], invoice: Path) -> str:
-    if given is not None:
-        if given not in known:
-            there = ", ".join(known) or "no entry at all"
-            raise UserError(f"--provider {given}: the ledger has, for the invoice's time, {there}")
-        return given
+def _provider(stated: str | None, known: Sequence[str], invoice: Path) -> str:
+    if stated is not None:
+        if stated not in known:
+            listed = ", ".join(known) or "no entry at all"
+            raise UserError(f"--provider {stated}: the ledger has, for the invoice's time, {listed}")
+        return stated
     if len(known) > 1:
         raise UserError(
             f"invoice {invoice}: the ledger has entries of {', '.join(known)} for its time; say whose it is with "
@@ -325,9 +331,9 @@ def _show(result: Reconciliation, head: Mapping[str, Any], console: Console) -> 
         f"ours {result.settled_usd} USD settled, at most {result.unsettled_usd} more unsettled; invoiced "
         f"{result.theirs_usd} USD"
     )
-    told = [line for line in result.lines if line.finding is not Discrepancy.MATCHED or line.note]
-    if told:
-        rows = [{**asdict(line), "finding": line.finding.value} for line in told[:SHOWN_LINES]]
+    lines = [line for line in result.lines if line.finding is not Discrepancy.MATCHED or line.note]
+    if lines:
+        rows = [{**asdict(line), "finding": line.finding.value} for line in lines[:SHOWN_LINES]]
         console.print(as_table(pa.Table.from_pylist(rows)))
-    if len(told) > SHOWN_LINES:
-        console.print(f"{len(told) - SHOWN_LINES:,} more lines: --json gives all")
+    if len(lines) > SHOWN_LINES:
+        console.print(f"{len(lines) - SHOWN_LINES:,} more lines: --json gives all")

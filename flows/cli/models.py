@@ -1,4 +1,4 @@
-"""The command line of `models`: what is known of models and their prices. The work is in flows/models/listing.py."""
+"""Options of `models`, `models show` and `models prices`; flows/models does the work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.models.listing import (
     ModelFilter,
-    found,
+    find_model,
     listed_json,
     listing,
     names_of,
@@ -30,6 +30,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on std
 
 
 class Weights(StrEnum):
+    """Whether a model's weights are published."""
+
     OPEN = "open"
     CLOSED = "closed"
 
@@ -61,17 +63,17 @@ def listed(
     as_json: JsonOption = False,
 ) -> None:
     """List the catalogue's models, each with its cheapest offer in real time. What is unknown fits no filter."""
-    given = [licence, lab, origin, weights, max_input, max_output]
+    options = [licence, lab, origin, weights, max_input, max_output]
     if context.invoked_subcommand is not None:
-        if as_json or any(one is not None for one in given):
+        if as_json or any(option is not None for option in options):
             raise UserError(
                 f"options of the list do not go with `models {context.invoked_subcommand}`; put its own after it"
             )
         return
     from thirdshift.flows.models.listing import ModelFilter
 
-    asked = ModelFilter(licence, lab, origin, weights.value if weights else None, max_input, max_output)
-    raise typer.Exit(show_models(asked, as_json=as_json))
+    criteria = ModelFilter(licence, lab, origin, weights.value if weights else None, max_input, max_output)
+    raise typer.Exit(show_models(criteria, as_json=as_json))
 
 
 @models.command(epilog="Example: thirdshift models show deepseek/deepseek-v4-flash")
@@ -104,12 +106,12 @@ def prices(
     raise typer.Exit(reset_prices(as_json=as_json) if reset else show_prices(as_json=as_json))
 
 
-def show_models(asked: ModelFilter, *, as_json: bool) -> int:
-    """Print the list; 0."""
+def show_models(criteria: ModelFilter, *, as_json: bool) -> int:
+    """Print the list of models; return 0."""
     from thirdshift.flows.cli.models_tables import print_choices, print_listing
 
     known = load_registry()
-    rows = listing(known, asked)
+    rows = listing(known, criteria)
     if as_json:
         print(json.dumps({"models": [listed_json(known, row) for row in rows]}))
     elif rows:
@@ -120,9 +122,9 @@ def show_models(asked: ModelFilter, *, as_json: bool) -> int:
 
 
 def show_model(name: str, *, as_json: bool) -> int:
-    """Print all that is known of one model; 0. Raises UserError with the nearest names."""
+    """Print all that is known of one model; return 0. Raises UserError with the nearest names."""
     known = load_registry()
-    model = found(known, name)
+    model = find_model(known, name)
     offers = offers_of(known, [name] if model is None else names_of(known, model))
     if as_json:
         print(json.dumps(shown_json(known, name, model, offers)))

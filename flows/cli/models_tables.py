@@ -1,4 +1,4 @@
-"""The `models` commands for people: tables for a terminal of 80 columns."""
+"""Print the `models` commands' answers as tables for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = "unknown"
 
 
 def print_listing(known: Registry, rows: Sequence[Listed]) -> None:
-    """The list as a table on stdout, with where its figures come from below."""
+    """Print the list as a table, with where its figures come from below."""
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("model", max_width=17, overflow="fold")
     table.add_column("lab", overflow="fold")
@@ -42,7 +42,7 @@ def print_listing(known: Registry, rows: Sequence[Listed]) -> None:
 
 
 def print_choices(known: Registry) -> None:
-    """For a list that came out empty: what there is to ask for."""
+    """Print the licences, labs and origins there are, for a list that came out empty."""
     models = known.catalogue.models
     console = Console(stderr=True, highlight=False)
     console.print("no model fits; a fact that is unknown fits no filter. Known are")
@@ -57,7 +57,7 @@ def print_choices(known: Registry) -> None:
 def print_model(
     known: Registry, name: str, model: CatalogueModel | None, offers: Sequence[ModelOffer]
 ) -> None:
-    """Everything of one model on stdout: what it is, facts with sources, prices by litellm's names."""
+    """Print everything known of one model: what it is, facts with sources, prices by litellm's names."""
     console = Console(highlight=False)
     console.print(Text(plain(model.name if model else name), style="bold"))
     if model is None:
@@ -117,15 +117,15 @@ def _facts(known: Registry, model: CatalogueModel) -> Table:
 
 
 def _value(fact: Fact) -> str:
-    """`74 of 100`, with the source's own words and what is doubtful of it."""
+    """Return a fact's value, `74 of 100`, with the source's own words and whether it is relied on."""
     value = fact.value if isinstance(fact.value, str) else f"{fact.value:,.10g}"
     notes = [f'"{fact.says}"' if fact.says else "", "" if fact.kept else "not relied on"]
-    told = "; ".join(filter(None, notes))
+    note = "; ".join(filter(None, notes))
     return (
         ("about " if fact.approximate else "")
         + value
         + (f" of {fact.out_of:g}" if fact.out_of else "")
-        + (f" ({told})" if told else "")
+        + (f" ({note})" if note else "")
     )
 
 
@@ -153,7 +153,7 @@ def _money(price: Price) -> tuple[str, str, str]:
 
 
 def _print_off_peak(console: Console, offers: Sequence[ModelOffer]) -> None:
-    """Offers with the same hours in one line."""
+    """Print off-peak hours, offers with the same hours in one line."""
     alike: dict[str, list[str]] = {}
     for offer in offers:
         for mode, schedule in offer.prices.items():
@@ -167,7 +167,7 @@ def _print_off_peak(console: Console, offers: Sequence[ModelOffer]) -> None:
 
 
 def _tokens(count: int | None) -> str:
-    """262144 as 262k, 1048576 as 1.05M."""
+    """Return a number of tokens in short: 262144 as 262k, 1048576 as 1.05M."""
     if count is None:
         return UNKNOWN
     return f"{count / 1_000_000:.3g}M" if count >= 1_000_000 else f"{count / 1000:.3g}k"

@@ -20,7 +20,7 @@ from thirdshift.router.planning.problem import Infeasible
 
 
 def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int:
-    """Print the plan, or why a request goes where it goes; 0 where it is feasible, else 3."""
+    """Print the plan, or why a request goes where it goes; return 0 where it is feasible, else 3."""
     with looking_ahead(call, lambda line: print(line, file=sys.stderr)) as outlook:
         report = report_of(outlook)
         if request_id is not None:
@@ -33,16 +33,16 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
 
 
 def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
-    """The plan for people, within 80 columns."""
+    """Print the plan for people, within 80 columns."""
     context, plan, batch = outlook.context, outlook.plan, outlook.batch
     duplicates = batch.rows - len(outlook.columns.rows)
     console.print(
         f"{context.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
         + (f", {duplicates:,} duplicates answered once" if duplicates else "")
     )
-    for each in (context.refused, *outlook.doubts):
-        if each:
-            console.print(each, markup=False)
+    for line in (context.refused, *outlook.doubts):
+        if line:
+            console.print(line, markup=False)
     if isinstance(plan, Infeasible):
         for reason in plan.reasons:
             console.print(f"not feasible: {reason.message}", markup=False)
@@ -73,7 +73,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
 
 
 def _show_range(outlook: PlanOutlook, console: Console) -> None:
-    """Nothing is known of some endpoints' quality: what all on each would cost, and that the pilot will tell."""
+    """Print what all requests would cost on each endpoint, where a pilot must first measure quality."""
     cost = np.where(outlook.columns.allowed, outlook.market.by_endpoint(), np.nan)
     table = Table("endpoint", "allowed for", "all of them")
     for e, endpoint in enumerate(outlook.context.endpoints):
@@ -107,7 +107,7 @@ def _table(outlook: PlanOutlook) -> Table:
 
 
 def _frontier(outlook: PlanOutlook) -> Table:
-    """Cost as a function of the floor, five points to a line of text."""
+    """Return cost as a function of the floor, four points to a line of text."""
     table = Table(title="what a floor costs", show_header=False)
     cells = [f"{point.floor:.3f}  {money(point.cost_usd)}" for point in outlook.points]
     for start in range(0, len(cells), 4):

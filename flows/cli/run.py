@@ -12,7 +12,7 @@ from thirdshift.flows.runs.options import RunOptions
 
 
 def run_job(call: RunOptions, *, as_json: bool) -> int:
-    """Run the job and print how it ended; the exit code."""
+    """Run the job and print how it ended; return the exit code."""
     from thirdshift.flows.console import RunConsole
     from thirdshift.flows.execution.stopping import kept, last_words
     from thirdshift.flows.formats import jsonable

@@ -1,4 +1,4 @@
-"""The `serve` command: a job as a deployment of a Prefect server, its nights run from this process, its params a form."""
+"""Serve a job as a deployment of a Prefect server: its nights run from this process, its params are a form."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ START_A_SERVER = (
 
 RunIdField = Annotated[str, Field(pattern=FORM_PATTERN)]
 BANNED = re.compile(r"[/%&<>]")
-"""What Prefect has in no name."""
+"""Characters that Prefect refuses in a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Schedule:
 
 
 def serve_job(call: RunOptions, schedule: Schedule | None) -> int:
-    """Serve the job until the process is told to stop. Raises UserError before anything is served."""
+    """Serve the job until SIGTERM or SIGINT; return 0. Raises UserError before anything is served."""
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")  # a night's lines go to its log in the UI
     settle_environment()
     console = RunConsole()
@@ -61,14 +61,14 @@ def serve_job(call: RunOptions, schedule: Schedule | None) -> int:
     if schedule is not None:
         call = replace(call, params=in_zone(call.params, schedule.timezone))
     job = checked_job(call, scheduled=schedule is not None)
-    server_there()
+    check_server()
     deployment = deployment_of(job, call, crons)
     _serve(deployment, console, crons)
     return 0
 
 
 def checked(schedule: Schedule) -> CronSchedule:
-    """Raises UserError for a time zone or a cron line that there is not."""
+    """Return the schedule as Prefect's. Raises UserError: no such time zone, or no cron line."""
     from prefect.client.schemas.schedules import CronSchedule
 
     if schedule.timezone not in (zones := available_timezones()):
@@ -85,17 +85,17 @@ def checked(schedule: Schedule) -> CronSchedule:
 
 
 def in_zone(params: Mapping[str, str], timezone: str) -> dict[str, str]:
-    """`{date}` is the date where the schedule is."""
+    """Return the params with the schedule's time zone put into `{date}` and the like."""
     from thirdshift.flows.orchestration.invocation import DATED
 
     return {
-        name: DATED.sub(lambda found: f"{{{found[1]}:{found[2] or timezone}}}", value)
+        name: DATED.sub(lambda match: f"{{{match[1]}:{match[2] or timezone}}}", value)
         for name, value in params.items()
     }
 
 
 def checked_job(call: RunOptions, *, scheduled: bool) -> Job:
-    """The job as a night would find it now. Raises UserError, JobError with every mistake in it."""
+    """Load the job as a night would now. Raises UserError, JobError with every mistake in it."""
     from thirdshift.flows.jobs.parsing import read
     from thirdshift.flows.orchestration.invocation import DATED, dated
     from thirdshift.flows.runs.context import context_for, ready
@@ -117,7 +117,7 @@ def checked_job(call: RunOptions, *, scheduled: bool) -> Job:
 
 
 def deployment_of(job: Job, call: RunOptions, crons: CronSchedule | None) -> RunnerDeployment:
-    """The job's deployment: `night/<job>`."""
+    """Return the job's deployment, `night/<job>`."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.types.entrypoint import EntrypointType
 
@@ -141,35 +141,43 @@ def deployment_of(job: Job, call: RunOptions, crons: CronSchedule | None) -> Run
 
 
 def form(job: Job, call: RunOptions) -> Signature:
-    """The flow's parameters as this job has them: typed params, then what a night may be told besides."""
-    given = values(job, call)
+    """Return the flow's parameters as this job has them: typed params, then run id, cap and deadline."""
+    defaults = values(job, call)
     fields: dict[str, Any] = {
         name: (
             str if value is None else type(value),
-            Field(... if given[name] is None else given[name], title=name),
+            Field(... if defaults[name] is None else defaults[name], title=name),
         )
         for name, value in job.params.items()
     }
     params = create_model("Params", **fields)
     fixed = {"job": str(call.job)} | ({} if call.warehouse is None else {"warehouse": str(call.warehouse)})
-    told: list[tuple[str, Any, Any]] = [
+    parameters: list[tuple[str, Any, Any]] = [
         *((name, _fixed(name, value), value) for name, value in fixed.items()),
         *([("params", params, Parameter.empty)] if fields else []),
         (
             "run_id",
-            _said(
+            _described_field(
                 Annotated[str, Field(pattern=FORM_PATTERN)],
                 "An unfinished run goes on. Empty: named after the job and its params.",
             ),
             "",
         ),
-        ("cap", _said(Annotated[float, Field(ge=0)] | None, "USD, instead of budget.cap_usd."), None),
-        ("deadline", _said(str, 'Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.'), ""),
+        (
+            "cap",
+            _described_field(Annotated[float, Field(ge=0)] | None, "USD, instead of budget.cap_usd."),
+            None,
+        ),
+        (
+            "deadline",
+            _described_field(str, 'Instead of the job\'s: "06:00 Europe/Berlin", 8h, an instant.'),
+            "",
+        ),
     ]
     return Signature(
         [
             Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
-            for name, annotation, default in told
+            for name, annotation, default in parameters
         ]
     )
 
@@ -187,13 +195,15 @@ def _fixed(name: str, value: str) -> Any:
     return Annotated[str, Field(title=name, json_schema_extra=extra)]
 
 
-def _said(kind: Any, description: str) -> Any:
-    told = Field(json_schema_extra={"description": description})  # a plain one, Prefect takes from docstrings
-    return Annotated[kind, told]
+def _described_field(kind: Any, description: str) -> Any:
+    field = Field(
+        json_schema_extra={"description": description}
+    )  # a plain one, Prefect takes from docstrings
+    return Annotated[kind, field]
 
 
 def tags_of(job: Job) -> list[str]:
-    """The job's own tags, and its endpoints."""
+    """Return the job's own tags and the names of its endpoints, sorted."""
     return sorted(
         {*(f"{name}:{value}" for name, value in job.tags.items()), *(e.name for e in job.endpoints)}
     )
@@ -213,8 +223,8 @@ def _next(crons: CronSchedule) -> datetime:
     return first.astimezone(ZoneInfo(zone))
 
 
-def server_there() -> None:
-    """Raises UserError where no Prefect server answers."""
+def check_server() -> None:
+    """Raise UserError where no Prefect server answers."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
@@ -243,32 +253,32 @@ def _serve(deployment: RunnerDeployment, console: RunConsole, crons: CronSchedul
         f"serving {deployment.full_name}: {url_for('deployment', obj_id=made)}\n{when}"
         "stop with ctrl-C: the schedule is paused then, a night under way cancelled, to be gone on with by resume"
     )
-    asyncio.run(_until_told(runner, None if first is None else partial(await_upcoming, made, first)))
+    asyncio.run(_serve_until_signal(runner, None if first is None else partial(await_upcoming, made, first)))
     console.say("stopped serving; its schedule is paused")
 
 
-async def _until_told(runner: Runner, checked: Callable[[Event], None] | None) -> None:
+async def _serve_until_signal(runner: Runner, checked: Callable[[Event], None] | None) -> None:
     """Serve until SIGTERM or ctrl-C. Prefect's own handler of SIGTERM does not stop a runner in its own loop.
 
     `checked`: raises UserError where the schedule does not fire; then nothing is served any more.
     """
     serving = asyncio.create_task(runner.start())
-    told = asyncio.Event()
+    stopping = asyncio.Event()
     await asyncio.sleep(0)  # by then it has set its own
-    for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(each, told.set)
+    for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stopping.set)
     over = Event()
     fires = None if checked is None else asyncio.create_task(asyncio.to_thread(checked, over))
     if fires is not None:
-        fires.add_done_callback(lambda check: told.set() if check.exception() is not None else None)
-    asked = asyncio.create_task(told.wait())
-    await asyncio.wait({serving, asked}, return_when=asyncio.FIRST_COMPLETED)
+        fires.add_done_callback(lambda check: stopping.set() if check.exception() is not None else None)
+    stop_requested = asyncio.create_task(stopping.wait())
+    await asyncio.wait({serving, stop_requested}, return_when=asyncio.FIRST_COMPLETED)
     over.set()
-    while told.is_set() and not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
+    while stopping.is_set() and not runner.started and not serving.done():  # noqa: ASYNC110 (a runner has no event for it)
         await asyncio.sleep(0.05)
-    if told.is_set() and not serving.done():
+    if stopping.is_set() and not serving.done():
         await runner.astop()
-    asked.cancel()
+    stop_requested.cancel()
     await serving
     if fires is not None:
         await fires

@@ -16,8 +16,9 @@ from thirdshift.router.planning import explain
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.values import usd
 from thirdshift.warehouse.intake.frozen import column
+from thirdshift.warehouse.journal.parts import INSTANT, USD
 from thirdshift.warehouse.store import dispatch
-from thirdshift.warehouse.store.prices import INSTANT, USD, _twelve
+from thirdshift.warehouse.store.prices import twelve_places
 from thirdshift.warehouse.store.store import Warehouse
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def worker_rows(run_id: str, worker_lifetimes: Sequence[tuple[str, Any]]) -> pa.
                 name: getattr(life, name)
                 for name in ("worker_id", "device", "pid", "started_at", "ready_at", "stopped_at")
             },
-            "usd_per_hour": _twelve(life.usd_per_hour),
+            "usd_per_hour": twelve_places(life.usd_per_hour),
             "cost_usd": life.cost_usd,
             "accounting_usd": life.accounting_usd,
         }

@@ -1,1 +1,1 @@
-"""A job file for the data at hand."""
+"""Write a job file for the data at hand."""

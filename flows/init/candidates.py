@@ -1,4 +1,4 @@
-"""Which endpoints a new job should try: from the keys in the environment, the devices found, the catalogue's prices."""
+"""Choose the endpoints that a new job tries, from the environment's keys, the devices found, the catalogue's prices."""
 
 from __future__ import annotations
 
@@ -43,15 +43,17 @@ class Candidate:
 
     @property
     def dearness(self) -> float:
-        """Most requests read three tokens for each they write."""
+        """USD per four million tokens, three of input to one of output: most requests read three for each they write."""
         return 3 * self.input + self.output
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
+    """The endpoints that a new job names, with the reason for each."""
+
     chosen: tuple[Candidate, ...] = ()
     others: tuple[Candidate, ...] = ()
-    """Without a key here: shown, commented out."""
+    """Candidates without a key on this machine: shown, commented out."""
     device: str | None = None
     """cuda or npu, where local workers can be started; `house` is then one of the endpoints."""
     workers: int = 0
@@ -65,20 +67,21 @@ class Endpoints:
 
     @property
     def floor(self) -> float:
-        """What the best of them should reach, as far as anything is known of them."""
-        priors = [each.prior for each in self.chosen if each.prior is not None]
+        """The floor to ask for: a little below the best prior, or the usual one where none is known."""
+        priors = [candidate.prior for candidate in self.chosen if candidate.prior is not None]
         if not priors:
             return USUAL_FLOOR
         return min(USUAL_FLOOR, int((max(priors) - PRIORS_BELOW) * 20) / 20)
 
     @property
     def dearest(self) -> tuple[float, float]:
-        """USD per million tokens, in and out."""
-        most = max(self.chosen, key=lambda each: each.dearness, default=None)
+        """The dearest candidate's price in USD per million tokens, input and output."""
+        most = max(self.chosen, key=lambda candidate: candidate.dearness, default=None)
         return (2.0, 8.0) if most is None else (most.input, most.output)
 
 
 def endpoints_for(environ: Mapping[str, str], machine: Machine, known: Registry) -> Endpoints:
+    """Choose endpoints by the keys in `environ`, the devices of `machine` and the prices known, each with its reason."""
     keys = {
         provider: next((n for n in names if environ.get(n)), "") for provider, names in DEFAULT_KEYS.items()
     }
@@ -86,20 +89,20 @@ def endpoints_for(environ: Mapping[str, str], machine: Machine, known: Registry)
     with_key = _candidates(known, offers, {p: variable for p, variable in keys.items() if variable})
     without = _candidates(known, offers, {p: names[0] for p, names in DEFAULT_KEYS.items() if not keys[p]})
     chosen = _picked(with_key)
-    choices = [_why(each, chosen) for each in chosen]
+    choices = [_why(candidate, chosen) for candidate in chosen]
     device = "cuda" if machine.gpus else "npu" if machine.npus else None
-    found = machine.of(device) if device else ()
-    fits = bool(found) and all((each.memory_mib or 0) >= HOUSE_MIB for each in found)
+    devices = machine.of(device) if device else ()
+    fits = bool(devices) and all((gpu.memory_mib or 0) >= HOUSE_MIB for gpu in devices)
     if device:
-        choices.append(Choice("endpoint", "house", f"{len(found)} {device} device(s): {found[0].name}"))
+        choices.append(Choice("endpoint", "house", f"{len(devices)} {device} device(s): {devices[0].name}"))
     if not chosen and device is None:
         why = "no provider's key variable is set and no GPU or NPU was found: two placeholders for servers of yours"
         choices.append(Choice("endpoint", "small, large", why))
-    return Endpoints(chosen, _picked(without, SHOWN_WITHOUT_KEY), device, len(found), fits, tuple(choices))
+    return Endpoints(chosen, _picked(without, SHOWN_WITHOUT_KEY), device, len(devices), fits, tuple(choices))
 
 
 def _offers(known: Registry) -> list[tuple[CatalogueModel, list[ModelOffer]]]:
-    """Every model of the catalogue with its offers, cheapest first."""
+    """Return every model of the catalogue with its offers, cheapest first."""
     names = known.catalogue.offers(known.map.prices)
     return [(model, offers_of(known, names.get(model.name, ()))) for model in known.catalogue.models]
 
@@ -107,13 +110,13 @@ def _offers(known: Registry) -> list[tuple[CatalogueModel, list[ModelOffer]]]:
 def _candidates(
     known: Registry, offers: Sequence[tuple[CatalogueModel, Sequence[ModelOffer]]], keys: Mapping[str, str]
 ) -> list[Candidate]:
-    """Models that these providers offer, each at its cheapest among them, cheapest first."""
-    found = []
-    for model, all_of_it in offers:
-        offer = next((each for each in all_of_it if each.provider in keys and each.comparable), None)
+    """Return the models that these providers offer, each at its cheapest among them, cheapest first."""
+    candidates = []
+    for model, model_offers in offers:
+        offer = next((offer for offer in model_offers if offer.provider in keys and offer.comparable), None)
         if offer is not None:
-            found.append(_candidate(known, model, offer, keys[offer.provider]))
-    return sorted(found, key=lambda each: (each.dearness, each.model))
+            candidates.append(_candidate(known, model, offer, keys[offer.provider]))
+    return sorted(candidates, key=lambda candidate: (candidate.dearness, candidate.model))
 
 
 def _candidate(known: Registry, model: CatalogueModel, offer: ModelOffer, variable: str) -> Candidate:
@@ -127,24 +130,31 @@ def _candidate(known: Registry, model: CatalogueModel, offer: ModelOffer, variab
 
 
 def _picked(candidates: Sequence[Candidate], most: int = MOST) -> tuple[Candidate, ...]:
-    """The cheapest, and of those that are believed better than all cheaper ones, evenly from cheap to strong."""
+    """Pick the cheapest, and of those with a better prior than all cheaper ones some, evenly from cheap to strong."""
     if len(candidates) <= most:
         return tuple(candidates)
     better: list[Candidate] = []
-    for each in candidates:
-        if each.prior is not None and each.prior > max((known.prior or 0.0 for known in better), default=0.0):
-            better.append(each)
+    best = 0.0
+    for candidate in candidates:
+        if candidate.prior is not None and candidate.prior > best:
+            better.append(candidate)
+            best = candidate.prior
     if not better:
         better = [candidates[-1]]
     places = np.linspace(len(better) - 1, 0, min(most - 1, len(better))).round().astype(int)
     picked = {candidates[0], *(better[k] for k in places)}
-    return tuple(sorted(picked, key=lambda each: (each.dearness, each.model)))
+    return tuple(sorted(picked, key=lambda candidate: (candidate.dearness, candidate.model)))
 
 
-def _why(each: Candidate, chosen: Sequence[Candidate]) -> Choice:
-    place = "the cheapest" if each is chosen[0] else "the dearest" if each is chosen[-1] else "between them"
-    prior = f", prior {each.prior:.2f}" if each.prior is not None else ""
-    why = (
-        f"{each.variable} is set; {place}: ${each.input:g} in, ${each.output:g} out per million tokens{prior}"
+def _why(candidate: Candidate, chosen: Sequence[Candidate]) -> Choice:
+    place = (
+        "the cheapest"
+        if candidate is chosen[0]
+        else "the dearest"
+        if candidate is chosen[-1]
+        else "between them"
     )
-    return Choice("endpoint", each.name, why)
+    prior = f", prior {candidate.prior:.2f}" if candidate.prior is not None else ""
+    prices = f"${candidate.input:g} in, ${candidate.output:g} out per million tokens"
+    why = f"{candidate.variable} is set; {place}: {prices}{prior}"
+    return Choice("endpoint", candidate.name, why)

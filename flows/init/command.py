@@ -1,4 +1,4 @@
-"""The command line of `init`. The work is in flows/init/writing.py."""
+"""Options of the command `init`; flows/init/writing.py does the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job for some input should say, decided from its columns and first rows: pure, each choice with its reason."""
+"""Infer what a job should say from its input's columns and first rows; pure, each choice with its reason."""
 
 from __future__ import annotations
 
@@ -51,12 +51,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
+    """What a new job says about its input, with the reason for each choice."""
+
     id: str | None = None
-    """A column; None: `request_id` is there."""
+    """The column that names a row; None: `request_id` is there."""
     numbered: bool = False
     """No column names a row: a query must number them."""
     prompt: str | None = None
-    """A template; None: `prompt` or `messages` is there."""
+    """The prompt's template; None: `prompt` or `messages` is there."""
     task: str | None = None
     reference: str | None = None
     max_tokens: int = ROOM_TO_REASON
@@ -65,7 +67,7 @@ class Proposal:
     hint: str = ""
     """A system prompt that would help the scorer, as a suggestion."""
     prompt_characters: float = 0.0
-    """Mean of the sample."""
+    """Mean number of characters over the sample."""
     choices: tuple[Choice, ...] = ()
 
 
@@ -74,18 +76,18 @@ class NoPrompt(ValueError):
 
 
 def propose(sample: InputSample) -> Proposal:
-    """Raises NoPrompt."""
+    """Propose a job for the sampled input, with the reason for each choice. Raises NoPrompt: no column can be asked."""
     if sample.batch_file:
         why = "lines with custom_id and body: requests already"
         return Proposal(
             max_tokens=1024, prompt_characters=2_000.0, choices=(Choice("input", "batch file", why),)
         )
-    given = {column.lower(): column for column in sample.columns}
+    by_lower_name = {column.lower(): column for column in sample.columns}
     choices: list[Choice] = []
-    id_, numbered = _id(sample, given, choices)
-    prompt, used = _prompt(sample, given, choices)
-    reference = _named(REFERENCES, given, {*used, id_, "request_id"})
-    task = _task(sample, given, {*used, id_, reference}, choices)
+    id_, numbered = _id(sample, by_lower_name, choices)
+    prompt, used = _prompt(sample, by_lower_name, choices)
+    reference = _named(REFERENCES, by_lower_name, {*used, id_, "request_id"})
+    task = _task(sample, by_lower_name, {*used, id_, reference}, choices)
     scorer, fields, hint, tokens = _scoring(sample, reference, choices)
     return Proposal(
         id=id_,
@@ -96,19 +98,24 @@ def propose(sample: InputSample) -> Proposal:
         max_tokens=tokens,
         scorer=scorer,
         fields=fields,
-        hint="" if "system" in given else hint,
+        hint="" if "system" in by_lower_name else hint,
         prompt_characters=_mean_length(sample, used),
         choices=tuple(choices),
     )
 
 
-def _named(names: Sequence[str], given: Mapping[str, str], taken: set[str | None]) -> str | None:
-    return next((given[name] for name in names if name in given and given[name] not in taken), None)
+def _named(names: Sequence[str], by_lower_name: Mapping[str, str], taken: set[str | None]) -> str | None:
+    return next(
+        (by_lower_name[name] for name in names if name in by_lower_name and by_lower_name[name] not in taken),
+        None,
+    )
 
 
-def _id(sample: InputSample, given: Mapping[str, str], choices: list[Choice]) -> tuple[str | None, bool]:
-    """(column that names a row, whether rows must be numbered instead)."""
-    likely = [given[name] for name in IDS if name in given]
+def _id(
+    sample: InputSample, by_lower_name: Mapping[str, str], choices: list[Choice]
+) -> tuple[str | None, bool]:
+    """Return the column that names a row, and whether rows must be numbered instead."""
+    likely = [by_lower_name[name] for name in IDS if name in by_lower_name]
     likely += [
         column for column in sample.columns if column.lower().endswith(("_id", "id")) and column not in likely
     ]
@@ -116,8 +123,8 @@ def _id(sample: InputSample, given: Mapping[str, str], choices: list[Choice]) ->
     if unique is not None:
         choices.append(Choice("id", unique, f"unique in all {sample.rows:,} rows"))
         return (None if unique == "request_id" else unique), False
-    if "request_id" in given:
-        again = sample.rows - sample.distinct.get(given["request_id"], 0)
+    if "request_id" in by_lower_name:
+        again = sample.rows - sample.distinct.get(by_lower_name["request_id"], 0)
         choices.append(
             Choice("id", "request_id", f"{again:,} rows repeat an id or have none and will be refused")
         )
@@ -127,21 +134,23 @@ def _id(sample: InputSample, given: Mapping[str, str], choices: list[Choice]) ->
 
 
 def _prompt(
-    sample: InputSample, given: Mapping[str, str], choices: list[Choice]
+    sample: InputSample, by_lower_name: Mapping[str, str], choices: list[Choice]
 ) -> tuple[str | None, list[str]]:
-    """(template, columns it uses)."""
+    """Return the prompt's template (None: requests have prompts already), and the columns that it uses."""
     for name in ("messages", "prompt"):
         if name in sample.columns:
             choices.append(Choice("prompt", name, "the column has the name that requests have"))
             return None, [name]
-    column = _named(PROMPTS, given, set()) or _wordiest(sample)
+    column = _named(PROMPTS, by_lower_name, set()) or _wordiest(sample)
     if column is None or not PLAIN.fullmatch(column):
         columns = ", ".join(sample.columns)
         raise NoPrompt(
             f"no column looks like a prompt (there are {columns}); rename one to prompt, or write request.prompt"
         )
     before = (
-        _named(CONTEXTS, given, {column}) if column.lower() in ("question", "query", "text", "body") else None
+        _named(CONTEXTS, by_lower_name, {column})
+        if column.lower() in ("question", "query", "text", "body")
+        else None
     )
     if before is not None and PLAIN.fullmatch(before) and sample.columns[before] == "VARCHAR":
         choices.append(Choice("prompt", f"{before}, then {column}", "they are named so"))
@@ -158,10 +167,10 @@ def _wordiest(sample: InputSample) -> str | None:
 
 
 def _task(
-    sample: InputSample, given: Mapping[str, str], taken: set[str | None], choices: list[Choice]
+    sample: InputSample, by_lower_name: Mapping[str, str], taken: set[str | None], choices: list[Choice]
 ) -> str | None:
     for name in TASKS:
-        column = given.get(name)
+        column = by_lower_name.get(name)
         if column is None or column in taken:
             continue
         kinds = sample.distinct.get(column, 0)
@@ -179,7 +188,7 @@ def _task(
 def _scoring(
     sample: InputSample, reference: str | None, choices: list[Choice]
 ) -> tuple[str | None, Mapping[str, str], str, int]:
-    """(scorer, its fields, a system prompt that would help, tokens to allow)."""
+    """Return the scorer, its fields, a system prompt that would help, and the tokens to allow."""
     known = [text for text in _texts(sample, reference) if text] if reference else []
     if not known or reference is None:
         schema = "response_schema" in sample.columns
@@ -200,12 +209,12 @@ def _scoring(
 
 
 def _kind(known: Sequence[str]) -> tuple[str | None, str, Mapping[str, str], str]:
-    """What references look like: (scorer, why, fields, system prompt)."""
+    """Return the scorer for what references look like, why, its fields, and a system prompt that helps."""
     if _share(LETTER.fullmatch(text) is not None for text in known) >= ALIKE:
         return "choice", "single letters", {}, "End with the letter of the right answer."
     if _share(NUMBER.fullmatch(text) is not None for text in known) >= ALIKE:
         return "numeric", "numbers", {}, "End with the number that is the answer."
-    objects = [found for text in known if (found := _object(text)) is not None]
+    objects = [parsed for text in known if (parsed := _object(text)) is not None]
     if len(objects) >= ALIKE * len(known):
         return "fields", "JSON objects", _fields(objects), "Answer with a JSON object alone."
     long = sorted(map(len, known))[int(0.95 * (len(known) - 1))]
@@ -216,22 +225,22 @@ def _kind(known: Sequence[str]) -> tuple[str | None, str, Mapping[str, str], str
     return None, "long texts, which no free scorer can judge,", {}, ""
 
 
-def _share(found: Iterator[bool]) -> float:
-    each = list(found)
-    return sum(each) / len(each)
+def _share(tests: Iterator[bool]) -> float:
+    results = list(tests)
+    return sum(results) / len(results)
 
 
 def _object(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
+        parsed = json.loads(text)
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def _fields(objects: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Fields that most have, each by the scorer for what stands there."""
-    names = [name for name in objects[0] if sum(name in each for each in objects) >= ALIKE * len(objects)]
+    """Return the fields that most objects have, each with the scorer for its values."""
+    names = [name for name in objects[0] if sum(name in record for record in objects) >= ALIKE * len(objects)]
     return {name: _field(objects[0][name]) for name in names}
 
 
@@ -240,7 +249,7 @@ def _field(value: Any) -> str:
 
 
 def _room(known: Sequence[str]) -> int:
-    """Tokens for twice the longest reference, in steps of 64."""
+    """Return the tokens for twice the longest reference, in steps of 64."""
     longest = max(len(text) for text in known) / CHARACTERS_PER_TOKEN
     return max(LEAST_ROOM, int(-(-2 * longest // 64) * 64))
 

@@ -1,4 +1,4 @@
-"""The `init` command: a commented job file for the data at hand, which `plan` takes as it stands."""
+"""Write a commented job file for the data at hand, which `plan` takes as it stands: the work of `init`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for
 from thirdshift.flows.init.inference import CHARACTERS_PER_TOKEN, Choice, NoPrompt, Proposal, propose
 from thirdshift.flows.jobs.job import load_job
-from thirdshift.flows.models.registry import load_registry
+from thirdshift.flows.models.registry import load_registry, plain
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.sampling import READERS, InputSample, sample
 
@@ -30,43 +30,46 @@ LIKELY_OUTPUT = 0.35
 
 
 def write_job(source: str, output: Path, *, force: bool, environ: Mapping[str, str] = os.environ) -> int:
-    """Look at `source`, write the job, say what was chosen and why; 0. Raises UserError."""
+    """Sample `source`, write the job, print what was chosen and why; return 0.
+
+    Raises UserError: the input is unreadable or empty, `output` is there already, or it cannot be written.
+    """
     if output.exists() and not force:
         raise UserError(
             f"{output} is there already; name another with --output, or overwrite it with --force"
         )
     try:
-        found = sample(source, Path.cwd())
-        proposal = propose(found)
+        data = sample(source, Path.cwd())
+        proposal = propose(data)
     except (InputError, NoPrompt) as error:
         raise UserError(str(error)) from error
-    if not found.rows:
+    if not data.rows:
         raise UserError(f"input {source}: there is no row in it")
     endpoints = endpoints_for(environ, machine(), load_registry())
-    _write(output, job_text(found, proposal, endpoints, output), environ)
+    _write(output, job_text(data, proposal, endpoints, output), environ)
     _tell(output, [*proposal.choices, *endpoints.choices])
     return 0
 
 
-def job_text(found: InputSample, proposal: Proposal, endpoints: Endpoints, output: Path) -> str:
-    """The job file's text; what comes from the data is written as YAML that cannot mean anything else."""
+def job_text(data: InputSample, proposal: Proposal, endpoints: Endpoints, output: Path) -> str:
+    """Return the job file's text; what comes from the data is written as YAML that cannot mean anything else."""
     environment = Environment(
         autoescape=False,  # noqa: S701 (YAML, not HTML: see the filter)
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["yaml"] = _flow
     template = files("thirdshift.flows.init").joinpath("init.yaml.j2").read_text(encoding="utf-8")
-    likely, most = _cost(found, proposal, endpoints)
-    place = _from(found.source, output)
+    likely, most = _cost(data, proposal, endpoints)
+    place = _from(data.source, output)
     return environment.from_string(template).render(
-        source=_one_line(found.source), file=_one_line(output.name), name=_name(found.source), input=place,
-        query=_query(found, proposal, place), batch_file=found.batch_file, p=proposal, e=endpoints, floor=endpoints.floor,
+        source=plain(data.source), file=plain(output.name), name=_name(data.source), input=place,
+        query=_query(data, proposal, place), batch_file=data.batch_file, p=proposal, e=endpoints, floor=endpoints.floor,
         cap=_rounded_up(likely), most=f"{most:,.2f}", house=HOUSE_MODEL, hour=HOUR_USD,
     )  # fmt: skip
 
 
 def _flow(value: Any) -> str:
-    """A value as YAML on one line: JSON is YAML."""
+    """Write a value as YAML on one line: JSON is YAML."""
     if (
         isinstance(value, str)
         and re.fullmatch(r"[A-Za-z][A-Za-z0-9_./-]*", value)
@@ -79,10 +82,6 @@ def _flow(value: Any) -> str:
 YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
-def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 def _name(source: str) -> str:
     stem = Path(source.rstrip("/")).name.split(".")[0].strip("*? ")
     name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
@@ -90,32 +89,32 @@ def _name(source: str) -> str:
 
 
 def _from(source: str, output: Path) -> str:
-    """As the job file must name it: relative paths are from there."""
+    """Return the input as the job file must name it: relative paths are from there."""
     return source if "://" in source else os.path.relpath(source, output.resolve().parent)
 
 
-def _query(found: InputSample, proposal: Proposal, place: str) -> str | None:
-    """The query that reads it, where a plain input will not do."""
-    if not (found.by_query or proposal.numbered):
+def _query(data: InputSample, proposal: Proposal, place: str) -> str | None:
+    """Return the query that reads the input; None where a plain input will do."""
+    if not (data.by_query or proposal.numbered):
         return None
-    ending = Path(found.source.removesuffix(".gz")).suffix.lower()
+    ending = Path(data.source.removesuffix(".gz")).suffix.lower()
     reader = READERS.get(ending, "read_parquet")
     quoted = "'" + place.replace("'", "''") + "'"
     number = "row_number() over () as request_id, " if proposal.numbered else ""
     return f"select {number}* from {reader}({quoted})"
 
 
-def _cost(found: InputSample, proposal: Proposal, endpoints: Endpoints) -> tuple[float, float]:
-    """USD for all of it on the dearest endpoint: (likely, at most)."""
+def _cost(data: InputSample, proposal: Proposal, endpoints: Endpoints) -> tuple[float, float]:
+    """Return what all requests cost on the dearest endpoint in USD: likely, and at most."""
     price_in, price_out = endpoints.dearest
-    asked = proposal.prompt_characters / CHARACTERS_PER_TOKEN * price_in
-    each = [asked + share * proposal.max_tokens * price_out for share in (LIKELY_OUTPUT, 1.0)]
-    likely, most = (found.rows * usd / 1e6 for usd in each)
+    input_usd = proposal.prompt_characters / CHARACTERS_PER_TOKEN * price_in
+    per_request = [input_usd + share * proposal.max_tokens * price_out for share in (LIKELY_OUTPUT, 1.0)]
+    likely, most = (data.rows * usd / 1e6 for usd in per_request)
     return likely * 1.5, most
 
 
 def _rounded_up(usd: float) -> str:
-    """To two figures, a dollar at least."""
+    """Round up to two figures, at least to a dollar."""
     if usd <= 1:
         return "1.00"
     step = 10 ** (math.floor(math.log10(usd)) - 1)
@@ -123,7 +122,7 @@ def _rounded_up(usd: float) -> str:
 
 
 def _write(output: Path, text: str, environ: Mapping[str, str]) -> None:
-    """Beside, checked as any job is, then in its place."""
+    """Write the job beside its place, check it as any job, and move it there. Raises UserError, JobError."""
     beside = output.with_name(f".{output.name}.tmp")
     try:
         beside.write_text(text, encoding="utf-8")
@@ -139,6 +138,6 @@ def _tell(output: Path, choices: list[Choice]) -> None:
     console = Console(highlight=False)
     table = Table("", "chosen", "because", box=None, pad_edge=False)
     for choice in choices:
-        table.add_row(*(Text(_one_line(text)) for text in (choice.what, choice.value, choice.why)))
+        table.add_row(*(Text(plain(text)) for text in (choice.what, choice.value, choice.why)))
     console.print(table)
     console.print(f"\n{output} is written. Next: thirdshift plan {output}", markup=False, soft_wrap=True)

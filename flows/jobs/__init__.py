@@ -1,1 +1,1 @@
-"""The job file: from YAML to values."""
+"""The job file: read from YAML, checked, and turned into values."""

@@ -1,4 +1,4 @@
-"""A job's parts as the values that the other packages take."""
+"""Build the values that the other packages take from the parts of a job."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ from thirdshift.warehouse.intake.intake import InputSpec, RequestSpec, SqlSource
 
 
 class PriceLookup(Protocol):
+    """A look-up of prices by model and mode."""
+
     def __call__(
-        self, model: str, mode: Mode, said: Override, /, *, endpoint: str, service: Service = STANDARD
+        self, model: str, mode: Mode, override: Override, /, *, endpoint: str, service: Service = STANDARD
     ) -> PriceSchedule:
-        """What is known of the price where the job does not state it. Raises PriceMissing."""
+        """Return the known price, adjusted by what `override` states. Raises PriceMissing."""
 
 
 def _no_tiers(_: Service) -> Mapping[str, PriceSchedule]:
-    """Nothing is known of what else a reply may tell."""
+    """Return no prices by tier: nothing is known of them."""
     return {}
 
 
@@ -56,9 +58,9 @@ class KnownModel:
     context_window: int | None = None
     quality_prior: float | None = None
     tiers: Callable[[Service], Mapping[str, PriceSchedule]] = _no_tiers
-    """What a reply's own word on its tier makes of the price."""
+    """From how the endpoint is called to the price by the tier that a reply may say it was served at."""
     surcharges: Mapping[str, Decimal] = field(default_factory=dict)
-    """Places and speeds that a reply may tell, with their factors."""
+    """Places and speeds that a reply may state, with their factors on the price."""
 
 
 FactsLookup = Callable[[str], KnownModel]
@@ -66,20 +68,22 @@ T = TypeVar("T")
 
 
 def books() -> tuple[PriceLookup, FactsLookup]:
-    """The price book and the catalogue of this machine. Raises UserError where an imported price map is broken."""
+    """Return look-ups in this machine's price book and catalogue. Raises UserError if an imported price map is broken."""
     known = load_registry()
 
     def price(
-        model: str, mode: Mode, said: Override, /, *, endpoint: str, service: Service = STANDARD
+        model: str, mode: Mode, override: Override, /, *, endpoint: str, service: Service = STANDARD
     ) -> PriceSchedule:
-        return known.price(model, mode, said, endpoint=endpoint, service=service)
+        return known.price(model, mode, override, endpoint=endpoint, service=service)
 
     def facts(model: str) -> KnownModel:
-        told, listed = known.catalogue.facts_for(model)
-        of_map = facts_of(model, known.map.prices)
-        window = (of_map.context_window if of_map else None) or (listed.context_window if listed else None)
+        known_facts, listed = known.catalogue.facts_for(model)
+        map_facts = facts_of(model, known.map.prices)
+        window = (map_facts.context_window if map_facts else None) or (
+            listed.context_window if listed else None
+        )
         return KnownModel(
-            told,
+            known_facts,
             window,
             known.catalogue.quality_prior(model),
             partial(known.tiers, model),
@@ -90,26 +94,28 @@ def books() -> tuple[PriceLookup, FactsLookup]:
 
 
 def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[Endpoint, ...]:
-    """All endpoints that answer requests, in the order of the job. Raises JobError naming each that has no price."""
-    found, mistakes = [], []
+    """Return all endpoints that answer requests, in the order of the job. Raises JobError naming each that has no price."""
+    endpoints, mistakes = [], []
     for number, part in enumerate(job.endpoints):
         if part.only is not None:
             continue
         try:
-            found.append(endpoint_value(part, prices, known(part.model), job.base))
+            endpoints.append(endpoint_value(part, prices, known(part.model), job.base))
         except PriceMissing as error:
             mistakes.append(Mistake(0, place(("endpoints", number, "price")), str(error)))
     if mistakes:
         raise JobError(job.path, mistakes)
-    return tuple(found)
+    return tuple(endpoints)
 
 
 def judge_value(job: Job, prices: PriceLookup, known: FactsLookup) -> Endpoint | None:
-    """The endpoint that judges, where the scorer is a judge; it may answer requests too. Raises JobError."""
+    """Return the endpoint that judges, None without a judge; it may answer requests too. Raises JobError: no price."""
     judge = job.quality.judge
     if judge is None or job.quality.scorer != "judge":
         return None
-    number, part = next((n, each) for n, each in enumerate(job.endpoints) if each.name == judge.endpoint)
+    number, part = next(
+        (n, endpoint) for n, endpoint in enumerate(job.endpoints) if endpoint.name == judge.endpoint
+    )
     try:
         return endpoint_value(part, prices, known(part.model), job.base)
     except PriceMissing as error:
@@ -117,7 +123,7 @@ def judge_value(job: Job, prices: PriceLookup, known: FactsLookup) -> Endpoint |
 
 
 def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, base: Path) -> Endpoint:
-    """One endpoint, with what is known of its model where the job says nothing. Raises PriceMissing.
+    """Build one endpoint, with what is known of its model where the job says nothing. Raises PriceMissing.
 
     `base`: the folder that a model's path and the interpreter's are from.
     """
@@ -151,13 +157,13 @@ def _stated_or(stated: T | None, known: T | None) -> T | None:
 
 
 def _stated_length(part: EndpointPart) -> int | None:
-    """A worker is started with a length of its own, which then is its window."""
+    """Return the context length in tokens that a worker is started with; None where the job leaves it to vLLM."""
     length = part.vllm.get("max_model_len")
     return length if isinstance(length, int) else None
 
 
 def _model(part: EndpointPart, base: Path) -> str:
-    """A name, or a worker's model where it is a folder beside the job, as an absolute path."""
+    """Return the model's name; an absolute path where a worker's model is a folder beside the job."""
     path = base / part.model
     return str(path.resolve()) if part.engine == "vllm" and path.exists() else part.model
 
@@ -165,17 +171,17 @@ def _model(part: EndpointPart, base: Path) -> str:
 def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
     if part.engine == "vllm" or (part.usd_per_hour is not None and part.price is None):
         return hourly(part.usd_per_hour or usd(0))
-    said = Override()
+    override = Override()
     if part.price is not None:
-        said = Override(Price(part.price.input, part.price.output, part.price.cached_input))
+        override = Override(Price(part.price.input, part.price.output, part.price.cached_input))
     if part.off_peak is not None:
-        said = replace(said, off_peak=(_off_peak(part.off_peak),))
+        override = replace(override, off_peak=(_off_peak(part.off_peak),))
     mode, service = service_of(Mode(part.mode), part.params, part.api_base)
     if part.price is not None:
         mode, service = Mode(part.mode), STANDARD  # the job's own price is for what it asks
     if service == STANDARD:
-        return prices(part.model, mode, said, endpoint=part.name)
-    return prices(part.model, mode, said, endpoint=part.name, service=service)
+        return prices(part.model, mode, override, endpoint=part.name)
+    return prices(part.model, mode, override, endpoint=part.name, service=service)
 
 
 def _off_peak(part: OffPeakPart) -> OffPeak:
@@ -183,7 +189,9 @@ def _off_peak(part: OffPeakPart) -> OffPeak:
 
 
 def _facts(part: EndpointPart, known: Facts) -> Facts:
-    """Own workers, and a server that the job starts, are self-hosted; an address alone is no proof of it."""
+    """Return the facts that policies ask for. Own workers and a server that the job starts are self-hosted; an address
+    alone is no proof of it.
+    """
     return Facts(
         licence=_stated_or(part.licence, known.licence),
         lab=_stated_or(part.lab, known.lab),
@@ -213,7 +221,7 @@ def _workers(part: EndpointPart, base: Path) -> WorkerSpec | None:
 
 
 def vllm_python() -> Path:
-    """The interpreter that `make setup-vllm` makes: `.venv-vllm` beside the environment that runs us."""
+    """Return the interpreter that `make setup-vllm` makes: `.venv-vllm` beside the environment that runs us."""
     return Path(sys.prefix).parent / ".venv-vllm" / "bin" / "python"
 
 
@@ -240,7 +248,7 @@ def input_spec(job: Job) -> InputSpec:
 
 
 def scorer_of(job: Job) -> Scorer | None:
-    """None: the job names none, and quality is predicted only."""
+    """Return the job's scorer; None where it names none, and quality is predicted only. Raises ScorerError."""
     quality = job.quality
     if quality.scorer is None:
         return None
@@ -249,6 +257,7 @@ def scorer_of(job: Job) -> Scorer | None:
 
 
 def policy_value(part: PolicyPart) -> Policy:
+    """Return a `policy:` section as the router's value."""
     return Policy(
         licences=_rule(part.licences),
         labs=_rule(part.labs),
@@ -261,7 +270,7 @@ def policy_value(part: PolicyPart) -> Policy:
 
 
 def policies_of(job: Job) -> dict[str, Policy]:
-    """The job's `policies:` by name, in its order."""
+    """Return the job's `policies:` by name, in its order."""
     return {name: policy_value(part) for name, part in job.policies.items()}
 
 

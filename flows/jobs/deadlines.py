@@ -1,4 +1,4 @@
-"""Deadlines and durations as people write them. The clock is handed in."""
+"""Read deadlines and durations as people write them; the current time is an argument."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _CLOCK = re.compile(r"\s*(\d{1,2}):(\d{2})(?::(\d{2}))?(?:\s+(\S+))?\s*")
 
 
 def duration(text: str) -> timedelta | None:
-    """`8h`, `1d`, `1h30m`, `45s`; None where the text is none, or is nothing at all."""
-    found = _DURATION.fullmatch(text)
-    if found is None or not any(found.groups()):
+    """Read a duration such as `8h`, `1d`, `1h30m` or `45s`; None where the text is none, or is zero."""
+    match = _DURATION.fullmatch(text)
+    if match is None or not any(match.groups()):
         return None
-    amounts = zip(UNITS.values(), found.groups(), strict=True)
+    amounts = zip(UNITS.values(), match.groups(), strict=True)
     length = timedelta(**{unit: int(amount) for unit, amount in amounts if amount})
     return length if length > timedelta(0) else None
 
 
 def resolve_deadline(text: str, now: datetime) -> datetime:
-    """The instant, in UTC, that a deadline means at `now` (aware).
+    """Return the instant, in UTC, that a deadline means at `now` (aware).
 
     A time of day is the next such time after `now`. Where the clock goes back and shows it twice, either
     counts; a time that the clock jumps over is as far after the jump as it would have been without it. An
@@ -62,11 +62,11 @@ def _time_of_day(text: str, clock: re.Match[str]) -> tuple[time, ZoneInfo]:
 
 def _next(at: time, zone: ZoneInfo, now: datetime) -> datetime:
     today = now.astimezone(zone).date()
-    found: list[datetime] = []
+    instants: list[datetime] = []
     for days in (-1, 0, 1, 2):  # a jump at midnight moves a time to the day before or after
         wall = datetime.combine(today + timedelta(days=days), at)
         early, late = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
-        found += (
+        instants += (
             [early, late] if early < late else [early]
         )  # late is the earlier one where the clock jumps over `wall`
-    return min(instant for instant in found if instant > now)
+    return min(instant for instant in instants if instant > now)

@@ -1,4 +1,4 @@
-"""Files that a job names beside itself."""
+"""Read the files that a job names beside itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def text_of(base: Path, name: str) -> str | None:
-    """A file's text; None where there is no such file."""
+    """Return a file's text; None where there is no such file, or it is not UTF-8."""
     if "\n" in name or len(name) > 1000 or not name.strip():
         return None
     try:
@@ -17,5 +17,5 @@ def text_of(base: Path, name: str) -> str | None:
 
 
 def names_a_file(text: str) -> bool:
-    """One word that ends like a file's name."""
+    """Return whether a text is one word that ends like a file's name."""
     return re.fullmatch(r"[^\s]+\.(md|txt|j2|jinja|prompt|json|ya?ml)", text) is not None

@@ -1,4 +1,4 @@
-"""The job file: what a user asks of a night. `load_job` is the one way in; it lists all mistakes at once.
+"""The job file: what a user asks of a run. `load_job` is the one way in; it lists all mistakes at once.
 
 The models are the contract's keys with their types. What one key has to do with another, with files and with
 the environment is in `thirdshift.flows.jobs.checks`; what they become, in `thirdshift.flows.jobs.building`.
@@ -119,6 +119,7 @@ class Job(JobSection):
 
     @property
     def path(self) -> Path:
+        """The job file's absolute path."""
         return self._path
 
     @property
@@ -138,6 +139,7 @@ class Job(JobSection):
 
     @property
     def warehouse_path(self) -> Path:
+        """The warehouse's path, from the job's folder."""
         return self.base / self.warehouse
 
     @property
@@ -146,39 +148,39 @@ class Job(JobSection):
 
     @property
     def output_path(self) -> str | None:
-        """Absolute, or a URI; None where nothing is published."""
+        """The output's absolute path or URI; None where nothing is published."""
         if self.output is None:
             return None
         return self.output.path if "://" in self.output.path else str(self.base / self.output.path)
 
     def canonical(self) -> dict[str, Any]:
-        """All of the job as JSON, defaults and params filled in, without what could be a secret."""
-        told = self.model_dump(mode="json") | {"params": dict(self._given)}
+        """Return all of the job as JSON, defaults and params filled in, without what could be a secret."""
+        data = self.model_dump(mode="json") | {"params": dict(self._given)}
         if isinstance(self.input, SqlInput):
-            told["input"]["attach"] = dict.fromkeys(self.input.attach, HIDDEN)
-        told["endpoints"] = [hidden(endpoint) for endpoint in told["endpoints"]]
-        cleaned: dict[str, Any] = without_passwords(told)
+            data["input"]["attach"] = dict.fromkeys(self.input.attach, HIDDEN)
+        data["endpoints"] = [hidden(endpoint) for endpoint in data["endpoints"]]
+        cleaned: dict[str, Any] = without_passwords(data)
         return cleaned
 
     def fixed(self) -> dict[str, Any]:
-        """What of it must be as it was when a run is resumed: input, request, scorer and floor."""
-        told = self.canonical()
+        """Return what must be as it was when a run is resumed: input, request, scorer and floor."""
+        data = self.canonical()
         quality = {
-            key: told["quality"][key]
+            key: data["quality"][key]
             for key in FIXED_QUALITY
-            if key not in ADDED_QUALITY or told["quality"][key] != ADDED_QUALITY[key]
+            if key not in ADDED_QUALITY or data["quality"][key] != ADDED_QUALITY[key]
         }
         if quality["judge"] is not None:
             del quality["judge"]["max_usd"]  # money, which may change
-        asked = told["input"]
+        input_terms = data["input"]
         if isinstance(self.input, SqlInput) and (
             named := {n: v for n, v in self.bound.items() if f"${n}" in self.input.sql}
         ):
-            asked = asked | {"params": named}
+            input_terms = input_terms | {"params": named}
         return {
-            "input": asked,
-            "request": told["request"],
-            "dedupe": told["dedupe"],
+            "input": input_terms,
+            "request": data["request"],
+            "dedupe": data["dedupe"],
             "quality": quality,
         }
 
@@ -194,17 +196,17 @@ def load_job(
 ) -> Job:
     """Read a job file. Raises JobError with every mistake in it.
 
-    `environ`: where variables with keys are looked for; None: nobody asks (`rehearse` sends nothing).
+    `environ`: where variables with keys are looked up; None: they are not checked (`rehearse` sends nothing).
     """
     from thirdshift.flows.jobs.checks import checked, missing_input
-    from thirdshift.flows.jobs.messages import told
+    from thirdshift.flows.jobs.messages import validation_mistakes
 
     document = read(path, params or {})
     data, mistakes = checked(document, environ)
     try:
         job = Job.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        mistakes = [*mistakes, *told(error, document, Job)]
+        mistakes = [*mistakes, *validation_mistakes(error, document, Job)]
     if mistakes:
         of_input = any(mistake.place == "input" for mistake in mistakes)
         raise JobError(path, mistakes if of_input else [*mistakes, *missing_input(document)])

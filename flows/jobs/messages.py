@@ -1,16 +1,17 @@
-"""pydantic's errors on a job file as people read them: the place, what is wrong, the nearest valid name."""
+"""Turn pydantic's errors on a job file into sentences: the place, what is wrong, the nearest valid name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from thirdshift.flows.errors import Mistake, nearest
 from thirdshift.flows.jobs.parsing import Document, Loc
+from thirdshift.flows.jobs.schema import section_of
 
 WHOLE = "a whole number"
 WANTED: Mapping[str, str] = {
@@ -43,34 +44,37 @@ PATTERNS: Mapping[str, str] = {
 }
 
 
-def told(error: ValidationError, document: Document, root: type[BaseModel]) -> Iterator[Mistake]:
-    for one in error.errors(include_url=False, include_input=True):
-        if one["type"] == "too_short" and one["input"]:
+def validation_mistakes(
+    error: ValidationError, document: Document, root: type[BaseModel]
+) -> Iterator[Mistake]:
+    """Yield pydantic's errors as mistakes at their lines; `root` is the model that refused the data."""
+    for error_details in error.errors(include_url=False, include_input=True):
+        if error_details["type"] == "too_short" and error_details["input"]:
             continue  # as long as it should be, of things that are wrong each in its place
-        loc = _walked(one["loc"], document.data, missing=one["type"] == "missing")
-        yield document.mistake(loc, _what(one, loc, root))
+        loc = _walked(error_details["loc"], document.data, missing=error_details["type"] == "missing")
+        yield document.mistake(loc, _what(error_details, loc, root))
 
 
 def _walked(loc: Loc, data: Any, *, missing: bool) -> Loc:
-    """`loc` without the steps that are pydantic's own, such as the name of a union's branch."""
-    kept: list[str | int] = []
+    """Return `loc` without the steps that are pydantic's own, such as the name of a union's branch."""
+    steps: list[str | int] = []
     for number, step in enumerate(loc):
         inside = isinstance(data, dict) and step in data
         if inside or (isinstance(data, list) and isinstance(step, int) and step < len(data)):
             data = data[step]
-            kept.append(step)
+            steps.append(step)
         elif missing and number == len(loc) - 1:
-            kept.append(step)
-    return tuple(kept)
+            steps.append(step)
+    return tuple(steps)
 
 
-def _what(one: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
-    kind, context = one["type"], one.get("ctx", {})
+def _what(details: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
+    kind, context = details["type"], details.get("ctx", {})
     if kind in WANTED:
-        return f"must be {WANTED[kind]}, is {_is(one['input'])}"
+        return f"must be {WANTED[kind]}, is {_is(details['input'])}"
     if kind in BOUNDS:
         words, limit = BOUNDS[kind]
-        return f"must be {words.format(context[limit])}, is {one['input']}"
+        return f"must be {words.format(context[limit])}, is {details['input']}"
     match kind:
         case "missing":
             return "is required"
@@ -78,18 +82,18 @@ def _what(one: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
             keys = keys_at(root, loc[:-1])
             return "no such key" + (nearest(str(loc[-1]), keys) or f"; keys here are {', '.join(keys)}")
         case "literal_error":
-            return _none_of(one["input"], re.findall(r"'([^']*)'", context["expected"]))
+            return _none_of(details["input"], re.findall(r"'([^']*)'", context["expected"]))
         case "value_error":
             return str(context["error"])
         case "string_too_short" | "too_short":
             return "is empty"
         case "string_pattern_mismatch":
             return PATTERNS.get(str(loc[-1]), "is not of the form it must have")
-    return one["msg"]
+    return details["msg"]
 
 
 def _is(value: Any) -> str:
-    """A value of a wrong type, without quoting what could be a prompt or a key."""
+    """Describe a value of a wrong type, without quoting what could be a prompt or a key."""
     if isinstance(value, str):
         return "text"
     if isinstance(value, dict):
@@ -102,22 +106,16 @@ def _is(value: Any) -> str:
 
 
 def keys_at(model: type[BaseModel], loc: Loc) -> list[str]:
-    """The keys that a job file can have at `loc`."""
+    """Return the keys that a job file can have at `loc`."""
     for step in loc:
         if isinstance(step, str) and step in model.model_fields:
-            model = _model_in(model.model_fields[step].annotation) or model
+            model = section_of(model.model_fields[step].annotation) or model
     return sorted(model.model_fields)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
-
-
-def _none_of(given: Any, known: list[str]) -> str:
+def _none_of(value: Any, known: list[str]) -> str:
     if len(known) == 1:
         return f"can only be {known[0]}"
-    if not isinstance(given, str):
-        return f"is one of {', '.join(known)}; it is {_is(given)}"
-    return f"{given[:40]!r} is none of {', '.join(known)}{nearest(given, known)}"
+    if not isinstance(value, str):
+        return f"is one of {', '.join(known)}; it is {_is(value)}"
+    return f"{value[:40]!r} is none of {', '.join(known)}{nearest(value, known)}"

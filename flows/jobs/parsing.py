@@ -1,4 +1,4 @@
-"""A job file's text: YAML with every value's line, and `${name}` filled in where it stands.
+"""Parse a job file's text: YAML with every value's line, and `${name}` filled in where it stands.
 
 YAML as of 1.2 for plain values: `no` is text (and a country), 06:00 is no number, a date is text. Only `true`
 and `false` are booleans. `${name}` has the type of its value where it is written plainly, and is text within
@@ -61,11 +61,12 @@ class Document:
         return self.lines.get(loc, 1)
 
     def mistake(self, loc: Loc, what: str) -> Mistake:
+        """Return a mistake at `loc`, with its line."""
         return Mistake(self.line(loc), place(loc), what)
 
 
 def place(loc: Loc) -> str:
-    """`("endpoints", 1, "price")` as people write it: `endpoints[1].price`."""
+    """Return a place as people write it: `endpoints[1].price` for `("endpoints", 1, "price")`."""
     parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc]
     return "".join(parts).removeprefix(".")
 
@@ -92,7 +93,7 @@ def read(path: Path, params: Mapping[str, str]) -> Document:
         raise JobError(path, [Mistake(0, "", f"no valid YAML: {what}")]) from None
 
 
-def _document(path: Path, text: str, given: Mapping[str, str]) -> Document:
+def _document(path: Path, text: str, params: Mapping[str, str]) -> Document:
     loader = _Loader(_USE.sub("\ue000\\1\\2\ue001", text))
     try:
         root = loader.get_single_node()
@@ -101,7 +102,7 @@ def _document(path: Path, text: str, given: Mapping[str, str]) -> Document:
                 path,
                 [Mistake(1, "", "is no mapping; a job is keys and values, like `input: tickets.parquet`")],
             )
-        walk = _Walk(loader, _defaults(root), given)
+        walk = _Walk(loader, _defaults(root), params)
         walk.visit(root, ())
         data = loader.construct_document(root)
     finally:
@@ -111,7 +112,7 @@ def _document(path: Path, text: str, given: Mapping[str, str]) -> Document:
 
 
 def _defaults(root: yaml.MappingNode) -> dict[str, str | None]:
-    """What `params:` declares; None: no default."""
+    """Return what `params:` declares, with defaults as text; None: no default."""
     for key, value in root.value:
         if key.value == "params" and isinstance(value, yaml.MappingNode):
             return {name.value: _default(node) for name, node in value.value}
@@ -131,11 +132,16 @@ def _as_written(text: str) -> str:
 class _Walk:
     """One pass over the nodes: lines, keys given twice, params."""
 
-    def __init__(self, loader: _Loader, defaults: Mapping[str, str | None], given: Mapping[str, str]) -> None:
+    def __init__(
+        self, loader: _Loader, defaults: Mapping[str, str | None], stated: Mapping[str, str]
+    ) -> None:
         self.loader = loader
         self.declared = tuple(defaults)
-        self.given = given
-        self.params: dict[str, str | None] = {**defaults, **{k: v for k, v in given.items() if k in defaults}}
+        self.given = stated
+        self.params: dict[str, str | None] = {
+            **defaults,
+            **{k: v for k, v in stated.items() if k in defaults},
+        }
         self.lines: dict[Loc, int] = {}
         self.mistakes: list[Mistake] = []
         self._done: set[int] = set()

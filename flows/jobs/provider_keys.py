@@ -1,4 +1,4 @@
-"""Key variables by provider."""
+"""The environment variables that hold a provider's key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What scoring needs besides the job file: a rubric's text, a user's function, an endpoint that may judge."""
+"""Check what scoring needs besides the job file: a rubric's text, a user's function, an endpoint that may judge."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ Finds = Iterator[tuple[Loc, str]]
 
 
 def imported(name: str, base: Path) -> UserFunction:
-    """The function that `package.module:function` names, importable from the job's folder (or installed). It is the
-    user's code, run in this process. Raises ScorerError."""
+    """Import the function that `package.module:function` names, from the job's folder or as installed.
+
+    It is the user's code, run in this process. Raises ScorerError: no such module or function, or it fails on import.
+    """
     module_name, _, function_name = name.partition(":")
     if str(base) not in sys.path:
         sys.path.append(str(base))  # behind what is installed: a json.py beside a job must not become json
@@ -31,18 +33,22 @@ def imported(name: str, base: Path) -> UserFunction:
         raise ScorerError(
             f"{name}: importing {module_name} raised {type(error).__name__}: {error}"
         ) from error
-    found = getattr(module, function_name, None)
-    if not callable(found):
-        known = [each for each in vars(module) if callable(vars(module)[each]) and not each.startswith("_")]
+    candidate = getattr(module, function_name, None)
+    if not callable(candidate):
+        known = [
+            attribute
+            for attribute in vars(module)
+            if callable(vars(module)[attribute]) and not attribute.startswith("_")
+        ]
         raise ScorerError(
             f"{name}: {module.__file__} has no function {function_name!r}{nearest(function_name, known)}"
         )
-    function: UserFunction = found
+    function: UserFunction = candidate
     return function
 
 
 def check_quality(data: dict[str, Any], base: Path) -> Finds:
-    """Mistakes of `quality:` that the models cannot see. The rubric's text is put into `data` where it is a file."""
+    """Yield the mistakes of `quality:` that the models cannot see; a rubric that is a file is read into `data`."""
     quality = data.get("quality", {})
     if not isinstance(quality, dict):
         return
@@ -87,14 +93,16 @@ def _by_reference(quality: dict[str, Any]) -> bool:
 
 
 def _roles(data: dict[str, Any], quality: dict[str, Any]) -> Finds:
-    """An endpoint that only judges answers nothing: it is no anchor, and somebody else must be there."""
+    """Check that an endpoint that only judges is not the baseline, and that another one answers."""
     endpoints = data.get("endpoints")
-    told = (
-        [each for each in endpoints if isinstance(each, dict)] if isinstance(endpoints, list) else list[Any]()
+    stated = (
+        [endpoint for endpoint in endpoints if isinstance(endpoint, dict)]
+        if isinstance(endpoints, list)
+        else list[Any]()
     )
-    judges = [each.get("name") for each in told if each.get("only") == "judge"]
+    judges = [endpoint.get("name") for endpoint in stated if endpoint.get("only") == "judge"]
     baseline = quality.get("relative_to")
-    if told and len(judges) == len(told):
+    if stated and len(judges) == len(stated):
         yield ("endpoints",), "all of them only judge; nobody is left to answer"
     if baseline is not None and baseline in judges:
         yield ("quality", "relative_to"), f"{baseline} only judges: it has no answers of its own"

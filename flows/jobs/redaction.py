@@ -1,4 +1,4 @@
-"""What is never shown or kept: keys, passwords, tokens."""
+"""Remove what is never shown or kept: keys, passwords, tokens."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _PASSWORD = re.compile(r"(://)[^/@\s]+@")
 
 
 def hidden(value: JSON) -> JSON:
-    """`value` without what stands under a name of SECRET."""
+    """Return `value` without what stands under a name that SECRET matches."""
     if isinstance(value, dict):
-        return {key: HIDDEN if SECRET.search(key) else hidden(one) for key, one in value.items()}
-    return [hidden(one) for one in value] if isinstance(value, list) else value
+        return {key: HIDDEN if SECRET.search(key) else hidden(item) for key, item in value.items()}
+    return [hidden(item) for item in value] if isinstance(value, list) else value
 
 
 def without_passwords(value: JSON) -> JSON:
-    """`value` with user and password gone from every URL in it."""
+    """Return `value` with user and password removed from every URL in it."""
     if isinstance(value, dict):
-        return {key: without_passwords(one) for key, one in value.items()}
+        return {key: without_passwords(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [without_passwords(one) for one in value]
+        return [without_passwords(item) for item in value]
     return _PASSWORD.sub(rf"\1{HIDDEN}@", value) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""docs/job-file.md from the job file's models: every key, its type, its default and its line.
+"""Generate docs/job-file.md from the job file's models: every key, its type, its default and its line.
 
 .venv/bin/python -m thirdshift.flows.jobs.reference > docs/job-file.md
 """
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from thirdshift.flows.jobs.job import Job
-from thirdshift.flows.jobs.schema import JobSection, Seconds
+from thirdshift.flows.jobs.schema import JobSection, Seconds, section_of
 from thirdshift.flows.jobs.unsupported import NOT_YET
 
 OPENING = """\
@@ -41,7 +41,7 @@ NAMES: dict[Any, str] = {
 
 
 def reference() -> str:
-    """The page, as Markdown."""
+    """Return the page as Markdown."""
     shown = dict(_parts("", Job))
     sections = [_table("The job", "", Job, shown)]
     sections += [_table(f"`{place}`", f"{place}.", part, shown) for part, place in shown.items()]
@@ -49,52 +49,44 @@ def reference() -> str:
 
 
 def _parts(place: str, model: type[BaseModel]) -> Iterator[tuple[type[BaseModel], str]]:
-    """Every model within a model, and the first place in a job where it stands."""
+    """Yield every model within a model, and the first place in a job where it stands."""
     seen: set[type[BaseModel]] = set()
     for name, field in model.model_fields.items():
-        part = _part(field.annotation)
+        part = section_of(field.annotation)
         if part is None or part in seen:
             continue
-        here = f"{place}{name}[]" if "tuple" in str(field.annotation) else f"{place}{name}"
-        inner = [one for one in _parts(f"{here}.", part) if one[0] not in seen]
-        seen |= {part, *(each for each, _ in inner)}
-        yield part, here
+        path = f"{place}{name}[]" if "tuple" in str(field.annotation) else f"{place}{name}"
+        inner = [inner_part for inner_part in _parts(f"{path}.", part) if inner_part[0] not in seen]
+        seen |= {part, *(inner_model for inner_model, _ in inner)}
+        yield part, path
         yield from inner
 
 
 def _table(title: str, place: str, model: type[BaseModel], shown: dict[type[BaseModel], str]) -> str:
-    told = docstrings(model)
+    descriptions = docstrings(model)
     rows = [f"## {title}\n", "| key | type | default | |", "| --- | --- | --- | --- |"]
     for name, field in model.model_fields.items():
-        text = told[name] + (" *Some values do not work yet.*" if f"{place}{name}" in NOT_YET else "")
+        text = descriptions[name] + (" *Some values do not work yet.*" if f"{place}{name}" in NOT_YET else "")
         rows.append(f"| `{name}` | {_kind(field.annotation, shown)} | {_default(field)} | {text} |")
     return "\n".join([*rows, ""])
 
 
 def docstrings(model: type[BaseModel]) -> dict[str, str]:
-    """Field to the docstring below it, on one line; those of the models it extends too."""
-    found: dict[str, str] = {}
-    for each in reversed([cls for cls in model.__mro__ if issubclass(cls, JobSection)]):
-        (body,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+    """Return the docstring below each field, on one line; those of the models that it extends too."""
+    texts: dict[str, str] = {}
+    for section in reversed([cls for cls in model.__mro__ if issubclass(cls, JobSection)]):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
         lines = body.body if isinstance(body, ast.ClassDef) else []
         for line, after in pairwise(lines):
             if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                 match after:
                     case ast.Expr(value=ast.Constant(value=str(text))):
-                        found[line.target.id] = " ".join(text.split()).replace("|", "\\|")
-    return found
-
-
-def _part(annotation: Any) -> type[BaseModel] | None:
-    """The model among an annotation's types, where there is one."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = [part for each in get_args(annotation) if (part := _part(each)) is not None]
-    return found[0] if found else None
+                        texts[line.target.id] = " ".join(text.split()).replace("|", "\\|")
+    return texts
 
 
 def _kind(annotation: Any, shown: dict[type[BaseModel], str]) -> str:
-    """A type in a reader's words; a part by the place where its keys stand."""
+    """Return a type in a reader's words; a section by the place where its keys stand."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation == Seconds:
         return "time, like `90d`, `8h`, `30m`"
@@ -106,7 +98,7 @@ def _kind(annotation: Any, shown: dict[type[BaseModel], str]) -> str:
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in inner)
     if origin in {Union, types.UnionType}:
-        kinds = dict.fromkeys(_kind(each, shown) for each in inner if each is not types.NoneType)
+        kinds = dict.fromkeys(_kind(argument, shown) for argument in inner if argument is not types.NoneType)
         return " or ".join(kinds)
     if origin is tuple:
         return f"list of {_kind(inner[0], shown)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -15,10 +15,10 @@ from thirdshift.router.values import JSON
 def _duration_seconds(value: JSON) -> JSON:
     if not isinstance(value, str):
         raise ValueError("write a time like 90d, 8h or 30m")  # noqa: TRY004 (what pydantic makes a mistake of)
-    found = duration(value)
-    if found is None:
+    length = duration(value)
+    if length is None:
         raise ValueError(f"{value!r} is no time; write it like 90d, 8h or 30m")
-    return found.total_seconds()
+    return length.total_seconds()
 
 
 def _one_or_more(value: JSON) -> JSON:
@@ -62,7 +62,16 @@ class JobSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the first pydantic model among an annotation's types; None where there is none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(section_of, get_args(annotation))), None)
+
+
 class SqlInput(JobSection):
+    """An input that is a query."""
+
     sql: Text = Field(repr=False)
     """A DuckDB query whose rows are the requests: `select … from 'x.parquet'`."""
     attach: dict[str, Text] = Field(default={}, repr=False)
@@ -96,6 +105,8 @@ class RequestPart(JobSection):
 
 
 class OutputPart(JobSection):
+    """Where and when results are published."""
+
     path: Text
     """A folder or object-store URI; written as `job=…/run_id=…/part-*.parquet`, `manifest.json` last."""
     when: Literal["always", "complete", "certified"] = "complete"
@@ -103,6 +114,8 @@ class OutputPart(JobSection):
 
 
 class JudgePart(JobSection):
+    """Which endpoint judges answers, by which rubric."""
+
     endpoint: Text
     """The name of an endpoint of this job; one with `only: judge` answers no requests itself."""
     rubric: Text
@@ -112,6 +125,8 @@ class JudgePart(JobSection):
 
 
 class QualityPart(JobSection):
+    """What quality must be reached, and how it is measured."""
+
     floor: Share = 0.0
     """Mean score that all accepted requests must reach; one without an answer scores 0."""
     relative_to: Text | None = None
@@ -146,6 +161,8 @@ class QualityPart(JobSection):
 
 
 class BudgetPart(JobSection):
+    """What may be spent."""
+
     cap_usd: Usd | None = None
     """Hard: what can be spent at most, reserved before anything is sent. None: no cap."""
     window: Literal["run", "day", "month"] = "run"
@@ -155,6 +172,8 @@ class BudgetPart(JobSection):
 
 
 class TolerateParts(JobSection):
+    """How many refused rows and errors a run may have."""
+
     rejects: Share = 1.0
     """Share of the input's rows that may be refused before the run is (exit 2)."""
     errors: Share = 0.0
@@ -162,6 +181,8 @@ class TolerateParts(JobSection):
 
 
 class RulePart(JobSection):
+    """An allow list or a deny list."""
+
     allow: tuple[Text, ...] | None = None
     """These alone."""
     deny: tuple[Text, ...] | None = None
@@ -175,6 +196,8 @@ class RulePart(JobSection):
 
 
 class PolicyPart(JobSection):
+    """What an endpoint must be for a request to go there."""
+
     licences: RulePart | None = None
     """Licences of the model's weights, as the catalogue names them: `{allow: [mit, apache-2.0]}`."""
     labs: RulePart | None = None
@@ -203,6 +226,8 @@ class PricePart(JobSection):
 
 
 class LimitsPart(JobSection):
+    """What a provider allows at a time."""
+
     rpm: Count | None = None
     """Requests per minute."""
     tpm: Count | None = None
@@ -214,6 +239,8 @@ class LimitsPart(JobSection):
 
 
 class OffPeakPart(JobSection):
+    """Hours in which a price is multiplied by a factor."""
+
     factor: Usd
     """What the price is multiplied by."""
     tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
@@ -225,6 +252,8 @@ class OffPeakPart(JobSection):
 
 
 class EndpointPart(JobSection):
+    """A model with its parameters, somewhere, at a price."""
+
     name: Name
     """Yours: letters, digits, dots, dashes, underscores."""
     model: Text

@@ -1,4 +1,4 @@
-"""What the contract names and nobody has built: refused, never ignored. Delete a line when it works."""
+"""Refuse keys of the contract that are not built yet, rather than ignore them; delete a line when it works."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ Refused = Callable[[Any], bool]
 
 
 def anything(value: Any) -> bool:
+    """Refuse every value but null."""
     return value is not None
 
 
@@ -22,22 +23,22 @@ NOT_YET: dict[str, Refused] = {
 
 
 def refused(document: Document) -> Iterator[tuple[Loc, str]]:
-    """Everything in the job that does not work yet."""
+    """Yield everything in the job that does not work yet."""
     for place, refuses in NOT_YET.items():
-        for loc, value in found(document.data, place.replace("[]", ".[]").split(".")):
+        for loc, value in values_at(document.data, place.replace("[]", ".[]").split(".")):
             if refuses(value):
                 yield loc, f"{_shown(value)}does not work yet; leave it out"
 
 
-def found(value: Any, steps: list[str], loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
-    """The values at a place, with where each is; a place that is not there has none."""
+def values_at(value: Any, steps: list[str], loc: Loc = ()) -> Iterator[tuple[Loc, Any]]:
+    """Yield the values at a place (`[]`: each of a list), with where each is; none where the place is not there."""
     if not steps:
         yield loc, value
     elif steps[0] == "[]" and isinstance(value, list):
-        for number, one in enumerate(value):
-            yield from found(one, steps[1:], (*loc, number))
+        for number, item in enumerate(value):
+            yield from values_at(item, steps[1:], (*loc, number))
     elif isinstance(value, dict) and steps[0] in value:
-        yield from found(value[steps[0]], steps[1:], (*loc, steps[0]))
+        yield from values_at(value[steps[0]], steps[1:], (*loc, steps[0]))
 
 
 def _shown(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Prices and models known on this machine."""
+"""The models and prices that are known on this machine, and updates of them."""

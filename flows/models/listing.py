@@ -1,6 +1,6 @@
-"""The `models` and `models show` commands: what is known of models, from where, and what they cost by whom.
+"""List models, with what is known of each, from which source, and what it costs at which provider.
 
-What is unknown is told as unknown (null in JSON). A list's price is that of the cheapest offer in real time, by
+What is unknown is shown as unknown (null in JSON). A list's price is that of the cheapest offer in real time, by
 input + output; offers at no price (a server of one's own, a subscription) are shown but are no price to compare.
 """
 
@@ -21,7 +21,7 @@ from thirdshift.router.values import JSON, Mode, PriceSchedule
 
 @dataclass(frozen=True, slots=True)
 class ModelFilter:
-    """What a list is narrowed to; None: no matter."""
+    """What a list of models is narrowed to; None: any."""
 
     licence: str | None = None
     lab: str | None = None
@@ -33,6 +33,7 @@ class ModelFilter:
 
     @property
     def asks_price(self) -> bool:
+        """Whether the filter has a limit on price, which an unknown price does not meet."""
         return self.max_input is not None or self.max_output is not None
 
 
@@ -48,13 +49,14 @@ class ModelOffer:
 
     @property
     def realtime(self) -> PriceSchedule | None:
+        """The price in real time; None where it is unknown."""
         return self.prices.get(Mode.REALTIME)
 
     @property
     def comparable(self) -> PriceSchedule | None:
-        """The price in real time, unless it is nothing."""
-        found = self.realtime
-        return found if found is not None and found.base.input + found.base.output > 0 else None
+        """The price in real time; None where it is unknown or zero."""
+        price = self.realtime
+        return price if price is not None and price.base.input + price.base.output > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +70,32 @@ class Listed:
 # --- what there is ------------------------------------------------------------------------------------------
 
 
-def listing(known: Registry, asked: ModelFilter) -> list[Listed]:
-    """The models that fit, by name. Raises nothing: a filter that nothing fits gives none."""
+def listing(known: Registry, criteria: ModelFilter) -> list[Listed]:
+    """Return the models that fit, by name; an empty list where none does."""
     chosen = known.catalogue.select(
-        licence=asked.licence, lab=asked.lab, origin=asked.origin, weights=asked.weights
+        licence=criteria.licence, lab=criteria.lab, origin=criteria.origin, weights=criteria.weights
     )
     names = known.catalogue.offers(known.map.prices)
-    rows = [Listed(model, cheapest(offers_of(known, names.get(model.name, ())), asked)) for model in chosen]
-    return [row for row in rows if row.cheapest is not None or not asked.asks_price]
+    rows = [
+        Listed(model, cheapest(offers_of(known, names.get(model.name, ())), criteria)) for model in chosen
+    ]
+    return [row for row in rows if row.cheapest is not None or not criteria.asks_price]
 
 
-def cheapest(offers: Sequence[ModelOffer], asked: ModelFilter) -> ModelOffer | None:
-    """The first of `offers`, as `offers_of` orders them, that has a price to compare within what is asked."""
+def cheapest(offers: Sequence[ModelOffer], criteria: ModelFilter) -> ModelOffer | None:
+    """Return the first of `offers`, as `offers_of` orders them, whose price fits; None where there is none."""
 
     def fits(price: PriceSchedule) -> bool:
-        dear = asked.max_input is not None and float(price.base.input) > asked.max_input
-        return not dear and not (asked.max_output is not None and float(price.base.output) > asked.max_output)
+        dear = criteria.max_input is not None and float(price.base.input) > criteria.max_input
+        return not dear and not (
+            criteria.max_output is not None and float(price.base.output) > criteria.max_output
+        )
 
     return next((o for o in offers if (p := o.comparable) is not None and fits(p)), None)
 
 
-def found(known: Registry, name: str) -> CatalogueModel | None:
-    """The catalogue's model of that name; None: the price map has it and the catalogue does not.
+def find_model(known: Registry, name: str) -> CatalogueModel | None:
+    """Return the catalogue's model of that name; None where only the price map has it.
 
     Raises UserError, naming what is near, where neither has it.
     """
@@ -107,7 +113,7 @@ def found(known: Registry, name: str) -> CatalogueModel | None:
 
 
 def near_names(known: Registry, name: str, at_most: int = 4) -> list[str]:
-    """Names of the catalogue first, then litellm's, most alike first; case ignored."""
+    """Return names like this one: the catalogue's first, then litellm's, most alike first; case is ignored."""
     ours = {m.name.casefold(): m.name for m in known.catalogue.models}
     near = get_close_matches(name.casefold(), ours, n=at_most, cutoff=0.6)
     theirs = {key.casefold(): key for key in known.map.prices}
@@ -116,12 +122,12 @@ def near_names(known: Registry, name: str, at_most: int = 4) -> list[str]:
 
 
 def names_of(known: Registry, model: CatalogueModel) -> tuple[str, ...]:
-    """The names that litellm has for a model."""
+    """Return the names that litellm has for a model."""
     return known.catalogue.offers(known.map.prices).get(model.name, ())
 
 
 def offers_of(known: Registry, names: Sequence[str]) -> list[ModelOffer]:
-    """Each name with its facts and prices: cheapest in real time by input + output first (of equals
+    """Return each name with its facts and prices: cheapest in real time by input + output first (of equals
     the shortest name, which tends to be the maker's own), those without a price last.
     """
     offers = [offer for name in names if (offer := _offer(known, name)) is not None]
@@ -143,7 +149,7 @@ def _offer(known: Registry, name: str) -> ModelOffer | None:
 
 
 def _provider(known: Registry, name: str, key: str) -> str:
-    """As it would stand before a slash in a job: of the map's vertex_ai-language-models, vertex_ai."""
+    """Return the provider as it stands before a slash in a job: `vertex_ai` for the map's vertex_ai-language-models."""
     listed = str(known.map.prices[key].get("litellm_provider", ""))
     families = {sibling: family for family, siblings in SIBLINGS.items() for sibling in siblings}
     prefix, slash, _ = name.partition("/")
@@ -158,7 +164,7 @@ def _price(known: Registry, name: str, mode: Mode) -> PriceSchedule | None:
 
 
 def window_of(model: CatalogueModel | None, offer: ModelOffer | None) -> int | None:
-    """The catalogue's context window, else that of the offer shown; None: unknown."""
+    """Return the catalogue's context window in tokens, else that of the offer shown; None: unknown."""
     stated = model.context_window if model else None
     return stated or (offer.facts.context_window if offer else None)
 
@@ -167,7 +173,7 @@ def window_of(model: CatalogueModel | None, offer: ModelOffer | None) -> int | N
 
 
 def listed_json(known: Registry, row: Listed) -> dict[str, JSON]:
-    """One model of the list; null: unknown."""
+    """Return one model of the list as JSON; null: unknown; prices in USD per million tokens."""
     model, offer = row.model, row.cheapest
     price = offer.realtime if offer else None
     money = price_json(price.base) if price else dict.fromkeys(_PRICE_KEYS)
@@ -199,7 +205,7 @@ def _facts_json(known: Registry, model: CatalogueModel | None) -> dict[str, JSON
 def shown_json(
     known: Registry, name: str, model: CatalogueModel | None, offers: Sequence[ModelOffer]
 ) -> dict[str, JSON]:
-    """All that is known of a model; `in_catalogue` false: only the price map has it."""
+    """Return all that is known of a model as JSON; `in_catalogue` false: only the price map has it."""
     return {
         "name": model.name if model else name,
         "in_catalogue": model is not None,
@@ -215,6 +221,7 @@ def shown_json(
 
 
 def fact_json(known: Registry, fact: Fact) -> dict[str, JSON]:
+    """Return a fact as JSON, with the title and the date of its source."""
     source = known.catalogue.sources[fact.source]
     return {
         **fact.model_dump(exclude={"source"}),

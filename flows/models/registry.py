@@ -1,4 +1,4 @@
-"""What is known of prices and models on this machine: the price map in use, our overlay, the catalogue.
+"""The prices and models known on this machine: the price map in use, our overlay, the catalogue.
 
 The map is the one that litellm carries, or a newer one that the user imported (`models prices --update FILE`),
 kept in the user's own folder: `~/.thirdshift`, or where the variable THIRDSHIFT_HOME says.
@@ -42,6 +42,8 @@ class MapInUse:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
+    """The price map, the overlay and the catalogue in use on this machine."""
+
     map: MapInUse
     overlay: Overlay
     catalogue: Catalogue
@@ -50,27 +52,30 @@ class Registry:
         self,
         model: str,
         mode: Mode,
-        said: Override | None = None,
+        override: Override | None = None,
         /,
         *,
         endpoint: str | None = None,
         service: Service = STANDARD,
     ) -> PriceSchedule:
-        """What `said` states of the price, else what is known of the model as it is asked. Raises PriceMissing."""
-        lookup = self._lookup(model, said, endpoint)
-        if said is not None and (said.price is not None or said.usd_per_hour is not None):
+        """Return the price that `override` states, else the one known for the model and how it is called.
+
+        Raises PriceMissing: neither has one.
+        """
+        lookup = self._lookup(model, override, endpoint)
+        if override is not None and (override.price is not None or override.usd_per_hour is not None):
             return lookup(mode, None)
         return priced(model, mode, service, self.map.prices, lookup, endpoint)
 
     def tiers(self, model: str, service: Service = STANDARD) -> dict[str, PriceSchedule]:
-        """What a reply's own word on its tier makes of the price."""
+        """Return the price by the tier that a reply may say it was served at."""
         return tier_schedules(model, service, self.map.prices, self._lookup(model, None, None))
 
     def surcharges(self, model: str) -> dict[str, Decimal]:
-        """Places and speeds that a reply may tell, with their factors."""
+        """Return the places and speeds that a reply may state, with their factors on the price."""
         return surcharges(model, self.map.prices)
 
-    def _lookup(self, model: str, said: Override | None, endpoint: str | None) -> Lookup:
+    def _lookup(self, model: str, override: Override | None, endpoint: str | None) -> Lookup:
         book = self.map
 
         def lookup(mode: Mode, tier: str | None) -> PriceSchedule:
@@ -78,7 +83,7 @@ class Registry:
                 model,
                 mode,
                 book.prices,
-                said,
+                override,
                 overlay=self.overlay,
                 source=book.source,
                 as_of=book.imported,
@@ -90,7 +95,7 @@ class Registry:
 
 
 def load_registry() -> Registry:
-    """Everything known of prices and models. Raises UserError where an imported map cannot be read."""
+    """Load everything known of prices and models. Raises UserError where an imported map cannot be read."""
     router = files("thirdshift.router.pricing")
     return Registry(
         map_in_use(),
@@ -100,17 +105,17 @@ def load_registry() -> Registry:
 
 
 def home() -> Path:
-    """The user's own folder for what outlives a job."""
+    """Return the user's own folder for what outlives a job."""
     return Path(os.path.expanduser(os.environ.get(HOME_VARIABLE) or "~/.thirdshift"))
 
 
 def stored_map() -> Path:
-    """Where an imported price map is kept, whether there is one or not."""
+    """Return the path of an imported price map, whether there is one or not."""
     return home() / "prices.json"
 
 
 def map_in_use() -> MapInUse:
-    """The imported map where there is one, else litellm's. Raises UserError with the way out if it is broken."""
+    """Return the imported map where there is one, else litellm's. Raises UserError, with the remedy, if it is broken."""
     path = stored_map()
     if not os.path.lexists(
         path
@@ -118,9 +123,9 @@ def map_in_use() -> MapInUse:
         prices, version = bundled_map()
         return MapInUse(prices, f"litellm {version}")
     try:
-        kept = json.loads(path.read_bytes())
-        imported = date.fromisoformat(kept["imported"])
-        prices, name = kept["prices"], kept["from"]
+        stored = json.loads(path.read_bytes())
+        imported = date.fromisoformat(stored["imported"])
+        prices, name = stored["prices"], stored["from"]
         if not isinstance(prices, dict) or not all(isinstance(entry, dict) for entry in prices.values()):
             raise TypeError("its prices are no price map")
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
@@ -132,7 +137,7 @@ def map_in_use() -> MapInUse:
 
 
 def import_map(file: Path, today: date) -> tuple[MapUpdate, MapInUse]:
-    """Check a newer price map and use it from now on; what it changes, and what is in use.
+    """Check a newer price map and use it from now on; return what it changes, and the map now in use.
 
     Raises UserError, and keeps things as they are, where the file is no sound price map.
     """
@@ -146,14 +151,14 @@ def import_map(file: Path, today: date) -> tuple[MapUpdate, MapInUse]:
         shown = [plain(problem) for problem in update.problems[:SHOWN_PROBLEMS]]
         more = len(update.problems) - len(shown)
         shown += [f"and {more:,} more"] if more else []
-        said = f"{file} is no sound price map and is not used; prices stay as they are:"
-        raise UserError("\n  ".join([said, *shown]))
+        headline = f"{file} is no sound price map and is not used; prices stay as they are:"
+        raise UserError("\n  ".join([headline, *shown]))
     _store({"from": file.name, "imported": today.isoformat(), "prices": fresh})
     return update, map_in_use()
 
 
 def reset_map() -> bool:
-    """Back to the map that litellm carries. False: it was in use already."""
+    """Go back to the map that litellm carries; False where that was in use already. Raises UserError."""
     try:
         stored_map().unlink()
     except FileNotFoundError:
@@ -164,7 +169,7 @@ def reset_map() -> bool:
 
 
 def plain(text: str) -> str:
-    """Without terminal codes: names in a price map come from outside."""
+    """Return `text` with characters that cannot be printed replaced by ?: names in a price map come from outside."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -182,8 +187,8 @@ def _parsed(file: Path) -> Any:
         ) from error
 
 
-def _store(kept: dict[str, Any]) -> None:
-    """Written beside and renamed, for this user alone (0600): a killed import leaves the map that was."""
+def _store(content: dict[str, Any]) -> None:
+    """Write the map beside its place and rename it (mode 0600), so that a killed import leaves the map that was."""
     path = stored_map()
     if str(path).startswith("~"):
         raise UserError(
@@ -195,7 +200,7 @@ def _store(kept: dict[str, Any]) -> None:
             "w", encoding="utf-8", dir=path.parent, prefix=".prices-", delete=False
         ) as beside:
             try:
-                json.dump(kept, beside)
+                json.dump(content, beside)
                 beside.flush()
                 os.fsync(beside.fileno())
                 beside.close()

@@ -1,4 +1,4 @@
-"""The `models prices` command: which price map is in use, and what a newer one changes."""
+"""Show which price map is in use, and what a newer one changes: the work of `models prices`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SHOWN_CHANGES = 25
 
 
 def show_prices(*, as_json: bool) -> int:
-    """Which map is in use; 0."""
+    """Print which map is in use; return 0."""
     _tell_map(map_in_use(), as_json=as_json)
     return 0
 
 
 def reset_prices(*, as_json: bool) -> int:
-    """Back to litellm's own map; 0."""
+    """Go back to litellm's own map and say so; return 0."""
     if not reset_map():
         Console(stderr=True, highlight=False).print("no imported price map was in use")
     _tell_map(map_in_use(), as_json=as_json)
@@ -39,7 +39,7 @@ def reset_prices(*, as_json: bool) -> int:
 
 
 def update_prices(file: Path, *, as_json: bool) -> int:
-    """Import a newer map and say what it changes; 0. Raises UserError, and changes nothing, where it is not sound."""
+    """Import a newer map and print what it changes; return 0. Raises UserError, changing nothing, if it is not sound."""
     update, used = import_map(file, datetime.now(UTC).date())
     if as_json:
         print(json.dumps({"price_map": map_json(used), **update_json(update)}))
@@ -55,7 +55,7 @@ def update_prices(file: Path, *, as_json: bool) -> int:
 
 
 def map_json(used: MapInUse) -> dict[str, JSON]:
-    """Which map it is."""
+    """Return which map it is as JSON: its source, date of import, file, and how many models it has."""
     return {
         "source": used.source,
         "models": len(used.prices),
@@ -65,6 +65,7 @@ def map_json(used: MapInUse) -> dict[str, JSON]:
 
 
 def update_json(update: MapUpdate) -> dict[str, JSON]:
+    """Return what a newer map changes as JSON; prices in USD per million tokens."""
     return {
         "added": list(update.added),
         "removed": list(update.removed),
@@ -81,7 +82,7 @@ def update_json(update: MapUpdate) -> dict[str, JSON]:
 
 
 def schedule_json(schedule: PriceSchedule) -> dict[str, JSON]:
-    """A price with its tiers and off-peak windows; USD per million tokens."""
+    """Return a price as JSON with its tiers and off-peak windows; USD per million tokens."""
     return {
         **price_json(schedule.base),
         "tiers": [{"above_tokens": t.above_tokens, **price_json(t.price)} for t in schedule.tiers],
@@ -93,6 +94,7 @@ def schedule_json(schedule: PriceSchedule) -> dict[str, JSON]:
 
 
 def price_json(price: Price) -> dict[str, JSON]:
+    """Return a price as JSON, USD per million tokens; cached input null: it costs as other input."""
     return {
         "input_usd_per_mtok": number(price.input),
         "output_usd_per_mtok": number(price.output),
@@ -101,28 +103,28 @@ def price_json(price: Price) -> dict[str, JSON]:
 
 
 def number(usd: Decimal) -> float:
-    """Nine places: the map's floats say 1.6000000000000001 where 1.6 is meant."""
+    """Round to nine places: the map's floats say 1.6000000000000001 where 1.6 is meant."""
     return float(round(usd, 9))
 
 
 def usd_text(usd: Decimal | None) -> str:
-    """A unit price as people read it."""
+    """Return a unit price as people read it, four digits; `unknown` for None."""
     return "unknown" if usd is None else f"{float(usd):.4g}"
 
 
 def spans(numbers: Iterable[int], names: Sequence[str] | None = None) -> str:
-    """`0, 4-5, 10-23` of a set of numbers, or of what they are called."""
-    found: list[list[int]] = []
-    for one in sorted(numbers):
-        if found and one == found[-1][1] + 1:
-            found[-1][1] = one
+    """Return a set of numbers as spans, `0, 4-5, 10-23`, by `names` where they have some."""
+    ranges: list[list[int]] = []
+    for value in sorted(numbers):
+        if ranges and value == ranges[-1][1] + 1:
+            ranges[-1][1] = value
         else:
-            found.append([one, one])
+            ranges.append([value, value])
 
-    def called(one: int) -> str:
-        return names[one] if names else str(one)
+    def called(value: int) -> str:
+        return names[value] if names else str(value)
 
-    return ", ".join(called(a) if a == b else f"{called(a)}-{called(b)}" for a, b in found)
+    return ", ".join(called(a) if a == b else f"{called(a)}-{called(b)}" for a, b in ranges)
 
 
 def _tell_map(used: MapInUse, *, as_json: bool) -> None:

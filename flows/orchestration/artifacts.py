@@ -94,19 +94,19 @@ def leave_end(run: Run, summary: RunSummary) -> None:
 
 def _pictures(context: RunContext) -> Path:
     """The report in the run's folder, and its figures as images; where the page is."""
-    from thirdshift.flows.report.data import night_of
+    from thirdshift.flows.report.data import load_facts
     from thirdshift.flows.report.figures import plots
     from thirdshift.flows.report.page import page_of, rendered
 
-    night, page = night_of(context.warehouse, context.run_id), context.folder / "report.html"
+    facts, page = load_facts(context.warehouse, context.run_id), context.folder / "report.html"
     with masked(OWNERS_ALONE):
-        page.write_text(rendered(page_of(night)), encoding="utf-8")
-    for name, plot in plots(night).items():
+        page.write_text(rendered(page_of(facts)), encoding="utf-8")
+    for name, plot in plots(facts).items():
         if name in PICTURES:
             create_image_artifact(
                 image_url=f"data:image/png;base64,{b64encode(plot.png()).decode()}",
                 key=_key(context, f"picture-{name}"),
-                description=_of(context, plot.told),
+                description=_of(context, plot.description),
             )
     return page
 

@@ -33,7 +33,7 @@ from thirdshift.router.certification.certificate import (
 )
 from thirdshift.router.certification.scorers import Basis, kind_of
 from thirdshift.router.values import Purpose
-from thirdshift.warehouse.store.judgements import ANCHORS, LOOKED, SERVED
+from thirdshift.warehouse.store.judgements import BASELINE_SCORES, PILOT_ANSWERS, SERVED
 from thirdshift.warehouse.store.store import Warehouse
 
 Floats = NDArray[np.float64]
@@ -74,7 +74,7 @@ def served(w: Warehouse, context: RunContext, population: NDArray[np.int64]) -> 
     if basis_of(context) is Basis.AGREEMENT:  # the anchor agrees with itself
         own = np.isin(np.array(found["endpoint"].to_pylist(), np.object_), anchors_of(context))
         score[own & answered] = 1.0
-    anchored = w.query(ANCHORS, run_id=context.run_id, endpoints=anchors_of(context))
+    anchored = w.query(BASELINE_SCORES, run_id=context.run_id, endpoints=anchors_of(context))
     by_row = dict(zip(anchored["row"].to_pylist(), anchored["score"].to_pylist(), strict=True))
     baseline = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
     predicted = np.asarray(found["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
@@ -334,7 +334,7 @@ class Audit:
 
     def looks(self, w: Warehouse) -> list[ScoringRequest]:
         """For the pilot's answers."""
-        looked = w.query(LOOKED, run_id=self.context.run_id)
+        looked = w.query(PILOT_ANSWERS, run_id=self.context.run_id)
         return self.scoring.due(w, looked, Purpose.PILOT, self.context.pilot_labels)
 
     def drawn(self, w: Warehouse) -> list[ScoringRequest]:

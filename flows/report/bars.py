@@ -1,5 +1,4 @@
-"""Figures of amounts: the bill, the spend, estimates against what was paid. A bar has its name above and its figure at
-its end."""
+"""Draw amounts: the bill, the spend, estimates against what was paid. A bar has its name above, its figure at its end."""
 
 from __future__ import annotations
 
@@ -23,12 +22,13 @@ MOST_BARS, MOST_TASKS, MOST_ENDPOINTS, MOST_ESTIMATES = 14, 8, 6, 10
 # --- the bill against single endpoints ----------------------------------------------------------------------------------
 
 
-def bill(night: RunFacts) -> Plot | None:
-    alone = [row for row in night.bill if row["alone_usd"] is not None][:MOST_BARS]
-    if not alone or not night.spent_usd:
+def bill(facts: RunFacts) -> Plot | None:
+    """Plot this run's cost beside every endpoint's alone, in USD; None where nothing was spent or compared."""
+    alone = [row for row in facts.bill if row["alone_usd"] is not None][:MOST_BARS]
+    if not alone or not facts.spent_usd:
         return None
     bars = [(row["endpoint"], float(row["alone_usd"]), _scored(row), False) for row in alone]
-    bars.append(("this run", night.spent_usd, mean_score(night), True))
+    bars.append(("this run", facts.spent_usd, mean_score(facts), True))
     bars.sort(key=lambda bar: bar[1])
 
     def draw(figure: Figure, inks: Inks) -> None:
@@ -40,23 +40,24 @@ def bill(night: RunFacts) -> Plot | None:
             _bar(axes, n, usd, literal(money(usd)), label, colour, inks, bold=ours)
         _bars_done(axes, len(bars), max(usd for _, usd, _, _ in bars))
 
-    told = "; ".join(f"{name} {money(usd)}" for name, usd, _, _ in bars)
-    return Plot("bill", "This run against every endpoint alone", f"Cost of the whole batch: {told}.", draw)
+    costs = "; ".join(f"{name} {money(usd)}" for name, usd, _, _ in bars)
+    return Plot("bill", "This run against every endpoint alone", f"Cost of the whole batch: {costs}.", draw)
 
 
 def _scored(row: Row) -> float | None:
     return None if row["score"] is None else float(row["score"])
 
 
-def mean_score(night: RunFacts) -> float | None:
-    mean = night.counts["mean_score"]
+def mean_score(facts: RunFacts) -> float | None:
+    """Return the mean score of the results, 0 to 1; None where none has a score."""
+    mean = facts.counts["mean_score"]
     return None if mean is None else float(mean)
 
 
 def _bar(
     axes: Axes, n: int, value: float, shown: str, label: str, colour: str, inks: Inks, *, bold: bool = False
 ) -> None:
-    """A bar on line `n` from below, its name above it, its figure at its end."""
+    """Draw a bar on line `n` from below, its name above it, its figure at its end."""
     weight = "bold" if bold else "normal"
     axes.barh(n, value, height=0.3, color=colour)
     axes.annotate(shown, (value, n), (6, 0), textcoords="offset points", va="center", color=inks.ink,
@@ -74,10 +75,11 @@ def _bars_done(axes: Axes, count: int, most: float) -> None:
 # --- spend by endpoint and task -----------------------------------------------------------------------------------------
 
 
-def spend(night: RunFacts) -> Plot | None:
+def spend(facts: RunFacts) -> Plot | None:
+    """Plot what was spent by endpoint and task, in USD; None where nothing was."""
     by_endpoint: dict[str, dict[str, float]] = {}
     by_task: dict[str, float] = {}
-    for row in night.spend_by_task:
+    for row in facts.spend_by_task:
         usd, task = float(row["settled_usd"]), row["task"] or "no request (overhead)"
         by_endpoint.setdefault(row["endpoint"], {})[task] = usd
         by_task[task] = by_task.get(task, 0.0) + usd
@@ -90,9 +92,9 @@ def spend(night: RunFacts) -> Plot | None:
     def draw(figure: Figure, inks: Inks) -> None:
         across = min(len(names), 3) if is_wide(figure) else 1
         down = math.ceil(len(names) / across)
-        each = ROW * len(tasks) + 46
+        facet_height = ROW * len(tasks) + 46
         all_axes = figure.subplots(down, across, squeeze=False)
-        tall(figure, each * down)
+        tall(figure, facet_height * down)
         figure.subplots_adjust(
             wspace=0.35 if across > 1 else 0, hspace=0.0, right=0.91 if across > 1 else 0.8
         )
@@ -101,11 +103,11 @@ def spend(night: RunFacts) -> Plot | None:
             if k < len(names):
                 _facet(axes, names[k], by_endpoint[names[k]], tasks, most, inks.of(k), inks)
 
-    told = "; ".join(f"{name} {money(sum(by_endpoint[name].values()))}" for name in names)
+    costs = "; ".join(f"{name} {money(sum(by_endpoint[name].values()))}" for name in names)
     rest = (
         f" The {MOST_TASKS} dearest of {len(by_task)} tasks are shown." if len(by_task) > MOST_TASKS else ""
     )
-    return Plot("spend", "Spend by endpoint and task", f"By endpoint: {told}.{rest}", draw)
+    return Plot("spend", "Spend by endpoint and task", f"By endpoint: {costs}.{rest}", draw)
 
 
 def _facet(
@@ -126,8 +128,9 @@ def _facet(
 # --- estimate against actual --------------------------------------------------------------------------------------------
 
 
-def estimates(night: RunFacts) -> Plot | None:
-    rows = [row for row in night.estimates if row["predicted_usd"] and row["cost_usd"]][:MOST_ESTIMATES]
+def estimates(facts: RunFacts) -> Plot | None:
+    """Plot expected and paid cost by task and endpoint, in USD; None where nothing can be compared."""
+    rows = [row for row in facts.estimates if row["predicted_usd"] and row["cost_usd"]][:MOST_ESTIMATES]
     if not rows:
         return None
     most = max(float(max(row["predicted_usd"], row["cost_usd"])) for row in rows)
@@ -151,5 +154,5 @@ def estimates(night: RunFacts) -> Plot | None:
         _bars_done(axes, len(rows), most * 1.02)
 
     errors = [float(row["cost_usd"] / row["predicted_usd"]) - 1 for row in rows]
-    told = f"What was paid differs from what was expected by {min(errors):+.0%} to {max(errors):+.0%}."
-    return Plot("estimates", "Expected cost (hollow) and what was paid (filled)", told, draw)
+    description = f"What was paid differs from what was expected by {min(errors):+.0%} to {max(errors):+.0%}."
+    return Plot("estimates", "Expected cost (hollow) and what was paid (filled)", description, draw)

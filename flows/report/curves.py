@@ -1,4 +1,4 @@
-"""Figures of two measures: cost against quality, and the night over time."""
+"""Draw two measures against each other: cost against quality, and the run over time."""
 
 from __future__ import annotations
 
@@ -25,16 +25,17 @@ FAR_APART = 40.0
 # --- cost against quality -----------------------------------------------------------------------------------------------
 
 
-def frontier(night: RunFacts) -> Plot | None:
-    plan = night.plan
+def frontier(facts: RunFacts) -> Plot | None:
+    """Plot the cheapest plan's cost in USD by floor, with the plan chosen; None where the plan has no frontier."""
+    plan = facts.plan
     if plan is None or len(plan.points) < 2 or plan.floor is None:
         return None
     line = [(floor, cost + plan.spent_usd) for floor, cost in plan.points]
     chosen = (plan.floor, plan.total_usd)
-    mean = mean_score(night) if night.over else None
+    mean = mean_score(facts) if facts.over else None
     singles = [
         (float(row["score"]), float(row["alone_usd"]), row["endpoint"])
-        for row in night.bill
+        for row in facts.bill
         if row["score"] is not None and row["alone_usd"] and row["basis"] == "pilot"
     ]
     costs = [cost for _, cost in line] + [cost for _, cost, _ in singles] + [chosen[1]]
@@ -47,10 +48,10 @@ def frontier(night: RunFacts) -> Plot | None:
         axes.axvline(chosen[0], color=inks.chosen, linewidth=1, linestyle=(0, (4, 4)))
         labels = [Label(*chosen, literal(f"the plan, {money(chosen[1])}"), inks.chosen, bold=True)]
         axes.plot(*chosen, "o", markersize=9, color=inks.chosen)
-        if mean is not None and night.spent_usd:
-            axes.plot(mean, night.spent_usd, "D", markersize=8, color=inks.of(1))
-            words = literal(f"the night, {money(night.spent_usd)}")
-            labels.append(Label(mean, night.spent_usd, words, inks.of(1), bold=True))
+        if mean is not None and facts.spent_usd:
+            axes.plot(mean, facts.spent_usd, "D", markersize=8, color=inks.of(1))
+            words = literal(f"the night, {money(facts.spent_usd)}")
+            labels.append(Label(mean, facts.spent_usd, words, inks.of(1), bold=True))
         for score, cost, name in singles:
             axes.plot(
                 score, cost, "o", markersize=7, markerfacecolor="none", color=inks.quiet, markeredgewidth=1.5
@@ -67,18 +68,18 @@ def frontier(night: RunFacts) -> Plot | None:
         dashes = [(chosen[0], cost) for cost in _steps(low, high, far=far)]
         place(axes, labels, TEXT if is_wide(figure) else TEXT - 1, [*_between(line), *dashes])
 
-    told = (
+    description = (
         f"The plan was made for a floor of {chosen[0]:.3f} and expected to cost {money(chosen[1])}, pilot included. "
         f"The cheapest floor on the frontier, {line[0][0]:.3f}, would have cost {money(line[0][1])}; "
         f"the highest, {line[-1][0]:.3f}, {money(line[-1][1])}."
     )
     if mean is not None:
-        told += f" The night came out at {mean:.4f} for {money(night.spent_usd)}."
-    return Plot("frontier", "What each floor would have cost, and the one chosen", told, draw)
+        description += f" The night came out at {mean:.4f} for {money(facts.spent_usd)}."
+    return Plot("frontier", "What each floor would have cost, and the one chosen", description, draw)
 
 
 def _between(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Points along a line, close enough that no word fits between two."""
+    """Return points along a line, close enough that no word fits between two."""
     pairs = pairwise(line)
     return [
         (x + (to_x - x) * k / 8, y + (to_y - y) * k / 8) for (x, y), (to_x, to_y) in pairs for k in range(8)
@@ -119,14 +120,15 @@ class Lane:
     spans: tuple[tuple[float, float, bool], ...]
 
 
-def timeline(night: RunFacts) -> Plot | None:
-    begun = night.run["started_at"]
-    end = end_of(night)
-    lanes = _lanes(night, begun, end)
+def timeline(facts: RunFacts) -> Plot | None:
+    """Plot shards, workers and money over the seconds since the run began; None where nothing was sent."""
+    begun = facts.run["started_at"]
+    end = end_of(facts)
+    lanes = _lanes(facts, begun, end)
     if not lanes:
         return None
     curve = [
-        ((row["moment"] - begun).total_seconds(), float(row["spent_usd"])) for row in night.spent_over_time
+        ((row["moment"] - begun).total_seconds(), float(row["spent_usd"])) for row in facts.spent_over_time
     ]
     length = max((end - begun).total_seconds(), *(to for lane in lanes for _, to, _ in lane.spans), 1e-3)
     shown = lanes[:MOST_LANES]
@@ -145,35 +147,35 @@ def timeline(night: RunFacts) -> Plot | None:
             upper = figure.add_axes((0, (height - top + 8) / height, 1, (top - 34) / height), sharex=lower)
             _curve(upper, curve, length, inks)
 
-    told = (
+    description = (
         f"The run took {lasting(length)}; "
         + "; ".join(f"{lane.label} from {lasting(lane.spans[0][0])} on" for lane in shown[:6])
         + "."
     )
     if len(lanes) > MOST_LANES:
-        told += f" {len(lanes) - MOST_LANES} further lanes are not shown."
-    return Plot("timeline", "Money and shards over time", told, draw)
+        description += f" {len(lanes) - MOST_LANES} further lanes are not shown."
+    return Plot("timeline", "Money and shards over time", description, draw)
 
 
-def end_of(night: RunFacts) -> datetime:
-    """When it was over; for a run that is not, when it was looked at, or when it last did something."""
-    if night.over:
-        finished: datetime = night.run["finished_at"]
+def end_of(facts: RunFacts) -> datetime:
+    """Return when the run was over; for one that is not, when it was read, or when it last finished a shard."""
+    if facts.over:
+        finished: datetime = facts.run["finished_at"]
         return finished
-    known = [row["finished_at"] for row in night.shards if row["finished_at"] is not None]
-    return night.read_at if night.alive or not known else max(known)
+    known = [row["finished_at"] for row in facts.shards if row["finished_at"] is not None]
+    return facts.read_at if facts.alive or not known else max(known)
 
 
-def _lanes(night: RunFacts, begun: datetime, end: datetime) -> list[Lane]:
-    """A lane per endpoint and purpose, then one per worker."""
+def _lanes(facts: RunFacts, begun: datetime, end: datetime) -> list[Lane]:
+    """Return a lane per endpoint and purpose, then one per worker."""
 
     def seconds(at: datetime | None) -> float:
         return max(((at or end) - begun).total_seconds(), 0.0)
 
-    names = sorted({row["endpoint"] for row in (*night.shards, *night.workers)})
+    names = sorted({row["endpoint"] for row in (*facts.shards, *facts.workers)})
     colours = {name: k for k, name in enumerate(names)}
     grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in night.shards:
+    for row in facts.shards:
         grouped.setdefault((row["purpose"], row["endpoint"]), []).append(row)
     lanes = [
         Lane(
@@ -183,7 +185,7 @@ def _lanes(night: RunFacts, begun: datetime, end: datetime) -> list[Lane]:
         )
         for (purpose, endpoint), rows in grouped.items()
     ]
-    for row in night.workers:
+    for row in facts.workers:
         ready = seconds(row["ready_at"] or row["stopped_at"])
         spans = ((seconds(row["started_at"]), ready, False), (ready, seconds(row["stopped_at"]), True))
         label = (
@@ -194,7 +196,7 @@ def _lanes(night: RunFacts, begun: datetime, end: datetime) -> list[Lane]:
 
 
 def _few(spans: list[tuple[float, float, bool]]) -> tuple[tuple[float, float, bool], ...]:
-    """Spans by themselves; where they are too many to be told apart, what they cover together."""
+    """Return the spans themselves; where they are too many to be seen apart, what they cover together."""
     if len(spans) <= MOST_SPANS:
         return tuple(spans)
     gap = (max(to for _, to, _ in spans) - min(at for at, _, _ in spans)) / MOST_SPANS
@@ -243,7 +245,7 @@ def _curve(axes: Axes, curve: Sequence[tuple[float, float]], length: float, inks
 
 
 def lasting(seconds: float) -> str:
-    """`8 h 5 min`, `4 min 30 s`, `13.5 s`."""
+    """Return a duration as people read it: `8 h 5 min`, `4 min 30 s`, `13.5 s`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Everything the report tells of a run, read at one moment: from the warehouse, and the plan from the run's folder."""
+"""Read everything that the report shows of a run at one moment: from the warehouse, and the plan from the run's folder."""
 
 from __future__ import annotations
 
@@ -56,16 +56,17 @@ class RunFacts:
 
     @property
     def over(self) -> bool:
+        """Whether the run has ended, by itself or by a stop."""
         return self.run["finished_at"] is not None and self.run["status"] not in ("running", "failed")
 
     @property
     def exit_code(self) -> int | None:
-        """None: not over."""
+        """The exit code of the run; None while it is not over."""
         return exit_code(self.verdicts) if self.over else None
 
     @property
     def overall(self) -> Row | None:
-        """The certificate of the whole batch."""
+        """The certificate of the whole batch; None where there is none."""
         return next((row for row in self.certificates if row["task"] is None), None)
 
     @property
@@ -76,21 +77,22 @@ class RunFacts:
 
     @property
     def spent_usd(self) -> float:
+        """US dollars spent, unsettled attempts at their most."""
         return float(self.counts["spent_usd"])
 
 
-def night_of(warehouse: Path, run_id: str) -> RunFacts:
-    """Raises UnknownRun; StoreError as `thirdshift.warehouse.store.read_only` says."""
+def load_facts(warehouse: Path, run_id: str) -> RunFacts:
+    """Read a run's facts. Raises UnknownRun, and StoreError if the warehouse is missing, in use or of another version."""
     folder = run_folder(warehouse, run_id)
     with reading(warehouse) as ask:
-        found = _rows(ask, queries.RUN, run_id)
-        if not found:
+        rows = _rows(ask, queries.RUN, run_id)
+        if not rows:
             known = [row["run_id"] for row in _rows(ask, queries.RUNS, run_id)]
             raise UnknownRun(
                 f"no run {run_id} in {warehouse}; "
                 + (f"the newest are {', '.join(known)}" if known else "it has none yet")
             )
-        run = found[0]
+        run = rows[0]
         return RunFacts(
             read_at=datetime.now(UTC),
             run=run,

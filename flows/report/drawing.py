@@ -1,4 +1,4 @@
-"""How the report's figures are drawn: matplotlib into inline SVG whose colours the page decides, or into PNG.
+"""Draw the report's figures with matplotlib: into inline SVG whose colours the page decides, or into PNG.
 
 An SVG is drawn in stand-in colours, each then replaced by a CSS variable, so that one drawing serves light and dark;
 its text stays text, in the page's font. Sizes are in CSS pixels: a figure is as many units wide as it will be shown.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDE, NARROW = 760, 342
-"""Pixels: the page's column on a desk and on a phone of 390."""
+"""Pixels: the page's column on a wide screen and on a phone of 390."""
 TEXT = 12
 UNITS_PER_INCH = 72
 """Points to an inch in matplotlib's SVG."""
@@ -38,9 +38,10 @@ class Inks:
     """Grid lines, which carry none."""
     chosen: str
     series: tuple[str, ...]
-    """Told apart by those who see few colours too (after Okabe and Ito, darkened to 4.5:1 on white)."""
+    """Distinct also for those who see few colours (after Okabe and Ito, darkened to 4.5:1 on white)."""
 
     def of(self, number: int) -> str:
+        """Return the colour of series `number`; colours repeat."""
         return self.series[number % len(self.series)]
 
 
@@ -79,7 +80,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def svg(draw: Draw, name: str, width: int) -> str:
-    """The drawing as an `<svg>` element without a name of its own; the same night gives the same text."""
+    """Return the drawing as an `<svg>` element without a name of its own; the same facts give the same text."""
     with _figure(draw, VARIABLES, width, salt=f"{name}{width}") as figure:
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -87,7 +88,7 @@ def svg(draw: Draw, name: str, width: int) -> str:
 
 
 def png(draw: Draw, width: int = WIDE) -> bytes:
-    """The drawing on white, twice as fine as it is wide."""
+    """Return the drawing on white as a PNG with two pixels for each CSS pixel."""
     with _figure(draw, PAPER, width, salt="png") as figure:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=UNITS_PER_INCH * PNG_SCALE, facecolor="white")
@@ -100,14 +101,16 @@ class Plot:
 
     name: str
     title: str
-    told: str
+    description: str
     """What a reader learns from it, for those who do not see it."""
     draw: Draw
 
     def svg(self, width: int) -> str:
+        """Return the figure as an `<svg>` element `width` CSS pixels wide."""
         return svg(self.draw, self.name, width)
 
     def png(self, width: int = WIDE) -> bytes:
+        """Return the figure as a PNG on white, `width` CSS pixels wide."""
         return png(self.draw, width)
 
 
@@ -136,26 +139,27 @@ def _figure(draw: Draw, inks: Inks, width: int, salt: str) -> Iterator[Figure]:
 
 
 def is_wide(figure: Figure) -> bool:
+    """Return whether a figure is as wide as the page's column on a wide screen."""
     return bool(figure.get_figwidth() * UNITS_PER_INCH >= WIDE)
 
 
 def tall(
     figure: Figure, height: float, *, left: float = 0, right: float = 0, top: float = 0, bottom: float = 0
 ) -> None:
-    """Make it `height` pixels tall, its axes so many pixels off each side."""
+    """Make a figure `height` CSS pixels tall, its axes so many pixels off each side."""
     width = figure.get_figwidth() * UNITS_PER_INCH
     figure.set_size_inches(width / UNITS_PER_INCH, height / UNITS_PER_INCH)
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
 
 
 def bare(axes: Axes) -> None:
-    """No frame, no ticks: everything is labelled where it is."""
+    """Remove frame and ticks: everything is labelled where it is."""
     axes.set_axis_off()
     axes.margins(0)
 
 
 def shortened(text: str, most: int) -> str:
-    """Names come from outside and have any length; their ends tell them apart as often as their beginnings."""
+    """Shorten a name from outside to `most` characters, keeping both ends: either may tell names apart."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     if len(clean) > most:
         end = (most - 1) // 2
@@ -164,7 +168,7 @@ def shortened(text: str, most: int) -> str:
 
 
 def literal(text: str) -> str:
-    """Without what matplotlib takes for mathematics."""
+    """Return `text` with escapes for what matplotlib takes for mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -243,16 +247,16 @@ _OPENING = re.compile(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>')
 
 
 def _inlined(text: str, name: str) -> str:
-    """Fit for a page with other drawings: no prolog, ids that are referred to made its own, colours as variables."""
+    """Make an SVG fit for a page with other drawings: no prolog, ids referred to made its own, colours as variables."""
     text = _DROPPED.sub("", text).strip()
-    wanted = {found[2] for found in _REFERRED.finditer(text)}
+    referred = {match[2] for match in _REFERRED.finditer(text)}
 
-    def tag(found: re.Match[str]) -> str:
-        said = _FONT.sub(lambda m: f"font-size:{m[2]}" + (";font-weight:600" if m[1] else ""), found[0])
-        said = _LONG_NUMBER.sub(r"\1", _FAMILY.sub("", said))
-        said = _ID.sub(lambda m: f' id="{name}-{m[1]}"' if m[1] in wanted else "", said)
-        said = _REFERRED.sub(lambda m: f"{m[1]}{name}-{m[2]}", said)
-        return _COLOUR.sub(lambda m: f"var(--{NAMES[m[0]]})", said)
+    def tag(match: re.Match[str]) -> str:
+        element = _FONT.sub(lambda m: f"font-size:{m[2]}" + (";font-weight:600" if m[1] else ""), match[0])
+        element = _LONG_NUMBER.sub(r"\1", _FAMILY.sub("", element))
+        element = _ID.sub(lambda m: f' id="{name}-{m[1]}"' if m[1] in referred else "", element)
+        element = _REFERRED.sub(lambda m: f"{m[1]}{name}-{m[2]}", element)
+        return _COLOUR.sub(lambda m: f"var(--{NAMES[m[0]]})", element)
 
     text = _TAG.sub(tag, text)  # what stands between tags are a user's words, and stays as it is
     text = _OPENING.sub(r'<svg \1 aria-hidden="true" focusable="false">', text, count=1)

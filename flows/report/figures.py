@@ -10,7 +10,10 @@ from thirdshift.flows.report.drawing import Plot
 FIGURES = (bill, frontier, spend, timeline, estimates)
 
 
-def plots(night: RunFacts) -> dict[str, Plot]:
-    """Draw the figures that a run has something to show in: bill, frontier, spend, timeline, estimates."""
-    drawn = (make(night) for make in FIGURES)
-    return {plot.name: plot for plot in drawn if plot is not None}
+def plots(facts: RunFacts) -> dict[str, Plot]:
+    """Return the figures that a run has something to show in, by name: bill, frontier, spend, timeline, estimates.
+
+    `Plot.png()` is a picture for elsewhere, `Plot.description` what it shows in words.
+    """
+    figures = (make(facts) for make in FIGURES)
+    return {plot.name: plot for plot in figures if plot is not None}

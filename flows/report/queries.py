@@ -1,11 +1,11 @@
-"""What the report asks of the warehouse: SQL text, `$run_id` bound, every answer a handful of rows."""
+"""The report's queries: SQL text with `$run_id` bound; every answer is a handful of rows."""
 
 from __future__ import annotations
 
 SHOWN = 8
 """How many of the slowest and of the dearest requests are shown."""
 MOMENTS = 120
-"""Points of the curve of spend: more cannot be told apart on the page."""
+"""Points of the curve of spend: more cannot be distinguished on the page."""
 
 RUN = "select * from runs where run_id = $run_id"
 

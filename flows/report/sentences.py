@@ -1,4 +1,4 @@
-"""The report's sentences: how the night ended, what is claimed of its quality, what was asked, what to do next."""
+"""The report's sentences: how the run ended, what is claimed of its quality, what was asked, what to do next."""
 
 from __future__ import annotations
 
@@ -33,42 +33,44 @@ BASES: Mapping[str, str] = {
 """A certificate's basis, in words; whatever else it says stands for itself."""
 
 
-def headline(night: RunFacts) -> str:
-    if night.exit_code is not None:
-        return EXITS[night.exit_code]
-    if night.alive:
+def headline(facts: RunFacts) -> str:
+    """Return how the run ended, or that it has not, in a few words."""
+    if facts.exit_code is not None:
+        return EXITS[facts.exit_code]
+    if facts.alive:
         return "Still running"
-    return "Broke off" if night.run["status"] == "failed" else "Not finished"
+    return "Broke off" if facts.run["status"] == "failed" else "Not finished"
 
 
-def good(night: RunFacts) -> bool:
-    return night.exit_code == 0
+def good(facts: RunFacts) -> bool:
+    """Return whether the run ended with exit code 0."""
+    return facts.exit_code == 0
 
 
-def next_steps(night: RunFacts) -> Iterator[str]:
-    """What to do now, the most pressing first. Commands are for a terminal beside the warehouse."""
-    run_id = night.run["run_id"]
-    if not night.over:
-        if night.alive:
+def next_steps(facts: RunFacts) -> Iterator[str]:
+    """Yield what to do now, the most pressing first. Commands are for a terminal beside the warehouse."""
+    run_id = facts.run["run_id"]
+    if not facts.over:
+        if facts.alive:
             yield "A process is on this run now; this page shows what had come when it was made."
         else:
             yield (
                 f"No process is on this run. Go on with: thirdshift resume {run_id}; what was answered is not paid for "
                 "again."
             )
-    for verdict in night.verdicts:
+    for verdict in facts.verdicts:
         yield " ".join(
             filter(None, [_capital(SAID[verdict].format(run_id=run_id, where="")) + ".", MORE[verdict]])
         )
-    if night.counts["unsettled"]:
-        amount = money(night.counts["unsettled_usd"])
+    if facts.counts["unsettled"]:
+        amount = money(facts.counts["unsettled_usd"])
         yield (
-            f"{night.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
+            f"{facts.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
             f"They can have cost {amount} together at most; the invoice tells: thirdshift ledger reconcile --settle."
         )
-    if night.counts["rejects"]:
-        yield f"{night.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
-    if good(night) and night.config.get("emulated"):
+    if facts.counts["rejects"]:
+        yield f"{facts.counts['rejects']:,} input rows were refused; the reasons stand under Failures."
+    if good(facts) and facts.config.get("emulated"):
         yield "This was a rehearsal. For the real thing: thirdshift run with the same job."
 
 
@@ -91,7 +93,7 @@ def _capital(text: str) -> str:
 
 
 def claim(certificate: Row, relative_to: str | None = None) -> str:
-    """The certificate in a sentence; a judge's opinion is never called quality, and a share is called one.
+    """Return the certificate in a sentence; a judge's opinion is never called quality, and a share is called one.
 
     `relative_to`: the endpoint that the floor, the mean and the bound are shares of.
     """
@@ -116,19 +118,19 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
 
 
 def subject(certificate: Row, relative_to: str | None = None) -> str:
-    """What the bound is of, in a few words or by a judge's name."""
+    """Return what the bound is of, in a few words or by a judge's name."""
     if opinion := _opinion(certificate):
         return opinion
     return "Mean score" if relative_to is None else f"Share of {relative_to}'s mean"
 
 
 def cut(bound: float) -> str:
-    """Three places, never above what is known."""
+    """Round a bound down to three places, so that it is never above what is known."""
     return f"{math.floor(bound * 1000) / 1000:.3f}"
 
 
 def _opinion(certificate: Row) -> str | None:
-    """Whose opinion it is, as the certificate names it; None where references or a schema decide."""
+    """Return whose opinion the score is, as the certificate names it; None where references or a schema decide."""
     named: str = certificate["scorer"]
     if certificate["basis"] == "judge" and not named.startswith("judge"):
         return f"judge {named}"
@@ -136,22 +138,23 @@ def _opinion(certificate: Row) -> str | None:
 
 
 def basis(certificate: Row) -> str:
+    """Return a certificate's basis in words."""
     return BASES.get(certificate["basis"], certificate["basis"])
 
 
-def stopped(night: RunFacts) -> bool:
-    """Whether requests were left that nobody was asked."""
-    return bool({Verdict.BUDGET, Verdict.APPROVAL, Verdict.DEADLINE} & set(night.verdicts))
+def stopped(facts: RunFacts) -> bool:
+    """Return whether the run was stopped with requests that were not sent."""
+    return bool({Verdict.BUDGET, Verdict.APPROVAL, Verdict.DEADLINE} & set(facts.verdicts))
 
 
-def no_certificate(night: RunFacts) -> str:
-    """Why nothing is claimed."""
-    quality = night.config.get("quality") or {}
+def no_certificate(facts: RunFacts) -> str:
+    """Return why nothing is claimed of the quality."""
+    quality = facts.config.get("quality") or {}
     if not quality.get("scorer"):
         return "No scorer was given: quality is predicted only, and nothing is certified."
-    if not night.over:
+    if not facts.over:
         return "The run is not over: nothing is claimed of its quality yet."
-    if stopped(night):
+    if stopped(facts):
         return "The run was stopped before every request was answered: nothing is claimed of its quality."
     return "Nothing was certified; the answers that could be scored are listed below."
 
@@ -159,20 +162,20 @@ def no_certificate(night: RunFacts) -> str:
 # --- money --------------------------------------------------------------------------------------------------------------
 
 
-def bill(night: RunFacts) -> str:
-    """What was paid, what of it bought knowledge, and what is not certain."""
-    total = night.spent_usd
-    told = f"The run spent {money(night.counts['spent_usd'])}"
+def bill(facts: RunFacts) -> str:
+    """Return what was paid, by purpose, and what of it is unsettled."""
+    total = facts.spent_usd
+    text = f"The run spent {money(facts.counts['spent_usd'])}"
     by_purpose: dict[str, float] = {}
-    for row in night.spend:
+    for row in facts.spend:
         by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], 0.0) + float(row["settled_usd"])
     parts = [f"{money(usd)} for {PURPOSES.get(name, name)}" for name, usd in by_purpose.items() if usd]
-    told += f": {', '.join(parts)}." if total and len(parts) > 1 else "."
-    if night.counts["unsettled"]:
-        told += f" That is settled; up to {money(night.counts['unsettled_usd'])} more is unsettled."
-    if stopped(night) or not night.over:
-        told += " What an endpoint alone would have cost is for all requests; this run has not answered all of them."
-    return told
+    text += f": {', '.join(parts)}." if total and len(parts) > 1 else "."
+    if facts.counts["unsettled"]:
+        text += f" That is settled; up to {money(facts.counts['unsettled_usd'])} more is unsettled."
+    if stopped(facts) or not facts.over:
+        text += " What an endpoint alone would have cost is for all requests; this run has not answered all of them."
+    return text
 
 
 PURPOSES: Mapping[str, str] = {
@@ -185,63 +188,66 @@ PURPOSES: Mapping[str, str] = {
 }
 
 
-def frontier(night: RunFacts) -> tuple[str, ...]:
-    plan = night.plan
+def frontier(facts: RunFacts) -> tuple[str, ...]:
+    """Return what the plan expected of quality, and how near it is to the cheapest; empty without a plan."""
+    plan = facts.plan
     if plan is None or plan.quality is None:
         return ()
-    asked = night.config.get("quality") or {}
-    floor, relative = asked.get("floor", 0.0), asked.get("relative_to")
+    quality = facts.config.get("quality") or {}
+    floor, relative = quality.get("floor", 0.0), quality.get("relative_to")
     near = f"is within {plan.gap:.2%} of the cheapest plan there is"
-    told = f"The plan expected a mean score of {plan.quality:.3f} and {near}"
+    text = f"The plan expected a mean score of {plan.quality:.3f} and {near}"
     if relative is None and plan.quality < floor:
-        return (f"{told} under its other terms: no plan was expected to reach the floor, {floor:g}.",)
+        return (f"{text} under its other terms: no plan was expected to reach the floor, {floor:g}.",)
     if relative is None and plan.quality > floor:
-        return (f"{told}. What it expects above the floor is a margin for what is not known.",)
-    return (f"{told}.",)
+        return (f"{text}. What it expects above the floor is a margin for what is not known.",)
+    return (f"{text}.",)
 
 
-def estimate(night: RunFacts) -> tuple[str, ...]:
-    planned = night.run["planned_usd"]
+def estimate(facts: RunFacts) -> tuple[str, ...]:
+    """Return the estimated and the actual cost in a sentence; empty without an estimate."""
+    planned = facts.run["planned_usd"]
     if not planned:
         return ()
-    error = night.spent_usd / float(planned) - 1.0
-    actual = spent(night.counts["spent_usd"], night.counts["unsettled_usd"])
+    error = facts.spent_usd / float(planned) - 1.0
+    actual = spent(facts.counts["spent_usd"], facts.counts["unsettled_usd"])
     return (
         f"Estimated {money(planned)}, actual {actual}, error {error:+.1%} by what is settled, pilot included.",
     )
 
 
-def failures(night: RunFacts) -> tuple[str, ...]:
-    told = []
-    counts = night.counts
-    if night.over:
-        told.append(f"{counts['errors']:,} of {counts['results']:,} results have no answer." if counts["errors"] else
+def failures(facts: RunFacts) -> tuple[str, ...]:
+    """Return what has no answer, what was not sent, and which shards failed."""
+    sentences = []
+    counts = facts.counts
+    if facts.over:
+        sentences.append(f"{counts['errors']:,} of {counts['results']:,} results have no answer." if counts["errors"] else
                     "Every result has an answer.")  # fmt: skip
         missing = counts["requests"] - counts["results"]
         if missing > 0:
-            told.append(f"{missing:,} requests were not sent before the run was stopped.")
-    if night.broken_shards["shards"]:
-        told.append(
-            f"{night.broken_shards['shards']:,} shards broke off, with {night.broken_shards['requests']:,} requests."
+            sentences.append(f"{missing:,} requests were not sent before the run was stopped.")
+    if facts.broken_shards["shards"]:
+        sentences.append(
+            f"{facts.broken_shards['shards']:,} shards broke off, with {facts.broken_shards['requests']:,} requests."
         )
-    if not night.failed_attempts:
-        told.append("No attempt failed.")
-    return tuple(told)
+    if not facts.failed_attempts:
+        sentences.append("No attempt failed.")
+    return tuple(sentences)
 
 
 # --- emulation ----------------------------------------------------------------------------------------------------------
 
 
-def emulation(night: RunFacts) -> str | None:
-    """Said at the top of the page where any answer was made up by our emulated provider."""
-    if night.config.get("emulated"):
+def emulation(facts: RunFacts) -> str | None:
+    """Return the sentence for the top of the page where any answer came from our emulated provider; else None."""
+    if facts.config.get("emulated"):
         return (
             "A rehearsal: every endpoint was emulated on this machine. Prices and limits are the real ones; the answers, "
             "their scores and the time they took are not, and nothing was billed."
         )
-    if night.emulated:
-        endpoints = {each["name"] for each in night.config.get("endpoints") or ()}
-        named = "every endpoint" if endpoints <= set(night.emulated) else ", ".join(night.emulated)
+    if facts.emulated:
+        endpoints = {endpoint["name"] for endpoint in facts.config.get("endpoints") or ()}
+        named = "every endpoint" if endpoints <= set(facts.emulated) else ", ".join(facts.emulated)
         return f"Emulated on this machine, so that nothing was billed for: {named}. What they answered and took is made up."
     return None
 
@@ -249,12 +255,12 @@ def emulation(night: RunFacts) -> str | None:
 # --- what was asked -----------------------------------------------------------------------------------------------------
 
 
-def asked(night: RunFacts) -> Iterator[tuple[str, str]]:
-    """Pairs of what and what of it."""
-    run, config = night.run, night.config
+def request_of_run(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Yield the job's terms as pairs of a name and a value, in the page's order."""
+    run, config = facts.run, facts.config
     yield "Job", run["job"] + (f" ({_pairs(config['params'])})" if config.get("params") else "")
     yield "Input", _input(config.get("input"))
-    yield "Requests", _requests(night.counts)
+    yield "Requests", _requests(facts.counts)
     yield "Quality", _quality(config.get("quality") or {})
     yield "Budget", _budget(config.get("budget") or {}, run["cap_usd"])
     yield "Deadline", instant(run["deadline"]) if run["deadline"] else "none"
@@ -264,9 +270,9 @@ def asked(night: RunFacts) -> Iterator[tuple[str, str]]:
     if config.get("tags"):
         yield "Tags", _pairs(config["tags"])
     if config.get("reuse") == "answered":
-        yield "Reuse", f"earlier answers are taken; {night.counts['reused']:,} were"
+        yield "Reuse", f"earlier answers are taken; {facts.counts['reused']:,} were"
     yield "Started", instant(run["started_at"])
-    yield "Finished", instant(run["finished_at"]) if night.over else "not yet"
+    yield "Finished", instant(run["finished_at"]) if facts.over else "not yet"
 
 
 def _input(source: Any) -> str:
@@ -274,13 +280,13 @@ def _input(source: Any) -> str:
 
 
 def _requests(counts: Row) -> str:
-    told = [f"{counts['requests']:,} accepted"]
+    parts = [f"{counts['requests']:,} accepted"]
     if counts["duplicates"]:
-        told.append(f"of them {counts['duplicates']:,} duplicates, answered once")
-    told.append(f"{counts['rejects']:,} refused")
+        parts.append(f"of them {counts['duplicates']:,} duplicates, answered once")
+    parts.append(f"{counts['rejects']:,} refused")
     if counts["tasks"] > 1:
-        told.append(f"{counts['tasks']:,} tasks")
-    return ", ".join(told)
+        parts.append(f"{counts['tasks']:,} tasks")
+    return ", ".join(parts)
 
 
 def _quality(quality: Mapping[str, Any]) -> str:
@@ -290,33 +296,35 @@ def _quality(quality: Mapping[str, Any]) -> str:
     floor = f"floor {quality.get('floor', 0):g}"
     if quality.get("relative_to"):
         floor += f" of the mean of {quality['relative_to']}"
-    each = ", for every task on its own" if quality.get("per_task") else ""
-    told = f"{floor}{each}, scored by {scorer}, {quality.get('confidence', 0.95):.0%} confidence"
-    return f"{told}, pilot of {quality.get('pilot', 0):,}"
+    per_task = ", for every task on its own" if quality.get("per_task") else ""
+    text = f"{floor}{per_task}, scored by {scorer}, {quality.get('confidence', 0.95):.0%} confidence"
+    return f"{text}, pilot of {quality.get('pilot', 0):,}"
 
 
 def _budget(budget: Mapping[str, Any], cap: Decimal | None) -> str:
-    told = "no cap" if cap is None else f"cap {money(cap)}"
+    text = "no cap" if cap is None else f"cap {money(cap)}"
     if cap is not None and budget.get("window", "run") != "run":
-        told += f" a {budget['window']}"
+        text += f" a {budget['window']}"
     if budget.get("approve_above_usd") is not None:
-        told += f", approval above {money(Decimal(str(budget['approve_above_usd'])))}"
-    return told
+        text += f", approval above {money(Decimal(str(budget['approve_above_usd'])))}"
+    return text
 
 
 def policy(rules: Mapping[str, Any]) -> str:
-    """`regions: only eu; zero retention`."""
-    told = []
+    """Return a policy in words: `regions: only eu; zero retention`."""
+    rules_text = []
     for name in ("licences", "labs", "origins", "regions"):
         rule = rules.get(name)
         if rule and rule.get("allow") is not None:
-            told.append(f"{name}: only {', '.join(rule['allow']) or 'none'}")
+            rules_text.append(f"{name}: only {', '.join(rule['allow']) or 'none'}")
         elif rule and rule.get("deny"):
-            told.append(f"{name}: not {', '.join(rule['deny'])}")
-    told += [name.replace("_", " ") for name in ("self_hosted_only", "zero_retention") if rules.get(name)]
+            rules_text.append(f"{name}: not {', '.join(rule['deny'])}")
+    rules_text += [
+        name.replace("_", " ") for name in ("self_hosted_only", "zero_retention") if rules.get(name)
+    ]
     if rules.get("max_vendor_share") is not None:
-        told.append(f"at most {rules['max_vendor_share']:.0%} of requests to one vendor")
-    return "; ".join(told) or "none"
+        rules_text.append(f"at most {rules['max_vendor_share']:.0%} of requests to one vendor")
+    return "; ".join(rules_text) or "none"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -324,4 +332,5 @@ def _pairs(values: Mapping[str, Any]) -> str:
 
 
 def instant(at: datetime | None) -> str:
+    """Return an instant to the second, in UTC; empty for None."""
     return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

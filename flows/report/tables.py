@@ -21,6 +21,8 @@ MESSAGE = 300
 
 @dataclass(frozen=True, slots=True)
 class Cell:
+    """A cell of a table: what is shown, and the figure behind it."""
+
     text: str
     value: str | None = None
     """The figure in full, as SQL has it; it becomes a `<data>` element."""
@@ -31,6 +33,8 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
+    """A table of the page."""
+
     name: str
     caption: str
     head: tuple[str, ...]
@@ -43,51 +47,57 @@ class ReportTable:
 def table(
     name: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]], note: str = ""
 ) -> ReportTable | None:
-    """None where there is no row."""
-    found = tuple(tuple(row) for row in rows)
-    if not found:
+    """Make a table; None where there is no row. A column is numeric where any of its cells stands to the right."""
+    cells = tuple(tuple(row) for row in rows)
+    if not cells:
         return None
-    numeric = frozenset(k for k in range(len(head)) if any(row[k].right for row in found))
-    return ReportTable(name, caption, tuple(head), found, note, numeric)
+    numeric = frozenset(k for k in range(len(head)) if any(row[k].right for row in cells))
+    return ReportTable(name, caption, tuple(head), cells, note, numeric)
 
 
 # --- cells --------------------------------------------------------------------------------------------------------------
 
 
 def words(text: Any) -> Cell:
+    """Return a cell of text; empty for None."""
     shown = "" if text is None else str(text)
     return Cell(shown, long=len(shown) > 40)
 
 
-def said(text: str | None) -> Cell:
-    """A message from outside, cut."""
+def outside_text(text: str | None) -> Cell:
+    """Return a cell of a message from outside, on one line and cut to MESSAGE characters."""
     clean = " ".join((text or "").split())
     return Cell(clean if len(clean) <= MESSAGE else clean[: MESSAGE - 1] + "…", long=len(clean) > 40)
 
 
 def usd(amount: Decimal | None) -> Cell:
+    """Return a cell of US dollars; `unknown` for None."""
     if amount is None:
         return Cell("unknown", right=True)
     return Cell(("\N{MINUS SIGN}" if amount < 0 else "") + money(abs(amount)), f"{amount:f}", right=True)
 
 
 def unit_price(amount: Decimal | None) -> Cell:
+    """Return a cell of USD per million tokens; `as input` for None."""
     if amount is None:
         return Cell("as input", right=True)
     return Cell(f"${amount.normalize():f}", f"{amount:f}", right=True)
 
 
 def count(number: Any) -> Cell:
+    """Return a cell of a whole number; empty for None."""
     return Cell("", right=True) if number is None else Cell(f"{int(number):,}", str(int(number)), right=True)
 
 
 def score(value: float | None, scored: int | None = None) -> Cell:
+    """Return a cell of a mean score with how many were scored; `not scored` for None."""
     if value is None:
         return Cell("not scored", right=True)
     return Cell(f"{value:.4f}" + (f" of {scored:,}" if scored else ""), repr(float(value)), right=True)
 
 
 def seconds(value: float | None) -> Cell:
+    """Return a cell of a duration given in seconds; empty for None."""
     return (
         Cell("", right=True)
         if value is None
@@ -96,6 +106,7 @@ def seconds(value: float | None) -> Cell:
 
 
 def off(actual: Any, estimated: Any) -> Cell:
+    """Return a cell of how far `actual` is off `estimated`, in percent; empty where that cannot be said."""
     if not estimated or actual is None:
         return Cell("", right=True)
     return Cell(f"{float(actual) / float(estimated) - 1:+.1%}", right=True)
@@ -104,16 +115,17 @@ def off(actual: Any, estimated: Any) -> Cell:
 # --- tables, in the order of the page -----------------------------------------------------------------------------------
 
 
-def bill(night: RunFacts) -> ReportTable | None:
-    ours = [(words("this run"), usd(night.counts["spent_usd"]), score(night.counts["mean_score"], night.counts["scored"]),
+def bill(facts: RunFacts) -> ReportTable | None:
+    """Return this run's cost beside each endpoint's alone."""
+    ours = [(words("this run"), usd(facts.counts["spent_usd"]), score(facts.counts["mean_score"], facts.counts["scored"]),
              Cell(""), words("paid"))]  # fmt: skip
-    if night.counts["unsettled"]:
-        most = usd(night.counts["unsettled_usd"])
+    if facts.counts["unsettled"]:
+        most = usd(facts.counts["unsettled_usd"])
         ours.append((words("this run, unsettled"), most, Cell(""), Cell(""), words("at most, besides")))
     alone = [
-        (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in night.emulated else "")), usd(row["alone_usd"]),
+        (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in facts.emulated else "")), usd(row["alone_usd"]),
          score(row["score"], row["scored"]), usd(row["saved_usd"]), words(BILL_BASES.get(row["basis"], row["basis"])))
-        for row in night.bill
+        for row in facts.bill
     ]  # fmt: skip
     return table(
         "bill", "Cost of the whole batch",
@@ -130,7 +142,8 @@ BILL_BASES = {
 }
 
 
-def certificates(night: RunFacts) -> ReportTable | None:
+def certificates(facts: RunFacts) -> ReportTable | None:
+    """Return what is claimed of the quality, a row per certificate."""
     return table(
         "certificates", "What is claimed",
         ("Of", "Scorer", "Basis", "Floor", "Mean", "Lower bound", "Scored", "Method", "Certified"),
@@ -139,7 +152,7 @@ def certificates(night: RunFacts) -> ReportTable | None:
              score(row["floor"]), score(row["mean"]), score(row["lower_bound"]),
              Cell(f"{row['scored']:,} of {row['population']:,}", str(row["scored"]), right=True),
              words(f"{row['method']}, {row['confidence']:.0%}"), words("yes" if row["certified"] else "no"))
-            for row in night.certificates
+            for row in facts.certificates
         ],
     )  # fmt: skip
 
@@ -151,19 +164,21 @@ def _about(row: Row) -> str:
     return f"{row['population']:,} of the {row['requests']:,} requests of {of}" if part else of
 
 
-def served(night: RunFacts) -> ReportTable | None:
+def served(facts: RunFacts) -> ReportTable | None:
+    """Return who answered what, and how well, by endpoint and task."""
     return table(
         "served", "Who answered what, and how well", ("Endpoint", "Task", "Requests", "Mean score", "Without an answer"),
         [
             (words(row["endpoint"] or "none"), words(row["task"]), count(row["requests"]),
              score(row["score"], row["scored"] if row["scored"] != row["requests"] else None), count(row["errors"]))
-            for row in night.served[:MOST_ROWS]
+            for row in facts.served[:MOST_ROWS]
         ],
-        _cut(night.served),
+        _cut(facts.served),
     )  # fmt: skip
 
 
-def spend(night: RunFacts) -> ReportTable | None:
+def spend(facts: RunFacts) -> ReportTable | None:
+    """Return attempts, tokens and cost by endpoint, tier and purpose."""
     return table(
         "spend", "Where the money went",
         ("Endpoint", "Tier", "For", "Attempts", "Unsettled", "Input tokens", "of them cached", "Output tokens", "Settled",
@@ -172,32 +187,35 @@ def spend(night: RunFacts) -> ReportTable | None:
             (words(row["endpoint"]), words(row["mode"]), words(row["purpose"]), count(row["attempts"]),
              count(row["attempts_unsettled"]), count(row["input_tokens"]), count(row["cached_tokens"]),
              count(row["output_tokens"]), usd(row["settled_usd"]), usd(row["unsettled_usd"]))
-            for row in night.spend
+            for row in facts.spend
         ],
     )  # fmt: skip
 
 
-def spend_by_task(night: RunFacts) -> ReportTable | None:
+def spend_by_task(facts: RunFacts) -> ReportTable | None:
+    """Return cost by task and endpoint, the dearest first."""
     return table(
         "spend-by-task", "Cost by task and endpoint", ("Task", "Endpoint", "Settled", "Unsettled at most"),
         [(words(row["task"] or "no request"), words(row["endpoint"]), usd(row["settled_usd"]), usd(row["unsettled_usd"]))
-         for row in night.spend_by_task[:MOST_ROWS]],
-        _cut(night.spend_by_task),
+         for row in facts.spend_by_task[:MOST_ROWS]],
+        _cut(facts.spend_by_task),
     )  # fmt: skip
 
 
-def times(night: RunFacts) -> ReportTable | None:
+def times(facts: RunFacts) -> ReportTable | None:
+    """Return how long answers took, by endpoint."""
     return table(
         "times", "How long an answer took", ("Endpoint", "Answers", "Half within", "95 % within", "Slowest"),
         [(words(row["endpoint"]), count(row["requests"]), seconds(row["median"]), seconds(row["slow"]),
-          seconds(row["slowest"])) for row in night.times],
+          seconds(row["slowest"])) for row in facts.times],
         "From sending to settling, so that of a batch tier the batch's whole time counts.",
     )  # fmt: skip
 
 
-def shards(night: RunFacts) -> ReportTable | None:
+def shards(facts: RunFacts) -> ReportTable | None:
+    """Return shards by purpose and endpoint, with when they began and ended."""
     grouped: dict[tuple[str, str], list[Row]] = {}
-    for row in night.shards:
+    for row in facts.shards:
         grouped.setdefault((row["purpose"], row["endpoint"]), []).append(row)
     return table(
         "shards", "Shards by purpose",
@@ -211,18 +229,20 @@ def shards(night: RunFacts) -> ReportTable | None:
     )  # fmt: skip
 
 
-def workers(night: RunFacts) -> ReportTable | None:
+def workers(facts: RunFacts) -> ReportTable | None:
+    """Return local workers with their times and cost."""
     return table(
         "workers", "Local workers",
         ("Worker", "Endpoint", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
         [(words(row["worker_id"]), words(row["endpoint"]), words(row["device"]), words(_clock(row["started_at"])),
           words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]),
           Cell("", right=True) if row["accounting_usd"] is None else usd(row["accounting_usd"]))
-         for row in night.workers],
+         for row in facts.workers],
     )  # fmt: skip
 
 
-def estimates(night: RunFacts) -> ReportTable | None:
+def estimates(facts: RunFacts) -> ReportTable | None:
+    """Return expected and paid cost by endpoint and task."""
     return table(
         "estimates", "Expected and paid, of requests sent where they were planned",
         ("Endpoint", "Task", "Requests", "Expected", "Paid", "Error", "Input tokens", "Output tokens"),
@@ -231,69 +251,75 @@ def estimates(night: RunFacts) -> ReportTable | None:
              usd(row["cost_usd"]), off(row["cost_usd"], row["predicted_usd"]),
              off(row["input_tokens_actual"], row["input_tokens_estimated"]),
              off(row["output_tokens_actual"], row["output_tokens_estimated"]))
-            for row in night.estimates[:MOST_ROWS]
+            for row in facts.estimates[:MOST_ROWS]
         ],
-        " ".join(filter(None, ["Tokens: how far what was counted is off what was expected.", _cut(night.estimates)])),
+        " ".join(filter(None, ["Tokens: how far what was counted is off what was expected.", _cut(facts.estimates)])),
     )  # fmt: skip
 
 
-def failed_attempts(night: RunFacts) -> ReportTable | None:
+def failed_attempts(facts: RunFacts) -> ReportTable | None:
+    """Return failed attempts by cause."""
     return table(
         "failed-attempts", "Failed attempts by cause",
         ("Cause", "Endpoint", "Attempts", "Requests", "answered in the end", "Cost at most", "For example"),
         [
             (words(row["cause"]), words(row["endpoint"]), count(row["attempts"]), count(row["requests"]),
-             count(row["answered"]), usd(row["cost_usd"]), said(row["example"]))
-            for row in night.failed_attempts[:MOST_ROWS]
+             count(row["answered"]), usd(row["cost_usd"]), outside_text(row["example"]))
+            for row in facts.failed_attempts[:MOST_ROWS]
         ],
     )  # fmt: skip
 
 
-def unanswered(night: RunFacts) -> ReportTable | None:
+def unanswered(facts: RunFacts) -> ReportTable | None:
+    """Return requests without an answer, by cause."""
     return table(
         "unanswered", "Requests without an answer, by cause", ("Cause", "Requests", "First id", "For example"),
-        [(words(row["cause"]), count(row["requests"]), said(row["first_id"]), said(row["example"]))
-         for row in night.unanswered],
+        [(words(row["cause"]), count(row["requests"]), outside_text(row["first_id"]), outside_text(row["example"]))
+         for row in facts.unanswered],
     )  # fmt: skip
 
 
-def rejected(night: RunFacts) -> ReportTable | None:
+def rejected(facts: RunFacts) -> ReportTable | None:
+    """Return refused input rows, by reason."""
     return table(
         "rejected", "Input rows refused, by reason", ("Reason", "Rows", "First row", "First id"),
-        [(said(row["reason"]), count(row["rows"]), count(row["first_row"]), said(row["first_id"]))
-         for row in night.rejected],
+        [(outside_text(row["reason"]), count(row["rows"]), count(row["first_row"]), outside_text(row["first_id"]))
+         for row in facts.rejected],
     )  # fmt: skip
 
 
-def slowest(night: RunFacts) -> ReportTable | None:
+def slowest(facts: RunFacts) -> ReportTable | None:
+    """Return the slowest attempts."""
     return table(
         "slowest", "The slowest attempts",
         ("Request", "Endpoint", "For", "Attempt", "Took", "Input tokens", "Output tokens", "Cost at most"),
         [
-            (said(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
+            (outside_text(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
              seconds(row["seconds"]), count(row["input_tokens"]), count(row["output_tokens"]), usd(row["cost_usd"]))
-            for row in night.slowest
+            for row in facts.slowest
         ],
     )  # fmt: skip
 
 
-def dearest(night: RunFacts) -> ReportTable | None:
+def dearest(facts: RunFacts) -> ReportTable | None:
+    """Return the dearest requests."""
     return table(
         "dearest", "The dearest requests",
         ("Request", "Endpoints", "Attempts", "Input tokens", "Output tokens", "Cost at most"),
         [
-            (said(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
+            (outside_text(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
              count(row["output_tokens"]), usd(row["cost_usd"]))
-            for row in night.dearest
+            for row in facts.dearest
         ],
     )  # fmt: skip
 
 
-def prices(night: RunFacts) -> ReportTable | None:
+def prices(facts: RunFacts) -> ReportTable | None:
+    """Return the prices that the run could choose among."""
     rows = [
         (words(row["endpoint"]), words(row["model"]), words(row["mode"]), *_price(row), words(row["source"]),
          words(_day(row["as_of"])))
-        for row in night.prices
+        for row in facts.prices
     ]  # fmt: skip
     return table(
         "prices", "Prices in force, USD per million tokens",

@@ -1,4 +1,4 @@
-"""The text of the slowest and dearest requests, shown only where `--texts` asks for it."""
+"""Read the text of the slowest and dearest requests, which only `--texts` shows."""
 
 from __future__ import annotations
 
@@ -22,22 +22,26 @@ MOST_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class TextSample:
+    """The prompt and the answer of one request."""
+
     request_id: str
     parts: tuple[tuple[str, str], ...] = field(repr=False)
     """(what it is, its text)."""
 
 
-def samples(night: RunFacts, warehouse: Path) -> tuple[TextSample, ...]:
-    """What was asked and answered, in the order of the tables; text that was purged is said to be gone."""
-    wanted = list(dict.fromkeys(row["request_id"] for row in (*night.slowest, *night.dearest)))
-    run_id = night.run["run_id"]
+def samples(facts: RunFacts, warehouse: Path) -> tuple[TextSample, ...]:
+    """Return prompts and answers in the order of the tables; text that was purged is said to be gone."""
+    request_ids = list(dict.fromkeys(row["request_id"] for row in (*facts.slowest, *facts.dearest)))
+    run_id = facts.run["run_id"]
     with reading(warehouse) as ask:
-        found = {row["request_id"]: row for row in ask(queries.TEXTS, run_id=run_id, ids=wanted).to_pylist()}
-    prompts = _prompts(run_folder(warehouse, run_id), sorted(row["row"] for row in found.values()))
+        by_id = {
+            row["request_id"]: row for row in ask(queries.TEXTS, run_id=run_id, ids=request_ids).to_pylist()
+        }
+    prompts = _prompts(run_folder(warehouse, run_id), sorted(row["row"] for row in by_id.values()))
     return tuple(
-        TextSample(request_id, tuple(_parts(found[request_id], prompts.get(found[request_id]["row"]))))
-        for request_id in wanted
-        if request_id in found
+        TextSample(request_id, tuple(_parts(by_id[request_id], prompts.get(by_id[request_id]["row"]))))
+        for request_id in request_ids
+        if request_id in by_id
     )
 
 

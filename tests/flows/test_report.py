@@ -18,7 +18,7 @@ import pytest
 from tests.support.nights import ask, thirdshift
 from thirdshift.flows.report import sentences as words
 from thirdshift.flows.report.curves import _few
-from thirdshift.flows.report.data import RunFacts, night_of
+from thirdshift.flows.report.data import RunFacts, load_facts
 from thirdshift.flows.report.drawing import NARROW
 from thirdshift.flows.report.figures import plots
 from thirdshift.flows.report.page import page_of, rendered, write_report
@@ -88,7 +88,7 @@ def warehouse(demo_night: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def night(warehouse: Path) -> RunFacts:
-    return night_of(warehouse, "demo")
+    return load_facts(warehouse, "demo")
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +178,7 @@ def test_the_page_can_be_read_without_seeing_it(page: str) -> None:
 def test_a_figure_says_in_words_what_it_shows(night: RunFacts) -> None:
     drawn = plots(night)
     assert list(drawn) == ["bill", "frontier", "spend", "timeline", "estimates"]
-    assert "this run $0." in drawn["bill"].told
+    assert "this run $0." in drawn["bill"].description
     assert drawn["bill"].svg(NARROW) == drawn["bill"].svg(NARROW)
     assert "var(--chosen)" in drawn["bill"].svg(NARROW)
     assert drawn["bill"].png()[:4] == b"\x89PNG"
@@ -251,7 +251,7 @@ def test_a_run_that_was_stopped_says_so_and_what_to_do(copied: Path) -> None:
             status=status,
             outcomes=json.dumps(outcomes),
         )
-        found = night_of(copied, "demo")
+        found = load_facts(copied, "demo")
         assert headline in words.headline(found)
         assert found.exit_code == code
         assert remedy in " ".join(words.next_steps(found))
@@ -274,7 +274,7 @@ def test_a_run_that_has_only_begun_has_a_page(copied: Path) -> None:
         *(f"delete from {table}" for table in tables),
         "update runs set status = 'running', finished_at = null",
     )
-    page = page_of(night_of(copied, "demo"))
+    page = page_of(load_facts(copied, "demo"))
     assert page.headline == "Not finished"
     assert "Not finished" in rendered(page)
 
@@ -326,4 +326,4 @@ def test_a_share_of_an_endpoints_mean_is_called_one() -> None:
 
 def test_an_unknown_run_is_told_with_those_there_are(warehouse: Path) -> None:
     with pytest.raises(UnknownRun, match="the newest are demo"):
-        night_of(warehouse, "nights")
+        load_facts(warehouse, "nights")

@@ -1,1 +1,1 @@
-"""What leaves the warehouse and comes into it: publications, labels, invoices, erasure."""
+"""What leaves the warehouse and what is read into it: publications, labels, invoices, erasure."""

@@ -1,4 +1,4 @@
-"""A provider's usage export as a table: OpenAI's, Anthropic's, or any CSV whose columns have plain names.
+"""Read a provider's usage export as a table: OpenAI's, Anthropic's, or any CSV whose columns have plain names.
 
 Known headers (2026-11): Anthropic's console exports `usage_date_utc, model_version, usage_input_tokens_no_cache, …`;
 OpenAI's usage export has the fields of its usage API (`start_time, model, input_tokens, num_model_requests, …`), its
@@ -17,8 +17,8 @@ from typing import Any
 import pyarrow as pa
 
 from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.journal.parts import USD
 
-USD = pa.decimal128(18, 9)
 INVOICE = pa.schema(
     [
         ("day", pa.date32()),
@@ -57,7 +57,10 @@ ADDED_TO_INPUT = (
 
 
 def read_invoice(path: Path) -> pa.Table:
-    """INVOICE rows. InputError: no such file, no column for what a comparison needs, or a cell that is no number."""
+    """Read a usage export as INVOICE rows; amounts in US dollars, days in UTC.
+
+    Raises InputError: no such file, no column for what a comparison needs, or a cell that is no number.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -71,7 +74,7 @@ def read_invoice(path: Path) -> pa.Table:
 
 
 def _places(path: Path, header: list[str]) -> dict[str, str]:
-    """Our column → theirs."""
+    """Return which of the file's columns holds each of ours."""
     known = {name.lower().replace(" ", "_"): name for name in header}
     places = {
         ours: known[next(n for n in theirs if n in known)]

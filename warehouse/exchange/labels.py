@@ -1,4 +1,4 @@
-"""Answers for people to score, as a file they can open, and that file with their scores read back."""
+"""Write answers for people to score as a file that they can open, and read that file back with their scores."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class LabelsError(StoreError):
 
 
 def write_labels(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """`rows` with COLUMNS, as CSV or Parquet by the name's end; whole or absent, readable by its owner alone.
+    """Write `rows` with COLUMNS as CSV or Parquet, by the name's end; whole or absent, readable by its owner alone.
 
-    In CSV nothing is a formula to a spreadsheet or a code to a terminal. Raises LabelsError.
+    In CSV nothing is a formula to a spreadsheet or a code to a terminal. Raises LabelsError: another ending, a file that
+    is there already, or one that cannot be written.
     """
     if path.suffix not in (".csv", ".parquet"):
         raise LabelsError(f"{path}: name a file that ends with .csv or .parquet")
@@ -61,15 +62,15 @@ def _as_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def harmless(value: Any) -> str:
-    """A cell's text: an apostrophe before what would be a formula, control characters made visible."""
-    text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", "" if value is None else str(value))
+    """Return a cell's text: an apostrophe before what would be a formula, control characters made visible."""
+    text = _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", "" if value is None else str(value))
     return f"'{text}" if FORMULA.match(text) else text
 
 
 def read_labels(path: Path) -> list[dict[str, Any]]:
-    """Rows with `line` (in the file), `request_id`, `score` (None: not filled in) and `run_id` (None: no such column).
+    """Read rows with `line` (in the file), `request_id`, `score` (None: not filled in), `run_id` (None: no such column).
 
-    Raises LabelsError listing every score that is none.
+    Raises LabelsError: the file cannot be read, lacks a column, or has scores that are not from 0 to 1 (all are listed).
     """
     try:
         rows = list(_csv_rows(path) if path.suffix == ".csv" else _parquet_rows(path))
@@ -103,7 +104,7 @@ def read_labels(path: Path) -> list[dict[str, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """With commas, or semicolons where a spreadsheet's language has them."""
+    """Read CSV with commas, or with semicolons where a spreadsheet's language has them."""
     text = path.read_text(encoding="utf-8-sig")
     head = text.partition("\n")[0]
     return csv.DictReader(
@@ -116,7 +117,7 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _score(value: Any) -> float | None:
-    """A cell as people fill it in: `0.5`, `0,5`, `1`, nothing. ValueError where it is no score."""
+    """Read a score as people fill it in: `0.5`, `0,5`, `1`, or nothing. Raises ValueError where it is no score."""
     text = "" if value is None else str(value).strip().replace(",", ".")
     if not text or text == "nan":
         return None

@@ -1,4 +1,4 @@
-"""A run's results as Parquet for others: `job=…/run_id=…/part-*.parquet` under `output.path`, `manifest.json` last.
+"""Write a run's results as Parquet for others: `job=…/run_id=…/part-*.parquet` under `output.path`, `manifest.json` last.
 
 The rows are first exported beside the run, so that the warehouse is not held while an object store takes its time.
 Published files are for others to read: their modes are those of the user's umask.
@@ -54,6 +54,8 @@ SQL_TYPES = {"string": "varchar", "integer": "bigint", "number": "double", "bool
 
 @dataclass(frozen=True, slots=True)
 class Published:
+    """Where a run's results were published."""
+
     path: str
     """The folder with the parts and the manifest."""
     rows: int
@@ -63,22 +65,23 @@ class Published:
 def publish(
     warehouse: Path, run_id: str, destination: str, base: Path, *, say: locks.Say | None = None
 ) -> Published:
-    """Write a run's results under `destination` (a folder, relative to `base`, or a URI); what an earlier try left
-    there is replaced. Raises PublishError; the results are in the warehouse in any case.
+    """Write a run's results under `destination` (a folder, relative to `base`, or a URI), replacing an earlier try's.
+
+    Raises PublishError: no such run, or the destination cannot be written; the results are in the warehouse in any case.
     """
-    own = run_folder(warehouse, run_id)
-    check_marked(own)
-    place = own / "publish"
+    run_files = run_folder(warehouse, run_id)
+    check_marked(run_files)
+    place = run_files / "publish"
     shutil.rmtree(place, ignore_errors=True)
     target = _root(destination, base)
     try:
-        with Warehouse.open(warehouse, say=say) as w:
-            run = runs.get(w, run_id)
+        with Warehouse.open(warehouse, say=say) as store:
+            run = runs.get(store, run_id)
             if run is None:
                 raise PublishError(f"there is no run {run_id} in {warehouse}")
             folder = private_dir(place)
-            rows = _export(w, run_id, folder)
-            claims = w.query(CERTIFICATES, run_id=run_id).to_pylist()
+            rows = _export(store, run_id, folder)
+            claims = store.query(CERTIFICATES, run_id=run_id).to_pylist()
         named = f"job={quote(run['job'] or '', safe='')}", f"run_id={quote(run_id, safe='')}"
         target = _join(target, *named)
         facts = {"job": run["job"], "run_id": run_id, "rows": rows, "certificates": claims}
@@ -97,9 +100,9 @@ def publish(
 # --- export ----------------------------------------------------------------------------------------------------------
 
 
-def _export(w: Warehouse, run_id: str, folder: Path) -> int:
-    """Local parts of the run's results in the order of the input; how many rows."""
-    columns = _properties(w, run_id)
+def _export(warehouse: Warehouse, run_id: str, folder: Path) -> int:
+    """Write the run's results as local parts, in the order of the input; return how many rows."""
+    columns = _properties(warehouse, run_id)
     typed = "".join(f", {expression} as {name(column)}" for column, expression in columns.items())
     query = f"""
         select {", ".join(f"a.{c}" for c in LEADING)}{typed}, {", ".join(f"a.{c}" for c in TRAILING)}
@@ -107,29 +110,29 @@ def _export(w: Warehouse, run_id: str, folder: Path) -> int:
               from results where run_id = $run_id) a
         left join requests q using (run_id, request_id) order by q.row"""
     rows = 0
-    for number, table in enumerate(_pieces(w.stream(query, BATCH_ROWS, run_id=run_id))):
+    for number, table in enumerate(_pieces(warehouse.stream(query, BATCH_ROWS, run_id=run_id))):
         pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
         rows += table.num_rows
     return rows
 
 
 def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    held: list[pa.RecordBatch] = []
+    pending: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
-        held.append(batch)
+        pending.append(batch)
         count += batch.num_rows
         if count >= PART_ROWS:
-            yield pa.Table.from_batches(held)
-            held, count = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
+            yield pa.Table.from_batches(pending)
+            pending, count = [], 0
+    if pending:
+        yield pa.Table.from_batches(pending)
 
 
-def _properties(w: Warehouse, run_id: str) -> dict[str, str]:
-    """Column → expression, for the properties of all response schemas of the run."""
+def _properties(warehouse: Warehouse, run_id: str) -> dict[str, str]:
+    """Return the column and the SQL expression for each property of the run's response schemas."""
     types: dict[str, str] = {}
-    for schema in requests.response_schemas(w, run_id):
+    for schema in requests.response_schemas(warehouse, run_id):
         for key, sql_type in _typed(schema).items():
             types[key] = sql_type if types.get(key, sql_type) == sql_type else "json"
     taken = {*LEADING, *TRAILING, "job", "run_id"}

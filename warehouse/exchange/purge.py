@@ -78,6 +78,8 @@ ERASE = (
 
 @dataclass(frozen=True, slots=True)
 class Purged:
+    """What a purge erased, and what still holds text."""
+
     runs: tuple[str, ...]
     requests: int
     """A request counts in each run that has it."""
@@ -102,9 +104,9 @@ def purge(
     """
     if not path.exists():
         raise StoreError(f"{path}: there is no warehouse")
-    wanted = pa.table({"request_id": pa.array(sorted(request_ids), pa.string())})
-    with Warehouse.open(path, say=say) as w:
-        targets = w.query(TARGETS, tables={"wanted": wanted}, before=before)
+    request_table = pa.table({"request_id": pa.array(sorted(request_ids), pa.string())})
+    with Warehouse.open(path, say=say) as warehouse:
+        targets = warehouse.query(TARGETS, tables={"wanted": request_table}, before=before)
         for run_id in sorted(set(targets["run_id"].to_pylist())):
             if run_id in alive:
                 raise StoreError(f"run {run_id} is being worked on; stop it, then purge again")
@@ -115,8 +117,8 @@ def purge_outlived(
     path: Path, job: str, before: datetime, *, alive: Collection[str], say: locks.Say | None = None
 ) -> Purged:
     """Erase the text of all runs of `job` that started before an instant, but for those in `alive`."""
-    with Warehouse.open(path, say=say) as w:
-        targets = w.query(OUTLIVED, job=job, before=before, alive=list(alive))
+    with Warehouse.open(path, say=say) as warehouse:
+        targets = warehouse.query(OUTLIVED, job=job, before=before, alive=list(alive))
     return _purge(path, targets, say)
 
 
@@ -126,7 +128,7 @@ def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
     if runs:
         private_dir(mark.parent)
         mark.touch(mode=0o600)
-    with Warehouse.open(path, say=say) as w:
+    with Warehouse.open(path, say=say) as warehouse:
         folders = {run_id: folder_to_change(path, run_id) for run_id in runs}
         files = sum(
             _erase_files(folder, _ids(targets, run_id))
@@ -134,7 +136,7 @@ def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
             if folder is not None
         )
         for statement in ERASE:
-            w.execute(statement, tables={"targets": targets})
+            warehouse.execute(statement, tables={"targets": targets})
     for unfinished in path.parent.glob(f"{path.name}.v*.backup.tmp"):
         unfinished.unlink()
     if mark.exists():  # also what a purge before this one left in freed blocks
@@ -164,8 +166,8 @@ def clear_leftovers(folder: Path) -> None:
     """Finish or remove what killed processes left half done in a run's folder: all of it can hold text."""
     settle(folder)
     for pattern in LEFTOVERS:
-        for left in folder.glob(pattern):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for leftover in folder.glob(pattern):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 def _erase_server_errors(folder: Path, ids: set[str]) -> int:
@@ -174,10 +176,10 @@ def _erase_server_errors(folder: Path, ids: set[str]) -> int:
     if not path.exists():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _request_of(line) not in {*ids, None}]
-    if kept == lines:
+    other_lines = [line for line in lines if _request_of(line) not in {*ids, None}]
+    if other_lines == lines:
         return 0
-    write_whole(path, b"".join(kept))
+    write_whole(path, b"".join(other_lines))
     return 1
 
 
@@ -301,8 +303,8 @@ def _database(con: duckdb.DuckDBPyConnection) -> str:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
 
 
 def _replaced(new: Path, old: Path, before: tuple[int, int]) -> bool:

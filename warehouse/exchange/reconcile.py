@@ -1,4 +1,4 @@
-"""The ledger against a provider's invoice: what agrees, what only one side has, what differs, and by how much at most.
+"""Compare the ledger with a provider's invoice: what agrees, what only one side has, what differs, and by how much.
 
 Pure: tables in, findings out. Compared are requests where the invoice names them (`provider_ref`), otherwise a model's
 day (UTC). Unsettled attempts are ours at most: an invoice above what is settled, but within settled
@@ -36,6 +36,8 @@ DATED = re.compile(r"^[-@:]?(\d{4}-?\d{2}-?\d{2}|\d{4,8}|latest|preview)")
 
 
 class Discrepancy(StrEnum):
+    """How the ledger and an invoice compare in one line."""
+
     MATCHED = "matched"
     OURS_ONLY = "ours only"
     THEIRS_ONLY = "theirs only"
@@ -44,13 +46,15 @@ class Discrepancy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReconciliationLine:
+    """A request, or a model's day (UTC), on both sides."""
+
     finding: Discrepancy
     day: date | None
     model: str | None
     ref: str | None
     settled_usd: Decimal
     unsettled_usd: Decimal
-    """At most."""
+    """What unsettled attempts can have cost at most."""
     theirs_usd: Decimal | None
     """None: the invoice states tokens only."""
     note: str
@@ -58,27 +62,33 @@ class ReconciliationLine:
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
+    """All lines compared, with their sums in US dollars."""
+
     lines: tuple[ReconciliationLine, ...]
 
     def count(self, finding: Discrepancy) -> int:
+        """Return how many lines have this finding."""
         return sum(line.finding is finding for line in self.lines)
 
     @property
     def settled_usd(self) -> Decimal:
+        """What the ledger says is settled."""
         return sum((line.settled_usd for line in self.lines), Decimal(0))
 
     @property
     def unsettled_usd(self) -> Decimal:
+        """What unsettled attempts can have cost at most."""
         return sum((line.unsettled_usd for line in self.lines), Decimal(0))
 
     @property
     def theirs_usd(self) -> Decimal:
+        """What the invoice bills."""
         return sum((line.theirs_usd or Decimal(0) for line in self.lines), Decimal(0))
 
 
 @dataclass(slots=True)
 class _Side:
-    """Sums of one key on one side."""
+    """Cost and tokens of one key, summed on one side."""
 
     usd: Decimal | None = None
     unsettled_usd: Decimal = Decimal(0)
@@ -138,15 +148,15 @@ def _our_key(row: dict[str, Any], names: dict[str, str], *, by_ref: bool) -> Key
 
 def model_names(ours: list[dict[str, Any]], theirs: set[str]) -> dict[str, str]:
     """Our model's name → the invoice's for the same, or our own where it has none."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for row in ours:
         name = row["model_reported"] or row["model"]
-        if name not in found:
+        if name not in names:
             wires = [n.rpartition("/")[2] for n in (name, row["model"])]
-            found[name] = next(
+            names[name] = next(
                 (t for wire in wires for t in sorted(theirs) if _same_model(wire, t)), wires[0]
             )
-    return found
+    return names
 
 
 def _same_model(ours: str, theirs: str) -> bool:
@@ -159,9 +169,9 @@ def _same_model(ours: str, theirs: str) -> bool:
 
 def _line(key: Key, ours: _Side | None, theirs: _Side | None, tolerance: Decimal) -> ReconciliationLine:
     finding, note = _judge(ours, theirs, tolerance)
-    mine = ours or _Side()
+    our_side = ours or _Side()
     billed = None if theirs is None else theirs.usd
-    return ReconciliationLine(finding, *key, mine.usd or Decimal(0), mine.unsettled_usd, billed, note)
+    return ReconciliationLine(finding, *key, our_side.usd or Decimal(0), our_side.unsettled_usd, billed, note)
 
 
 def _judge(ours: _Side | None, theirs: _Side | None, tolerance: Decimal) -> tuple[Discrepancy, str]:

@@ -1,1 +1,1 @@
-"""Input as people have it, read, checked and frozen."""
+"""A job's input: read as people have it, checked row by row, and frozen."""

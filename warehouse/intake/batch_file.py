@@ -1,6 +1,4 @@
-"""OpenAI batch files (JSONL, `custom_id` and `body`) as rows. `body.model` is ignored: which model answers
-is our business.
-"""
+"""Read OpenAI batch files (JSONL, `custom_id` and `body`) as rows. `body.model` is ignored: the plan chooses the model."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ SAMPLING = frozenset(
         "verbosity",
     }
 )
-"""Sent as they are."""
+"""Keys of a body that are sent as they are."""
 
 IGNORED = frozenset({"model", "stream", "stream_options", "store", "metadata"})
 """They change neither the answer nor its price (`metadata` is carried to the results)."""
@@ -49,7 +47,10 @@ READ = frozenset(
 
 
 def read(files: Files, spec: RequestSpec) -> Iterator[pa.RecordBatch]:
-    """RAW batches, one row per line that is not blank."""
+    """Yield RAW batches, one row per line that is not blank; a row's mistake is in its column `flaw`.
+
+    Raises InputError: a file cannot be read, or the job names columns, which a batch file has not.
+    """
     if spec.prompt is not None or spec.id or spec.reference is not None or spec.metadata or spec.policy:
         raise InputError(
             "request.id, prompt, reference, metadata and policy name columns; a batch file (JSONL) has none: leave them out"
@@ -166,7 +167,7 @@ def _temperature(body: Mapping[str, Any], spec: RequestSpec) -> float | None:
 
 
 def _response_format(form: Any) -> tuple[Any, Any]:
-    """(the schema it carries, what must be sent as it is)."""
+    """Return the schema that a response_format carries, and what of it must be sent as it is."""
     if form is None or form == {"type": "text"}:
         return None, None
     if not isinstance(form, dict):

@@ -1,4 +1,4 @@
-"""Reading a run's frozen input: columns for decisions, requests for the shard that sends them."""
+"""Read a run's frozen input: columns for decisions, requests for the shard that sends them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REQUEST_COLUMNS = [
 
 
 def batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The named columns of all accepted requests, in the order of `row`, a row group at a time."""
+    """Yield the named columns of all accepted requests, in the order of `row`, a row group at a time."""
     for path in _parts(folder):
         with _open(path) as file:
             for group in range(file.num_row_groups):
@@ -42,7 +42,10 @@ def batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
 
 
 def column(folder: Path, name: str) -> NDArray[Any] | pa.ChunkedArray:
-    """One column of all requests, indexed by row: NumPy for numbers without nulls, Arrow for all else."""
+    """Return one column of all requests, indexed by row: NumPy for numbers without nulls, Arrow for all else.
+
+    Raises InputError: there is no frozen input in `folder`, or it is damaged.
+    """
     tables = [pa.Table.from_batches([batch]) for batch in batches(folder, [name])]
     if not tables:
         raise InputError(f"{folder}: the frozen input holds no row")
@@ -72,15 +75,15 @@ class RowSource:
     def __iter__(self) -> Iterator[Request]:
         index = _Index(self._folder)
         for start in range(0, len(self._rows), WINDOW):
-            wanted = self._rows[start : start + WINDOW]
-            found = index.take(np.unique(wanted))
-            at = np.searchsorted(np.asarray(found["row"]), wanted)
-            for values in found.take(pa.array(at)).to_pylist():
+            window = self._rows[start : start + WINDOW]
+            table = index.take(np.unique(window))
+            at = np.searchsorted(np.asarray(table["row"]), window)
+            for values in table.take(pa.array(at)).to_pylist():
                 yield _request(values)
 
 
 class _Index:
-    """Which row group holds which rows."""
+    """An index of the row group that holds each row."""
 
     def __init__(self, folder: Path) -> None:
         self._groups: list[tuple[Path, int]] = []
@@ -93,7 +96,7 @@ class _Index:
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def take(self, rows: NDArray[np.int64]) -> pa.Table:
-        """The requests of ascending, distinct `rows`."""
+        """Read the requests of ascending, distinct `rows`."""
         if len(rows) and (rows[0] < 0 or rows[-1] >= self._starts[-1]):
             raise IndexError(f"rows {rows[0]} to {rows[-1]} of a frozen input of {self._starts[-1]}")
         groups = np.searchsorted(self._starts, rows, side="right") - 1

@@ -1,8 +1,8 @@
-"""Any input → the run's frozen input: accepted requests in `requests/`, refused rows in `rejects.parquet`, figures in
+"""Freeze any input for a run: accepted requests in `requests/`, refused rows in `rejects.parquet`, figures in
 `frozen.json`.
 
 Two passes. The first reads the source once, renders and checks every row and stages it. Then the ids and hashes alone
-are looked at for repetitions (DuckDB, which can spill). The second pass numbers what stands. What grows with the
+are searched for repetitions (DuckDB, which can spill). The second pass numbers what stands. What grows with the
 input is 17 bytes a row.
 
 Of rows with one id the first that is acceptable stands. Leaders, with `dedupe`: the first of those with one hash.
@@ -57,17 +57,21 @@ REPEATED = [
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
+    """Which input a job has, and how its rows become requests."""
+
     source: str | SqlSource
     base: Path
-    """Relative paths are from here."""
+    """The folder that relative paths are from."""
     request: RequestSpec | None = None
     dedupe: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
+    """Figures of a frozen input."""
+
     rows: int
-    """Accepted."""
+    """How many rows were accepted."""
     rejects: int
     source_rows: int
     fingerprint: str
@@ -76,7 +80,7 @@ class Intake:
 
 
 def freeze(spec: InputSpec, folder: Path) -> Intake:
-    """Read, check and store the input, whole or not at all; if that was done before, say what is there.
+    """Read, check and store the input, whole or not at all; where that was done before, return what is there.
 
     Raises InputError: no such input, unreadable, a column missing, or no row that can be accepted.
     """
@@ -89,7 +93,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
         con = connect(place)
         try:
             rows = _stage(_raw_batches(spec, con), staged)
-            keep, leader_of, repeated = _look_for_repetitions(con, staged, rows, spec.dedupe)
+            keep, leader_of, repeated = _find_repetitions(con, staged, rows, spec.dedupe)
         finally:
             con.close()
         intake = _write(place, _numbered(staged, keep, leader_of, repeated), rows)
@@ -100,7 +104,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
 
 
 def frozen(folder: Path) -> Intake | None:
-    """What was frozen here; None if nothing was, or not to the end."""
+    """Return what was frozen in `folder`; None if nothing was, or not to the end."""
     settle(folder)
     path = folder / "frozen.json"
     if not path.exists():
@@ -112,18 +116,19 @@ def frozen(folder: Path) -> Intake | None:
 def reject(
     folder: Path, rows_with_reasons: Mapping[int, str], leader: NDArray[np.int64] | None = None
 ) -> Intake:
-    """Refuse more rows (row → reason) and number the rest anew. Only before anything was sent: `row`
-    changes its meaning. `leader`: who leads each row instead of who did.
+    """Refuse more rows (row → reason) and number the rest anew; only before anything was sent: `row` changes its meaning.
+
+    `leader` gives the leader of each row in place of the one frozen. Raises InputError: nothing is frozen in `folder`.
     """
     known = frozen(folder)
     if known is None:
         raise InputError(f"{folder}: there is no frozen input")
     if not rows_with_reasons and leader is None:
         return known
-    kept = np.ones(known.rows, dtype=np.bool_)
-    kept[np.fromiter(rows_with_reasons, np.int64, len(rows_with_reasons))] = False
+    stays = np.ones(known.rows, dtype=np.bool_)
+    stays[np.fromiter(rows_with_reasons, np.int64, len(rows_with_reasons))] = False
     with building(folder) as place:
-        source = _renumbered(folder, kept, _new_leaders(folder, kept, leader), rows_with_reasons)
+        source = _renumbered(folder, stays, _new_leaders(folder, stays, leader), rows_with_reasons)
         intake = _write(place, source, known.source_rows, before=folder / "rejects.parquet")
         (place / "frozen.json").write_text(json.dumps(asdict(intake)))
     return intake
@@ -177,10 +182,10 @@ FIRST = """
 """Accepted rows that repeat an earlier one, each with the first."""
 
 
-def _look_for_repetitions(
+def _find_repetitions(
     con: duckdb.DuckDBPyConnection, staged: Path, rows: int, dedupe: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
-    """(source row → stands, source row → leader's source row, repeated ids as source rows and firsts)."""
+    """Return, by source row, whether it stands and its leader's source row; and repeated ids as source rows with firsts."""
     name = quoted(str(staged))
     sound = con.execute(f"select source_row from read_parquet({name}) where flaw is null").fetchnumpy()[
         "source_row"
@@ -243,36 +248,38 @@ def _refused(table: pa.Table, mask: NDArray[np.bool_], repeated: Mapping[str, ND
 
 
 def _new_leaders(
-    folder: Path, kept: NDArray[np.bool_], leader: NDArray[np.int64] | None
+    folder: Path, stays: NDArray[np.bool_], leader: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
-    """Old row → the old row that now leads it: the first of its group that is kept."""
+    """Return, for each old row, the old row that leads it now: the first of its group that stays."""
     leader = np.asarray(column(folder, "leader")) if leader is None else leader
     first = np.full(len(leader), len(leader), dtype=np.int64)
-    rows = np.flatnonzero(kept)
+    rows = np.flatnonzero(stays)
     np.minimum.at(first, leader[rows], rows)
-    found: NDArray[np.int64] = first[leader]
-    return found
+    new_leaders: NDArray[np.int64] = first[leader]
+    return new_leaders
 
 
 def _renumbered(
-    folder: Path, kept: NDArray[np.bool_], leaders: NDArray[np.int64], reasons: Mapping[int, str]
+    folder: Path, stays: NDArray[np.bool_], leaders: NDArray[np.int64], reasons: Mapping[int, str]
 ) -> Iterator[Numbered]:
-    row_of = np.cumsum(kept, dtype=np.int64) - 1
+    row_of = np.cumsum(stays, dtype=np.int64) - 1
     for batch in batches(folder, FROZEN.names):
         table = pa.Table.from_batches([batch])
         old = np.asarray(table["row"])
-        mask = kept[old]
-        stays = table.filter(pa.array(mask))
+        mask = stays[old]
+        accepted = table.filter(pa.array(mask))
         old_kept = old[mask]
-        stays = stays.set_column(0, "row", pa.array(row_of[old_kept]))
-        stays = stays.set_column(stays.num_columns - 1, "leader", pa.array(row_of[leaders[old_kept]]))
-        goes = table.filter(pa.array(~mask)).select(["request_id", "source_row"])
-        why = pa.array([reasons[int(row)] for row in old[~mask]], pa.string())
-        yield stays, goes.append_column("reason", why)
+        accepted = accepted.set_column(0, "row", pa.array(row_of[old_kept]))
+        accepted = accepted.set_column(
+            accepted.num_columns - 1, "leader", pa.array(row_of[leaders[old_kept]])
+        )
+        refused = table.filter(pa.array(~mask)).select(["request_id", "source_row"])
+        reason = pa.array([reasons[int(row)] for row in old[~mask]], pa.string())
+        yield accepted, refused.append_column("reason", reason)
 
 
 def _write(place: Path, numbered: Iterable[Numbered], source_rows: int, before: Path | None = None) -> Intake:
-    """Write both kinds of rows; `before` holds rejects that come first."""
+    """Write accepted and refused rows; `before` is a file of rejects that come first."""
     digest = blake2b(digest_size=16)
     tasks: Counter[str] = Counter()
     refused = [] if before is None else [pq.read_table(before)]
@@ -302,10 +309,10 @@ class _Parts:
         self._held.append(table)
         self._held_rows += table.num_rows
         if self._held_rows >= GROUP_ROWS:
-            held = pa.concat_tables(self._held)
-            whole = held.num_rows - held.num_rows % GROUP_ROWS
-            self._put(held.slice(0, whole))
-            self._held, self._held_rows = [held.slice(whole)], held.num_rows - whole
+            pending = pa.concat_tables(self._held)
+            whole = pending.num_rows - pending.num_rows % GROUP_ROWS
+            self._put(pending.slice(0, whole))
+            self._held, self._held_rows = [pending.slice(whole)], pending.num_rows - whole
 
     def close(self) -> None:
         if self._held_rows or self._writer is None:

@@ -1,4 +1,4 @@
-"""What one request says, checked, written in one canonical way and hashed.
+"""Check what one request says, write it in one canonical way, and hash it.
 
 Two inputs that mean the same request get the same text and so the same hash: a prompt, the same prompt as
 messages, and the same messages with other white space.
@@ -55,7 +55,7 @@ class FlawError(ValueError):
 
 
 def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
-    """RAW → RENDERED. A row with a flaw keeps its id and its flaw, and no text."""
+    """Turn a RAW batch into a RENDERED one. A row with a flaw keeps its id and its flaw, and no text."""
     texts: list[str | None] = []
     hashes: list[str | None] = []
     sizes: list[int | None] = []
@@ -182,9 +182,7 @@ def _without_nulls(message: JSON) -> JSON:
 
 
 def _check(message: JSON, at: int) -> int:
-    """Raise FlawError if this is no chat message; otherwise the bytes to count for its images and the
-    like.
-    """
+    """Return the bytes to count for a chat message's images and the like. Raises FlawError if it is no chat message."""
     if not isinstance(message, dict):
         raise FlawError(f"message {at} is no object with role and content")
     role = message.get("role")
@@ -226,7 +224,7 @@ def _tools(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def schema_problem(text: str) -> str | None:
-    """What is wrong with a response_schema; None if it is a JSON object."""
+    """Return what is wrong with a response_schema; None if it is a JSON object."""
     try:
         parsed = _parse(text, "response_schema")
     except FlawError as error:
@@ -260,5 +258,5 @@ def _refuse(constant: str) -> JSON:
 
 
 def dumps(value: JSON) -> str:
-    """JSON in the one way that is hashed: no spaces, no escapes beyond what JSON needs."""
+    """Write JSON in the one way that is hashed: no spaces, no escapes beyond what JSON needs."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""A first look at any input, before there is a job for it: its columns, its first rows, which columns name a row."""
+"""Sample any input before there is a job for it: its columns, its first rows, which columns name a row."""
 
 from __future__ import annotations
 
@@ -37,8 +37,10 @@ READERS = {
 
 @dataclass(frozen=True, slots=True)
 class InputSample:
+    """An input's columns, its number of rows, and its first rows."""
+
     source: str
-    """As it was named."""
+    """The input as it was named."""
     by_query: bool
     """Whether a job reads it by a query (`input: {sql: …}`)."""
     batch_file: bool
@@ -52,9 +54,9 @@ class InputSample:
 
 
 def sample(source: str, base: Path) -> InputSample:
-    """Look at `source`; relative paths are from `base`. Raises InputError: no such input, or unreadable."""
+    """Sample `source`; relative paths are from `base`. Raises InputError: no such input, or it is unreadable."""
     ending = Path(source.removesuffix(".gz")).suffix.lower()
-    with tempfile.TemporaryDirectory(prefix="thirdshift-look-") as folder:
+    with tempfile.TemporaryDirectory(prefix="thirdshift-sample-") as folder:
         con = connect(Path(folder))
         try:
             if ending in READERS:
@@ -62,7 +64,7 @@ def sample(source: str, base: Path) -> InputSample:
             files = find(source, base)
             if files.jsonl:
                 raise InputError(f"input {source}: name one .jsonl file to look at")
-            return _looked(scan_parquet(con, files), source)
+            return _sampled(scan_parquet(con, files), source)
         except duckdb.Error as error:
             raise InputError(f"input {source}: {first_line(error)}") from error
         finally:
@@ -73,11 +75,11 @@ def _by_query(con: duckdb.DuckDBPyConnection, source: str, base: Path, reader: s
     if reader == "read_json" and _is_batch_file(find(source, base)):
         con.execute("set preserve_insertion_order = true")
         scan = scan_sql(con, SqlSource(f"select * from read_json({quoted(source)})"), base)
-        found = _looked(scan, source)
-        return InputSample(source, False, True, found.rows, {}, found.first)
+        seen = _sampled(scan, source)
+        return InputSample(source, False, True, seen.rows, {}, seen.first)
     scan = scan_sql(con, SqlSource(f"select * from {reader}({quoted(source)})"), base)
-    found = _looked(scan, source)
-    return InputSample(source, True, False, found.rows, found.columns, found.first, found.distinct)
+    seen = _sampled(scan, source)
+    return InputSample(source, True, False, seen.rows, seen.columns, seen.first, seen.distinct)
 
 
 def _is_batch_file(files: Files) -> bool:
@@ -89,18 +91,18 @@ def _is_batch_file(files: Files) -> bool:
     return isinstance(line, dict) and "custom_id" in line and "body" in line
 
 
-def _looked(scan: Scan, source: str) -> InputSample:
+def _sampled(scan: Scan, source: str) -> InputSample:
     con = scan.con
     first = con.execute(f"select * from {scan.relation} limit {SAMPLE_ROWS}").to_arrow_table()
     short = [column for column, kind in scan.columns.items() if _names_rows(kind)]
     counts = ", ".join(["count(*)", *(f"count(distinct {name(column)})" for column in short)])
-    found = con.execute(f"select {counts} from {scan.relation}").fetchone()
-    rows, *distinct = found or (0,)
+    counted = con.execute(f"select {counts} from {scan.relation}").fetchone()
+    rows, *distinct = counted or (0,)
     return InputSample(
         source, False, False, rows, scan.columns, first, dict(zip(short, distinct, strict=True))
     )
 
 
 def _names_rows(kind: str) -> bool:
-    """Whether a column of this type can name or group rows."""
+    """Return whether a column of this type can name or group rows."""
     return kind in ("VARCHAR", "UUID", "BOOLEAN", "DATE") or "INT" in kind or kind.startswith("ENUM")

@@ -42,6 +42,8 @@ class SqlSource:
 
 @dataclass(frozen=True, slots=True)
 class Files:
+    """The files of an input, of one kind, in the order of their names."""
+
     paths: tuple[str, ...]
     """Local paths or URIs, sorted."""
     jsonl: bool

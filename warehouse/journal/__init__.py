@@ -1,1 +1,1 @@
-"""What has happened, appended; sealed into Parquet parts."""
+"""The journal of what has happened: appended line by line, sealed into Parquet parts."""

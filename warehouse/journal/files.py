@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and their owner's alone.
+"""Write files that are whole or absent, and their owner's alone.
 
 What is built lies in `.building` beside its place until it is complete and on disk; a marker then says so,
 and moving it into place can be finished by whoever comes next. Before the marker, nothing has happened;
@@ -18,7 +18,7 @@ COMPLETE = ".complete"
 
 
 def private_dir(path: Path) -> Path:
-    """The directory, made where missing, with mode 0700."""
+    """Return the directory, made where missing, with mode 0700."""
     if not path.is_dir():
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         path.chmod(0o700)
@@ -36,9 +36,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """A place to build what shall replace files of the same names in `folder`; it does when the block ends
-    well.
-    """
+    """Give a place to build files in; they replace those of the same names in `folder` when the block ends well."""
     settle(folder)
     place = private_dir(folder / BUILDING)
     try:
@@ -55,7 +53,7 @@ def building(folder: Path) -> Iterator[Path]:
 
 
 def settle(folder: Path) -> None:
-    """Finish what was complete and remove what was not."""
+    """Move into place what was built completely, and remove what was not."""
     place = folder / BUILDING
     if not place.is_dir():
         return
@@ -74,7 +72,7 @@ def _replace(new: Path, old: Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """A small file, written beside, synced and renamed; mode 0600."""
+    """Write a small file beside its place, sync it and rename it; mode 0600."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:

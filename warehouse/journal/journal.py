@@ -1,4 +1,4 @@
-"""The journal: what was sent and what became of it, a line each, so that kill -9 loses nothing that was told.
+"""The journal: what was sent and what became of it, a line each, so that kill -9 loses nothing that was acknowledged.
 
 One file per shard, `journal/<shard_id>.jsonl`; what belongs to no shard goes to `overhead.jsonl`. A line is
 written by one `write` to a file opened for appending: the kernel has it when the call returns, whatever
@@ -158,14 +158,13 @@ class FileJournal:
 
 
 def recover(folder: Path, adopt: Collection[str] = ()) -> list[str]:
-    """Seal the journals a dead process left, but those of the shards in `adopt`, whose work goes on
-    elsewhere (batches).
+    """Seal the journals that a dead process left, except those of the shards in `adopt` (batches that go on elsewhere).
 
     Returns the shards sealed. One that is corrupt is left as it is and named in a JournalError, after all
     others are sealed.
     """
-    for left in (folder / "parts").glob(".*.tmp"):
-        left.unlink()
+    for leftover in (folder / "parts").glob(".*.tmp"):
+        leftover.unlink()
     sealed: list[str] = []
     bad: list[JournalError] = []
     for path in _journals(folder):
@@ -181,20 +180,20 @@ def recover(folder: Path, adopt: Collection[str] = ()) -> list[str]:
 
 
 def pending(folder: Path, shard_id: str) -> list[Intent]:
-    """The attempts of a shard that have no outcome yet, for whoever adopts it."""
+    """Return the attempts of a shard that have no outcome yet."""
     path = folder / "journal" / f"{shard_id}.jsonl"
     return list(_read(path).pending.values()) if path.exists() else []
 
 
 def attempts(folder: Path, shard_id: str) -> list[tuple[Intent, Outcome | None]]:
-    """All attempts in a shard's open journal, each with what became of it."""
+    """Return all attempts in a shard's open journal, each with its outcome; None where there is none yet."""
     path = folder / "journal" / f"{shard_id}.jsonl"
     contents = _read(path) if path.exists() else _Contents()
     return [(intent, contents.outcomes.get(entry)) for entry, intent in contents.intents.items()]
 
 
 def open_journals(folder: Path) -> list[str]:
-    """The shards whose journals are not sealed."""
+    """Return the ids of the shards whose journals are not sealed."""
     return [path.stem for path in _journals(folder)]
 
 
@@ -222,7 +221,7 @@ def _seal(folder: Path, shard_id: str) -> Path | None:
 
 
 def _already(folder: Path, shard_id: str, entries: Collection[str]) -> Path | None:
-    """The part that a process wrote before it died on its way to removing the journal."""
+    """Return the part that a process wrote before it died without removing the journal; None where there is none."""
     for part in parts.of_shard(folder, shard_id):
         if set(entries) <= set(parts.read(part, ["entry_id"])["entry_id"].to_pylist()):
             return part
@@ -241,7 +240,7 @@ class _Contents:
 
 
 def _read(path: Path) -> _Contents:
-    """All records. A last line without its end was never acknowledged, and is left out."""
+    """Read all records. A last line without its end was never acknowledged, and is left out."""
     contents = _Contents()
     try:
         with path.open("rb") as file:
@@ -281,7 +280,7 @@ def _write(handle: int, data: bytes) -> None:
 
 
 def _cut_torn_line(path: Path) -> None:
-    """Before more is appended to a dead process's journal: its torn last line was never acknowledged."""
+    """Cut off a dead process's torn last line, which was never acknowledged, before more is appended."""
     if not path.exists():
         return
     data = path.read_bytes()

@@ -1,4 +1,4 @@
-"""A part: a shard's sealed journal as Parquet, one row per ledger entry, whole or absent.
+"""Parts: a shard's sealed journal as Parquet, one row per ledger entry, whole or absent.
 
 The columns up to `reasoning_tokens` are the entry's; from `reply` on they are what came back: `answer`,
 `failure`, or null where nothing did. Parts stay in the run's folder until the run is purged: they are
@@ -70,7 +70,7 @@ SINCE = ("logprobs", "service_tier", "note")
 
 
 def entries(pairs: Iterable[tuple[Intent, Outcome | None]]) -> pa.Table:
-    """PART's rows, one per attempt. Without an outcome it is `unsettled`, at the most it can have cost."""
+    """Return PART's rows, one per attempt; one without an outcome is `unsettled`, at the most it can have cost."""
     rows = [_of_intent(intent) + _of_outcome(intent, outcome) for intent, outcome in pairs]
     columns = zip(*rows, strict=True) if rows else ((),) * len(PART)
     named = dict(zip((*_OF_INTENT, *_OF_OUTCOME), columns, strict=True))
@@ -122,12 +122,12 @@ def _fit(usage: Usage | None) -> bool:
 
 
 def write(folder: Path, name: str, table: pa.Table) -> Path:
-    """A part called `name`, or `name-2` and so on where that is taken; on disk when this returns."""
+    """Write a part called `name`, or `name-2` and so on where that is taken; it is on disk when this returns."""
     return put(table, _free(private_dir(folder / "parts"), name))
 
 
 def put(table: pa.Table, path: Path) -> Path:
-    """Write a part whole: beside, synced, renamed; mode 0600."""
+    """Write a part beside its place, sync it and rename it, so that it is whole or absent; mode 0600."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -151,18 +151,18 @@ def _free(parts: Path, name: str) -> Path:
 
 
 def of_run(folder: Path) -> list[Path]:
-    """All parts in a run's folder, by name."""
+    """Return all parts in a run's folder, by name."""
     return sorted((folder / "parts").glob("[!.]*.parquet"))
 
 
 def of_shard(folder: Path, shard_id: str) -> list[Path]:
-    """The parts sealed from this shard's journals."""
+    """Return the parts sealed from this shard's journals."""
     names = (folder / "parts").glob(f"{shard_id}*.parquet")
     return sorted(p for p in names if p.stem == shard_id or p.stem.removeprefix(f"{shard_id}-").isdigit())
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A part. StoreError if it cannot be read or is no part of ours."""
+    """Read a part. Raises StoreError: it cannot be read, or is no part of ours."""
     try:
         table = pq.read_table(path, columns=columns, partitioning=None)
         return table if columns else _whole(table).select(PART.names).cast(PART)

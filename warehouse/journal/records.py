@@ -1,4 +1,4 @@
-"""Intents and outcomes as lines of a journal: JSON, amounts as decimal strings, instants as ISO 8601."""
+"""Write and read intents and outcomes as lines of a journal: JSON, amounts as decimal strings, instants as ISO 8601."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from thirdshift.router.values import (
     Usage,
 )
 
-_MODES = {each.value: each for each in Mode}
-_PURPOSES = {each.value: each for each in Purpose}
-_STATUSES = {each.value: each for each in LedgerStatus}
-_KINDS = {each.value: each for each in FailureKind}
+_MODES = {member.value: member for member in Mode}
+_PURPOSES = {member.value: member for member in Purpose}
+_STATUSES = {member.value: member for member in LedgerStatus}
+_KINDS = {member.value: member for member in FailureKind}
 
 
 def encode(record: Intent | Outcome) -> bytes:
-    """A line, with its end."""
+    """Return a record as a line, with its end."""
     fields = _intent_fields(record) if isinstance(record, Intent) else _outcome_fields(record)
     try:
         return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
@@ -38,7 +38,7 @@ def encode(record: Intent | Outcome) -> bytes:
 
 
 def decode(line: bytes) -> Intent | Outcome:
-    """ValueError if the line is damaged in any way."""
+    """Read a record from a line. Raises ValueError where the line is damaged in any way."""
     try:
         fields = _loads(line)
         return _intent(fields) if fields["kind"] == "sent" else _outcome(fields)
@@ -166,9 +166,7 @@ def _reply(fields: Mapping[str, Any]) -> Answer | Failure | None:
 
 
 def _text(text: str) -> str:
-    """Half a surrogate pair (an answer cut within an emoji) is no text that Parquet could hold; it becomes
-    U+FFFD.
-    """
+    """Replace half a surrogate pair (an answer cut within an emoji), which Parquet cannot hold, by U+FFFD."""
     try:
         text.encode()
     except UnicodeEncodeError:

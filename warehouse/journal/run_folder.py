@@ -14,7 +14,7 @@ MARKER = "pid.lock"
 
 
 def run_folder(warehouse: Path, run_id: str) -> Path:
-    """Where a run keeps its files: `<warehouse file>.d/<run_id>/`. Raises StoreError where the id leads out of there."""
+    """Return where a run keeps its files: `<warehouse file>.d/<run_id>/`. Raises StoreError if the id leads out of it."""
     steps = PurePath(run_id)
     if not steps.parts or steps.is_absolute() or ".." in steps.parts or "\0" in run_id:
         raise StoreError(f"run id {run_id!r} leads out of the folder {warehouse.name}.d; no run can have it")
@@ -22,7 +22,7 @@ def run_folder(warehouse: Path, run_id: str) -> Path:
 
 
 def check_marked(folder: Path) -> None:
-    """Raises StoreError where the folder holds files and no marker: somebody's, not a run's. Absent and empty will do."""
+    """Raise StoreError where the folder holds files and no marker, so that they are no run's; absent and empty will do."""
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if names and MARKER not in names:
         raise StoreError(

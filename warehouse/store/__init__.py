@@ -1,1 +1,1 @@
-"""The DuckDB file: its schema, one module per table, questions."""
+"""The DuckDB file: its schema, a module of functions for each table, read-only queries."""

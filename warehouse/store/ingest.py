@@ -44,7 +44,7 @@ where not exists (
     where t.run_id = $run_id and t.started_at between $first and $last and t.entry_id = i.entry_id)
 """
 """A request's task and tag go with its entries, so that no view needs a join. An entry starts at the same
-instant however often it is told, which spares most of the ledger the look."""
+instant however often it is ingested, so that most of the ledger need not be searched."""
 
 RESPONSES = """
 insert into responses by name
@@ -96,8 +96,8 @@ def _ingest_checked(warehouse: Warehouse, path: Path) -> int:
 
 
 def _ingest(warehouse: Warehouse, path: Path) -> int:
-    held = pq.read_schema(path).names
-    if not {"entry_id", "run_id", "row", "final"} <= set(held):
+    columns = pq.read_schema(path).names
+    if not {"entry_id", "run_id", "row", "final"} <= set(columns):
         parts.read(path)
     warehouse.execute(INCOMING.format(path=quoted(str(path))))
     (ends,) = warehouse.query(ENDS).to_pylist()
@@ -105,15 +105,15 @@ def _ingest(warehouse: Warehouse, path: Path) -> int:
     if ends["run_id"] is None or warehouse.scalar(KNOWN, **key):
         return 0
     rows = {name: ends[name] for name in ("run_id", "least", "most")}
-    new = _insert(warehouse, LEDGER, "ledger", held, ends)
-    _insert(warehouse, RESPONSES, "responses", held, rows)
+    new = _insert(warehouse, LEDGER, "ledger", columns, ends)
+    _insert(warehouse, RESPONSES, "responses", columns, rows)
     warehouse.execute("insert into ingested_parts values ($run_id, $part, now())", **key)
     return new
 
 
 def _insert(
-    warehouse: Warehouse, sql: str, table: str, held: Collection[str], values: Mapping[str, Any]
+    warehouse: Warehouse, sql: str, table: str, present: Collection[str], values: Mapping[str, Any]
 ) -> int:
     """`held`: the columns of the part, which of an earlier version's may be fewer."""
-    columns = ", ".join(f"i.{column}" for column in warehouse.columns(table) if column in held)
+    columns = ", ".join(f"i.{column}" for column in warehouse.columns(table) if column in present)
     return int(warehouse.scalar(sql.format(columns=columns), **values))

@@ -1,4 +1,4 @@
-"""Scores that had to be asked for: the answers to be scored, a judge's replies, and verdicts kept by what was judged."""
+"""The table `judgements`: answers to be scored by a judge, a judge's replies, and verdicts kept by what was judged."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ from judgements where run_id = $run_id
 PROBE = 5
 """Replies without a verdict, and no fewer than verdicts, after which a judge is not asked any more."""
 
-LOOKED = """
+PILOT_ANSWERS = """
 select distinct q.row, r.endpoint
 from responses r join requests q on q.run_id = r.run_id and q.leader = r.row
 where r.run_id = $run_id and r.purpose = 'pilot'
@@ -92,7 +92,7 @@ where r.run_id = $run_id
 order by q.row
 """
 
-ANCHORS = """
+BASELINE_SCORES = """
 select q.row, max(o.score) as score
 from observations o join requests q using (run_id, request_id)
 where o.run_id = $run_id and o.basis <> 'human' and o.endpoint in (select unnest($endpoints))
@@ -130,28 +130,30 @@ def record(warehouse: Warehouse, run_id: str) -> JudgeRecord:
     return JudgeRecord(row["verdicts"], row["vain"], row["reply"])
 
 
-def answers(w: Warehouse, run_id: str, wanted: pa.Table, *, unscored: bool) -> pa.Table:
-    """The newest final replies of `wanted` (row, endpoint) with what a scorer is told of the request.
+def answers(warehouse: Warehouse, run_id: str, pairs: pa.Table, *, unscored: bool) -> pa.Table:
+    """Return the newest final replies of `pairs` (row, endpoint) with what a scorer needs to know of the request.
 
-    `unscored`: only those without a score of ours. Pairs without a reply are left out; a failure's output is null.
+    `unscored` leaves out those that the run's scorer has scored. Pairs without a reply are left out; a failure's output
+    is null. Columns: row, leader, request_id, task, endpoint, model, purpose, output, messages, reference,
+    response_schema, metadata.
     """
-    frozen = frozen_parquet(run_folder(w.path, run_id))
+    frozen = frozen_parquet(run_folder(warehouse.path, run_id))
     sql = ANSWERS.format(frozen=frozen, answers_requests=ANSWERS_REQUESTS)
-    return w.query(sql, {"wanted": wanted}, run_id=run_id, unscored=unscored)
+    return warehouse.query(sql, {"wanted": pairs}, run_id=run_id, unscored=unscored)
 
 
-def replies(w: Warehouse, run_id: str) -> pa.Table:
-    """row, subject (whose answer was judged), output (null: no verdict)."""
-    return w.query(REPLIES, run_id=run_id)
+def replies(warehouse: Warehouse, run_id: str) -> pa.Table:
+    """Return the judge's replies: row, subject (the endpoint whose answer was judged), output (null: no verdict)."""
+    return warehouse.query(REPLIES, run_id=run_id)
 
 
-def known(w: Warehouse, run_id: str, keys: list[str]) -> dict[str, float | None]:
-    """Verdicts of any night by key; None: judged tonight, in vain."""
+def known(warehouse: Warehouse, run_id: str, keys: list[str]) -> dict[str, float | None]:
+    """Return the verdicts of any run by key; None: judged in this run without a verdict."""
     table = pa.table({"key": pa.array(sorted(set(keys)), pa.string())})
-    found = w.query(KNOWN, {"asked": table}, run_id=run_id)
-    return dict(zip(found["key"].to_pylist(), found["score"].to_pylist(), strict=True))
+    verdicts = warehouse.query(KNOWN, {"asked": table}, run_id=run_id)
+    return dict(zip(verdicts["key"].to_pylist(), verdicts["score"].to_pylist(), strict=True))
 
 
-def keep(w: Warehouse, verdicts: pa.Table) -> None:
-    """Append verdicts: key, run_id, request_id, endpoint, judge, score (null: in vain), judged_at."""
-    w.execute("insert into judgements by name select * from verdicts", {"verdicts": verdicts})
+def keep(warehouse: Warehouse, verdicts: pa.Table) -> None:
+    """Append verdicts: key, run_id, request_id, endpoint, judge, score (null: no verdict), judged_at."""
+    warehouse.execute("insert into judgements by name select * from verdicts", {"verdicts": verdicts})

@@ -7,7 +7,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,42 @@ def own_lock(path: Path) -> threading.RLock:
         return _own.setdefault(os.path.realpath(path), threading.RLock())
 
 
+@contextmanager
+def held(path: Path, wait_seconds: float) -> Iterator[None]:
+    """Hold a file's lock among the threads of this process. Raises WarehouseInUse: not free within `wait_seconds`."""
+    lock = own_lock(path)
+    if not lock.acquire(timeout=wait_seconds):
+        raise WarehouseInUse(f"{path} was in use by another thread of this process for {wait_seconds:.0f} s")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def opened_read_only(
+    path: Path, *, wait_seconds: float, say: Say | None, config: Mapping[str, Any] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a warehouse that is there, for reading. Raises StoreError: none there, or in use for too long."""
+    check_exists(path)
+    with held(path, wait_seconds):
+        con = connect(path, read_only=True, config=config, wait_seconds=wait_seconds, say=say)
+        try:
+            yield con
+        finally:
+            con.close()
+
+
+def check_exists(path: Path) -> None:
+    """Raise StoreError where there is no warehouse file: asking does not make one."""
+    if not path.exists():
+        raise StoreError(
+            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse"
+        )
+
+
 def is_lock(error: BaseException) -> bool:
+    """Return whether an error of DuckDB means that the file is in use, so that trying again can help."""
     text = str(error)
     if isinstance(error, duckdb.IOException):
         return "lock" in text
@@ -63,7 +99,7 @@ def connect(
     Who writes waits a second for readers, and then goes on in a copy. Raises WarehouseInUse where the file is still locked
     after `wait_seconds`; StoreError: not to be opened, or no DuckDB file.
     """
-    said: list[str] = []
+    messages: list[str] = []
     begun = time.monotonic()
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
@@ -77,9 +113,9 @@ def connect(
                 "once the file is opened anew"
             )
             return
-        if not said:
-            said.append(f"{path} is in use{_holder(error)}; waiting up to {wait_seconds:.0f} s")
-            (say or _say_on_stderr)(said[0])
+        if not messages:
+            messages.append(f"{path} is in use{_holder(error)}; waiting up to {wait_seconds:.0f} s")
+            (say or _say_on_stderr)(messages[0])
 
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_lock),
@@ -109,10 +145,10 @@ def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.Du
 
 def unwritten(path: Path, error: duckdb.Error) -> str:
     """Why a change to the warehouse failed; all of it is undone."""
-    said = first_line(error)
+    reason = first_line(error)
     if any(word in str(error) for word in FULL):
-        return f"{path}: the disk is full ({said}); free some space in {path.parent}"
-    return f"{path}: {said}"
+        return f"{path}: the disk is full ({reason}); free some space in {path.parent}"
+    return f"{path}: {reason}"
 
 
 def _say_on_stderr(text: str) -> None:
@@ -120,8 +156,8 @@ def _say_on_stderr(text: str) -> None:
 
 
 def _holder(error: BaseException) -> str:
-    found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
-    return f" by process {found[2]} ({os.path.basename(found[1])})" if found else " by another process"
+    match = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    return f" by process {match[2]} ({os.path.basename(match[1])})" if match else " by another process"
 
 
 def _explained(path: Path, error: duckdb.Error, waited: float) -> str:

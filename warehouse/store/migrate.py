@@ -1,4 +1,4 @@
-"""Bringing a warehouse of an earlier version up to this program's, with a copy beside it first."""
+"""Bring a warehouse of an earlier version up to this program's, with a copy beside it first."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from thirdshift.warehouse.store.views import VIEWS
 
 @dataclass(frozen=True, slots=True)
 class Migrated:
+    """What a migration did."""
+
     before: int
     after: int
     backup: Path | None
@@ -34,7 +36,7 @@ def build(con: duckdb.DuckDBPyConnection, version: int = VERSION) -> None:
 
 
 def upgrade(con: duckdb.DuckDBPyConnection, before: int, after: int = VERSION) -> None:
-    """All steps from one version to another; the caller's transaction holds them together."""
+    """Take all steps from one version to another; the caller's transaction holds them together."""
     for version in range(before + 1, after + 1):
         con.execute(MIGRATIONS[version][1])
     con.execute("update meta set schema_version = $version", {"version": after})
@@ -43,7 +45,7 @@ def upgrade(con: duckdb.DuckDBPyConnection, before: int, after: int = VERSION) -
 
 
 def version_of(con: duckdb.DuckDBPyConnection) -> int | None:
-    """The schema version; None if the database is empty. ValueError if it is something else."""
+    """Return the schema version; None if the database is empty. Raises ValueError where its tables are not ours."""
     tables = {name for (name,) in con.execute("select table_name from duckdb_tables()").fetchall()}
     if not tables:
         return None
@@ -77,20 +79,20 @@ def migrate(
 
 
 def _checkpointed(path: Path, wait_seconds: float, say: locks.Say | None) -> int:
-    """The version, after everything in the log is in the file, so that a copy of the file is all of it."""
+    """Return the version, after moving the log into the file, so that a copy of the file is all of it."""
     con = locks.connect(path, wait_seconds=wait_seconds, say=say)
     try:
-        found = version_of(con)
+        version = version_of(con)
         con.execute("checkpoint")
     except ValueError as error:
         raise StoreError(f"{path} is a DuckDB file of something else") from error
     finally:
         con.close()
-    if found is None:
+    if version is None:
         raise StoreError(f"{path} is empty: the next run makes its tables")
-    if found > VERSION:
-        raise StoreError(f"{path} has schema {found}; this thirdshift knows up to {VERSION}: upgrade it")
-    return found
+    if version > VERSION:
+        raise StoreError(f"{path} has schema {version}; this thirdshift knows up to {VERSION}: upgrade it")
+    return version
 
 
 def _copy(path: Path, backup: Path) -> Path:

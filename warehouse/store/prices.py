@@ -11,10 +11,8 @@ import pyarrow as pa
 
 from thirdshift.router.pricing.prices import price_id
 from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.journal.parts import INSTANT
 from thirdshift.warehouse.store.store import Warehouse
-
-USD = pa.decimal128(18, 9)
-INSTANT = pa.timestamp("us", tz="UTC")
 
 
 def save(warehouse: Warehouse, run_id: str, prices: pa.Table, *, choosable: bool = True) -> None:
@@ -28,7 +26,7 @@ def save(warehouse: Warehouse, run_id: str, prices: pa.Table, *, choosable: bool
 
 
 def price_rows(endpoints: Sequence[Endpoint], now: datetime) -> pa.Table:
-    """The base price of every endpoint as it stands at `now`."""
+    """Return a row of `prices` per endpoint: its base price in force at `now`, USD per million tokens or per hour."""
     rows = []
     for endpoint in endpoints:
         schedule = endpoint.price
@@ -54,9 +52,9 @@ def price_rows(endpoints: Sequence[Endpoint], now: datetime) -> pa.Table:
     )
     types |= {"as_of": pa.date32(), "valid_from": INSTANT}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in rows[0]])
-    return pa.Table.from_pylist([{k: _twelve(v) for k, v in row.items()} for row in rows], schema)
+    return pa.Table.from_pylist([{k: twelve_places(v) for k, v in row.items()} for row in rows], schema)
 
 
-def _twelve(value: Any) -> Any:
-    """Unit prices have twelve places."""
+def twelve_places(value: Any) -> Any:
+    """Round a unit price to the twelve places of its column."""
     return value.quantize(Decimal("1e-12")) if isinstance(value, Decimal) else value

@@ -1,4 +1,4 @@
-"""How fast local workers were: a row per night and endpoint, and what the next plan may believe from them."""
+"""The table `rates`: how fast local workers were, a row per run and endpoint, and what the next plan takes from them."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ group by all order by all
 
 
 def save(warehouse: Warehouse, measured: pa.Table) -> None:
-    """Append rows of MEASURED."""
+    """Append rows of MEASURED; speeds in tokens per second."""
     warehouse.execute("insert into rates by name select * from measured", {"measured": measured})
 
 
 def known(warehouse: Warehouse) -> pa.Table:
-    """A row per model, device and hardware: tokens per second of one worker, seconds to start one, `nights`."""
+    """Return a row per model, device and hardware: tokens per second of one worker, seconds to start one, `nights`."""
     return warehouse.query(KNOWN)

@@ -1,6 +1,6 @@
-"""Several questions of our own at one moment: the file is opened read-only once, and values are bound.
+"""Several queries of our own at one moment: the file is opened read-only once, and values are bound.
 
-What people ask goes through `thirdshift.warehouse.store.ask`, which lets nothing but one question in.
+What people ask goes through `thirdshift.warehouse.store.ask`, which lets nothing but one query in.
 """
 
 from __future__ import annotations
@@ -18,42 +18,29 @@ from thirdshift.warehouse.store.migrate import version_of
 from thirdshift.warehouse.store.schema import VERSION
 
 Question = Callable[..., pa.Table]
-"""(sql, **bound) → the answer."""
+"""A function (sql, **bound) → rows."""
 
 
 @contextmanager
 def reading(
     path: Path, *, wait_seconds: float = locks.WAIT_SECONDS, say: locks.Say | None = None
 ) -> Iterator[Question]:
-    """The warehouse for questions that belong together.
+    """Open the warehouse for queries that belong together; gives a function from SQL and bound values to rows.
 
     Raises StoreError: no warehouse there, of another schema version, or locked for longer than `wait_seconds`.
     """
-    if not path.exists():
-        raise StoreError(
-            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse"
-        )
-    own = locks.own_lock(path)
-    if not own.acquire(timeout=wait_seconds):
-        raise StoreError(f"{path} was in use by another thread of this process for {wait_seconds:.0f} s")
-    try:
-        con = locks.connect(path, read_only=True, wait_seconds=wait_seconds, say=say)
-        try:
-            _check(con, path)
-            yield lambda sql, **bound: con.execute(sql, bound).to_arrow_table()
-        finally:
-            con.close()
-    finally:
-        own.release()
+    with locks.opened_read_only(path, wait_seconds=wait_seconds, say=say) as con:
+        _check(con, path)
+        yield lambda sql, **bound: con.execute(sql, bound).to_arrow_table()
 
 
 def _check(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     try:
-        found = version_of(con)
+        version = version_of(con)
     except ValueError:
-        found = None
-    if found is None:
+        version = None
+    if version is None:
         raise StoreError(f"{path} is no warehouse of ours; name another with --warehouse")
-    if found != VERSION:
-        remedy = "upgrade thirdshift" if found > VERSION else f"run: thirdshift migrate --warehouse {path}"
-        raise StoreError(f"{path} has schema {found}, this thirdshift reads {VERSION}: {remedy}")
+    if version != VERSION:
+        remedy = "upgrade thirdshift" if version > VERSION else f"run: thirdshift migrate --warehouse {path}"
+        raise StoreError(f"{path} has schema {version}, this thirdshift reads {VERSION}: {remedy}")

@@ -66,11 +66,11 @@ def tag_expressions(tags: Mapping[str, str], charge_by: Sequence[str]) -> tuple[
     fixed = quoted(", ".join(pairs)) if pairs else "null"
     if not charge_by:
         return fixed, fixed
-    own = [
+    from_metadata = [
         f"{quoted(key + '=')} || coalesce(json_extract_string(metadata, {quoted(pointer(key))}), 'none')"
         for key in charge_by
     ]
-    return fixed, "concat_ws(', ', " + ", ".join([fixed, *own]) + ")"
+    return fixed, "concat_ws(', ', " + ", ".join([fixed, *from_metadata]) + ")"
 
 
 def pointer(key: str) -> str:

@@ -56,7 +56,7 @@ def compose(warehouse: Warehouse, run_id: str, served: pa.Table) -> int:
 
 
 def _served(table: pa.Table) -> pa.Table:
-    """`served` with all its columns, each row once."""
+    """Return `served` with all its columns. Raises StoreError: a column is missing, or a row is named twice."""
     if "row" not in table.column_names or "endpoint" not in table.column_names:
         raise StoreError(f"served needs the columns row and endpoint, not {', '.join(table.column_names)}")
     if "error" not in table.column_names:

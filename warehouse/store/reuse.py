@@ -60,7 +60,7 @@ where r.run_id = $run_id and r.reused_from is not null
 
 
 def answered_before(
-    w: Warehouse,
+    warehouse: Warehouse,
     job: str,
     hashes: pa.Array | pa.ChunkedArray,
     max_age: timedelta | None,
@@ -69,28 +69,28 @@ def answered_before(
     but_run: str | None = None,
     emulated: bool = False,
 ) -> pa.Table:
-    """The best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
+    """Return the best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
 
     `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`).
 
     Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
     model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
     """
-    wanted = pa.table({"request_hash": hashes})
+    hash_table = pa.table({"request_hash": hashes})
     oldest = None if max_age is None else now - max_age
-    return w.query(
-        BEFORE, tables={"wanted": wanted}, job=job, oldest=oldest, but_run=but_run, emulated=emulated
+    return warehouse.query(
+        BEFORE, tables={"wanted": hash_table}, job=job, oldest=oldest, but_run=but_run, emulated=emulated
     )
 
 
-def reuse(w: Warehouse, run_id: str, found: pa.Table) -> None:
+def reuse(warehouse: Warehouse, run_id: str, answers: pa.Table) -> None:
     """Take rows of `answered_before` as this run's replies: they are scored, served and published like others, without
-    an attempt and without a cost. Twice changes nothing.
+    an attempt and without a cost. Idempotent.
     """
-    w.execute(REUSE, tables={"found": found}, run_id=run_id)
+    warehouse.execute(REUSE, tables={"found": answers}, run_id=run_id)
 
 
-def reused(w: Warehouse, run_id: str) -> dict[str, int | float]:
-    """`reused`: answers that a run took from earlier ones; `reused_usd`: what those had paid for them."""
-    (found,) = w.query(REUSED, run_id=run_id).to_pylist()
-    return {"reused": found["reused"], "reused_usd": float(found["usd"])}
+def reused(warehouse: Warehouse, run_id: str) -> dict[str, int | float]:
+    """Return `reused` (answers that a run took from earlier ones) and `reused_usd` (what those runs had paid for them)."""
+    (totals,) = warehouse.query(REUSED, run_id=run_id).to_pylist()
+    return {"reused": totals["reused"], "reused_usd": float(totals["usd"])}

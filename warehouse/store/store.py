@@ -16,7 +16,7 @@ from typing import Any, Self
 import duckdb
 import pyarrow as pa
 
-from thirdshift.warehouse.errors import StoreError, WarehouseInUse, nearest
+from thirdshift.warehouse.errors import StoreError, nearest
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.store import locks
@@ -44,12 +44,7 @@ class Warehouse:
 
         Raises StoreError: locked for longer than `wait_seconds`, unusable, or of another schema version.
         """
-        own = locks.own_lock(path)
-        if not own.acquire(timeout=wait_seconds):
-            raise WarehouseInUse(
-                f"{path} was in use by another thread of this process for {wait_seconds:.0f} s"
-            )
-        try:
+        with locks.held(path, wait_seconds):
             con = _connect(path, wait_seconds, say)
             try:
                 warehouse = cls(path, con)
@@ -57,8 +52,6 @@ class Warehouse:
                 yield warehouse
             finally:
                 con.close()
-        finally:
-            own.release()
 
     def query(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> pa.Table:
         """The rows of one select; `values` are bound by name, `tables` can be selected from."""
@@ -148,21 +141,21 @@ class Warehouse:
 
     def _prepare(self) -> None:
         try:
-            found = version_of(self._con)
+            version = version_of(self._con)
         except ValueError as error:
             raise StoreError(
                 f"{self.path} is a DuckDB file of something else; name another with --warehouse"
             ) from error
-        if found is None:
+        if version is None:
             with self.transaction():
                 build(self._con)
-        elif found > VERSION:
+        elif version > VERSION:
             raise StoreError(
-                f"{self.path} has schema {found}; this thirdshift knows up to {VERSION}: upgrade it"
+                f"{self.path} has schema {version}; this thirdshift knows up to {VERSION}: upgrade it"
             )
-        elif found < VERSION:
+        elif version < VERSION:
             raise StoreError(
-                f"{self.path} has schema {found}, this thirdshift writes {VERSION}: run "
+                f"{self.path} has schema {version}, this thirdshift writes {VERSION}: run "
                 f"`thirdshift migrate --warehouse {self.path}` (it makes a backup first)"
             )
 
@@ -200,7 +193,7 @@ def _make_private(path: Path) -> None:
         try:
             os.chmod(name, 0o600)
         except OSError:
-            continue  # no log yet, or another's file: opening it has told us whether we may write
+            continue  # no log yet, or another's file: opening it has shown whether we may write
 
 
 def frozen_parquet(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The contract's views as SQL text. They are made anew whenever the schema is, so they have no migrations.
+"""The contract's views as SQL text. They are made anew with every schema, so they have no migrations.
 
 Charge-back: `direct_usd` is what main and repair attempts of a tag's requests cost; pilot, audit, judge and overhead
 are spread over the run's answered requests by count (a request that cost much did not make the pilot dearer); what is
