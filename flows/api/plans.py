@@ -30,6 +30,7 @@ from thirdshift.flows.planning.planner import (
     request_columns,
 )
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
+from thirdshift.flows.planning.silent import leave_out, silent_before
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.quality.label_budget import doubts, labels
@@ -200,6 +201,9 @@ def _informed(context: RunContext, say: Say) -> RunContext:
         known = held.enter_context(Warehouse.open(context.warehouse)) if there else None
         endpoints = with_turnarounds(context.endpoints, known, cut_short=late)
         informed, throughputs = with_throughput(replace(context, endpoints=endpoints), known)
+        if known is not None:
+            silent = silent_before(known, context.job.name, "", endpoints, emulated=context.call.emulated)
+            informed = replace(informed, silent=tuple(silent))
     for line in throughputs:
         say(line)
     return informed
@@ -211,6 +215,7 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     context.check_rejects(batch.intake)
     check_charges(folder, context.job.charge_by)
     columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
+    leave_out(columns.allowed, context.silent)
     earlier = context.warehouse, context.job.name, "", context.endpoints, batch.intake.tasks
     before = past_scores(
         *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterparts(context.endpoints)

@@ -50,6 +50,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     if run.dispatcher.stopped and not run.approval.denied:
         run.dispatcher.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
     learner.throughputs = throughput_of_run(run.context.throughputs, run.dispatcher.engines)
+    learner.leave_out_silent()
     market = learner.market()
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
     decision = learner.decide(market, run.context.terms(spent_usd=promised))

@@ -14,6 +14,7 @@ from thirdshift.flows.planning import input as planning_input
 from thirdshift.flows.planning.input import PreparedInput, check_charges, check_shares, thawing
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, request_columns
+from thirdshift.flows.planning.silent import leave_out, silent_before
 from thirdshift.flows.quality.audit import Audit
 from thirdshift.flows.quality.label_budget import doubts
 from thirdshift.flows.quality.population import stands_for_all
@@ -59,7 +60,14 @@ def prepare(run: Run) -> PreparedRun:
         runs.update(warehouse, context.run_id, input_fingerprint=prepared_input.intake.fingerprint)
         prices.save(warehouse, context.run_id, context.prices)
         columns = earlier_runs.take_over(warehouse, context, columns, say)
+        silent = silent_before(
+            warehouse, context.job.name, context.run_id, context.endpoints, emulated=context.call.emulated
+        )
         run.score_new(warehouse)
+    for endpoint in leave_out(columns.allowed, silent):
+        say(
+            f"{context.endpoints[endpoint].name} answered nothing in the last run, and is given nothing in this one"
+        )
     learner = Learner.of(context, run.queries, columns, prepared_input, say)
     for warning in (context.refused, *doubts(context, prepared_input)):
         if warning:

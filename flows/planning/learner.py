@@ -17,6 +17,7 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.paid_hours import withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, market
 from thirdshift.flows.planning.run_queries import RunQueries
+from thirdshift.flows.planning.silent import leave_out, silent_so_far
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.pilot import Looks, Situation, next_round
@@ -127,6 +128,7 @@ class Learner:
         if aim is None or not self.context.pilots:
             return None
         self.watch()
+        self.leave_out_silent()
         priced = self.market()
         waiting = self._withheld(priced)
         situation = self._situation(aim, priced, waiting)
@@ -196,6 +198,15 @@ class Learner:
             rounds=self.rounds,
             past=self.before,
         )
+
+    def leave_out_silent(self) -> None:
+        """Give nothing more to endpoints that have failed at everything; they are named."""
+        context = self.context
+        for endpoint in leave_out(
+            self.columns.allowed, silent_so_far(self.run_queries.replies(), len(context.endpoints))
+        ):
+            name = context.endpoints[endpoint].name
+            self.say(f"{name} has answered nothing that it was asked, and is given nothing more", "yellow")
 
     def watch(self) -> None:
         """Endpoints that are found to have got worse since earlier nights are named; those nights say nothing of them

@@ -64,6 +64,8 @@ class RunContext:
     deadline: datetime | None
     cap_usd: Decimal | None
     throughputs: Mapping[str, Throughput] = field(default_factory=dict)
+    silent: tuple[int, ...] = ()
+    """Positions of the endpoints that answered nothing in the job's last run."""
     judge: Judge | None = None
     """Who scores answers, where the scorer is a judge."""
 
