@@ -246,15 +246,18 @@ def serve(
 def sql(
     query: Annotated[str | None, typer.Argument(metavar="[QUERY]", show_default=False)] = None,
     warehouse: WarehouseOption = None,
+    by_line: Annotated[
+        bool, typer.Option("-x", "--line", help="A line for each column: a wide row, whole.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask the warehouse. Read-only. Without a question: a prompt, or what comes on stdin."""
-    from thirdshift.flows.cli.sql import show_sql
+    from thirdshift.flows.cli.sql import Mode, show_sql
     from thirdshift.flows.cli.sql_prompt import converse
 
     place = _resolved(warehouse) or Path("warehouse.duckdb")
-    told = converse(place, as_json=as_json) if query is None else show_sql(query, place, as_json=as_json)
-    raise typer.Exit(told)
+    mode = Mode.JSON if as_json else Mode.LINE if by_line else Mode.BOX
+    raise typer.Exit(converse(place, mode) if query is None else show_sql(query, place, mode=mode))
 
 
 @app.command(epilog="Example: thirdshift doctor")

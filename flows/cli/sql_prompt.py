@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from thirdshift.flows.cli.sql import show_sql
+from thirdshift.flows.cli.sql import Mode, show_sql
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.formats import printable
 from thirdshift.flows.models.registry import home
@@ -25,7 +26,25 @@ if TYPE_CHECKING:
 HELP = """\
 A question ends with a semicolon and may run over several lines: select endpoint, sum(cost_usd) from ledger group by all;
 Only questions are answered: nothing here changes the warehouse. Tab completes tables, columns and keywords.
-.tables    what there is to ask        .help    this        .exit    leave (so does Ctrl-D)"""
+.tables            what there is to ask
+.mode box          a table as wide as the terminal; .mode line: a line for each column; .mode json
+.help              this
+.exit              leave (so do exit, quit and Ctrl-D)"""
+INSTEAD = {
+    ".schema": "ask: describe runs;",
+    ".databases": "this prompt asks one warehouse; another: thirdshift sql --warehouse FILE",
+    ".open": "this prompt asks one warehouse; another: thirdshift sql --warehouse FILE",
+    ".read": "statements of a file: thirdshift sql < FILE",
+    ".output": "a table as Parquet: thirdshift export TABLE --output FILE; any answer: thirdshift sql --json",
+    ".once": "a table as Parquet: thirdshift export TABLE --output FILE; any answer: thirdshift sql --json",
+    ".dump": "a table as Parquet: thirdshift export TABLE --output FILE",
+    ".import": "only questions are answered: a job's input is read by thirdshift run",
+    ".maxrows": "write limit and offset in the question",
+    ".columns": "write .mode line",
+    ".rows": "write .mode box",
+}
+"""Commands of DuckDB's shell that are not here, and what does the same."""
+LEAVING = frozenset({".exit", ".quit", ".q", "exit", "quit", "\\q"})
 KEYWORDS = (
     "select", "from", "where", "group by all", "order by", "limit", "join", "left join", "using", "on", "and", "or", "not",
     "as", "distinct", "case", "when", "then", "else", "end", "is null", "is not null", "in", "like", "between", "with",
@@ -38,70 +57,113 @@ order by table_name, column_index
 """
 
 
-def converse(warehouse: Path, *, as_json: bool) -> int:
+@dataclass
+class Session:
+    """A conversation with one warehouse: how answers are printed is all that it remembers."""
+
+    warehouse: Path
+    mode: Mode = Mode.BOX
+
+    def answer(self, text: str) -> None:
+        """Answer one statement, or do what a command with a dot says. Raises UserError where it is wrong."""
+        if text.startswith("."):
+            self._command(*text.rstrip("; ").split())
+        else:
+            show_sql(text, self.warehouse, mode=self.mode)
+
+    def _command(self, command: str, *words: str) -> None:
+        if command == ".help":
+            print(HELP)
+        elif command == ".tables":
+            names = _names(self.warehouse)
+            print("\n".join(f"{name}: {', '.join(columns)}" for name, columns in names.items()))
+        elif command == ".mode" and len(words) == 1 and words[0] in MODES:
+            self.mode = MODES[words[0]]
+        elif command == ".mode":
+            raise UserError(f"{' '.join((command, *words))}: the modes are {', '.join(Mode)}")
+        elif command in INSTEAD:
+            raise UserError(f"there is no {command} here; {INSTEAD[command]}")
+        else:
+            raise UserError(f"there is no {command}; .help says what there is")
+
+
+MODES = {mode.value: mode for mode in Mode} | {"duckbox": Mode.BOX}
+
+
+def converse(warehouse: Path, mode: Mode = Mode.BOX) -> int:
     """Answer questions until there are no more; 0. Raises UserError: one on stdin is wrong, or there is no warehouse."""
+    session = Session(warehouse, mode)
     if not sys.stdin.isatty():
-        return from_stream(sys.stdin, warehouse, as_json=as_json)
+        return from_stream(sys.stdin, session)
     names = _names(warehouse)
     print(f"{warehouse}: {len(names)} tables and views; .help says more", file=sys.stderr)
-    return prompted(warehouse, names, as_json=as_json)
+    return prompted(session, names)
 
 
-def from_stream(stream: TextIO, warehouse: Path, *, as_json: bool) -> int:
+def from_stream(stream: TextIO, session: Session) -> int:
     """Every statement of a text in turn; the first that is wrong ends it."""
     whole, rest = statements(stream.read())
-    asked = [statement for statement in [*whole, rest] if statement.strip()]
+    asked = [part for statement in [*whole, rest] for part in _apart(statement)]
     if not asked:
         raise UserError(
             "nothing was asked: give a question, statements on stdin, or a terminal for the prompt"
         )
     for statement in asked:
-        show_sql(statement, warehouse, as_json=as_json)
+        if leaves(statement):
+            break
+        session.answer(statement)
     return 0
 
 
-def prompted(warehouse: Path, names: Mapping[str, list[str]], *, as_json: bool) -> int:
+def _apart(statement: str) -> Iterator[str]:
+    """Commands with a dot, a line each, and the statement that follows them."""
+    rest = statement.strip()
+    while rest.startswith(".") or rest.partition("\n")[0].strip() in LEAVING:
+        line, _, rest = rest.partition("\n")
+        yield line.strip()
+        rest = rest.strip()
+    if rest:
+        yield rest
+
+
+def prompted(session: Session, names: Mapping[str, list[str]]) -> int:
     """Ask and answer on a terminal. A question that is wrong is told, and the next may come."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app
     from prompt_toolkit.filters import Condition
 
     unfinished = Condition(lambda: not finished(get_app().current_buffer.text))
-    session: PromptSession[str] = PromptSession(
+    terminal: PromptSession[str] = PromptSession(
         history=_history(), completer=_completer(names), multiline=unfinished, complete_while_typing=False,
         prompt_continuation="   ...> ",
     )  # fmt: skip
     while True:
         try:
-            text = session.prompt("thirdshift> ").strip()
-            if text in (".exit", ".quit", "exit", "quit"):
-                return 0
-            _answered(text, warehouse, names, as_json=as_json)
+            text = terminal.prompt("thirdshift> ").strip()
         except KeyboardInterrupt:
             continue
         except EOFError:
             return 0
+        if leaves(text):
+            return 0
+        try:
+            for statement in [text] if text.startswith(".") else statements(text)[0]:
+                session.answer(statement)
+        except UserError as error:
+            print(printable(str(error)), file=sys.stderr)
+        except KeyboardInterrupt:
+            continue
 
 
-def _answered(text: str, warehouse: Path, names: Mapping[str, list[str]], *, as_json: bool) -> None:
-    if text == ".help":
-        print(HELP)
-    elif text == ".tables":
-        print("\n".join(f"{name}: {', '.join(columns)}" for name, columns in names.items()))
-    elif text.startswith("."):
-        print(f"there is no {printable(text)}; .help says what there is", file=sys.stderr)
-    else:
-        for statement in statements(text)[0]:
-            try:
-                show_sql(statement, warehouse, as_json=as_json)
-            except UserError as error:
-                print(printable(str(error)), file=sys.stderr)
+def leaves(text: str) -> bool:
+    """Whether this line ends the conversation."""
+    return text.rstrip("; \n").lower() in LEAVING
 
 
 def finished(text: str) -> bool:
     """Whether Enter sends it: nothing, a command with a dot, or statements to their last semicolon."""
     bare = text.strip()
-    if not bare or bare.startswith(".") or bare in ("exit", "quit"):
+    if not bare or bare.startswith(".") or leaves(bare):
         return True
     whole, rest = statements(text)
     return bool(whole) and not rest.strip()
@@ -150,7 +212,9 @@ def _completer(names: Mapping[str, Iterable[str]]) -> Completer:
     from prompt_toolkit.completion import WordCompleter
 
     columns = sorted({column for each in names.values() for column in each})
-    return WordCompleter([*names, *columns, *KEYWORDS, ".tables", ".help", ".exit"], ignore_case=True)
+    return WordCompleter(
+        [*names, *columns, *KEYWORDS, ".tables", ".mode", ".help", ".exit"], ignore_case=True
+    )
 
 
 def _history() -> FileHistory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import stat
 from pathlib import Path
@@ -13,7 +14,8 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from thirdshift.flows.cli.sql_prompt import _names, finished, from_stream, prompted, statements
+from thirdshift.flows.cli.sql import Mode, show_sql
+from thirdshift.flows.cli.sql_prompt import Session, _names, finished, from_stream, prompted, statements
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.models.registry import home
 from thirdshift.warehouse.store import runs
@@ -46,7 +48,7 @@ def test_a_statement_ends_at_a_semicolon_outside_quotes_and_comments() -> None:
 def typed(warehouse: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text(text)
-        assert prompted(warehouse, _names(warehouse), as_json=False) == 0
+        assert prompted(Session(warehouse), _names(warehouse)) == 0
     told = capsys.readouterr()
     return told.out, told.err
 
@@ -59,7 +61,7 @@ def test_questions_are_asked_over_several_lines_and_mistakes_are_told(
         "select run_id,\rjob\rfrom runs;\rselect nonsense;\rdelete from runs;\r.tables\r.exit\r",
         capsys,
     )
-    assert "monday\\x1b[31m" in out
+    assert "monday\\e[31m" in out
     assert "\x1b" not in out
     assert "ledger: entry_id" in out
     assert "nonsense" in err
@@ -73,23 +75,74 @@ def test_between_questions_the_file_is_free(warehouse: Path, capsys: pytest.Capt
     names = _names(warehouse)
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text("select 1;\r.exit\r")
-        prompted(warehouse, names, as_json=True)
+        prompted(Session(warehouse, Mode.JSON), names)
         with duckdb.connect(str(warehouse)) as con:
             con.execute("checkpoint")
     assert '"rows": [{"1": 1}]' in capsys.readouterr().out
 
 
 def test_what_is_piped_in_is_answered_in_turn(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert from_stream(io.StringIO("select 1 as a;\nselect 2 as b"), warehouse, as_json=True) == 0
+    assert from_stream(io.StringIO("select 1 as a;\nselect 2 as b"), Session(warehouse, Mode.JSON)) == 0
     assert capsys.readouterr().out.splitlines() == [
         '{"columns": ["a"], "rows": [{"a": 1}]}',
         '{"columns": ["b"], "rows": [{"b": 2}]}',
     ]
     with pytest.raises(UserError, match="nonsense"):
-        from_stream(io.StringIO("select nonsense; select 1"), warehouse, as_json=True)
+        from_stream(io.StringIO("select nonsense; select 1"), Session(warehouse, Mode.JSON))
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="nothing was asked"):
-        from_stream(io.StringIO(" ;\n"), warehouse, as_json=True)
+        from_stream(io.StringIO(" ;\n"), Session(warehouse, Mode.JSON))
+
+
+def test_every_table_and_view_fits_a_terminal_of_eighty_columns(
+    demo_night: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo's own night: a job as JSON, prompts, answers, and columns by the dozen."""
+    monkeypatch.setenv("COLUMNS", "80")
+    place = demo_night / "warehouse.duckdb"
+    for table in _names(place):
+        show_sql(f"select * from {table}", place)
+        drawn = capsys.readouterr().out.splitlines()
+        assert max(len(line) for line in drawn) <= 80, table
+        assert len(drawn) <= 40 + 12, table
+    show_sql("select * from runs", place)
+    assert len(capsys.readouterr().out.splitlines()) < 10
+
+
+def test_a_row_is_read_whole_by_lines(demo_night: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = demo_night / "warehouse.duckdb"
+    show_sql("select run_id, config, null as nothing from runs", place, mode=Mode.LINE)
+    run_id, config, nothing = (line.partition(" = ") for line in capsys.readouterr().out.splitlines())
+    assert (run_id[0], nothing[0].strip(), nothing[2]) == (" run_id", "nothing", "NULL")
+    assert json.loads(config[2])["name"] == "demo"
+    show_sql("select 1 as a, 'x' as bcd union all select 2, 'y'", place, mode=Mode.LINE)
+    assert capsys.readouterr().out == "  a = 1\nbcd = x\n\n  a = 2\nbcd = y\n"
+
+
+def test_commands_with_a_dot_say_what_there_is_instead(
+    warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = typed(
+        warehouse,
+        ".schema runs\r.mode line\rselect 41 + 1 as answer;\r.mode chart\r.nonsense\rquit;\rselect 43;\r",
+        capsys,
+    )
+    assert out == "answer = 42\n"
+    assert err.splitlines() == [
+        "there is no .schema here; ask: describe runs;",
+        ".mode chart: the modes are box, line, json",
+        "there is no .nonsense; .help says what there is",
+    ]
+
+
+def test_commands_are_read_from_a_file_too(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = ".mode json\nselect 1 as a;\n.mode line\ndescribe select 2 as b;\nexit\nselect nonsense;"
+    assert from_stream(io.StringIO(text), Session(warehouse)) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert json.loads(first)["rows"] == [{"a": 1}]
+    assert "column_name = b" in rest
+    with pytest.raises(UserError, match=r"there is no \.read here; .* thirdshift sql < FILE"):
+        from_stream(io.StringIO(".read x.sql"), Session(warehouse))
 
 
 def test_a_home_that_cannot_be_written_keeps_no_history(
