@@ -16,6 +16,7 @@ from thirdshift.flows.cli.labels import labels
 from thirdshift.flows.cli.maintenance import register
 from thirdshift.flows.cli.models import models
 from thirdshift.flows.cli.report import register as register_report
+from thirdshift.flows.cli.runs import register as register_runs
 from thirdshift.flows.console import guarded
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.formats import printable
@@ -60,11 +61,31 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"thirdshift {version('thirdshift')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Answer a night's worth of LLM requests at the lowest price that clears a quality floor."""
+
+
 app.add_typer(backtest_app)
 app.add_typer(models, name="models")
 app.add_typer(labels, name="labels")
 register(app)
 register_report(app)
+register_runs(app)
 register_init(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
@@ -252,12 +273,12 @@ def sql(
     as_json: JsonOption = False,
 ) -> None:
     """Ask the warehouse. Read-only. Without a question: a prompt, or what comes on stdin."""
-    from thirdshift.flows.cli.sql import Mode, show_sql
+    from thirdshift.flows.cli.sql import Layout, show_sql
     from thirdshift.flows.cli.sql_prompt import converse
 
     place = _resolved(warehouse) or Path("warehouse.duckdb")
-    mode = Mode.JSON if as_json else Mode.LINE if by_line else Mode.BOX
-    raise typer.Exit(converse(place, mode) if query is None else show_sql(query, place, mode=mode))
+    layout = Layout.JSON if as_json else Layout.LINE if by_line else Layout.BOX
+    raise typer.Exit(converse(place, layout) if query is None else show_sql(query, place, layout=layout))
 
 
 @app.command(epilog="Example: thirdshift doctor")

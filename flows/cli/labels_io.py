@@ -93,7 +93,7 @@ def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json:
         f"{len(rows):,} answers of {all_of_them:,} results, drawn uniformly at random (seed {seed}): {output}"
     )
     print("fill in `score` (0 to 1) from the first row down, without looking at who answered; then:")
-    print(f"  thirdshift labels import {output} --warehouse {path}")
+    print(f"  thirdshift labels import {run_id} --input {output} --warehouse {path}")
     if relative := _relative_to(run):
         print(
             f"note: the floor is a share of {relative}'s mean, which these scores do not tell; they will give a bound on "
@@ -193,7 +193,7 @@ def _run_named(labels: Path, read: Sequence[Mapping[str, Any]], run_id: str | No
     named = {each["run_id"] for each in read if each["run_id"]}
     if run_id is None and len(named) != 1:
         what = f"names {len(named)} runs" if named else "does not say of which run it is"
-        raise UserError(f"{labels} {what}; say it: --run-id RUN_ID")
+        raise UserError(f"{labels} {what}; say it: thirdshift labels import RUN_ID --input {labels}")
     if run_id is not None and named - {run_id}:
         raise UserError(f"{labels} is of run {', '.join(sorted(named - {run_id}))}, not of {run_id}")
     return run_id or str(named.pop())

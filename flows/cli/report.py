@@ -16,10 +16,15 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False, autocompletion=run_ids)],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.", show_default=False)
     ],
+    run_id: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN_ID", help="Without it, the latest run.", show_default=False, autocompletion=run_ids
+        ),
+    ] = None,
     warehouse: Annotated[
         Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
     ] = None,
@@ -29,5 +34,7 @@ def report(
 ) -> None:
     """One HTML page of a run: what it cost, what it is worth, what happened. Needs no network; also for a stopped run."""
     from thirdshift.flows.report.page import write_report
+    from thirdshift.flows.runs.listing import latest_run
 
-    raise typer.Exit(write_report(run_id, output, warehouse or Path("warehouse.duckdb"), texts=texts))
+    place = warehouse or Path("warehouse.duckdb")
+    raise typer.Exit(write_report(run_id or latest_run(place), output, place, texts=texts))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from thirdshift.flows.cli.sql import Mode, show_sql
+from thirdshift.flows.cli.sql import Layout, show_sql
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.formats import printable
 from thirdshift.flows.models.registry import home
@@ -62,14 +62,14 @@ class Session:
     """A conversation with one warehouse: how answers are printed is all that it remembers."""
 
     warehouse: Path
-    mode: Mode = Mode.BOX
+    layout: Layout = Layout.BOX
 
     def answer(self, text: str) -> None:
         """Answer one statement, or do what a command with a dot says. Raises UserError where it is wrong."""
         if text.startswith("."):
             self._command(*text.rstrip("; ").split())
         else:
-            show_sql(text, self.warehouse, mode=self.mode)
+            show_sql(text, self.warehouse, layout=self.layout)
 
     def _command(self, command: str, *words: str) -> None:
         if command == ".help":
@@ -78,21 +78,21 @@ class Session:
             names = _names(self.warehouse)
             print("\n".join(f"{name}: {', '.join(columns)}" for name, columns in names.items()))
         elif command == ".mode" and len(words) == 1 and words[0] in MODES:
-            self.mode = MODES[words[0]]
+            self.layout = MODES[words[0]]
         elif command == ".mode":
-            raise UserError(f"{' '.join((command, *words))}: the modes are {', '.join(Mode)}")
+            raise UserError(f"{' '.join((command, *words))}: the modes are {', '.join(Layout)}")
         elif command in INSTEAD:
             raise UserError(f"there is no {command} here; {INSTEAD[command]}")
         else:
             raise UserError(f"there is no {command}; .help says what there is")
 
 
-MODES = {mode.value: mode for mode in Mode} | {"duckbox": Mode.BOX}
+MODES = {mode.value: mode for mode in Layout} | {"duckbox": Layout.BOX}
 
 
-def converse(warehouse: Path, mode: Mode = Mode.BOX) -> int:
+def converse(warehouse: Path, layout: Layout = Layout.BOX) -> int:
     """Answer questions until there are no more; 0. Raises UserError: one on stdin is wrong, or there is no warehouse."""
-    session = Session(warehouse, mode)
+    session = Session(warehouse, layout)
     if not sys.stdin.isatty():
         return from_stream(sys.stdin, session)
     names = _names(warehouse)

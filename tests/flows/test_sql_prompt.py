@@ -14,7 +14,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from thirdshift.flows.cli.sql import Mode, show_sql
+from thirdshift.flows.cli.sql import Layout, show_sql
 from thirdshift.flows.cli.sql_prompt import Session, _names, finished, from_stream, prompted, statements
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.models.registry import home
@@ -75,23 +75,23 @@ def test_between_questions_the_file_is_free(warehouse: Path, capsys: pytest.Capt
     names = _names(warehouse)
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text("select 1;\r.exit\r")
-        prompted(Session(warehouse, Mode.JSON), names)
+        prompted(Session(warehouse, Layout.JSON), names)
         with duckdb.connect(str(warehouse)) as con:
             con.execute("checkpoint")
     assert '"rows": [{"1": 1}]' in capsys.readouterr().out
 
 
 def test_what_is_piped_in_is_answered_in_turn(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert from_stream(io.StringIO("select 1 as a;\nselect 2 as b"), Session(warehouse, Mode.JSON)) == 0
+    assert from_stream(io.StringIO("select 1 as a;\nselect 2 as b"), Session(warehouse, Layout.JSON)) == 0
     assert capsys.readouterr().out.splitlines() == [
         '{"columns": ["a"], "rows": [{"a": 1}]}',
         '{"columns": ["b"], "rows": [{"b": 2}]}',
     ]
     with pytest.raises(UserError, match="nonsense"):
-        from_stream(io.StringIO("select nonsense; select 1"), Session(warehouse, Mode.JSON))
+        from_stream(io.StringIO("select nonsense; select 1"), Session(warehouse, Layout.JSON))
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="nothing was asked"):
-        from_stream(io.StringIO(" ;\n"), Session(warehouse, Mode.JSON))
+        from_stream(io.StringIO(" ;\n"), Session(warehouse, Layout.JSON))
 
 
 def test_every_table_and_view_fits_a_terminal_of_eighty_columns(
@@ -111,11 +111,11 @@ def test_every_table_and_view_fits_a_terminal_of_eighty_columns(
 
 def test_a_row_is_read_whole_by_lines(demo_night: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = demo_night / "warehouse.duckdb"
-    show_sql("select run_id, config, null as nothing from runs", place, mode=Mode.LINE)
+    show_sql("select run_id, config, null as nothing from runs", place, layout=Layout.LINE)
     run_id, config, nothing = (line.partition(" = ") for line in capsys.readouterr().out.splitlines())
     assert (run_id[0], nothing[0].strip(), nothing[2]) == (" run_id", "nothing", "NULL")
     assert json.loads(config[2])["name"] == "demo"
-    show_sql("select 1 as a, 'x' as bcd union all select 2, 'y'", place, mode=Mode.LINE)
+    show_sql("select 1 as a, 'x' as bcd union all select 2, 'y'", place, layout=Layout.LINE)
     assert capsys.readouterr().out == "  a = 1\nbcd = x\n\n  a = 2\nbcd = y\n"
 
 

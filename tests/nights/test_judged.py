@@ -106,7 +106,7 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
         out = csv.DictWriter(file, list(rows[0]))
         out.writeheader()
         out.writerows(rows)
-    back = command("labels", "import", labels, "--warehouse", warehouse, "--json")
+    back = command("labels", "import", "one", "--input", labels, "--warehouse", warehouse, "--json")
     assert back.exit_code == 0, back.output
     (basis, scorer, population, scored, lower), earlier = ask(
         warehouse,

@@ -6,6 +6,8 @@ question are refused before that.
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import duckdb
@@ -48,6 +50,15 @@ def ask(
         raise AskError(sentence(error)) from error
     finally:
         own.release()
+
+
+def boxed(answer: pa.Table, width: int, rows: int) -> str:
+    """Return an answer as DuckDB's own shell draws it, no wider than `width` columns: cells are cut, and the columns
+    and rows in the middle left out."""
+    drawn = io.StringIO()
+    with duckdb.connect() as con, redirect_stdout(drawn):
+        con.from_arrow(answer).show(max_width=width, max_rows=rows)
+    return drawn.getvalue().rstrip()
 
 
 def _check(sql: str) -> None:

@@ -1,0 +1,52 @@
+"""The `runs` command: the runs of a warehouse, the newest first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import typer
+
+from thirdshift.flows.console import money
+from thirdshift.flows.formats import as_table, jsonable
+from thirdshift.flows.runs.listing import runs_of
+
+
+def register(app: typer.Typer) -> None:
+    """Make the command part of `app`."""
+    app.command("runs", epilog="Example: thirdshift runs --warehouse warehouse.duckdb")(show_runs)
+
+
+def show_runs(
+    warehouse: Annotated[
+        Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
+    from rich.console import Console
+
+    path = (warehouse or Path("warehouse.duckdb")).resolve()
+    rows = runs_of(path)
+    if as_json:
+        print(json.dumps({"runs": rows}, default=jsonable))
+        return
+    shown = [
+        {
+            "run_id": row["run_id"],
+            "status": row["status"],
+            "started": f"{row['started_at']:%Y-%m-%d %H:%M}" if row["started_at"] else "",
+            "spent": money(row["spent_usd"])
+            + (f", up to {money(row['unsettled_usd'])} more" if row["unsettled_usd"] else ""),
+            "verdict": row["verdict"],
+        }
+        for row in rows
+    ]
+    if shown:
+        Console(highlight=False).print(as_table(pa.Table.from_pylist(shown)))
+    else:
+        print(f"{path}: no run yet")
