@@ -352,6 +352,22 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         assert again["reused_from"].to_pylist().count("one") == COUNT
 
 
+def test_a_reused_answer_is_no_newer_than_the_run_that_first_published_it(tmp_path: Path) -> None:
+    path, later = tmp_path / "w.duckdb", NOW + timedelta(days=1)
+    a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.5")) for n in range(COUNT)])
+    a_run(path, "two", [(0, Purpose.MAIN, "settled", Decimal("0.5"))], at=later)
+    with Warehouse.open(path) as w:
+        hashes = w.query("select request_hash from requests where run_id = 'two' and row > 0")["request_hash"]
+        reuse(w, "two", answered_before(w, "tickets", hashes, None, later, but_run="two"))
+        table = pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT})
+        results.compose(w, "two", table)
+        new = w.query("select request_id from answers where loaded_at > $since", since=NOW)[
+            "request_id"
+        ].to_pylist()
+        assert w.query("from answers where run_id = 'two'").num_rows == COUNT
+    assert new == ["r0"], "six of seven were there before"
+
+
 def test_old_failed_invalid_and_other_jobs_answers_are_not_reused(tmp_path: Path) -> None:
     path = tmp_path / "w.duckdb"
     a_run(path, "failed", [(0, Purpose.MAIN, "void", Decimal(0))])

@@ -20,10 +20,27 @@ create or replace view answers as
         from runs where published_at is not null),
     latest as (
         select p.job, a.request_id, max(p.nth) as nth
-        from results a join published p using (run_id) where a.error is null group by all)
+        from results a join published p using (run_id) where a.error is null group by all),
+    -- an answer that was reused is no newer than the run that first published it, as long as no other stood between
+    reused as (
+        select distinct p.job, a.request_id
+        from results a join published p using (run_id) where a.error is null and a.reused_from is not null),
+    told as (
+        select p.job, a.request_id, p.nth, p.published_at,
+               hash(a.endpoint, a.model, a.output, a.completed_at, a.score, a.task, a.metadata) as answer
+        from results a join published p using (run_id) join reused using (job, request_id) where a.error is null),
+    changes as (
+        select *, (lag(answer) over (partition by job, request_id order by nth) is distinct from answer)::integer as change
+        from told),
+    versions as (
+        select *, sum(change) over (partition by job, request_id order by nth) as version from changes),
+    firsts as (
+        select job, request_id, nth, min(published_at) over (partition by job, request_id, version) as loaded_at
+        from versions)
     select p.job, a.run_id, a.request_id, a.task, a.endpoint, a.model, a.output, a.valid, a.score, a.finish_reason,
-           a.completed_at, a.reused_from, a.metadata, p.published_at as loaded_at
+           a.completed_at, a.reused_from, a.metadata, coalesce(f.loaded_at, p.published_at) as loaded_at
     from results a join published p using (run_id) join latest using (job, request_id, nth)
+    left join firsts f using (job, request_id, nth)
     where a.error is null and a.output is not null;
 
 create or replace view unsettled as
