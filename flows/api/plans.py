@@ -33,7 +33,7 @@ from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.silent import leave_out, silent_before
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.planning.tiers import realtime_counterparts
-from thirdshift.flows.quality.label_budget import doubts, labels
+from thirdshift.flows.quality.label_budget import audit_usd, doubts, judging_usd_at_most, labels
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.learning.pilot import CHECKED, SEED
@@ -110,6 +110,8 @@ class PlanReport:
     """Scores that certifying the floor will take."""
     labels_usd: float | None = None
     """What those cost."""
+    purposes: Mapping[str, float] = field(default_factory=dict)
+    """What `cost_usd` is for: the pilot, main, and whoever scores (a judge, or audit's answers of the anchor)."""
     finish_at: datetime | None = None
     gap: float | None = None
     """The share by which the cost may exceed the cheapest plan's."""
@@ -163,7 +165,9 @@ class PlanOutlook:
     informed: bool
     """Whether something is known of every endpoint's quality; else a pilot ahead will tell."""
     pilot_usd: float
-    """What a pilot may cost; as in a run, the cap must leave what answering everything costs at least."""
+    """What a pilot may cost, its judging included; as in a run, the cap must leave what answering everything costs."""
+    judged_usd: float = 0.0
+    """What of that is for a judge."""
     doubts: tuple[str, ...] = ()
     """Why the floor will not be certified."""
     points: tuple[Point, ...] = ()
@@ -235,11 +239,11 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     informed = context.aim is None or bool(known.all())
     # what a pilot will tell cannot make a plan infeasible before it has told it
     aim = context.aim if informed else None
-    pilot = _pilot_usd(context, columns, priced, tried)
+    pilot, judged = _pilot_usd(context, columns, priced, tried)
     terms = _less(context.terms(), pilot, context.pilots / max(len(columns.rows), 1))
     decision = decide(columns, priced, no_observations(), context.priors, terms, aim, before)
     outlook = PlanOutlook(
-        context, batch, columns, priced, decision, informed, pilot, tuple(doubts(context, batch))
+        context, batch, columns, priced, decision, informed, pilot, judged, tuple(doubts(context, batch))
     )
     if isinstance(decision.plan, Infeasible):
         return outlook
@@ -250,20 +254,23 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
 
 def _pilot_usd(
     context: RunContext, columns: RequestColumns, priced: Market, tried: NDArray[np.int64]
-) -> float:
-    """What a pilot costs at most: each of its requests on every candidate, fewer on those that earlier nights know. One
-    answer of each is kept as its result."""
+) -> tuple[float, float]:
+    """What a pilot costs at most, and what of that is for a judge: each of its requests on every candidate, fewer on those
+    that earlier nights know. One answer of each is kept as its result."""
     count = min(context.pilots, len(columns.rows))
     cost = np.where(columns.allowed, priced.by_endpoint(), np.nan)
     if not count or not np.isfinite(cost).any(axis=1).all():
-        return 0.0
+        return 0.0, 0.0
     each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
     known = np.zeros(len(context.endpoints), bool)
     each[withheld(priced, columns.allowed, known, context.baseline)] = 0.0
     looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
-    asked = float(looks @ each)
+    judged = judging_usd_at_most(context, columns, priced, float(looks.sum()))
+    asked = float(looks @ each) + judged
     cap = context.terms().cap_usd
-    return asked if cap is None else min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
+    if cap is not None:
+        asked = min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
+    return asked, min(judged, asked)
 
 
 def _less(terms: Terms, pilot_usd: float, share: float) -> Terms:
@@ -321,10 +328,21 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
         cost_high([share.cost_usd for share in shares], [share.cost_sd_usd for share in shares]),
         solved.cost_usd,
     )
+    scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
+    most = context.judge_usd
+    scoring_high = scoring if most is None else max(float(most) - outlook.judged_usd, 0.0)
+    scoring = min(scoring, scoring_high)
+    by = "judge" if context.judge is not None else "audit"
+    purposes = {"pilot": pilot - outlook.judged_usd, "main": unpiloted * solved.cost_usd}
+    purposes[by] = scoring + outlook.judged_usd
+    high_usd = pilot + unpiloted * high + scoring_high
+    if context.cap_usd is not None:
+        high_usd = max(min(high_usd, float(context.cap_usd)), sum(purposes.values()))
     return replace(
         report,
-        cost_usd=pilot + unpiloted * solved.cost_usd,
-        cost_usd_high=pilot + unpiloted * high,
+        cost_usd=sum(purposes.values()),
+        cost_usd_high=high_usd,
+        purposes={name: usd for name, usd in purposes.items() if usd},
         quality=outlook.quality,
         labels_needed=None if needed is None else needed.needed,
         labels_usd=None if needed is None or needed.needed is None else needed.needed * needed.usd,

@@ -58,12 +58,16 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         + ("" if report.quality is None else f"; predicted quality {report.quality:.3f}")
         + f"; within {plan.gap:.2%} of the cheapest plan"
     )
+    if len(report.purposes) > 1:
+        console.print(
+            "of that: " + ", ".join(f"{name} {money(usd)}" for name, usd in report.purposes.items())
+        )
     for name, seconds in plan.waits.items():
         console.print(f"waits {timedelta(seconds=round(seconds))} for the price of {name}", markup=False)
     if report.labels_needed and report.labels_usd is not None and not context.scores_free:
         console.print(
             f"certifying {context.job.quality.floor:g} will take about {report.labels_needed:,} scores, "
-            f"{money(report.labels_usd)} on top"
+            f"{money(report.labels_usd)}, included"
         )
     if outlook.points:
         console.print(_frontier(outlook))
@@ -83,7 +87,9 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
     console.print(table)
     count = outlook.context.pilots
     console.print(
-        f"Which of them is good enough a pilot will tell: {count:,} requests, at most {money(outlook.pilot_usd)}.\n"
+        f"Which of them is good enough a pilot will tell: {count:,} requests, at most {money(outlook.pilot_usd)}"
+        + (f", {money(outlook.judged_usd)} of it for the judge" if outlook.judged_usd else "")
+        + ".\n"
         "An endpoint's quality_prior says what to believe before that."
     )
 

@@ -17,7 +17,7 @@ from thirdshift.router.certification.certificate import (
     population_sentence,
     round_confidence,
 )
-from thirdshift.router.certification.judge import OWN_WORDS
+from thirdshift.router.certification.judge import OWN_WORDS, VERDICT_TOKENS
 from thirdshift.router.certification.scorers import Basis, kind_of
 
 ABOVE = 0.02
@@ -63,6 +63,18 @@ def audit_usd(
         return found.usd * int(batch.scorable.sum())
     count = asked.audit or found.needed or HOPELESS
     return found.usd * (count if asked.labels is None else min(count, asked.labels))
+
+
+def judging_usd_at_most(
+    context: RunContext, columns: RequestColumns, market: Market, answers: float
+) -> float:
+    """What having so many answers of a pilot judged can cost: as many as may be, with the longest verdicts."""
+    if context.judge is None:
+        return 0.0
+    count = answers if context.pilot_labels is None else min(answers, context.pilot_labels)
+    longest = (VERDICT_TOKENS - USUAL_VERDICT) * float(context.judge.endpoint.price.base.output) * 1e-6
+    usd, most = count * (label_usd(context, columns, market) + longest), context.judge_usd
+    return usd if most is None else min(usd, float(most) / 2)
 
 
 def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:

@@ -13,7 +13,7 @@ from thirdshift.flows.api.plans import INFEASIBLE
 
 KEYS = {
     "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
-    "endpoints", "frontier", "gap", "reasons", "nearest",
+    "endpoints", "frontier", "gap", "reasons", "nearest", "purposes",
 }  # fmt: skip
 PRICE = {"input": 1, "output": 4}
 
@@ -94,6 +94,10 @@ def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(
     told = json.loads(capsys.readouterr().out)
     assert 0 < told["labels_needed"] <= 100
     assert told["labels_usd"] > 0
+    assert told["cost_usd"] == pytest.approx(sum(told["purposes"].values()))
+    assert told["purposes"]["judge"] >= told["labels_usd"], "the pilot's verdicts and the audit's are in the bill"
+    rest = told["cost_usd"] - told["purposes"]["judge"]
+    assert told["cost_usd_high"] >= rest + 1, "all that the judge may cost can be spent"
     assert told["reasons"] == []
     few = quality | {"labels": 12, "per_task": True}
     plan(tmp_path, endpoints, quality=few, as_json=False)
