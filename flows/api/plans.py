@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
+from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
@@ -44,6 +46,7 @@ from thirdshift.router.prediction.observations import no_observations
 from thirdshift.router.tokens.output_lengths import cost_high
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
+from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.store import Warehouse
 
 FEASIBLE, INFEASIBLE = 0, 3
@@ -208,9 +211,24 @@ def _informed(context: RunContext, say: Say) -> RunContext:
         if known is not None:
             silent = silent_before(known, context.job.name, "", endpoints, emulated=context.call.emulated)
             informed = replace(informed, silent=tuple(silent))
+        informed = _within_window(informed, known, say)
     for line in throughputs:
         say(line)
     return informed
+
+
+def _within_window(context: RunContext, known: Warehouse | None, say: Say) -> RunContext:
+    """With the cap that the budget's day or month has left."""
+    window, cap = context.job.budget.window, context.cap_usd
+    if known is None or window == "run" or cap is None:
+        return context
+    spent = spent_in_window(known, context.job.name, window, context.clock(), emulated=context.call.emulated)
+    left = max(cap - spent, Decimal(0))
+    if spent:
+        say(
+            f"runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left, which is planned with"
+        )
+    return replace(context, cap_usd=left)
 
 
 def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:

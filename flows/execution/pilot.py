@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
 from thirdshift.router.values import Purpose
@@ -25,7 +26,9 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
     while not run.dispatcher.stopped and (next_round := learner.looks()) is not None:
         looks, cost = next_round
         rows_by_endpoint = learner.not_held(looks.row, looks.endpoint)
-        if not _affordable(prepared, float(cost[looks.row, looks.endpoint].sum()), cost):
+        round_usd = float(cost[looks.row, looks.endpoint].sum())
+        if not _affordable(prepared, round_usd, cost):
+            run.console.say(_left_out(prepared, round_usd, cost), "yellow")
             break
         if rows_by_endpoint:
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
@@ -36,6 +39,21 @@ def _affordable(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.fl
     """Whether the cap leaves, after a round of the pilot, what answering everything costs at least."""
     left = prepared.run.budget.left_usd
     return left is None or round_usd + _cheapest_usd(prepared, cost_usd) <= left
+
+
+def _left_out(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.float64]) -> str:
+    """Say why the pilot does not go on, and what that does to the plan."""
+    window, left = prepared.run.context.job.budget.window, prepared.run.budget.left_usd
+    cap = "the cap" if window == "run" else f"the cap of this {window}"
+    known = (
+        "it is planned by what is known so far"
+        if len(prepared.learner.observed())
+        else ("nobody has been tried, and the plan and its quality are by what is believed beforehand")
+    )
+    return (
+        f"{money(left or 0)} is left of {cap}: a round of the pilot costs {money(round_usd)} and answering everything "
+        f"{money(_cheapest_usd(prepared, cost_usd))} at least, so the pilot ends here; {known}"
+    )
 
 
 def _pilot_usd(prepared: PreparedRun, cost_usd: NDArray[np.float64]) -> float:

@@ -95,7 +95,9 @@ def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(
     assert 0 < told["labels_needed"] <= 100
     assert told["labels_usd"] > 0
     assert told["cost_usd"] == pytest.approx(sum(told["purposes"].values()))
-    assert told["purposes"]["judge"] >= told["labels_usd"], "the pilot's verdicts and the audit's are in the bill"
+    assert told["purposes"]["judge"] >= told["labels_usd"], (
+        "the pilot's verdicts and the audit's are in the bill"
+    )
     rest = told["cost_usd"] - told["purposes"]["judge"]
     assert told["cost_usd_high"] >= rest + 1, "all that the judge may cost can be spent"
     assert told["reasons"] == []
