@@ -226,7 +226,7 @@ def _within_window(context: RunContext, known: Warehouse | None, say: Say) -> Ru
     left = max(cap - spent, Decimal(0))
     if spent:
         say(
-            f"runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left, which is planned with"
+            f"runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left to plan with"
         )
     return replace(context, cap_usd=left)
 
