@@ -298,8 +298,8 @@ def _written_anew(path: Path, say: locks.Say | None) -> bool:
 
 
 def _database(con: duckdb.DuckDBPyConnection) -> str:
-    row = con.execute("select current_database()").fetchone()
-    return "" if row is None else str(row[0])
+    ((found,),) = con.execute("select current_database()").fetchall()
+    return str(found)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

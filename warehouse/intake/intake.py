@@ -153,7 +153,7 @@ def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection) -> Iterator[pa
 def _scanned(scan: Scan, request: RequestSpec) -> Iterator[pa.RecordBatch]:
     query = f"select {select_raw(scan.columns, request, scan.described)} from {scan.relation}"
     try:
-        yield from scan.con.execute(query, dict(scan.bound)).to_arrow_reader(GROUP_ROWS)
+        yield from scan.con.sql(query, params=dict(scan.bound)).to_arrow_reader(GROUP_ROWS)
     except duckdb.ConversionException as error:  # its message would hold the value
         raise InputError(
             f"input {scan.described}: a value cannot be converted to the type that the query asks"

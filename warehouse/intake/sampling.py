@@ -96,7 +96,7 @@ def _sampled(scan: Scan, source: str) -> InputSample:
     first = con.execute(f"select * from {scan.relation} limit {SAMPLE_ROWS}").to_arrow_table()
     short = [column for column, kind in scan.columns.items() if _names_rows(kind)]
     counts = ", ".join(["count(*)", *(f"count(distinct {name(column)})" for column in short)])
-    counted = con.execute(f"select {counts} from {scan.relation}").fetchone()
+    counted = next(iter(con.execute(f"select {counts} from {scan.relation}").fetchall()), None)
     rows, *distinct = counted or (0,)
     return InputSample(
         source, False, False, rows, scan.columns, first, dict(zip(short, distinct, strict=True))

@@ -51,8 +51,10 @@ def version_of(con: duckdb.DuckDBPyConnection) -> int | None:
         return None
     if "meta" not in tables:
         raise ValueError("tables of something else")
-    row = con.execute("select max(schema_version) from meta").fetchone()
-    return None if row is None else int(row[0])
+    ((found,),) = con.execute(
+        "select max(schema_version) from meta"
+    ).fetchall()  # 2.0 minds a result left half read
+    return int(found)
 
 
 def migrate(

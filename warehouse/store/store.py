@@ -60,7 +60,9 @@ class Warehouse:
 
     def scalar(self, sql: str, **values: Any) -> Any:
         """The first value of the first row, None where there is no row. For an insert: how many rows it added."""
-        row = self._con.execute(sql, values).fetchone()
+        row = next(
+            iter(self._con.execute(sql, values).fetchall()), None
+        )  # DuckDB 2.0 minds a result left half read
         return None if row is None else row[0]
 
     def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:
