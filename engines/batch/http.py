@@ -23,6 +23,8 @@ from thirdshift.router.values import FailureKind
 
 SILENCE_SECONDS = 120.0
 """Without a byte in a transfer, it is lost. A transfer as a whole may take as long as it takes."""
+CALL_SECONDS = 300.0
+"""A call that sends no file has its whole answer by then, however slowly it trickles."""
 PIECE = 1 << 18
 
 
@@ -66,6 +68,10 @@ class BatchCalls:
 
     async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
         """The JSON object that is answered."""
+        if "data" not in body:
+            body["timeout"] = aiohttp.ClientTimeout(
+                total=CALL_SECONDS, sock_connect=30.0, sock_read=SILENCE_SECONDS
+            )
         async with self.request(method, path, **body) as response:
             await self.check(response)
             answer = parsed(await read_bounded(response, CALL_BYTES))
