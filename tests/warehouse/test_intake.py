@@ -546,7 +546,8 @@ def test_a_freeze_killed_at_any_step_is_absent_or_whole(
         assert there is None or (there.rows, there.rejects) == (1, 1)
         again = freeze(InputSpec("in.parquet", tmp_path), folder)
         assert (again.rows, pq.read_table(folder / "rejects.parquet").num_rows) == (1, 1)
-        assert sorted(p.name for p in folder.iterdir()) == ["frozen.json", "rejects.parquet", "requests"]
+        names = sorted(p.name for p in folder.iterdir())
+        assert names == ["frozen.json", "id_types.json", "rejects.parquet", "requests"]
         if not died:
             break
     assert states == {True, False}

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,64 @@ def test_results_are_published_with_the_schemas_properties_as_typed_columns(
     assert (manifest["rows"], manifest["run_id"], manifest["columns"]["count"]) == (4, "one", "int64")
     assert manifest["files"][0]["bytes"] == (folder / "part-00000.parquet").stat().st_size
     assert not (run_folder(warehouse, "one") / "publish").exists()
+
+
+@pytest.mark.parametrize(
+    ("columns", "spec", "expected"),
+    [
+        ({"ticket_id": [7, 8]}, ("ticket_id",), {"request_id": "string", "ticket_id": "int64"}),
+        ({"request_id": [7, 8]}, None, {"request_id": "int64"}),
+        (
+            {"shop": ["a", "b/c"], "day": [date(2026, 1, 2), date(2026, 1, 3)]},
+            ("shop", "day"),
+            {"request_id": "string", "shop": "string", "day": "date32[day]"},
+        ),
+        ({"task": [7, 8]}, ("task",), {"request_id": "string"}),
+    ],
+)
+def test_a_published_row_carries_its_id_cost_and_certificate(
+    tmp_path: Path, columns: dict[str, list[Any]], spec: tuple[str, ...] | None, expected: dict[str, str]
+) -> None:
+    """Joined to the table that was asked, and to the ledger, without a cast."""
+    path = tmp_path / "w.duckdb"
+    pq.write_table(pa.table(columns | {"prompt": ["p", "q"]}), tmp_path / "in.parquet")
+    folder = run_folder(path, "one")
+    folder.mkdir(parents=True)
+    (folder / MARKER).touch(0o600)
+    freeze(InputSpec("in.parquet", tmp_path, RequestSpec(id=spec)), folder)
+    with Warehouse.open(path) as w:
+        runs.start(w, {"run_id": "one", "job": "j", "started_at": NOW, "status": "done"})
+        requests.save(w, "one", folder)
+        ids = w.query("select request_id from requests order by row")["request_id"].to_pylist()
+        answered = [{"run_id": "one", "request_id": one, "output": "x", "score": 1.0} for one in ids]
+        w.append("results", pa.Table.from_pylist(answered))
+        paid = [("settled", 2), ("settled", 1), ("unsettled", 5), ("void", 0)]
+        entries = [
+            {"run_id": "one", "request_id": ids[0], "status": status, "cost_usd": Decimal(usd)}
+            for status, usd in paid
+        ]
+        w.append("ledger", pa.Table.from_pylist(entries))
+        claims = [
+            {"run_id": "one", "task": task, "floor": 0.9, "certified": True, "issued_at": NOW + later}
+            for task, later in ((None, timedelta(0)), (None, timedelta(1)), ("default", timedelta(2)))
+        ]
+        w.append("certificates", pa.Table.from_pylist(claims))
+    published = publish(path, "one", "out", tmp_path)
+    table = pq.read_table(published.files[0], partitioning=None)
+    first = "endpoint" if "task" in columns else "task"
+    leading = [name for name in table.column_names[: table.column_names.index(first)] if name != "task"]
+    assert {name: str(table.schema.field(name).type) for name in leading} == expected
+    for name in expected.keys() & columns.keys():
+        apart = "day" not in columns  # b/c holds what joins the columns of an id
+        assert table[name].to_pylist() == (columns[name] if apart else [columns[name][0], None])
+    assert table["cost_usd"].to_pylist() == [3, 0]
+    assert table["unsettled_usd"].to_pylist() == [5, 0]
+    manifest = json.loads((Path(published.path) / "manifest.json").read_text())
+    by_id = {claim["certificate_id"]: claim for claim in manifest["certificates"]}
+    (named,) = set(table["certificate_id"].to_pylist())
+    assert len(by_id) == 3
+    assert by_id[named] == manifest["certificates"][0], "the latest of the whole batch"
+    assert by_id[named]["task"] is None
 
 
 def test_others_may_read_what_is_published(warehouse: Path, tmp_path: Path) -> None:

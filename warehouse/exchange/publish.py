@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.warehouse.errors import PublishError, StoreUnreachable, WarehouseError, first_line, of_storage
+from thirdshift.warehouse.intake.intake import id_types
+from thirdshift.warehouse.intake.rendering import ID_SEPARATOR
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
@@ -34,6 +37,9 @@ BATCH_ROWS = 8192
 LEADING = ("request_id", "task", "endpoint", "model", "output", "valid")
 TRAILING = (
     "score",
+    "cost_usd",
+    "unsettled_usd",
+    "certificate_id",
     "error",
     "attempts",
     "finish_reason",
@@ -43,11 +49,34 @@ TRAILING = (
     "reused_from",
     "metadata",
 )
-CERTIFICATES = """
-select task, floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method,
-       issued_at::varchar as issued_at
+TAKEN = frozenset({*LEADING, *TRAILING, "job", "run_id"})
+CERTIFICATE_ID = "left(md5(concat_ws('/', run_id, coalesce(task, ''), epoch_us(issued_at))), 16)"
+CERTIFICATES = f"""
+select {CERTIFICATE_ID} as certificate_id, task, floor, confidence, basis, scorer, population, requests, scored,
+       mean, lower_bound, certified, method, issued_at::varchar as issued_at
 from certificates where run_id = $run_id order by task nulls first, issued_at desc
 """
+ROWS = """
+with paid as (
+    select request_id, sum(cost_usd) filter (where status not in ('unsettled', 'reserved')) as settled_usd,
+           sum(cost_usd) filter (where status in ('unsettled', 'reserved')) as unsettled_usd
+    from ledger where run_id = $run_id and request_id is not null group by request_id
+), claim as (
+    select arg_max({certificate_id}, issued_at) as certificate_id from certificates
+    where run_id = $run_id and task is null
+), answered as (
+    select r.*, coalesce(p.settled_usd, 0)::decimal(18,9) as cost_usd,
+           coalesce(p.unsettled_usd, 0)::decimal(18,9) as unsettled_usd, c.certificate_id,
+           case when json_valid(r.output) and coalesce(r.valid, true) then r.output end as parsed
+    from results r left join paid p using (request_id) cross join claim c where r.run_id = $run_id
+)
+select {columns} from answered a left join requests q using (run_id, request_id) order by q.row
+"""
+"""A row's cost is what the run paid for its request, whoever was asked; a worker's idle hour belongs to no request."""
+CAST_BACK = re.compile(
+    r"(U?(TINY|SMALL|BIG|HUGE)INT|U?INTEGER|DECIMAL\(\d+,\s?\d+\)|DOUBLE|FLOAT|UUID|DATE|BOOLEAN|VARCHAR|TIMESTAMP)"
+)
+"""Types whose text means the same value anywhere; an id of another type stays text."""
 SQL_TYPES = {"string": "varchar", "integer": "bigint", "number": "double", "boolean": "boolean"}
 """JSON Schema's type → the column's. All else is JSON text."""
 
@@ -102,13 +131,11 @@ def publish(
 
 def _export(warehouse: Warehouse, run_id: str, folder: Path) -> int:
     """Write the run's results as local parts, in the order of the input; return how many rows."""
-    columns = _properties(warehouse, run_id)
-    typed = "".join(f", {expression} as {name(column)}" for column, expression in columns.items())
-    query = f"""
-        select {", ".join(f"a.{c}" for c in LEADING)}{typed}, {", ".join(f"a.{c}" for c in TRAILING)}
-        from (select *, case when json_valid(output) and coalesce(valid, true) then output end as parsed
-              from results where run_id = $run_id) a
-        left join requests q using (run_id, request_id) order by q.row"""
+    ids = _ids(run_folder(warehouse.path, run_id))
+    columns = ids | {column: f"a.{column}" for column in LEADING if column not in ids}
+    columns |= _properties(warehouse, run_id, ids) | {column: f"a.{column}" for column in TRAILING}
+    chosen = ", ".join(f"{expression} as {name(column)}" for column, expression in columns.items())
+    query = ROWS.format(columns=chosen, certificate_id=CERTIFICATE_ID)
     rows = 0
     for number, table in enumerate(_pieces(warehouse.stream(query, BATCH_ROWS, run_id=run_id))):
         pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
@@ -129,13 +156,30 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending)
 
 
-def _properties(warehouse: Warehouse, run_id: str) -> dict[str, str]:
+def _ids(folder: Path) -> dict[str, str]:
+    """Return the column and the SQL expression for `request_id` and the columns of the input that made it, each in its
+    own type. Where several made it, a text that holds the separator cannot be taken apart, and they are null.
+    """
+    types = id_types(folder)
+    parts = f"string_split(a.request_id, {quoted(ID_SEPARATOR)})"
+    ids = {"request_id": "a.request_id"}
+    for place, (column, kind) in enumerate(types.items(), 1):
+        if column in TAKEN - {"request_id"}:
+            continue
+        text = "a.request_id"
+        if len(types) > 1:
+            text = f"case when len({parts}) = {len(types)} then {parts}[{place}] end"
+        ids[column] = f"try_cast({text} as {kind})" if CAST_BACK.fullmatch(kind) else text
+    return ids
+
+
+def _properties(warehouse: Warehouse, run_id: str, ids: Mapping[str, str]) -> dict[str, str]:
     """Return the column and the SQL expression for each property of the run's response schemas."""
     types: dict[str, str] = {}
     for schema in requests.response_schemas(warehouse, run_id):
         for key, sql_type in _typed(schema).items():
             types[key] = sql_type if types.get(key, sql_type) == sql_type else "json"
-    taken = {*LEADING, *TRAILING, "job", "run_id"}
+    taken = {*TAKEN, *ids}
     return {(f"answer_{key}" if key in taken else key): _expression(key, kind) for key, kind in types.items()}
 
 

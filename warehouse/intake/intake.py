@@ -40,6 +40,8 @@ FILE_ROWS = GROUP_ROWS * 128
 FROZEN = pa.schema(
     [("row", pa.int64()), *((f.name, f.type) for f in RENDERED if f.name != "flaw"), ("leader", pa.int64())]
 )
+ID_TYPES = "id_types.json"
+"""A file of the run's folder: column → DuckDB type, for the columns that make a request's id."""
 REJECTS = pa.schema([("request_id", pa.string()), ("source_row", pa.int64()), ("reason", pa.string())])
 REPEATED = [
     "task",
@@ -92,7 +94,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
         staged = place / "staged.parquet"
         con = connect(place)
         try:
-            rows = _stage(_raw_batches(spec, con), staged)
+            rows = _stage(_raw_batches(spec, con, place), staged)
             keep, leader_of, repeated = _find_repetitions(con, staged, rows, spec.dedupe)
         finally:
             con.close()
@@ -101,6 +103,13 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
         _check_some_row(intake, place, spec)
         (place / "frozen.json").write_text(json.dumps(asdict(intake)))
     return intake
+
+
+def id_types(folder: Path) -> dict[str, str]:
+    """Return the columns of the input that make a request's id, in order, each with its DuckDB type; empty where the
+    input is a batch file, or was frozen by an earlier version."""
+    path = folder / ID_TYPES
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def frozen(folder: Path) -> Intake | None:
@@ -137,20 +146,22 @@ def reject(
 # --- first pass: read, render, stage ------------------------------------------------------------------------
 
 
-def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection) -> Iterator[pa.RecordBatch]:
+def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection, place: Path) -> Iterator[pa.RecordBatch]:
     request = spec.request or RequestSpec()
     problem = None if request.response_schema is None else schema_problem(request.response_schema)
     if problem is not None:
         raise InputError(f"request.{problem}")
     if isinstance(spec.source, SqlSource):
-        return _scanned(scan_sql(con, spec.source, spec.base), request)
+        return _scanned(scan_sql(con, spec.source, spec.base), request, place)
     files = find(spec.source, spec.base)
     if files.jsonl:
         return batch_file.read(files, request)
-    return _scanned(scan_parquet(con, files, request.id or ("request_id",)), request)
+    return _scanned(scan_parquet(con, files, request.id or ("request_id",)), request, place)
 
 
-def _scanned(scan: Scan, request: RequestSpec) -> Iterator[pa.RecordBatch]:
+def _scanned(scan: Scan, request: RequestSpec, place: Path) -> Iterator[pa.RecordBatch]:
+    named = {column: scan.columns.get(column) for column in request.id or ("request_id",)}
+    (place / ID_TYPES).write_text(json.dumps(named))
     query = f"select {select_raw(scan.columns, request, scan.described)} from {scan.relation}"
     try:
         yield from scan.con.sql(query, params=dict(scan.bound)).to_arrow_reader(GROUP_ROWS)
