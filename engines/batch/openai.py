@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ class OpenAIBatches:
             return reply
         if reply.kind is FailureKind.EXPIRED:
             return not_run(f"endpoint {self._name}: {reply.message}")
-        return replace(reply, message=f"endpoint {self._name}: {reply.message}")
+        return reply._replace(message=f"endpoint {self._name}: {reply.message}")
 
     async def close(self) -> None:
         await self._http.close()

@@ -226,7 +226,7 @@ class Attempts:
             if fault is not None:
                 reply = not_sent(FailureKind.BAD_REQUEST, fault)
             elif self._dead is not None:
-                reply = replace(self._dead)
+                reply = self._dead
             else:
                 came = await self._transport.send(request)
                 reply = self._books.believed(came, admission.prompt_bytes, request.max_tokens)

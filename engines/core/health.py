@@ -8,7 +8,6 @@ night can wait.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from thirdshift.engines.core.transport import Reply, not_sent
@@ -168,8 +167,8 @@ class EndpointHealth:
 
 
 def _for_everybody(reply: Reply, message: str) -> Reply:
-    return replace(
-        reply, message=message, unbilled=True, usage=None, said=None, note=None, adapted=False, parameter=None
+    return reply._replace(
+        message=message, unbilled=True, usage=None, said=None, note=None, adapted=False, parameter=None
     )
 
 

@@ -131,7 +131,9 @@ class AttemptRecords:
             status = LedgerStatus.UNSETTLED
         if reply.said is not None and self._words is not None:
             self._words.keep(intent, reply)
-        notes = [each for each in (reply.note, untold, note) if each]
+        notes = (
+            [each for each in (reply.note, untold, note) if each] if reply.note or untold or note else None
+        )
         return Outcome(
             entry_id=intent.entry_id,
             status=status,
@@ -166,6 +168,8 @@ class AttemptRecords:
 
     def _surcharged(self, cost: Decimal, reply: Reply) -> Decimal:
         """A cost with the factors of what the reply says of place and speed in place of those that were asked."""
+        if reply.place is None and reply.speed is None:
+            return cost
         factor = _ONE
         for told, asked in ((reply.place, self._service.place), (reply.speed, self._service.speed)):
             if told is not None and (told or None) != asked:

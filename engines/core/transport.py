@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 from thirdshift.router.values import FailureKind, Request, Usage
 
@@ -21,8 +21,7 @@ class Hints:
     reset_tokens_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came of sending a request once: what it is, what it used, at which tier, and how certain that is."""
 
     kind: FailureKind | None = None
@@ -54,12 +53,16 @@ class Reply:
     """The words leave no doubt that it is the endpoint's fault (its key, its account), whatever was sent."""
     retry_after: float | None = None
     hints: Hints | None = None
-    said: str | None = field(default=None, repr=False)
+    said: str | None = None
     """A failure's whole text, for the run's folder; it may quote the prompt and is shown nowhere."""
     parameter: str | None = None
     """What the server refuses to be sent."""
     adapted: bool = False
     """The endpoint's bodies leave that parameter out from now on: the same request is worth sending again."""
+
+    def __repr__(self) -> str:
+        """Without a text that could quote a prompt."""
+        return f"Reply(kind={self.kind}, message={self.message!r}, usage={self.usage})"
 
 
 class Transport(Protocol):
@@ -87,4 +90,4 @@ def within(reply: Reply, input_tokens: int, output_tokens: int) -> Reply:
     if usage is None or (usage.input_tokens <= input_tokens and usage.output_tokens <= output_tokens):
         return reply
     figure = f"usage not believed: {usage.input_tokens} tokens in, {usage.output_tokens} out"
-    return replace(reply, usage=None, note=figure)
+    return reply._replace(usage=None, note=figure)

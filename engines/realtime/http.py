@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -94,7 +93,7 @@ class HttpTransport:
         if reply.kind is None:
             return reply
         adapted = reply.parameter is not None and self._bodies.adapt(reply.parameter, body)
-        return replace(reply, message=f"endpoint {self._name}: {reply.message}", adapted=adapted)
+        return reply._replace(message=f"endpoint {self._name}: {reply.message}", adapted=adapted)
 
     def _translate(self, error: BaseException) -> Reply:
         for kind_of_error, kind, unsent, words in EXCEPTIONS:

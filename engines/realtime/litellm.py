@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -183,11 +182,11 @@ class LitellmTransport:
         try:
             async with asyncio.timeout(self._timeout + GRACE_SECONDS):
                 response = await self._litellm.acompletion(**body, timeout=self._timeout)
-            reply = replace(read_completion(response.model_dump()), hints=_hints(response))
+            reply = read_completion(response.model_dump())._replace(hints=_hints(response))
             return (
                 reply
                 if reply.kind is None
-                else replace(reply, message=f"endpoint {self._name}: {reply.message}")
+                else reply._replace(message=f"endpoint {self._name}: {reply.message}")
             )
         except TimeoutError:
             return lost(

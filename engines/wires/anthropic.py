@@ -7,7 +7,6 @@ requests. Which features a model has is read from the price map that comes with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
@@ -252,7 +251,7 @@ def read_result(line: bytes, not_run: Callable[[str], Reply]) -> Reply:
         return not_run(str(kind))
     if kind != "errored":
         words = "a result that says neither what was answered nor why not"
-        return replace(lost(FailureKind.BROKEN_REPLY, words), said=as_text(line))
+        return lost(FailureKind.BROKEN_REPLY, words)._replace(said=as_text(line))
     told = result.get("error")
     error = told.get("error", told) if isinstance(told, dict) else {}
     error = error if isinstance(error, dict) else {}

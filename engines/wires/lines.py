@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from thirdshift.engines.core.transport import Reply
@@ -24,7 +23,7 @@ def read_line(line: bytes) -> Reply:
         if isinstance(body, str):  # some write the body as a text
             body = parsed(body)
         if body is not None and body is not MISSING:
-            return replace(read_body(_status(response, body), body, line), retry_after=None)
+            return read_body(_status(response, body), body, line)._replace(retry_after=None)
     if isinstance(error, dict) and str(error.get("code")) in NOT_RUN_CODES:
         return Reply(kind=FailureKind.EXPIRED, message=str(error["code"]), unbilled=True)
     if (told := error_in({"error": error})) is not None:

@@ -9,7 +9,6 @@ Nothing here raises, whatever came.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from thirdshift.engines.core.json import dumps
@@ -31,8 +30,8 @@ def read_reply(status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
     reply = read_body(status, parsed(raw), raw)
     hints = hints_of(headers)
     if reply.kind is not None and reply.unbilled:
-        return replace(reply, hints=hints, retry_after=retry_after_of(headers) or reply.retry_after)
-    return reply if hints is None else replace(reply, hints=hints)
+        return reply._replace(hints=hints, retry_after=retry_after_of(headers) or reply.retry_after)
+    return reply if hints is None else reply._replace(hints=hints)
 
 
 def read_body(status: int, data: Any, raw: bytes | str = b"") -> Reply:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from thirdshift.engines.core.json import dumps
 from thirdshift.router.values import JSON, Usage
@@ -32,8 +31,7 @@ HOUR = ("cache_creation_token_details", "cache_creation")
 """Names of the same figure, as providers have them; the first that is a count is taken, details before the flat ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedUsage:
+class ReportedUsage(NamedTuple):
     """What was told, and what is believed of it."""
 
     usage: Usage | None = None
@@ -43,6 +41,7 @@ class ReportedUsage:
     """As it came, where it is not believed."""
 
 
+PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 NOTHING_TOLD = ReportedUsage()
 
 
@@ -51,6 +50,10 @@ def read_usage(told: JSON, *, answered: bool = False) -> ReportedUsage:
     if not isinstance(told, dict) or not told:
         return NOTHING_TOLD if not told else _disbelieved(told)
     prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
+    if len(told) == len(PLAIN) and told.keys() == PLAIN:
+        plain = _plain(prompt, completion, told["total_tokens"])
+        if plain is not None:
+            return plain
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
         prompt, completion = _first(told, PROMPT), _first(told, COMPLETION)
     total = _first(told, TOTAL)
@@ -70,6 +73,15 @@ def read_usage(told: JSON, *, answered: bool = False) -> ReportedUsage:
     written = min(written, prompt - cached)
     usage = Usage(prompt, completion, cached, min(reasoning, completion), written, min(hour, written))
     return ReportedUsage(usage, certain)
+
+
+def _plain(prompt: Any, completion: Any, total: Any) -> ReportedUsage | None:
+    """The usage where it is told in three figures that agree, as most servers do."""
+    if not (type(prompt) is type(completion) is type(total) is int):
+        return None
+    if 0 < prompt < TOKENS_MAX and 0 < completion < TOKENS_MAX and total == prompt + completion:
+        return ReportedUsage(Usage(prompt, completion))
+    return None
 
 
 def _cache(told: Mapping[str, Any]) -> tuple[int, int, int]:
