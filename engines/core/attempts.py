@@ -231,13 +231,13 @@ class Attempts:
                 came = await self._transport.send(request)
                 reply = self._books.believed(came, admission.prompt_bytes, request.max_tokens)
         finally:
-            self._feedback(admission, reply, alone=self._alone(reply, met))
+            alone = reply.kind is FailureKind.OVERLOADED and self._alone(met)
+            self._feedback(admission, reply, alone=alone)
         return reply
 
-    def _alone(self, reply: Reply, met: Met) -> bool:
+    def _alone(self, met: Met) -> bool:
         """Whether a server's error meets this request and no other: it has met one before, and others were answered."""
-        kind = FailureKind.OVERLOADED
-        return reply.kind is kind and kind in met.failures and self._health.answers > met.answers
+        return FailureKind.OVERLOADED in met.failures and self._health.answers > met.answers
 
     def _overrun(self, intent: Intent, outcome: Outcome) -> None:
         """A provider bills more than its ceiling allowed: nothing more is sent to it, for the cap's sake."""
