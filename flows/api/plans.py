@@ -389,5 +389,7 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
         return [reason.message for reason in plan.reasons]
     leader = int(outlook.batch.leader[found[0]])
     position = int(outlook.columns.positions(np.array([leader]))[0])
-    first, second = explain.why(outlook.decision.problem, plan, position)
+    first, second = explain.why(
+        outlook.decision.problem, plan, position, known=outlook.believed if outlook.context.aim else None
+    )
     return [first.replace(f"row {position} ", f"{request_id} ", 1), second]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,31 @@ from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
 UNKNOWN_QUALITY = 0.7
-"""How often an emulated model is right where nothing is known of the real one: a guess, between useless and perfect."""
+"""How often the cheapest emulated model is right where nothing is known of the real ones: a guess, between useless and
+perfect."""
+WRONG_PER_TENFOLD = 0.5
+"""A model at ten times the price is invented to be wrong so much as often: dearer ones are better as a rule."""
+
+
+def invented_quality(endpoints: Sequence[Endpoint]) -> dict[str, float]:
+    """How often each stand-in is right: as believed of its model, else the more often the dearer it is."""
+    price = {end.name: float(end.price.base.input) + float(end.price.base.output) for end in endpoints}
+    least = min((usd for usd in price.values() if usd > 0), default=1.0)
+    found = {}
+    for end in endpoints:
+        tenfold = math.log10(max(price[end.name], least) / least)
+        guess = 1.0 - (1.0 - UNKNOWN_QUALITY) * WRONG_PER_TENFOLD**tenfold
+        found[end.name] = guess if end.quality_prior is None else end.quality_prior
+    return found
+
+
+def invention_sentence(endpoints: Sequence[Endpoint]) -> str:
+    """Say that the skills of a rehearsal are made up, and what they are."""
+    skills = ", ".join(f"{name} {share:.2f}" for name, share in invented_quality(endpoints).items())
+    return (
+        f"a rehearsal: how often each emulated model is right is invented, by what is believed of it or by its price "
+        f"({skills}); --outcomes FILE has them answer as recorded"
+    )
 
 
 @contextmanager
@@ -22,10 +47,11 @@ def emulated(
 ) -> Iterator[Mapping[str, Endpoint]]:
     """The endpoints by name, reached at an emulated provider that knows the references of the frozen input."""
     recorded = {} if outcomes is None else _recorded(endpoints, outcomes)
+    quality = invented_quality(endpoints)
     cast = [
         stand_in(
             endpoint,
-            quality=UNKNOWN_QUALITY if endpoint.quality_prior is None else endpoint.quality_prior,
+            quality=quality[endpoint.name],
             recorded_as=recorded.get(endpoint.name),
         )
         for endpoint in endpoints

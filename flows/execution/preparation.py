@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from thirdshift.flows.dispatch.emulation import invention_sentence
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution import earlier_runs
@@ -47,6 +48,8 @@ def prepare(run: Run) -> PreparedRun:
     by_audit = context.scorer is not None and not context.scores_all
     if by_audit:
         prepared_input = judgeable(context, prepared_input)
+    if context.call.emulated and context.call.outcomes is None:
+        say(invention_sentence(context.endpoints))
     run.dispatcher.connect()
     # one shows what its model can do; how many there are to be is for the plan to say
     run.dispatcher.plan_workers(dict.fromkeys(context.pools, 1))

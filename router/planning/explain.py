@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,8 +34,9 @@ def columns(problem: Problem, plan: Plan) -> AssignmentColumns:
     return found
 
 
-def why(problem: Problem, plan: Plan, row: int) -> tuple[str, str]:
-    """Two lines: where the row goes and what is expected of it; the runner-up and why it is not that."""
+def why(problem: Problem, plan: Plan, row: int, *, known: Collection[str] | None = None) -> tuple[str, str]:
+    """Two lines: where the row goes and what is expected of it; the runner-up and why it is not that. `known`: endpoints of
+    whose quality something is believed; None: of all."""
     mine, second = int(plan.choice[row]), int(plan.runner_up[row])
     if mine == NOBODY:
         return f"row {row} goes nowhere", "no endpoint that is allowed for it can take it"
@@ -42,9 +44,18 @@ def why(problem: Problem, plan: Plan, row: int) -> tuple[str, str]:
     task = problem.tasks[int(p.task[0])] if problem.tasks else "default"
     quality, cost = p.worth[0] / p.weight[0], p.cost[0]
     name = problem.options[mine].name
-    first = f"row {row} ({task}) goes to {name}: predicted quality {quality[mine]:.3f}, {money(cost[mine])}"
+    sure = [known is None or option.endpoint in known for option in problem.options]
+    expected = f"predicted quality {quality[mine]:.3f}" if sure[mine] else "whose quality nobody knows yet"
+    first = f"row {row} ({task}) goes to {name}: {expected}, {money(cost[mine])}"
     if second == NOBODY:
         return first, "no other endpoint may answer it"
+    if not (sure[mine] and sure[second]):
+        apart = float(cost[second] - cost[mine])
+        dearer = f"dearer by {money(apart)}" if apart >= 0 else f"cheaper by {money(-apart)}"
+        return first, (
+            f"runner-up {problem.options[second].name}: {money(cost[second])}, {dearer}; which of them is better a pilot "
+            "will tell"
+        )
     other = f"runner-up {problem.options[second].name}: {quality[second]:.3f}, {money(cost[second])}"
     return first, f"{other}; {_tipped(problem, plan, row, mine, second)}"
 

@@ -12,7 +12,14 @@ from thirdshift.flows.cli.plan import show_plan
 from thirdshift.flows.runs.options import RunOptions
 
 
-def plan(folder: Path, endpoints: dict[str, dict[str, Any]], *, as_json: bool = True, **keys: Any) -> int:
+def plan(
+    folder: Path,
+    endpoints: dict[str, dict[str, Any]],
+    *,
+    as_json: bool = True,
+    why: str | None = None,
+    **keys: Any,
+) -> int:
     write_sums(folder / "requests.parquet", 100)
     job = {
         "name": "sums",
@@ -22,4 +29,4 @@ def plan(folder: Path, endpoints: dict[str, dict[str, Any]], *, as_json: bool = 
         **keys,
     }  # fmt: skip
     (folder / "job.yaml").write_text(yaml.safe_dump(job))
-    return show_plan(RunOptions(folder / "job.yaml"), as_json=as_json, request_id=None)
+    return show_plan(RunOptions(folder / "job.yaml"), as_json=as_json, request_id=why)
