@@ -1,4 +1,4 @@
-"""The `rehearse` command: a job's night against emulated providers with the real prices and limits."""
+"""Rehearsals: endpoints reached at emulated providers with the real prices and limits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
         models = recorded_models(outcomes)
     except (OSError, ValueError) as error:
         raise UserError(f"--outcomes {outcomes}: {error}") from error
-    found = {}
+    models_by_endpoint = {}
     for endpoint in endpoints:
         named = recorded_for(endpoint, models)
         if named is None:
@@ -74,8 +74,8 @@ def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
                 f"--outcomes {outcomes} has no one model for endpoint {endpoint.name} ({endpoint.model}); "
                 f"name the endpoint or its model as one of {', '.join(models)}"
             )
-        found[endpoint.name] = named
-    return found
+        models_by_endpoint[endpoint.name] = named
+    return models_by_endpoint
 
 
 def _known(frozen: Path) -> Iterator[KnownRow]:

@@ -104,12 +104,18 @@ class Harvest:
 def harvest_of(
     endpoints: Sequence[Endpoint], deadline: datetime | None, warehouse: Warehouse
 ) -> Harvest | None:
-    """None where nothing ends the night, or nothing could answer the rest."""
-    others = [e for e, each in enumerate(endpoints) if each.mode is Mode.REALTIME and each.workers is None]
+    """Make the harvest of a run; None where no deadline ends it, or nothing could answer the rest."""
+    others = [
+        e
+        for e, endpoint in enumerate(endpoints)
+        if endpoint.mode is Mode.REALTIME and endpoint.workers is None
+    ]
     if deadline is None or not others:
         return None
-    seen = {row["endpoint"]: row["seconds"] for row in warehouse.query(CALLS).to_pylist()}
-    rates = [requests_per_second(each.limits, seen.get(each.name)) for each in endpoints]
+    seconds_by_endpoint = {row["endpoint"]: row["seconds"] for row in warehouse.query(CALLS).to_pylist()}
+    rates = [
+        requests_per_second(endpoint.limits, seconds_by_endpoint.get(endpoint.name)) for endpoint in endpoints
+    ]
     fastest = max(others, key=lambda e: rates[e])
     rest = {}
     for tier, realtime_counterpart in zip(endpoints, realtime_counterparts(endpoints).tolist(), strict=True):
@@ -122,12 +128,17 @@ def with_turnarounds(
     endpoints: Sequence[Endpoint], warehouse: Warehouse | None, *, cut_short: bool
 ) -> tuple[Endpoint, ...]:
     """Batch tiers that state no turnaround, with what their earlier batches tell. `cut_short`: late ones will be."""
-    seen: dict[str, list[float]] = {}
+    seconds_by_endpoint: dict[str, list[float]] = {}
     for row in warehouse.query(BATCHES).to_pylist() if warehouse is not None else ():
-        seen.setdefault(row["endpoint"], []).append(row["seconds"])
+        seconds_by_endpoint.setdefault(row["endpoint"], []).append(row["seconds"])
     return tuple(
-        replace(each, turnaround_seconds=turnaround_seconds(seen.get(each.name, ()), cut_short=cut_short))
-        if each.mode is Mode.BATCH and each.turnaround_seconds is None
-        else each
-        for each in endpoints
+        replace(
+            endpoint,
+            turnaround_seconds=turnaround_seconds(
+                seconds_by_endpoint.get(endpoint.name, ()), cut_short=cut_short
+            ),
+        )
+        if endpoint.mode is Mode.BATCH and endpoint.turnaround_seconds is None
+        else endpoint
+        for endpoint in endpoints
     )

@@ -1,4 +1,4 @@
-"""What a job's earlier nights mean for this one: answers it need not pay for, and a budget they share."""
+"""What a job's earlier runs mean for this one: answers it need not pay for, a budget they share, text to erase."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def take_over(warehouse: Warehouse, context: RunContext, columns: RequestColumns
     come back with nothing else allowed for these requests, so that neither pilot nor plan nor repair sends them.
     """
     if context.job.reuse == "answered" and not (context.folder / "shards").exists():  # nothing was sent yet
-        found = _usable(_found(warehouse, context, columns), context, columns)
-        reuse(warehouse, context.run_id, found)
-        if found.num_rows:
-            saved = pc.sum(found["saved_usd"]).as_py() or Decimal(0)
-            say(f"{found.num_rows:,} answers of earlier runs reused, {money(saved)} saved")
+        answers = _usable(_earlier_answers(warehouse, context, columns), context, columns)
+        reuse(warehouse, context.run_id, answers)
+        if answers.num_rows:
+            saved = pc.sum(answers["saved_usd"]).as_py() or Decimal(0)
+            say(f"{answers.num_rows:,} answers of earlier runs reused, {money(saved)} saved")
     held = warehouse.query(REUSED, run_id=context.run_id)
     endpoint = _positions(held["endpoint"], context)
     at = columns.positions(np.asarray(held["row"], np.int64))
@@ -63,7 +63,7 @@ def take_over(warehouse: Warehouse, context: RunContext, columns: RequestColumns
     return replace(columns, allowed=allowed)
 
 
-def _found(warehouse: Warehouse, context: RunContext, columns: RequestColumns) -> pa.Table:
+def _earlier_answers(warehouse: Warehouse, context: RunContext, columns: RequestColumns) -> pa.Table:
     seconds = context.job.reuse_max_age
     return answered_before(
         warehouse,
@@ -76,23 +76,24 @@ def _found(warehouse: Warehouse, context: RunContext, columns: RequestColumns) -
     )
 
 
-def _usable(found: pa.Table, context: RunContext, columns: RequestColumns) -> pa.Table:
-    """Without answers by endpoints that are gone, are another model now, or are not allowed for the request."""
+def _usable(answers: pa.Table, context: RunContext, columns: RequestColumns) -> pa.Table:
+    """Leave out answers by endpoints that are gone, are another model now, or are not allowed for the request."""
     models = {endpoint.name: endpoint.model for endpoint in context.endpoints}
     same = [
-        models.get(row["endpoint"]) == row["model"] for row in found.select(["endpoint", "model"]).to_pylist()
+        models.get(row["endpoint"]) == row["model"]
+        for row in answers.select(["endpoint", "model"]).to_pylist()
     ]
-    found = found.filter(pa.array(same, pa.bool_()))
-    if not found.num_rows:
-        return found
-    endpoint = _positions(found["endpoint"], context)
-    which = pc.index_in(_hashes(context, columns), value_set=found["request_hash"].combine_chunks())
+    answers = answers.filter(pa.array(same, pa.bool_()))
+    if not answers.num_rows:
+        return answers
+    endpoint = _positions(answers["endpoint"], context)
+    which = pc.index_in(_hashes(context, columns), value_set=answers["request_hash"].combine_chunks())
     answer = np.asarray(pc.fill_null(which, -1), np.int64)
     asked = np.flatnonzero(answer >= 0)
     refused = answer[asked[~columns.allowed[asked, endpoint[answer[asked]]]]]
-    fine = np.ones(found.num_rows, bool)
+    fine = np.ones(answers.num_rows, bool)
     fine[refused] = False
-    return found.filter(pa.array(fine))
+    return answers.filter(pa.array(fine))
 
 
 def _hashes(context: RunContext, columns: RequestColumns) -> pa.Array:
@@ -111,7 +112,7 @@ def _positions(names: pa.ChunkedArray, context: RunContext) -> NDArray[np.int64]
 
 @contextmanager
 def sharing(context: RunContext) -> Iterator[None]:
-    """Alone with the budget that the job's runs of a day or month share: two at once could pass the cap together."""
+    """Be alone with the budget that the job's runs of a day or month share: two at once could pass the cap together."""
     if context.job.budget.window == "run":
         yield
         return
@@ -127,12 +128,12 @@ def sharing(context: RunContext) -> Iterator[None]:
 
 
 def _share(job: str) -> str:
-    """A folder of the lock, beside those of runs; a job's name can be longer than a file's."""
+    """Return the name of the lock's folder, beside those of runs; a job's name can be longer than a file's."""
     return f".budget-{blake2b(job.encode(), digest_size=8).hexdigest()}"
 
 
 def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunContext:
-    """`budget.window`: the setting with the cap less what the job's other runs have spent in it."""
+    """Return the context with its cap less what the job's other runs have spent in `budget.window`."""
     window, cap = context.job.budget.window, context.cap_usd
     if window == "run" or cap is None:
         return context
@@ -144,7 +145,7 @@ def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunCon
         for but in (None, context.run_id)
     )
     spent = under_way + others
-    # the escrow counts all that this run has spent; what it spent before the window began is not of this cap
+    # the budget counts all that this run has spent; what it spent before the window began is not of this cap
     before = ledger.spent(warehouse, context.run_id) - (everyone - others)
     left = max(cap - spent, Decimal(0))
     if spent:
@@ -153,8 +154,10 @@ def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunCon
 
 
 def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
-    """Take in what killed runs of the job left in journals: they have spent it. What batches of theirs can still cost,
-    and have cost so far, is in no part yet; it is returned."""
+    """Take in what killed runs of the job left in journals: they have spent it.
+
+    Returns what batches of theirs have cost so far and can still cost, which is in no part yet.
+    """
     under_way = Decimal(0)
     names = warehouse.query(OTHERS, job=context.job.name, run_id=context.run_id)["run_id"].to_pylist()
     for run_id in names:
@@ -180,7 +183,7 @@ _BEGAN, _AT = datetime.now(UTC), time.monotonic()
 
 
 def seen_to_pass() -> datetime:
-    """The time of day by a clock that nobody sets: one that jumps ahead tonight must not erase what is still wanted."""
+    """Return the time by a clock that nobody sets: one that jumps ahead must not erase what is still wanted."""
     return _BEGAN + timedelta(seconds=time.monotonic() - _AT)
 
 

@@ -16,7 +16,7 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
     run, learner, audit = prepared.run, prepared.learner, prepared.audit
     if adopted := adopted_shards(prepared, {Purpose.PILOT, Purpose.JUDGE}):
         return adopted
-    if audit is not None and (shards := scoring_shards(prepared, audit.looks)):
+    if audit is not None and (shards := scoring_shards(prepared, audit.pilot_requests)):
         return shards
     if not learner.rounds and run.context.job.budget.approve_above_usd is not None:
         costs = learner.market().by_endpoint()

@@ -1,6 +1,6 @@
-"""Turns at an endpoint: where a job states `limits.concurrency`, it holds across the flow runs of a Prefect server.
+"""Concurrency slots at an endpoint: a job's `limits.concurrency` holds across the flow runs of a Prefect server.
 
-Within a run our engine keeps the limit, request by request. Across runs, a run has the endpoint's turn while it has shards
+Within a run our engine keeps the limit, request by request. Across runs, a run holds a slot while it has shards
 there: one lease of Prefect's global concurrency limit `thirdshift-<endpoint>` for all its shards together. Runs of
 deployments make the limit, with one slot, where it is missing; whoever gives it more slots lets as many runs in at a time.
 A run by the command keeps to a limit that is there. A slot that no live run holds is taken back, so that no run waits for
@@ -22,9 +22,9 @@ from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.values import Mode
 
 LEASE_SECONDS = 60.0
-"""A killed process keeps the turn for as long; Prefect renews the lease meanwhile, and takes no shorter one."""
+"""A killed process keeps its slot for as long; Prefect renews the lease meanwhile, and takes no shorter one."""
 ASK_SECONDS = 5.0
-"""How long one question for the turn waits, before it is asked whether the night still wants it."""
+"""How long one request for a slot waits, before it is checked whether the run still wants it."""
 AGAIN_SECONDS = 5.0
 """After a question that Prefect's API did not answer."""
 SILENT_SECONDS = 2 * LEASE_SECONDS
@@ -32,14 +32,14 @@ SILENT_SECONDS = 2 * LEASE_SECONDS
 
 
 @dataclass
-class _Turn:
+class _EndpointSlot:
     lock: Lock = field(default_factory=Lock)
     shards: int = 0
     held: ExitStack = field(default_factory=ExitStack)
 
 
 class EndpointSlots:
-    """The turns of one run. `endpoints`: names that it takes turns at; all others are free."""
+    """The slots of one run. `endpoints`: names whose slots are limited; all others are free."""
 
     def __init__(
         self,
@@ -48,33 +48,33 @@ class EndpointSlots:
         say: Callable[[str], None] = print,
         flow_run: UUID | None = None,
     ) -> None:
-        self._turns = {name: _Turn() for name in endpoints}
+        self._slots = {name: _EndpointSlot() for name in endpoints}
         self._deadline, self._say, self._flow_run = deadline, say, flow_run
         self._over = Event()
 
     def stop(self) -> None:
-        """Wait for no turn any more: what then goes to the engine is not sent."""
+        """Wait for no slot any more: what then goes to the engine is not sent."""
         self._over.set()
 
     @contextmanager
     def of(self, endpoint: str) -> Iterator[None]:
-        """Wait for the endpoint's turn, at most until the deadline."""
-        turn = self._turns.get(endpoint)
-        if turn is None:
+        """Wait for a slot at the endpoint, at most until the deadline, and hold it."""
+        slot = self._slots.get(endpoint)
+        if slot is None:
             yield
             return
-        with turn.lock:
-            if not turn.shards:
-                self._take(turn.held, endpoint)
-            turn.shards += 1
+        with slot.lock:
+            if not slot.shards:
+                self._take(slot.held, endpoint)
+            slot.shards += 1
         try:
             yield
         finally:
-            with turn.lock:
-                turn.shards -= 1
-                if not turn.shards:
+            with slot.lock:
+                slot.shards -= 1
+                if not slot.shards:
                     with suppress(Exception):  # a lease that cannot be given back ends by itself
-                        turn.held.close()
+                        slot.held.close()
                     mark(self._flow_run, limit_name(endpoint), held=False)
 
     def _take(self, held: ExitStack, endpoint: str) -> None:
@@ -98,10 +98,10 @@ class EndpointSlots:
                     )
                 waits = True
                 watch.look()
-            except Exception as error:  # noqa: BLE001 - a night waits for hours; the API may be away meanwhile
+            except Exception as error:  # noqa: BLE001 - a run waits for hours; the API may be away meanwhile
                 if not lost:
                     self._say(
-                        f"{endpoint}: its turn cannot be asked for now ({str(error) or type(error).__name__}); asking again"
+                        f"{endpoint}: its slot cannot be asked for now ({str(error) or type(error).__name__}); asking again"
                     )
                 lost = True
                 self._over.wait(AGAIN_SECONDS)

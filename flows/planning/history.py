@@ -1,4 +1,4 @@
-"""What earlier nights of the same job tell of this one: how long answers are, how tokens are counted, who is how good."""
+"""What earlier runs of a job show: how long answers are, how tokens are counted, how good each endpoint is."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ limit {MOST}
 
 @dataclass(frozen=True, slots=True)
 class PastAnswers:
-    """Answers of earlier nights: columns of one length."""
+    """Answers of earlier runs: columns of one length."""
 
     lengths: Observed
     endpoint: NDArray[np.int32]
@@ -65,9 +65,9 @@ class PastAnswers:
     """As we had; NaN where the plan had the request elsewhere."""
 
     def counted(self, endpoint: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(estimated, actual) input tokens on one endpoint."""
-        mine = (self.endpoint == endpoint) & np.isfinite(self.estimated)
-        return self.estimated[mine], self.input_tokens[mine]
+        """Return (estimated, actual) input tokens on one endpoint."""
+        chosen = (self.endpoint == endpoint) & np.isfinite(self.estimated)
+        return self.estimated[chosen], self.input_tokens[chosen]
 
 
 def past_nights(
@@ -79,17 +79,20 @@ def past_nights(
     *,
     emulated: bool = False,
 ) -> PastAnswers | None:
-    """None where there are none. Tasks that tonight's batch has not are left out; rehearsals know rehearsals only."""
-    found, task, endpoint = _asked(
+    """Return the answers of earlier runs; None where there are none.
+
+    Tasks that this run's input has not are left out; rehearsals know rehearsals only.
+    """
+    rows, task, endpoint = _query(
         path, TAUGHT, endpoints, tasks, job=job, run_id=run_id, emulated=str(emulated).lower()
     )
     if not len(task):
         return None
     columns = {
-        name: np.asarray(found[name].cast(pa.float64()), np.float64)
+        name: np.asarray(rows[name].cast(pa.float64()), np.float64)
         for name in ("input_tokens", "output_tokens", "estimated")
     }
-    uncut = np.full(len(task), np.iinfo(np.int32).max)  # the ceilings of those nights are not kept
+    uncut = np.full(len(task), np.iinfo(np.int32).max)  # the ceilings of those runs are not kept
     lengths = Observed(task, endpoint, columns["output_tokens"].astype(np.int64), uncut)
     return PastAnswers(lengths, endpoint, columns["input_tokens"], columns["estimated"])
 
@@ -105,40 +108,39 @@ def past_scores(
     realtime_counterpart: NDArray[np.int32],
     emulated: bool = False,
 ) -> observations.PastScores:
-    """What earlier nights' pilots and audits scored, by the same scorer, or by any where tonight has none; empty where
-    there were none."""
+    """Return what the pilots and audits of earlier runs scored, by the same scorer, or by any where this run has none."""
     values = {
         "job": job,
         "run_id": run_id,
         "scorer": scorer.shown if scorer else "",
         "emulated": str(emulated).lower(),
     }
-    found, task, endpoint = _asked(path, SCORED, endpoints, tasks, **values)
+    rows, task, endpoint = _query(path, SCORED, endpoints, tasks, **values)
     if not len(task):
         return observations.no_past()
-    requests, request = np.unique(np.asarray(found["request"], np.int64), return_inverse=True)
+    requests, request = np.unique(np.asarray(rows["request"], np.int64), return_inverse=True)
     of_request = np.zeros(len(requests), np.int32)
     of_request[request] = task
-    seen = shared(
-        Observations(request, endpoint, np.asarray(found["score"], np.float64)), realtime_counterpart
+    scores = shared(
+        Observations(request, endpoint, np.asarray(rows["score"], np.float64)), realtime_counterpart
     )
-    return observations.PastScores(of_request[seen.row], seen.endpoint, seen.score, seen.row)
+    return observations.PastScores(of_request[scores.row], scores.endpoint, scores.score, scores.row)
 
 
-def _asked(
+def _query(
     path: Path, sql: str, endpoints: Sequence[Endpoint], tasks: Sequence[str], **values: str
 ) -> tuple[pa.Table, NDArray[np.int32], NDArray[np.int32]]:
-    """The rows of a question about endpoints and tasks that tonight has too, and the positions of both."""
+    """Return the rows of a query whose endpoints and tasks this run has too, and the positions of both."""
     none = np.zeros(0, np.int32)
     if not path.exists():
         return pa.table({}), none, none
     with Warehouse.open(path) as warehouse:
-        known = [f"{each.name} {each.model}" for each in endpoints]
-        found = warehouse.query(sql, None, endpoints=known, **values)
-    task = _positions(found["task"], tasks)
-    endpoint = _positions(found["endpoint"], [each.name for each in endpoints])
+        known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints]
+        rows = warehouse.query(sql, None, endpoints=known, **values)
+    task = _positions(rows["task"], tasks)
+    endpoint = _positions(rows["endpoint"], [endpoint.name for endpoint in endpoints])
     both = (task >= 0) & (endpoint >= 0)
-    return found.filter(pa.array(both)), task[both], endpoint[both]
+    return rows.filter(pa.array(both)), task[both], endpoint[both]
 
 
 def _positions(names: pa.ChunkedArray, known: Sequence[str]) -> NDArray[np.int32]:

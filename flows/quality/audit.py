@@ -3,7 +3,7 @@
 A draw shuffles, by a recorded seed, every request of the population whose served answer had no score when it was drawn;
 the audit is a beginning of that order, so it may grow and be cut short and is a uniform sample all the same. What was
 scored before for another reason (the pilot, an audit before a repair) counts as it is. A relative floor is audited on
-pairs, the served answer and the anchor's, over the whole population.
+pairs, the served answer and the baseline's, over the whole population.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, anchors_of, basis_of, pairs
+from thirdshift.flows.quality.questions import pairs
+from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, baselines_of, basis_of
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.certificate import (
     Certificate,
@@ -60,26 +61,26 @@ class ServedAnswers:
     """NaN: not known yet. An answer that is none scores 0, and so does one that cannot be judged: the bound holds then."""
     predicted: Floats
     baseline: Floats
-    """The anchor's score of the same request, for a relative floor; NaN: not known."""
+    """The baseline's score of the same request, for a relative floor; NaN: not known."""
 
 
-def served(w: Warehouse, context: RunContext, population: NDArray[np.int64]) -> ServedAnswers:
-    """`population`: rows that the claim is about; those without a result are left out."""
-    found = w.query(SERVED, run_id=context.run_id)
-    found = found.filter(pa.array(np.isin(np.asarray(found["row"], np.int64), population)))
-    row = np.asarray(found["row"], np.int64)
-    score = np.asarray(found["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
-    answered, in_vain = (np.asarray(found[name], np.bool_) for name in ("answered", "in_vain"))
+def served(warehouse: Warehouse, context: RunContext, population: NDArray[np.int64]) -> ServedAnswers:
+    """Return the served answers of `population`, rows that the claim is about; those without a result are left out."""
+    answers = warehouse.query(SERVED, run_id=context.run_id)
+    answers = answers.filter(pa.array(np.isin(np.asarray(answers["row"], np.int64), population)))
+    row = np.asarray(answers["row"], np.int64)
+    score = np.asarray(answers["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
+    answered, in_vain = (np.asarray(answers[name], np.bool_) for name in ("answered", "in_vain"))
     score[~answered | (np.isnan(score) & in_vain)] = 0.0
-    if basis_of(context) is Basis.AGREEMENT:  # the anchor agrees with itself
-        own = np.isin(np.array(found["endpoint"].to_pylist(), np.object_), anchors_of(context))
+    if basis_of(context) is Basis.AGREEMENT:  # the baseline agrees with itself
+        own = np.isin(np.array(answers["endpoint"].to_pylist(), np.object_), baselines_of(context))
         score[own & answered] = 1.0
-    anchored = w.query(BASELINE_SCORES, run_id=context.run_id, endpoints=anchors_of(context))
-    by_row = dict(zip(anchored["row"].to_pylist(), anchored["score"].to_pylist(), strict=True))
-    baseline = np.array([by_row.get(each, np.nan) for each in row.tolist()], np.float64)
-    predicted = np.asarray(found["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
-    task = found["task"].to_numpy()
-    return ServedAnswers(row, task, found["endpoint"].fill_null("").to_pylist(), score, predicted, baseline)
+    baseline_scores = warehouse.query(BASELINE_SCORES, run_id=context.run_id, endpoints=baselines_of(context))
+    by_row = dict(zip(baseline_scores["row"].to_pylist(), baseline_scores["score"].to_pylist(), strict=True))
+    baseline = np.array([by_row.get(number, np.nan) for number in row.tolist()], np.float64)
+    predicted = np.asarray(answers["predicted"].cast(pa.float64()).fill_null(np.nan), np.float64)
+    task = answers["task"].to_numpy()
+    return ServedAnswers(row, task, answers["endpoint"].fill_null("").to_pylist(), score, predicted, baseline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Draw:
         return same and view.endpoint == self.served_by.tolist()
 
     def asked(self, tasks: Mapping[int, str]) -> NDArray[np.int64]:
-        """Rows to be scored."""
+        """Return the rows to be scored, in the order drawn. `tasks`: by row."""
         wanted = set(self.order[: self.sizes.get("", 0)].tolist())
         for task, size in self.sizes.items():
             of_task = [row for row in self.order.tolist() if task and tasks.get(row) == task]
@@ -119,21 +120,21 @@ def seed_of(run_id: str, number: int) -> int:
 
 
 def load(folder: Path) -> Draw | None:
-    """The run's latest draw."""
+    """Return the run's latest draw."""
     path = folder / DRAW
     if not path.exists():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    with np.load(folder / f"audit-{told['number']}.npz") as rows:
-        return Draw(**told, **{name: rows[name] for name in ("population", "served_by", "order")})
+    values = json.loads(path.read_text(encoding="utf-8"))
+    with np.load(folder / f"audit-{values['number']}.npz") as rows:
+        return Draw(**values, **{name: rows[name] for name in ("population", "served_by", "order")})
 
 
 def save(folder: Path, draw: Draw) -> None:
     rows = {"population": draw.population, "served_by": draw.served_by, "order": draw.order}
     np.savez(folder / f"audit-{draw.number}.npz", **rows)  # type: ignore[arg-type] # numpy's stubs
-    told = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes", "sample")}
+    values = {name: getattr(draw, name) for name in ("number", "seed", "drawn_at", "sizes", "sample")}
     beside = folder / f"{DRAW}.tmp"
-    beside.write_text(json.dumps(told), encoding="utf-8")
+    beside.write_text(json.dumps(values), encoding="utf-8")
     beside.rename(folder / DRAW)
 
 
@@ -153,9 +154,9 @@ class Scope:
     predicted: float
     """Mean of those that are left."""
     baseline: Floats
-    """For a relative floor: the anchor's scores of `audit`'s requests."""
+    """For a relative floor: the baseline's scores of `audit`'s requests."""
     own: bool = False
-    """For a relative floor: the anchor itself has served everything."""
+    """For a relative floor: the baseline itself has served everything."""
 
     @property
     def population(self) -> int:
@@ -163,19 +164,21 @@ class Scope:
 
 
 def scopes_of(context: RunContext, view: ServedAnswers, draw: Draw) -> Iterator[Scope]:
-    """What the job's floor is asked of, as it stands."""
+    """Return the parts of the batch that the job's floor is asked of, as they stand."""
     per_task, relative = context.job.quality.per_task, is_relative(context)
-    return scopes(view, draw, per_task=per_task, relative=relative, anchors=anchors_of(context))
+    return scopes(view, draw, per_task=per_task, relative=relative, baselines=baselines_of(context))
 
 
 def scopes(
-    view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool, anchors: Collection[str] = ()
+    view: ServedAnswers, draw: Draw, *, per_task: bool, relative: bool, baselines: Collection[str] = ()
 ) -> Iterator[Scope]:
-    """The whole batch, then each task where the floor is per task. `anchors`: names of the endpoint that a relative floor
-    is a share of."""
+    """Yield the whole batch, then each task where the floor is per task.
+
+    `baselines`: names of the endpoint that a relative floor is a share of.
+    """
     names = ["", *dict.fromkeys(view.task.tolist())] if per_task else [""]
     own = (
-        np.isin(np.array(view.endpoint, np.str_), list(anchors))
+        np.isin(np.array(view.endpoint, np.str_), list(baselines))
         if relative
         else np.zeros(len(view.row), bool)
     )
@@ -186,18 +189,18 @@ def scopes(
     if draw.sample:
         scorable[order[draw.sample :]] = False
     for name in names:
-        mine = (view.task == name) if name else np.ones(len(view.row), bool)
-        line = order[mine[order]]
-        unknown = np.isnan(view.score[line]) | ~scorable[line]
-        unknown |= np.isnan(view.baseline[line]) if relative else False
-        done = int(unknown.argmax()) if unknown.any() else len(line)
-        rest = view.predicted[line[done:]]
+        in_scope = (view.task == name) if name else np.ones(len(view.row), bool)
+        drawn_order = order[in_scope[order]]
+        unknown = np.isnan(view.score[drawn_order]) | ~scorable[drawn_order]
+        unknown |= np.isnan(view.baseline[drawn_order]) if relative else False
+        done = int(unknown.argmax()) if unknown.any() else len(drawn_order)
+        rest = view.predicted[drawn_order[done:]]
         predicted = float(np.nanmean(rest)) if len(rest) and not np.isnan(rest).all() else 1.0
-        known = np.nan_to_num(view.score[mine & ~drawn])
-        scored = line[:done]
+        known = np.nan_to_num(view.score[in_scope & ~drawn])
+        scored = drawn_order[:done]
         yield Scope(
-            name or None, known, view.score[scored], len(line) - done, predicted, view.baseline[scored],
-            bool(own[mine].all()) and relative,
+            name or None, known, view.score[scored], len(drawn_order) - done, predicted, view.baseline[scored],
+            bool(own[in_scope].all()) and relative,
         )  # fmt: skip
 
 
@@ -218,25 +221,27 @@ def certificate(context: RunContext, scope: Scope, number: int) -> Certificate:
     return certify(claim, sample, audit_round=number)
 
 
-def certificates(w: Warehouse, context: RunContext) -> tuple[Certificate, ...]:
-    """What the run's audit shows: of the whole batch first, then of its tasks where the floor is per task. None before
-    anything was drawn."""
+def certificates(warehouse: Warehouse, context: RunContext) -> tuple[Certificate, ...]:
+    """Return what the run's audit shows: of the whole batch first, then of its tasks where the floor is per task.
+
+    Empty before anything was drawn.
+    """
     first = context.folder / "audit-1.npz"
     if not first.exists():
         return ()
     with np.load(first) as rows:
         population = rows["population"]  # all had a result then; fewer may, where a repair was stopped
-    return shown(context, served(w, context, population))
+    return shown(context, served(warehouse, context, population))
 
 
 def shown(context: RunContext, view: ServedAnswers) -> tuple[Certificate, ...]:
-    """By the draw in force: an earlier one, of answers that a repair has exchanged since, shows nothing."""
+    """Return the certificates of the draw in force: one whose answers a repair has replaced shows nothing."""
     draw = in_force(context, view)
     return tuple(certificate(context, scope, draw.number) for scope in scopes_of(context, view, draw))
 
 
 def is_relative(context: RunContext) -> bool:
-    """Whether the floor is a share of the anchor's mean. An agreement is with the anchor already."""
+    """Whether the floor is a share of the baseline's mean. An agreement is with the baseline already."""
     return context.baseline is not None and basis_of(context) is not Basis.AGREEMENT
 
 
@@ -248,7 +253,7 @@ def _binary(context: RunContext) -> bool:
 
 
 def size_for(context: RunContext, scope: Scope) -> int:
-    """How many of the scope's order should be scored, as far as is known."""
+    """Return how many of the scope's order should be scored, as far as is known."""
     quality = context.job.quality
     rest = len(scope.audit) + scope.left
     if scope.own:
@@ -270,7 +275,7 @@ def size_for(context: RunContext, scope: Scope) -> int:
 
 
 def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
-    """(0, mean, variance) of served less its share of the anchor's."""
+    """Return 0, and mean and variance of the served score less the floor times the baseline's."""
     if len(scope.audit) >= ENOUGH:
         gap = scope.audit - floor * scope.baseline
         return 0.0, float(gap.mean()), float(gap.var())
@@ -278,8 +283,10 @@ def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
 
 
 def in_force(context: RunContext, view: ServedAnswers, sampled: NDArray[np.int64] = NOTHING) -> Draw:
-    """The run's draw. After a repair there is another, even where nothing more may be asked: answers chosen by their
-    scores are no sample any more. `sampled`: rows that the user drew at random; they are all scored, and again each time.
+    """Return the run's draw.
+
+    After a repair there is another one, even where nothing more may be asked: answers chosen by their scores are no sample
+    any more. `sampled`: rows that the user drew at random; they are all scored, and again each time.
     """
     before = load(context.folder)
     if before is not None and before.still_served(view):
@@ -302,7 +309,7 @@ def in_force(context: RunContext, view: ServedAnswers, sampled: NDArray[np.int64
 
 
 def _sizes(context: RunContext, view: ServedAnswers, draw: Draw) -> dict[str, int]:
-    """How many are asked for of the whole and of each task."""
+    """Return how many scores are asked for, of the whole and of each task."""
     per_task = context.job.quality.per_task
     if not draw.sample:
         return {scope.task or "": size_for(context, scope) for scope in scopes_of(context, view, draw)}
@@ -312,8 +319,10 @@ def _sizes(context: RunContext, view: ServedAnswers, draw: Draw) -> dict[str, in
 
 
 def pairs_within(view: ServedAnswers, rows: NDArray[np.int64], baselines: Collection[str], left: int) -> int:
-    """How many of these rows, from the first on, so many scores still to be paid for make pairs of; a row that the anchor
-    serves itself takes one."""
+    """Return how many of these rows, from the first on, `left` more scores make pairs of.
+
+    A row that the baseline serves itself takes one score.
+    """
     at = {row: place for place, row in enumerate(view.row.tolist())}
     line = np.array([at[row] for row in rows.tolist()], np.int64)
     own = np.isin(np.array(view.endpoint, np.str_)[line], list(baselines))
@@ -322,7 +331,7 @@ def pairs_within(view: ServedAnswers, rows: NDArray[np.int64], baselines: Collec
 
 
 class Audit:
-    """What must be asked so that answers can be scored: those that the pilot looks at, then those that are drawn."""
+    """Finds what must be asked so that answers can be scored: the pilot's first, then those drawn for the audit."""
 
     def __init__(self, context: RunContext, batch: PreparedInput, *, sample: bool = False) -> None:
         """`sample`: what can be scored is a random sample of all requests, and stands for them."""
@@ -332,43 +341,47 @@ class Audit:
         self._population = np.arange(batch.rows) if sample else scorable
         self._labels = None if context.scores_free else context.job.quality.labels
 
-    def looks(self, w: Warehouse) -> list[ScoringRequest]:
-        """For the pilot's answers."""
-        looked = w.query(PILOT_ANSWERS, run_id=self.context.run_id)
-        return self.scoring.due(w, looked, Purpose.PILOT, self.context.pilot_labels)
+    def pilot_requests(self, warehouse: Warehouse) -> list[ScoringRequest]:
+        """Return what to ask for the scores of the pilot's answers."""
+        looked = warehouse.query(PILOT_ANSWERS, run_id=self.context.run_id)
+        return self.scoring.due(warehouse, looked, Purpose.PILOT, self.context.pilot_labels)
 
-    def drawn(self, w: Warehouse) -> list[ScoringRequest]:
-        """For the random audit; nothing where it shows what it can show with the scores allowed. Results must be
-        composed before."""
+    def drawn(self, warehouse: Warehouse) -> list[ScoringRequest]:
+        """Return what to ask for the random audit; nothing where it shows what the scores allowed can show.
+
+        Results must be composed before.
+        """
         if not self.context.job.quality.floor:
             return []
         while True:
-            view = self._view(w)
+            view = self._view(warehouse)
             draw = in_force(self.context, view, self._sampled)
-            asking = self._ask(w, view, draw)
+            asking = self._ask(warehouse, view, draw)
             if asking:
                 return asking
-            grown = self._grown(self._view(w), draw)
+            grown = self._grown(self._view(warehouse), draw)
             if grown is None:
                 return []
             save(self.context.folder, grown)
 
-    def _view(self, w: Warehouse) -> ServedAnswers:
-        return served(w, self.context, self._population)
+    def _view(self, warehouse: Warehouse) -> ServedAnswers:
+        return served(warehouse, self.context, self._population)
 
-    def _ask(self, w: Warehouse, view: ServedAnswers, draw: Draw) -> list[ScoringRequest]:
+    def _ask(self, warehouse: Warehouse, view: ServedAnswers, draw: Draw) -> list[ScoringRequest]:
         at = {row: place for place, row in enumerate(view.row.tolist())}
         rows = draw.asked(dict(zip(view.row.tolist(), view.task.tolist(), strict=True)))
         served_by = [view.endpoint[at[row]] for row in rows.tolist()]
         labels = self._labels
         if not is_relative(self.context):
-            return self.scoring.due(w, pairs(rows, served_by), Purpose.AUDIT, labels)
+            return self.scoring.due(warehouse, pairs(rows, served_by), Purpose.AUDIT, labels)
         if labels is not None:
-            rows = rows[: pairs_within(view, rows, self.scoring.baselines, labels - self.scoring.used(w))]
+            rows = rows[
+                : pairs_within(view, rows, self.scoring.baselines, labels - self.scoring.used(warehouse))
+            ]
             served_by = served_by[: len(rows)]
-        held = self.scoring.anchored(w, rows.tolist())
+        held = self.scoring.baseline_answers(warehouse, rows.tolist())
         missing = [row for row in rows.tolist() if row not in held]
-        if missing and (asking := self.scoring.looks(missing, None)):
+        if missing and (asking := self.scoring.baseline_requests(missing, None)):
             return asking
         both = [
             (row, name)
@@ -376,10 +389,10 @@ class Audit:
             for name in (own, *self.scoring.baselines)
         ]
         wanted = pairs([row for row, _ in both], [name for _, name in both])
-        return self.scoring.due(w, wanted, Purpose.AUDIT, labels)
+        return self.scoring.due(warehouse, wanted, Purpose.AUDIT, labels)
 
     def _grown(self, view: ServedAnswers, draw: Draw) -> Draw | None:
-        """The draw with more asked for; None: it shows the floor, or never will, or may not grow."""
+        """Return the draw with more asked for; None where it shows the floor, never will, or may not grow."""
         quality = self.context.job.quality
         if (
             draw.sample

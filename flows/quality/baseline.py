@@ -1,4 +1,4 @@
-"""A relative floor in a night whose answers are all scored: what is known of the anchor, and what more to ask of it."""
+"""A relative floor where all answers are scored: what is known of the baseline endpoint, and what more to ask of it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from thirdshift.router.certification.certificate import Certificate, Claim
 from thirdshift.router.learning.greedy_path import Ladder
 from thirdshift.warehouse.store.store import Warehouse
 
-TOLD = """
+BASELINE_SCORES = """
 -- `place`: an order drawn at random, the same whenever it is asked for
-with told as (
+with known as (
     select request_id, arg_max(score, observed_at) as score, arg_min(purpose, observed_at) as purpose,
            min(observed_at) as at
     from observations where run_id = $run_id and endpoint in (select unnest($baselines)) group by all),
@@ -28,19 +28,19 @@ others as (
     from observations
     where run_id = $run_id and endpoint not in (select unnest($baselines)) and purpose in ('pilot', 'main')
     group by all)
-select a.task, a.score as served, t.score as anchor, coalesce(t.purpose, '') as purpose, o.beside, q.leader
+select a.task, a.score as served, k.score as baseline, coalesce(k.purpose, '') as purpose, o.beside, q.leader
 from results a
 join requests q using (run_id, request_id)
-left join told t using (request_id)
+left join known k using (request_id)
 left join others o using (request_id)
 where run_id = $run_id and a.score is not null
-order by t.purpose = 'pilot' desc nulls last, case when t.purpose = 'pilot' then t.at end, md5(run_id || a.request_id)
+order by k.purpose = 'pilot' desc nulls last, case when k.purpose = 'pilot' then k.at end, md5(run_id || a.request_id)
 """
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineScores:
-    """By scored request: those that the pilot tried on the anchor first, in the order of trying; then all others, in an
+    """By scored request: those that the pilot asked the baseline first, in that order; then all others, in an
     order drawn at random."""
 
     task: NDArray[np.object_]
@@ -48,7 +48,7 @@ class BaselineScores:
     baseline: NDArray[np.float64]
     """NaN: not known."""
     purpose: NDArray[np.object_]
-    """For what the anchor was asked."""
+    """For what the baseline was asked."""
     beside: NDArray[np.float64]
     """What others scored on the request before the audit."""
     leader: NDArray[np.int64]
@@ -61,7 +61,7 @@ class BaselineScores:
 
     @property
     def rest(self) -> NDArray[np.bool_]:
-        """From which the audit is drawn: neither tried by the pilot nor served by the anchor as planned."""
+        """Whether the audit is drawn from it: neither asked by the pilot nor served by the baseline as planned."""
         return ~np.isin(self.purpose, ("pilot", "main"))
 
     def known(self) -> Baseline:
@@ -86,11 +86,11 @@ def baseline_scores(warehouse: Warehouse, context: RunContext) -> BaselineScores
         -1,
         None,
     }
-    names = [context.endpoints[each].name for each in same if each is not None]
-    found = warehouse.query(TOLD, run_id=context.run_id, baselines=names)
+    names = [context.endpoints[endpoint].name for endpoint in same if endpoint is not None]
+    rows = warehouse.query(BASELINE_SCORES, run_id=context.run_id, baselines=names)
     return BaselineScores(
-        _objects(found["task"]), _floats(found["served"]), _floats(found["anchor"]), _objects(found["purpose"]),
-        _floats(found["beside"]), np.asarray(found["leader"], np.int64),
+        _objects(rows["task"]), _floats(rows["served"]), _floats(rows["baseline"]), _objects(rows["purpose"]),
+        _floats(rows["beside"]), np.asarray(rows["leader"], np.int64),
     )  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def certificates(warehouse: Warehouse, context: RunContext, claim: Claim) -> tup
 # --- how much more to ask of it ---------------------------------------------------------------------------------------
 
 STEPS = (0, 25, 50, 100, 200, 400, 800, 1600, 3200)
-"""Numbers of answers of the anchor that are weighed against each other."""
+"""Numbers of answers of the baseline that are weighed against each other."""
 
 
 def answers_worth(
@@ -128,7 +128,7 @@ def answers_worth(
     price_usd: float,
     left_usd: float,
 ) -> int:
-    """How many more answers of the anchor make the night cheapest: each narrows what it may be, and so what must be
+    """Return how many more answers of the baseline make the run cheapest: each narrows what it may be, and so what must be
     reached. `parts`: what a floor is asked of; `ladders`: what reaching costs there; `price_usd`: of one answer."""
     rest = min(int(part.rest.sum()) for _, part in parts)
     best, least = 0, np.inf
@@ -153,9 +153,9 @@ class Rise:
 
     @staticmethod
     def of(ladder: Ladder, weight: NDArray[np.int32], rows: NDArray[np.bool_]) -> Rise:
-        mine = rows[ladder.row]
-        gained = ladder.quality[mine] * weight[ladder.row[mine]]
-        return Rise(np.cumsum(gained), np.cumsum(ladder.cost_usd[mine]))
+        chosen = rows[ladder.row]
+        gained = ladder.quality[chosen] * weight[ladder.row[chosen]]
+        return Rise(np.cumsum(gained), np.cumsum(ladder.cost_usd[chosen]))
 
     def cost_usd(self, gain: float) -> float:
         if gain <= 0.0:

@@ -1,4 +1,4 @@
-"""After answers came: score them, say who serves what, certify, and judge how the night ended."""
+"""The end of a run: scores, certificates, verdicts and the summary."""
 
 from __future__ import annotations
 
@@ -57,15 +57,18 @@ FOR_ALL = ("reference", "response_schema")
 FOR_FUNCTIONS = (*FOR_ALL, "messages", "metadata")
 """Columns of the frozen input that scorers get, and those that a user's function gets."""
 MOST_FAULTS = 3
-"""So many of a function's faults are told one by one."""
+"""How many of a function's faults are said one by one."""
 Say = Callable[[str], None]
 STOPS = {FailureKind.BUDGET: Verdict.BUDGET, FailureKind.DEADLINE: Verdict.DEADLINE}
 """Why requests were not sent, to what that makes of the run."""
 
 
 def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tuple[int, float]:
-    """Score every reply that has no score yet: how many, and the sum of their scores. Rows that lack what the scorer
-    needs are left alone; an answer that the user's function fails on scores 0, which is said."""
+    """Score every reply that has no score yet; return how many, and the sum of their scores.
+
+    Rows that lack what the scorer needs are left alone; an answer that the user's function fails on scores 0, which is
+    said.
+    """
     scored, total = 0, 0.0
     now = datetime.now(UTC)
     faults: list[ScorerError] = []
@@ -88,7 +91,10 @@ def score_new(warehouse: Warehouse, run_id: str, scorer: Scorer, say: Say) -> tu
 
 
 def unanswered_score_nothing(warehouse: Warehouse, run_id: str, scorable: NDArray[np.bool_]) -> None:
-    """A request without an answer scores 0, also where none was ever sent (and so there is nothing to observe)."""
+    """Give requests without an answer a score of 0, also where none was ever sent and there is nothing to observe.
+
+    `scorable`: [rows].
+    """
     rows = pa.table({"row": pa.array(np.flatnonzero(scorable))})
     warehouse.execute(UNANSWERED, tables={"scorable": rows}, run_id=run_id)
 
@@ -97,7 +103,7 @@ def _observations(
     batch: pa.RecordBatch, scores: NDArray[np.float64], run_id: str, scorer: Scorer, now: datetime
 ) -> pa.Table:
     count, at = batch.num_rows, pa.scalar(now, pa.timestamp("us", "UTC"))
-    told = pa.Table.from_batches([batch]).select(["request_id", "task", "endpoint", "model", "purpose"])
+    table = pa.Table.from_batches([batch]).select(["request_id", "task", "endpoint", "model", "purpose"])
     added = {
         "run_id": pa.array([run_id] * count),
         "score": pa.array(scores),
@@ -107,13 +113,13 @@ def _observations(
         "observed_at": pc.if_else(pc.greater(batch["settled_at"], at), batch["settled_at"], at),
     }
     for name, values in added.items():
-        told = told.append_column(name, values)
-    return told
+        table = table.append_column(name, values)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What a night claims of its quality."""
+    """What a run claims of its quality."""
 
     certificates: tuple[Certificate, ...] = ()
     """The whole batch first, then tasks where the floor is per task."""
@@ -131,9 +137,9 @@ def quality_of(warehouse: Warehouse, context: RunContext) -> Quality:
         return Quality()
     asked = context.job.quality
     whole = Claim(asked.floor, asked.confidence, kind_of(scorer).basis, scorer.shown)
-    found = _certificates(warehouse, context, whole)
+    rows = _certificates(warehouse, context, whole)
     counts, of_part = accepted(warehouse, context.run_id), asked.population == "scorable"
-    return Quality(about(found, counts, whole, per_task=asked.per_task, of_part=of_part))
+    return Quality(about(rows, counts, whole, per_task=asked.per_task, of_part=of_part))
 
 
 def _certificates(warehouse: Warehouse, context: RunContext, whole: Claim) -> Sequence[Certificate]:
@@ -142,13 +148,13 @@ def _certificates(warehouse: Warehouse, context: RunContext, whole: Claim) -> Se
         return ()
     if not context.scores_all:
         return audit.certificates(warehouse, context)
-    found = warehouse.query(SCORES, run_id=context.run_id)
-    scores = np.asarray(found["score"], np.float64)
+    rows = warehouse.query(SCORES, run_id=context.run_id)
+    scores = np.asarray(rows["score"], np.float64)
     if not len(scores):
         return ()
     if context.baseline is not None:
         return baseline.certificates(warehouse, context, whole)
-    tasks = found["task"].to_numpy() if context.job.quality.per_task else np.zeros(0)
+    tasks = rows["task"].to_numpy() if context.job.quality.per_task else np.zeros(0)
     of_tasks = [
         _census(replace(whole, task=str(task)), scores[tasks == task]) for task in dict.fromkeys(tasks)
     ]
@@ -162,8 +168,13 @@ def _census(claim: Claim, scores: NDArray[np.float64]) -> Certificate:
 def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
     now = datetime.now(UTC)
     rows = [
-        {**asdict(each), "basis": each.basis.value, "method": each.method.value, "certified": each.certified}
-        for each in quality.certificates
+        {
+            **asdict(certificate),
+            "basis": certificate.basis.value,
+            "method": certificate.method.value,
+            "certified": certificate.certified,
+        }
+        for certificate in quality.certificates
     ]
     for row in rows:
         del row["of_part"]  # said by the job, and by `certified`
@@ -177,7 +188,7 @@ def save_quality(warehouse: Warehouse, run_id: str, quality: Quality) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FinishedFigures:
-    """Figures of a night that is over."""
+    """Figures of a run that is over."""
 
     results: int
     errors: int
@@ -210,14 +221,14 @@ def finish(
     overspent = context.cap_usd is not None and ledger.spent(warehouse, context.run_id) > context.cap_usd
     verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach, overspent=overspent)
     if unapproved:
-        verdicts = [Verdict.APPROVAL if each is Verdict.BUDGET else each for each in verdicts]
+        verdicts = [Verdict.APPROVAL if verdict is Verdict.BUDGET else verdict for verdict in verdicts]
     published = context.job.output is None or may_publish(context, verdicts)
     (context.folder / PUBLISHED).unlink(missing_ok=True)
     runs.finish(
         warehouse,
         context.run_id,
         status=status(verdicts),
-        outcomes=[each.value for each in verdicts],
+        outcomes=[verdict.value for verdict in verdicts],
         published=published,
     )
     return summary(warehouse, context, runs.get(warehouse, context.run_id) or {})
@@ -232,7 +243,7 @@ def _verdicts(
     out_of_reach: bool,
     overspent: bool,
 ) -> list[Verdict]:
-    """Everything that applies."""
+    """Return every verdict that applies."""
     verdicts = [verdict for kind, verdict in STOPS.items() if kind in unsent]
     if overspent and Verdict.BUDGET not in verdicts:
         verdicts.insert(0, Verdict.BUDGET)
@@ -296,12 +307,12 @@ def _estimate(context: RunContext, certificate: IssuedCertificate) -> float | No
 
 
 def of_quality(certificates: Sequence[Certificate], *, out_of_reach: bool) -> list[Verdict]:
-    found = []
-    if out_of_reach or any(each.missed for each in certificates):
-        found.append(Verdict.FLOOR_MISSED)
-    if not certificates or not all(each.certified for each in certificates):
-        found.append(Verdict.NOT_CERTIFIED)
-    return found
+    verdicts = []
+    if out_of_reach or any(certificate.missed for certificate in certificates):
+        verdicts.append(Verdict.FLOOR_MISSED)
+    if not certificates or not all(certificate.certified for certificate in certificates):
+        verdicts.append(Verdict.NOT_CERTIFIED)
+    return verdicts
 
 
 def served_table(rows: NDArray[np.int64], endpoint: NDArray[np.integer], names: Sequence[str]) -> pa.Table:

@@ -63,60 +63,65 @@ class Answers:
         return leaders[np.sort(first)]
 
 
-def answers_of(w: Warehouse, run_id: str) -> Answers:
-    table = w.query(RESULTS, run_id=run_id)
+def answers_of(warehouse: Warehouse, run_id: str) -> Answers:
+    table = warehouse.query(RESULTS, run_id=run_id)
     answered = np.flatnonzero(np.asarray(table["answered"], np.bool_))
     leader = np.searchsorted(np.asarray(table["row"], np.int64), np.asarray(table["leader"], np.int64))
     return Answers(table, leader, np.random.default_rng(seed_of(run_id, 0)).permutation(answered))
 
 
 def certified(
-    found: Answers, scores: Mapping[int, float | None], run: Mapping[str, Any], *, again: bool
+    answers: Answers, scores: Mapping[int, float | None], run: Mapping[str, Any], *, again: bool
 ) -> list[Certificate]:
-    """What people's scores show, of the whole batch and of tasks where the floor is per task. An answer that they passed
-    over before the last they scored counts as 0. `again`: more were scored since a first look."""
+    """Return what people's scores show, of the whole batch and of tasks where the floor is per task.
+
+    `scores`: by place in the order of the input. An answer that people passed over before the last they scored counts as
+    0. `again`: more were scored since a first certificate.
+    """
     quality = run["config"]["quality"]
     claim = Claim(quality["floor"], quality["confidence"], Basis.HUMAN, PEOPLE)
-    by_leader = {int(found.leader[place]): score for place, score in scores.items()}
-    drawn = found.order[: _first_missing(found, by_leader)]
-    filled = [k for k, place in enumerate(drawn.tolist()) if by_leader[int(found.leader[place])] is not None]
+    by_leader = {int(answers.leader[place]): score for place, score in scores.items()}
+    drawn = answers.order[: _first_missing(answers, by_leader)]
+    filled = [
+        k for k, place in enumerate(drawn.tolist()) if by_leader[int(answers.leader[place])] is not None
+    ]
     drawn = drawn[: filled[-1] + 1] if filled else drawn[:0]
-    people = np.array([by_leader[int(found.leader[place])] or 0.0 for place in drawn.tolist()], np.float64)
-    tasks = found.table["task"].to_numpy()
+    people = np.array([by_leader[int(answers.leader[place])] or 0.0 for place in drawn.tolist()], np.float64)
+    tasks = answers.table["task"].to_numpy()
     names = [None, *dict.fromkeys(tasks.tolist())] if quality["per_task"] else [None]
-    return [_of(replace(claim, task=name), found, drawn, people, tasks, again=again) for name in names]
+    return [_of(replace(claim, task=name), answers, drawn, people, tasks, again=again) for name in names]
 
 
-def is_random_part(found: Answers, scores: Mapping[int, float | None]) -> bool:
+def is_random_part(answers: Answers, scores: Mapping[int, float | None]) -> bool:
     """Whether the answers in a file are, but for some added to them, the beginning of the order drawn."""
-    by_leader = {int(found.leader[place]): score for place, score in scores.items()}
-    drawn = np.unique(found.leader[found.order[: _first_missing(found, by_leader)]])
+    by_leader = {int(answers.leader[place]): score for place, score in scores.items()}
+    drawn = np.unique(answers.leader[answers.order[: _first_missing(answers, by_leader)]])
     return len(drawn) > 0 and len(drawn) >= RANDOM_SHARE * len(by_leader)
 
 
-def _first_missing(found: Answers, by_leader: Mapping[int, float | None]) -> int:
-    """How many of the order's first are in the file: the random part that it is."""
-    for count, place in enumerate(found.order.tolist()):
-        if int(found.leader[place]) not in by_leader:
+def _first_missing(answers: Answers, by_leader: Mapping[int, float | None]) -> int:
+    """Return how many of the order's first are in the file: the random part that it is."""
+    for count, place in enumerate(answers.order.tolist()):
+        if int(answers.leader[place]) not in by_leader:
             return count
-    return len(found.order)
+    return len(answers.order)
 
 
 def _of(
     claim: Claim,
-    found: Answers,
+    answers: Answers,
     drawn: NDArray[np.int64],
     people: NDArray[np.float64],
     tasks: NDArray[Any],
     *,
     again: bool,
 ) -> Certificate:
-    mine = np.ones(len(tasks), bool) if claim.task is None else tasks == claim.task
-    population = int(mine.sum())
-    answered = found.order[mine[found.order]]
-    of_task = mine[drawn]
+    in_task = np.ones(len(tasks), bool) if claim.task is None else tasks == claim.task
+    population = int(in_task.sum())
+    answered = answers.order[in_task[answers.order]]
+    of_task = in_task[drawn]
     drawn, people = drawn[of_task], people[of_task]
-    before, known = _believed(found)
+    before, known = _believed(answers)
     if len(people) and known[drawn].any():
         made = certify_people(claim, people, before[drawn], before[answered], len(answered))
         share = len(answered) / population  # the rest scores 0
@@ -130,11 +135,14 @@ def _of(
     return replace(made, scored=len(people))
 
 
-def _believed(found: Answers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What every answer was thought to be worth before people said: its score by the run's scorer, else what was
-    predicted; and which were scored. Known of all answers, so its mean is known exactly and may correct people's."""
+def _believed(answers: Answers) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return what every answer was believed to be worth before people scored it, and which had a score.
+
+    It is the score by the run's scorer, else the prediction. Its mean over all answers is known exactly, and so may correct
+    people's.
+    """
     scored, predicted = (
-        np.asarray(found.table[name].cast(pa.float64()).fill_null(np.nan), np.float64)
+        np.asarray(answers.table[name].cast(pa.float64()).fill_null(np.nan), np.float64)
         for name in ("score", "predicted")
     )
     known = np.isfinite(scored)

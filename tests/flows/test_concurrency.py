@@ -46,7 +46,7 @@ def test_a_turn_is_asked_for_again_until_prefect_answers_and_that_is_said_once(
         with ours.of("busy"), ours.of("busy"):
             assert (away.asked, away.released) == (asked, asked - 4)
     assert away.released == 2, "a slot that could not be given back fails no shard"
-    assert said == ["busy: its turn cannot be asked for now (connection refused); asking again"]
+    assert said == ["busy: its slot cannot be asked for now (connection refused); asking again"]
 
 
 def test_it_is_asked_for_until_the_deadline_or_until_the_run_stops(monkeypatch: pytest.MonkeyPatch) -> None:
