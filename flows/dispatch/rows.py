@@ -1,4 +1,4 @@
-"""Rows of `assignments`, `shards` and `workers` for the warehouse."""
+"""Rows that a shift leaves in the warehouse: its plan, its shards, its prices."""
 
 from __future__ import annotations
 
@@ -34,16 +34,13 @@ def assignments(
     plan: Plan,
     names: Sequence[str],
 ) -> pa.Table:
-    """Return the rows of `assignments`, the plan by request.
-
-    Duplicates go where the first of them goes, at no cost of their own.
-    """
-    explained = explain.columns(decision.problem, plan)
+    """The plan by request. Duplicates go where the first of them goes, at no cost of their own."""
+    told = explain.columns(decision.problem, plan)
     position = columns.positions(batch.leader)
     choice, second = plan.choice[position], plan.runner_up[position]
     endpoint = np.where(choice == NOBODY, -1, market.endpoint[choice])
     follows = batch.leader != np.arange(batch.rows)
-    own = np.where(follows, 0.0, explained.cost_usd[position])
+    own = np.where(follows, 0.0, told.cost_usd[position])
     known = pa.array([*names, None], pa.string())
     by_name = known.take(pa.array(np.where(endpoint < 0, len(names), endpoint)))
     other = np.where(second == NOBODY, len(names), market.endpoint[second])
@@ -59,10 +56,10 @@ def assignments(
             "input_tokens": pa.array(inputs.astype(np.int64)),
             "output_tokens": pa.array(np.rint(outputs).astype(np.int64)),
             "difficulty": pa.array(difficulty(decision.problem.quality)[position]),
-            "predicted_quality": pa.array(explained.quality[position]),
+            "predicted_quality": pa.array(told.quality[position]),
             "predicted_usd": dollars(own),
             "runner_up": known.take(pa.array(other)),
-            "runner_up_usd": dollars(np.where(follows, 0.0, explained.runner_up_usd[position])),
+            "runner_up_usd": dollars(np.where(follows, 0.0, told.runner_up_usd[position])),
         }
     )
 
@@ -105,20 +102,20 @@ def save_shard(warehouse: Warehouse, run_id: str, work: ShardWork, status: str, 
 
 
 def worker_rows(run_id: str, worker_lifetimes: Sequence[tuple[str, Any]]) -> pa.Table:
-    """Return the rows of `workers`, one per worker process."""
+    """The `workers` table: one row per local worker's life."""
     rows = [
         {
             "run_id": run_id,
             "endpoint": endpoint,
             **{
-                name: getattr(lifetime, name)
+                name: getattr(life, name)
                 for name in ("worker_id", "device", "pid", "started_at", "ready_at", "stopped_at")
             },
-            "usd_per_hour": twelve_places(lifetime.usd_per_hour),
-            "cost_usd": lifetime.cost_usd,
-            "accounting_usd": lifetime.accounting_usd,
+            "usd_per_hour": twelve_places(life.usd_per_hour),
+            "cost_usd": life.cost_usd,
+            "accounting_usd": life.accounting_usd,
         }
-        for endpoint, lifetime in worker_lifetimes
+        for endpoint, life in worker_lifetimes
     ]
     types = dict.fromkeys(("started_at", "ready_at", "stopped_at"), INSTANT)
     types |= {
@@ -138,8 +135,8 @@ having count(*) = (select count(*) from responses where run_id = $run_id and sha
 
 
 def silence(warehouse: Warehouse, run_id: str, work: ShardWork) -> str | None:
-    """Say that no request of a shard was answered; None where some were, or it was not sent."""
-    rows = warehouse.query(SILENT, run_id=run_id, shard_id=work.shard_id).to_pylist()
-    if not rows or not rows[0]["failed"]:
+    """A sentence on a shard of which no request was answered; None where some were, or it was not sent."""
+    found = warehouse.query(SILENT, run_id=run_id, shard_id=work.shard_id).to_pylist()
+    if not found or not found[0]["failed"]:
         return None
-    return f"{work.endpoint} answered none of {rows[0]['failed']:,} requests: {rows[0]['message']}"
+    return f"{work.endpoint} answered none of {found[0]['failed']:,} requests: {found[0]['message']}"

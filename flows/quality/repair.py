@@ -1,4 +1,4 @@
-"""Repair: requests answered again by better endpoints once a run has served, as the router decides."""
+"""Repair: what a night does about quality once it has served, by the router's decision."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_ROUNDS = 6
 TAUGHT = 20_000
 """Requests from which it is learnt how scores on one request hang together; more say nothing new."""
 SLACK = 1.0
-"""Standard deviations of the scores' residual that a round allows for, so that it seldom takes another."""
+"""Standard deviations of luck that a round allows for, so that it seldom takes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,7 @@ class Wanted:
     def predicted(certificates: Sequence[Certificate], bench: Bench) -> Wanted | None:
         """Where the claims are of a part: what is predicted of all requests is to be the floor. None: it is."""
         aimed = {
-            it.task: (bench.mean_of(it.task), it.floor * bench.baseline_mean_of(it.task))
-            for it in certificates
+            it.task: (bench.mean_of(it.task), it.floor * bench.anchor_mean_of(it.task)) for it in certificates
         }
         if all(mean >= floor for mean, floor in aimed.values()):
             return None
@@ -61,26 +60,21 @@ class Wanted:
         certificates: Sequence[Certificate], served: dict[str | None, float], *, exact: bool, relative: bool
     ) -> Wanted | None:
         """None: the floor is met. `served`: mean scores, None the whole batch's; where they are all known, what is shown
-        is to be the floor, else the estimate is. `relative`: certificates are of shares of the baseline's mean."""
+        is to be the floor, else the estimate is. `relative`: certificates are of shares of the anchor's mean."""
 
-        def short(certificate: Certificate) -> bool:
-            return certificate.scored > 0 and (
-                not certificate.shown if exact else certificate.mean < certificate.floor
-            )
+        def short(each: Certificate) -> bool:
+            return each.scored > 0 and (not each.shown if exact else each.mean < each.floor)
 
-        def needed(certificate: Certificate) -> float:
+        def needed(each: Certificate) -> float:
             if not exact and not relative:  # the prediction, taught by what was scored, is of all answers
-                return certificate.floor
-            mean, shown = (
-                served.get(certificate.task, certificate.mean),
-                certificate.lower_bound if exact else certificate.mean,
-            )
+                return each.floor
+            mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
             # where nothing is known, nothing can be aimed at
-            return mean * certificate.floor / shown if shown > 0.0 else mean
+            return mean * each.floor / shown if shown > 0.0 else mean
 
-        if not any(short(certificate) for certificate in certificates):
+        if not any(short(each) for each in certificates):
             return None
-        wanted = {certificate.task: min(needed(certificate), 1.0) for certificate in certificates}
+        wanted = {each.task: min(needed(each), 1.0) for each in certificates}
         whole = wanted.pop(None, 0.0)
         return Wanted(whole, {str(task): mean for task, mean in wanted.items()}, exact)
 
@@ -140,17 +134,17 @@ class Bench:
         quality = np.where(served >= 0, self.quality[np.arange(len(served)), served], 0.0)
         return self._mean(quality, task)
 
-    def baseline_mean_of(self, task: str | None) -> float:
+    def anchor_mean_of(self, task: str | None) -> float:
         """The mean that is predicted of the endpoint that a floor is relative to; 1 where it is relative to none."""
         baseline = self.learner.context.baseline
         return 1.0 if baseline is None else self._mean(self.quality[:, baseline], task)
 
     def _mean(self, quality: NDArray[Any], task: str | None) -> float:
         columns = self.learner.columns
-        in_task = np.ones(len(quality), bool)
+        mine = np.ones(len(quality), bool)
         if task is not None:
-            in_task = columns.population.task == columns.tasks.index(task)
-        return float(np.average(quality[in_task], weights=columns.weight[in_task]))
+            mine = columns.population.task == columns.tasks.index(task)
+        return float(np.average(quality[mine], weights=columns.weight[mine]))
 
     def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
         """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
@@ -181,23 +175,23 @@ class Bench:
         )  # fmt: skip
 
     def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget) -> Mended | None:
-        """Return `mended` with a margin for the residual where all will be scored, else for the prediction's error."""
-        mended, weight = self.mended(wanted, terms), self.learner.columns.weight
+        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by."""
+        found, weight = self.mended(wanted, terms), self.learner.columns.weight
         for _ in range(3):
-            if mended is None or not mended.reached or not mended.new.any():
-                return mended
+            if found is None or not found.reached or not found.new.any():
+                return found
             if wanted.exact:
-                gained = self.quality[mended.new, mended.endpoint[mended.new]].astype(np.float64)
-                residual = float(np.sqrt((weight[mended.new] ** 2 * gained * (1.0 - gained)).sum()))
+                gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
+                residual = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
                 more = SLACK * residual / max(int(weight[self.learner.scorable].sum()), 1)
                 raised = self.mended(_raised(wanted, more), terms)
-                return raised if raised is not None and raised.reached else mended
-            stand = standing(self.predictor, self.population, mended.endpoint, aim)
+                return raised if raised is not None and raised.reached else found
+            stand = standing(self.predictor, self.population, found.endpoint, aim)
             if stand.short <= 1e-4:
-                return mended
+                return found
             wanted = _raised(wanted, stand.short)
-            mended = self.mended(wanted, terms)
-        return mended
+            found = self.mended(wanted, terms)
+        return found
 
 
 def _in_two(posed: Problem, others: NDArray[np.bool_]) -> Problem:
@@ -218,28 +212,25 @@ def _raised(wanted: Wanted, more: float) -> Wanted:
     return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
 
 
-def due_of(mended: Mended, assignment: Assignment) -> PendingRows:
-    """Return what is to be sent; what is held and better is served at once."""
-    line = np.arange(len(mended.new))
-    known = ~mended.new | assignment.answered[line, mended.endpoint]
-    swapped = np.flatnonzero(known & (mended.endpoint >= 0) & (mended.endpoint != assignment.served))
-    assignment.override(swapped, mended.endpoint[swapped])
+def due_of(found: Mended, assignment: Assignment) -> PendingRows:
+    """What is to be sent; what is held and better is served at once."""
+    line = np.arange(len(found.new))
+    known = ~found.new | assignment.answered[line, found.endpoint]
+    swapped = np.flatnonzero(known & (found.endpoint >= 0) & (found.endpoint != assignment.served))
+    assignment.override(swapped, found.endpoint[swapped])
     rows = np.flatnonzero(~known)
-    return PendingRows(rows, mended.endpoint[rows])
+    return PendingRows(rows, found.endpoint[rows])
 
 
 class Repair:
-    """The repair of one run, round by round."""
+    """One night's repair, round by round."""
 
     def __init__(self, learner: Learner, assignment: Assignment, say: Callable[..., None]) -> None:
         self.learner, self.assignment, self.say = learner, assignment, say
         self.rounds = 0
 
     def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, PendingRows] | None:
-        """Return what to send next; None where nothing is to be repaired, or nothing can.
-
-        `certificates`: of what is served now.
-        """
+        """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
         context = self.learner.context
         by_rule, aim = self.learner.by_one_rule, self.learner.aim
         exact = context.scores_all and not by_rule
@@ -248,7 +239,7 @@ class Repair:
         bench: Bench | None = None
         if exact and context.baseline is not None and not self.rounds:
             bench = Bench.of(self.learner, self.assignment)
-            if len(asked := self._of_baseline(certificates, bench, terms)):
+            if len(asked := self._of_anchor(certificates, bench, terms)):
                 self.rounds += 1
                 return Purpose.AUDIT, asked
         self.rounds += 1
@@ -261,32 +252,28 @@ class Repair:
         if wanted is None:
             return None
         bench = bench or Bench.of(self.learner, self.assignment)
-        mended = bench.sure(wanted, terms, aim)
-        if mended is None:
+        found = bench.sure(wanted, terms, aim)
+        if found is None:
             return None
-        due = due_of(mended, self.assignment)
+        due = due_of(found, self.assignment)
         if len(due) and by_rule:
             self.say(
                 f"predicted mean score {bench.mean_of(None):.4f}, wanted is {wanted.mean:.4f}: {len(due):,} requests, "
-                f"chosen by prediction, go to a better endpoint{'' if mended.reached else '; it will hardly be enough'}"
+                f"chosen by prediction, go to a better endpoint{'' if found.reached else '; it will hardly be enough'}"
             )
         elif len(due):
-            self.say(_sentence(certificates, wanted, served, len(due), mended.reached))
+            self.say(_sentence(certificates, wanted, served, len(due), found.reached))
         return Purpose.REPAIR, due
 
-    def _of_baseline(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> PendingRows:
-        """Return the baseline's answers that pay for themselves: the surer its mean is, the less must be reached."""
+    def _of_anchor(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> PendingRows:
+        """Answers of the anchor that pay: the surer its mean is, the less must be reached."""
         learner, none = self.learner, PendingRows(np.zeros(0, np.int64), np.zeros(0, np.int32))
         context, columns = learner.context, learner.columns
         with Warehouse.open(context.warehouse) as warehouse:
-            scores = baseline_scores(warehouse, context)
-        if (
-            all(certificate.shown for certificate in certificates)
-            or not len(scores.task)
-            or context.baseline is None
-        ):
+            told = baseline_scores(warehouse, context)
+        if all(each.shown for each in certificates) or not len(told.task) or context.baseline is None:
             return none
-        if (scores.purpose == "audit").any():
+        if (told.purpose == "audit").any():
             return none  # an earlier process asked
         live = int(learner.realtime_counterpart[context.baseline])
         baseline = live if live >= 0 else context.baseline
@@ -296,12 +283,12 @@ class Repair:
         served = self.assignment.served
         ladder = climb(free, bench.quality, fit_ | (np.arange(cost.shape[1]) == served[:, None]))
         parts, rises = [], []
-        for certificate in certificates:
-            part = scores if certificate.task is None else scores.part(scores.task == certificate.task)
+        for each in certificates:
+            part = told if each.task is None else told.part(told.task == each.task)
             rows = np.isin(columns.rows, np.unique(part.leader))
-            parts.append((certificate, part))
+            parts.append((each, part))
             rises.append(Rise.of(ladder, columns.weight, rows))
-        rest = columns.positions(scores.leader[scores.rest])
+        rest = columns.positions(told.leader[told.rest])
         price = float(cost[rest, baseline].mean()) if len(rest) else 0.0
         left = np.inf if terms.cap_usd is None else terms.cap_usd
         count = answers_worth(parts, rises, price, left)
@@ -319,12 +306,12 @@ select task, avg(score) as mean, count(*) as scored from results where run_id = 
 
 
 def means_of(context: RunContext) -> dict[str | None, float]:
-    """Return the mean scores of what is served, by task; under None that of all."""
+    """Mean scores of what is served, by task; None: of all."""
     with Warehouse.open(context.warehouse) as warehouse:
-        rows = warehouse.query(MEANS, run_id=context.run_id).to_pylist()
-    count = sum(row["scored"] for row in rows)
-    means: dict[str | None, float] = {row["task"]: row["mean"] for row in rows}
-    means[None] = sum(row["mean"] * row["scored"] for row in rows) / max(count, 1)
+        found = warehouse.query(MEANS, run_id=context.run_id).to_pylist()
+    count = sum(row["scored"] for row in found)
+    means: dict[str | None, float] = {row["task"]: row["mean"] for row in found}
+    means[None] = sum(row["mean"] * row["scored"] for row in found) / max(count, 1)
     return means
 
 
@@ -335,12 +322,8 @@ def _sentence(
     count: int,
     reached: bool,
 ) -> str:
-    """Say why so many requests are answered again."""
-    short = [
-        certificate
-        for certificate in certificates
-        if (not certificate.shown if wanted.exact else certificate.mean < certificate.floor)
-    ]
+    """Why so many requests are answered again."""
+    short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
     first = short[0]
     of = "" if first.task is None else f" of task {first.task}"
     more = f" and {len(short) - 1} more" if len(short) > 1 else ""
