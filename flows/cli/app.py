@@ -1,4 +1,4 @@
-"""The command line: each command is a few lines; the work is elsewhere, and is imported only when it is wanted."""
+"""The command line: each command is a few lines; its work is in another module, imported only when it is called."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ PANELS = {
 
 
 class InPanels(TyperGroup):
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    """A group of commands shown in the panels of PANELS, in their order."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         known: dict[str, Any] = dict(self.commands)
         self.commands.clear()
         for panel, names in PANELS.items():
@@ -292,10 +294,10 @@ def doctor(
     raise typer.Exit(show_health(_resolved(warehouse), as_json=as_json))
 
 
-def _pairs(given: list[str] | None) -> dict[str, str]:
-    """`k=v` options as a dictionary."""
+def _pairs(options: list[str] | None) -> dict[str, str]:
+    """Read `k=v` options into a dictionary. Raises UserError: one of them has no name or no =."""
     pairs: dict[str, str] = {}
-    for text in given or ():
+    for text in options or ():
         name, equals, value = text.partition("=")
         if not (equals and name):
             raise UserError(f"--param {text}: write it as name=value, for example --param ds=2026-11-22")
@@ -308,7 +310,7 @@ def _resolved(path: Path | None) -> Path | None:
 
 
 def main() -> None:
-    """The program's entry: a user's mistake is one message and exit 2; a fault of ours keeps its traceback and is 1."""
+    """Run the program: a user's mistake ends in one message and its exit code; a fault of ours keeps its traceback."""
     try:
         app()
     except UserError as error:

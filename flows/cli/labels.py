@@ -1,4 +1,4 @@
-"""The command line of people's scores: `labels export` and `labels import`. The work is in flows/cli/labels_io.py."""
+"""Options of `labels export` and `labels import`; flows/cli/labels_io.py does the work."""
 
 from __future__ import annotations
 

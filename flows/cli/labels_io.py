@@ -1,4 +1,4 @@
-"""People's scores: answers written out to be scored, and scores taken in.
+"""Write answers out for people to score, and take their scores in.
 
 What they show is in `flows/quality/human_labels.py`.
 """
@@ -30,6 +30,7 @@ from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.labels import read_labels, write_labels
 from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store import observations, runs
+from thirdshift.warehouse.store.locks import check_exists
 from thirdshift.warehouse.store.store import Warehouse, frozen_parquet
 
 TEXTS = """
@@ -48,13 +49,13 @@ where run_id = $run_id and basis = 'human' group by all
 RUNS = "select run_id from runs order by started_at desc"
 
 
-def _run(w: Warehouse, run_id: str) -> dict[str, Any]:
-    """A run that is over, with its text. Raises UserError."""
-    run = runs.get(w, run_id)
+def _run(warehouse: Warehouse, run_id: str) -> dict[str, Any]:
+    """Return the row of a run that is over. Raises UserError: there is no such run, or it is not over."""
+    run = runs.get(warehouse, run_id)
     if run is None:
-        known = [str(name) for name in w.query(RUNS)["run_id"].to_pylist()]
+        known = [str(name) for name in warehouse.query(RUNS)["run_id"].to_pylist()]
         raise UserError(
-            f"no run {run_id} in {w.path}{nearest(run_id, known)}; there are {', '.join(known[:5])}"
+            f"no run {run_id} in {warehouse.path}{nearest(run_id, known)}; there are {', '.join(known[:5])}"
         )
     if run["status"] != "done":
         raise UserError(f"run {run_id} is not over ({run['status']}); first: thirdshift resume {run_id}")
@@ -65,33 +66,31 @@ def _run(w: Warehouse, run_id: str) -> dict[str, Any]:
 
 
 def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json: bool) -> int:
-    """Write answers drawn at random for people to score; 0."""
-    _there(path)
+    """Write answers drawn at random for people to score; return 0. Raises UserError."""
     try:
-        with Warehouse.open(path) as w:
-            run = _run(w, run_id)
+        check_exists(path)
+        with Warehouse.open(path) as warehouse:
+            run = _run(warehouse, run_id)
             if run["purged_at"] is not None:
                 raise UserError(f"run {run_id}: its text was purged; there is nothing left to read and score")
-            found = answers_of(w, run_id)
-            places = found.firsts()[:count]
-            rows = _rows(w, run_id, found, places)
+            answers = answers_of(warehouse, run_id)
+            places = answers.firsts()[:count]
+            rows = _rows(warehouse, run_id, answers, places)
         write_labels(output, rows)
     except WarehouseError as error:
         raise UserError(str(error)) from error
-    seed, all_of_them = seed_of(run_id, 0), found.table.num_rows
+    seed, results = seed_of(run_id, 0), answers.table.num_rows
     if as_json:
-        told = {
+        summary = {
             "run_id": run_id,
             "output": str(output),
             "rows": len(rows),
-            "results": all_of_them,
+            "results": results,
             "seed": seed,
         }
-        print(json.dumps(told))
+        print(json.dumps(summary))
         return 0
-    print(
-        f"{len(rows):,} answers of {all_of_them:,} results, drawn uniformly at random (seed {seed}): {output}"
-    )
+    print(f"{len(rows):,} answers of {results:,} results, drawn uniformly at random (seed {seed}): {output}")
     print("fill in `score` (0 to 1) from the first row down, without looking at who answered; then:")
     print(f"  thirdshift labels import {run_id} --input {output} --warehouse {path}")
     if relative := _relative_to(run):
@@ -102,77 +101,81 @@ def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json:
     return 0
 
 
-def _rows(w: Warehouse, run_id: str, found: Answers, places: NDArray[np.int64]) -> list[dict[str, Any]]:
-    rows = np.asarray(found.table["row"], np.int64)[places]
-    frozen = frozen_parquet(run_folder(w.path, run_id))
-    texts = w.query(TEXTS.format(frozen=frozen), {"wanted": pa.table({"row": rows})}, run_id=run_id)
-    by_row = {each["row"]: each for each in texts.to_pylist()}
+def _rows(
+    warehouse: Warehouse, run_id: str, answers: Answers, places: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    rows = np.asarray(answers.table["row"], np.int64)[places]
+    frozen = frozen_parquet(run_folder(warehouse.path, run_id))
+    texts = warehouse.query(TEXTS.format(frozen=frozen), {"wanted": pa.table({"row": rows})}, run_id=run_id)
+    by_row = {text["row"]: text for text in texts.to_pylist()}
     return [
         {
             "run_id": run_id,
-            "request_id": told["request_id"],
-            "task": told["task"],
-            "prompt": _prompt(told["messages"]),
-            "output": told["output"],
-            "reference": told["reference"],
+            "request_id": text["request_id"],
+            "task": text["task"],
+            "prompt": _prompt(text["messages"]),
+            "output": text["output"],
+            "reference": text["reference"],
             "score": None,
         }
-        for told in (by_row[row] for row in rows.tolist())
+        for text in (by_row[row] for row in rows.tolist())
     ]
 
 
 def _prompt(messages: str) -> str:
-    """What was asked, as people read it: a single message as it is, a conversation with who says what."""
-    said = json.loads(messages)
-    if len(said) == 1:
+    """Return a prompt as people read it: a single message as it is, a conversation with its roles."""
+    conversation = json.loads(messages)
+    if len(conversation) == 1:
         return "\n".join(texts_of(messages))
-    return "\n\n".join(f"[{one.get('role')}] " + "\n".join(texts_of(json.dumps([one]))) for one in said)
+    return "\n\n".join(
+        f"[{message.get('role')}] " + "\n".join(texts_of(json.dumps([message]))) for message in conversation
+    )
 
 
 # --- in ---------------------------------------------------------------------------------------------------------------
 
 
 def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool) -> int:
-    """Take people's scores in and issue the run's certificate anew; 0."""
-    _there(path)
+    """Take people's scores in and issue the run's certificate anew; return 0. Raises UserError."""
     try:
-        read = read_labels(labels)
-        run_id = _run_named(labels, read, run_id)
-        with Warehouse.open(path) as w:
-            run = _run(w, run_id)
-            found = answers_of(w, run_id)
-            scores = _matched(labels, read, found, run_id)
-            if not is_random_part(found, scores):
-                return _adds_nothing(run_id, found, scores, as_json=as_json)
-            several = _observe(w, run_id, found, scores)
-            # who may stop filling in when it looks well has looked more than once
-            again = several or any(score is None for score in scores.values())
-            certificates = [] if _relative_to(run) else certified(found, scores, run, again=again)
-            counts = accepted(w, run_id)
+        check_exists(path)
+        labelled = read_labels(labels)
+        run_id = _run_named(labels, labelled, run_id)
+        with Warehouse.open(path) as warehouse:
+            run = _run(warehouse, run_id)
+            answers = answers_of(warehouse, run_id)
+            scores = _matched(labels, labelled, answers, run_id)
+            if not is_random_part(answers, scores):
+                return _adds_nothing(run_id, answers, scores, as_json=as_json)
+            repeated = _observe(warehouse, run_id, answers, scores)
+            # whoever may stop filling in when the mean is good has tested more than once
+            again = repeated or any(score is None for score in scores.values())
+            certificates = [] if _relative_to(run) else certified(answers, scores, run, again=again)
+            counts = accepted(warehouse, run_id)
             certificates = [replace(made, requests=counts[made.task]) for made in certificates]
             if certificates:
-                save_quality(w, run_id, Quality(tuple(certificates)))
-                runs.update(w, run_id, outcomes=_outcomes(run, certificates))
+                save_quality(warehouse, run_id, Quality(tuple(certificates)))
+                runs.update(warehouse, run_id, outcomes=_outcomes(run, certificates))
     except WarehouseError as error:
         raise UserError(str(error)) from error
-    bound = certificates[0] if certificates else certified(found, scores, run, again=again)[0]
+    bound = certificates[0] if certificates else certified(answers, scores, run, again=again)[0]
     if as_json:
-        told = {
+        summary = {
             "run_id": run_id,
             "labels": len(scores),
             "certificate": bound if certificates else None,
             "lower_bound": bound.lower_bound,
         }
-        print(json.dumps(told, default=_jsonable))
+        print(json.dumps(summary, default=_jsonable))
     else:
-        print("\n".join(_told(run_id, run, scores, bound, issued=bool(certificates))))
+        print("\n".join(_summary_lines(run_id, run, scores, bound, issued=bool(certificates))))
     return 0
 
 
-def _adds_nothing(run_id: str, found: Answers, scores: Mapping[int, float | None], *, as_json: bool) -> int:
+def _adds_nothing(run_id: str, answers: Answers, scores: Mapping[int, float | None], *, as_json: bool) -> int:
     """Say that a file is no random part, and which answers were drawn; what was certified before stands."""
-    names = found.table["request_id"].to_pylist()
-    drawn = [str(names[place]) for place in found.firsts()[:5].tolist()]
+    names = answers.table["request_id"].to_pylist()
+    drawn = [str(names[place]) for place in answers.firsts()[:5].tolist()]
     if as_json:
         print(
             json.dumps(
@@ -188,9 +191,9 @@ def _adds_nothing(run_id: str, found: Answers, scores: Mapping[int, float | None
     return 0
 
 
-def _run_named(labels: Path, read: Sequence[Mapping[str, Any]], run_id: str | None) -> str:
-    """The run that the labels are of: as said, or as the file says."""
-    named = {each["run_id"] for each in read if each["run_id"]}
+def _run_named(labels: Path, labelled: Sequence[Mapping[str, Any]], run_id: str | None) -> str:
+    """Return the run that the labels are of: as the option says, or as the file says. Raises UserError."""
+    named = {row["run_id"] for row in labelled if row["run_id"]}
     if run_id is None and len(named) != 1:
         what = f"names {len(named)} runs" if named else "does not say of which run it is"
         raise UserError(f"{labels} {what}; say it: thirdshift labels import RUN_ID --input {labels}")
@@ -200,23 +203,23 @@ def _run_named(labels: Path, read: Sequence[Mapping[str, Any]], run_id: str | No
 
 
 def _matched(
-    labels: Path, read: Sequence[Mapping[str, Any]], found: Answers, run_id: str
+    labels: Path, labelled: Sequence[Mapping[str, Any]], answers: Answers, run_id: str
 ) -> dict[int, float | None]:
-    """Place of each answer in the file to its score; None: left empty. Raises UserError."""
-    at = {str(name): place for place, name in enumerate(found.table["request_id"].to_pylist())}
+    """Return the score of each answer in the file by its place in `answers`; None: left empty. Raises UserError."""
+    at = {str(name): place for place, name in enumerate(answers.table["request_id"].to_pylist())}
     scores: dict[int, float | None] = {}
     unknown, twice = [], []
-    for each in read:
-        name = each["request_id"]
+    for row in labelled:
+        name = row["request_id"]
         place = at.get(
             name, at.get(name.removeprefix("'"))
         )  # as a spreadsheet's formula was kept from being one
         if place is None:
             unknown.append(name)
-        elif scores.get(place, each["score"]) != each["score"]:
+        elif scores.get(place, row["score"]) != row["score"]:
             twice.append(name)
         else:
-            scores[place] = each["score"]
+            scores[place] = row["score"]
     if unknown:
         raise UserError(f"{labels}: run {run_id} has no request {_some(unknown)}; is it a file of this run?")
     if twice:
@@ -230,35 +233,35 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
 
 
-def _observe(w: Warehouse, run_id: str, found: Answers, scores: Mapping[int, float | None]) -> bool:
-    """Append what is new; whether this run's answers were labelled at more than one time."""
+def _observe(warehouse: Warehouse, run_id: str, answers: Answers, scores: Mapping[int, float | None]) -> bool:
+    """Append the scores that are new; return whether this run's answers were labelled at more than one time."""
     before = {
         (row["request_id"], row["endpoint"]): row["score"]
-        for row in w.query(LABELLED, run_id=run_id).to_pylist()
+        for row in warehouse.query(LABELLED, run_id=run_id).to_pylist()
     }
-    told = found.table.select(["request_id", "task", "endpoint", "model"]).to_pylist()
+    results = answers.table.select(["request_id", "task", "endpoint", "model"]).to_pylist()
     filled = {place: score for place, score in scores.items() if score is not None}
     same = {"run_id": run_id, "scorer": PEOPLE, "basis": Basis.HUMAN.value, "purpose": "audit"}
     now = datetime.now(UTC)
     fresh = [
-        told[place] | same | {"score": score, "observed_at": now}
+        results[place] | same | {"score": score, "observed_at": now}
         for place, score in filled.items()
-        if before.get((told[place]["request_id"], told[place]["endpoint"])) != score
+        if before.get((results[place]["request_id"], results[place]["endpoint"])) != score
     ]
     if fresh:
-        observations.append(w, pa.Table.from_pylist(fresh))
-    return int(w.query(IMPORTS, run_id=run_id)["imports"][0].as_py()) > 1
+        observations.append(warehouse, pa.Table.from_pylist(fresh))
+    return int(warehouse.query(IMPORTS, run_id=run_id)["imports"][0].as_py()) > 1
 
 
 def _outcomes(run: Mapping[str, Any], certificates: Sequence[Certificate]) -> list[str]:
-    """The run's, with what people's certificate says of the floor in place of what was said before."""
+    """Return the run's outcomes, with what people's certificate says of the floor in place of what was there."""
     quality = {Verdict.FLOOR_MISSED.value, Verdict.NOT_CERTIFIED.value}
-    kept = [name for name in run["outcomes"] or () if name not in quality]
+    others = [name for name in run["outcomes"] or () if name not in quality]
     floor = certificates[0].floor > 0
-    return [*kept, *(each.value for each in of_quality(certificates, out_of_reach=False) if floor)]
+    return [*others, *(verdict.value for verdict in of_quality(certificates, out_of_reach=False) if floor)]
 
 
-def _told(
+def _summary_lines(
     run_id: str,
     run: Mapping[str, Any],
     scores: Mapping[int, float | None],
@@ -290,11 +293,6 @@ def _told(
 def _relative_to(run: Mapping[str, Any]) -> str | None:
     name = run["config"]["quality"]["relative_to"]
     return None if name is None else str(name)
-
-
-def _there(path: Path) -> None:
-    if not path.exists():
-        raise UserError(f"{path}: there is no warehouse; run a job first, or name another with --warehouse")
 
 
 def _jsonable(value: Any) -> Any:

@@ -257,8 +257,8 @@ def reconcile_invoice(
     result = reconcile(ours, theirs)
     head = {"invoice": str(invoice), "provider": chosen, "since": first, "until": last}
     if as_json:
-        told = {} if settled is None else {"settlement": _settlement_data(settled)}
-        print(json.dumps(head | _as_data(result) | told, default=jsonable))
+        data = {} if settled is None else {"settlement": _settlement_data(settled)}
+        print(json.dumps(head | _as_data(result) | data, default=jsonable))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     _show(result, head, console)

@@ -1,4 +1,4 @@
-"""The command line of `report`. The work is in flows/report/page.py."""
+"""Options of `report`; flows/report/page.py does the work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `sql` command: a question to the warehouse, answered as DuckDB's own shell does, line by line, or as JSON."""
+"""Answer a query to the warehouse as DuckDB's own shell does, line by line, or as JSON: the work of `sql`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Layout(StrEnum):
 
 
 def show_sql(query: str, warehouse: Path, *, layout: Layout = Layout.BOX) -> int:
-    """Print the answer; 0. Raises UserError where the query or the file is wrong."""
+    """Print the answer to a query; return 0. Raises UserError where the query or the file is wrong."""
     try:
         answer = ask(warehouse, query)
     except WarehouseError as error:

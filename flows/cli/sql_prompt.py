@@ -1,6 +1,6 @@
-"""`sql` without a question: a prompt on the warehouse, or the statements that come on stdin.
+"""Answer queries at a prompt, or the statements that come on stdin: `sql` without an argument.
 
-The file is opened for each question alone, so that a run beside it is never kept waiting.
+The file is opened for each query alone, so that a run beside it is never kept waiting.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ MODES = {mode.value: mode for mode in Layout} | {"duckbox": Layout.BOX}
 
 
 def converse(warehouse: Path, layout: Layout = Layout.BOX) -> int:
-    """Answer questions until there are no more; 0. Raises UserError: one on stdin is wrong, or there is no warehouse."""
+    """Answer queries until there are no more; return 0. Raises UserError: one on stdin is wrong, or no warehouse."""
     session = Session(warehouse, layout)
     if not sys.stdin.isatty():
         return from_stream(sys.stdin, session)
@@ -101,14 +101,14 @@ def converse(warehouse: Path, layout: Layout = Layout.BOX) -> int:
 
 
 def from_stream(stream: TextIO, session: Session) -> int:
-    """Every statement of a text in turn; the first that is wrong ends it."""
+    """Answer every statement of a text in turn; return 0. Raises UserError at the first that is wrong."""
     whole, rest = statements(stream.read())
-    asked = [part for statement in [*whole, rest] for part in _apart(statement)]
-    if not asked:
+    questions = [part for statement in [*whole, rest] for part in _apart(statement)]
+    if not questions:
         raise UserError(
             "nothing was asked: give a question, statements on stdin, or a terminal for the prompt"
         )
-    for statement in asked:
+    for statement in questions:
         if leaves(statement):
             break
         session.answer(statement)
@@ -116,7 +116,7 @@ def from_stream(stream: TextIO, session: Session) -> int:
 
 
 def _apart(statement: str) -> Iterator[str]:
-    """Commands with a dot, a line each, and the statement that follows them."""
+    """Yield commands with a dot, a line each, and the statement that follows them."""
     rest = statement.strip()
     while rest.startswith(".") or rest.partition("\n")[0].strip() in LEAVING:
         line, _, rest = rest.partition("\n")
@@ -127,7 +127,7 @@ def _apart(statement: str) -> Iterator[str]:
 
 
 def prompted(session: Session, names: Mapping[str, list[str]]) -> int:
-    """Ask and answer on a terminal. A question that is wrong is told, and the next may come."""
+    """Prompt and answer on a terminal until `.exit`; return 0. A wrong query is reported, and the next may come."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.application import get_app
     from prompt_toolkit.filters import Condition
@@ -161,7 +161,7 @@ def leaves(text: str) -> bool:
 
 
 def finished(text: str) -> bool:
-    """Whether Enter sends it: nothing, a command with a dot, or statements to their last semicolon."""
+    """Return whether Enter sends the text: nothing, a command with a dot, or statements to their last semicolon."""
     bare = text.strip()
     if not bare or bare.startswith(".") or leaves(bare):
         return True
@@ -170,7 +170,7 @@ def finished(text: str) -> bool:
 
 
 def statements(text: str) -> tuple[list[str], str]:
-    """The statements that end with a semicolon, and what follows the last; none ends within quotes or a comment."""
+    """Split into the statements that end with a semicolon, and the rest; none ends within quotes or a comment."""
     whole, start, at = [], 0, 0
     while at < len(text):
         end = _skipped(text, at)
@@ -188,7 +188,7 @@ CLOSES = {"'": "'", '"': '"', "--": "\n", "/*": "*/"}
 
 
 def _skipped(text: str, at: int) -> int:
-    """Where the quote or comment that opens at `at` is over; `at` where none does."""
+    """Return where the quote or comment that opens at `at` ends; `at` where none opens."""
     for opening, closing in CLOSES.items():
         if text.startswith(opening, at):
             end = text.find(closing, at + len(opening))
@@ -197,13 +197,13 @@ def _skipped(text: str, at: int) -> int:
 
 
 def _names(warehouse: Path) -> dict[str, list[str]]:
-    """Tables and views with their columns. Raises UserError where there is no warehouse."""
+    """Return tables and views with their columns. Raises UserError where there is no warehouse."""
     try:
-        found = ask(warehouse, COLUMNS).to_pylist()
+        rows = ask(warehouse, COLUMNS).to_pylist()
     except WarehouseError as error:
         raise UserError(str(error)) from error
     names: dict[str, list[str]] = {}
-    for row in found:
+    for row in rows:
         names.setdefault(row["table_name"], []).append(row["column_name"])
     return names
 
@@ -211,14 +211,14 @@ def _names(warehouse: Path) -> dict[str, list[str]]:
 def _completer(names: Mapping[str, Iterable[str]]) -> Completer:
     from prompt_toolkit.completion import WordCompleter
 
-    columns = sorted({column for each in names.values() for column in each})
+    columns = sorted({column for of_table in names.values() for column in of_table})
     return WordCompleter(
         [*names, *columns, *KEYWORDS, ".tables", ".mode", ".help", ".exit"], ignore_case=True
     )
 
 
 def _history() -> FileHistory:
-    """What was asked before, kept in the user's own folder for this user alone."""
+    """Open the history of queries, kept in the user's own folder for this user alone."""
     from prompt_toolkit.history import FileHistory
 
     path = home() / "sql_history"
