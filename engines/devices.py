@@ -59,9 +59,9 @@ def cores_of(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> tuple[int
     return cores[first : first + share]
 
 
-def hardware(spec: WorkerSpec, found: Machine | None = None) -> str:
+def hardware(spec: WorkerSpec, known: Machine | None = None) -> str:
     """Name what one worker runs on: rates measured on one kind of hardware say nothing of another."""
-    here = machine() if found is None else found
+    here = machine() if known is None else known
     if spec.device == "cpu":
         count = len(cores_of(spec, 0, here.cores))
         return f"{count} {'core' if count == 1 else 'cores'}"
@@ -86,13 +86,13 @@ def ascend_npus() -> tuple[Device, ...]:
 
 def parse_nvidia(printed: str) -> tuple[Device, ...]:
     """Read nvidia-smi's lines, such as `0, NVIDIA H200, 143771`."""
-    found = []
+    devices = []
     for line in printed.splitlines():
         parts = [part.strip() for part in line.split(",")]
         if len(parts) == 3 and parts[0].isdigit():
             memory = int(parts[2]) if parts[2].isdigit() else None
-            found.append(Device("cuda", int(parts[0]), parts[1], memory))
-    return tuple(found)
+            devices.append(Device("cuda", int(parts[0]), parts[1], memory))
+    return tuple(devices)
 
 
 CARD = re.compile(r"\|\s*(\d+)\s+(\w*[A-Za-z]\w*)\s*\|\s*[A-Z]\w*\s*\|")
@@ -106,26 +106,26 @@ def parse_ascend(printed: str) -> tuple[Device, ...]:
     with the chip's number on its card and, where cards have two chips, the number that devices are counted by. It ends
     with the memory used and there, in MiB. Not tried on such a machine: the tables are from users' reports.
     """
-    found, card = [], None
+    devices, card = [], None
     for line in printed.splitlines():
         if named := CARD.match(line):
             card = named
         elif card is not None and (chip := CHIP.match(line)):
             index = int(chip[1] if chip[1] is not None else card[1])
-            found.append(
+            devices.append(
                 Device("npu", index, f"Ascend {card[2].removeprefix('Ascend')}", int(chip[2]) or None)
             )
             card = None
-    return tuple(found)
+    return tuple(devices)
 
 
-def _visible(found: tuple[Device, ...], variable: str) -> tuple[Device, ...]:
+def _visible(devices: tuple[Device, ...], variable: str) -> tuple[Device, ...]:
     """Return the devices that the environment lets this process see."""
     allowed = os.environ.get(variable)
     if allowed is None or not all(part.strip().isdigit() for part in allowed.split(",") if part.strip()):
-        return found  # unset, or UUIDs, which the driver's tools do not number
+        return devices  # unset, or UUIDs, which the driver's tools do not number
     wanted = {int(part) for part in allowed.split(",") if part.strip()}
-    return tuple(device for device in found if device.index in wanted)
+    return tuple(device for device in devices if device.index in wanted)
 
 
 def _ask(program: str, *arguments: str) -> str:

@@ -37,7 +37,7 @@ def shown(value: Any) -> str:
 def printable(text: str) -> str:
     """Without what steers a terminal or turns text about: each such character as its code."""
     return _CONTROL.sub(
-        lambda found: f"\\x{ord(found[0]):02x}" if found[0] <= "\xff" else f"\\u{ord(found[0]):04x}", text
+        lambda match: f"\\x{ord(match[0]):02x}" if match[0] <= "\xff" else f"\\u{ord(match[0]):04x}", text
     )
 
 

@@ -89,8 +89,8 @@ def filesystem_of(uri: str) -> tuple[Any, str]:
 
 def filesystems_in(sql: str) -> Iterator[Any]:
     """A file system for each kind of store that a query's text names."""
-    found = {SCHEMES[scheme]: f"{scheme}://" for scheme in SCHEMES if f"{scheme}://" in sql}
-    for start in found.values():
+    schemes = {SCHEMES[scheme]: f"{scheme}://" for scheme in SCHEMES if f"{scheme}://" in sql}
+    for start in schemes.values():
         uri = sql[sql.index(start) :].partition("'")[0]
         yield filesystem_of(uri)[0]
 
@@ -107,17 +107,17 @@ def explained(uri: str) -> Iterator[None]:
 def meaning(error: BaseException) -> str:
     """What a store's error means, and what to look at."""
     text = str(error)
-    told = next((words for word, words in MEANINGS if word in text), None)
-    if told is None:
+    sentence = next((words for word, words in MEANINGS if word in text), None)
+    if sentence is None:
         return first_line(error)
-    if "endpoint" in told and (endpoint := _endpoint_url(_session())):
-        told = f"{told} ({endpoint})"
-    if "refuses" in told and not _has_credentials():
-        told = (
+    if "endpoint" in sentence and (endpoint := _endpoint_url(_session())):
+        sentence = f"{sentence} ({endpoint})"
+    if "refuses" in sentence and not _has_credentials():
+        sentence = (
             "no credentials were found; set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
             "(other stores: docs/object-stores.md)"
         )
-    return told
+    return sentence
 
 
 def probe(target: str) -> None:

@@ -102,12 +102,12 @@ class AnthropicBatches:
         for record in await asyncio.to_thread(lambda: list(self._records.under(prefix))):
             name = record.name
             if name is not None:
-                found: Remote | None = await self._named(record, name)
+                remote: Remote | None = await self._named(record, name)
             else:
                 async with self._making:  # what is being made now has its name first
-                    found = await self._unnamed(record)
-            if found is not None:
-                yield found
+                    remote = await self._unnamed(record)
+            if remote is not None:
+                yield remote
 
     async def _named(self, record: BatchRecord, name: str) -> Remote:
         try:
@@ -244,8 +244,8 @@ def _results(batch_id: str) -> str:
 
 
 def _counts(batch: Mapping[str, Any]) -> dict[str, int]:
-    told = batch.get("request_counts")
-    return {name: count(value) or 0 for name, value in told.items()} if isinstance(told, dict) else {}
+    counts = batch.get("request_counts")
+    return {name: count(value) or 0 for name, value in counts.items()} if isinstance(counts, dict) else {}
 
 
 def _all_of(batch: Mapping[str, Any]) -> int:

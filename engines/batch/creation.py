@@ -19,9 +19,9 @@ async def make(wire: BatchWire, source: str, label: str) -> Remote:
     ):
         with attempt:
             if attempt.num > 1:
-                found = await found_by(wire, label)
-                if found is not None:
-                    return found
+                remote = await found_by(wire, label)
+                if remote is not None:
+                    return remote
             try:
                 return await wire.create(source, label)
             except CallError as error:

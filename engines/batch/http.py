@@ -139,29 +139,29 @@ def _may_pass(kind: FailureKind) -> bool:
 
 def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The batches on a page: those that have an id."""
-    found = page.get("data")
+    objects = page.get("data")
     return (
-        [each for each in found if isinstance(each, dict) and each.get("id")]
-        if isinstance(found, list)
+        [item for item in objects if isinstance(item, dict) and item.get("id")]
+        if isinstance(objects, list)
         else []
     )
 
 
-def instant(told: Any) -> datetime:
+def instant(text: Any) -> datetime:
     """When something was made, as seconds since 1970 or in ISO's manner; where neither, now."""
     try:
-        if isinstance(told, str) and not told.replace(".", "", 1).isdigit():
-            at = datetime.fromisoformat(told)
+        if isinstance(text, str) and not text.replace(".", "", 1).isdigit():
+            at = datetime.fromisoformat(text)
             return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
-        return datetime.fromtimestamp(float(told), UTC)
+        return datetime.fromtimestamp(float(text), UTC)
     except (TypeError, ValueError, OverflowError, OSError):
         return datetime.now(UTC)
 
 
 def custom_id_in(line: bytes) -> str | None:
     """A line's custom id; None where it cannot be read."""
-    found = parsed(line)
-    custom_id = found.get("custom_id") if isinstance(found, dict) else None
+    data = parsed(line)
+    custom_id = data.get("custom_id") if isinstance(data, dict) else None
     return custom_id if isinstance(custom_id, str) else None
 
 

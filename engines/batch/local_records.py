@@ -57,7 +57,10 @@ class BatchRecords:
         _name_path(path).unlink(missing_ok=True)
         at = time.time()
         head = {"label": label, "count": len(custom_ids), "newest": newest, "made_at": at}
-        _replace(path, [dumps(head) + b"\n", *(dumps({"custom_id": each}) + b"\n" for each in custom_ids)])
+        _replace(
+            path,
+            [dumps(head) + b"\n", *(dumps({"custom_id": custom_id}) + b"\n" for custom_id in custom_ids)],
+        )
         return BatchRecord(path, label, len(custom_ids), newest, at, frozenset(map(short, custom_ids)))
 
     def under(self, prefix: str) -> Iterator[BatchRecord]:

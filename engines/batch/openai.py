@@ -91,9 +91,9 @@ class OpenAIBatches:
             page = await self._http.get(f"/batches?limit={PAGE}{after}")
             batches = listed(page)
             for batch in batches:
-                found = _remote(batch)
-                if found.label.startswith(prefix):
-                    yield found
+                remote = _remote(batch)
+                if remote.label.startswith(prefix):
+                    yield remote
             if not page.get("has_more") or not batches:
                 return
             after = f"&after={batches[-1]['id']}"
@@ -173,19 +173,19 @@ def _remote(batch: Mapping[str, Any]) -> Remote:
 
 
 def _id(batch: Mapping[str, Any]) -> str:
-    found = batch.get("id")
-    if isinstance(found, str) and found:
-        return found
+    batch_id = batch.get("id")
+    if isinstance(batch_id, str) and batch_id:
+        return batch_id
     raise CallError(FailureKind.BROKEN_REPLY, "a batch without an id came back", passing=True, lost=True)
 
 
 def _codes(errors: Any) -> list[str]:
     """The codes of a batch's errors: under `data`, or plainly a list."""
     faults = errors.get("data") if isinstance(errors, dict) else errors
-    found = (
+    codes = (
         [fault.get("code") for fault in faults if isinstance(fault, dict)] if isinstance(faults, list) else []
     )
-    return [str(code) for code in found if isinstance(code, str | int)]
+    return [str(code) for code in codes if isinstance(code, str | int)]
 
 
 def _group(value: Any) -> Mapping[str, Any]:

@@ -168,9 +168,9 @@ class BatchParts:
             shard, request, attempt, ZERO, 0, entry_id=entry_id(key, request.row, attempt)
         )
         self._desk.journal.sent((intent,))
-        said, outcome = self._judged(PendingRequest(intent, None), reply)
+        answer, outcome = self._judged(PendingRequest(intent, None), reply)
         self._desk.journal.settled((outcome,))
-        return said
+        return answer
 
     def _sent(self, fresh: list[Intent]) -> None:
         if fresh:
@@ -273,7 +273,7 @@ class BatchParts:
             if sample is None or not self._wire.adapt(parameter, sample):
                 put(self._book(lot))
                 continue
-            self._desk.journal.settled([self._judged(*each, final=False)[1] for each in lot])
+            self._desk.journal.settled([self._judged(*refusal, final=False)[1] for refusal in lot])
             for held, _ in lot:
                 self._desk.budget.settle(held.intent.reserved_usd, ZERO)
                 again.add(held.intent.row or 0)
@@ -303,7 +303,7 @@ class BatchParts:
             self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd)
             if outcome.status is LedgerStatus.SETTLED and outcome.cost_usd > held.intent.reserved_usd:
                 self._overran(held.intent, outcome)
-        return [said for said, _ in judged]
+        return [answer for answer, _ in judged]
 
     def _overran(self, intent: Intent, outcome: Outcome) -> None:
         if not self.overrun:
@@ -317,11 +317,11 @@ class BatchParts:
         """What a reply is to its request. A batch makes no second attempt: that would be another night's wait."""
         intent = held.intent
         row, request_id = intent.row or 0, intent.request_id or ""
-        said: Said
+        answer: Said
         note = None
         if reply.kind is None:
             text, valid, note = judged(held.schema, reply.text)
-            said = Answer(
+            answer = Answer(
                 row,
                 request_id,
                 text,
@@ -331,8 +331,8 @@ class BatchParts:
                 reply.logprobs,
             )
         else:
-            said = Failure(row, request_id, reply.kind, reply.message)
-        return said, self._books.outcome(intent, reply, said, final, note)
+            answer = Failure(row, request_id, reply.kind, reply.message)
+        return answer, self._books.outcome(intent, reply, answer, final, note)
 
 
 def _without_result(remote: Remote, *, torn: bool) -> Reply:

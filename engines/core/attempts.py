@@ -188,9 +188,9 @@ class Attempts:
         """Attempts until there is an answer or the table says enough. The first is already entered."""
         met = Met(self._health.answers)
         while True:
-            reply, said, again = await self._attempt(request, admission, met)
+            reply, answer, again = await self._attempt(request, admission, met)
             if not again:
-                return said
+                return answer
             if reply.kind is FailureKind.CUT_EMPTY:
                 request = replace(request, max_tokens=self._larger(request))
             if reply.kind is not None and NEXT_STEP[reply.kind].wait and not reply.adapted:
@@ -208,8 +208,8 @@ class Attempts:
         intent, outcome = admission.intent, None
         try:
             reply = await self._send(request, admission, met)
-            said, again, note = self._judge(request, reply, met)
-            outcome = self._books.outcome(intent, reply, said, final=not again, note=note)
+            answer, again, note = self._judge(request, reply, met)
+            outcome = self._books.outcome(intent, reply, answer, final=not again, note=note)
             if outcome.cost_usd > intent.reserved_usd:
                 self._overrun(intent, outcome)
         except asyncio.CancelledError:
@@ -217,7 +217,7 @@ class Attempts:
             raise
         finally:
             self._note(intent.reserved_usd, outcome)
-        return reply, said, again
+        return reply, answer, again
 
     async def _send(self, request: Request, admission: Admission, met: Met) -> Reply:
         reply = self._interrupted

@@ -37,9 +37,9 @@ class ServerWords:
         self._lock = Lock()
 
     def keep(self, intent: Intent, reply: Reply) -> None:
-        said, message = self._without_secrets(reply.said or ""), self._without_secrets(reply.message)
+        words, message = self._without_secrets(reply.said or ""), self._without_secrets(reply.message)
         with self._lock:
-            times = self._times[said] = self._times.get(said, 0) + 1
+            times = self._times[words] = self._times.get(words, 0) + 1
             if times > SAME_MAX:
                 return
             line = dumps(
@@ -50,7 +50,7 @@ class ServerWords:
                     "entry_id": intent.entry_id,
                     "kind": reply.kind,
                     "message": message,
-                    "said": said,
+                    "said": words,
                 }
             )
             if len(line) >= self._left:

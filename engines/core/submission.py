@@ -32,11 +32,11 @@ class Submission:
         self._lot: list[Said] = []
         self._lots: SimpleQueue[list[Said] | BaseException | None] = SimpleQueue()
 
-    def put(self, said: Said) -> None:
+    def put(self, answer: Said) -> None:
         self.done += 1
         if not self._lot:
             asyncio.get_running_loop().call_later(FLUSH_SECONDS, self._flush)
-        self._lot.append(said)
+        self._lot.append(answer)
 
     def put_lot(self, lot: list[Said]) -> None:
         """The same for many, from any thread."""

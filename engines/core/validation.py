@@ -48,25 +48,25 @@ def judged(schema: Schema, text: str) -> tuple[str, bool | None, str | None]:
     valid = is_valid(schema, text)
     if valid is not False or schema is None:
         return text, valid, None
-    found: dict[bytes, str] = {}
+    verdicts: dict[bytes, str] = {}
     for value, note in _candidates(schema, text):
         written = dumps(value)
         if is_valid(schema, written.decode()):
-            found.setdefault(written, note)
-    if len(found) != 1:
+            verdicts.setdefault(written, note)
+    if len(verdicts) != 1:
         return text, False, None
-    ((written, note),) = found.items()
+    ((written, note),) = verdicts.items()
     return written.decode(), True, note
 
 
 def _candidates(schema: Mapping[str, JSON], text: str) -> Iterator[tuple[JSON, str]]:
     """JSON values in a text, those without nulls that nobody asked for besides."""
-    said = THOUGHT.sub("", text).strip()
-    values = [*_values_in(said)][:CANDIDATES_MAX]
-    whole = len(values) == 1 and said.startswith(("{", "[")) and said.endswith(("}", "]"))
+    answer = THOUGHT.sub("", text).strip()
+    values = [*_values_in(answer)][:CANDIDATES_MAX]
+    whole = len(values) == 1 and answer.startswith(("{", "[")) and answer.endswith(("}", "]"))
     note = "the JSON was taken out of the text around it"
     for value in values:
-        if not whole or said != text:
+        if not whole or answer != text:
             yield value, note
         yield (
             without_added_nulls(schema, value, schema),
@@ -94,7 +94,7 @@ def without_added_nulls(schema: JSON, value: JSON, root: Mapping[str, JSON]) -> 
     schema = _resolved(schema, root)
     if isinstance(value, list):
         items = schema.get("items")
-        return [without_added_nulls(items, each, root) for each in value] if items else value
+        return [without_added_nulls(items, child, root) for child in value] if items else value
     if not isinstance(value, dict):
         return value
     for name in ("anyOf", "oneOf", "allOf"):
@@ -104,9 +104,9 @@ def without_added_nulls(schema: JSON, value: JSON, root: Mapping[str, JSON]) -> 
                 return value
     properties, needed = schema.get("properties") or {}, schema.get("required") or ()
     return {
-        name: without_added_nulls(properties.get(name), each, root)
-        for name, each in value.items()
-        if each is not None or name in needed or name not in properties or _may_be_null(properties[name])
+        name: without_added_nulls(properties.get(name), child, root)
+        for name, child in value.items()
+        if child is not None or name in needed or name not in properties or _may_be_null(properties[name])
     }
 
 
@@ -126,10 +126,10 @@ def _resolved(schema: JSON, root: Mapping[str, JSON]) -> Mapping[str, JSON]:
     target = schema.get("$ref")
     if not isinstance(target, str) or not target.startswith("#/"):
         return schema
-    found: JSON = root
+    node: JSON = root
     for step in target[2:].split("/"):
-        found = found.get(step) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
+        node = node.get(step) if isinstance(node, Mapping) else None
+    return node if isinstance(node, Mapping) else {}
 
 
 def schema_fault(schema: Schema) -> str | None:

@@ -40,10 +40,10 @@ def wrong(right: str, prompt: str, rng: random.Random) -> str:
 
 def _replaced(text: str, what: re.Pattern[str] | Any, by: Callable[[str], str]) -> str:
     """Replace the last occurrence; return the text itself where there is none."""
-    found = list(what.finditer(text))
-    if not found:
+    matches = list(what.finditer(text))
+    if not matches:
         return text
-    last = found[-1]
+    last = matches[-1]
     return f"{text[: last.start()]}{by(last[0])}{text[last.end() :]}"
 
 
@@ -131,12 +131,10 @@ def _resolved(schema: Mapping[str, Any], root: Any) -> Mapping[str, Any]:
     reference = schema.get("$ref")
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return schema
-    found: Any = root
+    node: Any = root
     for step in reference[2:].split("/"):
-        found = (
-            found.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(found, Mapping) else {}
-        )
-    return found if isinstance(found, Mapping) else {}
+        node = node.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(node, Mapping) else {}
+    return node if isinstance(node, Mapping) else {}
 
 
 def _type(schema: Mapping[str, Any]) -> str:

@@ -208,13 +208,13 @@ def _hints(response: Any) -> Hints | None:
 
 def translated(error: BaseException, endpoint: str) -> Reply:
     """What an exception of litellm's means. None of its prose is repeated: it can quote a prompt or a key."""
-    kind, said = _kind(error)
+    kind, reason = _kind(error)
     name, status = type(error).__name__, getattr(error, "status_code", None)
-    told = f"endpoint {endpoint}: {name}" + (f", status {status}" if status else "")
+    message = f"endpoint {endpoint}: {name}" + (f", status {status}" if status else "")
     words = str(error)
     remedy = HINTS.get(name, "")
     decided = kind is FailureKind.AUTH and status in DECIDED_STATUS
-    if said:  # litellm names an exception by the status; the words can say more
+    if reason:  # litellm names an exception by the status; the words can say more
         if kind is FailureKind.CONNECTION and (redirect := _redirect_behind(error)) is not None:
             kind, status = meaning(redirect, (), "")[0], redirect
         by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower())
@@ -223,8 +223,8 @@ def translated(error: BaseException, endpoint: str) -> Reply:
             remedy = f": {phrase.remedy}" if phrase.remedy else remedy
     return Reply(
         kind=kind,
-        message=told + remedy,
-        unbilled=said,
+        message=message + remedy,
+        unbilled=reason,
         decided=decided,
         retry_after=retry_after_of(_headers(error)),
         said=as_text(words),
@@ -233,18 +233,18 @@ def translated(error: BaseException, endpoint: str) -> Reply:
 
 def _kind(error: BaseException) -> tuple[FailureKind, bool]:
     """What befell the request, and whether it is certain that nothing was billed."""
-    kind, said = _first(EXCEPTIONS, _names(error)) or (FailureKind.CONNECTION, _LOST)
+    kind, words = _first(EXCEPTIONS, _names(error)) or (FailureKind.CONNECTION, _LOST)
     behind = set[str]().union(*(_names(link) for link in _chain(error)))
     far = _first(HOW_FAR, behind)
     if far is not None:
-        kind, said = far[0] or kind, far[1]
-    if not said and NEXT_STEP[kind].ledger is LedgerStatus.VOID:
+        kind, words = far[0] or kind, far[1]
+    if not words and NEXT_STEP[kind].ledger is LedgerStatus.VOID:
         kind = FailureKind.CONNECTION  # nothing shows that a status was received
-    return kind, said
+    return kind, words
 
 
 def _first(table: tuple[tuple[str, K, bool], ...], names: set[str]) -> tuple[K, bool] | None:
-    return next(((kind, said) for name, kind, said in table if name in names), None)
+    return next(((kind, words) for name, kind, words in table if name in names), None)
 
 
 def _names(error: BaseException) -> set[str]:
@@ -268,7 +268,7 @@ def _redirect_behind(error: BaseException) -> int | None:
 
 
 def _headers(error: BaseException) -> Mapping[str, str]:
-    found = getattr(error, "litellm_response_headers", None)
-    if not found:
-        found = getattr(getattr(error, "response", None), "headers", None)
-    return found or {}
+    headers = getattr(error, "litellm_response_headers", None)
+    if not headers:
+        headers = getattr(getattr(error, "response", None), "headers", None)
+    return headers or {}

@@ -29,8 +29,8 @@ class TooLongError(Exception):
 
 def reply_bytes_max(body: Mapping[str, JSON], max_tokens: int) -> int:
     """The most that the reply to a request's `body` may have, decompressed."""
-    each = LOGPROB_BYTES if body.get("logprobs") else TOKEN_BYTES
-    return FRAME_BYTES + each * max_tokens
+    token_bytes = LOGPROB_BYTES if body.get("logprobs") else TOKEN_BYTES
+    return FRAME_BYTES + token_bytes * max_tokens
 
 
 async def read_bounded(response: aiohttp.ClientResponse, most: int) -> bytes:

@@ -22,12 +22,12 @@ PROBE_SECONDS = 60.0
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
-def check(endpoint: Endpoint, found: Machine | None = None) -> list[str]:
+def check(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
     """Return the problems of an endpoint's workers, an empty list for none. Starts its interpreter, loads nothing."""
     spec = endpoint.workers
     if spec is None:
         return []
-    here = machine() if found is None else found
+    here = machine() if known is None else known
     problems = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
     return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
 

@@ -42,12 +42,12 @@ class Place:
     cores: tuple[int, ...] = ()
 
 
-def place(spec: WorkerSpec, number: int, found: Machine) -> Place:
+def place(spec: WorkerSpec, number: int, known: Machine) -> Place:
     """Return the devices of worker `number`: as many as its tensors and pipeline are split over, none shared."""
     if spec.device == "cpu":
-        return _on_cores(spec, number, found.cores)
+        return _on_cores(spec, number, known.cores)
     size = width(spec.options)
-    indices = [str(device.index) for device in found.of(spec.device)][number * size : (number + 1) * size]
+    indices = [str(device.index) for device in known.of(spec.device)][number * size : (number + 1) * size]
     name = "ASCEND_RT_VISIBLE_DEVICES" if spec.device == "npu" else "CUDA_VISIBLE_DEVICES"
     return Place({name: ",".join(indices)})
 

@@ -84,7 +84,7 @@ class ParentPipe:
         self._lock = threading.Lock()
 
     def say(self, *messages: dict[str, Any]) -> None:
-        data = "".join(json.dumps(one) + "\n" for one in messages).encode()
+        data = "".join(json.dumps(message) + "\n" for message in messages).encode()
         with self._lock:
             while data:
                 data = data[os.write(self._fd, data) :]
@@ -104,9 +104,9 @@ def watch(line: ParentPipe, closing: threading.Event) -> None:
         return
 
     def look() -> None:
-        ended = wait([one.sentinel for one in started])
+        ended = wait([process.sentinel for process in started])
         if not closing.is_set():
-            names = ", ".join(one.name for one in started if one.sentinel in ended)
+            names = ", ".join(process.name for process in started if process.sentinel in ended)
             line.say({"op": "fault", "kind": "engine", "message": f"vLLM's process ended: {names}"})
             os._exit(1)
 
@@ -128,15 +128,15 @@ class Reasoning:
         if self._close in answer:
             end = answer.index(self._close) + 1
             thought = self._tokenizer.decode(answer[: end - 1], skip_special_tokens=True)
-            said = text.rpartition("</think>")[2] if "</think>" in text else self._decode(answer[end:])
-            return said.lstrip("\n"), thought.replace("<think>", "").strip("\n"), end
+            answer_text = text.rpartition("</think>")[2] if "</think>" in text else self._decode(answer[end:])
+            return answer_text.lstrip("\n"), thought.replace("<think>", "").strip("\n"), end
         if self._open is not None and (self._open in answer[:2] or self._opened(prompt)):
             return "", text.replace("<think>", "").strip("\n"), len(answer)
         return text, None, 0
 
     def _decode(self, ids: list[int]) -> str:
-        said: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return said
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        return text
 
     def _opened(self, prompt: list[int]) -> bool:
         """Whether the chat template opened it: the mark stands at the prompt's end, not closed again."""
@@ -192,7 +192,7 @@ class Worker:
         template = given.pop("chat_template_kwargs", None) or {}
         messages, tools = message["messages"], message.get("tools")
         params = self._sampling(given)
-        if not self._own_template and not tools and all(_plain(one) for one in messages):
+        if not self._own_template and not tools and all(_plain(entry) for entry in messages):
             ids = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=False, **template
             )
@@ -235,10 +235,10 @@ class Worker:
 
     def step(self) -> None:
         """One step of the engine; every request that it finishes is told at once."""
-        told = [self._told(one) for one in self._engine.step() if one.finished]
+        outputs = [self._outcome_of(output) for output in self._engine.step() if output.finished]
         now = time.monotonic()
-        if told or now - self._said_at > ALIVE_SECONDS:
-            self._line.say(*(told or ({"op": "alive"},)))
+        if outputs or now - self._said_at > ALIVE_SECONDS:
+            self._line.say(*(outputs or ({"op": "alive"},)))
             self._said_at = now
 
     def busy(self) -> bool:
@@ -248,15 +248,15 @@ class Worker:
         """Give devices and shared memory back; a parent that finds this slow kills us."""
         self._engine.engine_core.shutdown()
 
-    def _told(self, done: Any) -> dict[str, Any]:
+    def _outcome_of(self, done: Any) -> dict[str, Any]:
         answer = done.outputs[0]
         tokens = list(answer.token_ids)
         prompt = done.prompt_token_ids or []
-        said, thought, thought_tokens = self._reasoning.split(prompt, tokens, answer.text)
-        told = {
+        answer_text, thought, thought_tokens = self._reasoning.split(prompt, tokens, answer.text)
+        outcome = {
             "op": "answer",
             "id": self._ids.pop(done.request_id.partition("-")[0]),
-            "text": said,
+            "text": answer_text,
             "reasoning": thought,
             "finish_reason": answer.finish_reason,
             "input_tokens": len(prompt),
@@ -265,14 +265,14 @@ class Worker:
             "reasoning_tokens": thought_tokens,
         }
         if answer.logprobs:
-            told["logprobs"] = list(map(_likely, tokens, answer.logprobs))
-        return told
+            outcome["logprobs"] = list(map(_likely, tokens, answer.logprobs))
+        return outcome
 
 
 def _likely(token: int, among: dict[int, Any]) -> dict[str, Any]:
     """The token that was chosen and, best first, the others that were asked for, as on OpenAI's wire."""
-    tops = sorted(among.items(), key=lambda one: one[1].rank or len(among))
-    shown = {at: {"token": one.decoded_token, "logprob": one.logprob} for at, one in tops}
+    tops = sorted(among.items(), key=lambda candidate: candidate[1].rank or len(among))
+    shown = {at: {"token": candidate.decoded_token, "logprob": candidate.logprob} for at, candidate in tops}
     chosen: dict[str, Any] = dict(shown[token])
     if len(shown) > 1:
         chosen["top_logprobs"] = list(shown.values())

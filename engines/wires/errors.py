@@ -89,14 +89,14 @@ def _by_code(codes: tuple[str, ...]) -> FailureKind | None:
 
 
 def _holds(phrase: Phrase, words: str) -> bool:
-    return any(each in words for each in phrase.words)
+    return any(word in words for word in phrase.words)
 
 
 def error_in(data: Any) -> Mapping[str, Any] | None:
     """The error that a body tells, as an object; None where it tells none."""
     if isinstance(data, list):  # Gemini's
         return next(
-            (found for each in data[:3] if isinstance(each, dict) and (found := error_in(each))), None
+            (fault for item in data[:3] if isinstance(item, dict) and (fault := error_in(item))), None
         )
     if not isinstance(data, dict):
         return {"message": data} if isinstance(data, str) and data else None
@@ -107,7 +107,7 @@ def error_in(data: Any) -> Mapping[str, Any] | None:
             return {"code": f"minimax-{code}", "message": str(base.get("status_msg") or "")}
     error = data.get("error")
     if isinstance(error, list):
-        error = next((each for each in error if isinstance(each, dict | str) and each), None)
+        error = next((item for item in error if isinstance(item, dict | str) and item), None)
     if isinstance(error, dict) and error:
         return error
     if isinstance(error, str) and error:
@@ -130,18 +130,18 @@ def _codes(error: Mapping[str, Any]) -> Iterator[str]:
 
 def _words(error: Mapping[str, Any], raw: bytes | str) -> str:
     """All that an error says, in small letters."""
-    found = [str(error[name]) for name in WORDS if error.get(name)]
+    texts = [str(error[name]) for name in WORDS if error.get(name)]
     metadata = error.get("metadata")
     if isinstance(metadata, dict) and metadata.get("raw"):  # OpenRouter: what its provider said
-        found.append(str(metadata["raw"]))
-    return (" ".join(found) or as_text(raw, READ_CHARACTERS))[:READ_CHARACTERS].lower()
+        texts.append(str(metadata["raw"]))
+    return (" ".join(texts) or as_text(raw, READ_CHARACTERS))[:READ_CHARACTERS].lower()
 
 
 def _message(status: int, codes: tuple[str, ...], error: Mapping[str, Any], phrase: Phrase | None) -> str:
     param = error.get("param")
     names = [name for name in (*codes, param) if isinstance(name, str) and _is_name(name)]
-    told = f"status {status}" + (f" ({', '.join(dict.fromkeys(names))})" if names else "")
-    return told if phrase is None or phrase.remedy is None else f"{told}: {phrase.remedy}"
+    text = f"status {status}" + (f" ({', '.join(dict.fromkeys(names))})" if names else "")
+    return text if phrase is None or phrase.remedy is None else f"{text}: {phrase.remedy}"
 
 
 def _is_name(text: str) -> bool:
@@ -155,13 +155,13 @@ def _parameter(codes: tuple[str, ...], error: Mapping[str, Any], words: str) -> 
     param = error.get("param")
     if isinstance(param, str) and PARAMETER_CODES & set(codes):
         return param
-    return next((name for name, phrases in PARAMETERS if any(each in words for each in phrases)), None)
+    return next((name for name, phrases in PARAMETERS if any(word in words for word in phrases)), None)
 
 
 def _wait(words: str) -> float | None:
     """Seconds to wait, where only the words say so."""
-    found = RETRY_IN.search(words)
-    if found is None:
+    match = RETRY_IN.search(words)
+    if match is None:
         return None
-    unit = found.group(2)
-    return float(found.group(1)) * _SCALE["ms" if unit == "ms" else unit[0]]
+    unit = match.group(2)
+    return float(match.group(1)) * _SCALE["ms" if unit == "ms" else unit[0]]

@@ -40,9 +40,9 @@ def read_body(status: int, data: Any, raw: bytes | str = b"") -> Reply:
         return read_error(status, data, raw)
     if isinstance(data, dict):
         return read_completion(data)
-    told = error_in(data)
-    if told is not None:  # Gemini's errors are lists
-        return _refused_inside(told, {})
+    fault = error_in(data)
+    if fault is not None:  # Gemini's errors are lists
+        return _refused_inside(fault, {})
     what = "no JSON" if data is MISSING else "no JSON object"
     return Reply(kind=FailureKind.BROKEN_REPLY, message=f"the reply is {what}", said=as_text(raw))
 
@@ -57,7 +57,7 @@ def read_completion(data: Mapping[str, Any]) -> Reply:
     text = content_text(message)
     reason = clean(choice.get("finish_reason"))
     kind, words = _meaning(choice, message, text, reason)
-    told = read_usage(data.get("usage"), answered=bool(text))
+    usage = read_usage(data.get("usage"), answered=bool(text))
     logprobs = choice.get("logprobs")
     return Reply(
         kind=kind,
@@ -66,12 +66,12 @@ def read_completion(data: Mapping[str, Any]) -> Reply:
         reasoning=clean(message.get("reasoning_content")) or clean(message.get("reasoning")),
         logprobs=None if logprobs is None else read_logprobs(logprobs),
         finish_reason=reason,
-        usage=told.usage,
-        certain=told.certain,
+        usage=usage.usage,
+        certain=usage.certain,
         tier=_tier(data),
         place=_told(data, "inference_geo", NO_PLACE),
         speed=_told(data, "speed", NO_SPEED),
-        note=told.figure,
+        note=usage.figure,
         model=clean(data.get("model")),
         ref=clean(data.get("id")),
         said=None if kind is None else _written(data),
@@ -105,10 +105,10 @@ def _meaning(
 
 
 def _without_message(data: Mapping[str, Any], choice: Any) -> Reply:
-    told = error_in(data)
-    if told is not None and not choice:
-        return _refused_inside(told, data)
-    said = _written(data)
+    fault = error_in(data)
+    if fault is not None and not choice:
+        return _refused_inside(fault, data)
+    text = _written(data)
     usage = read_usage(data.get("usage"))
     words = "the reply has no choices" if choice is None else "the reply's choice has no message"
     return Reply(
@@ -120,38 +120,38 @@ def _without_message(data: Mapping[str, Any], choice: Any) -> Reply:
         tier=_tier(data),
         model=clean(data.get("model")),
         ref=clean(data.get("id")),
-        said=said,
+        said=text,
     )
 
 
-def _refused_inside(told: Mapping[str, Any], data: Mapping[str, Any]) -> Reply:
+def _refused_inside(fault: Mapping[str, Any], data: Mapping[str, Any]) -> Reply:
     """An error in a reply with a good status: what it is, its own code says; it costs nothing but what it tells."""
-    code = told.get("code")
+    code = fault.get("code")
     if isinstance(code, str) and code.isdigit() and len(code) == 3:
         code = int(code)
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
-    body = {**data, "error": told}
+    body = {**data, "error": fault}
     return read_error(status, body, _written(body))
 
 
 def _told(data: Mapping[str, Any], name: str, nothing: frozenset[str]) -> str | None:
     """Anthropic's word on place or speed, told with its usage; empty where it is nothing special."""
     usage = data.get("usage")
-    told = usage.get(name) if isinstance(usage, dict) else None
-    if not isinstance(told, str) or len(told) > 40:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    if not isinstance(value, str) or len(value) > 40:
         return None
-    word = told.lower()
+    word = value.lower()
     return "" if word in nothing else word
 
 
 def _tier(data: Mapping[str, Any]) -> str | None:
-    told = data.get("service_tier")
-    if told is None:
+    tier = data.get("service_tier")
+    if tier is None:
         usage = data.get("usage")
-        told = usage.get("service_tier") if isinstance(usage, dict) else None
-    if not isinstance(told, str) or not 0 < len(told) <= 40:
+        tier = usage.get("service_tier") if isinstance(usage, dict) else None
+    if not isinstance(tier, str) or not 0 < len(tier) <= 40:
         return None
-    name = told.lower()
+    name = tier.lower()
     return TIERS.get(name, name)
 
 
@@ -169,9 +169,9 @@ def content_text(message: Mapping[str, Any]) -> str:
     return clean(dumps(calls).decode()) or "" if isinstance(calls, list | dict) and calls else ""
 
 
-def read_logprobs(told: JSON) -> str | None:
+def read_logprobs(logprobs: JSON) -> str | None:
     """A choice's log-probabilities as JSON, without the bytes beside each token; None where there are none."""
-    tokens = told.get("content") if isinstance(told, dict) else None
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(tokens, list) or not tokens:
         return None
     return dumps([_without_bytes(token) for token in tokens if isinstance(token, dict)]).decode()

@@ -39,13 +39,13 @@ NAMED = ("properties", "$defs", "definitions")
 def enforceable(schema: JSON, refused: frozenset[str] = UNENFORCED) -> JSON:
     """The schema without what structured output refuses; objects are closed, as it wants them."""
     if isinstance(schema, list | tuple):
-        return [enforceable(each, refused) for each in schema]
+        return [enforceable(child, refused) for child in schema]
     if not isinstance(schema, Mapping):
         return schema
     kept: dict[str, JSON] = {}
     for key, value in schema.items():
         if key in NAMED and isinstance(value, Mapping):
-            kept[key] = {name: enforceable(each, refused) for name, each in value.items()}
+            kept[key] = {name: enforceable(child, refused) for name, child in value.items()}
         elif key in PLAIN:
             kept[key] = value
         elif key not in refused and not _refused(key, value):
@@ -58,7 +58,7 @@ def enforceable(schema: JSON, refused: frozenset[str] = UNENFORCED) -> JSON:
 def _refused(key: str, value: JSON) -> bool:
     """Patterns that look around, and formats of one's own."""
     if key == "pattern":
-        return isinstance(value, str) and any(each in value for each in LOOK_AROUND)
+        return isinstance(value, str) and any(pattern in value for pattern in LOOK_AROUND)
     return key == "format" and value not in FORMATS
 
 
@@ -78,7 +78,7 @@ class _NotStrictError(Exception):
 
 def _strict(schema: JSON) -> JSON:
     if isinstance(schema, list | tuple):
-        return [_strict(each) for each in schema]
+        return [_strict(child) for child in schema]
     if not isinstance(schema, Mapping):
         return schema
     if "allOf" in schema:
@@ -89,7 +89,7 @@ def _strict(schema: JSON) -> JSON:
     kept: dict[str, JSON] = {}
     for key, value in schema.items():
         if key in NAMED and isinstance(value, Mapping):
-            kept[key] = {name: _strict(each) for name, each in value.items()}
+            kept[key] = {name: _strict(child) for name, child in value.items()}
         elif key in UNKNOWN_TO_OPENAI or _refused(key, value):
             continue
         elif key in PLAIN:

@@ -167,14 +167,14 @@ def _prefect() -> Iterator[Check]:
 
 def _schedules(client: SyncPrefectClient) -> Iterator[Check]:
     if leases_outlive(client) is False:
-        told = f"forgets who holds a turn when it is started anew; there, set {LEASE_STORAGE}"
-        yield Check("prefect leases", CheckState.MISSING, told)
+        detail = f"forgets who holds a turn when it is started anew; there, set {LEASE_STORAGE}"
+        yield Check("prefect leases", CheckState.MISSING, detail)
     for deployment in nights(client):
         if deployment.schedules:
-            well, told = state_of(client, deployment, datetime.now(UTC))
+            well, detail = state_of(client, deployment, datetime.now(UTC))
             paused = deployment.paused or not any(schedule.active for schedule in deployment.schedules)
             state = CheckState.FINE if well else CheckState.MISSING if paused else CheckState.WRONG
-            yield Check(f"schedule {deployment.name}", state, told)
+            yield Check(f"schedule {deployment.name}", state, detail)
 
 
 def _disk() -> Iterator[Check]:

@@ -72,8 +72,8 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     if outlook.points:
         console.print(_frontier(outlook))
     if context.scorer is None:
-        said = prediction_only(context)
-        console.print(said or "no scorer is given: quality is a prediction, nothing will be certified")
+        note = prediction_only(context)
+        console.print(note or "no scorer is given: quality is a prediction, nothing will be certified")
 
 
 def _show_range(outlook: PlanOutlook, console: Console) -> None:

@@ -164,9 +164,9 @@ def _without_folder(warehouse: Warehouse, context: RunContext, console: RunConso
         home = context.folder / "shards"
         home.mkdir(mode=0o700, exist_ok=True)
         np.save(home / f"{int(last):05d}-gone.npy", np.zeros(0, np.int64))  # numbers go on from here
-    said = money_spent(spent.settled_usd, spent.unsettled_usd)
+    sums = money_spent(spent.settled_usd, spent.unsettled_usd)
     console.say(
-        f"{context.run_id}: its folder is gone, and what was in flight with it; its ledger knows {said}, which counts "
+        f"{context.run_id}: its folder is gone, and what was in flight with it; its ledger knows {sums}, which counts "
         "against the cap, and what it was answered is kept",
         "yellow",
     )

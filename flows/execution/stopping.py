@@ -110,22 +110,22 @@ def stoppable(run_id: str, dispatcher: Dispatcher, keep: Callable[[], None] = la
     if _GOES_ON.get() or threading.current_thread() is not threading.main_thread():
         yield
         return
-    told: list[int] = []
+    signals: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
-        told.append(number)
-        if len(told) == 1:
+        signals.append(number)
+        if len(signals) == 1:
             logging.disable()
             dispatcher.stop()
             last = time.monotonic() + STOP_SECONDS
-            while dispatcher.busy and time.monotonic() < last and len(told) == 1:
+            while dispatcher.busy and time.monotonic() < last and len(signals) == 1:
                 time.sleep(LOOK_SECONDS)
             time.sleep(LOOK_SECONDS)  # the last outcome's way into the journal
             # in a thread of its own: what was interrupted here may hold what it needs, and then it is not waited for
             keeping = threading.Thread(target=keep, daemon=True)
             keeping.start()
             keeping.join(KEEP_SECONDS)
-        _end(run_id, told[0])
+        _end(run_id, signals[0])
 
     before = {number: signal.signal(number, end) for number in SIGNALS}
     try:

@@ -73,10 +73,10 @@ def _opened(text: str, at: int) -> tuple[int, str]:
     for opening in ("--", "/*", *QUOTES):
         if text.startswith(opening, at):
             return at + len(opening), opening
-    if found := ESCAPED.match(text, at):
-        return found.end(), "E'"
-    if found := DOLLARS.match(text, at):
-        return found.end(), found[0]
+    if match := ESCAPED.match(text, at):
+        return match.end(), "E'"
+    if match := DOLLARS.match(text, at):
+        return match.end(), match[0]
     return at + 1, ""
 
 

@@ -41,17 +41,17 @@ def with_schedule(call: RunOptions) -> RunOptions:
 def dated(value: str, begun: datetime) -> str:
     """`{date}`, `{date:Europe/Berlin}`, `{yesterday}` filled in; all else as it is."""
     return DATED.sub(
-        lambda found: str((begun - BEFORE[found[1]]).astimezone(ZoneInfo(found[2] or "UTC")).date()), value
+        lambda match: str((begun - BEFORE[match[1]]).astimezone(ZoneInfo(match[2] or "UTC")).date()), value
     )
 
 
 def run_name() -> str:
     """What Prefect calls the flow run: its run id."""
-    told: dict[str, Any] = runtime.flow_run.parameters
+    parameters: dict[str, Any] = runtime.flow_run.parameters
     try:
-        return with_schedule(RunOptions.from_parameters(told)).run_id or "night"
+        return with_schedule(RunOptions.from_parameters(parameters)).run_id or "night"
     except UserError:
-        return str(told.get("run_id") or "night")  # the run itself says what is wrong
+        return str(parameters.get("run_id") or "night")  # the run itself says what is wrong
 
 
 def console() -> RunConsole:

@@ -40,13 +40,13 @@ def upcoming(client: SyncPrefectClient, deployment: UUID) -> FlowRun | None:
     from prefect.client.schemas.sorting import FlowRunSort
 
     scheduled = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-    found = client.read_flow_runs(
+    flow_runs = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=scheduled)),
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC,
         limit=1,
     )
-    return found[0] if found else None
+    return flow_runs[0] if flow_runs else None
 
 
 def await_upcoming(deployment: UUID, first: datetime, over: Event) -> None:
@@ -80,10 +80,10 @@ def why_none(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
     if not (services.get("scheduler") or {}).get("enabled", True):
         return "the server's scheduler is switched off: start it without PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED=false"
     here = any(name in str(client.api_url) for name in LOOPBACK)
-    found = f" (here: {version('sqlalchemy')})" if here else ""
+    version_note = f" (here: {version('sqlalchemy')})" if here else ""
     return (
         "the server's scheduler has made no run; with SQLAlchemy 2.1 it fails at every turn and tells its log alone: "
-        f"where the server runs, pip install 'sqlalchemy<2.1'{found} and start it anew, without --no-services"
+        f"where the server runs, pip install 'sqlalchemy<2.1'{version_note} and start it anew, without --no-services"
     )
 
 
@@ -96,8 +96,8 @@ def leases_outlive(client: SyncPrefectClient) -> bool | None:
 def _server_settings(client: SyncPrefectClient) -> dict[str, Any]:
     """What the server says of its settings; nothing where it does not (Prefect Cloud)."""
     with suppress(Exception):
-        told: dict[str, Any] = client.request("GET", "/admin/settings").json()["server"]
-        return told
+        settings: dict[str, Any] = client.request("GET", "/admin/settings").json()["server"]
+        return settings
     return {}
 
 

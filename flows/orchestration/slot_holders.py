@@ -56,13 +56,13 @@ def _holders(client: SyncPrefectClient, limit: str) -> list[FlowRun]:
     from prefect.client.schemas.objects import StateType
 
     going_on = [StateType.RUNNING, StateType.CANCELLING, StateType.PAUSED, StateType.PENDING]
-    found = client.read_flow_runs(
+    flow_runs = client.read_flow_runs(
         flow_run_filter=FlowRunFilter(
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=going_on)),
         ),
         limit=200,
     )
-    return [run for run in found if run.labels.get(limit) == HELD]
+    return [run for run in flow_runs if run.labels.get(limit) == HELD]
 
 
 def _alive(client: SyncPrefectClient, run: FlowRun, silence: timedelta) -> bool:
@@ -70,12 +70,13 @@ def _alive(client: SyncPrefectClient, run: FlowRun, silence: timedelta) -> bool:
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
     from prefect.client.schemas.sorting import ArtifactSort
 
-    told = client.read_artifacts(
+    artifacts = client.read_artifacts(
         artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run.id])),
         sort=ArtifactSort.UPDATED_DESC,
         limit=1,
     )
     last = max(
-        (at for at in (run.updated, *(artifact.updated for artifact in told)) if at is not None), default=None
+        (at for at in (run.updated, *(artifact.updated for artifact in artifacts)) if at is not None),
+        default=None,
     )
     return last is not None and datetime.now(UTC) - last < silence

@@ -223,16 +223,16 @@ class Assignment:
         weight = np.asarray(problem.weight, np.int64)
         taken = np.bincount(of_endpoint[self.target[kept]], weight[kept], len(names) + 1)[: len(names)]
         room = most_of_a_vendor(problem) - taken
-        found = np.full(len(lost), -1)
+        replacement = np.full(len(lost), -1)
         for place, row in enumerate(lost.tolist()):
             for option in np.argsort(order[place], kind="stable"):
                 if not np.isfinite(order[place, option]):
                     break
                 if room[vendor[option]] >= weight[row]:
                     room[vendor[option]] -= weight[row]
-                    found[place] = option
+                    replacement[place] = option
                     break
-        return found
+        return replacement
 
 
 def most_of_a_vendor(problem: Problem) -> float:

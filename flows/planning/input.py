@@ -142,8 +142,8 @@ def _codes(folder: Path, name: str, values: Sequence[str]) -> NDArray[np.int32]:
     pieces = []
     for batch in batches(folder, [name]):
         text = batch.column(0).cast(pa.string())
-        found = pc.fill_null(pc.index_in(text, value_set=known), -2)
-        pieces.append(np.asarray(pc.if_else(pc.is_null(text), -1, found), np.int32))
+        codes = pc.fill_null(pc.index_in(text, value_set=known), -2)
+        pieces.append(np.asarray(pc.if_else(pc.is_null(text), -1, codes), np.int32))
     return np.concatenate(pieces)
 
 
@@ -172,15 +172,15 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[Tok
 
 def _pictures(folder: Path) -> dict[int, list[Size]]:
     """Row → width and height of each picture in it, where it has any."""
-    found: dict[int, list[Size]] = {}
+    pictures: dict[int, list[Size]] = {}
     row = 0
     for batch in batches(folder, ["messages"]):
         texts = batch.column(0)
         for place in np.flatnonzero(np.asarray(pc.match_substring(texts, "image"), np.bool_)).tolist():
             if sizes := pictures_in(json.loads(texts[place].as_py())):
-                found[row + place] = sizes
+                pictures[row + place] = sizes
         row += batch.num_rows
-    return found
+    return pictures
 
 
 def with_pictures(column: TokenColumn, model: str, pictures: Mapping[int, list[Size]]) -> TokenColumn:
@@ -199,12 +199,12 @@ def _refused(
     folder: Path,
 ) -> dict[int, str]:
     """Rows that no endpoint may or can take, each with the reason."""
-    found: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     unknown = np.flatnonzero(batch.policy == -1)
     if unknown.size:
         named = column(folder, "policy")
         for row in unknown:
-            found[int(row)] = (
+            reasons[int(row)] = (
                 f"policy {named[int(row)]} is not under the job's policies ({', '.join(policies) or 'none'})"
             )
     fits = _fits(batch, endpoints)
@@ -213,11 +213,11 @@ def _refused(
         may = allowed[code]
         if not may.any():
             name = "policy" if code == 0 else f"policy and policies.{list(policies)[code - 1]}"
-            found |= dict.fromkeys(rows.tolist(), f"allowed on no endpoint under the job's {name}")
+            reasons |= dict.fromkeys(rows.tolist(), f"allowed on no endpoint under the job's {name}")
             continue
         for row in rows[~fits[rows][:, may].any(axis=1)].tolist():
-            found[row] = _too_long(batch, row, endpoints, may)
-    return found
+            reasons[row] = _too_long(batch, row, endpoints, may)
+    return reasons
 
 
 def _led_apart(
@@ -269,18 +269,18 @@ def check_charges(folder: Path, charge_by: Sequence[str]) -> None:
     """Raises UserError where no request has a key to charge by: all the money would go to nobody."""
     if not charge_by:
         return
-    found: set[str] = set()
+    charged: set[str] = set()
     for batch in batches(folder, ["metadata"]):
         for text in pc.unique(batch.column(0)).to_pylist():
-            told = None if text is None else json.loads(text)
-            found |= (
-                {key for key, value in told.items() if value is not None} if isinstance(told, dict) else set()
+            body = None if text is None else json.loads(text)
+            charged |= (
+                {key for key, value in body.items() if value is not None} if isinstance(body, dict) else set()
             )
-        if found.issuperset(charge_by):
+        if charged.issuperset(charge_by):
             return
-    missing = [key for key in charge_by if key not in found]
+    missing = [key for key in charge_by if key not in charged]
     if missing:
-        have = f"they have {', '.join(sorted(found)[:8])}" if found else "they have no metadata"
+        have = f"they have {', '.join(sorted(charged)[:8])}" if charged else "they have no metadata"
         raise UserError(
             f"charge_by: {', '.join(missing)}: no row has that in its metadata ({have}); columns of the input are carried "
             f"there by request: {{metadata: [{', '.join(missing)}]}}"

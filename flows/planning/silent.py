@@ -35,11 +35,11 @@ def silent_before(
 ) -> list[int]:
     """Return the positions of the endpoints that answered nothing in the job's last run."""
     known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints]
-    found = warehouse.query(
+    rows = warehouse.query(
         SILENT_BEFORE, None, job=job, run_id=run_id, emulated=str(emulated).lower(), endpoints=known
     )
     names = [endpoint.name for endpoint in endpoints]
-    return [names.index(name) for name in found["endpoint"].to_pylist()]
+    return [names.index(name) for name in rows["endpoint"].to_pylist()]
 
 
 def silent_so_far(replies: FinalReplies, endpoints: int) -> list[int]:
@@ -54,9 +54,9 @@ def leave_out(allowed: NDArray[np.bool_], silent: Sequence[int]) -> list[int]:
     answer has another. Returns those that are forbidden now and were not before."""
     gone = []
     for endpoint in silent:
-        mine = allowed[:, endpoint]
+        of_endpoint = allowed[:, endpoint]
         others = np.delete(allowed, endpoint, axis=1)
-        if mine.any() and others[mine].any(axis=1).all():
+        if of_endpoint.any() and others[of_endpoint].any(axis=1).all():
             allowed[:, endpoint] = False
             gone.append(endpoint)
     return gone

@@ -37,11 +37,13 @@ def about(
     else a task of which nothing can be scored has a certificate too, and that claims nothing."""
     if not certificates:
         return ()
-    told = [replace(it, requests=counts.get(it.task), of_part=of_part) for it in certificates]
+    certificates_issued = [replace(it, requests=counts.get(it.task), of_part=of_part) for it in certificates]
     if per_task and not of_part:
         named = {it.task for it in certificates}
-        told += [_nothing(replace(claim, task=task), counts[task]) for task in counts if task not in named]
-    return tuple(told)
+        certificates_issued += [
+            _nothing(replace(claim, task=task), counts[task]) for task in counts if task not in named
+        ]
+    return tuple(certificates_issued)
 
 
 def stands_for_all(

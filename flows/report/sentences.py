@@ -113,8 +113,8 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
         )
     word = "certified" if certificate["certified"] else "not certified"
     part = population_sentence(certificate["population"], certificate.get("requests"))
-    told = f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
-    return f"{told} {part}." if part else told
+    text = f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+    return f"{text} {part}." if part else text
 
 
 def subject(certificate: Row, relative_to: str | None = None) -> str:

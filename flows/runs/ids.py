@@ -48,8 +48,8 @@ def named_after(name: str, params: Mapping[str, str]) -> str:
     exact = ".".join([name, *(f"{key}={value}" for key, value in pairs)])
     if readable == exact and len(readable) <= LONGEST:
         return readable
-    told = repr((name, pairs)).encode()
-    return f"{readable[:LONGEST]}.{blake2b(told, digest_size=6).hexdigest()}"
+    text = repr((name, pairs)).encode()
+    return f"{readable[:LONGEST]}.{blake2b(text, digest_size=6).hexdigest()}"
 
 
 def _safe(text: str) -> str:

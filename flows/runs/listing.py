@@ -60,12 +60,12 @@ def latest_run(path: Path) -> str:
     """Return the id of the run that was started last. Raises UserError where there is none."""
     try:
         with reading(path) as query:
-            found = query(LATEST)["run_id"].to_pylist()
+            run_ids = query(LATEST)["run_id"].to_pylist()
     except WarehouseError as error:
         raise UserError(str(error)) from error
-    if not found:
+    if not run_ids:
         raise UserError(f"{path}: no run yet; run a job first, or name another file with --warehouse")
-    return str(found[0])
+    return str(run_ids[0])
 
 
 def _row(run: dict[str, Any], alive: set[str]) -> dict[str, Any]:

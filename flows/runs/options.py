@@ -42,15 +42,22 @@ class RunOptions:
         }
 
     @classmethod
-    def from_parameters(cls, told: dict[str, Any]) -> RunOptions:
-        paths = {name: Path(told[name]) if told.get(name) else None for name in ("warehouse", "outcomes")}
-        cap = None if told.get("cap") is None else Decimal(str(told["cap"]))
+    def from_parameters(cls, parameters: dict[str, Any]) -> RunOptions:
+        paths = {
+            name: Path(parameters[name]) if parameters.get(name) else None
+            for name in ("warehouse", "outcomes")
+        }
+        cap = None if parameters.get("cap") is None else Decimal(str(parameters["cap"]))
         params = {
-            name: as_text(value) for name, value in (told.get("params") or {}).items() if value is not None
+            name: as_text(value)
+            for name, value in (parameters.get("params") or {}).items()
+            if value is not None
         }
         # a form's empty field is ""
-        texts = {name: told.get(name) or None for name in ("run_id", "deadline")}
-        return cls(**{**told, **paths, **texts, "job": Path(told["job"]), "cap": cap, "params": params})
+        texts = {name: parameters.get(name) or None for name in ("run_id", "deadline")}
+        return cls(
+            **{**parameters, **paths, **texts, "job": Path(parameters["job"]), "cap": cap, "params": params}
+        )
 
 
 def as_text(value: Any) -> str:

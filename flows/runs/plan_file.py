@@ -40,6 +40,6 @@ def load_plan(folder: Path) -> KeptPlan | None:
     path = folder / NAME
     if not path.exists():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
-    points = tuple((floor, cost_usd) for floor, cost_usd in told.pop("points"))
-    return KeptPlan(**{**told, "made_at": datetime.fromisoformat(told["made_at"])}, points=points)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    points = tuple((floor, cost_usd) for floor, cost_usd in data.pop("points"))
+    return KeptPlan(**{**data, "made_at": datetime.fromisoformat(data["made_at"])}, points=points)

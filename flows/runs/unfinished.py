@@ -30,10 +30,10 @@ def input_state(job: Job) -> list[list[Any]] | None:
         return None
     try:
         files = find(job.input, job.base)
-        told = [(path, os.stat(path)) for path in files.paths]
+        states = [(path, os.stat(path)) for path in files.paths]
     except (WarehouseError, OSError):
         return None
-    return [[path, state.st_size, state.st_mtime_ns] for path, state in told]
+    return [[path, state.st_size, state.st_mtime_ns] for path, state in states]
 
 
 def facts_of(job: Job, call: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,13 +73,13 @@ def settlement(ledger: pa.Table, invoice: pa.Table, *, tolerance_usd: Decimal = 
         open_ = [row for row in rows if row["status"] == "unsettled"]
         if not open_:
             continue
-        found = _rest(
+        rest = _rest(
             day, rows, [row for row in theirs if (row["day"], row["model"]) == day], known, tolerance_usd
         )
-        if isinstance(found, str):
-            left.append(found)
+        if isinstance(rest, str):
+            left.append(rest)
             continue
-        costs += _spread(found, open_)
+        costs += _spread(rest, open_)
         most += sum((row["cost_usd"] for row in open_), Decimal(0))
     return Settlement(tuple(costs), most, tuple(left))
 
@@ -121,11 +121,11 @@ def _spread(amount: Decimal, rows: Sequence[dict[str, Any]]) -> list[tuple[str, 
     return parts
 
 
-def settle(warehouse: Warehouse, found: Settlement, source: str) -> None:
+def settle(warehouse: Warehouse, settlement: Settlement, source: str) -> None:
     """Write it into the ledger, with who said so, and into the figures of the runs that are over."""
-    if not found.costs:
+    if not settlement.costs:
         return
-    entry, cost = zip(*found.costs, strict=True)
+    entry, cost = zip(*settlement.costs, strict=True)
     table = pa.table(
         {"entry_id": pa.array(entry, pa.string()), "cost_usd": pa.array(cost, pa.decimal128(18, 9))}
     )

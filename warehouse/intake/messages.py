@@ -245,11 +245,11 @@ def _without_padding(value: JSON) -> JSON:
     """A nested value without the nulls that Arrow gives a struct's absent fields, at every depth: the properties of one
     function are fields of every other's. `content` may be null beside tool calls, and stays."""
     if isinstance(value, list):
-        return [_without_padding(each) for each in value]
+        return [_without_padding(child) for child in value]
     if not isinstance(value, dict):
         return value
     return {
-        key: _without_padding(each) for key, each in value.items() if each is not None or key == "content"
+        key: _without_padding(child) for key, child in value.items() if child is not None or key == "content"
     }
 
 

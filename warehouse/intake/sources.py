@@ -88,10 +88,10 @@ def find(source: str, base: Path) -> Files:
         names = [path] if os.path.exists(path) else []
     if not names:
         raise InputError(f"input {source}: no such file{_nearest_file(path)}")
-    for found in names:
-        if not os.path.isfile(found):
+    for name in names:
+        if not os.path.isfile(name):
             raise InputError(
-                f"input {found}: is no file (a named pipe, a socket or a device), and an input is read more than once; "
+                f"input {name}: is no file (a named pipe, a socket or a device), and an input is read more than once; "
                 "write it to a file first"
             )
     return _files(names, source, None)
@@ -252,10 +252,10 @@ def _columns(
     try:
         rows = con.execute(f"describe select * from {relation}", dict(bound or {})).fetchall()
     except duckdb.Error as error:
-        if found := re.search(r"required extension '(\w+)'", str(error)):
+        if match := re.search(r"required extension '(\w+)'", str(error)):
             raise InputError(
-                f"input {described}: needs DuckDB's extension {found[1]}, which is not installed here, and a query fetches "
-                f"none by itself: install it once, with DuckDB's `install {found[1]}`"
+                f"input {described}: needs DuckDB's extension {match[1]}, which is not installed here, and a query fetches "
+                f"none by itself: install it once, with DuckDB's `install {match[1]}`"
             ) from error
         raise InputError(f"input {described}: {first_line(error)}") from error
     return {str(row[0]): str(row[1]) for row in rows}

@@ -1,6 +1,6 @@
-"""Answer a person's SQL query: read-only, one statement, nothing but this file.
+"""Questions in SQL by people: read-only, one statement, nothing but this file.
 
-DuckDB opens the file read-only and may reach no other file, no network and no setting; statements that are no
+DuckDB opens the file read-only and is told to reach no other file, no network and no setting; statements that are no
 question are refused before that.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from thirdshift.warehouse.errors import AskError
+from thirdshift.warehouse.errors import AskError, StoreError
 from thirdshift.warehouse.store import locks
 
 QUESTIONS = frozenset({duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN})
@@ -26,19 +26,30 @@ LOCKED: dict[str, str | bool | int | float | list[str]] = {
 def ask(
     path: Path, sql: str, *, wait_seconds: float = locks.WAIT_SECONDS, say: locks.Say | None = None
 ) -> pa.Table:
-    """Return the answer to one select.
+    """The answer to one select.
 
     Raises AskError: no SQL, several statements, something that is no question, or unknown names. StoreError: no
     warehouse there, or locked for longer than `wait_seconds`.
     """
-    locks.check_exists(path)
+    if not path.exists():
+        raise StoreError(
+            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse"
+        )
     _check(sql)
+    own = locks.own_lock(path)
+    if not own.acquire(timeout=wait_seconds):
+        raise StoreError(f"{path} was in use by another thread of this process for {wait_seconds:.0f} s")
     try:
-        with locks.opened_read_only(path, config=LOCKED, wait_seconds=wait_seconds, say=say) as con:
+        con = locks.connect(path, read_only=True, config=LOCKED, wait_seconds=wait_seconds, say=say)
+        try:
             con.execute("set lock_configuration = true")
             return con.execute(sql).to_arrow_table()
+        finally:
+            con.close()
     except duckdb.Error as error:
         raise AskError(sentence(error)) from error
+    finally:
+        own.release()
 
 
 def boxed(answer: pa.Table, width: int, rows: int) -> str:
@@ -65,10 +76,10 @@ def _check(sql: str) -> None:
 
 
 def sentence(error: duckdb.Error) -> str:
-    """Return DuckDB's message in one line: without its class, the query's text and the caret under it."""
+    """DuckDB's message in one line: without its class, the query's text and the caret under it."""
     lines = [line.strip() for line in str(error).splitlines()]
-    message_lines = [line for line in lines if line and not line.startswith(("LINE ", "^"))]
-    head, colon, rest = message_lines[0].partition(": ") if message_lines else ("", "", "")
+    kept = [line for line in lines if line and not line.startswith(("LINE ", "^"))]
+    head, colon, rest = kept[0].partition(": ") if kept else ("", "", "")
     if colon and head.endswith("Error"):
-        message_lines[0] = rest
-    return "; ".join(line.rstrip("!.") for line in message_lines) if message_lines else "the query failed"
+        kept[0] = rest
+    return "; ".join(line.rstrip("!.") for line in kept) if kept else "the query failed"
