@@ -176,7 +176,7 @@ def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_le
     (_, first_usd, first), (_, second_usd, second), _ = ask(warehouse, pilots)
     assert second < 0.6 * first
     assert second_usd < 0.6 * first_usd
-    assert "scores of earlier runs stand in for" in nights["tuesday"].stderr
+    assert "scores of earlier nights stand in for" in nights["tuesday"].stderr
     assert "got worse" not in nights["tuesday"].stderr
     assert "cheap got worse" in nights["wednesday"].stderr
     assert [each["endpoint"] for each in answer(nights["wednesday"])["drift"]] == ["cheap"]
