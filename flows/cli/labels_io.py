@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import jsonable
-from thirdshift.flows.quality.audit import seed_of
+from thirdshift.flows.quality.draws import seed_of
 from thirdshift.flows.quality.finishing import Quality, of_quality, save_quality
 from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified, is_random_part
 from thirdshift.flows.quality.population import accepted

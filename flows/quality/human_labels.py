@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.flows.quality.audit import seed_of
+from thirdshift.flows.quality.draws import seed_of
 from thirdshift.router.certification.certificate import (
     Certificate,
     Claim,

@@ -14,18 +14,8 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.quality.audit import (
-    Draw,
-    Scope,
-    ServedAnswers,
-    certificate,
-    load,
-    pairs_within,
-    save,
-    scopes,
-    shown,
-    size_for,
-)
+from thirdshift.flows.quality.audit import Scope, certificate, pairs_within, scopes, shown, size_for
+from thirdshift.flows.quality.draws import Draw, ServedAnswers, load, save
 from thirdshift.flows.quality.scoring import Scoring, judgeable
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
