@@ -20,6 +20,7 @@ from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
+from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.paid_hours import withheld
@@ -173,6 +174,8 @@ class PlanOutlook:
     """What of that is for a judge."""
     doubts: tuple[str, ...] = ()
     """Why the floor will not be certified."""
+    hint: str | None = None
+    """What would make the requests themselves cheaper."""
     points: tuple[Point, ...] = ()
     shares: Mapping[str, Share] = field(default_factory=dict)
     believed: frozenset[str] = frozenset()
@@ -260,9 +263,8 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     pilot, judged = _pilot_usd(context, columns, priced, tried)
     terms = _less(context.terms(), pilot, context.pilots / max(len(columns.rows), 1))
     decision = decide(columns, priced, no_observations(), context.priors, terms, aim, before)
-    outlook = PlanOutlook(
-        context, batch, columns, priced, decision, informed, pilot, judged, tuple(doubts(context, batch))
-    )
+    words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
+    outlook = PlanOutlook(context, batch, columns, priced, decision, informed, pilot, judged, *words)
     if isinstance(decision.plan, Infeasible):
         return outlook
     points = frontier(decision.problem) if informed and context.aim is not None else ()

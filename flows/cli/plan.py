@@ -40,7 +40,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         f"{context.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
         + (f", {duplicates:,} duplicates answered once" if duplicates else "")
     )
-    for line in (context.refused, *outlook.doubts):
+    for line in (context.refused, outlook.hint, *outlook.doubts):
         if line:
             console.print(line, markup=False)
     if isinstance(plan, Infeasible):

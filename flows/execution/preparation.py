@@ -12,6 +12,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning import input as planning_input
+from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.input import PreparedInput, check_charges, check_shares, thawing
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, request_columns
@@ -72,7 +73,8 @@ def prepare(run: Run) -> PreparedRun:
             f"{context.endpoints[endpoint].name} answered nothing in the last run, and is given nothing in this one"
         )
     learner = Learner.of(context, run.queries, columns, prepared_input, say)
-    for warning in (context.refused, *doubts(context, prepared_input)):
+    composition = composing_saves(prepared_input, context.endpoints)
+    for warning in (context.refused, composition, *doubts(context, prepared_input)):
         if warning:
             say(warning, "yellow")
     rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""

@@ -243,6 +243,7 @@ def input_spec(job: Job) -> InputSpec:
         max_tokens=request.max_tokens,
         temperature=request.temperature,
         response_schema=request.response_schema,
+        compose=request.normalise == "nfc",
     )
     return InputSpec(source, job.base, rendered, job.dedupe)
 

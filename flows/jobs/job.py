@@ -179,7 +179,8 @@ class Job(JobSection):
             input_terms = input_terms | {"params": named}
         return {
             "input": input_terms,
-            "request": data["request"],
+            # a key that came later is no change of a job that does not have it
+            "request": {key: value for key, value in data["request"].items() if key != "normalise" or value},
             "dedupe": data["dedupe"],
             "quality": quality,
         }

@@ -102,6 +102,9 @@ class RequestPart(JobSection):
     """Where the row does not say; `null`: not sent, for models that refuse it."""
     response_schema: str | None = Field(default=None, repr=False)
     """A JSON schema that answers are held to: a file beside the job."""
+    normalise: Literal["nfc"] | None = None
+    """`nfc`: prompts, messages and system texts are composed, which `plan` recommends where decomposed text costs more
+    than a tenth of the input tokens. Default: texts are sent as they are."""
 
 
 class OutputPart(JobSection):

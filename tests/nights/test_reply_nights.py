@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import unicodedata
 from base64 import b64encode
 from decimal import Decimal
 from pathlib import Path
@@ -199,3 +200,22 @@ def test_pictures_are_planned_and_reserved_by_their_familys_rule_not_by_their_by
     )[0]
     assert reserved < Decimal("0.02")
     assert 700 <= planned <= 1_500
+
+
+def test_decomposed_text_is_told_with_what_composing_saves_and_composed_only_where_that_is_asked(
+    tmp_path: Path,
+) -> None:
+    text = unicodedata.normalize("NFD", "다음 문장을 영어로 번역해 주세요")
+    rows = [{"request_id": f"r{n}", "prompt": f"{text} {n}"} for n in range(30)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
+    with scripted(lambda _: Said(completion())) as provider:
+        plain = night_here(write_job(tmp_path, [at(provider, "gpt-5")]), "n1")
+        assert provider.bodies[-1]["messages"][-1]["content"].startswith(text)
+        asked = {"max_tokens": 64, "normalise": "nfc"}
+        composed = night_here(write_job(tmp_path, [at(provider, "gpt-5")], request=asked), "n2")
+        sent = provider.bodies[-1]["messages"][-1]["content"]
+    assert "decomposed text (NFD)" in plain.said
+    assert "of gpt-5's input tokens less" in plain.said
+    assert unicodedata.is_normalized("NFC", sent)
+    assert unicodedata.normalize("NFD", sent).startswith(text)
+    assert "NFD" not in composed.said

@@ -94,7 +94,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
         staged = place / "staged.parquet"
         con = connect(place)
         try:
-            rows = _stage(_raw_batches(spec, con, place), staged)
+            rows = _stage(_texts_as_asked(_raw_batches(spec, con, place), spec.request), staged)
             keep, leader_of, repeated = _find_repetitions(con, staged, rows, spec.dedupe)
         finally:
             con.close()
@@ -157,6 +157,17 @@ def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection, place: Path) -
     if files.jsonl:
         return batch_file.read(files, request)
     return _scanned(scan_parquet(con, files, request.id or ("request_id",)), request, place)
+
+
+def _texts_as_asked(raw: Iterable[pa.RecordBatch], request: RequestSpec | None) -> Iterator[pa.RecordBatch]:
+    """The same, texts composed where the job asks for it."""
+    for batch in raw:
+        if request is not None and request.compose:
+            for column in ("prompt", "messages", "system"):
+                place = batch.schema.get_field_index(column)
+                text = batch.column(place).cast(pa.string())
+                batch = batch.set_column(place, column, pc.utf8_normalize(text, "NFC"))  # noqa: PLW2901
+        yield batch
 
 
 def _scanned(scan: Scan, request: RequestSpec, place: Path) -> Iterator[pa.RecordBatch]:

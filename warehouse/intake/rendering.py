@@ -70,6 +70,8 @@ class RequestSpec:
     """None: not sent."""
     response_schema: str | None = field(default=None, repr=False)
     """JSON text."""
+    compose: bool = False
+    """Whether texts are brought into Unicode's composed form (NFC)."""
 
 
 def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) -> str:
