@@ -24,22 +24,10 @@ RunOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Make these commands part of `app`."""
-    app.command(epilog="Example: thirdshift runs --json")(runs)
     app.command(epilog="Example: thirdshift migrate --warehouse warehouse.duckdb")(migrate)
     app.command(epilog="Example: thirdshift purge --before 2026-08-01")(purge)
     app.command(epilog="Example: thirdshift export results --run monday --output monday.parquet")(export)
     app.add_typer(ledger, name="ledger")
-
-
-def runs(
-    most: Annotated[int, typer.Option(metavar="N", min=1, help="So many of the latest.")] = 20,
-    warehouse: WarehouseOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the latest runs: how they ended, what they cost. One whose process is gone is `interrupted`."""
-    from thirdshift.flows.cli.maintenance_commands import show_runs
-
-    raise typer.Exit(show_runs(_place(warehouse), most, as_json=as_json))
 
 
 def migrate(warehouse: WarehouseOption = None, as_json: JsonOption = False) -> None:

@@ -20,7 +20,6 @@ from rich.markup import escape
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import as_table, jsonable
 from thirdshift.flows.runs.folder import alive_runs
-from thirdshift.flows.runs.unfinished import runs_of
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice
 from thirdshift.warehouse.exchange.purge import purge
@@ -74,20 +73,6 @@ def _opened(path: Path) -> Iterator[Warehouse]:
         check_exists(path)
         with Warehouse.open(path) as warehouse:
             yield warehouse
-
-
-# --- runs -------------------------------------------------------------------------------------------------------------
-
-
-def show_runs(path: Path, most: int, *, as_json: bool) -> int:
-    """Print the latest runs, newest first; return 0."""
-    with _as_user_errors():
-        rows = runs_of(path, most)
-    if as_json:
-        print(json.dumps({"runs": rows}, default=jsonable))
-    else:
-        Console(highlight=False, soft_wrap=True).print(as_table(pa.Table.from_pylist(rows)))
-    return 0
 
 
 # --- migrate and purge -----------------------------------------------------------------------------------------------

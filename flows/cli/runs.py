@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def show_runs(
+    most: Annotated[int, typer.Option(metavar="N", min=1, help="So many of the latest.")] = 20,
     warehouse: Annotated[
         Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
     ] = None,
@@ -31,7 +32,7 @@ def show_runs(
     from rich.console import Console
 
     path = (warehouse or Path("warehouse.duckdb")).resolve()
-    rows = runs_of(path)
+    rows = runs_of(path)[:most]
     if as_json:
         print(json.dumps({"runs": rows}, default=jsonable))
         return

@@ -15,10 +15,6 @@ from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.read_only import reading
 
 STATUS = "select status from runs where run_id = $run_id"
-RUNS = """
-select run_id, job, status, outcomes, started_at, finished_at, spent_usd, unsettled_usd
-from runs order by started_at desc, run_id limit $most
-"""
 CUT_SHORT = frozenset({"running", "interrupted", "failed", "budget", "deadline"})
 """Statuses of a run that can be gone on with."""
 
@@ -65,14 +61,3 @@ def _cut_short(warehouse: Path, run_id: str) -> bool:
     except WarehouseError:
         return False
     return bool(statuses) and statuses[0] in CUT_SHORT
-
-
-def runs_of(warehouse: Path, most: int) -> list[dict[str, Any]]:
-    """The latest runs, newest first; one whose process is gone is `interrupted`, whatever its row says."""
-    alive = set(alive_runs(warehouse))
-    with reading(warehouse) as ask:
-        rows: list[dict[str, Any]] = ask(RUNS, most=most).to_pylist()
-    return [
-        row | {"status": "interrupted"} if row["status"] == "running" and row["run_id"] not in alive else row
-        for row in rows
-    ]
