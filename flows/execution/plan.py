@@ -62,7 +62,9 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         decision,
         assignment,
         Repair(learner, assignment, run.console.say),
-        chosen.cost_usd + audit_usd(run.context, prepared.input, prepared.columns, market, chosen.quality),
+        chosen.cost_usd
+        - learner.paid_usd(market, assignment.target)
+        + audit_usd(run.context, prepared.input, prepared.columns, market, chosen.quality),
         out_of_reach=compromise is Compromise.FLOOR,
     )
     run.dispatcher.plan_workers({name: chosen.workers.get(name, 0) for name in run.context.pools})

@@ -122,6 +122,16 @@ class Learner:
             now=context.clock(), deadline=context.deadline, held=None if self.by_one_rule else answered,
         )  # fmt: skip
 
+    def paid_usd(self, market: Market, target: NDArray[np.int32]) -> float:
+        """What of a plan's cost is paid already: answers of the pilot that its market, by one rule for all, prices as if
+        they were still to be had. `target`: [leaders] the endpoint planned."""
+        if not self.by_one_rule:
+            return 0.0
+        held = self.run_queries.replies()
+        position = self.columns.positions(held.row)
+        served = held.answered & (target[position] == held.endpoint)
+        return float(market.by_endpoint()[position[served], held.endpoint[served]].sum())
+
     def looks(self) -> tuple[Looks, NDArray[np.float64]] | None:
         """The next answers to look at, and what each [leaders, endpoints] costs; None: more would not pay."""
         aim = self.aim

@@ -131,3 +131,13 @@ def test_a_job_that_asks_for_no_more_than_what_can_be_scored_gets_that(
     assert night.summary["certificate"]["lower_bound"] == pytest.approx(right[seventh].mean())
     assert right[seventh].mean() >= 0.8
     assert right[~seventh].mean() > 0.7, "the others are mended by prediction"
+
+
+def test_the_plan_of_such_a_night_counts_no_answer_twice(tmp_path: Path, provider: Emulator) -> None:
+    """What the pilot was answered is priced like anything else when it is decided who serves, and is not paid again."""
+    night = played(tmp_path, provider, np.arange(ROWS) % 7 == 0)
+    ((planned, spent, repaired),) = ask(
+        tmp_path / "warehouse.duckdb",
+        "select planned_usd, spent_usd, (select coalesce(sum(cost_usd), 0) from ledger where purpose = 'repair') from runs",
+    )
+    assert float(spent - repaired) == pytest.approx(float(planned), rel=0.15), night.said
