@@ -92,13 +92,13 @@ def planned(workers: Workers, most: int = 1 << 20) -> int | None:
 
 def on_paper(workers: Workers) -> float:
     """Where the two lines cross; inf where the worker is dearer by the request already."""
-    each = api_usd(1) - (
+    served_usd = api_usd(1) - (
         worker_usd(replace(workers, minimum_seconds=0), 1)
         - worker_usd(replace(workers, minimum_seconds=0), 0)
     )
-    if each <= 0:
+    if served_usd <= 0:
         return math.inf
-    by_start = workers.startup_seconds / 3600 * workers.usd_per_hour / each
+    by_start = workers.startup_seconds / 3600 * workers.usd_per_hour / served_usd
     by_minimum = workers.minimum_seconds / 3600 * workers.usd_per_hour / api_usd(1)
     return max(by_start, by_minimum)
 
@@ -165,15 +165,15 @@ def main() -> int:
     met = True
     print(f"a request: {INPUT:,} tokens in, {OUTPUT} out; API ${api_usd(1000):.3f} per 1,000")
     for c in CASES:
-        paper, found = on_paper(c.workers), breaks[c.name]
-        each = worker_usd(replace(c.workers, minimum_seconds=0, startup_seconds=0), 1000)
+        paper, measured = on_paper(c.workers), breaks[c.name]
+        cost = worker_usd(replace(c.workers, minimum_seconds=0, startup_seconds=0), 1000)
         print(
-            f"{c.name:40} worker ${each:.3f} per 1,000; the plan starts it from {found or 'never'} (paper {paper:.1f})"
+            f"{c.name:40} worker ${cost:.3f} per 1,000; the plan starts it from {measured or 'never'} (paper {paper:.1f})"
         )
         met &= (
-            found is None
+            measured is None
             if paper == math.inf
-            else found is not None and abs(found - paper) <= 1 + 1e-3 * paper
+            else measured is not None and abs(measured - paper) <= 1 + 1e-3 * paper
         )
     slowest = 2.49 / 3600 * (INPUT / 8 + OUTPUT) / api_usd(1)
     print(f"with 8 tokens in for 1 out, never below {8 * slowest:,.0f} tokens/s in and {slowest:,.0f} out")

@@ -154,8 +154,8 @@ def night(seed: int, emulator: Emulator, folder: Path) -> Night:
             engine.close()
         sealed = [journal.seal(f"1-main-{endpoint.name}") for endpoint in ends]
     settled, unsettled = booked([part for part in sealed if part is not None])
-    unsent = sum(isinstance(each, Failure) and each.kind is FailureKind.BUDGET for each in replies)
-    answers = sum(isinstance(each, Answer) for each in replies)
+    unsent = sum(isinstance(reply, Failure) and reply.kind is FailureKind.BUDGET for reply in replies)
+    answers = sum(isinstance(reply, Answer) for reply in replies)
     billed = billed_usd(emulator) - before
     return Night(cap, billed, settled, unsettled, max(worst.values()), answers, unsent)
 
@@ -181,19 +181,19 @@ def measure(seeds: int) -> dict[str, Any]:
             if nights[-1].broken:
                 broken[seed] = nights[-1].broken
                 print(f"seed {seed}: {', '.join(nights[-1].broken)}: {nights[-1]}", file=sys.stderr)
-    left = [each.cap_usd - each.used_usd for each in nights]
+    left = [one_night.cap_usd - one_night.used_usd for one_night in nights]
     return {
         "seeds": seeds,
         "in_flight": IN_FLIGHT * len(MODELS),
-        "answers": sum(each.answers for each in nights),
+        "answers": sum(one_night.answers for one_night in nights),
         "caps_usd": [
-            float(min(each.cap_usd for each in nights)),
-            float(max(each.cap_usd for each in nights)),
+            float(min(one_night.cap_usd for one_night in nights)),
+            float(max(one_night.cap_usd for one_night in nights)),
         ],
-        "billed_to_cap_most": max(float(each.billed_usd / each.cap_usd) for each in nights),
-        "used_to_cap_least": min(float(each.used_usd / each.cap_usd) for each in nights),
+        "billed_to_cap_most": max(float(one_night.billed_usd / one_night.cap_usd) for one_night in nights),
+        "used_to_cap_least": min(float(one_night.used_usd / one_night.cap_usd) for one_night in nights),
         "left_in_reservations_most": max(
-            float(each / of.most_reserved_usd) for each, of in zip(left, nights, strict=True)
+            float(rest / of.most_reserved_usd) for rest, of in zip(left, nights, strict=True)
         ),
         "broken": broken,
         "seconds": round(time.monotonic() - begun, 1),

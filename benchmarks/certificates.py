@@ -78,7 +78,7 @@ def audited(kind: str, labels: int, audits: int) -> dict[str, Any]:
         "kind": kind,
         "labels": labels,
         "false": false,
-        "width": {k: round(w, 4) for k, w in widths.items()},
+        "width": {k: round(width, 4) for k, width in widths.items()},
     }
 
 
@@ -89,14 +89,20 @@ def compared(kind: str, audits: int) -> dict[str, Any]:
     false, width = 0, 0.0
     for _ in range(audits):
         hard = rng.random(POPULATION)
-        one, two = ((hard < t + 0.3 * rng.random(POPULATION)).astype(float) for t in (0.6, 0.7))
+        first, second = ((hard < t + 0.3 * rng.random(POPULATION)).astype(float) for t in (0.6, 0.7))
         rows = rng.permutation(POPULATION)[:300]
         if kind == "relative, audit":
-            found, truth = certify_relative(claim, one[rows], two[rows], POPULATION), one.mean() / two.mean()
+            certificate, truth = (
+                certify_relative(claim, first[rows], second[rows], POPULATION),
+                first.mean() / second.mean(),
+            )
         else:
-            found, truth = certify_people(claim, one[rows], two[rows], two, POPULATION), one.mean()
-        false += int(found.lower_bound > truth + 1e-9)
-        width += (float(truth) - found.lower_bound) / audits
+            certificate, truth = (
+                certify_people(claim, first[rows], second[rows], second, POPULATION),
+                first.mean(),
+            )
+        false += int(certificate.lower_bound > truth + 1e-9)
+        width += (float(truth) - certificate.lower_bound) / audits
     return {"kind": kind, "labels": 300, "false": false, "width": {"ours": round(width, 4)}}
 
 
@@ -104,15 +110,15 @@ def main() -> int:
     ask = argparse.ArgumentParser(description="false certificates and their widths")
     ask.add_argument("--audits", type=int, default=1000)
     audits = ask.parse_args().audits
-    found = [audited(kind, labels, audits) for kind in KINDS for labels in LABELS]
-    found += [compared(kind, audits) for kind in ("relative, audit", "judge, people")]
-    for line in found:
+    figures = [audited(kind, labels, audits) for kind in KINDS for labels in LABELS]
+    figures += [compared(kind, audits) for kind in ("relative, audit", "judge, people")]
+    for line in figures:
         widths = "  ".join(f"{name} {width:.4f}" for name, width in line["width"].items())
         print(
             f"{line['kind']:20} {line['labels']:4} labels  false {line['false']:3}  {widths}", file=sys.stderr
         )
-    most = max(line["false"] for line in found)
-    print(json.dumps({"benchmark": "certificates", "audits": audits, "most_false": most, "found": found}))
+    most = max(line["false"] for line in figures)
+    print(json.dumps({"benchmark": "certificates", "audits": audits, "most_false": most, "found": figures}))
     return 1 if most > stats.binom.ppf(SURE, audits, 1.0 - CONFIDENCE) else 0
 
 

@@ -86,11 +86,11 @@ def measure(seconds: float) -> dict[str, Any]:
             until = str(time.time() + seconds)
             calls = {job.stem: ["--work", str(job), until] for job in jobs}
             at_work = {who: begin(call) for who, call in calls.items()}
-            while not warehouse.exists() and all(each.poll() is None for each in at_work.values()):
+            while not warehouse.exists() and all(process.poll() is None for process in at_work.values()):
                 time.sleep(0.05)
             at_work["reader"] = begin(["--read", str(warehouse), until])
-            printed = {who: each.communicate() for who, each in at_work.items()}
-            failed = [who for who, each in at_work.items() if each.returncode != 0]
+            printed = {who: process.communicate() for who, process in at_work.items()}
+            failed = [who for who, process in at_work.items() if process.returncode != 0]
             for who in failed:
                 print(f"{who} failed:\n{printed[who][1][-2000:]}", file=sys.stderr)
             billed = sum(Decimal(entry["cost_usd"]) for entry in emulator.books())

@@ -177,9 +177,9 @@ def main() -> int:
     server.join()
     figures: dict[str, float] = {"in_flight": args.in_flight, "load": round(os.getloadavg()[0], 1)}
     for of in ("clock", "processor"):
-        median = {name: statistics.median(getattr(found, of)) for name, found in rates.items()}
-        for name, found in rates.items():
-            rounds = ", ".join(f"{value:.0f}" for value in getattr(found, of))
+        median = {name: statistics.median(getattr(rate, of)) for name, rate in rates.items()}
+        for name, rate in rates.items():
+            rounds = ", ".join(f"{value:.0f}" for value in getattr(rate, of))
             print(f"{of:9} {name:8} {median[name]:7.0f} requests/s   rounds: {rounds}")
             figures[f"{name}_per_{of}_second"] = round(median[name])
         figures[f"of_bare_by_{of}"] = round(median["ours"] / median["bare"], 3)

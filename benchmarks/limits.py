@@ -71,13 +71,15 @@ def answer(emulator: Emulator, name: str, until: datetime) -> None:
 
 def figures(emulator: Emulator, name: str, began: float, seconds: float) -> dict[str, float]:
     """What the provider's books say of one model."""
-    mine = [entry for entry in emulator.books() if entry["model"] == name and entry["at"] <= began + seconds]
-    tokens = sum(entry["input_tokens"] + entry["output_tokens"] for entry in mine)
+    entries = [
+        entry for entry in emulator.books() if entry["model"] == name and entry["at"] <= began + seconds
+    ]
+    tokens = sum(entry["input_tokens"] + entry["output_tokens"] for entry in entries)
     minutes = seconds / 60
     statuses = emulator.totals()[name]["statuses"]
     return {
-        "requests": len(mine),
-        "of_rpm": round(len(mine) / (RPM * minutes), 4),
+        "requests": len(entries),
+        "of_rpm": round(len(entries) / (RPM * minutes), 4),
         "of_tpm": round(tokens / (TPM * minutes), 4),
         "refused": round(statuses.get("429", 0) / sum(statuses.values()), 4),
     }
@@ -99,13 +101,14 @@ def main() -> int:
             thread.start()
         for thread in threads:
             thread.join()
-        found = {name: figures(emulator, name, began, seconds) for name in WORDS}
+        measured = {name: figures(emulator, name, began, seconds) for name in WORDS}
     met = all(
-        max(each["of_rpm"], each["of_tpm"]) >= SHARE_USED and each["refused"] < SHARE_REFUSED
-        for each in found.values()
+        max(figures_of_word["of_rpm"], figures_of_word["of_tpm"]) >= SHARE_USED
+        and figures_of_word["refused"] < SHARE_REFUSED
+        for figures_of_word in measured.values()
     )
     load = round(os.getloadavg()[0], 1)
-    print(json.dumps({"benchmark": "limits", "seconds": seconds, **found, "load": load, "met": met}))
+    print(json.dumps({"benchmark": "limits", "seconds": seconds, **measured, "load": load, "met": met}))
     return 0 if met else 1
 
 

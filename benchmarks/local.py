@@ -141,7 +141,7 @@ class Engine(Protocol):
 def cpu_seconds(pid: int) -> float:
     """Return the processor seconds of a process and all below it, so far."""
     top = psutil.Process(pid)
-    return sum(sum(one.cpu_times()[:2]) for one in (top, *top.children(recursive=True)))
+    return sum(sum(process.cpu_times()[:2]) for process in (top, *top.children(recursive=True)))
 
 
 class Counted(FileJournal):
@@ -152,10 +152,10 @@ class Counted(FileJournal):
     def settled(self, outcomes: Iterable[Outcome]) -> None:
         several = list(outcomes)
         super().settled(several)
-        for one in several:
-            if one.usage is not None:
-                self.tokens += one.usage.input_tokens + one.usage.output_tokens
-                self.cached += one.usage.cached_tokens
+        for settlement in several:
+            if settlement.usage is not None:
+                self.tokens += settlement.usage.input_tokens + settlement.usage.output_tokens
+                self.cached += settlement.usage.cached_tokens
 
 
 class Ours:
@@ -211,15 +211,15 @@ class Theirs:
 
     def run(self, requests: list[Request]) -> Ran:
         before = cpu_seconds(self._process.pid)
-        told = self._ask(
-            {"messages": [one.messages for one in requests], "max_tokens": requests[0].max_tokens}
+        reply = self._ask(
+            {"messages": [request.messages for request in requests], "max_tokens": requests[0].max_tokens}
         )
-        return Ran(cpu_seconds=cpu_seconds(self._process.pid) - before, **told)
+        return Ran(cpu_seconds=cpu_seconds(self._process.pid) - before, **reply)
 
     def close(self) -> None:
         below = psutil.Process(self._process.pid).children(recursive=True)
-        for one in (self._process, *below):
-            one.kill()
+        for process in (self._process, *below):
+            process.kill()
         self._process.wait()
 
     def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
@@ -230,26 +230,26 @@ class Theirs:
         line = back.readline()
         if not line:
             raise RuntimeError("vLLM ended; run its program by hand to see why")
-        told: dict[str, Any] = json.loads(line)
-        return told
+        reply: dict[str, Any] = json.loads(line)
+        return reply
 
 
 def request(row: int, prompt: str, max_tokens: int) -> Request:
-    said = ({"role": "user", "content": prompt},)
-    return Request(row, f"r{row}", "", "bench", said, max_tokens, sampling={"ignore_eos": True})
+    messages = ({"role": "user", "content": prompt},)
+    return Request(row, f"r{row}", "", "bench", messages, max_tokens, sampling={"ignore_eos": True})
 
 
 def median_of_logs(ratios: Iterable[float]) -> float:
     """How far ratios are from 1 at the median, up or down."""
-    return statistics.median(max(one, 1 / one) for one in ratios) - 1
+    return statistics.median(max(ratio, 1 / ratio) for ratio in ratios) - 1
 
 
 def speed(given: argparse.Namespace, ours: Engine, bare: Engine, batch: Engine) -> dict[str, Any]:
     seeds = iter(range(1000, 9000))
 
     def fresh() -> list[Request]:
-        found = items(given.requests, seed=next(seeds))
-        return [request(n, one.prompt, given.max_tokens) for n, one in enumerate(found)]
+        made = items(given.requests, seed=next(seeds))
+        return [request(n, item.prompt, given.max_tokens) for n, item in enumerate(made)]
 
     for engine in (bare, ours, batch):
         engine.run(fresh())  # what is compiled or allocated once
@@ -275,12 +275,12 @@ def speed(given: argparse.Namespace, ours: Engine, bare: Engine, batch: Engine) 
             f"load {os.getloadavg()[0]:.1f}",
             file=sys.stderr,
         )
-    told: dict[str, Any] = {
-        name: round(statistics.median(one[name] for one in pairs), 4) for name in pairs[0] if name != "peer"
+    figures: dict[str, Any] = {
+        name: round(statistics.median(pair[name] for pair in pairs), 4) for name in pairs[0] if name != "peer"
     }
-    told["ratios"] = [round(one["ratio"], 3) for one in pairs]
-    told["peer_scatter"] = round(median_of_logs(one["peer"] for one in pairs), 4)
-    return told
+    figures["ratios"] = [round(pair["ratio"], 3) for pair in pairs]
+    figures["peer_scatter"] = round(median_of_logs(pair["peer"] for pair in pairs), 4)
+    return figures
 
 
 def cache(given: argparse.Namespace, ours: Engine, bare: Engine) -> dict[str, Any]:
@@ -303,15 +303,15 @@ def cache(given: argparse.Namespace, ours: Engine, bare: Engine) -> dict[str, An
     return {"hits": hits, "hits_ratio": round(hits["ours_random"] / max(1, hits["bare_sorted"]), 4)}
 
 
-def verdict(told: dict[str, Any]) -> str:
+def verdict(figures: dict[str, Any]) -> str:
     """Empty: met. Otherwise why not."""
-    if told["peer_scatter"] > SCATTER:
-        off = f"{told['peer_scatter']:.0%}"
+    if figures["peer_scatter"] > SCATTER:
+        off = f"{figures['peer_scatter']:.0%}"
         return f"vLLM's own runs differ by {off} from one to the next: this machine is too busy to judge"
-    if told["ratio"] < RATIO:
-        return f"{told['ratio']:.3f} of the bare engine's tokens per second"
-    if told["hits_ratio"] < 1 - CACHE:
-        return f"{told['hits_ratio']:.3f} of the sorted order's hits"
+    if figures["ratio"] < RATIO:
+        return f"{figures['ratio']:.3f} of the bare engine's tokens per second"
+    if figures["hits_ratio"] < 1 - CACHE:
+        return f"{figures['hits_ratio']:.3f} of the sorted order's hits"
     return ""
 
 
@@ -335,17 +335,19 @@ def main() -> int:
             up += [bare := Theirs(BARE, end, Path(name))]
             up += [batch := Theirs(BATCH, end, Path(name))]
             up += [ours := Ours(end, Path(name))]
-            told = speed(given, ours, bare, batch) | cache(given, ours, bare)
+            figures = speed(given, ours, bare, batch) | cache(given, ours, bare)
             started: dict[str, Engine] = {"ours": ours, "bare": bare, "run_batch": batch}
-            told["startup_seconds"] = {of: round(one.startup_seconds, 1) for of, one in started.items()}
+            figures["startup_seconds"] = {
+                of: round(engine.startup_seconds, 1) for of, engine in started.items()
+            }
         finally:
-            for one in up:
-                one.close()
-    why = verdict(told)
+            for engine in up:
+                engine.close()
+    why = verdict(figures)
     states = {"ratio": RATIO, "hits": CACHE, "peer_scatter": SCATTER}
-    told |= {"load": round(os.getloadavg()[0], 1), "states": states, "met": not why}
+    figures |= {"load": round(os.getloadavg()[0], 1), "states": states, "met": not why}
     print(why or "met", file=sys.stderr)
-    print(json.dumps({"benchmark": "local", **told}))
+    print(json.dumps({"benchmark": "local", **figures}))
     return 1 if why else 0
 
 

@@ -80,7 +80,7 @@ def main() -> int:
 
 def _compare(path: Path, seed: int, *, generated: bool) -> int:
     command = [sys.executable, __file__, "--estimate", str(path), "--seed", str(seed)]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    figures = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     estimated = np.load(path.with_suffix(".npy"))
     begun = time.process_time()
     exact = estimate.count_exactly(_batches(path), tiktoken_counter()).tokens
@@ -93,17 +93,17 @@ def _compare(path: Path, seed: int, *, generated: bool) -> int:
         "mean_tokens": round(float(exact.mean()), 1),
         "total_error": round(total, 5),
         "median_error": round(median, 4),
-        "stated_total_error": round(told["total_error"], 5),
-        "stated_median_error": round(told["median_error"], 4),
-        "cpu_seconds": round(told["cpu_seconds"], 2),
-        "wall_seconds": round(told["wall_seconds"], 2),
-        "peak_gib": round(told["peak_gib"], 3),
-        "times_faster_than_counting": round(counting / told["cpu_seconds"], 1),
+        "stated_total_error": round(figures["total_error"], 5),
+        "stated_median_error": round(figures["median_error"], 4),
+        "cpu_seconds": round(figures["cpu_seconds"], 2),
+        "wall_seconds": round(figures["wall_seconds"], 2),
+        "peak_gib": round(figures["peak_gib"], 3),
+        "times_faster_than_counting": round(counting / figures["cpu_seconds"], 1),
     }
     kept = abs(total) <= LIMITS["total_error"] and median <= LIMITS["median_error"]
     if generated:
         budget = LIMITS["cpu_seconds"] * max(len(exact) / 1e6, 0.2)
-        kept = kept and told["cpu_seconds"] <= budget and told["peak_gib"] <= LIMITS["peak_gib"]
+        kept = kept and figures["cpu_seconds"] <= budget and figures["peak_gib"] <= LIMITS["peak_gib"]
     for name, value in result.items():
         print(f"{name:28} {value}")
     print(json.dumps(result | {"ok": kept}))
@@ -118,7 +118,7 @@ def _estimate(path: Path, seed: int) -> int:
     rng = np.random.default_rng(seed)
     batches = _batches(path)
     column = estimate.estimate(batches, [counter], rows, rng, exact_below=0, sample=sample)[counter.name]
-    told = {
+    figures = {
         "wall_seconds": time.perf_counter() - wall,
         "cpu_seconds": time.process_time() - cpu,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
@@ -126,7 +126,7 @@ def _estimate(path: Path, seed: int) -> int:
         "median_error": column.median_error,
     }
     np.save(path.with_suffix(".npy"), column.tokens)
-    print(json.dumps(told))
+    print(json.dumps(figures))
     return 0
 
 

@@ -87,31 +87,33 @@ def pc_decimal(nano_usd: np.ndarray) -> pa.Array:
 
 
 def write_parts(folder: Path, rows: int, run_count: int) -> list[Path]:
-    each = rows // run_count
+    rows_per_run = rows // run_count
     written = []
     for run in range(run_count):
-        for first in range(0, each, PART_ROWS):
+        for first in range(0, rows_per_run, PART_ROWS):
             path = folder / f"{run}-{first}.parquet"
-            pq.write_table(part(run, first, min(PART_ROWS, each - first)), path, compression="zstd")
+            pq.write_table(part(run, first, min(PART_ROWS, rows_per_run - first)), path, compression="zstd")
             written.append(path)
     return written
 
 
-def fill_other_tables(w: Warehouse, rows: int, run_count: int) -> None:
+def fill_other_tables(warehouse: Warehouse, rows: int, run_count: int) -> None:
     """Runs, requests, assignments, results and prices that go with the ledger."""
-    each = rows // run_count
+    rows_per_run = rows // run_count
     for run in range(run_count):
         run_id = f"night-{run}"
-        runs.start(w, {"run_id": run_id, "job": f"job-{run % 2}", "status": "done", "started_at": NIGHT})
+        runs.start(
+            warehouse, {"run_id": run_id, "job": f"job-{run % 2}", "status": "done", "started_at": NIGHT}
+        )
         rows_of_prices = {"price_id": [f"{e}-{run}" for e in ENDPOINTS], "endpoint": list(ENDPOINTS)}
         prices.save(
-            w,
+            warehouse,
             run_id,
             pa.table(rows_of_prices | {"input_usd_per_mtok": [1.0] * 3, "output_usd_per_mtok": [5.0] * 3}),
         )
         for name, query in OTHERS.items():
-            w.execute(f"insert into {name} by name {query}", run_id=run_id, rows=each)
-        runs.finish(w, run_id, published_at=NIGHT + timedelta(days=run))
+            warehouse.execute(f"insert into {name} by name {query}", run_id=run_id, rows=rows_per_run)
+        runs.finish(warehouse, run_id, published_at=NIGHT + timedelta(days=run))
 
 
 IDS = """select $run_id as run_id, 'request-' || lpad(n::varchar, 8, '0') as request_id, 'task ' || (n % 5) as task, n
@@ -150,9 +152,9 @@ class Took:
         return self.cpu if by_cpu else self.clock
 
 
-def time_views(w: Warehouse) -> dict[str, Took]:
+def time_views(warehouse: Warehouse) -> dict[str, Took]:
     return {
-        view: Took.of(partial(w.query, QUESTIONS.get(view, f"select * from {view}")))
+        view: Took.of(partial(warehouse.query, QUESTIONS.get(view, f"select * from {view}")))
         for view in CONTRACT_VIEWS
     }
 
@@ -165,9 +167,9 @@ def ingest_all(warehouse: Path, paths: list[Path]) -> None:
 
 def land(warehouse: Path, paths: list[Path]) -> None:
     """As shards that finish one after another."""
-    with Warehouse.open(warehouse) as w:
+    with Warehouse.open(warehouse) as store:
         for path in paths:
-            ingest_parts(w, path)
+            ingest_parts(store, path)
 
 
 def measure(rows: int, run_count: int) -> tuple[Took, Took, dict[str, Took]]:

@@ -115,18 +115,18 @@ SAME_LAB: Mapping[str, str] = {
 
 def refusals_of(endpoint: Endpoint, policy: Policy) -> tuple[Refusal, ...]:
     """Every rule of `policy` that refuses `endpoint`, with the reason; empty: it is allowed."""
-    found = []
+    refusals = []
     for name, (fact, read) in LISTS.items():
         why = _list_refuses(getattr(policy, name), fact, read(endpoint.facts))
         if why is not None:
-            found.append(Refusal(endpoint.name, name, why))
+            refusals.append(Refusal(endpoint.name, name, why))
     if policy.self_hosted_only and not is_self_hosted(endpoint):
-        found.append(Refusal(endpoint.name, "self_hosted_only", "not known to be self-hosted"))
+        refusals.append(Refusal(endpoint.name, "self_hosted_only", "not known to be self-hosted"))
     if policy.zero_retention and not keeps_nothing(endpoint):
         stated = endpoint.facts.zero_retention
         why = "retention unknown" if stated is None else "keeps what it is sent"
-        found.append(Refusal(endpoint.name, "zero_retention", why))
-    return tuple(found)
+        refusals.append(Refusal(endpoint.name, "zero_retention", why))
+    return tuple(refusals)
 
 
 def is_self_hosted(endpoint: Endpoint) -> bool:
@@ -165,8 +165,8 @@ def say(refusals: Sequence[Refusal]) -> str:
         reasons.setdefault(refusal.endpoint, []).append(refusal.why)
     if not reasons:
         return "no endpoint refused"
-    told = ", ".join(f"{name} ({'; '.join(whys)})" for name, whys in reasons.items())
-    return f"{len(reasons)} endpoint{'s' if len(reasons) > 1 else ''} refused: {told}"
+    text = ", ".join(f"{name} ({'; '.join(whys)})" for name, whys in reasons.items())
+    return f"{len(reasons)} endpoint{'s' if len(reasons) > 1 else ''} refused: {text}"
 
 
 def _list_refuses(rule: Rule, fact: str, value: str | None) -> str | None:

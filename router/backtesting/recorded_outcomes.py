@@ -65,18 +65,18 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
         raise OutcomesError(
             f"the outcomes have no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
         )
-    every, said = _complete(table, endpoints)
+    every, sentences = _complete(table, endpoints)
     if endpoints:
-        return every.only([every.models.index(name) for name in endpoints]), said
+        return every.only([every.models.index(name) for name in endpoints]), sentences
     chosen = shortlisted(every, shortlist)
     if every.answer is not None and (more := voters(every, chosen)):
-        said.append(f"besides the shortlist, as voters: {', '.join(every.models[m] for m in more)}")
+        sentences.append(f"besides the shortlist, as voters: {', '.join(every.models[m] for m in more)}")
         chosen = [*chosen, *more]
     names = [every.models[m] for m in chosen]
     left = [name for name in every.models if name not in names]
     if left:
-        said.append(f"shortlist {', '.join(names)}; left out: {', '.join(left)}")
-    return every.only(chosen), said
+        sentences.append(f"shortlist {', '.join(names)}; left out: {', '.join(left)}")
+    return every.only(chosen), sentences
 
 
 def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list[str]]:
@@ -94,17 +94,17 @@ def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list
     share = known.mean(axis=0)
     named = np.isin(models, list(endpoints)) if endpoints else np.ones(len(models), dtype=bool)
     kept = named & (share >= COVERAGE)
-    said = [
+    sentences = [
         f"{models[m]} left out: outcomes for {share[m]:.1%} of {len(ids):,} requests, needed are {COVERAGE:.0%}"
         for m in np.flatnonzero(named & ~kept)
     ]
-    if endpoints and said:
-        raise OutcomesError("; ".join(said))
+    if endpoints and sentences:
+        raise OutcomesError("; ".join(sentences))
     if not kept.any():
         raise OutcomesError("no model has outcomes for 97 % of the requests: nothing can be compared")
     rows = np.flatnonzero(known[:, kept].all(axis=1))
     if len(rows) < len(ids):
-        said.append(
+        sentences.append(
             f"{len(ids) - len(rows):,} of {len(ids):,} requests left out: not every model has an outcome"
         )
     first = np.zeros(len(ids), dtype=np.int64)
@@ -121,7 +121,7 @@ def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list
         cost[block],
         _answers(table, row, model, (len(ids), len(models)))[block] if ANSWER in table.column_names else None,
     )
-    return outcomes, said
+    return outcomes, sentences
 
 
 def _answers(
@@ -168,13 +168,13 @@ def voters(outcomes: Outcomes, chosen: Sequence[int]) -> list[int]:
 def best_mix_usd(outcomes: Outcomes, quality: float) -> float | None:
     """Per request: the cheapest fixed model, or random mix of two, whose mean score reaches `quality`."""
     score, cost = outcomes.score.mean(axis=0), outcomes.cost_usd.mean(axis=0)
-    found = [float(c) for s, c in zip(score, cost, strict=True) if s >= quality - 1e-12]
+    reached = [float(c) for s, c in zip(score, cost, strict=True) if s >= quality - 1e-12]
     for low, cheap in zip(score, cost, strict=True):
         for high, dear in zip(score, cost, strict=True):
             if low < quality <= high:
                 share = (quality - low) / (high - low)
-                found.append(float((1 - share) * cheap + share * dear))
-    return min(found, default=None)
+                reached.append(float((1 - share) * cheap + share * dear))
+    return min(reached, default=None)
 
 
 def oracle_usd(outcomes: Outcomes, quality: float) -> float:

@@ -50,23 +50,23 @@ class Baseline:
     def mean(self) -> float:
         """The estimate: what was drawn from all and what the audit says, each by its size, and half a score as long as
         there is hardly any. What is known otherwise is no sample."""
-        told = float(self.drawn.sum() + self.known.sum())
+        known_sum = float(self.drawn.sum() + self.known.sum())
         if not self.rest:
-            return told / max(self.population, 1)
+            return known_sum / max(self.population, 1)
         audited = 0.0
         if len(self.audit):
             weight = float(slopes(self.audit, self.beside)[-1])
             rest = float(self.audit.mean()) - weight * float(self.beside.mean() - self.beside_rest)
-            audited = (told + self.rest * rest) / self.population
+            audited = (known_sum + self.rest * rest) / self.population
         count = len(self.drawn) + len(self.audit)
-        found = (float(self.drawn.sum()) + len(self.audit) * audited + 0.5) / (count + 1)
-        return min(max(found, told / self.population), (told + self.rest) / self.population)
+        estimated = (float(self.drawn.sum()) + len(self.audit) * audited + 0.5) / (count + 1)
+        return min(max(estimated, known_sum / self.population), (known_sum + self.rest) / self.population)
 
 
 def ceiling(baseline: Baseline, confidence: float) -> float:
     """The anchor's mean is at most that, with `confidence`."""
-    n, told = baseline.population, float(baseline.drawn.sum() + baseline.known.sum())
-    most = (told + baseline.rest) / max(n, 1)
+    n, known_sum = baseline.population, float(baseline.drawn.sum() + baseline.known.sum())
+    most = (known_sum + baseline.rest) / max(n, 1)
     if baseline.rest == 0 or not len(baseline.drawn) + len(baseline.audit):
         return most
     bet = _Bet.of(baseline, confidence)
@@ -80,8 +80,8 @@ def ceiling(baseline: Baseline, confidence: float) -> float:
 def expected_ceiling(baseline: Baseline, confidence: float, more: int) -> float:
     """What the ceiling will be about, if `more` of the rest are asked: by the bet's asymptotic width."""
     n, rest = baseline.population, baseline.rest
-    told = float(baseline.drawn.sum() + baseline.known.sum())
-    most = (told + rest) / max(n, 1)
+    known_sum = float(baseline.drawn.sum() + baseline.known.sum())
+    most = (known_sum + rest) / max(n, 1)
     first, then = _reach(n, n, len(baseline.drawn)), _reach(n, rest, min(len(baseline.audit) + more, rest))
     worth = float((first**2).sum() + (then**2).sum())
     if worth == 0.0 or more >= rest:

@@ -52,8 +52,8 @@ def chance_of_as_many(successes: int, population: int, right: int, scored: int) 
 
 def _log_choose(whole: int, part: Floats | np.float64) -> Floats:
     """log(whole over part); minus infinity where there are not so many."""
-    found: Floats = gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
-    return np.where(part > whole, -np.inf, found)
+    logarithm: Floats = gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
+    return np.where(part > whole, -np.inf, logarithm)
 
 
 def betting(

@@ -49,10 +49,10 @@ class Question:
 
     @property
     def text(self) -> str:
-        told: dict[str, JSON] = {"request": [_readable(message) for message in self.messages]}
+        body: dict[str, JSON] = {"request": [_readable(message) for message in self.messages]}
         if self.reference is not None:
-            told["reference"] = self.reference
-        return json.dumps(told | {"answer": self.answer}, ensure_ascii=False)
+            body["reference"] = self.reference
+        return json.dumps(body | {"answer": self.answer}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ def digest(text: str) -> str:
 
 def verdict(text: str | None) -> float | None:
     """The score that a judge's reply states; None where it is not the JSON asked for, or not within 0..1."""
-    told = parsed(text or "")
-    score = told.get("score") if isinstance(told, dict) else None
+    data = parsed(text or "")
+    score = data.get("score") if isinstance(data, dict) else None
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0.0 <= score <= 1.0:
         return None
     return float(score)
@@ -103,10 +103,10 @@ def verdict(text: str | None) -> float | None:
 def question_in(text: str) -> Question | None:
     """The question that a judge's last message asks; None where it is another message. For emulated judges."""
     lines = text.removeprefix(OPENING).split("\n")
-    told = parsed(lines[1]) if text.startswith(OPENING) and len(lines) > 2 else None
-    if not isinstance(told, dict):
+    data = parsed(lines[1]) if text.startswith(OPENING) and len(lines) > 2 else None
+    if not isinstance(data, dict):
         return None
-    return Question(tuple(told["request"]), told["answer"], told.get("reference"))
+    return Question(tuple(data["request"]), data["answer"], data.get("reference"))
 
 
 def _readable(message: Mapping[str, JSON]) -> dict[str, JSON]:

@@ -30,11 +30,11 @@ def unlike(
 
     `groups`: columns of group numbers, named one by one in `names`; `measures`: columns of numbers, compared by rank.
     """
-    found = [*_groups(sample, groups, names), *_measures(sample, measures)]
-    if not found:
+    differences = [*_groups(sample, groups, names), *_measures(sample, measures)]
+    if not differences:
         return None
-    chance, told = min(found)
-    return told if chance * len(found) < LEVEL else None
+    chance, sentence = min(differences)
+    return sentence if chance * len(differences) < LEVEL else None
 
 
 def _groups(
@@ -42,7 +42,7 @@ def _groups(
     groups: Mapping[str, NDArray[np.integer]],
     names: Mapping[str, tuple[str, ...]],
 ) -> list[tuple[float, str]]:
-    found = []
+    differences = []
     size, drawn = len(sample), int(sample.sum())
     for what, column in groups.items():
         for group in np.unique(column).tolist():
@@ -53,14 +53,14 @@ def _groups(
                 chance_of_as_many(drawn - of_sample, size, size - of_all, drawn),
             )
             name = names[what][group]
-            told = f"{what} {name} is {of_all / size:.0%} of all rows and {of_sample / max(drawn, 1):.0%} of them"
-            found.append((chance, told))
-    return found
+            sentence = f"{what} {name} is {of_all / size:.0%} of all rows and {of_sample / max(drawn, 1):.0%} of them"
+            differences.append((chance, sentence))
+    return differences
 
 
 def _measures(sample: NDArray[np.bool_], measures: Mapping[str, NDArray[Any]]) -> list[tuple[float, str]]:
     """By the sum of ranks: any distribution, and few very long requests weigh no more than others."""
-    found = []
+    differences = []
     size, drawn = len(sample), int(sample.sum())
     for what, column in measures.items():
         _, place, alike = np.unique(column, return_inverse=True, return_counts=True)
@@ -70,5 +70,5 @@ def _measures(sample: NDArray[np.bool_], measures: Mapping[str, NDArray[Any]]) -
             continue
         deviation = float(rank[sample].mean() - rank.mean()) / spread
         word = "larger" if deviation > 0 else "smaller"
-        found.append((2.0 * float(ndtr(-abs(deviation))), f"{what} is {word} among them"))
-    return found
+        differences.append((2.0 * float(ndtr(-abs(deviation))), f"{what} is {word} among them"))
+    return differences

@@ -106,8 +106,8 @@ _LETTER_ALONE = regex.compile(r"\W*([A-Za-z])\W*")
 
 def last_letter(text: str) -> str | None:
     """The last standalone letter A-Z, upper case; None where there is none."""
-    found = _LETTER.findall(text)
-    return str(found[-1]).upper() if found else None
+    letters = _LETTER.findall(text)
+    return str(letters[-1]).upper() if letters else None
 
 
 def choice(output: str, reference: str) -> float | None:
@@ -127,8 +127,8 @@ _MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # the typograp
 
 def last_number(text: str) -> float | None:
     """The last number, without commas and currency signs; None where there is none that is finite."""
-    for found in reversed(_NUMBER.findall(_CURRENCY.sub("", text).translate(_MINUS))):
-        number = float(found.replace(",", ""))
+    for digits in reversed(_NUMBER.findall(_CURRENCY.sub("", text).translate(_MINUS))):
+        number = float(digits.replace(",", ""))
         if math.isfinite(number):
             return number
     return None
@@ -368,11 +368,11 @@ def score_batch(
 
 def _request(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a function is told of the request: its columns, with JSON read, without the answer."""
-    told = {name: value for name, value in row.items() if name != "output"}
+    data = {name: value for name, value in row.items() if name != "output"}
     for name in ("messages", "metadata", "response_schema"):
-        if isinstance(told.get(name), str):
-            told[name] = json.loads(told[name])
-    return told
+        if isinstance(data.get(name), str):
+            data[name] = json.loads(data[name])
+    return data
 
 
 def _forgiving(

@@ -94,10 +94,10 @@ def mend(
     )
     plan = solve(again)
     reached = not isinstance(plan, Infeasible)
-    found = best_within(again) if isinstance(plan, Infeasible) else plan
-    if found is None:
+    best = best_within(again) if isinstance(plan, Infeasible) else plan
+    if best is None:
         return None
-    endpoint = np.concatenate([of, np.arange(count)])[found.choice]
-    sent = (found.choice != NOBODY) & (found.choice < len(of))
-    stays = ~sent & (nobody | (found.choice == NOBODY) | ~held[line, endpoint])
-    return Mended(np.where(stays, -1, endpoint).astype(np.int32), sent, reached, found.cost_usd)
+    endpoint = np.concatenate([of, np.arange(count)])[best.choice]
+    sent = (best.choice != NOBODY) & (best.choice < len(of))
+    stays = ~sent & (nobody | (best.choice == NOBODY) | ~held[line, endpoint])
+    return Mended(np.where(stays, -1, endpoint).astype(np.int32), sent, reached, best.cost_usd)

@@ -76,8 +76,8 @@ def look_out(
     low, high = 0, len(ladder)
     while low < high:
         middle = (low + high) // 2
-        found = standing(predictor, population, ladder.at(middle), likely)
-        low, high = (low, middle) if found.short <= 0 else (middle + 1, high)
+        point_standing = standing(predictor, population, ladder.at(middle), likely)
+        low, high = (low, middle) if point_standing.short <= 0 else (middle + 1, high)
     choice = ladder.at(low)
     reached, spent = _path(ladder, population, cost_usd, quality)
     at = standing(predictor, population, choice, likely)

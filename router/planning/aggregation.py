@@ -126,11 +126,11 @@ def _contrast(p: Pairs) -> Real:
     return rank / max(1, len(mean) - 1) * 2 - 1
 
 
-def _bins(each: float) -> tuple[int, int, int]:
+def _bins(count: float) -> tuple[int, int, int]:
     """For about `each` groups a kind: ease and gain decide more than size."""
-    size = max(1, round(each**0.25))
-    ease = max(1, round((each / size) ** 0.5))
-    return size, ease, max(1, round(each / size / ease))
+    size = max(1, round(count**0.25))
+    ease = max(1, round((count / size) ** 0.5))
+    return size, ease, max(1, round(count / size / ease))
 
 
 def _edges(feature: Real, task: NDArray[np.int64], tasks: int, bins: int) -> Real:
@@ -141,8 +141,8 @@ def _edges(feature: Real, task: NDArray[np.int64], tasks: int, bins: int) -> Rea
     edges = np.tile(np.quantile(feature, at), (tasks, 1))
     order = np.argsort(task, kind="stable")
     ids, starts = np.unique(task[order], return_index=True)
-    for t, mine in zip(ids, np.split(order, starts[1:]), strict=True):
-        edges[t] = np.quantile(feature[mine], at)
+    for t, of_task in zip(ids, np.split(order, starts[1:]), strict=True):
+        edges[t] = np.quantile(feature[of_task], at)
     return edges
 
 

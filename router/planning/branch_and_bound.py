@@ -61,7 +61,7 @@ def search(model: LinearProgram, box: Box, *, nodes: int = NODES) -> Found:
         value, _, (low, high), solved = heapq.heappop(heap)
         k = _fractional(solved)
         if k is None and (best is None or value < best.value):
-            best, workers = solved, tuple(round(w) for w in solved.workers)
+            best, workers = solved, tuple(round(number) for number in solved.workers)
         if k is None or (best is not None and value >= best.value) or count >= nodes:
             leaves.append(Leaf((low, high), solved.prices))
             continue
@@ -96,5 +96,5 @@ def _with(values: tuple[float, ...], k: int, value: float) -> tuple[float, ...]:
 
 
 def _rounded_up(model: LinearProgram, relaxed: ProgramSolution) -> tuple[ProgramSolution, tuple[int, ...]]:
-    up = tuple(float(np.ceil(w - WHOLE)) for w in relaxed.workers)
-    return _relaxed(model, up, up), tuple(int(w) for w in up)
+    up = tuple(float(np.ceil(count - WHOLE)) for count in relaxed.workers)
+    return _relaxed(model, up, up), tuple(int(count) for count in up)

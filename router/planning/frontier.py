@@ -108,9 +108,9 @@ def _solved(
     def at(floor: float) -> tuple[Multipliers, Box, float]:
         for index in case.floors:
             model.set_bound(index, case.bound(index, floor))
-        found = search(model, anything(case.pools))
-        workers = tuple(float(w) for w in found.workers)
-        return found.prices, (workers, workers), float((found.best.share * table.worth).sum()) / weight
+        solution = search(model, anything(case.pools))
+        workers = tuple(float(count) for count in solution.workers)
+        return solution.prices, (workers, workers), float((solution.best.share * table.worth).sum()) / weight
 
     prices, box, low = at(-1.0)
     lines = [(prices, box)]
@@ -136,15 +136,19 @@ def _envelope(
     top = -(parts[-1] + high.constant(*anything(case.pools))) / weight
     safe = case.limits[0].bound / case.weight(0) - case.floor
     boxes = sorted({box for _, box in lines})
-    found: list[Point] = []
+    lower_points: list[Point] = []
     for floor in np.linspace(min(low, top), top - EDGE * (top - min(low, top)), points) - safe:
         now = case.at(float(floor))
         bounds = [
             max(part + replace(p, limits=now).constant(*box) for part, p in zip(parts, prices, strict=False))
             for box in boxes
         ]
-        found.append(Point(float(floor), float(max(0.0, min(bounds), found[-1].cost_usd if found else 0.0))))
-    return tuple(found)
+        lower_points.append(
+            Point(
+                float(floor), float(max(0.0, min(bounds), lower_points[-1].cost_usd if lower_points else 0.0))
+            )
+        )
+    return tuple(lower_points)
 
 
 def _summed(problem: Problem, prices: Sequence[Multipliers], factor: float) -> tuple[list[float], float]:

@@ -124,15 +124,17 @@ def _floors(problem: Problem, totals: RoutableTotals) -> list[Limit]:
 
 
 def _capacities(problem: Problem, totals: RoutableTotals) -> list[Limit]:
-    found: list[Limit] = []
+    capacities: list[Limit] = []
     seconds = problem.terms.seconds
     for e, option in enumerate(problem.options):
         requests, tokens = option.max_requests(seconds), option.max_tokens(seconds)
         if requests < totals.count:
-            found.append(Limit(f"requests:{option.name}", Measure.COUNT, math.floor(requests + 1e-9), (e,)))
+            capacities.append(
+                Limit(f"requests:{option.name}", Measure.COUNT, math.floor(requests + 1e-9), (e,))
+            )
         if tokens < math.inf and requests > 0:
-            found.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, (e,)))
-    return found
+            capacities.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, (e,)))
+    return capacities
 
 
 def _shares(problem: Problem, totals: RoutableTotals) -> list[Limit]:

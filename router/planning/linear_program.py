@@ -188,10 +188,10 @@ class LinearProgram:
                 values = table.worth[group, option]
             case Measure.TOKENS:
                 values = table.tokens[group, option]
-        mine = np.isin(option, limit.options)
+        counted = np.isin(option, limit.options)
         if limit.task is not None:
-            mine &= table.task[group] == limit.task
-        return np.where(mine, values, 0.0)
+            counted &= table.task[group] == limit.task
+        return np.where(counted, values, 0.0)
 
     def _build(self) -> highspy.Highs:
         matrix = self._matrix().tocsc()
@@ -235,12 +235,12 @@ class LinearProgram:
                     [d / self._unit[index] for d in dues],
                 )
         for k, pool in enumerate(self.pools):
-            mine = np.flatnonzero(self._option == pool.option)
-            busy = self.table.busy[self._group[mine], pool.option] / self._longest[k]
+            of_pool = np.flatnonzero(self._option == pool.option)
+            busy = self.table.busy[self._group[of_pool], pool.option] / self._longest[k]
             fits, idle, w, u = groups + limits + k, groups + limits + pools + k, pairs + k, pairs + pools + k
-            put(fits, mine, busy)
+            put(fits, of_pool, busy)
             put(fits, [w], [-1.0])
-            put(idle, mine, busy)
+            put(idle, of_pool, busy)
             put(idle, [w, u], [-pool.short_seconds / self._longest[k], 1.0])
         if self._elastic:
             first = pairs + 2 * pools
@@ -252,11 +252,11 @@ class LinearProgram:
         return sparse.coo_matrix(parts, shape=shape)
 
     def _all_row_bounds(self) -> tuple[Real, Real]:
-        one = np.ones(len(self.table))
+        ones = np.ones(len(self.table))
         bounds = [self._row_bounds(index) for index in range(len(self.limits))]
         busy = self._busy / np.array(self._longest) if self.pools else np.zeros(0)
-        low = [one, [b[0] for b in bounds], np.full(len(self.pools), -math.inf), -busy]
-        high = [one, [b[1] for b in bounds], -busy, np.full(len(self.pools), math.inf)]
+        low = [ones, [b[0] for b in bounds], np.full(len(self.pools), -math.inf), -busy]
+        high = [ones, [b[1] for b in bounds], -busy, np.full(len(self.pools), math.inf)]
         return np.concatenate(low), np.concatenate(high)
 
     def _columns(self) -> tuple[Real, Real, Real]:

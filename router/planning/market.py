@@ -50,7 +50,7 @@ def offers(
 
     `paces` (measured) and `token_factors` are by endpoint name; a missing one is the prior of its device, or 1.
     """
-    found = []
+    options = []
     for position, endpoint in enumerate(endpoints):
         prior = DEVICE_PACE[endpoint.workers.device] if endpoint.workers is not None else None
         priced = options_for(
@@ -60,8 +60,8 @@ def offers(
             throughput=(throughputs or {}).get(endpoint.name, prior),
             token_factor=(token_factors or {}).get(endpoint.name, 1.0),
         )
-        found += [Offer(each.option, position, each.factor) for each in priced]
-    return tuple(found)
+        options += [Offer(priced_option.option, position, priced_option.factor) for priced_option in priced]
+    return tuple(options)
 
 
 def cost_matrix(
@@ -79,11 +79,11 @@ def cost_matrix(
         if endpoint.price.usd_per_hour is not None:
             continue
         factor = offer.option.token_factor
-        told = input_tokens[offer.endpoint]
-        told = told if factor == 1.0 else np.rint(told * factor).astype(np.int32)
+        counted = input_tokens[offer.endpoint]
+        counted = counted if factor == 1.0 else np.rint(counted * factor).astype(np.int32)
         cached = None if cached_tokens is None else np.rint(cached_tokens * factor).astype(np.int32)
         cost[:, column] = schedule_columns(
-            endpoint.price, offer.factor, told, output_tokens[:, offer.endpoint].astype(np.float64), cached
+            endpoint.price, offer.factor, counted, output_tokens[:, offer.endpoint].astype(np.float64), cached
         )
     return cost
 

@@ -40,11 +40,11 @@ def first_and_second(problem: Problem, choice: Choice, prices: Multipliers) -> t
     for part in chunks(problem.n):
         p = pairs(problem, part)
         routed = np.flatnonzero(choice[part] != NOBODY)
-        mine = choice[part][routed]
-        equal = p.allowed[routed] & may_join & may_leave[mine][:, None]
+        chosen = choice[part][routed]
+        equal = p.allowed[routed] & may_join & may_leave[chosen][:, None]
         for measure in (p.cost, p.worth):
-            equal &= measure[routed] == measure[routed, mine][:, None]
-        equal[np.arange(routed.size), mine] = True
+            equal &= measure[routed] == measure[routed, chosen][:, None]
+        equal[np.arange(routed.size), chosen] = True
         now = order[equal[:, order].argmax(axis=1)]
         reduced = prices.reduced(p)[np.ix_(routed, order)]
         reduced[np.arange(routed.size), place[now]] = np.inf

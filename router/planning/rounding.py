@@ -37,8 +37,8 @@ def divide(problem: Problem, groups: Groups, share: Real, prices: Multipliers) -
     rows = np.flatnonzero((choice == NOBODY) & (groups >= 0))
     rows = rows[np.argsort(groups[rows], kind="stable")]
     starts = np.flatnonzero(np.diff(groups[rows], prepend=-1))
-    for mine in np.split(rows, starts[1:]) if rows.size else []:
-        choice[mine] = _divided(prices.reduced(pairs(problem, mine)), share[groups[mine[0]]])
+    for members in np.split(rows, starts[1:]) if rows.size else []:
+        choice[members] = _divided(prices.reduced(pairs(problem, members)), share[groups[members[0]]])
     return choice
 
 
@@ -50,9 +50,9 @@ def _divided(reduced: Real, share: Real) -> Choice:
     for place, e in enumerate(options[:-1]):
         others = reduced[left][:, options[place + 1 :]].min(axis=1)
         order = np.argsort(reduced[left, e] - others, kind="stable")
-        mine = left[order[: round(float(share[e]) * len(reduced))]]
-        choice[mine] = e
-        left = np.setdiff1d(left, mine, assume_unique=True)
+        shared = left[order[: round(float(share[e]) * len(reduced))]]
+        choice[shared] = e
+        left = np.setdiff1d(left, shared, assume_unique=True)
     return choice
 
 
@@ -62,11 +62,11 @@ def nearest_rows(problem: Problem, choice: Choice, prices: Multipliers) -> Rows:
     edge = np.empty(problem.n, dtype=np.float32)
     for part in chunks(problem.n):
         reduced = prices.reduced(pairs(problem, part))
-        mine, rows = choice[part], np.arange(len(reduced))
-        own = reduced[rows, mine].copy()
-        reduced[rows, mine] = np.inf
-        lost = np.where(mine == NOBODY, 0.0, own)
-        edge[part] = np.where(mine == NOBODY, np.inf, reduced.min(axis=1) - lost)
+        chosen, rows = choice[part], np.arange(len(reduced))
+        own = reduced[rows, chosen].copy()
+        reduced[rows, chosen] = np.inf
+        lost = np.where(chosen == NOBODY, 0.0, own)
+        edge[part] = np.where(chosen == NOBODY, np.inf, reduced.min(axis=1) - lost)
     size = min(len(edge), FREE[-1])
     near = np.argpartition(edge, size - 1)[:size]
     near = near[np.isfinite(edge[near])]
@@ -146,9 +146,9 @@ class Polisher:
 
     def _model(self, choice: Choice, total: PlanUsage, rows: Rows, *, whole: bool) -> LinearProgram:
         """A program over `rows` alone; what the others use is taken off the limits."""
-        mine = tally_of_rows(self.problem, rows, choice[rows])
-        used = total.usage(self.limits) - mine.usage(self.limits)
-        busy = np.array([total.busy[pool.option] - mine.busy[pool.option] for pool in self.pools])
+        tally = tally_of_rows(self.problem, rows, choice[rows])
+        used = total.usage(self.limits) - tally.usage(self.limits)
+        busy = np.array([total.busy[pool.option] - tally.busy[pool.option] for pool in self.pools])
         table, keep = table_of_rows(self.problem, rows), None
         if len(rows) > FREE[1]:
             keep = self.prices.cheapest(table, KEPT)

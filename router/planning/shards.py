@@ -83,9 +83,9 @@ def cut(
         order = _order(rows, seconds, None if prefix is None else prefix[rows])
         weights = None if sizes is None else np.asarray(sizes[rows], dtype=np.float64)[order]
         for part in _parts(tokens[order], seconds[order], weights, cutting):
-            mine = order[part]
-            busy = float(seconds[mine].sum())
-            shards.append(ShardPlan(e, option.endpoint, rows[mine], float(tokens[mine].sum()), busy))
+            members = order[part]
+            busy = float(seconds[members].sum())
+            shards.append(ShardPlan(e, option.endpoint, rows[members], float(tokens[members].sum()), busy))
     return sorted(shards, key=lambda s: (-s.expected_seconds, s.option, int(s.rows[0])))
 
 
@@ -117,8 +117,8 @@ def _parts(tokens: Real, seconds: Real, sizes: Real | None, cutting: Cutting) ->
     most = cutting.most_requests
     if cutting.most_bytes == math.inf:
         most = max(most, math.ceil(n / MOST_SHARDS))
-    each = seconds if seconds.any() else np.ones(n)
-    work, middles = np.cumsum(each), np.cumsum(each) - each / 2
+    weights = seconds if seconds.any() else np.ones(n)
+    work, middles = np.cumsum(weights), np.cumsum(weights) - weights / 2
     number = _number(n, float(seconds.sum()), most, cutting)
     sums = [(np.cumsum(tokens), cutting.most_tokens)]
     if sizes is not None:

@@ -103,8 +103,8 @@ def overhead_usd(pools: Sequence[Pool], workers: Sequence[int], busy: Real) -> f
 def costs_of(problem: Problem, rows: Rows, workers: Mapping[str, int]) -> Real:
     """[rows, E] US dollars of each row, a worker's busy seconds included; where none of an option's workers is up
     (`workers`: how many are, by endpoint), these rows together bear what starting one costs."""
-    found = pairs(problem, rows)
-    cost = np.where(found.allowed, found.cost, np.inf)
+    priced = pairs(problem, rows)
+    cost = np.where(priced.allowed, priced.cost, np.inf)
     for e, option in enumerate(problem.options):
         if option.workers is not None and not workers.get(option.endpoint):
             cost[:, e] += option.workers.start_usd / max(len(rows), 1)
@@ -116,12 +116,12 @@ def broken(
 ) -> list[str]:
     """Names of the limits that a choice does not keep."""
     overhead = overhead_usd(pools, workers, total.busy)
-    found = [
+    violations = [
         limit.name
         for limit in limits
         if not within(total.used(limit) + (overhead if limit.measure is Measure.COST else 0.0), limit)
     ]
     for pool, count in zip(pools, workers, strict=True):
         if float(total.busy[pool.option]) > count * pool.seconds * (1 + 1e-9) + 1e-9:
-            found.append(f"workers:{pool.option}")
-    return found
+            violations.append(f"workers:{pool.option}")
+    return violations

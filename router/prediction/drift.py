@@ -66,7 +66,7 @@ def worse(
     `expected`: shape (len(seen),), what past nights predicted for each pair, before tonight was learnt from. `seen`
     in the order of looking.
     """
-    found = []
+    drifts = []
     for endpoint, name in enumerate(names):
         of = seen.endpoint == endpoint
         if not of.any():
@@ -74,8 +74,8 @@ def worse(
         score, mean = seen.score[of], np.clip(expected[of], 0.01, 0.99)
         fall = float(mean.mean() - score.mean())
         if fall >= WORTH_SAYING and _evidence(score, mean) >= math.log(len(names) / (1.0 - confidence)):
-            found.append(Drift(name, float(mean.mean()), float(score.mean()), int(of.sum())))
-    return found
+            drifts.append(Drift(name, float(mean.mean()), float(score.mean()), int(of.sum())))
+    return drifts
 
 
 def _evidence(score: Floats, mean: Floats) -> float:

@@ -93,11 +93,11 @@ def _ngrams(texts: Sequence[str]) -> sparse.csr_matrix:
             if word not in known:
                 known[word] = crc32(word.encode("utf-8", "surrogatepass"))
     lengths = np.fromiter(map(len, lists), np.int64, len(lists))
-    one = np.fromiter(map(known.__getitem__, chain.from_iterable(lists)), np.uint32, int(lengths.sum()))
+    codes = np.fromiter(map(known.__getitem__, chain.from_iterable(lists)), np.uint32, int(lengths.sum()))
     row = np.repeat(np.arange(len(lists)), lengths)
     follows = row[1:] == row[:-1]
-    two = ((one[:-1] * _PAIR) ^ one[1:])[follows]
-    bucket = np.concatenate([one, two]) % BUCKETS
+    two = ((codes[:-1] * _PAIR) ^ codes[1:])[follows]
+    bucket = np.concatenate([codes, two]) % BUCKETS
     rows = np.concatenate([row, row[1:][follows]])
     counts = sparse.coo_matrix((np.ones(len(rows), np.float32), (rows, bucket)), (len(lists), BUCKETS))
     return counts.tocsr()  # which adds up what falls into one bucket

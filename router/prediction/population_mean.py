@@ -130,8 +130,8 @@ def _seen(
     scores = looked.score[np.ix_(pattern.rows, pattern.endpoints)]
     seen = shares @ gain
     sums.constant += np.einsum("qno,no->q", seen, scores)
-    told = np.zeros_like(shares)
-    told[:, :, pattern.endpoints] = seen
-    sums.told(told, looked.common[pattern.rows], looked.task[pattern.rows])
+    observed_share = np.zeros_like(shares)
+    observed_share[:, :, pattern.endpoints] = seen
+    sums.told(observed_share, looked.common[pattern.rows], looked.task[pattern.rows])
     known = gain @ covariances.residual[pattern.endpoints]
     sums.residual -= np.einsum("qne,ef,pnf->qp", shares, known, shares, optimize=True)

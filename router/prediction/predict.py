@@ -75,9 +75,9 @@ class Predictor:
             rows = self.looked.row[pattern.rows]
             seen = np.ix_(rows, pattern.endpoints)
             off = self.looked.score[np.ix_(pattern.rows, pattern.endpoints)] - expected[seen]
-            told = np.einsum("eo,oe->e", gain, self.covariances.residual[pattern.endpoints])
+            gained = np.einsum("eo,oe->e", gain, self.covariances.residual[pattern.endpoints])
             expected[rows] += off @ gain.T
-            left[rows] = 1.0 - told / np.diag(self.covariances.residual)
+            left[rows] = 1.0 - gained / np.diag(self.covariances.residual)
         return expected, left
 
     def draw(

@@ -141,12 +141,12 @@ class Catalogue(_Strict):
 
     def offers(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """Model name to those of `names` (the keys of a price map) that are it, sorted."""
-        found: dict[str, list[str]] = {}
+        by_model: dict[str, list[str]] = {}
         for name in names:
             model = self.find(name)
             if model is not None:
-                found.setdefault(model.name, []).append(name)
-        return {model: tuple(sorted(keys)) for model, keys in sorted(found.items())}
+                by_model.setdefault(model.name, []).append(name)
+        return {model: tuple(sorted(keys)) for model, keys in sorted(by_model.items())}
 
     @cached_property
     def priors(self) -> Mapping[str, float]:

@@ -84,14 +84,14 @@ def _unreadable(name: str, prices: PriceMap) -> str | None:
 
 
 def _schedules(models: Iterable[str], prices: PriceMap) -> dict[tuple[str, Mode], PriceSchedule]:
-    found = {}
+    schedules = {}
     for model in models:
         for mode in Mode:
             try:
-                found[model, mode] = schedule_for(model, mode, prices)
+                schedules[model, mode] = schedule_for(model, mode, prices)
             except PriceMissing:
                 continue
-    return found
+    return schedules
 
 
 def _fault(schedule: PriceSchedule) -> str | None:

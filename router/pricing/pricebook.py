@@ -95,17 +95,17 @@ def schedule_for(
     Raises `PriceMissing`. `source` and `as_of` describe `prices`; `endpoint` is named in the message. `tier`: a service
     tier that is no mode (`priority`), of which only the map knows.
     """
-    said = override or Override()
-    if said.usd_per_hour is not None and said.price is None:
-        return hourly(said.usd_per_hour, source=said.source, as_of=said.as_of)
-    if said.price is not None:
-        return _stated(said, said.price)
+    stated = override or Override()
+    if stated.usd_per_hour is not None and stated.price is None:
+        return hourly(stated.usd_per_hour, source=stated.source, as_of=stated.as_of)
+    if stated.price is not None:
+        return _stated(stated, stated.price)
     row = _overlaid(model, mode, prices, overlay or {}) if tier is None else None
     if row is not None and row.price is not None:
-        found = _stated(row, row.price)
+        schedule = _stated(row, row.price)
     else:
-        found = replace(_from_map(model, mode, prices, endpoint, tier), source=source, as_of=as_of)
-    return found if said.off_peak is None else replace(found, off_peak=said.off_peak)
+        schedule = replace(_from_map(model, mode, prices, endpoint, tier), source=source, as_of=as_of)
+    return schedule if stated.off_peak is None else replace(schedule, off_peak=stated.off_peak)
 
 
 def hourly(usd_per_hour: Decimal, *, source: str = "job", as_of: date | None = None) -> PriceSchedule:
@@ -206,7 +206,7 @@ def _component_price(entry: Mapping[str, JSON], suffix: str, context: str = "") 
 
 def _long_context(entry: Mapping[str, JSON], suffix: str, base: Price) -> tuple[ContextTier, ...]:
     """Tiers from keys `…_above_200k_tokens`; a mode without its own long-context price pays real time's."""
-    found = []
+    steps = []
     for key in entry:
         match = re.fullmatch(r"input_cost_per_token(_above_(\d+)k_tokens)", key)
         if match is None:
@@ -215,18 +215,18 @@ def _long_context(entry: Mapping[str, JSON], suffix: str, base: Price) -> tuple[
         price = _component_price(entry, suffix, context) or _component_price(entry, "", context)
         if price is not None:
             dearer = replace(price, input=max(price.input, base.input), output=max(price.output, base.output))
-            found.append(ContextTier(int(match.group(2)) * 1000, dearer))
-    return tuple(sorted(found, key=lambda t: t.above_tokens))
+            steps.append(ContextTier(int(match.group(2)) * 1000, dearer))
+    return tuple(sorted(steps, key=lambda t: t.above_tokens))
 
 
 def _tiered(entry: Mapping[str, JSON]) -> tuple[ContextTier, ...]:
     """Tiers from `tiered_pricing`, a list of prices with `range: [above, up to]` of input tokens."""
-    found = []
+    steps = []
     for row in entry.get("tiered_pricing") or ():
         price = _component_price(row, "") if "range" in row else None
         if price is not None:
-            found.append(ContextTier(int(row["range"][0]), price))
-    return tuple(sorted(found, key=lambda t: t.above_tokens))
+            steps.append(ContextTier(int(row["range"][0]), price))
+    return tuple(sorted(steps, key=lambda t: t.above_tokens))
 
 
 def _off_peak(entry: Mapping[str, JSON]) -> tuple[OffPeak, ...]:
@@ -312,9 +312,11 @@ def _priced(entry: Mapping[str, JSON]) -> bool:
 # --- what a job or the overlay states -----------------------------------------------------------------------
 
 
-def _stated(said: Override, price: Price) -> PriceSchedule:
-    tiers = tuple(sorted(said.tiers, key=lambda t: t.above_tokens))
-    return PriceSchedule(price, tiers, said.off_peak or (), said.usd_per_hour, said.source, said.as_of)
+def _stated(stated: Override, price: Price) -> PriceSchedule:
+    tiers = tuple(sorted(stated.tiers, key=lambda t: t.above_tokens))
+    return PriceSchedule(
+        price, tiers, stated.off_peak or (), stated.usd_per_hour, stated.source, stated.as_of
+    )
 
 
 def _overlaid(model: str, mode: Mode, prices: PriceMap, overlay: Overlay) -> Override | None:
@@ -332,14 +334,14 @@ def off_peak_rule(factor: Decimal, tz: str, hours: Iterable[JSON], days: Iterabl
         raise ValueError(f"no time zone called {tz!r}; write it like UTC or Europe/Berlin") from None
     if factor < 0:
         raise ValueError(f"off-peak factor {factor} is negative")
-    found: set[int] = set()
+    off_peak_hours: set[int] = set()
     for part in hours:
-        found |= _hour_span(str(part))
+        off_peak_hours |= _hour_span(str(part))
     unknown = [d for d in days if d not in DAY_NAMES]
     if unknown:
         raise ValueError(f"no day called {unknown[0]!r}; days are {', '.join(DAY_NAMES)}")
     return OffPeak(
-        factor, tz, frozenset(found) or ALL_HOURS, frozenset(map(DAY_NAMES.index, days)) or ALL_DAYS
+        factor, tz, frozenset(off_peak_hours) or ALL_HOURS, frozenset(map(DAY_NAMES.index, days)) or ALL_DAYS
     )
 
 

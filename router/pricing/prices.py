@@ -86,8 +86,8 @@ def scaled(price: Price, factor: Decimal) -> Price:
     if factor == _ONE:
         return price
     cached, write, hour = (
-        None if each is None else each * factor
-        for each in (price.cached_input, price.cache_write, price.cache_write_hour)
+        None if rate is None else rate * factor
+        for rate in (price.cached_input, price.cache_write, price.cache_write_hour)
     )
     return Price(price.input * factor, price.output * factor, cached, write, hour)
 
@@ -112,17 +112,17 @@ def windows(schedule: PriceSchedule, start: datetime, end: datetime) -> tuple[Wi
         return ()
     if not schedule.off_peak:
         return (Window(start, end, _ONE),)
-    found: list[Window] = []
+    spans: list[Window] = []
     begin = start
     factor = factor_at(schedule, start)
     instant = _next_quarter(start)
     while instant < end:
         now = factor_at(schedule, instant)
         if now != factor:
-            found.append(Window(begin, instant, factor))
+            spans.append(Window(begin, instant, factor))
             begin, factor = instant, now
         instant += _QUARTER
-    return (*found, Window(begin, end, factor))
+    return (*spans, Window(begin, end, factor))
 
 
 def _next_quarter(when: datetime) -> datetime:
@@ -258,7 +258,7 @@ def _nested_bytes(value: JSON, picture_tokens: int = 0) -> int:
 def price_id(endpoint: Endpoint, price: Price) -> str:
     """A name for `price` on `endpoint` in the `prices` table: the same prices always give the same name."""
     cached = price.input if price.cached_input is None else price.cached_input
-    written = [each for each in (price.cache_write, price.cache_write_hour) if each is not None]
+    written = [rate for rate in (price.cache_write, price.cache_write_hour) if rate is not None]
     numbers = (price.input, price.output, cached, endpoint.price.usd_per_hour or Decimal(0), *written)
     text = "\n".join([endpoint.model, endpoint.mode.value, *(f"{n:.12f}" for n in numbers)])
     return f"{endpoint.name}-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"

@@ -147,13 +147,13 @@ def texts_of(messages: str, tools: str | None = None) -> list[str]:
     """The texts of a request, one or more per message: contents, text parts, tool calls; tools as their
     JSON.
     """
-    found: list[str] = []
+    texts: list[str] = []
     for message in json.loads(messages):
-        found.append("\n".join(_texts(message.get("content"))))
-        found += [_compact(call) for call in message.get("tool_calls") or ()]
+        texts.append("\n".join(_texts(message.get("content"))))
+        texts += [_compact(call) for call in message.get("tool_calls") or ()]
     if tools:
-        found.append(tools)
-    return found
+        texts.append(tools)
+    return texts
 
 
 def _texts(content: JSON) -> Iterator[str]:

@@ -205,16 +205,20 @@ class _Seen:
 
 
 def _gather(tonight: Observed | None, history: Observed | None, endpoints: int) -> _Seen | None:
-    parts = [(o, w) for o, w in ((tonight, 1.0), (history, HISTORY_WEIGHT)) if o is not None and len(o.task)]
+    parts = [
+        (o, share)
+        for o, share in ((tonight, 1.0), (history, HISTORY_WEIGHT))
+        if o is not None and len(o.task)
+    ]
     if not parts:
         return None
     weights = []
     for observed, weight in parts:
-        each = np.full(len(observed.task), weight)
+        row_weights = np.full(len(observed.task), weight)
         if weight < 1.0:
             counted = np.bincount(observed.endpoint, minlength=endpoints) * weight
-            each *= np.minimum(1.0, HISTORY_MOST / np.maximum(counted, 1.0))[observed.endpoint]
-        weights.append(each)
+            row_weights *= np.minimum(1.0, HISTORY_MOST / np.maximum(counted, 1.0))[observed.endpoint]
+        weights.append(row_weights)
     wide = all(o.covariates is not None for o, _ in parts)
     covariates = [
         o.covariates if wide and o.covariates is not None else np.zeros((len(o.task), 0)) for o, _ in parts
