@@ -120,7 +120,7 @@ class AttemptRecords:
         self,
         intent: Intent,
         reply: Reply,
-        said: Answer | Failure | None,
+        answer: Answer | Failure | None,
         final: bool,
         note: str | None = None,
     ) -> Outcome:
@@ -132,7 +132,7 @@ class AttemptRecords:
         if reply.said is not None and self._words is not None:
             self._words.keep(intent, reply)
         notes = (
-            [each for each in (reply.note, untold, note) if each] if reply.note or untold or note else None
+            [text for text in (reply.note, untold, note) if text] if reply.note or untold or note else None
         )
         return Outcome(
             entry_id=intent.entry_id,
@@ -142,7 +142,7 @@ class AttemptRecords:
             usage=reply.usage,
             model_reported=reply.model,
             provider_ref=reply.ref,
-            reply=said,
+            reply=answer,
             final=final,
             service_tier=reply.tier,
             note="; ".join(notes) if notes else None,
@@ -171,10 +171,10 @@ class AttemptRecords:
         if reply.place is None and reply.speed is None:
             return cost
         factor = _ONE
-        for told, asked in ((reply.place, self._service.place), (reply.speed, self._service.speed)):
-            if told is not None and (told or None) != asked:
+        for stated, asked in ((reply.place, self._service.place), (reply.speed, self._service.speed)):
+            if stated is not None and (stated or None) != asked:
                 known = self._endpoint.surcharges
-                factor *= known.get(told, _ONE) / (known.get(asked, _ONE) if asked else _ONE)
+                factor *= known.get(stated, _ONE) / (known.get(asked, _ONE) if asked else _ONE)
         return cost if factor == _ONE else usd(cost * factor)
 
     def _discounted_anyway(self, tier: str) -> bool:

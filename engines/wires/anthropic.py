@@ -127,19 +127,19 @@ def conversation(messages: Iterable[Mapping[str, JSON]]) -> tuple[JSON, list[dic
             _add(turns, "user", [block])
         elif message.get("tool_calls"):
             blocks = _content(content) if content else []
-            said = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
-            turns.append({"role": "assistant", "content": [*said, *map(_call, message["tool_calls"])]})
+            parts = [{"type": "text", "text": blocks}] if isinstance(blocks, str) else blocks
+            turns.append({"role": "assistant", "content": [*parts, *map(_call, message["tool_calls"])]})
         else:
             turns.append({"role": role, "content": _content(content)})
     return _system(system), turns
 
 
-def _system(told: list[JSON]) -> JSON:
-    if all(isinstance(each, str) for each in told):
-        return "\n\n".join(told)
+def _system(blocks: list[JSON]) -> JSON:
+    if all(isinstance(block, str) for block in blocks):
+        return "\n\n".join(blocks)
     parts: list[JSON] = []
-    for each in told:
-        parts += [{"type": "text", "text": each}] if isinstance(each, str) else _content(each)
+    for block in blocks:
+        parts += [{"type": "text", "text": block}] if isinstance(block, str) else _content(block)
     return parts
 
 
@@ -159,8 +159,8 @@ def _content(content: JSON) -> JSON:
 
 
 def _image(part: Mapping[str, JSON]) -> JSON:
-    told = part["image_url"]
-    url = told if isinstance(told, str) else str(told.get("url"))
+    image = part["image_url"]
+    url = image if isinstance(image, str) else str(image.get("url"))
     if url.startswith("data:"):
         kind, _, data = url.removeprefix("data:").partition(";base64,")
         return {"type": "image", "source": {"type": "base64", "media_type": kind, "data": data}}
@@ -208,7 +208,7 @@ def read_message(message: Mapping[str, Any]) -> Reply:
     if answers := [call for call in calls if call.get("name") == SCHEMA_TOOL]:
         text, calls = dumps(answers[0].get("input")).decode(), []
     reason = message.get("stop_reason")
-    said = {
+    reply_message = {
         "content": text,
         "reasoning_content": _joined(blocks, "thinking", "thinking"),
         "refusal": reason == "refusal",
@@ -219,7 +219,7 @@ def read_message(message: Mapping[str, Any]) -> Reply:
         {
             "id": message.get("id"),
             "model": message.get("model"),
-            "choices": [{"message": said, "finish_reason": finish}],
+            "choices": [{"message": reply_message, "finish_reason": finish}],
             "usage": anthropic_usage(message.get("usage")),
         }
     )
@@ -252,8 +252,8 @@ def read_result(line: bytes, not_run: Callable[[str], Reply]) -> Reply:
     if kind != "errored":
         words = "a result that says neither what was answered nor why not"
         return lost(FailureKind.BROKEN_REPLY, words)._replace(said=as_text(line))
-    told = result.get("error")
-    error = told.get("error", told) if isinstance(told, dict) else {}
+    fault = result.get("error")
+    error = fault.get("error", fault) if isinstance(fault, dict) else {}
     error = error if isinstance(error, dict) else {}
     status = STATUS_OF.get(str(error.get("type")), 500)
     return read_error(status, {"error": error}, line)

@@ -26,18 +26,18 @@ def read_line(line: bytes) -> Reply:
             return read_body(_status(response, body), body, line)._replace(retry_after=None)
     if isinstance(error, dict) and str(error.get("code")) in NOT_RUN_CODES:
         return Reply(kind=FailureKind.EXPIRED, message=str(error["code"]), unbilled=True)
-    if (told := error_in({"error": error})) is not None:
-        return read_error(_status(response, {}, 500), {"error": told}, line)
+    if (fault := error_in({"error": error})) is not None:
+        return read_error(_status(response, {}, 500), {"error": fault}, line)
     return _unreadable(line)
 
 
 def _status(response: Any, body: Any, otherwise: int | None = None) -> int:
     """A line's status, whatever it is written as; where it cannot be read, the body says which it was."""
-    told = response.get("status_code") if isinstance(response, dict) else None
-    if isinstance(told, str) and told.strip().isdigit():
-        told = int(told)
-    if isinstance(told, int | float) and not isinstance(told, bool) and 100 <= told < 600:
-        return int(told)
+    status = response.get("status_code") if isinstance(response, dict) else None
+    if isinstance(status, str) and status.strip().isdigit():
+        status = int(status)
+    if isinstance(status, int | float) and not isinstance(status, bool) and 100 <= status < 600:
+        return int(status)
     if otherwise is not None:
         return otherwise
     return 200 if isinstance(body, dict) and "choices" in body else 500

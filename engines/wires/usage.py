@@ -45,30 +45,30 @@ PLAIN = {"prompt_tokens", "completion_tokens", "total_tokens"}
 NOTHING_TOLD = ReportedUsage()
 
 
-def read_usage(told: JSON, *, answered: bool = False) -> ReportedUsage:
+def read_usage(reported: JSON, *, answered: bool = False) -> ReportedUsage:
     """The usage of a chat completion. `answered`: there is a text, so that no output at all cannot be."""
-    if not isinstance(told, dict) or not told:
-        return NOTHING_TOLD if not told else _disbelieved(told)
-    prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
-    if len(told) == len(PLAIN) and told.keys() == PLAIN:
-        plain = _plain(prompt, completion, told["total_tokens"])
+    if not isinstance(reported, dict) or not reported:
+        return NOTHING_TOLD if not reported else _disbelieved(reported)
+    prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
+    if len(reported) == len(PLAIN) and reported.keys() == PLAIN:
+        plain = _plain(prompt, completion, reported["total_tokens"])
         if plain is not None:
             return plain
     if type(prompt) is not int or type(completion) is not int or prompt < 0 or completion < 0:
-        prompt, completion = _first(told, PROMPT), _first(told, COMPLETION)
-    total = _first(told, TOTAL)
+        prompt, completion = _first(reported, PROMPT), _first(reported, COMPLETION)
+    total = _first(reported, TOTAL)
     if prompt is None:
-        return _disbelieved(told)
+        return _disbelieved(reported)
     if completion is None:
         completion = 0 if total is None else max(0, total - prompt)
-    cached, written, hour = _cache(told)
-    prompt = _whole_prompt(told, prompt, completion, cached + written, total)
-    reasoning = _detail(told, COMPLETION_DETAILS, ("reasoning_tokens",)) or 0
+    cached, written, hour = _cache(reported)
+    prompt = _whole_prompt(reported, prompt, completion, cached + written, total)
+    reasoning = _detail(reported, COMPLETION_DETAILS, ("reasoning_tokens",)) or 0
     completion, reasoning, certain = _with_reasoning(prompt, completion, reasoning, total)
     if prompt == 0 or (answered and completion == 0):
-        return _disbelieved(told)
+        return _disbelieved(reported)
     if prompt > TOKENS_MAX or completion > TOKENS_MAX:
-        return _disbelieved(told)
+        return _disbelieved(reported)
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
     usage = Usage(prompt, completion, cached, min(reasoning, completion), written, min(hour, written))
@@ -84,27 +84,30 @@ def _plain(prompt: Any, completion: Any, total: Any) -> ReportedUsage | None:
     return None
 
 
-def _cache(told: Mapping[str, Any]) -> tuple[int, int, int]:
+def _cache(reported: Mapping[str, Any]) -> tuple[int, int, int]:
     """Tokens read from a cache, tokens that one was given to keep, and those of them that it keeps for an hour."""
-    cached = _detail(told, PROMPT_DETAILS, CACHED) or _first(told, CACHED) or 0
-    written = _detail(told, PROMPT_DETAILS, WRITTEN) or _first(told, WRITTEN) or 0
+    cached = _detail(reported, PROMPT_DETAILS, CACHED) or _first(reported, CACHED) or 0
+    written = _detail(reported, PROMPT_DETAILS, WRITTEN) or _first(reported, WRITTEN) or 0
     if not written:
         return cached, 0, 0
-    details = next((told[name] for name in PROMPT_DETAILS if isinstance(told.get(name), dict)), told)
+    details = next(
+        (reported[name] for name in PROMPT_DETAILS if isinstance(reported.get(name), dict)), reported
+    )
     kept: Mapping[str, Any] = next(
-        (group[name] for group in (details, told) for name in HOUR if isinstance(group.get(name), dict)), {}
+        (group[name] for group in (details, reported) for name in HOUR if isinstance(group.get(name), dict)),
+        {},
     )
     return cached, written, count(kept.get("ephemeral_1h_input_tokens")) or 0
 
 
 def _whole_prompt(
-    told: Mapping[str, Any], prompt: int, completion: int, of_cache: int, total: int | None
+    reported: Mapping[str, Any], prompt: int, completion: int, of_cache: int, total: int | None
 ) -> int:
     """The prompt with what came from a cache or went to one: Anthropic, and who passes its figures on, count these
     beside it."""
     if not of_cache:
         return prompt
-    beside = "prompt_tokens" not in told and "cache_read_input_tokens" in told
+    beside = "prompt_tokens" not in reported and "cache_read_input_tokens" in reported
     if beside or of_cache > prompt or (total is not None and total == prompt + completion + of_cache):
         return prompt + of_cache
     return prompt
@@ -136,42 +139,42 @@ def count(value: Any) -> int | None:
 
 def _first(group: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     for name in names:
-        if name in group and (found := count(group[name])) is not None:
-            return found
+        if name in group and (number := count(group[name])) is not None:
+            return number
     return None
 
 
-def _detail(told: Mapping[str, Any], groups: tuple[str, ...], names: tuple[str, ...]) -> int | None:
+def _detail(reported: Mapping[str, Any], groups: tuple[str, ...], names: tuple[str, ...]) -> int | None:
     for group in groups:
-        details = told.get(group)
-        if isinstance(details, dict) and (found := _first(details, names)):
-            return found
+        details = reported.get(group)
+        if isinstance(details, dict) and (number := _first(details, names)):
+            return number
     return None
 
 
-def _disbelieved(told: JSON) -> ReportedUsage:
+def _disbelieved(reported: JSON) -> ReportedUsage:
     try:
-        figure = dumps(told)[:FIGURE_BYTES].decode(errors="ignore")
+        figure = dumps(reported)[:FIGURE_BYTES].decode(errors="ignore")
     except (TypeError, ValueError, RecursionError):
         figure = "(cannot be written)"
     return ReportedUsage(figure=f"usage not believed: {figure}")
 
 
-def anthropic_usage(told: JSON) -> JSON:
+def anthropic_usage(reported: JSON) -> JSON:
     """Anthropic's figures under the names that `read_usage` reads, the cache's among the prompt."""
-    if not isinstance(told, dict):
-        return told
-    entered = count(told.get("input_tokens"))
+    if not isinstance(reported, dict):
+        return reported
+    entered = count(reported.get("input_tokens"))
     if entered is None:
-        return told
-    read, written = (count(told.get(f"cache_{kind}_input_tokens")) or 0 for kind in ("read", "creation"))
+        return reported
+    read, written = (count(reported.get(f"cache_{kind}_input_tokens")) or 0 for kind in ("read", "creation"))
     return {
         "prompt_tokens": entered + read + written,
-        "completion_tokens": told.get("output_tokens", 0),
+        "completion_tokens": reported.get("output_tokens", 0),
         "prompt_tokens_details": {
             "cached_tokens": read,
             "cache_creation_tokens": written,
-            "cache_creation_token_details": told.get("cache_creation"),
+            "cache_creation_token_details": reported.get("cache_creation"),
         },
-        **{name: told[name] for name in ("service_tier", "inference_geo", "speed") if name in told},
+        **{name: reported[name] for name in ("service_tier", "inference_geo", "speed") if name in reported},
     }

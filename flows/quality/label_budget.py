@@ -21,7 +21,7 @@ from thirdshift.router.certification.judge import OWN_WORDS, VERDICT_TOKENS
 from thirdshift.router.certification.scorers import Basis, kind_of
 
 ABOVE = 0.02
-"""By so much a plan clears its floor as a rule, once a pilot has told how sure it may be."""
+"""By how much a plan usually clears its floor, once a pilot has shown how sure it may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Labels:
 def labels(
     context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
 ) -> Labels | None:
-    """`quality`: predicted of the plan. None: there is no floor to certify."""
+    """Return how many scores certify the floor; None where there is none. `quality`: predicted of the plan."""
     aim = context.aim
     if aim is None or context.scorer is None:
         return None
@@ -46,23 +46,23 @@ def labels(
     predicted = min(max(quality, aim.floor + ABOVE), 1.0)
     spread = None if _binary(context) else predicted * (1.0 - predicted)
     sizes = _populations(context, batch).values()
-    found = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
-    needed = None if None in found else sum(n for n in found if n is not None)
+    sample_sizes = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
+    needed = None if None in sample_sizes else sum(n for n in sample_sizes if n is not None)
     return Labels(needed, label_usd(context, columns, market))
 
 
 def audit_usd(
     context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
 ) -> float:
-    """What scoring the random audit is expected to cost; 0 where scores are free."""
-    found = labels(context, batch, columns, market, quality)
-    if context.scores_all or found is None:
+    """Return what scoring the random audit is expected to cost; 0 where scores are free."""
+    needed_labels = labels(context, batch, columns, market, quality)
+    if context.scores_all or needed_labels is None:
         return 0.0
     asked = context.job.quality
     if context.by_sample:
-        return found.usd * int(batch.scorable.sum())
-    count = asked.audit or found.needed or HOPELESS
-    return found.usd * (count if asked.labels is None else min(count, asked.labels))
+        return needed_labels.usd * int(batch.scorable.sum())
+    count = asked.audit or needed_labels.needed or HOPELESS
+    return needed_labels.usd * (count if asked.labels is None else min(count, asked.labels))
 
 
 def judging_usd_at_most(
@@ -78,8 +78,8 @@ def judging_usd_at_most(
 
 
 def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:
-    """What one score costs: a judge's verdict on an answer of usual length, or the anchor's answer to agree with or to be
-    held against."""
+    """Return what one score costs: a verdict on an answer of usual length, or the baseline's answer to agree with or
+    to be held against."""
     if context.baseline is not None and (basis_of(context) is Basis.AGREEMENT or context.by_sample):
         return float(market.by_endpoint()[:, context.baseline].mean())
     if context.judge is None:
@@ -91,37 +91,37 @@ def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> f
 
 
 def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
-    """What speaks against certifying this floor, whatever the answers will be: said before anything is spent."""
+    """Return what rules out certifying this floor, whatever the answers will be: said before anything is spent."""
     aim, quality = context.aim, context.job.quality
     if aim is None or context.scorer is None:
         return []
-    found = []
+    warnings = []
     sizes = _sizes(context, batch)
     if none := [name for name, count in sizes.items() if not count]:
         names = ", ".join(none[:5]) + (f" and {len(none) - 5} more" if len(none) > 5 else "")
-        found.append(
+        warnings.append(
             f"nothing of {names} can be scored, so nothing is certified there; references are missing"
         )
     if context.by_sample:
-        return [*found, *_of_sample(context, batch)]
+        return [*warnings, *_of_sample(context, batch)]
     if partly := _of_part(context, batch):
-        found.append(partly)
-    allowed = [each for each in (quality.labels, quality.audit) if each is not None]
+        warnings.append(partly)
+    allowed = [count for count in (quality.labels, quality.audit) if count is not None]
     if context.scores_all or not allowed:
-        return found
+        return warnings
     least = [_least(context, count) for count in sizes.values() if count]
-    if None in least or sum(each or 0 for each in least) > min(allowed):
+    if None in least or sum(count or 0 for count in least) > min(allowed):
         needed = (
             "more scores than there are answers"
             if None in least
             else f"{sum(n or 0 for n in least):,} scores"
         )
         each_of = f" for each of {len(least)} tasks" if quality.per_task else ""
-        found.append(
+        warnings.append(
             f"a floor of {aim.floor:g}{each_of} takes {needed} to certify even if every answer is right; "
             f"{min(allowed):,} are allowed (quality.labels, quality.audit), so it will not be certified"
         )
-    return found
+    return warnings
 
 
 def _of_part(context: RunContext, batch: PreparedInput) -> str:
@@ -137,17 +137,17 @@ def _of_part(context: RunContext, batch: PreparedInput) -> str:
 
 def _of_sample(context: RunContext, batch: PreparedInput) -> list[str]:
     """Where the sample is too small to certify the floor even if every answer in it is right."""
-    found = []
+    warnings = []
     sizes = _sizes(context, batch)
     for name, population in _populations(context, batch).items():
         least, count = _least(context, population), sizes[name]
         if count and (least is None or least > count):
             takes = "more than there are requests" if least is None else f"{least:,}"
-            found.append(
+            warnings.append(
                 f"{count:,} of {population:,} requests of {name} have a reference; a floor of "
                 f"{context.job.quality.floor:g} takes {takes} to certify even if every answer is right"
             )
-    return found
+    return warnings
 
 
 def _populations(context: RunContext, batch: PreparedInput) -> dict[str, int]:
@@ -157,7 +157,7 @@ def _populations(context: RunContext, batch: PreparedInput) -> dict[str, int]:
 
 
 def _sizes(context: RunContext, batch: PreparedInput) -> dict[str, int]:
-    """Requests that can be scored: of the whole batch, or by task."""
+    """Count the requests that can be scored: of the whole batch, or by task."""
     if not context.job.quality.per_task:
         return {"the input": int(batch.scorable.sum())}
     counts = np.bincount(batch.task[batch.scorable], minlength=len(batch.intake.tasks))
@@ -165,7 +165,7 @@ def _sizes(context: RunContext, batch: PreparedInput) -> dict[str, int]:
 
 
 def _least(context: RunContext, population: int) -> int | None:
-    """The scores that certify if all are 1."""
+    """Return the number of scores that certify if all are 1; None where not even all of them do."""
     quality = context.job.quality
     level, low = round_confidence(quality.confidence, 1), 0.0
     relative = context.baseline is not None and basis_of(context) is not Basis.AGREEMENT

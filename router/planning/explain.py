@@ -23,52 +23,54 @@ class AssignmentColumns:
 
 def columns(problem: Problem, plan: Plan) -> AssignmentColumns:
     """What the plan predicts of every row."""
-    found = AssignmentColumns(*(np.full(problem.n, np.nan) for _ in range(3)))
+    explained = AssignmentColumns(*(np.full(problem.n, np.nan) for _ in range(3)))
     for part in chunks(problem.n):
         p = pairs(problem, part)
         rows = np.arange(len(p.weight))
-        mine, second = plan.choice[part], plan.runner_up[part]
-        found.quality[part] = np.where(mine == NOBODY, np.nan, p.worth[rows, mine] / p.weight)
-        found.cost_usd[part] = np.where(mine == NOBODY, np.nan, p.cost[rows, mine])
-        found.runner_up_usd[part] = np.where(second == NOBODY, np.nan, p.cost[rows, second])
-    return found
+        chosen, second = plan.choice[part], plan.runner_up[part]
+        explained.quality[part] = np.where(chosen == NOBODY, np.nan, p.worth[rows, chosen] / p.weight)
+        explained.cost_usd[part] = np.where(chosen == NOBODY, np.nan, p.cost[rows, chosen])
+        explained.runner_up_usd[part] = np.where(second == NOBODY, np.nan, p.cost[rows, second])
+    return explained
 
 
 def why(problem: Problem, plan: Plan, row: int, *, known: Collection[str] | None = None) -> tuple[str, str]:
     """Two lines: where the row goes and what is expected of it; the runner-up and why it is not that. `known`: endpoints of
     whose quality something is believed; None: of all."""
-    mine, second = int(plan.choice[row]), int(plan.runner_up[row])
-    if mine == NOBODY:
+    chosen, second = int(plan.choice[row]), int(plan.runner_up[row])
+    if chosen == NOBODY:
         return f"row {row} goes nowhere", "no endpoint that is allowed for it can take it"
     p = pairs(problem, np.array([row]))
     task = problem.tasks[int(p.task[0])] if problem.tasks else "default"
     quality, cost = p.worth[0] / p.weight[0], p.cost[0]
-    name = problem.options[mine].name
+    name = problem.options[chosen].name
     sure = [known is None or option.endpoint in known for option in problem.options]
-    expected = f"predicted quality {quality[mine]:.3f}" if sure[mine] else "whose quality nobody knows yet"
-    first = f"row {row} ({task}) goes to {name}: {expected}, {money(cost[mine])}"
+    expected = (
+        f"predicted quality {quality[chosen]:.3f}" if sure[chosen] else "whose quality nobody knows yet"
+    )
+    first = f"row {row} ({task}) goes to {name}: {expected}, {money(cost[chosen])}"
     if second == NOBODY:
         return first, "no other endpoint may answer it"
-    if not (sure[mine] and sure[second]):
-        apart = float(cost[second] - cost[mine])
+    if not (sure[chosen] and sure[second]):
+        apart = float(cost[second] - cost[chosen])
         dearer = f"dearer by {money(apart)}" if apart >= 0 else f"cheaper by {money(-apart)}"
         return first, (
             f"runner-up {problem.options[second].name}: {money(cost[second])}, {dearer}; which of them is better a pilot "
             "will tell"
         )
     other = f"runner-up {problem.options[second].name}: {quality[second]:.3f}, {money(cost[second])}"
-    return first, f"{other}; {_tipped(problem, plan, row, mine, second)}"
+    return first, f"{other}; {_tipped(problem, plan, row, chosen, second)}"
 
 
-def _tipped(problem: Problem, plan: Plan, row: int, mine: int, second: int) -> str:
+def _tipped(problem: Problem, plan: Plan, row: int, chosen: int, second: int) -> str:
     """The largest part of what the runner-up would cost more, in the plan's own prices."""
     p = pairs(problem, np.array([row]))
-    own = _charges(problem, plan, p.tokens[0], float(p.weight[0]), mine)
+    own = _charges(problem, plan, p.tokens[0], float(p.weight[0]), chosen)
     other = _charges(problem, plan, p.tokens[0], float(p.weight[0]), second)
-    dearer = float(p.cost[0, second] - p.cost[0, mine])
+    dearer = float(p.cost[0, second] - p.cost[0, chosen])
     task = problem.tasks[int(p.task[0])] if problem.tasks else "default"
     price = plan.multipliers.get("floor", 0.0) + plan.multipliers.get(f"floor:{task}", 0.0)
-    gain = float(p.worth[0, second] - p.worth[0, mine])
+    gain = float(p.worth[0, second] - p.worth[0, chosen])
     extra = {name: other.get(name, 0.0) - own.get(name, 0.0) for name in {*own, *other}}
     scarce = max(sorted(extra), key=lambda name: extra[name], default=None)
     if scarce is not None and extra[scarce] > max(dearer, -gain * price, 0.0):

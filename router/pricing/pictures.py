@@ -133,14 +133,14 @@ def _size(part: Mapping[str, JSON]) -> Size:
 def data_of(part: Mapping[str, JSON]) -> str | None:
     """The base64 text of a part that carries its picture or sound with it."""
     for name in ("image_url", "image", "input_image", "source", "input_audio", "audio"):
-        told = part.get(name)
-        if isinstance(told, Mapping):
-            told = told.get("url") or told.get("data")
-        if isinstance(told, str):
-            if told.startswith("data:"):
-                return told.partition(",")[2]
+        data = part.get(name)
+        if isinstance(data, Mapping):
+            data = data.get("url") or data.get("data")
+        if isinstance(data, str):
+            if data.startswith("data:"):
+                return data.partition(",")[2]
             if name in ("source", "input_audio", "audio"):
-                return told
+                return data
     return None
 
 
