@@ -13,19 +13,19 @@ from thirdshift.router.values import Endpoint, Mode
 
 def realtime_counterparts(endpoints: Sequence[Endpoint]) -> NDArray[np.int32]:
     """[endpoints] for each batch tier the endpoint that gives the same model's answers in real time; -1: none."""
-    counterparts = np.full(len(endpoints), -1, np.int32)
+    found = np.full(len(endpoints), -1, np.int32)
     for e, tier in enumerate(endpoints):
         for other, endpoint in enumerate(endpoints):
             same = (endpoint.model, dict(endpoint.params)) == (tier.model, dict(tier.params))
-            if tier.mode is Mode.BATCH and endpoint.mode is Mode.REALTIME and same and counterparts[e] < 0:
-                counterparts[e] = other
-    return counterparts
+            if tier.mode is Mode.BATCH and endpoint.mode is Mode.REALTIME and same and found[e] < 0:
+                found[e] = other
+    return found
 
 
-def observable(
+def looked_at(
     allowed: NDArray[np.bool_], cost_usd: NDArray[np.float64], realtime_counterpart: NDArray[np.int32]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return what a pilot may ask, and at what cost the run would use it: [leaders, endpoints] both.
+    """What a pilot may ask, and at what cost the night would use it: [leaders, endpoints] both.
 
     A batch takes hours; where the same model answers at once, that is asked, and stands for both at the lower price.
     """
