@@ -73,6 +73,7 @@ def _earlier_answers(warehouse: Warehouse, context: RunContext, columns: Request
         context.clock(),
         but_run=context.run_id,
         emulated=context.call.emulated,
+        by_sample=context.by_sample,
     )
 
 

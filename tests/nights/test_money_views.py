@@ -352,6 +352,24 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         assert again["reused_from"].to_pylist().count("one") == COUNT
 
 
+def test_where_references_are_a_sample_no_answer_is_reused_for_its_score(tmp_path: Path) -> None:
+    path, later = tmp_path / "w.duckdb", NOW + timedelta(days=1)
+    for run_id, at, score in (("good", NOW, 1.0), ("newest", later, 0.0)):
+        a_run(path, run_id, [(0, Purpose.MAIN, "settled", Decimal(1))], at=at)
+        with Warehouse.open(path) as w:
+            runs.update(w, run_id, config={"quality": {"references": "sample"}})
+            w.execute("update results set score = $s where run_id = $r", s=score, r=run_id)
+    a_run(path, "other", [(0, Purpose.MAIN, "settled", Decimal(1))], at=later + timedelta(days=1))
+    with Warehouse.open(path) as w:
+        hashes = w.query("select request_hash from requests where run_id = 'good' and row = 0")[
+            "request_hash"
+        ]
+        by_score = answered_before(w, "tickets", hashes, None, later)
+        by_rule = answered_before(w, "tickets", hashes, None, later, by_sample=True)
+    assert by_score["run_id"].to_pylist() == ["good"]
+    assert by_rule["run_id"].to_pylist() == ["newest"], "the latest, of runs that chose none by its score"
+
+
 def test_a_reused_answer_is_no_newer_than_the_run_that_first_published_it(tmp_path: Path) -> None:
     path, later = tmp_path / "w.duckdb", NOW + timedelta(days=1)
     a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.5")) for n in range(COUNT)])

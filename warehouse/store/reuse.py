@@ -18,8 +18,10 @@ with answered as (
       and a.error is null and a.output is not null and coalesce(a.valid, true)
       and ($oldest is null or a.completed_at >= $oldest)
       and q.request_hash in (select request_hash from wanted)
+      and (not $by_sample or json_extract_string(r.config, '/quality/references') = 'sample')
     qualify row_number() over (
-        partition by q.request_hash order by a.score desc nulls last, a.completed_at desc, a.run_id desc) = 1),
+        partition by q.request_hash
+        order by case when not $by_sample then a.score end desc nulls last, a.completed_at desc, a.run_id desc) = 1),
 paid as (
     select q.request_hash, l.run_id, l.endpoint, sum(l.cost_usd) as cost_usd
     from ledger l join requests q using (run_id, request_id)
@@ -68,10 +70,12 @@ def answered_before(
     *,
     but_run: str | None = None,
     emulated: bool = False,
+    by_sample: bool = False,
 ) -> pa.Table:
     """Return the best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
 
-    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`).
+    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`). `by_sample`: the rows with
+    a reference are to stand for all, so that none may be chosen by its score: the latest, of runs of that kind alone.
 
     Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
     model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
@@ -79,8 +83,9 @@ def answered_before(
     hash_table = pa.table({"request_hash": hashes})
     oldest = None if max_age is None else now - max_age
     return warehouse.query(
-        BEFORE, tables={"wanted": hash_table}, job=job, oldest=oldest, but_run=but_run, emulated=emulated
-    )
+        BEFORE, tables={"wanted": hash_table}, job=job, oldest=oldest, but_run=but_run, emulated=emulated,
+        by_sample=by_sample,
+    )  # fmt: skip
 
 
 def reuse(warehouse: Warehouse, run_id: str, answers: pa.Table) -> None:
