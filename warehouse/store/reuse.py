@@ -74,8 +74,8 @@ def answered_before(
 ) -> pa.Table:
     """Return the best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
 
-    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`). `by_sample`: the rows with
-    a reference are to stand for all, so that none may be chosen by its score: the latest, of runs of that kind alone.
+    `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`). `by_sample`: rows with a
+    reference are to stand for all, so that none may be chosen by its score: the latest, of runs of that kind alone.
 
     Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
     model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
