@@ -1,20 +1,26 @@
-"""What a night costs on recorded outcomes, beside a plain baseline, the best fixed mix and the oracle.
+"""What a night costs on recorded outcomes, beside an earlier build, the best single model and the best cascade there is.
 
-    .venv/bin/python benchmarks/routing.py FOLDER [--seeds 40] [--only NAME] [--jobs 1]
+    .venv/bin/python benchmarks/routing.py FOLDER [--before WORKTREE] [--cells WORDS] [--seeds 40] [--rows 0,2000,500,200]
 
-FOLDER holds outcome files (columns as `thirdshift backtest` reads them). A cell is a file and a floor, 0.95 or 0.90 of the
-best single model's mean, at confidence 0.95 and 600 scores a model. Files whose tasks end in /easy and /hard are two;
-models whose cost was imputed are left out, but in the hard half. Ends with one JSON line; exits 1 where a figure misses.
+FOLDER holds outcome files (columns as `thirdshift backtest` reads them). A cell is a file, a number of rows (0: all, else
+drawn anew for each seed), a floor as a share of the best single model's mean, told as a share (relative) or as a number
+(absolute), with the file's answers or without; or a night of free scores. `--before` plays the same nights with another
+build (a git worktree; it knows neither answers nor free scores). `--cells "mmlu 0.95 free"`: only cells with all these
+words. Files whose tasks end in /easy and /hard are two; models whose cost was imputed are left out, but in the hard half.
+Ends with one JSON line; exits 1 where a figure misses what is stated below.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +28,32 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
-from threadpoolctl import threadpool_limits
 
-from thirdshift.router.backtesting.backtest import (
-    LABELS_PER_ENDPOINT,
-    BacktestSettings,
-    Played,
-    figures,
-    play,
-    population_of,
-)
-from thirdshift.router.backtesting.recorded_outcomes import Outcomes, best_mix_usd, read
-
-FLOORS = (0.95, 0.90)
+FLOORS = (0.90, 0.95, 0.99)
 CONFIDENCE = 0.95
-MISSES_CELL, MISSES_ALL = 5 / 40, 0.07
-COST_CELL, COST_MEAN, REST = 0.80, 0.65, 1.05
-PRIOR_DEGREES_OF_FREEDOM = 10.0
-"""For the baseline: scores that a task's mean is shrunk by."""
-FOLDS = 5
-NINETY_FIVE = 1.6449
-MULTIPLIERS = np.concatenate([[0.0], np.logspace(-4, 3, 120)])
+MET_CELL, MET_ALL = 37 / 40, 0.95
+MOST_OF_SINGLE = 1.02
+"""No cell's mean bill is above so much of the best single model's."""
+MEAN_OF_BEFORE, MOST_OF_BEFORE = 0.60, 1.05
+MOST_OF_HINDSIGHT = 1.3
+DEPTH = 3
+"""Endpoints of a cascade in hindsight at most."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    name: str
-    outcomes: Outcomes
+    file: str
+    rows: int
+    """0: all."""
     floor: float
+    kind: str
+    """relative, absolute or free."""
+    answers: bool
+
+    @property
+    def name(self) -> str:
+        rows = f"{self.rows} rows" if self.rows else "all rows"
+        return f"{self.file} {self.floor:.2f} {rows} {self.kind}{' answers' if self.answers else ''}"
 
 
 def tables(folder: Path) -> Iterator[tuple[str, pa.Table]]:
@@ -70,165 +71,206 @@ def tables(folder: Path) -> Iterator[tuple[str, pa.Table]]:
             yield name, part.filter(pc.invert(pc.fill_null(part["cost_imputed"], False))) if imputed else part
 
 
-def cells(folder: Path, only: str) -> list[Cell]:
+def cells_of(files: list[tuple[str, bool]], rows: list[int], words: list[str]) -> list[Cell]:
     found = []
+    for (file, answers), count, floor in product(files, rows, FLOORS):
+        kinds = [("relative", False), ("absolute", False), ("free", False)]
+        kinds += [("relative", True), ("absolute", True)] if answers else []
+        found += [Cell(file, count, floor, kind, voted) for kind, voted in kinds]
+    return [cell for cell in found if all(word in cell.name for word in words)]
+
+
+# --- playing, in this build or another --------------------------------------------------------------------------------
+
+
+def of_build(*names: str) -> Any:
+    """The first of these modules that the build has: modules have moved."""
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise SystemExit(f"none of {', '.join(names)} can be imported")
+
+
+def play(folder: Path, cells: list[Cell], seeds: int) -> Iterator[dict[str, Any]]:
+    """A line for every cell: what its nights cost, and whether they met the floor."""
+    backtest = of_build("thirdshift.router.backtesting.backtest", "router.backtest")
+    outcomes = of_build("thirdshift.router.backtesting.recorded_outcomes", "router.outcomes")
+    night = of_build("thirdshift.router.backtesting.played_night", "router.backtest")
+    settings_type = getattr(night, "BacktestSettings", None) or night.Settings
     for name, table in tables(folder):
-        if only in name:
-            outcomes, _ = read(table)
-            found += [Cell(name, outcomes, floor) for floor in FLOORS]
+        known: dict[bool, tuple[Any, Any]] = {}
+        for cell in (cell for cell in cells if cell.file == name):
+            if cell.answers not in known:
+                kept = (
+                    table
+                    if cell.answers
+                    else table.drop_columns([c for c in ("answer",) if c in table.column_names])
+                )
+                whole, _ = outcomes.read(kept)
+                known[cell.answers] = whole, backtest.population_of(whole, np.random.default_rng(0))
+            nights = [
+                one_night(backtest, settings_type, *known[cell.answers], cell, seed) for seed in range(seeds)
+            ]
+            yield {"cell": cell.name, "nights": nights}
+
+
+def one_night(
+    backtest: Any, settings_type: Any, whole: Any, population: Any, cell: Cell, seed: int
+) -> dict[str, Any]:
+    outcomes, population = some_of(whole, population, cell.rows, np.random.default_rng([seed, 1]))
+    mean = outcomes.score.mean(axis=0)
+    relative = cell.kind == "relative"
+    floor = cell.floor if relative else cell.floor * float(mean.max())
+    more = {"free": True} if cell.kind == "free" else {}
+    settings = settings_type(floor, relative, None, CONFIDENCE, **more)
+    played = backtest.play(outcomes, population, settings, np.random.default_rng([seed, 0]))
+    figures = backtest.figures(outcomes, settings, played)
+    names = ("cost_usd", "cost_learning_usd", "cost_best_single", "met", "quality", "scores_used")
+    found = {name: float(figures[name]) for name in names}
+    if cell.kind == "free":
+        found["hindsight"] = hindsight_usd(outcomes, floor)
     return found
 
 
-# --- the baseline -----------------------------------------------------------------------------------------------------
-
-
-def task_means(task: NDArray[np.int32], tasks: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    counts = np.bincount(task, minlength=tasks)[:, None]
-    sums = np.zeros((tasks, values.shape[1]))
-    np.add.at(sums, task, values)
-    means: NDArray[np.float64] = (sums + PRIOR_DEGREES_OF_FREEDOM * values.mean(axis=0)) / (
-        counts + PRIOR_DEGREES_OF_FREEDOM
+def some_of(outcomes: Any, population: Any, rows: int, rng: np.random.Generator) -> tuple[Any, Any]:
+    if not rows or rows >= len(outcomes):
+        return outcomes, population
+    kept = np.sort(rng.permutation(len(outcomes))[:rows])
+    columns = {"task": outcomes.task[kept], "prompts": [outcomes.prompts[row] for row in kept],
+               "score": outcomes.score[kept], "cost_usd": outcomes.cost_usd[kept]}  # fmt: skip
+    if getattr(outcomes, "answer", None) is not None:
+        columns["answer"] = outcomes.answer[kept]
+    return replace(outcomes, **columns), replace(
+        population, task=population.task[kept], text=population.text[kept]
     )
-    return means
 
 
-def baseline(outcomes: Outcomes, text: Any, floor: float, rng: np.random.Generator) -> tuple[bool, float]:
-    """A uniform pilot on all candidates, shrunk task means and ridge on TF-IDF, the multiplier chosen so that the lower
-    bound of a five-fold paired estimate clears the floor; without one, the best of the pilot for all. (met, USD)
-
-    An answer is expected to cost what the model's answers cost in the pilot; with scikit-learn's default ridge.
-    """
-    score, cost, task, tasks = outcomes.score, outcomes.cost_usd, outcomes.task, len(outcomes.tasks)
-    pilot = rng.choice(len(task), min(LABELS_PER_ENDPOINT, len(task)), replace=False)
-    rest = np.setdiff1d(np.arange(len(task)), pilot)
-
-    price = cost[pilot].mean(axis=0)
-
-    def predicted(train: NDArray[np.int64], test: NDArray[np.int64]) -> NDArray[np.float64]:
-        means = task_means(task[train], tasks, score[train])
-        if not len(test):  # every request was in the pilot
-            return means[task[test]]
-        ridge = Ridge(solver="sparse_cg").fit(text[train], score[train] - means[task[train]])
-        quality: NDArray[np.float64] = means[task[test]] + ridge.predict(text[test]).reshape(len(test), -1)
-        return quality
-
-    fold = rng.permutation(len(pilot)) % FOLDS
-    quality = np.zeros_like(score[pilot])
-    for k in range(FOLDS):
-        quality[fold == k] = predicted(pilot[fold != k], pilot[fold == k])
-    baseline = int(score[pilot].mean(axis=0).argmax())
-    chosen, line = np.full(len(pilot), baseline), np.arange(len(pilot))
-    others = np.full(len(rest), baseline)
-    for multiplier in MULTIPLIERS * price.max():
-        choice = (price - multiplier * quality).argmin(axis=1)
-        paired = score[pilot, choice] - floor * score[pilot, baseline]
-        if paired.mean() >= NINETY_FIVE * paired.std(ddof=1) / np.sqrt(len(paired)):
-            chosen, others = choice, (price - multiplier * predicted(pilot, rest)).argmin(axis=1)
-            break
-    mean = (score[pilot[line], chosen].sum() + score[rest, others].sum()) / len(task)
-    return mean >= floor * score.mean(axis=0).max(), float(cost[pilot].sum() + cost[rest, others].sum())
+def hindsight_usd(outcomes: Any, floor: float) -> float:
+    """The cheapest cascade of endpoints, failures sent on in random order until the floor, all outcomes known."""
+    n, width = outcomes.score.shape
+    best = np.inf
+    orders = (order for size in range(1, min(width, DEPTH) + 1) for order in permutations(range(width), size))
+    for order in orders:
+        held, spent = outcomes.score[:, order[0]].copy(), float(outcomes.cost_usd[:, order[0]].sum())
+        for endpoint in order[1:]:
+            missing, failed = floor * n - float(held.sum()), held < 1.0
+            gain = np.where(failed, np.maximum(outcomes.score[:, endpoint] - held, 0.0), 0.0)
+            if missing <= 1e-9 or gain.sum() <= 0.0 or spent >= best:
+                break
+            share = min(1.0, missing / float(gain.sum()))
+            spent += share * float(outcomes.cost_usd[failed, endpoint].sum())
+            held = held + share * gain
+        if held.sum() >= floor * n - 1e-6:
+            best = min(best, spent)
+    return best
 
 
-# --- a cell -----------------------------------------------------------------------------------------------------------
+def played_by(tree: Path, folder: Path, cells: list[Cell], seeds: int) -> Iterator[dict[str, Any]]:
+    """The same, in a process of its own that imports the build in `tree`."""
+    source = tree / "src" if (tree / "src" / "thirdshift").exists() else tree
+    environment = os.environ | {"PYTHONPATH": str(source.resolve()), "OPENBLAS_NUM_THREADS": "1"}
+    given = json.dumps({"folder": str(folder), "seeds": seeds, "cells": [asdict(cell) for cell in cells]})
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--play", given]
+    with subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            yield json.loads(line)
+    if process.returncode:
+        raise SystemExit(f"{tree}: its nights could not be played (exit {process.returncode})")
 
 
-def rest_of(outcomes: Outcomes, played: Played) -> tuple[float, float]:
-    """On requests not looked at before the plan: what serving cost, and the best mix at the quality realised there."""
-    rows = np.flatnonzero(~played.looked)
-    if not len(rows):
-        return 0.0, 0.0
-    choice = played.choice[rows]
-    mix = best_mix_usd(outcomes, float(outcomes.score[rows, choice].mean()))
-    if mix is None:  # better than the best single model: no mix does that
-        mix = float(outcomes.cost_usd[:, outcomes.score.mean(axis=0).argmax()].mean())
-    return float(outcomes.cost_usd[rows, choice].sum()), mix * len(rows)
+# --- what is said of it -----------------------------------------------------------------------------------------------
 
 
-def measure(cell: Cell, seeds: int) -> dict[str, Any]:
-    outcomes, settings = cell.outcomes, BacktestSettings(cell.floor, True, None, CONFIDENCE)
-    population = population_of(outcomes, np.random.default_rng(0))
-    text = TfidfVectorizer(sublinear_tf=True, min_df=2, ngram_range=(1, 2), max_features=50_000)
-    words = text.fit_transform(outcomes.prompts).tocsr()
-    nights, rest, plain = [], [], []
-    for seed in range(seeds):
-        played = play(outcomes, population, settings, np.random.default_rng([seed, 0]))
-        nights.append(figures(outcomes, settings, played))
-        rest.append(rest_of(outcomes, played))
-        plain.append(baseline(outcomes, words, cell.floor, np.random.default_rng([seed, 1])))
-    single = nights[0]["cost_best_single"]
-    share = {name: np.mean([night[name] for night in nights]) / single for name in nights[0] if "cost" in name
-             and all(night[name] is not None for night in nights)}  # fmt: skip
-    return {
-        "cell": f"{cell.name} {cell.floor:.2f}",
-        "requests": len(outcomes),
-        "models": len(outcomes.models),
-        "ours": share["cost_usd"],
-        "learning": share["cost_learning_usd"],
-        "baseline": float(np.mean([usd for _, usd in plain])) / single,
-        "best_mix": share["cost_best_mix"],
-        "oracle": share["cost_oracle"],
-        "missed": sum(not night["met"] for night in nights),
-        "baseline_missed": sum(not met for met, _ in plain),
-        "certified": float(np.mean([night["certified"] for night in nights])),
-        "quality": float(np.mean([night["quality"] / night["quality_best_single"] for night in nights])),
-        "rest": sum(a for a, _ in rest) / max(sum(b for _, b in rest), 1e-12),
-        "scores": float(np.mean([night["scores_used"] for night in nights])),
+def summed(
+    cell: Cell, nights: list[dict[str, float]], before: list[dict[str, float]] | None
+) -> dict[str, Any]:
+    def mean(of: list[dict[str, float]], name: str) -> float:
+        return float(np.mean([night[name] for night in of]))
+
+    single = mean(nights, "cost_best_single")
+    found = {
+        "cell": cell.name,
+        "cost": mean(nights, "cost_usd") / single,
+        "learning": mean(nights, "cost_learning_usd") / single,
+        "met": mean(nights, "met"),
+        "scores": mean(nights, "scores_used"),
     }
+    if cell.kind == "free":
+        found["hindsight"] = mean(nights, "hindsight") / single
+    if before is not None:
+        found |= {"before": mean(before, "cost_usd") / single, "before_met": mean(before, "met")}
+    return found
 
 
-def verdict(found: list[dict[str, Any]], seeds: int) -> list[str]:
+def misses(found: list[dict[str, Any]]) -> list[str]:
     """What misses, in words."""
     said = []
     for cell in found:
-        if cell["missed"] > MISSES_CELL * seeds:
-            said.append(f"{cell['cell']}: the floor was missed in {cell['missed']} of {seeds} nights")
-        if cell["ours"] > COST_CELL * cell["baseline"]:
-            said.append(f"{cell['cell']}: {cell['ours'] / cell['baseline']:.2f} of the baseline's cost")
-        if cell["rest"] > REST:
-            said.append(f"{cell['cell']}: what was not looked at cost {cell['rest']:.2f} of the best mix")
-    ratio = float(np.mean([cell["ours"] / cell["baseline"] for cell in found]))
-    missed = sum(cell["missed"] for cell in found) / (seeds * len(found))
-    if ratio > COST_MEAN:
-        said.append(f"mean cost is {ratio:.3f} of the baseline's")
-    if missed > MISSES_ALL:
-        said.append(f"the floor was missed in {missed:.1%} of all nights")
+        name = cell["cell"]
+        if cell["met"] < MET_CELL - 1e-9:
+            said.append(f"{name}: the floor was met in {cell['met']:.0%} of nights")
+        if cell["cost"] > MOST_OF_SINGLE:
+            said.append(f"{name}: {cell['cost']:.2f} of the best single model's bill")
+        if cell.get("hindsight") and cell["cost"] > MOST_OF_HINDSIGHT * cell["hindsight"]:
+            said.append(f"{name}: {cell['cost'] / cell['hindsight']:.2f} of the best cascade in hindsight")
+        worse = cell.get("before") and cell["cost"] > MOST_OF_BEFORE * cell["before"]
+        if worse and cell["before_met"] >= MET_CELL:
+            said.append(f"{name}: {cell['cost'] / cell['before']:.2f} of the build before")
+    if (met := float(np.mean([cell["met"] for cell in found]))) < MET_ALL:
+        said.append(f"the floor was met in {met:.1%} of all nights")
+    ratios = [cell["cost"] / cell["before"] for cell in found if "before" in cell]
+    if ratios and (ratio := float(np.mean(ratios))) > MEAN_OF_BEFORE:
+        said.append(f"in the mean of cells {ratio:.2f} of the build before")
     return said
+
+
+def line_of(cell: dict[str, Any]) -> str:
+    said = f"{cell['cell']:42} {cell['cost']:.4f} of the best, learning {cell['learning']:.3f}, met {cell['met']:.0%}"
+    if "before" in cell:
+        said += f"; before {cell['before']:.3f}, met {cell['before_met']:.0%}: {cell['cost'] / cell['before']:.2f}"
+    return said + (f"; hindsight {cell['hindsight']:.4f}" if "hindsight" in cell else "")
 
 
 def main() -> int:
     ask = argparse.ArgumentParser(description="a night's cost on recorded outcomes")
-    ask.add_argument("folder", type=Path)
+    ask.add_argument("folder", type=Path, nargs="?")
+    ask.add_argument("--before", type=Path)
+    ask.add_argument("--cells", default="")
     ask.add_argument("--seeds", type=int, default=40)
-    ask.add_argument("--only", default="")
-    ask.add_argument("--jobs", type=int, default=1)
+    ask.add_argument("--rows", default="0,2000,500,200")
+    ask.add_argument("--play", help=argparse.SUPPRESS)
     given = ask.parse_args()
-    todo = cells(given.folder, given.only)
-    if not todo:
+    if given.play:
+        order = json.loads(given.play)
+        for line in play(Path(order["folder"]), [Cell(**cell) for cell in order["cells"]], order["seeds"]):
+            print(json.dumps(line), flush=True)
+        return 0
+    files = [] if given.folder is None else [(n, "answer" in t.column_names) for n, t in tables(given.folder)]
+    cells = cells_of(files, [int(count) for count in given.rows.split(",")], given.cells.split())
+    if not cells:
         print(
-            f"no outcomes in {given.folder}: *.parquet with the columns of `thirdshift backtest`",
+            f"no cells in {given.folder}: *.parquet with the columns of `thirdshift backtest`",
             file=sys.stderr,
         )
         return 2
-    with ProcessPoolExecutor(given.jobs, initializer=threadpool_limits, initargs=(1,)) as pool:
-        found = []
-        for cell in pool.map(measure, todo, [given.seeds] * len(todo)):
-            found.append(cell)
-            print(
-                f"{cell['cell']:32} ours {cell['ours']:.3f} (learning {cell['learning']:.3f})  "
-                f"baseline {cell['baseline']:.3f}  ratio {cell['ours'] / cell['baseline']:.2f}  "
-                f"mix {cell['best_mix']:.3f}  oracle {cell['oracle']:.3f}  missed {cell['missed']} "
-                f"(baseline {cell['baseline_missed']})  rest/mix {cell['rest']:.2f}",
-                file=sys.stderr,
-                flush=True,
-            )
-    said = verdict(found, given.seeds)
-    ratio = float(np.mean([cell["ours"] / cell["baseline"] for cell in found]))
-    print(
-        json.dumps(
-            {"benchmark": "routing", "seeds": given.seeds, "ratio": ratio, "misses": said, "cells": found}
+    folder = given.folder.resolve()
+    before: dict[str, list[dict[str, float]]] = {}
+    if given.before is not None:
+        plain = {replace(cell, answers=False) for cell in cells if cell.kind != "free"}
+        of_before = played_by(
+            given.before.resolve(), folder, sorted(plain, key=lambda cell: cell.name), given.seeds
         )
-    )
-    return 1 if said else 0
+        before = {line["cell"]: line["nights"] for line in of_before}
+    by_name, found = {cell.name: cell for cell in cells}, []
+    for line in played_by(Path(__file__).resolve().parent.parent, folder, cells, given.seeds):
+        cell = by_name[line["cell"]]
+        found.append(summed(cell, line["nights"], before.get(replace(cell, answers=False).name)))
+        print(line_of(found[-1]), file=sys.stderr, flush=True)
+    missed = misses(found)
+    print(json.dumps({"benchmark": "routing", "seeds": given.seeds, "misses": missed, "cells": found}))
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

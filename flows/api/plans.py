@@ -20,6 +20,8 @@ from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
+from thirdshift.flows.planning.bill_bounds import high_usd
+from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
@@ -28,7 +30,6 @@ from thirdshift.flows.planning.planner import (
     Decision,
     Market,
     RequestColumns,
-    decide,
     market,
     request_columns,
 )
@@ -41,10 +42,9 @@ from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.learning.pilot import CHECKED, SEED
 from thirdshift.router.planning import explain
-from thirdshift.router.planning.frontier import Point, frontier
+from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Terms
 from thirdshift.router.prediction.observations import no_observations
-from thirdshift.router.tokens.output_lengths import cost_high
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
 from thirdshift.warehouse.store.ledger import spent_in_window
@@ -260,14 +260,18 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     informed = context.aim is None or bool(known.all())
     # what a pilot will tell cannot make a plan infeasible before it has told it
     aim = context.aim if informed else None
-    pilot, judged = _pilot_usd(context, columns, priced, tried)
-    terms = _less(context.terms(), pilot, context.pilots / max(len(columns.rows), 1))
-    decision = decide(columns, priced, no_observations(), context.priors, terms, aim, before)
+    sending_on = sends_on(context, batch.scorable[columns.rows])  # then the pilot is the first of serving
+    pilot, judged = (0.0, 0.0) if sending_on else _pilot_usd(context, columns, priced, tried)
+    share = 0.0 if sending_on else context.pilots / max(len(columns.rows), 1)
+    terms = _less(context.terms(), pilot, share)
+    decision = decide_for(
+        columns, priced, no_observations(), context.priors, terms, aim, before, sends_on=sending_on
+    )
     words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
     outlook = PlanOutlook(context, batch, columns, priced, decision, informed, pilot, judged, *words)
     if isinstance(decision.plan, Infeasible):
         return outlook
-    points = frontier(decision.problem) if informed and context.aim is not None else ()
+    points = decision.points if informed and context.aim is not None else ()
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
     return replace(outlook, points=points, shares=_shares(outlook, decision.plan), believed=names)
 
@@ -341,13 +345,12 @@ def report_of(outlook: PlanOutlook) -> PlanReport:
 
 
 def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> PlanReport:
-    context, shares, pilot = outlook.context, outlook.shares.values(), outlook.pilot_usd
+    context, pilot = outlook.context, outlook.pilot_usd
+    spread = [share.cost_sd_usd for share in outlook.shares.values()]
     needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
-    unpiloted = 1.0 - min(context.pilots / max(len(outlook.columns.rows), 1), 1.0)
-    high = max(
-        cost_high([share.cost_usd for share in shares], [share.cost_sd_usd for share in shares]),
-        solved.cost_usd,
-    )
+    piloted = 0 if outlook.decision.cascades is not None else context.pilots
+    unpiloted = 1.0 - min(piloted / max(len(outlook.columns.rows), 1), 1.0)
+    high = high_usd(outlook.columns, outlook.market, context.endpoints, outlook.decision, solved, spread)
     scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
     most = context.judge_usd
     scoring_high = scoring if most is None else max(float(most) - outlook.judged_usd, 0.0)
@@ -355,13 +358,13 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
     by = "judge" if context.judge is not None else "audit"
     purposes = {"pilot": pilot - outlook.judged_usd, "main": unpiloted * solved.cost_usd}
     purposes[by] = scoring + outlook.judged_usd
-    high_usd = pilot + unpiloted * high + scoring_high
+    high = pilot + unpiloted * high + scoring_high
     if context.cap_usd is not None:
-        high_usd = max(min(high_usd, float(context.cap_usd)), sum(purposes.values()))
+        high = max(min(high, float(context.cap_usd)), sum(purposes.values()))
     return replace(
         report,
         cost_usd=sum(purposes.values()),
-        cost_usd_high=high_usd,
+        cost_usd_high=high,
         purposes={name: usd for name, usd in purposes.items() if usd},
         quality=outlook.quality,
         labels_needed=None if needed is None else needed.needed,
@@ -391,7 +394,7 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
         return [reason.message for reason in plan.reasons]
     leader = int(outlook.batch.leader[found[0]])
     position = int(outlook.columns.positions(np.array([leader]))[0])
-    first, second = explain.why(
-        outlook.decision.problem, plan, position, known=outlook.believed if outlook.context.aim else None
-    )
-    return [first.replace(f"row {position} ", f"{request_id} ", 1), second]
+    known = outlook.believed if outlook.context.aim else None
+    first, second = explain.why(outlook.decision.problem, plan, position, known=known)
+    goes_on = sent_on(outlook.decision, plan, outlook.market, outlook.context.endpoints, position)
+    return [first.replace(f"row {position} ", f"{request_id} ", 1), second, *goes_on]

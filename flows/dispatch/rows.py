@@ -55,7 +55,11 @@ def assignments(
             "endpoint": by_name,
             "input_tokens": pa.array(inputs.astype(np.int64)),
             "output_tokens": pa.array(np.rint(outputs).astype(np.int64)),
-            "difficulty": pa.array(difficulty(decision.problem.quality)[position]),
+            "difficulty": pa.array(
+                difficulty(decision.problem.quality if decision.quality is None else decision.quality)[
+                    position
+                ]
+            ),
             "predicted_quality": pa.array(told.quality[position]),
             "predicted_usd": dollars(own),
             "runner_up": known.take(pa.array(other)),

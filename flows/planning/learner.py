@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
+from thirdshift.flows.planning.cascading import decide_for, sends_on
 from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.paid_hours import withheld, worth_starting
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, market
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.planning.silent import leave_out, silent_so_far
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
 from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSituation, next_trial
 from thirdshift.router.learning.pilot import Looks, Situation, next_round
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.problem import Terms
@@ -27,6 +29,8 @@ from thirdshift.router.prediction.drift import Drift, since_then
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.prediction.observations import PastScores as Scores
 
+KNOWN = 20
+"""Scores of earlier nights that spare a night whose scores are free all trials but the first."""
 DRIFT = "drift.json"
 """In the run's folder: the endpoints that have got worse."""
 
@@ -139,6 +143,8 @@ class Learner:
             return None
         self.watch()
         self.leave_out_silent()
+        if self.sends_on:
+            return self._trial(aim)
         priced = self.market()
         waiting = self._withheld(priced)
         situation = self._situation(aim, priced, waiting)
@@ -186,6 +192,33 @@ class Learner:
                 return found, cost
         return None
 
+    @property
+    def sends_on(self) -> bool:
+        """Whether what fails is seen at no cost and sent on."""
+        return sends_on(self.context, self.scorable) and not self.by_one_rule
+
+    def _trial(self, aim: QualityTarget) -> tuple[Looks, NDArray[np.float64]] | None:
+        """Where what fails is sent on: some requests are served before the others, so that the others are served better."""
+        context, rng = self.context, np.random.default_rng(self.rounds)
+        priced = self.market().by_endpoint()
+        allowed, cost = looked_at(self.columns.allowed, priced, self.realtime_counterpart)
+        seen, population = self.observed(), self.columns.population
+        left = context.pilots - len(np.unique(seen.row))
+        known = len(self.before.score) >= KNOWN  # then one round shows whether it still holds
+        if left <= 0 or self.rounds >= (1 if known else len(TRIALS)):
+            return None
+        if known:
+            self._tell_spared(sum(size for size in TRIALS[1:] if size < TRIED * len(population)))
+        per_task = context.job.quality.per_task
+        found = next_trial(
+            FreeScoresSituation(population, cost, allowed, context.priors, aim, seen, self.before, per_task),
+            rng,
+        )
+        self.rounds += 1
+        if found is None:
+            return None
+        return Looks(found.row[:left], found.endpoint[:left]), np.asarray(cost, np.float64)
+
     def _tell_spared(self, looks: int) -> None:
         if looks > 0:
             self.say(f"{len(self.before.score):,} scores of earlier nights stand in for {looks:,} looks")
@@ -223,7 +256,7 @@ class Learner:
         from then on."""
         context = self.context
         names = tuple(endpoint.name for endpoint in context.endpoints)
-        seen = self.run_queries.pilot_scores()
+        seen = self.run_queries.pilot_scores(served=context.scores_all)
         tried = Observations(self.columns.positions(seen.row), seen.endpoint, seen.score)
         found = since_then(names, tried, self.columns.population, context.priors, self.before)
         self.before = self.before.without([names.index(each.endpoint) for each in found])
@@ -251,9 +284,9 @@ class Learner:
         """The plan that what is known now leads to."""
         self.watch()
         context = self.context
-        return decide(
-            self.columns, priced, self.observed(), context.priors, terms, self.aim, before=self.before,
-            by_one_rule=self.by_one_rule,
+        return decide_for(
+            self.columns, priced, self.observed(), context.priors, terms, self.aim, self.before,
+            by_one_rule=self.by_one_rule, sends_on=self.sends_on,
         )  # fmt: skip
 
 

@@ -21,7 +21,9 @@ from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible
 from thirdshift.flows.planning.run_queries import TokenUsage
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
 from thirdshift.router.planning.options import Throughput
@@ -231,6 +233,15 @@ class Decision:
     """[leaders, endpoints] as predicted; None where nothing is to be cleared."""
     floor: float | None = None
     """In absolute terms, as believed."""
+    cascades: CascadeColumns | None = field(default=None, repr=False)
+    """What happens after the first answers, where every score is free."""
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """What floors cost; empty where nothing is to be cleared."""
+        if self.cascades is not None:
+            return tuple(Point(floor, cost) for floor, cost in self.cascades.points)
+        return () if self.quality is None else frontier(self.problem)
 
 
 def decide(
@@ -301,10 +312,7 @@ def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan,
 
 def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
     """Write down `plan` with the frontier of its problem; whole or not at all."""
-    from thirdshift.router.planning.frontier import frontier
-
     aimed = decision.quality is not None
-    points = frontier(decision.problem) if aimed else ()
     told = KeptPlan(
         made_at=made_at,
         floor=decision.floor,
@@ -312,7 +320,7 @@ def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, ma
         cost_usd=float(plan.cost_usd),
         spent_usd=spent_usd,
         gap=float(plan.gap),
-        points=tuple((point.floor, point.cost_usd) for point in points),
+        points=tuple((point.floor, point.cost_usd) for point in decision.points),
     )
     text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
     beside = folder / f"{NAME}.tmp"

@@ -23,10 +23,10 @@ group by all order by all
 """
 
 PILOT_SCORES = """
--- in the order of scoring, and only what was drawn at random
+-- in the order of scoring, and only what no score has chosen
 select q.row, o.endpoint, o.score
 from observations o join requests q using (run_id, request_id)
-where o.run_id = $run_id and q.row = q.leader and o.purpose in ('pilot', 'audit')
+where o.run_id = $run_id and q.row = q.leader and o.purpose in (select unnest($purposes))
 order by o.observed_at, q.row, o.endpoint
 """
 
@@ -87,9 +87,11 @@ class RunQueries:
         row, endpoint, score = self._columns(SCORES, "score")
         return Observations(row, endpoint, score.astype(np.float64))
 
-    def pilot_scores(self) -> Observations:
-        """Return the scores of requests drawn at random (pilot and audit), in the order of scoring, by leaders' rows."""
-        row, endpoint, score = self._columns(PILOT_SCORES, "score")
+    def pilot_scores(self, *, served: bool = False) -> Observations:
+        """Return the scores of requests drawn at random (pilot and audit), in the order of scoring, by leaders' rows.
+        `served`: those of first answers too, which nobody's score has chosen."""
+        purposes = ["pilot", "audit", "main"] if served else ["pilot", "audit"]
+        row, endpoint, score = self._columns(PILOT_SCORES, "score", purposes=purposes)
         return Observations(row, endpoint, score.astype(np.float64))
 
     def token_usage(self) -> TokenUsage:

@@ -10,11 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
+from thirdshift.flows.planning.cascading import with_bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
-from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.context import EVEN, RunContext
 from thirdshift.router.certification.certificate import Certificate
+from thirdshift.router.learning.cascade_columns import cascade_columns
+from thirdshift.router.learning.cascades import known_scores
+from thirdshift.router.learning.free_scores import first_of
 from thirdshift.router.learning.greedy_path import climb
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.repair import Mended, expected, mend
@@ -22,11 +26,13 @@ from thirdshift.router.planning.problem import Problem, Terms
 from thirdshift.router.prediction.mixed_model import looked_at
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import Predictor, apart, fit, telling
-from thirdshift.router.values import Purpose
+from thirdshift.router.values import Mode, Purpose
 from thirdshift.warehouse.store.store import Warehouse
 
 MOST_ROUNDS = 6
 """The scores of one round teach the next; what is left then is hardly worth another."""
+MOST_SMALL_ROUNDS = 12
+"""The same where every score is known and endpoints answer at once: little is sent at a time, so little is too much."""
 TAUGHT = 20_000
 """Requests from which it is learnt how scores on one request hang together; more say nothing new."""
 SLACK = 1.0
@@ -146,12 +152,39 @@ class Bench:
             mine = columns.population.task == columns.tasks.index(task)
         return float(np.average(quality[mine], weights=columns.weight[mine]))
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether a round costs little time, so that no more is sent than is surely needed."""
+        context = self.learner.context
+        return self.learner.sends_on and all(endpoint.mode is Mode.REALTIME for endpoint in context.endpoints)
+
+    def sent_on(self, wanted: Wanted, posed: Problem, later: NDArray[np.bool_]) -> Mended | None:
+        """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
+        learner, of = self.learner, self.market.endpoint
+        now = np.full(self.tried.shape, np.inf)
+        for option in np.flatnonzero(~later).tolist():
+            now[:, of[option]] = np.minimum(now[:, of[option]], self.market.cost_usd[:, option])
+        now[self.tried | ~learner.columns.allowed] = np.inf
+        found = cascade_columns(
+            self.predictor, self.population, self.seen, now, QualityTarget(wanted.mean, (), EVEN),
+            np.random.default_rng(0), per_task=bool(wanted.tasks), told=False,
+        )  # fmt: skip
+        asked = np.isnan(known_scores(self.seen, self.quality.shape))
+        quality = np.where(asked, found.quality, self.quality)
+        cost = with_bills(posed, self.market, found.cost_usd).cost
+        cost = np.where(self.tried[:, of] | later, np.inf, cost)
+        vendors = [endpoint.provider for endpoint in learner.context.endpoints]
+        nobody = np.zeros(len(quality), bool)
+        return mend(replace(posed, cost=cost), of, vendors, quality, self.held, fixed=nobody)
+
     def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
         """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
         columns, scorable = self.learner.columns, self.learner.scorable
         posed = problem(columns, self.market, self.quality, wanted.terms(terms))
         later = np.array([offer.option.starts_seconds > 0 for offer in self.market.offered])
         cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
+        if self.learner.sends_on and wanted.exact:
+            return self.sent_on(wanted, posed, later)
         vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
         every = np.zeros(len(scorable), bool)
         if scorable.all() or self.learner.by_one_rule:
@@ -166,6 +199,7 @@ class Bench:
         if both is not None and both.reached:
             return both
         quality = self.quality.copy()
+        cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
         target = np.array([wanted.tasks.get(name, wanted.mean) for name in columns.tasks])
         quality[~scorable] = target[
             columns.population.task[~scorable], None
@@ -180,6 +214,8 @@ class Bench:
         for _ in range(3):
             if found is None or not found.reached or not found.new.any():
                 return found
+            if self.in_parts:
+                return self.part_of(found)
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
                 residual = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
@@ -192,6 +228,20 @@ class Bench:
             wanted = _raised(wanted, stand.short)
             found = self.mended(wanted, terms)
         return found
+
+    def part_of(self, found: Mended) -> Mended:
+        """What is sent of it in one round."""
+        rows = np.flatnonzero(found.new)
+        endpoint = found.endpoint[rows]
+        held = np.where(self.assignment.answered[rows], self.quality[rows], 0.0).max(axis=1)
+        gain = np.maximum(self.quality[rows, endpoint] - held, 1e-9)
+        price = self.market.by_endpoint()[rows, endpoint] / gain
+        answers = np.bincount(self.seen.endpoint, minlength=self.quality.shape[1])
+        later = np.setdiff1d(np.arange(len(rows)), first_of(price, endpoint, answers))
+        new, served = found.new.copy(), found.endpoint.copy()
+        new[rows[later]] = False
+        served[rows[later]] = self.assignment.served[rows[later]]
+        return replace(found, new=new, endpoint=served)
 
 
 def _in_two(posed: Problem, others: NDArray[np.bool_]) -> Problem:
@@ -234,7 +284,7 @@ class Repair:
         context = self.learner.context
         by_rule, aim = self.learner.by_one_rule, self.learner.aim
         exact = context.scores_all and not by_rule
-        if aim is None or not certificates or self.rounds == MOST_ROUNDS:
+        if aim is None or not certificates or self.rounds == self._most_rounds:
             return None
         bench: Bench | None = None
         if exact and context.baseline is not None and not self.rounds:
@@ -242,6 +292,8 @@ class Repair:
             if len(asked := self._of_anchor(certificates, bench, terms)):
                 self.rounds += 1
                 return Purpose.AUDIT, asked
+        if exact and not self.rounds:
+            self.learner.watch()  # what was served tells whether an endpoint got worse
         self.rounds += 1
         served = means_of(context)
         if by_rule and not all(it.whole for it in certificates):
@@ -259,11 +311,16 @@ class Repair:
         if len(due) and by_rule:
             self.say(
                 f"predicted mean score {bench.mean_of(None):.4f}, wanted is {wanted.mean:.4f}: {len(due):,} requests, "
-                f"chosen by prediction, go to a better endpoint{'' if found.reached else '; it will hardly be enough'}"
+                f"chosen by prediction, go to a better endpoint"
             )
         elif len(due):
-            self.say(_sentence(certificates, wanted, served, len(due), found.reached))
+            self.say(_sentence(certificates, wanted, served, len(due)))
         return Purpose.REPAIR, due
+
+    @property
+    def _most_rounds(self) -> int:
+        realtime = all(endpoint.mode is Mode.REALTIME for endpoint in self.learner.context.endpoints)
+        return MOST_SMALL_ROUNDS if self.learner.sends_on and realtime else MOST_ROUNDS
 
     def _of_anchor(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> PendingRows:
         """Answers of the anchor that pay: the surer its mean is, the less must be reached."""
@@ -320,7 +377,6 @@ def _sentence(
     wanted: Wanted,
     served: dict[str | None, float],
     count: int,
-    reached: bool,
 ) -> str:
     """Why so many requests are answered again."""
     short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
@@ -329,5 +385,4 @@ def _sentence(
     more = f" and {len(short) - 1} more" if len(short) > 1 else ""
     mean = served.get(first.task, first.mean) if wanted.exact else first.mean
     goal = wanted.mean if first.task is None else wanted.tasks[first.task]
-    end = "" if reached else ", which will hardly be enough"
-    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {count:,} requests go to a better endpoint{end}"
+    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {count:,} requests are sent on to another endpoint"

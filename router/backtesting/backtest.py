@@ -13,94 +13,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from thirdshift.router.backtesting.audited_night import play_audited
 from thirdshift.router.backtesting.free_night import play_free
 from thirdshift.router.backtesting.played_night import (
     BacktestSettings,
     Played,
-    PlayedNight,
-    certified,
-    expected_costs,
-    start,
 )
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, best_mix_usd, oracle_usd, read
-from thirdshift.router.learning.pilot import Situation, next_round
-from thirdshift.router.learning.repair import below
-from thirdshift.router.learning.value_of_information import AssignmentPath, look_out
 from thirdshift.router.prediction import features
 from thirdshift.router.prediction.observations import Population
-from thirdshift.router.prediction.predict import crossed, learnt
 
 Floats = NDArray[np.float64]
-
-PILOT = 0.5
-"""At most this share of the requests is looked at before the plan."""
-AUDIT = 0.10
-"""At least this share of the scores is kept for the audit."""
-REPAIRS = 3
-"""Rounds of repair at most."""
-
-
-def pilot(night: PlayedNight) -> None:
-    cost, rounds = expected_costs(night), 0
-    while True:
-        situation = Situation(
-            night.population,
-            cost,
-            None,
-            night.priors,
-            night.aim,
-            night.seen,
-            int(PILOT * len(night.population)),
-            int((1.0 - AUDIT) * night.labels),
-            rounds,
-        )
-        looks = next_round(situation, night.rng)
-        if looks is None:
-            return
-        night.look(looks.row, looks.endpoint)
-        night.first = night.first or len(night.seen)
-        cost, rounds = expected_costs(night), rounds + 1
-
-
-def plan(night: PlayedNight) -> AssignmentPath:
-    predictor, population = learnt(night.seen, night.population, night.priors)
-    quality = crossed(predictor, night.seen, population, night.priors, night.rng)
-    expected = expected_costs(night)
-    dearest = np.nanmax(expected) if np.isfinite(expected).any() else 1.0
-    cost = np.where(
-        night.paid, 0.0, np.nan_to_num(expected, nan=dearest)
-    )  # unknown: too few labels for a look
-    return look_out(predictor, population, quality, cost, night.aim)
 
 
 def play(
     outcomes: Outcomes, population: Population, settings: BacktestSettings, rng: np.random.Generator
 ) -> Played:
     """The whole night."""
-    if settings.free:
-        return play_free(outcomes, population, settings, rng)
-    night = start(outcomes, population, settings, rng)
-    pilot(night)
-    looked = np.logical_or.reduce(night.paid, axis=1)
-    outlook, repairs = plan(night), 0
-    audit = serve_and_audit(night, outlook.choice)
-    while len(audit) and repairs < REPAIRS and below(night.seen, outlook, night.priors):
-        outlook, repairs = plan(night), repairs + 1
-        audit = serve_and_audit(night, outlook.choice)
-    certificate = certified(night, outlook.choice, audit, repairs + 1)
-    return Played(outlook.choice, looked, night.paid, len(night.seen), certificate, repairs)
-
-
-def serve_and_audit(night: PlayedNight, choice: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Buy what is served; score as much of it, at random, as the labels allow. The rows scored."""
-    line = np.arange(len(choice), dtype=np.int64)
-    new = line[~night.paid[line, choice]]
-    night.buy(new, choice[new])
-    known = np.zeros(night.paid.shape, dtype=bool)
-    known[night.seen.row, night.seen.endpoint] = True
-    rows = night.rng.permutation(line[~known[line, choice]])[: max(0, night.labels - len(night.seen))]
-    night.look(rows, choice[rows])
-    return rows
+    whole = play_free if settings.free else play_audited
+    return whole(outcomes, population, settings, rng)
 
 
 def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> dict[str, Any]:

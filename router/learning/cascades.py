@@ -126,7 +126,8 @@ def _weighed(
     able = np.flatnonzero(np.isfinite(cost).any(axis=0)).tolist()
     every = [order for length in range(1, depth + 1) for order in permutations(able, length)]
     spent, reached = _columns(every, held, chances, cost, sample)
-    chosen = _competing(spent, reached)
+    alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
+    chosen = np.union1d(_competing(spent, reached), alone).astype(np.int64)
     steps = [every[c] for c in chosen]
     spent, reached = _columns(steps, held, chances, cost, slice(None))
     stay = np.full((len(rows), 1), 0.0 if served else np.inf)
@@ -153,9 +154,13 @@ def _columns(
     start = held[some]
     known[()] = (np.zeros(len(start)), start, np.ones(len(start)))
     beginnings = {order[:length] for order in every + upwards for length in range(1, len(order) + 1)}
+    beginnings |= {(endpoint,) for order in every for endpoint in order}
     for order in sorted(beginnings, key=len):
         spent, reached, left = known[order[:-1]]
         chance = chances.after(order[:-1], order[-1], some)
+        if len(order) > 1:  # together they are right at least as often as the last alone
+            alone = known[order[-1:]][2]
+            chance = np.maximum(chance, np.clip(1.0 - alone / left, 0.0, 1.0 - UNSURE))
         known[order] = (
             spent + left * cost[some, order[-1]],
             reached + left * chance * (1.0 - start),

@@ -20,20 +20,20 @@ Floats = NDArray[np.float64]
 SMALL_CHANGE = 0.02
 """An endpoint whose price nobody knows is tried once while such trials cost no more than this share of the cheapest known
 bill, and otherwise only where the others cannot reach the floor."""
-TRIALS = (12, 40, 120, 360)
+TRIALS = (16, 64, 256)
 """Requests sent in each of the first rounds, each in a world of its own: who serves and who mends is learnt from these."""
 TRIAL_SHARE = 0.015
 """The share of the bill expected that one of these rounds may cost: a dear endpoint is not tried on a whim."""
 TRIED = 0.25
 """The largest share of a small input that is sent in a trial."""
-HASTE = 0.85
+HASTE = 0.9
 """The share of what is thought to be needed that is sent in a round: the last points are sent when they are known to be
 needed."""
 EARLY = 0.1
 """The same while some requests have no answer yet: their scores teach who mends best."""
 FEWEST = 20
 """So few are sent at once, without a further round."""
-GROWTH = 2.0
+GROWTH = 3.0
 """What failed elsewhere is sent to an endpoint in at most so many times the number of its answers seen: how much it mends
 is not believed from a handful."""
 BASELINE_LOOKS = (10, 20, 40, 80, 160, 320, 640)
@@ -187,6 +187,23 @@ def next_step(situation: FreeScoresSituation, rng: np.random.Generator) -> Looks
     return sent([first_steps(road) for road in open_], np.bincount(seen.endpoint, minlength=width))
 
 
+def next_trial(situation: FreeScoresSituation, rng: np.random.Generator) -> Looks | None:
+    """Requests to be served first, a few at a time, where prices are known. None: it is known well enough who serves and
+    who mends, or the input is too small to be served in parts."""
+    n, width = situation.cost_usd.shape
+    trial = next((size for size in TRIALS if len(situation.observations) < size + width), n)
+    if trial >= TRIED * n:
+        return None
+    score = known_scores(situation.observations, (n, width))
+    predictor, population = learnt(
+        situation.observations, situation.population, situation.priors, past=situation.past
+    )
+    belief = _Belief(situation, predictor, population, score, rng)
+    roads = belief.roads()
+    found = _trials(belief, roads, trial) if roads else None
+    return found or None
+
+
 def _open(road: Road, best: Floats) -> bool:
     """Whether something of the group is still to be sent."""
     return road.held < road.floor - NEAR or bool((best[road.row] < 0).any())
@@ -271,6 +288,16 @@ def first_steps(road: Road) -> Sends:
     price = road.cost_usd[sent, choice[sent]] / np.maximum(gain, 1e-9)
     fresh = ~np.isfinite(road.cost_usd[sent, 0])
     return Sends(road.row[sent], endpoint[sent].astype(np.int32), price, fresh)
+
+
+def first_of(price: Floats, endpoint: NDArray[np.int32], answers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of the requests that are thought to need mending are sent at once: the cheapest, and not quite all."""
+    count = min(len(price), max(FEWEST, int(np.ceil(HASTE * len(price)))))
+    first = np.argsort(price, kind="stable")[:count]
+    kept: NDArray[np.int64] = first[
+        _rank(endpoint[first]) < np.maximum(FEWEST, GROWTH * answers)[endpoint[first]]
+    ]
+    return kept
 
 
 def sent(parts: Sequence[Sends], answers: NDArray[np.int64]) -> Looks | None:

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 SEED = 80
 """Requests on which every endpoint is tried in the first round."""
+SEED_SHARE, SEED_FEWEST = 0.04, 20
+"""A small input has a smaller first round: what every endpoint is tried on is wasted but for one of them."""
 CHECKED = 40
 """Requests on which an endpoint that past nights know is tried again before they are believed: an endpoint that was right
 in 0.9 and now is in 0.7 is told by so many as a rule, and a smaller fall costs little."""
@@ -75,6 +77,18 @@ class Situation:
     """Rounds that were played."""
     past: PastScores | None = None
     """Scores of past nights, which spare looks tonight."""
+    endpoints: int | None = None
+    """So many of the first columns are endpoints, the others votes, which are looked at by their endpoints; None: all."""
+
+    @property
+    def width(self) -> int:
+        """How many columns are endpoints."""
+        return len(self.priors) if self.endpoints is None else self.endpoints
+
+    @property
+    def seed(self) -> int:
+        """Requests on which every endpoint is tried first."""
+        return min(SEED, max(SEED_FEWEST, round(SEED_SHARE * len(self.population))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,7 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
         return None
     unknown = _unknown(situation)
     if len(unknown) or not situation.rounds:
-        found = _seed(situation, unknown, SEED, rng).plus(
+        found = _seed(situation, unknown, situation.seed, rng).plus(
             _seed(situation, _leaned_on(situation, unknown), CHECKED, rng)
         )
     else:
@@ -113,8 +127,9 @@ def _unknown(situation: Situation) -> NDArray[np.int32]:
     """Endpoints of which nothing was seen, in the first round; later those whose cost nobody knows."""
     unpriced = np.logical_or.reduce(np.isnan(situation.cost_usd), axis=0)
     before = np.zeros(0, np.int32) if situation.past is None else situation.past.endpoint
-    unseen = np.bincount(before, minlength=len(situation.priors)) < min(SEED, situation.pilot)
-    return np.flatnonzero(unpriced if situation.rounds else unpriced | unseen).astype(np.int32)
+    unseen = np.bincount(before, minlength=len(situation.priors)) < min(situation.seed, situation.pilot)
+    unknown = np.flatnonzero(unpriced if situation.rounds else unpriced | unseen).astype(np.int32)
+    return unknown[unknown < situation.width]
 
 
 def _leaned_on(situation: Situation, unknown: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -137,7 +152,10 @@ def _seed(situation: Situation, endpoints: NDArray[np.int32], count: int, rng: n
 def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
     outlook = survey(situation)
     chances = best_chances(
-        outlook.predictor, outlook.population, outlook.choice, outlook.aim.baselines or _dearest(outlook)
+        outlook.predictor,
+        outlook.population,
+        outlook.choice,
+        outlook.aim.baselines or _dearest(outlook, situation.width),
     )
     dear, price = _anchor_looks(situation, outlook, chances, rng)
     spare = int((1.0 - LEFT) * max(0, situation.looks - len(situation.observations) - len(dear)))
@@ -156,10 +174,10 @@ def survey(situation: Situation) -> AssignmentPath:
     )
 
 
-def _dearest(outlook: AssignmentPath) -> tuple[int, ...]:
+def _dearest(outlook: AssignmentPath, width: int) -> tuple[int, ...]:
     """Without anchors: the endpoint whose error weighs most is the one that the plan leans on most."""
     counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
-    return (int(counts.argmax()),)
+    return (int(counts[:width].argmax()),)
 
 
 def _carrying(outlook: AssignmentPath) -> list[int]:
@@ -188,7 +206,7 @@ def _anchor_looks(
 ) -> tuple[Looks, float]:
     """Looks at what may be the best endpoint or carries the plan, as many as pay; and the price of quality then."""
     likely = sorted((a for a, p in chances.items() if p >= LIKELY), key=lambda a: -chances[a])[:3]
-    likely += [e for e in _carrying(outlook) if e not in likely]
+    likely += [e for e in _carrying(outlook) if e not in likely and e < situation.width]
     baselines = {a: found for a in likely if (found := _study(situation, outlook, a, rng)) is not None}
     spread = outlook.standing.spread
     deviations = outlook.standing.margin / max(spread, 1e-9)

@@ -46,13 +46,16 @@ class Seen:
     """What is known of a run's answers."""
 
     score: Floats
-    """[n, endpoints] NaN where not looked at."""
+    """[n, endpoints] NaN where not looked at for the endpoint's own sake: what a vote serves is looked at where two agree,
+    or where they do not, and tells of the vote alone."""
     answer: NDArray[np.int32]
     """[n, endpoints] equal numbers in a row are equal answers; NOTHING where there is none, or none is known."""
     held: NDArray[np.bool_]
     """[n, endpoints] answered, so that `answer` is known."""
     voted: NDArray[np.int32]
     """[n, 3] the vote that served the request; -1: none did."""
+    shown: Floats
+    """[n] the score of what a vote served, where the request was drawn to be looked at; else NaN."""
 
 
 def agree(seen: Seen, vote: Vote, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.bool_]:
@@ -65,12 +68,11 @@ def scores(seen: Seen, vote: Vote) -> tuple[NDArray[np.int64], Floats]:
     """Requests that tell what the vote scores, chosen whatever its answers were, and their scores."""
     three = [vote.first, vote.second, vote.third]
     looked = ~np.isnan(seen.score[:, three]).any(axis=1)
-    served = (seen.voted == three).all(axis=1)
+    served = (seen.voted == three).all(axis=1) & ~np.isnan(seen.shown)
     rows = np.flatnonzero(looked | served)
     same = agree(seen, vote, rows)
     found = np.where(same, seen.score[rows, vote.first], seen.score[rows, vote.third])
-    known = ~np.isnan(found)
-    return rows[known], found[known]
+    return rows, np.where(served[rows], seen.shown[rows], found)
 
 
 def candidates(seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_]) -> list[tuple[Vote, float]]:

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.plans import plan
 from thirdshift.flows.api.plans import INFEASIBLE
+from thirdshift.flows.cli.plan import show_plan
+from thirdshift.flows.runs.options import RunOptions
 
 KEYS = {
     "feasible", "requests", "rejects", "cost_usd", "cost_usd_high", "quality", "labels_needed", "labels_usd", "finish_at",
@@ -62,22 +64,57 @@ def test_a_plan_waits_for_the_low_price_where_there_is_time(
     assert ("waits" in capsys.readouterr().out) is waits
 
 
-def test_the_pilot_is_taken_off_the_cap(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("free", [True, False])
+def test_a_pilot_costs_something_only_where_looking_at_scores_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], free: bool
+) -> None:
+    (tmp_path / "rubric.md").write_text("right or wrong")
     endpoints = {
         "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
         "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
     }
+    judged = {"scorer": "judge", "judge": {"endpoint": "dear", "rubric": "rubric.md", "max_usd": 1}}
     told = {}
     for pilot in (0, 50):
-        plan(tmp_path, endpoints, quality={"floor": 0.9, "scorer": "numeric", "pilot": pilot})
-        told[pilot] = json.loads(capsys.readouterr().out)
-    cap = (told[0]["cost_usd"] + told[50]["cost_usd"]) / 2
-    assert told[0]["cost_usd"] < cap < told[50]["cost_usd"]
-    for pilot, code in ((0, 0), (50, INFEASIBLE)):
-        quality = {"floor": 0.9, "scorer": "numeric", "pilot": pilot}
-        assert plan(tmp_path, endpoints, quality=quality, budget={"cap_usd": cap}) == code
-        reasons = json.loads(capsys.readouterr().out)["reasons"]
-        assert ("cap_usd" in {reason["constraint"] for reason in reasons}) is (code == INFEASIBLE)
+        quality = {"floor": 0.9, "pilot": pilot, **({"scorer": "numeric"} if free else judged)}
+        plan(tmp_path, endpoints, quality=quality)
+        told[pilot] = json.loads(capsys.readouterr().out)["cost_usd"]
+    assert (told[0] == told[50]) is free
+    assert told[0] <= told[50]
+
+
+def test_a_cap_below_the_whole_bill_is_not_feasible(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    quality = {"floor": 0.9, "scorer": "numeric"}
+    assert plan(tmp_path, endpoints, quality=quality) == 0
+    told = json.loads(capsys.readouterr().out)
+    alone = 100 * (15 * 5 + 300 * 25) * 1e-6  # of the dear endpoint, about
+    assert told["cost_usd"] < alone
+    assert (
+        told["cost_usd"]
+        <= told["cost_usd_high"]
+        <= 100 * ((40 * 5 + 1024 * 25) + (40 * 0.1 + 1024 * 0.4)) * 1e-6
+    )
+    assert plan(tmp_path, endpoints, quality=quality, budget={"cap_usd": told["cost_usd"] / 2}) == INFEASIBLE
+    assert "cap_usd" in {reason["constraint"] for reason in json.loads(capsys.readouterr().out)["reasons"]}
+
+
+def test_why_says_to_whom_a_request_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    endpoints = {
+        "dear": {"price": {"input": 5, "output": 25}, "quality_prior": 0.98},
+        "cheap": {"price": {"input": 0.1, "output": 0.4}, "quality_prior": 0.6},
+    }
+    assert plan(tmp_path, endpoints, quality={"floor": 0.9, "scorer": "numeric"}) == 0
+    capsys.readouterr()
+    assert show_plan(RunOptions(tmp_path / "job.yaml"), as_json=False, request_id="r00000") == 0
+    said = capsys.readouterr().out
+    assert "r00000 " in said
+    assert "every answer is scored" in said
 
 
 def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(

@@ -1,0 +1,91 @@
+"""The plan of a run whose scores are free: serve, look and send on what failed, as columns of the planner's problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, problem
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.learning.cascade_columns import CascadeColumns, cascade_columns
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.planning.infeasibility import solve
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Problem, Terms
+from thirdshift.router.prediction.observations import Observations, PastScores
+from thirdshift.router.prediction.predict import learnt
+from thirdshift.router.values import Endpoint
+
+Floats = NDArray[np.float64]
+
+
+def sends_on(context: RunContext, scorable: NDArray[np.bool_]) -> bool:
+    """Whether what fails is seen at no cost and can be sent on: every request's score is free, and no endpoint is paid by
+    the hour (what a worker's start costs is a matter of the whole plan, not of one request). `scorable`: [leaders]."""
+    hourly = any(endpoint.price.usd_per_hour is not None for endpoint in context.endpoints)
+    return context.scores_all and bool(scorable.all()) and not hourly
+
+
+def decide_for(
+    columns: RequestColumns,
+    market: Market,
+    observations: Observations,
+    priors: Floats,
+    terms: Terms,
+    aim: QualityTarget | None,
+    before: PastScores,
+    *,
+    by_one_rule: bool = False,
+    sends_on: bool = False,
+) -> Decision:
+    """The cheapest plan that clears the floor, as a sequence where what fails is sent on."""
+    if aim is None or not sends_on or by_one_rule:
+        return decide(columns, market, observations, priors, terms, aim, before, by_one_rule=by_one_rule)
+    predictor, population = learnt(observations, columns.population, priors, past=before)
+    cost = np.where(columns.allowed, market.by_endpoint(), np.inf)
+    rng = np.random.default_rng(0)
+    found = cascade_columns(predictor, population, observations, cost, aim, rng, per_task=terms.per_task)
+    posed = problem(columns, market, found.quality, replace(terms, floor=found.floor))
+    posed = with_bills(posed, market, found.cost_usd)
+    plan = solve(posed)
+    if not isinstance(plan, Infeasible):
+        seconds = plan.finish_seconds + _mending_seconds(plan, market, found)
+        plan = replace(plan, finish_seconds=seconds)
+    return Decision(plan, posed, predictor.predict(population), found.floor, found)
+
+
+def with_bills(posed: Problem, market: Market, bill: Floats) -> Problem:
+    """The problem with a request's whole bill, [leaders, endpoints], in the place of one answer's cost."""
+    dearer = market.cost_usd - market.by_endpoint()[:, market.endpoint]  # at an hour of higher prices
+    return replace(posed, cost=np.where(np.isfinite(posed.cost), bill[:, market.endpoint] + dearer, np.inf))
+
+
+def _mending_seconds(plan: Plan, market: Market, found: CascadeColumns) -> float:
+    """How much later the last answer comes because what fails is sent on: at the rates given, a batch's turnaround once."""
+    line, choice = np.arange(len(plan.choice)), plan.choice
+    endpoint = np.where(choice == NOBODY, 0, market.endpoint[choice])
+    follower = np.where(choice == NOBODY, -1, found.follower[line, endpoint])
+    seconds = 0.0
+    for offer in market.offered:
+        count = int((follower == offer.endpoint).sum())
+        if count and offer.option.starts_seconds <= 0:
+            rate = offer.option.requests_per_second
+            seconds = max(seconds, offer.option.turnaround_seconds + (count / rate if rate else 0.0))
+    return seconds
+
+
+def sent_on(
+    decision: Decision, plan: Plan, market: Market, endpoints: Sequence[Endpoint], position: int
+) -> list[str]:
+    """What happens to a request whose answer fails, where every score is free; else nothing is said."""
+    choice = int(plan.choice[position])
+    if decision.cascades is None or choice == NOBODY:
+        return []
+    follower = int(decision.cascades.follower[position, market.endpoint[choice]])
+    if follower < 0:
+        return ["every answer is scored; where this one fails it stays: others are mended cheaper"]
+    return [
+        f"every answer is scored; where this one fails it goes on to {endpoints[follower].name}, until the floor is met"
+    ]

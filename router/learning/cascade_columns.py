@@ -1,0 +1,225 @@
+"""The plan of a night whose scores are free: what each request is expected to cost and score in the end, by who goes first.
+
+The planner keeps its columns, one for each endpoint: a column's cost is the whole expected bill of a request that goes
+there first and is sent on as long as that pays, its quality what it scores in the end. So floors, caps, capacities and
+vendors' shares hold of the sequence as they do of single answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.router.learning.cascades import Cascades, cascades
+from thirdshift.router.learning.free_scores import NEAR, Road, absolute_floor, road_of
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction.predict import Predictor
+
+Floats = NDArray[np.float64]
+
+SAMPLE = 20_000
+"""Requests on which the price of quality is found."""
+CHUNK = 50_000
+"""Requests at a time for which columns are made."""
+POINTS = 20
+"""Floors on the frontier."""
+WORLDS = 40
+"""Worlds drawn from belief to tell how large the bill may become."""
+WORLD_ROWS = 1_000
+"""Requests that stand for all in each of them."""
+HIGH = 0.95
+HELD_FIRST = 1e-6
+"""By this share an answer that is held is preferred to asking at once who would mend it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeColumns:
+    """Columns by endpoint, of shape (n, endpoints)."""
+
+    cost_usd: Floats = field(repr=False)
+    """The expected bill of a request that goes there first; infinite where it may not."""
+    quality: NDArray[np.float32] = field(repr=False)
+    """What it is expected to score in the end."""
+    follower: NDArray[np.int8] = field(repr=False)
+    """Who is asked where that fails; -1: nobody."""
+    floor: float
+    """In absolute terms, as believed."""
+    points: tuple[tuple[float, float], ...]
+    """(floor, USD): what each floor is expected to cost; empty where there is nothing to choose."""
+    prices: Floats = field(repr=False)
+    """[tasks] USD per point of quality at the floor."""
+    high: float
+    """What the bill is in the worst of twenty worlds, as a share of what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    predictor: Predictor
+    population: Population
+    observations: Observations
+    cost_usd: Floats
+    """Infinite where not allowed."""
+    aim: QualityTarget
+    per_task: bool
+    rng: np.random.Generator
+
+    @property
+    def weight(self) -> Floats:
+        weight = self.population.weight
+        return np.ones(len(self.population)) if weight is None else weight
+
+    def score(self, rows: NDArray[np.int64]) -> Floats:
+        """[rows, endpoints] scores seen. `rows` ascend."""
+        found = np.full((len(rows), self.cost_usd.shape[1]), np.nan)
+        seen = self.observations
+        place = np.searchsorted(rows, seen.row)
+        here = (place < len(rows)) & (rows[np.minimum(place, len(rows) - 1)] == seen.row)
+        found[place[here], seen.endpoint[here]] = seen.score[here]
+        return found
+
+    def parts(self, rows: NDArray[np.int64], *, explore: bool = False) -> list[Cascades]:
+        some = self.population.part(rows, np.ones(len(rows)))
+        cost = self.cost_usd[rows]
+        allowed = np.isfinite(cost)
+        return list(
+            cascades(self.predictor, some, self.score(rows), cost, allowed, self.rng, explore=explore)
+        )
+
+    def roads(self, rows: NDArray[np.int64], *, explore: bool = False) -> list[Road]:
+        """The way of these rows, which stand for all: of each task where the floor holds for each, else of all."""
+        parts = self.parts(rows, explore=explore)
+        if not parts:
+            return []
+        best = np.nan_to_num(self.score(rows)).max(axis=1)
+        task, weight = self.population.task[rows], self.weight[rows] * self._stands_for(len(rows))
+        groups = [task == t for t in np.unique(task)] if self.per_task else [np.ones(len(rows), bool)]
+        found = []
+        for group in groups:
+            everyone = (
+                np.isin(self.population.task, task[group])
+                if self.per_task
+                else np.ones(len(self.population), bool)
+            )
+            floor = absolute_floor(self.predictor, self.population, self.aim, everyone)
+            found.append(road_of(parts, weight, best, group, floor))
+        return found
+
+    def _stands_for(self, count: int) -> float:
+        return len(self.population) / max(count, 1)
+
+
+def cascade_columns(
+    predictor: Predictor,
+    population: Population,
+    observations: Observations,
+    cost_usd: Floats,
+    aim: QualityTarget,
+    rng: np.random.Generator,
+    *,
+    per_task: bool = False,
+    told: bool = True,
+) -> CascadeColumns:
+    """`cost_usd`: [n, endpoints] what an answer costs, infinite where it may not be asked for; 0 where it is held.
+    `told`: reckon the frontier and the high figure too."""
+    given = _Given(predictor, population, observations, cost_usd, aim, per_task, rng)
+    sample = np.sort(rng.permutation(len(population))[:SAMPLE])
+    roads = given.roads(sample)
+    prices = _prices(given, roads, sample)
+    cost, quality = cost_usd.copy(), np.ones(cost_usd.shape, np.float32)
+    follower = np.full(cost_usd.shape, -1, np.int8)
+    for begin in range(0, len(population), CHUNK):
+        rows = np.arange(begin, min(begin + CHUNK, len(population)))
+        _columns(given, rows, prices, cost, quality, follower)
+    floor = absolute_floor(predictor, population, aim, np.ones(len(population), bool))
+    scale = len(population) / max(len(sample), 1)
+    return CascadeColumns(
+        cost,
+        quality,
+        follower,
+        floor,
+        _frontier(roads, scale) if told else (),
+        prices,
+        _high(given) if told else 1.0,
+    )
+
+
+def _prices(given: _Given, roads: list[Road], sample: NDArray[np.int64]) -> Floats:
+    """[tasks] USD per point of quality at the floor."""
+    found = np.zeros(given.population.tasks)
+    task = given.population.task[sample]
+    for road in roads:
+        at = min(road.steps, len(road.ladder)) - 1
+        price = 0.0 if at < 0 else float(road.ladder.cost_usd[at] / road.ladder.quality[at])
+        found[np.unique(task[road.row])] = price
+    return found
+
+
+def _columns(
+    given: _Given,
+    rows: NDArray[np.int64],
+    prices: Floats,
+    cost: Floats,
+    quality: NDArray[np.float32],
+    follower: NDArray[np.int8],
+) -> None:
+    """For each request and endpoint the best cascade that begins there, at the price that quality has."""
+    score = given.score(rows)
+    tried = ~np.isnan(score)
+    for part in given.parts(rows):
+        here, price = rows[part.row], prices[given.population.task[rows[part.row]]]
+        net = part.cost_usd - price[:, None] * part.quality
+        line = np.arange(len(here))
+        firsts = np.array([order[0] if order else -1 for order in part.steps])
+        for endpoint in range(cost.shape[1]):
+            had = bool(tried[part.row[0], endpoint])  # it is left as it is, or sent on
+            columns = np.flatnonzero((firsts == endpoint) | had)
+            if not len(columns):  # not allowed
+                continue
+            best = columns[net[:, columns].argmin(axis=1)]
+            held = 1.0 if had else 1.0 + HELD_FIRST
+            cost[here, endpoint] = np.where(
+                np.isfinite(cost[here, endpoint]), part.cost_usd[line, best] * held, np.inf
+            )
+            quality[here, endpoint] = part.quality[line, best]
+            steps = [order if had else order[1:] for order in part.steps]
+            follower[here, endpoint] = np.array([order[0] if order else -1 for order in steps], np.int8)[best]
+    own = np.nan_to_num(score, nan=-1.0)
+    done = own.max(axis=1) >= 1.0 - NEAR
+    cost[rows[done]] = np.where(tried[done], 0.0, cost[rows[done]])
+
+
+def _frontier(roads: list[Road], scale: float) -> tuple[tuple[float, float], ...]:
+    """What each floor costs, where one floor holds for all."""
+    if len(roads) != 1 or not len(roads[0].ladder):
+        return ()
+    (road,) = roads
+    floors = np.linspace(float(road.reached[0]), float(road.reached[-1]), POINTS)
+    return tuple((float(floor), scale * road.cost_of(float(floor))) for floor in floors)
+
+
+def _high(given: _Given) -> float:
+    """How much dearer the night is in the worst of twenty worlds than it is expected to be."""
+    rows = np.sort(given.rng.permutation(len(given.population))[:WORLD_ROWS])
+    expected = sum(road.cost_of(road.floor) for road in given.roads(rows))
+    if expected <= 0.0:
+        return 1.0
+    bills = []
+    for _ in range(WORLDS):
+        world = _Given(
+            _one_world(given.predictor, given.rng), given.population, given.observations, given.cost_usd, given.aim,
+            given.per_task, given.rng,
+        )  # fmt: skip
+        bills.append(sum(_reachable(road) for road in world.roads(rows)))
+    return max(1.0, float(np.quantile(bills, HIGH)) / expected)
+
+
+def _reachable(road: Road) -> float:
+    """What the floor costs, or all that can be done where it is beyond reach."""
+    return float(road.spent[min(road.steps, len(road.spent) - 1)])
+
+
+def _one_world(predictor: Predictor, rng: np.random.Generator) -> Predictor:
+    return replace(predictor, posterior=predictor.posterior.drawn(rng))
