@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from thirdshift.engines.devices import Machine
 from thirdshift.flows.init.inference import Choice
+from thirdshift.flows.init.servers import ServedModel
 from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
 from thirdshift.flows.models.listing import ModelOffer, offers_of
 from thirdshift.flows.models.registry import Registry
@@ -24,6 +25,7 @@ HOUSE_MODEL = "Qwen/Qwen3.6-27B"
 HOUSE_MIB = 60 * 1024
 """What its weights take in 16 bits, with room for a cache."""
 HOUR_USD = 2.50
+PLACEHOLDERS = "small, large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +61,15 @@ class Endpoints:
     workers: int = 0
     house_fits: bool = False
     choices: tuple[Choice, ...] = ()
+    served: tuple[ServedModel, ...] = ()
+    """Models of the server that was named."""
+    found: tuple[ServedModel, ...] = ()
+    """Models of servers on this machine: shown, commented out."""
 
     @property
     def placeholders(self) -> bool:
         """Whether there is nothing to send to yet; the template asks."""
-        return not self.chosen and self.device is None
+        return not (self.chosen or self.device or self.served)
 
     @property
     def floor(self) -> float:
@@ -77,7 +83,9 @@ class Endpoints:
     def dearest(self) -> tuple[float, float]:
         """The dearest candidate's price in USD per million tokens, input and output."""
         most = max(self.chosen, key=lambda candidate: candidate.dearness, default=None)
-        return (2.0, 8.0) if most is None else (most.input, most.output)
+        if most is None:
+            return (2.0, 8.0) if self.placeholders else (0.0, 0.0)
+        return most.input, most.output
 
 
 def endpoints_for(environ: Mapping[str, str], machine: Machine, known: Registry) -> Endpoints:
@@ -97,8 +105,28 @@ def endpoints_for(environ: Mapping[str, str], machine: Machine, known: Registry)
         choices.append(Choice("endpoint", "house", f"{len(devices)} {device} device(s): {devices[0].name}"))
     if not chosen and device is None:
         why = "no provider's key variable is set and no GPU or NPU was found: two placeholders for servers of yours"
-        choices.append(Choice("endpoint", "small, large", why))
+        choices.append(Choice("endpoint", PLACEHOLDERS, why))
     return Endpoints(chosen, _picked(without, SHOWN_WITHOUT_KEY), device, len(devices), fits, tuple(choices))
+
+
+def with_servers(
+    endpoints: Endpoints, served: tuple[ServedModel, ...], found: tuple[ServedModel, ...]
+) -> Endpoints:
+    """Add the models of a server that was named, each under a name of its own, and those that were found."""
+    taken = {candidate.name for candidate in endpoints.chosen}
+    named, choices = (
+        [],
+        [choice for choice in endpoints.choices if choice.value != PLACEHOLDERS or not served],
+    )
+    for model in served:
+        name = next(n for n in (model.name, *(f"{model.name}-{k}" for k in range(2, 99))) if n not in taken)
+        taken.add(name)
+        named.append(replace(model, name=name))
+        window = "" if model.context_window is None else f", context window {model.context_window:,}"
+        choices.append(Choice("endpoint", name, f"{model.api_base} lists it{window}"))
+    others = tuple(model for model in found if model.api_base not in {named.api_base for named in served})
+    choices += [Choice("found", model.model, f"{model.api_base} answers; commented out") for model in others]
+    return replace(endpoints, served=tuple(named), found=others, choices=tuple(choices))
 
 
 def _offers(known: Registry) -> list[tuple[CatalogueModel, list[ModelOffer]]]:

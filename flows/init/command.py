@@ -24,8 +24,15 @@ def init(
         Path, typer.Option("--output", "-o", metavar="FILE", help="The job file to write.")
     ] = Path("job.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Overwrite it.")] = False,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="A server whose models to use: its /v1/models is read.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Look at the data, the keys and the devices, and write a commented job file that can be planned as it stands."""
+    from thirdshift.flows.init.servers import USUAL_PORTS
     from thirdshift.flows.init.writing import write_job
 
-    raise typer.Exit(write_job(source, output, force=force))
+    raise typer.Exit(write_job(source, output, force=force, server=endpoint, ports=USUAL_PORTS))

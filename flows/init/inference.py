@@ -21,6 +21,10 @@ REFERENCES = ("reference", "answer", "label", "target", "expected", "gold", "gro
               "output", "completion", "category", "class")  # fmt: skip
 TASKS = ("task", "category", "subject", "topic", "domain", "type", "kind", "dataset", "language", "class")
 MOST_TASKS = 200
+MOST_METADATA = 8
+NAMED = frozenset({"request_id", "prompt", "messages", "system", "task", "max_tokens", "temperature", "response_schema",
+                   "reference", "policy", "metadata", "date", "dt", "ds", "day"})  # fmt: skip
+"""Columns that a request has by their names, and days, which a param names."""
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 """A column that a prompt's template can name."""
 
@@ -66,6 +70,8 @@ class Proposal:
     fields: Mapping[str, str] = field(default_factory=dict)
     hint: str = ""
     """A system prompt that would help the scorer, as a suggestion."""
+    metadata: tuple[str, ...] = ()
+    """Columns that group rows, carried through to the results."""
     prompt_characters: float = 0.0
     """Mean number of characters over the sample."""
     choices: tuple[Choice, ...] = ()
@@ -89,6 +95,11 @@ def propose(sample: InputSample) -> Proposal:
     reference = _named(REFERENCES, by_lower_name, {*used, id_, "request_id"})
     task = _task(sample, by_lower_name, {*used, id_, reference}, choices)
     scorer, fields, hint, tokens = _scoring(sample, reference, choices)
+    metadata = _metadata(sample, {*used, id_, reference, task})
+    if metadata:
+        choices.append(
+            Choice("metadata", ", ".join(metadata), "they group rows: carried through to the results")
+        )
     return Proposal(
         id=id_,
         numbered=numbered,
@@ -99,9 +110,22 @@ def propose(sample: InputSample) -> Proposal:
         scorer=scorer,
         fields=fields,
         hint="" if "system" in by_lower_name else hint,
+        metadata=metadata,
         prompt_characters=_mean_length(sample, used),
         choices=tuple(choices),
     )
+
+
+def _metadata(sample: InputSample, taken: set[str | None]) -> tuple[str, ...]:
+    """Name the columns that group rows and have no other use, few enough to be read."""
+    groups = [
+        column
+        for column, kinds in sample.distinct.items()
+        if column not in taken
+        and column.lower() not in NAMED
+        and 1 < kinds < min(MOST_TASKS + 1, sample.rows / 2)
+    ]
+    return tuple(groups[:MOST_METADATA])
 
 
 def _named(names: Sequence[str], by_lower_name: Mapping[str, str], taken: set[str | None]) -> str | None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from rich.text import Text
 
 from thirdshift.engines.devices import machine
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for
+from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for, with_servers
 from thirdshift.flows.init.inference import CHARACTERS_PER_TOKEN, Choice, NoPrompt, Proposal, propose
+from thirdshift.flows.init.partitions import by_day, job_name
+from thirdshift.flows.init.servers import NoModels, served_at, usual_servers
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.models.registry import load_registry, plain
 from thirdshift.warehouse.errors import InputError
@@ -29,9 +31,18 @@ LIKELY_OUTPUT = 0.35
 """The share of max_tokens that the planner, too, expects of an answer before it has seen one, rounded up."""
 
 
-def write_job(source: str, output: Path, *, force: bool, environ: Mapping[str, str] = os.environ) -> int:
+def write_job(
+    source: str,
+    output: Path,
+    *,
+    force: bool,
+    environ: Mapping[str, str] = os.environ,
+    server: str | None = None,
+    ports: Iterable[int] = (),
+) -> int:
     """Sample `source`, write the job, print what was chosen and why; return 0.
 
+    `server`: a URL whose models become the endpoints; `ports` of this machine are asked for servers to offer.
     Raises UserError: the input is unreadable or empty, `output` is there already, or it cannot be written.
     """
     if output.exists() and not force:
@@ -41,11 +52,14 @@ def write_job(source: str, output: Path, *, force: bool, environ: Mapping[str, s
     try:
         data = sample(source, Path.cwd())
         proposal = propose(data)
-    except (InputError, NoPrompt) as error:
+        served = () if server is None else tuple(served_at(server))
+    except (InputError, NoPrompt, NoModels) as error:
         raise UserError(str(error)) from error
     if not data.rows:
         raise UserError(f"input {source}: there is no row in it")
-    endpoints = endpoints_for(environ, machine(), load_registry())
+    endpoints = with_servers(
+        endpoints_for(environ, machine(), load_registry()), served, tuple(usual_servers(ports))
+    )
     _write(output, job_text(data, proposal, endpoints, output), environ)
     _tell(output, [*proposal.choices, *endpoints.choices])
     return 0
@@ -61,9 +75,13 @@ def job_text(data: InputSample, proposal: Proposal, endpoints: Endpoints, output
     template = files("thirdshift.flows.init").joinpath("init.yaml.j2").read_text(encoding="utf-8")
     likely, most = _cost(data, proposal, endpoints)
     place = _from(data.source, output)
+    query = _query(data, proposal, place)
+    day = by_day(data.source, Path.cwd()) if query is None else None
+    if day is not None:
+        place = _from(day.pattern, output)
     return environment.from_string(template).render(
-        source=plain(data.source), file=plain(output.name), name=_name(data.source), input=place,
-        query=_query(data, proposal, place), batch_file=data.batch_file, p=proposal, e=endpoints, floor=endpoints.floor,
+        source=plain(data.source), file=plain(output.name), name=job_name(data.source), input=place, day=day,
+        query=query, batch_file=data.batch_file, p=proposal, e=endpoints, floor=endpoints.floor,
         cap=_rounded_up(likely), most=f"{most:,.2f}", house=HOUSE_MODEL, hour=HOUR_USD,
     )  # fmt: skip
 
@@ -80,12 +98,6 @@ def _flow(value: Any) -> str:
 
 
 YAML_WORDS = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-
-
-def _name(source: str) -> str:
-    stem = Path(source.rstrip("/")).name.split(".")[0].strip("*? ")
-    name = re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-")
-    return name[:60] or "job"
 
 
 def _from(source: str, output: Path) -> str:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +19,7 @@ from thirdshift.engines.devices import Device, Machine
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.init.candidates import endpoints_for
 from thirdshift.flows.init.inference import NoPrompt, propose
+from thirdshift.flows.init.partitions import job_name
 from thirdshift.flows.init.writing import job_text, write_job
 from thirdshift.flows.jobs.building import books, endpoint_values
 from thirdshift.flows.jobs.job import Job, load_job
@@ -163,3 +168,119 @@ def test_the_job_plans_as_it_stands(here: Path) -> None:
     assert "numeric" in done.stdout
     assert "Next: thirdshift plan job.yaml" in done.stdout
     assert answer(thirdshift("plan", "job.yaml", "--json"))["feasible"]
+
+
+def lake(folder: Path, key: str = "dt", above: str = "") -> None:
+    """A table in two days' folders, as a lake has it."""
+    for day in ("2026-11-21", "2026-11-22"):
+        place = folder / "support_tickets" / above / f"{key}={day}"
+        place.mkdir(parents=True)
+        table = rows(
+            ticket_id=lambda n, day=day: f"{day}-{n}",
+            body=lambda n: f"It fails {n}",
+            label=lambda n: ["bug", "praise"][n % 2],
+            team=lambda n: ["eu", "us", "apac"][n % 3],
+            odd=lambda n: n,
+        )
+        pq.write_table(pa.Table.from_pylist(table), place / "part-0.parquet")
+
+
+@pytest.mark.parametrize(
+    "source", ["support_tickets", "support_tickets/dt=2026-11-22", "support_tickets/dt=2026-11-22/*.parquet"]
+)
+def test_folders_by_the_day_become_a_param(here: Path, source: str) -> None:
+    lake(here)
+    (here / "jobs").mkdir()
+    assert write_job(source, here / "jobs/job.yaml", force=False, environ={}) == 0
+    text = (here / "jobs/job.yaml").read_text()
+    assert str(here) not in text
+    job = load_job(here / "jobs/job.yaml", environ={})
+    assert (job.name, job.given) == ("support-tickets", {"ds": "2026-11-22"})
+    assert str(job.input).startswith("../support_tickets/dt=2026-11-22")
+    assert job.request.metadata == ("team",)
+    planned = answer(thirdshift("plan", here / "jobs/job.yaml", "--param", "ds=2026-11-21", "--json"))
+    assert planned["requests"] == 40
+
+
+def test_partitions_above_the_day_stay_open(here: Path) -> None:
+    lake(here, key="date", above="region=eu")
+    write_job("support_tickets", Path("job.yaml"), force=False, environ={})
+    assert (
+        load_job(Path("job.yaml"), environ={}).input == "support_tickets/region=*/date=2026-11-22/*.parquet"
+    )
+
+
+def test_a_job_is_named_after_its_data() -> None:
+    for source, name in [
+        ("s3://lake/tickets/dt=2026-11-22/*.parquet", "tickets"),
+        ("/data/Customer Mails/part-00000.parquet", "customer-mails"),
+        ("reviews.v2.parquet", "reviews"),
+        ("data.parquet", "data"),
+        ("*.parquet", "job"),
+    ]:
+        assert job_name(source) == name, source
+
+
+MODELS = [
+    {"id": "Qwen/Qwen3-8B", "max_model_len": 40960},
+    {"id": "/models/qwen3-8b", "meta": {"n_ctx_train": 32768}},
+    {"id": 7},
+    {"id": "it's odd: #x"},
+]
+
+
+@contextmanager
+def listing(status: int = 200, body: Any = None) -> Iterator[str]:
+    """A server whose /v1/models says `body`; all else is 404, and /moved sends elsewhere."""
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302 if self.path.startswith("/moved") else status)
+            self.send_header("Location", "/v1/models")
+            self.end_headers()
+            self.wfile.write(json.dumps({"data": MODELS} if body is None else body).encode())
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_servers_models_become_endpoints(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sums(here / "rows.parquet", 4)
+    with listing() as url:
+        assert write_job("rows.parquet", Path("job.yaml"), force=False, environ={}, server=url) == 0
+        assert "window 40,960" in " ".join(capsys.readouterr().out.split())
+        port = int(url.rpartition(":")[2])
+        write_job("rows.parquet", Path("found.yaml"), force=False, environ={}, ports=(port, 1))
+    job = load_job(Path("job.yaml"), environ={})
+    assert [(part.name, part.model, part.context_window) for part in job.endpoints] == [
+        ("qwen3-8b", "openai/Qwen/Qwen3-8B", 40960),
+        ("qwen3-8b-2", "openai//models/qwen3-8b", 32768),
+        ("it-s-odd-x", "openai/it's odd: #x", None),
+    ]
+    assert {part.api_base for part in job.endpoints} == {f"{url}/v1"}
+    assert "found Qwen/Qwen3-8B" in " ".join(capsys.readouterr().out.split())
+    assert f'api_base: "{url}/v1"' in Path("found.yaml").read_text()
+    assert [part.name for part in load_job(Path("found.yaml"), environ={}).endpoints] == ["small", "large"]
+
+
+def test_a_server_that_lists_nothing_is_told(here: Path) -> None:
+    write_sums(here / "rows.parquet", 4)
+
+    def says(url: str) -> str:
+        with pytest.raises(UserError) as caught:
+            write_job("rows.parquet", Path("job.yaml"), force=False, environ={}, server=url)
+        return str(caught.value)
+
+    with listing(401) as url:
+        assert "it wants a key" in says(url)
+    with listing(body=["x"]) as url:
+        assert "lists no models" in says(url)
+        assert "answered 302" in says(f"{url}/moved")
+    assert "lists no models" in says("http://127.0.0.1:1/v1")
+    for wrong in ("file:///etc/passwd", "127.0.0.1:8000", "http://user:secret@host/v1"):
+        assert "write a server's address" in says(wrong)
+    assert not Path("job.yaml").exists()
