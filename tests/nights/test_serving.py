@@ -25,7 +25,7 @@ from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import Emulator, ability_for
 from thirdshift.flows.cli.app import app
-from thirdshift.flows.cli.serve import Schedule, checked, checked_job, in_zone, server_there
+from thirdshift.flows.cli.serve import Schedule, check_server, checked, checked_job, in_zone
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.orchestration.approval_form import WAIT_SECONDS, patience
 from thirdshift.flows.orchestration.events import AT_THE_END, DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT
@@ -105,10 +105,10 @@ def served(prefect_api: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
             text=True,
         )
         assert process.stderr is not None
-        said = [process.stderr.readline(), process.stderr.readline()]
-        assert "serving night/served-sums" in said[0], said
-        assert "next night" in said[1]
-        assert "22:00 Europe/Berlin" in said[1]
+        lines = [process.stderr.readline(), process.stderr.readline()]
+        assert "serving night/served-sums" in lines[0], lines
+        assert "next night" in lines[1]
+        assert "22:00 Europe/Berlin" in lines[1]
         yield Served(job, emulator, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_SECONDS) == 0
@@ -153,13 +153,13 @@ def paused(state: Any) -> bool:
 def events_of(run_id: str) -> list[str]:
     from prefect.settings import PREFECT_API_URL
 
-    found = httpx.post(
+    response = httpx.post(
         f"{PREFECT_API_URL.value()}/events/filter",
         json={
             "filter": {"event": {"prefix": ["thirdshift."]}, "resource": {"id": [f"thirdshift.run.{run_id}"]}}
         },
     )
-    return [event["event"] for event in found.json()["events"]]
+    return [event["event"] for event in response.json()["events"]]
 
 
 def test_the_form_has_the_jobs_params_with_their_types_and_refuses_others(served: Served) -> None:
@@ -249,11 +249,13 @@ def test_a_run_waits_for_its_turn_where_another_runs_concurrency_is_stated(prefe
 
     with api() as client:
         client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=limit_name("busy"), limit=1))
-    said: list[str] = []
+    messages: list[str] = []
     with EndpointSlots(["busy"]).of("busy"):
-        other = EndpointSlots(["busy"], datetime.now(UTC) + timedelta(seconds=2), said.append)
+        other = EndpointSlots(["busy"], datetime.now(UTC) + timedelta(seconds=2), messages.append)
         with other.of("free"), other.of("busy"), other.of("busy"):
-            assert "waiting for another run" in said[0], "until its deadline; then the engine sends nothing"
+            assert "waiting for another run" in messages[0], (
+                "until its deadline; then the engine sends nothing"
+            )
 
 
 def test_the_deployments_of_prefect_yaml_are_deployed_to_a_work_pool(
@@ -313,12 +315,12 @@ def test_without_a_server_it_is_said_how_to_start_one() -> None:
         temporary_settings(restore_defaults={PREFECT_API_URL}),
         pytest.raises(UserError, match="server start"),
     ):
-        server_there()
+        check_server()
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
         pytest.raises(UserError, match="no Pref"),
     ):
-        server_there()
+        check_server()
 
 
 def test_a_nights_date_is_that_of_its_schedules_time_zone() -> None:
@@ -353,7 +355,7 @@ def test_the_automation_in_operating_md_is_one_and_its_events_are_told() -> None
 
     (text,) = re.findall(r"^```yaml\n(.*?)^```", OPERATING, re.DOTALL | re.MULTILINE)
     asked = AutomationCore.model_validate(yaml.safe_load(text))
-    told = {*AT_THE_END.values(), DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT}
-    assert set(asked.trigger.expect) <= told
-    assert set(re.findall(r"`(thirdshift\.[a-z-]+)`", OPERATING)) == told
+    events = {*AT_THE_END.values(), DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT}
+    assert set(asked.trigger.expect) <= events
+    assert set(re.findall(r"`(thirdshift\.[a-z-]+)`", OPERATING)) == events
     assert set(AT_THE_END) == set(Verdict)
