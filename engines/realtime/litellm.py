@@ -17,7 +17,7 @@ from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.transport import Hints, Reply, lost, not_sent
 from thirdshift.engines.realtime.engine import RealtimeEngine, patience_with
 from thirdshift.engines.realtime.http import key_of, missing_key
-from thirdshift.engines.wires.errors import meaning
+from thirdshift.engines.wires.errors import meaning, parameter_in
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.engines.wires.parsing import as_text
 from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
@@ -193,7 +193,9 @@ class LitellmTransport:
                 FailureKind.TIMEOUT, f"endpoint {self._name}: no complete reply within the time allowed"
             )
         except Exception as error:  # noqa: BLE001 - EXCEPTIONS is the table; what it lacks is a lost connection
-            return translated(error, self._name)
+            reply = translated(error, self._name)
+            parameter = reply.parameter
+            return reply._replace(adapted=parameter is not None and self._bodies.adapt(parameter, body))
 
     async def close(self) -> None:
         """Nothing: litellm keeps clients of its own, for the process."""
@@ -228,6 +230,7 @@ def translated(error: BaseException, endpoint: str) -> Reply:
         decided=decided,
         retry_after=retry_after_of(_headers(error)),
         said=as_text(words),
+        parameter=parameter_in(words.lower()) if kind is FailureKind.BAD_REQUEST else None,
     )
 
 

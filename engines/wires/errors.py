@@ -155,6 +155,11 @@ def _parameter(codes: tuple[str, ...], error: Mapping[str, Any], words: str) -> 
     param = error.get("param")
     if isinstance(param, str) and PARAMETER_CODES & set(codes):
         return param
+    return parameter_in(words)
+
+
+def parameter_in(words: str) -> str | None:
+    """The same by an error's words alone, in small letters."""
     return next((name for name, phrases in PARAMETERS if any(word in words for word in phrases)), None)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.engines import MemoryJournal, endpoint_at, requests, shard
+from tests.support.engines import MemoryJournal, endpoint_at, kinds, requests, shard
+from tests.support.scripted import Said, completion, failed, scripted
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.event_loop import start
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -194,3 +195,23 @@ def test_an_exceptions_words_are_not_repeated() -> None:
     assert "secret" not in repr(reply)
     assert "planted" not in repr(reply)
     assert reply.kind is FailureKind.BAD_REQUEST
+
+
+def test_what_a_provider_behind_litellm_refuses_is_left_out_from_then_on() -> None:
+    def script(body: dict[str, Any]) -> Said:
+        if "temperature" in body:
+            words = "Unsupported value: 'temperature' does not support 0 with this model."
+            return failed(400, words, param="temperature", code="unsupported_value")
+        return Said(completion())
+
+    with scripted(script) as provider:
+        endpoint = endpoint_at(provider.base, PRICE, "mistral/m")
+        journal = MemoryJournal()
+        engine = LitellmEngine(endpoint, EngineContext(journal, RunBudget(None)), backoff_first_seconds=0.001)
+        replies = {
+            reply.row: reply for reply in engine.collect(engine.submit(shard("near", requests(3)), "k"))
+        }
+        engine.close()
+    assert kinds(replies) == {"answer": 3}
+    assert journal.statuses["void"] <= 3
+    assert "temperature" not in provider.bodies[-1]
