@@ -32,6 +32,8 @@ SCHEMES = {
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 60.0
 TRIES = 3
+PATIENT_TRIES = 6
+"""Where a night's results are at stake. The store's client waits longer after each, up to 20 s."""
 
 MEANINGS = (
     ("NO_SUCH_BUCKET", "there is no such bucket"),
@@ -74,16 +76,17 @@ class Store(ArrowFSWrapper):  # type: ignore[misc] # fsspec ships no types
         return name if "://" in name else f"{self._schemes[0]}://{name}"
 
 
-def filesystem_of(uri: str) -> tuple[Any, str]:
-    """Fsspec's file system for a URI, and the path in it. Raises StoreUnreachable; ImportError for a scheme that needs
-    a library which is not there.
+def filesystem_of(uri: str, *, tries: int = TRIES) -> tuple[Any, str]:
+    """Return fsspec's file system for a URI, and the path in it. `tries`: of a call that a store of S3 fails.
+
+    Raises StoreUnreachable; ImportError for a scheme that needs a library which is not there.
     """
     scheme = uri.partition("://")[0]
     if scheme not in SCHEMES:
         filesystem, path = fsspec.core.url_to_fs(uri)
         return filesystem, str(path)
     with explained(uri):
-        made = _s3() if scheme in SCHEMES["s3"] else _by_uri(uri)
+        made = _s3(tries) if scheme in SCHEMES["s3"] else _by_uri(uri)
     return Store(made, SCHEMES[scheme]), uri.partition("://")[2].strip("/")
 
 
@@ -148,7 +151,7 @@ def _probe_folder(folder: Path) -> None:
 # --- S3 --------------------------------------------------------------------------------------------------------------
 
 
-def _s3() -> arrow.FileSystem:
+def _s3(tries: int) -> arrow.FileSystem:
     session = _session()
     credentials = session.get_credentials()
     known = credentials.get_frozen_credentials() if credentials is not None else None
@@ -165,7 +168,7 @@ def _s3() -> arrow.FileSystem:
         endpoint_override=_endpoint_url(session),
         connect_timeout=CONNECT_SECONDS,
         request_timeout=REQUEST_SECONDS,
-        retry_strategy=arrow.AwsStandardS3RetryStrategy(max_attempts=TRIES),
+        retry_strategy=arrow.AwsStandardS3RetryStrategy(max_attempts=tries),
     )
 
 

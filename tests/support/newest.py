@@ -52,6 +52,7 @@ COMMANDS: dict[str, list[str]] = {
     "backtest": ["outcomes.parquet", "--floor", "0.8", "--labels", "60", "--repeat", "1"],
     "doctor": [],
     "migrate": [],
+    "runs": [],
     "purge": ["--before", "2020-01-01"],
 }
 """Every command that has `--json`, in an order in which each finds what it needs."""

@@ -27,7 +27,7 @@ from thirdshift.warehouse.intake.rendering import ID_SEPARATOR
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
-from thirdshift.warehouse.object_stores import filesystem_of, meaning
+from thirdshift.warehouse.object_stores import PATIENT_TRIES, filesystem_of, meaning
 from thirdshift.warehouse.store import locks, requests, runs
 from thirdshift.warehouse.store.requests import pointer
 from thirdshift.warehouse.store.store import Warehouse
@@ -221,7 +221,9 @@ def _join(root: str, *names: str) -> str:
 
 def _send(folder: Path, target: str, facts: Mapping[str, Any]) -> Published:
     try:
-        filesystem, path = filesystem_of(target) if "://" in target else fsspec.core.url_to_fs(target)
+        filesystem, path = (
+            filesystem_of(target, tries=PATIENT_TRIES) if "://" in target else fsspec.core.url_to_fs(target)
+        )
     except (ImportError, StoreUnreachable) as error:
         raise PublishError(f"output {target}: {first_line(error)}") from error
     filesystem.makedirs(path, exist_ok=True)
