@@ -101,9 +101,9 @@ def ask(endpoint: Endpoint, count: int = 1, **options: Any) -> tuple[list[Answer
         endpoint, EngineContext(notes, RunBudget(None)), backoff_first_seconds=0.01, **options
     )
     ticket = engine.submit(shard(endpoint.name, requests(count, max_tokens=1024)), "key")
-    said = list(engine.collect(ticket))
+    replies = list(engine.collect(ticket))
     engine.close()
-    return said, notes
+    return replies, notes
 
 
 def test_an_answer_comes_through_with_its_usage(script: Script) -> None:

@@ -175,11 +175,11 @@ class Night:
 
     def finish(self) -> dict[int, Answer | Failure]:
         try:
-            said = list(self.engine.collect(self.ticket))
+            replies = list(self.engine.collect(self.ticket))
         finally:
             self.engine.close()
-        assert len({s.row for s in said}) == len(said)
-        return {s.row: s for s in said}
+        assert len({s.row for s in replies}) == len(replies)
+        return {s.row: s for s in replies}
 
 
 def run(endpoint: Endpoint, work: list[Request], **options: Any) -> tuple[dict[int, Answer | Failure], Night]:
@@ -187,17 +187,17 @@ def run(endpoint: Endpoint, work: list[Request], **options: Any) -> tuple[dict[i
     return night.finish(), night
 
 
-def only(said: dict[int, Answer | Failure]) -> Answer | Failure:
-    assert len(said) == 1
-    return said[0]
+def only(replies: dict[int, Answer | Failure]) -> Answer | Failure:
+    assert len(replies) == 1
+    return replies[0]
 
 
 # --- the way of an answer ---------------------------------------------------------------------------------
 
 
 def test_every_request_is_answered_once_and_the_ledger_equals_the_providers_books(provider: Provider) -> None:
-    said, night = run(endpoint_at(provider.base, PRICE), requests(500))
-    assert {r: s.output for r, s in said.items() if isinstance(s, Answer)} == {
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(500))
+    assert {r: s.output for r, s in replies.items() if isinstance(s, Answer)} == {
         i: f"QUESTION {i}" for i in range(500)
     }
     assert night.notes.cost == provider.billed == night.budget.spent_usd
@@ -263,8 +263,8 @@ def test_tool_calls_reasoning_log_probabilities_and_cached_tokens_come_through(p
         return reply
 
     provider.handler = handler
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1))
-    answer = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1))
+    answer = only(replies)
     assert isinstance(answer, Answer)
     assert (answer.output, answer.reasoning, answer.finish_reason) == ('[{"id":"1"}]', "hm", "tool_calls")
     assert answer.logprobs == '[{"token":"a","logprob":-0.5,"top_logprobs":[{"token":"a","logprob":-0.5}]}]'
@@ -284,9 +284,11 @@ def test_attempt_numbers_go_on_where_earlier_shards_ended(provider: Provider) ->
 
 def test_an_endpoint_that_never_says_anything_but_errors_is_given_up_early(provider: Provider) -> None:
     provider.handler = lambda _body, _seen: error(500)
-    said, _ = run(endpoint_at(provider.base, PRICE), requests(100), backoff_first_seconds=0.05)
-    assert all(isinstance(each, Failure) and each.kind is FailureKind.OVERLOADED for each in said.values())
-    assert any("given up" in each.message for each in said.values() if isinstance(each, Failure))
+    replies, _ = run(endpoint_at(provider.base, PRICE), requests(100), backoff_first_seconds=0.05)
+    assert all(
+        isinstance(reply, Failure) and reply.kind is FailureKind.OVERLOADED for reply in replies.values()
+    )
+    assert any("given up" in reply.message for reply in replies.values() if isinstance(reply, Failure))
     assert len(provider.bodies) < 100 * NEXT_STEP[FailureKind.OVERLOADED].attempts
 
 
@@ -309,8 +311,8 @@ MISBEHAVIOURS: dict[str, tuple[Any, dict[str, int]]] = {
 def test_each_misbehaviour_is_survived_and_booked_as_the_contract_says(provider: Provider, name: str) -> None:
     misbehave, statuses = MISBEHAVIOURS[name]
     provider.handler = lambda _, seen: misbehave() if seen == 0 else completion("fine")
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=5), timeout_seconds=0.5)
-    answer = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=5), timeout_seconds=0.5)
+    answer = only(replies)
     assert isinstance(answer, Answer), answer
     assert night.notes.statuses == statuses
     first, last = night.notes.outcomes.values()
@@ -341,8 +343,8 @@ def test_what_this_endpoint_will_not_answer_is_asked_once(
     provider: Provider, reply: Any, kind: FailureKind, status: str
 ) -> None:
     provider.handler = lambda _, __: reply()
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1))
-    failure = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1))
+    failure = only(replies)
     assert isinstance(failure, Failure)
     assert failure.kind is kind
     assert night.notes.statuses == {status: 1}
@@ -353,9 +355,9 @@ def test_an_answer_cut_before_its_first_word_is_asked_once_more_with_a_larger_bu
     provider: Provider,
 ) -> None:
     provider.handler = lambda _, __: completion(None, "length")
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=50))
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1, max_tokens=50))
     assert [b["max_tokens"] for b in provider.bodies] == [50, 200]
-    failure = only(said)
+    failure = only(replies)
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.CUT_EMPTY
     first = next(iter(night.notes.outcomes.values()))
@@ -366,22 +368,22 @@ def test_an_answer_cut_before_its_first_word_is_asked_once_more_with_a_larger_bu
 def test_an_answer_invalid_by_its_schema_is_paid_for_and_tried_once_more(provider: Provider) -> None:
     schema = {"type": "object", "required": ["a"]}
     provider.handler = lambda body, seen: completion('{"a": 1}' if seen else "{}")
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
-    answer = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
+    answer = only(replies)
     assert isinstance(answer, Answer)
     assert answer.valid is True
     assert night.notes.statuses == {"settled": 2}
     provider.handler = lambda body, seen: completion("not json")
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
-    answer = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema=schema))
+    answer = only(replies)
     assert isinstance(answer, Answer)
     assert answer.valid is False
     assert len(night.notes.outcomes) == 2
 
 
 def test_a_schema_that_is_none_is_never_sent(provider: Provider) -> None:
-    said, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema={"type": "nonsense"}))
-    failure = only(said)
+    replies, night = run(endpoint_at(provider.base, PRICE), requests(1, response_schema={"type": "nonsense"}))
+    failure = only(replies)
     assert isinstance(failure, Failure)
     assert (failure.kind, provider.bodies) == (FailureKind.BAD_REQUEST, [])
     assert night.notes.statuses == {"void": 1}
@@ -395,8 +397,8 @@ def test_retry_after_is_obeyed_by_the_whole_endpoint(provider: Provider) -> None
         return error(429, retry_after="1") if len(arrivals) == 1 else completion("x")
 
     provider.handler = handler
-    said, _ = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(3))
-    assert all(isinstance(s, Answer) for s in said.values())
+    replies, _ = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(3))
+    assert all(isinstance(s, Answer) for s in replies.values())
     assert arrivals[1] - arrivals[0] >= 1.0
 
 
@@ -404,9 +406,9 @@ def test_without_a_key_that_the_endpoint_names_nothing_is_sent(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("THE_KEY", raising=False)
-    said, _ = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(2))
-    assert {s.kind for s in said.values() if isinstance(s, Failure)} == {FailureKind.AUTH}
-    assert "THE_KEY" in str(said[0])
+    replies, _ = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(2))
+    assert {s.kind for s in replies.values() if isinstance(s, Failure)} == {FailureKind.AUTH}
+    assert "THE_KEY" in str(replies[0])
     assert provider.bodies == []
 
 
@@ -415,17 +417,17 @@ def test_a_key_goes_into_the_header_and_nowhere_else(
 ) -> None:
     monkeypatch.setenv("THE_KEY", "sk-planted-0123456789")
     provider.handler = lambda _, __: error(401, "sk-planted-0123456789", "bad key sk-planted-0123456789")
-    said, night = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(1))
+    replies, night = run(endpoint_at(provider.base, PRICE, api_key_env="THE_KEY"), requests(1))
     assert provider.headers[0]["Authorization"] == "Bearer sk-planted-0123456789"
-    assert "planted" not in repr((said, night.notes.intents, night.notes.outcomes))
-    assert "question" not in repr((said, night.notes.intents, night.notes.outcomes))
+    assert "planted" not in repr((replies, night.notes.intents, night.notes.outcomes))
+    assert "question" not in repr((replies, night.notes.intents, night.notes.outcomes))
 
 
 def test_after_three_refusals_of_the_key_no_more_is_sent(provider: Provider) -> None:
     provider.handler = lambda _, __: error(401)
-    said, night = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(50))
+    replies, night = run(endpoint_at(provider.base, PRICE, limits=Limits(concurrency=1)), requests(50))
     assert len(provider.bodies) == 3
-    assert len(said) == 50
+    assert len(replies) == 50
     assert night.notes.statuses == {"void": 50}
 
 
@@ -433,8 +435,8 @@ def test_an_endpoint_where_nobody_listens_is_given_up(provider: Provider) -> Non
     endpoint = endpoint_at(provider.base, PRICE)
     provider.close()
     began = time.monotonic()
-    said, night = run(endpoint, requests(30), patience_seconds=1.0)
-    assert {s.kind for s in said.values() if isinstance(s, Failure)} == {FailureKind.CONNECTION}
+    replies, night = run(endpoint, requests(30), patience_seconds=1.0)
+    assert {s.kind for s in replies.values() if isinstance(s, Failure)} == {FailureKind.CONNECTION}
     assert night.notes.cost == 0
     assert time.monotonic() - began < 10
 
@@ -443,8 +445,8 @@ def test_once_given_up_an_endpoint_keeps_nobody_waiting(provider: Provider) -> N
     endpoint = endpoint_at(provider.base, PRICE)
     provider.close()
     began = time.monotonic()
-    said, _ = run(endpoint, requests(300), patience_seconds=3.0)
-    assert len(said) == 300
+    replies, _ = run(endpoint, requests(300), patience_seconds=3.0)
+    assert len(replies) == 300
     assert time.monotonic() - began < 12, "300 requests, and each pause would be a second"
 
 
@@ -454,9 +456,9 @@ def test_an_endpoint_that_comes_back_is_waited_for(provider: Provider) -> None:
     night = Night(endpoint, requests(20), backoff_first_seconds=0.02)
     time.sleep(1.0)
     again = Provider(lambda _, __: completion("back"), port)
-    said = night.finish()
+    replies = night.finish()
     again.close()
-    assert all(isinstance(s, Answer) for s in said.values())
+    assert all(isinstance(s, Answer) for s in replies.values())
     assert night.notes.statuses["settled"] == 20
     assert night.notes.statuses["unsettled"] == 0
 
@@ -478,9 +480,9 @@ def test_shards_of_one_endpoint_share_its_limits(provider: Provider) -> None:
 def test_params_may_not_change_what_a_call_can_cost(provider: Provider) -> None:
     with pytest.raises(BadEndpointError, match=r"near: params may not set n"):
         run(endpoint_at(provider.base, PRICE, params={"n": 3}), requests(1))
-    said, _ = run(endpoint_at(provider.base, PRICE), requests(1, sampling={"n": 3}))
+    replies, _ = run(endpoint_at(provider.base, PRICE), requests(1, sampling={"n": 3}))
     assert provider.bodies == []
-    failure = only(said)
+    failure = only(replies)
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.BAD_REQUEST
 
@@ -496,9 +498,11 @@ def test_all_misbehaviours_together_leave_no_request_without_an_end(provider: Pr
 
     provider.handler = handler
     endpoint = endpoint_at(provider.base, PRICE)
-    said, night = run(endpoint, requests(300, max_tokens=5), timeout_seconds=2.0, backoff_first_seconds=0.1)
-    assert len(said) == 300
-    assert sum(isinstance(s, Answer) for s in said.values()) >= 290
+    replies, night = run(
+        endpoint, requests(300, max_tokens=5), timeout_seconds=2.0, backoff_first_seconds=0.1
+    )
+    assert len(replies) == 300
+    assert sum(isinstance(s, Answer) for s in replies.values()) >= 290
     assert night.notes.intents.keys() == night.notes.outcomes.keys()
     assert night.notes.cost >= provider.billed
     assert night.budget.reserved_usd == 0
@@ -513,18 +517,18 @@ def test_stop_sends_nothing_more_and_lets_what_is_in_flight_finish(provider: Pro
     while len(provider.bodies) < 8:
         time.sleep(0.01)
     night.engine.stop()
-    said = night.finish()
-    answered = sum(isinstance(s, Answer) for s in said.values())
+    replies = night.finish()
+    answered = sum(isinstance(s, Answer) for s in replies.values())
     assert answered == len(provider.bodies) == 8
-    assert Counter(s.kind for s in said.values() if isinstance(s, Failure)) == {FailureKind.CANCELLED: 192}
+    assert Counter(s.kind for s in replies.values() if isinstance(s, Failure)) == {FailureKind.CANCELLED: 192}
 
 
 def test_after_the_deadline_nothing_is_sent(provider: Provider) -> None:
     provider.latency = 0.1
     deadline = datetime.now(UTC) + timedelta(seconds=0.8)
     night = Night(endpoint_at(provider.base, PRICE, limits=Limits(rpm=600)), requests(500), deadline=deadline)
-    said = night.finish()
-    kinds = Counter(s.kind if isinstance(s, Failure) else "answer" for s in said.values())
+    replies = night.finish()
+    kinds = Counter(s.kind if isinstance(s, Failure) else "answer" for s in replies.values())
     assert kinds["answer"] == len(provider.bodies) > 0
     assert kinds[FailureKind.DEADLINE] == 500 - len(provider.bodies)
     assert datetime.now(UTC) < deadline + timedelta(seconds=2)
@@ -574,18 +578,18 @@ def test_the_cap_is_never_passed_by_the_providers_books(provider: Provider, seed
     endpoint = endpoint_at(provider.base, PRICE, limits=Limits(concurrency=100))
     most = worst_case_of(endpoint, work[-1])
     cap = most * 150
-    said, night = run(endpoint, work, cap=str(cap))
+    replies, night = run(endpoint, work, cap=str(cap))
     assert provider.billed <= night.notes.cost <= cap
     assert night.notes.cost > cap - most
-    assert any(isinstance(s, Failure) and s.kind is FailureKind.BUDGET for s in said.values())
+    assert any(isinstance(s, Failure) and s.kind is FailureKind.BUDGET for s in replies.values())
 
 
 def test_under_a_cap_requests_are_served_in_order_until_the_stop(provider: Provider) -> None:
     endpoint = endpoint_at(provider.base, PRICE)
     provider.handler = lambda _, __: completion("x", tokens=(200, 90))
     work = requests(60, max_tokens=100)
-    said, night = run(endpoint, work, cap=str(worst_case_of(endpoint, work[0]) * 3))
-    served = [row for row in range(60) if isinstance(said[row], Answer)]
+    replies, night = run(endpoint, work, cap=str(worst_case_of(endpoint, work[0]) * 3))
+    served = [row for row in range(60) if isinstance(replies[row], Answer)]
     assert 3 <= len(served) < 60
     assert served == list(range(len(served)))
     assert len(night.notes.intents) == len(served)

@@ -67,8 +67,8 @@ def test_a_run_on_openai_compatible_servers_imports_neither_litellm_nor_vllm() -
         "import thirdshift.engines.realtime.engine, thirdshift.engines.batch.engine; "
         "print([m for m in ('litellm', 'vllm', 'httpx') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_azures_batches_are_reached_at_its_own_address_and_said_to_be_untested(

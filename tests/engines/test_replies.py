@@ -77,7 +77,7 @@ class Shift:
         )
         ticket = engine.submit(Shard("run", "s", "near", Purpose.MAIN, work), "run/s")
         try:
-            self.said = {said.row: said for said in engine.collect(ticket)}
+            self.said = {reply.row: reply for reply in engine.collect(ticket)}
         finally:
             engine.close()
 
@@ -103,7 +103,7 @@ def answering(but: dict[int, Said]) -> Script:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         failed(403, "Input was flagged by moderation"),
         failed(403, "forbidden"),
@@ -116,8 +116,8 @@ def answering(but: dict[int, Said]) -> Script:
     ],
     ids=["moderated", "plain 403", "plain 404", "picture"],
 )
-def test_an_endpoint_that_answers_is_not_given_up_for_what_single_requests_meet(said: Said) -> None:
-    bad = dict.fromkeys(range(40, 60), said)
+def test_an_endpoint_that_answers_is_not_given_up_for_what_single_requests_meet(reply: Said) -> None:
+    bad = dict.fromkeys(range(40, 60), reply)
     with scripted(answering(bad)) as provider:
         shift = Shift(provider, requests(200))
     assert shift.kinds["answer"] == 180
@@ -133,7 +133,7 @@ def test_a_servers_error_that_meets_one_request_alone_holds_up_nobody() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "reply",
     [
         failed(400, "Your credit balance is too low to access the API.", type="invalid_request_error"),
         failed(
@@ -144,8 +144,8 @@ def test_a_servers_error_that_meets_one_request_alone_holds_up_nobody() -> None:
     ],
     ids=["credit", "deployment's budget", "key's budget", "key"],
 )
-def test_an_empty_account_gives_an_endpoint_up_though_it_has_answered(said: Said) -> None:
-    with scripted(answering(dict.fromkeys(range(3, 300), said))) as provider:
+def test_an_empty_account_gives_an_endpoint_up_though_it_has_answered(reply: Said) -> None:
+    with scripted(answering(dict.fromkeys(range(3, 300), reply))) as provider:
         shift = Shift(provider, requests(300), limits=_few())
     assert shift.kinds == {"answer": 3, "auth": 297}
     assert len(provider.bodies) <= 3 + ANSWERED_IN_A_ROW + 8
@@ -174,7 +174,7 @@ def test_a_wait_of_hours_sends_the_rest_elsewhere_and_says_until_when(how: str) 
     (words,) = shift.words
     assert "out until" in words
     assert "UTC" in words
-    told = [said.message for said in shift.said.values() if isinstance(said, Failure)]
+    told = [reply.message for reply in shift.said.values() if isinstance(reply, Failure)]
     assert sum("out until" in message for message in told) >= 40, "all but those that were in flight"
 
 
@@ -242,7 +242,7 @@ def test_a_schema_that_the_server_cannot_enforce_is_sent_without_what_it_refuses
 
     with scripted(script) as provider:
         shift = Shift(provider, requests(6, response_schema=SCHEMA))
-    valid = {row: said.valid for row, said in shift.said.items() if isinstance(said, Answer)}
+    valid = {row: reply.valid for row, reply in shift.said.items() if isinstance(reply, Answer)}
     assert valid == {0: False, 1: True, 2: True, 3: True, 4: True, 5: True}
 
 

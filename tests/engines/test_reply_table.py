@@ -83,14 +83,14 @@ def endpoint(provider: ScriptedProvider, mode: Mode = Mode.REALTIME, model: str 
 def played(engine: Any, notes: MemoryJournal) -> tuple[Answer | Failure, list[Outcome]]:
     ticket = engine.submit(Shard("run", "s", "near", Purpose.MAIN, [request()]), "run/s")
     try:
-        (said,) = list(engine.collect(ticket))
+        (reply,) = list(engine.collect(ticket))
     finally:
         engine.close()
-    return said, list(notes.outcomes.values())
+    return reply, list(notes.outcomes.values())
 
 
-def check(case: ReplyCase, said: Answer | Failure, outcomes: list[Outcome]) -> None:
-    kind = said.kind if isinstance(said, Failure) else None
+def check(case: ReplyCase, reply: Answer | Failure, outcomes: list[Outcome]) -> None:
+    kind = reply.kind if isinstance(reply, Failure) else None
     assert kind is case.kind
     assert NATURE[kind].value == case.nature
     for outcome in outcomes:

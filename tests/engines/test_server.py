@@ -87,10 +87,10 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
         monkeypatch.setattr(ServerProcess, "start", start_and_wait_for_output)
     journal, budget = MemoryJournal(), RunBudget(Decimal(10))
     engine = server_engine(server_endpoint(tmp_path, up), journal, budget, startup_seconds=1.0)
-    for said in answered(engine, shard("theirs", requests(3))):
-        assert isinstance(said, Failure)
-        assert said.kind is FailureKind.WORKER_DIED
-        assert all(word in said.message for word in words), said.message
+    for reply in answered(engine, shard("theirs", requests(3))):
+        assert isinstance(reply, Failure)
+        assert reply.kind is FailureKind.WORKER_DIED
+        assert all(word in reply.message for word in words), reply.message
     engine.close()
     assert (tmp_path / "downs").read_text() == "down\n"
     assert len(journal.outcomes) == len(journal.intents)
@@ -100,7 +100,7 @@ def test_a_server_that_does_not_come_up_is_told_with_its_last_words_and_taken_do
 def test_without_money_for_its_time_no_server_is_started(tmp_path: Path) -> None:
     engine = server_engine(server_endpoint(tmp_path), MemoryJournal(), RunBudget(Decimal("0.01")))
     assert {
-        one.kind for one in answered(engine, shard("theirs", requests(3))) if isinstance(one, Failure)
+        reply.kind for reply in answered(engine, shard("theirs", requests(3))) if isinstance(reply, Failure)
     } == {FailureKind.BUDGET}
     engine.close()
     assert engine.worker_lifetimes() == []
@@ -119,7 +119,11 @@ def waiting_for_money(
 
     def wait() -> None:
         ended.set_result(
-            {one.kind for one in answered(engine, shard("theirs", requests(3))) if isinstance(one, Failure)}
+            {
+                reply.kind
+                for reply in answered(engine, shard("theirs", requests(3)))
+                if isinstance(reply, Failure)
+            }
         )
 
     threading.Thread(target=wait, daemon=True).start()
@@ -197,9 +201,9 @@ def test_what_makes_no_server_is_told_at_its_place(tmp_path: Path) -> None:
         "  - {name: b, model: openai/m, api_base: 'http://h/v1', usd_per_hour: 1, price: {input: 1, output: 1}}\n"
         "  - {name: c, model: openai/m, api_base: 'http://h/v1', usd_per_hour: 1, health: ping me, down: stop me}\n"
     )
-    with pytest.raises(JobError) as told:
+    with pytest.raises(JobError) as raised:
         load_job(tmp_path / "job.yaml", environ=None)
-    text = str(told.value)
+    text = str(raised.value)
     for words in (
         "is of a server that has an api_base",
         "by the hour; state one",

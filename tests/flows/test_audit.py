@@ -155,7 +155,7 @@ def test_the_anchor_answers_no_more_than_the_labels_left_can_make_pairs_of() -> 
 
 def test_a_verdict_that_fails_twice_is_0_unless_the_judge_is_out_of_order(tmp_path: Path) -> None:
     columns = "run_id, shard_id, row, request_id, purpose, reply, output, failure_kind"
-    with Warehouse.open(tmp_path / "w.duckdb") as w:
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
 
         def reply(shard: str, row: int, output: str | None, kind: str | None = None) -> None:
             told = [
@@ -165,23 +165,29 @@ def test_a_verdict_that_fails_twice_is_0_unless_the_judge_is_out_of_order(tmp_pa
             ]
             values = {"run_id": ["run"], "shard_id": [shard], "row": [row], "request_id": [f"r{row}"]}
             values |= {"purpose": ["judge"]} | {name: pa.array([value], pa.string()) for name, value in told}
-            w.execute(f"insert into responses by name select {columns} from told", {"told": pa.table(values)})
+            warehouse.execute(
+                f"insert into responses by name select {columns} from told", {"told": pa.table(values)}
+            )
 
         for shard in ("1", "2", "3"):
-            w.execute(f"insert into shards (run_id, shard_id, subject) values ('run', '{shard}', 'flash')")
+            warehouse.execute(
+                f"insert into shards (run_id, shard_id, subject) values ('run', '{shard}', 'flash')"
+            )
         for row in range(20):
             reply("1", row, None, "timeout") if row in (3, 4, 5) else reply("1", row, "1")
-        assert replies(w, "run")["row"].to_pylist() == [row for row in range(20) if row not in (3, 4, 5)]
+        assert replies(warehouse, "run")["row"].to_pylist() == [
+            row for row in range(20) if row not in (3, 4, 5)
+        ]
         reply("2", 3, "1")
         reply("2", 4, None, "overloaded")
         reply("2", 5, None, "budget")
-        told = replies(w, "run").to_pylist()
+        told = replies(warehouse, "run").to_pylist()
         assert [each["row"] for each in told if each["output"] is None] == [4], "5 was not sent a second time"
         assert len(told) == 19
         for row in (21, 22):
             reply("2", row, None, "timeout")
             reply("3", row, None, "timeout")
-        assert None not in replies(w, "run")["output"].to_pylist(), "an outage is no opinion"
+        assert None not in replies(warehouse, "run")["output"].to_pylist(), "an outage is no opinion"
 
 
 def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
@@ -200,8 +206,8 @@ def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
             "reference": None,
         }
     ]
-    with Warehouse.open(tmp_path / "w.duckdb") as w:
-        asked = [scoring._judged(w, given_.judge, found, None)[1] for _ in range(3)]
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        asked = [scoring._judged(warehouse, given_.judge, found, None)[1] for _ in range(3)]
     assert [len(each) for each in asked] == [1, 1, 0]
 
 

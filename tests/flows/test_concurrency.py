@@ -101,11 +101,14 @@ def test_a_slot_that_no_run_holds_is_taken_back_and_that_is_said(
     monkeypatch.setattr(concurrency, "ASK_SECONDS", 0.2)
     monkeypatch.setattr(concurrency, "SILENT_SECONDS", 0.5)
     slot_without_lease("thirdshift-orphan")
-    said: list[str] = []
-    with EndpointSlots(["orphan"], None, said.append).of("orphan"):
+    messages: list[str] = []
+    with EndpointSlots(["orphan"], None, messages.append).of("orphan"):
         assert slots_of("thirdshift-orphan") == 1, "its own"
-    assert [word in line for word, line in zip(("waiting", "taken back"), said, strict=True)] == [True, True]
-    assert "LEASE_STORAGE" in said[1]
+    assert [word in line for word, line in zip(("waiting", "taken back"), messages, strict=True)] == [
+        True,
+        True,
+    ]
+    assert "LEASE_STORAGE" in messages[1]
 
 
 def test_a_slot_whose_holder_is_alive_is_waited_for(
@@ -116,7 +119,7 @@ def test_a_slot_whose_holder_is_alive_is_waited_for(
     assert unheld("thirdshift-held", timedelta(minutes=2)) == 0
     assert unheld("thirdshift-held", timedelta(0)) == 1, "one that has told nothing for so long is dead"
     monkeypatch.setattr(concurrency, "ASK_SECONDS", 0.2)
-    said: list[str] = []
-    with EndpointSlots(["held"], datetime.now(UTC) + timedelta(seconds=2), said.append).of("held"):
-        assert len(said) == 1, "waited until its deadline"
+    messages: list[str] = []
+    with EndpointSlots(["held"], datetime.now(UTC) + timedelta(seconds=2), messages.append).of("held"):
+        assert len(messages) == 1, "waited until its deadline"
     assert slots_of("thirdshift-held") == 1

@@ -54,15 +54,15 @@ def test_times_are_told_as_people_say_them() -> None:
 
 
 def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = io.StringIO()
-    console = RunConsole(Console(file=said, soft_wrap=True, highlight=False))
+    printed = io.StringIO()
+    console = RunConsole(Console(file=printed, soft_wrap=True, highlight=False))
     with console.working("main", tally(total=10, done=10, seconds=5)) as bar:
         bar.show(Decimal("0.25"))
-    assert said.getvalue() == "main: 10 of 10; at most $0.2500 spent, 2/s\n"
+    assert printed.getvalue() == "main: 10 of 10; at most $0.2500 spent, 2/s\n"
     monkeypatch.setenv(QUIET, "1")
     console.say("a plan")
     console.say("a warning", "yellow")
-    assert said.getvalue().splitlines()[1:] == ["a warning"]
+    assert printed.getvalue().splitlines()[1:] == ["a warning"]
 
 
 LOUD = """

@@ -72,9 +72,9 @@ def go_on(
         )
         still = set(orphans.shards[0].unanswered.tolist())
         shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
-        said = list(engine.collect(engine.submit(shard, KEY)))
+        replies = list(engine.collect(engine.submit(shard, KEY)))
         engine.close()
-    return orphans, budget, said
+    return orphans, budget, replies
 
 
 def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_for_it(
@@ -84,7 +84,7 @@ def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_f
     cap = die_before_the_batch_is_made(tmp_path, endpoint)  # room for it once, not twice
     _, budget, said = go_on(tmp_path, endpoint, cap)
     assert len(said) == len(REQUESTS)
-    assert all(isinstance(each, Answer) for each in said)
+    assert all(isinstance(reply, Answer) for reply in said)
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
     assert (budget.spent_usd, budget.reserved_usd) == (billed_usd(emulator), 0)
     assert all(outcome is not None for _, outcome in attempts(tmp_path, SHARD_ID))
@@ -96,7 +96,7 @@ def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
     endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     cap = die_before_the_batch_is_made(tmp_path, endpoint)
     _, budget, said = go_on(tmp_path, endpoint, cap, datetime.now(UTC) - timedelta(seconds=1))
-    assert all(isinstance(each, Failure) for each in said)
+    assert all(isinstance(reply, Failure) for reply in said)
     assert (budget.spent_usd, budget.reserved_usd) == (0, 0)
     statuses = {outcome.status.value for _, outcome in attempts(tmp_path, SHARD_ID) if outcome is not None}
     assert statuses == {"void"}

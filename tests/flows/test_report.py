@@ -211,7 +211,9 @@ def test_what_people_wrote_stays_text(copied: Path, tmp_path: Path) -> None:
     assert write_report("demo", tmp_path / "evil.html", copied, texts=True) == 0
     found = seen((tmp_path / "evil.html").read_text(encoding="utf-8"))
     assert not {"script", "img"} & {tag for tag, _ in found.elements}
-    assert not [said for _, said in found.elements if any(name.startswith("on") for name in said)]
+    assert not [
+        attributes for _, attributes in found.elements if any(name.startswith("on") for name in attributes)
+    ]
     assert found.text.count(EVIL) > 10
     change(copied, "update runs set job = $steers", steers="\x1b[2J\u202e")
     write_report("demo", tmp_path / "steers.html", copied, texts=False)

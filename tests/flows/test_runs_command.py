@@ -40,7 +40,7 @@ def command(*words: str | Path) -> Result:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Path:
     path = tmp_path / "w.duckdb"
-    with Warehouse.open(path) as w:
+    with Warehouse.open(path) as warehouse:
         for days, (run_id, status, outcomes) in enumerate(
             [
                 ("kept", "done", []),
@@ -51,19 +51,19 @@ def warehouse(tmp_path: Path) -> Path:
             ]
         ):
             row = {"run_id": run_id, "job": "sums", "status": status, "outcomes": outcomes}
-            runs.start(w, row | {"started_at": NOW + timedelta(days=days)})
+            runs.start(warehouse, row | {"started_at": NOW + timedelta(days=days)})
         ledger = [
             {"run_id": "kept", "cost_usd": Decimal(2), "status": "settled"},
             {"run_id": "killed", "cost_usd": Decimal(1), "status": "settled"},
             {"run_id": "killed", "cost_usd": Decimal(4), "status": "unsettled"},
         ]
-        w.append("ledger", pa.Table.from_pylist(ledger))
+        warehouse.append("ledger", pa.Table.from_pylist(ledger))
         claim: dict[str, Any] = {"run_id": "kept", "task": None, "floor": 0.9, "confidence": 0.95}
         claims = [
             claim | {"lower_bound": 0.5, "certified": False, "issued_at": NOW},
             claim | {"lower_bound": 0.93, "certified": True, "issued_at": NOW + timedelta(days=1)},
         ]
-        w.append("certificates", pa.Table.from_pylist(claims))
+        warehouse.append("certificates", pa.Table.from_pylist(claims))
     for run_id in ("killed", "early"):
         done = subprocess.run([sys.executable, "-c", HOLD, run_folder(path, run_id)], check=False)
         assert done.returncode == -9
@@ -77,9 +77,9 @@ def test_runs_are_listed_with_status_spend_and_verdict(warehouse: Path) -> None:
         shown = command("runs", "--warehouse", warehouse)
     assert done.exit_code == 0, done.output
     listed = json.loads(done.stdout)["runs"]
-    told = {run["run_id"]: (run["status"], run["spent_usd"], run["verdict"]) for run in listed}
-    assert list(told) == ["early", "working", "killed", "broke", "missed", "kept"]
-    assert told == {
+    data = {run["run_id"]: (run["status"], run["spent_usd"], run["verdict"]) for run in listed}
+    assert list(data) == ["early", "working", "killed", "broke", "missed", "kept"]
+    assert data == {
         "early": ("interrupted", 0, "thirdshift resume early"),
         "working": ("running", 0.0, ""),
         "killed": ("interrupted", 1.0, "thirdshift resume killed"),

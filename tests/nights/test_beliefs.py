@@ -29,19 +29,19 @@ def test_a_floor_is_held_by_priors_where_there_is_no_scorer(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(tmp_path, endpoints(), quality={"floor": 0.8}) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert 0.8 <= told["quality"] < 0.81
-    assert told["endpoints"].keys() == {"middle", "large"}
-    assert told["labels_needed"] is None
+    data = json.loads(capsys.readouterr().out)
+    assert 0.8 <= data["quality"] < 0.81
+    assert data["endpoints"].keys() == {"middle", "large"}
+    assert data["labels_needed"] is None
 
 
 def test_without_a_floor_the_cheapest_is_planned_and_its_quality_predicted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(tmp_path, endpoints()) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["endpoints"].keys() == {"small"}
-    assert told["quality"] == pytest.approx(0.55)
+    data = json.loads(capsys.readouterr().out)
+    assert data["endpoints"].keys() == {"small"}
+    assert data["quality"] == pytest.approx(0.55)
 
 
 def test_a_relative_floor_is_held_by_priors_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +59,8 @@ def test_a_floor_above_all_beliefs_is_not_feasible(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(tmp_path, endpoints(), quality={"floor": 0.95}) == 3
-    told = json.loads(capsys.readouterr().out)
-    assert told["nearest"]["floor"] == pytest.approx(0.9, abs=1e-3)
+    data = json.loads(capsys.readouterr().out)
+    assert data["nearest"]["floor"] == pytest.approx(0.9, abs=1e-3)
 
 
 @pytest.fixture

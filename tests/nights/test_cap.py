@@ -21,6 +21,6 @@ def test_a_cap_is_never_passed_and_spent_to_the_last_reservation() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (told["seeds"], told["in_flight"], told["broken"]) == (3, 100, {})
-    assert told["answers"] > 100
+    data = json.loads(done.stdout.splitlines()[-1])
+    assert (data["seeds"], data["in_flight"], data["broken"]) == (3, 100, {})
+    assert data["answers"] > 100

@@ -25,7 +25,7 @@ from workers w
 
 
 def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: Path) -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         (
             sys.executable,
             "-m",
@@ -40,9 +40,9 @@ def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: 
         text=True,
         check=False,
     )
-    assert told.returncode in {0, 3}, told.stderr  # so few may miss the floor
-    assert "invented" in told.stdout
-    assert "a guess for cpu until a first night has measured it" in told.stderr
+    assert done.returncode in {0, 3}, done.stderr  # so few may miss the floor
+    assert "invented" in done.stdout
+    assert "a guess for cpu until a first night has measured it" in done.stderr
     warehouse = tmp_path / "warehouse.duckdb"
     results = ask(warehouse, "select count(*) as n, count(error) as errors from results").to_pylist()
     assert results == [{"n": 40, "errors": 0}]

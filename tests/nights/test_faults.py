@@ -21,8 +21,8 @@ def test_nights_killed_at_random_instants_end_whole_and_pay_once() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert told["kills"] == 5
-    assert sum(told["hindered"].values()) >= 5, "beside readers, few files and full disks"
-    assert told["billed"] > told["requests"]
-    assert all(told["laws"].values())
+    data = json.loads(done.stdout.splitlines()[-1])
+    assert data["kills"] == 5
+    assert sum(data["hindered"].values()) >= 5, "beside readers, few files and full disks"
+    assert data["billed"] > data["requests"]
+    assert all(data["laws"].values())

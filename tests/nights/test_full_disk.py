@@ -57,8 +57,8 @@ def test_records_of_several_shards_are_written_all_or_none(tmp_path: Path) -> No
 
 def test_what_cannot_be_sealed_or_put_in_stays_and_goes_in_later(tmp_path: Path) -> None:
     path, folder = tmp_path / "w.duckdb", run_folder(tmp_path / "w.duckdb", "run")
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": "run"})
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "run"})
     with FileJournal(folder) as journal:
         journal.sent(intent(n) for n in range(MANY))
         journal.settled(outcome(n, "an answer " * 50 + str(n)) for n in range(MANY))
@@ -71,13 +71,13 @@ def test_what_cannot_be_sealed_or_put_in_stays_and_goes_in_later(tmp_path: Path)
     assert recover(folder) == ["s1"]
     with (
         files_no_larger_than(65536),
-        Warehouse.open(path) as w,
+        Warehouse.open(path) as warehouse,
         pytest.raises(StoreError, match=rf"w\.duckdb: the disk is full .* free some space in {tmp_path}"),
     ):
-        ingest_parts(w, *parts.of_run(folder))
-    with Warehouse.open(path) as w:
-        assert ingest_parts(w, *parts.of_run(folder)) == MANY
-        assert ingest_parts(w, *parts.of_run(folder)) == 0
+        ingest_parts(warehouse, *parts.of_run(folder))
+    with Warehouse.open(path) as warehouse:
+        assert ingest_parts(warehouse, *parts.of_run(folder)) == MANY
+        assert ingest_parts(warehouse, *parts.of_run(folder)) == 0
 
 
 def test_an_input_is_frozen_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_results_that_cannot_be_published_are_published_later(tmp_path: Path) ->
     folder.mkdir(parents=True)
     (folder / MARKER).touch(0o600)
     freeze(InputSpec("in.parquet", tmp_path), folder)
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": "run", "job": "j"})
-        requests.save(w, "run", folder)
-        results.compose(w, "run", pa.table({"row": range(MANY), "endpoint": ["small"] * MANY}))
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "run", "job": "j"})
+        requests.save(warehouse, "run", folder)
+        results.compose(warehouse, "run", pa.table({"row": range(MANY), "endpoint": ["small"] * MANY}))
     with (
         files_no_larger_than(2048),
         pytest.raises(PublishError, match=r"File too large.*resuming the run publishes"),

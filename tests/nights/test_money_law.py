@@ -71,9 +71,9 @@ def begun(path: Path, run_id: str, at: datetime) -> Path:
     folder = run_folder(path, run_id)
     freeze(InputSpec("in.parquet", path.parent), folder)
     (folder / MARKER).touch()
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": run_id, "job": "tickets", "status": "running", "started_at": at})
-        requests.save(w, run_id, folder, {}, [])
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": run_id, "job": "tickets", "status": "running", "started_at": at})
+        requests.save(warehouse, run_id, folder, {}, [])
     return folder
 
 
@@ -96,8 +96,8 @@ def lived(path: Path, run_id: str, course: list[Attempt], at: datetime = NOW) ->
             elif not it.killed:  # dropped: we know that we do not know
                 journal.settled([Outcome(intent.entry_id, LedgerStatus.UNSETTLED, it.reserved_usd, at)])
     recover(folder)
-    with Warehouse.open(path) as w:
-        ingest_parts(w, *parts.of_run(folder))
+    with Warehouse.open(path) as warehouse:
+        ingest_parts(warehouse, *parts.of_run(folder))
 
 
 @settings(max_examples=25, deadline=None)
@@ -112,19 +112,21 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
             Attempt(n, Purpose.MAIN, Decimal(9), Decimal(7), heard=True, killed=False) for n in range(3)
         ]
         lived(path, "before", earlier, NOW - timedelta(days=40))
-        with Warehouse.open(path) as w:
+        with Warehouse.open(path) as warehouse:
             served = pa.table({"row": range(3), "endpoint": ["small"] * 3})
-            results.compose(w, "before", served)
-            runs.finish(w, "before", status="done", published_at=NOW)
+            results.compose(warehouse, "before", served)
+            runs.finish(warehouse, "before", status="done", published_at=NOW)
     lived(path, "night", course)
-    with Warehouse.open(path) as w:
+    with Warehouse.open(path) as warehouse:
         if reused:
-            hashes = w.query("select request_hash from requests where run_id = 'night'")["request_hash"]
-            found = answered_before(w, "tickets", hashes, None, NOW, but_run="night")
+            hashes = warehouse.query("select request_hash from requests where run_id = 'night'")[
+                "request_hash"
+            ]
+            found = answered_before(warehouse, "tickets", hashes, None, NOW, but_run="night")
             assert found.num_rows == 3
-            reuse(w, "night", found)
+            reuse(warehouse, "night", found)
         prices.save(
-            w,
+            warehouse,
             "night",
             pa.table(
                 {
@@ -136,13 +138,15 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
             ),
         )
         results.compose(
-            w, "night", pa.table({"row": range(ROWS), "endpoint": pa.array([None] * ROWS, pa.string())})
+            warehouse,
+            "night",
+            pa.table({"row": range(ROWS), "endpoint": pa.array([None] * ROWS, pa.string())}),
         )
-        runs.finish(w, "night", status="done", published_at=NOW)
-        cost = ledger.spending(w, "night")
+        runs.finish(warehouse, "night", status="done", published_at=NOW)
+        cost = ledger.spending(warehouse, "night")
         assert cost.settled_usd <= books <= cost.settled_usd + cost.unsettled_usd
         for place, sql in FIGURES.items():
-            (row,) = w.query(sql).to_pylist()
+            (row,) = warehouse.query(sql).to_pylist()
             assert tuple(row.values()) == (cost.settled_usd, cost.unsettled_usd), place
         said = spent(cost.settled_usd, cost.unsettled_usd)
         assert ("settled" in said and "more unsettled" in said) == bool(cost.unsettled_usd)
@@ -150,8 +154,12 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
         invoice = pa.Table.from_pylist(
             [{"day": NOW.date(), "model": "small", "cost_usd": books}], schema=INVOICE
         )
-        settle(w, settlement(w.query("from ledger where run_id = 'night'"), invoice), "the invoice")
-        assert ledger.spending(w, "night") == ledger.Spending(books, Decimal(0))
+        settle(
+            warehouse,
+            settlement(warehouse.query("from ledger where run_id = 'night'"), invoice),
+            "the invoice",
+        )
+        assert ledger.spending(warehouse, "night") == ledger.Spending(books, Decimal(0))
         for place, sql in FIGURES.items():
-            (row,) = w.query(sql).to_pylist()
+            (row,) = warehouse.query(sql).to_pylist()
             assert tuple(row.values()) == (books, 0), place

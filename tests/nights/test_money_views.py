@@ -68,9 +68,9 @@ def a_run(
     folder = run_folder(path, run_id)
     freeze(InputSpec("in.parquet", path.parent), folder)
     (folder / MARKER).touch()
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": run_id, "job": job, "status": "running", "started_at": at})
-        requests.save(w, run_id, folder, {"team": "support"}, ["customer"])
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": run_id, "job": job, "status": "running", "started_at": at})
+        requests.save(warehouse, run_id, folder, {"team": "support"}, ["customer"])
     with FileJournal(folder) as journal:
         for row, purpose, status, cost in entries:
             intent = an_intent(run_id, row, purpose, cost, at)
@@ -88,11 +88,15 @@ def a_run(
                 )
         part = journal.seal("s")
     assert part is not None
-    with Warehouse.open(path) as w:
-        ingest_parts(w, part)
-        leaders = w.query("select row from requests where run_id = $r and row = leader", r=run_id)["row"]
-        results.compose(w, run_id, pa.table({"row": leaders, "endpoint": pa.array(["small"] * len(leaders))}))
-        runs.finish(w, run_id, status="done", published_at=at)
+    with Warehouse.open(path) as warehouse:
+        ingest_parts(warehouse, part)
+        leaders = warehouse.query("select row from requests where run_id = $r and row = leader", r=run_id)[
+            "row"
+        ]
+        results.compose(
+            warehouse, run_id, pa.table({"row": leaders, "endpoint": pa.array(["small"] * len(leaders))})
+        )
+        runs.finish(warehouse, run_id, status="done", published_at=at)
 
 
 def an_intent(run_id: str, row: int | None, purpose: Purpose, cost: Decimal, at: datetime) -> Intent:
@@ -102,8 +106,8 @@ def an_intent(run_id: str, row: int | None, purpose: Purpose, cost: Decimal, at:
     )  # fmt: skip
 
 
-def one(w: Warehouse, sql: str) -> dict[str, Any]:
-    (row,) = w.query(sql).to_pylist()
+def one(warehouse: Warehouse, sql: str) -> dict[str, Any]:
+    (row,) = warehouse.query(sql).to_pylist()
     return dict(row)
 
 
@@ -127,14 +131,14 @@ def test_chargeback_sums_to_the_ledger_to_the_last_place(
     path = tmp_path_factory.mktemp("charge") / "w.duckdb"
     a_run(path, "one", first)
     a_run(path, "two", second, at=NOW + timedelta(days=20))
-    with Warehouse.open(path) as w:
+    with Warehouse.open(path) as warehouse:
         booked = one(
-            w,
+            warehouse,
             """select sum(cost_usd) as all_usd, coalesce(sum(cost_usd) filter (where status = 'unsettled'), 0) as open
                from ledger""",
         )
         charged = one(
-            w,
+            warehouse,
             """select sum(direct_usd) + sum(overhead_usd) + sum(unsettled_usd) as all_usd, sum(unsettled_usd) as open
                from chargeback""",
         )
@@ -143,7 +147,10 @@ def test_chargeback_sums_to_the_ledger_to_the_last_place(
             "select month, sum(direct_usd + overhead_usd + unsettled_usd) as usd from chargeback group by 1"
         )
         by_day = "select strftime(day, '%Y-%m') as month, sum(cost_usd) as usd from spend_by_day group by 1"
-        assert w.query(by_month + " order by 1").to_pylist() == w.query(by_day + " order by 1").to_pylist()
+        assert (
+            warehouse.query(by_month + " order by 1").to_pylist()
+            == warehouse.query(by_day + " order by 1").to_pylist()
+        )
 
 
 def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tmp_path: Path) -> None:
@@ -158,9 +165,9 @@ def test_what_belongs_to_no_request_is_spread_over_the_answered_ones_by_count(tm
         [*main, (None, Purpose.OVERHEAD, "settled", Decimal(6)), (2, Purpose.PILOT, "unsettled", Decimal(3))],
     )
     house = {"run_id": "one", "worker_id": "house-0#1", "started_at": NOW, "accounting_usd": Decimal(3)}
-    with Warehouse.open(path) as w:
-        dispatch.save_workers(w, pa.Table.from_pylist([house]))
-        rows = w.query(
+    with Warehouse.open(path) as warehouse:
+        dispatch.save_workers(warehouse, pa.Table.from_pylist([house]))
+        rows = warehouse.query(
             """select tag, sum(direct_usd) as direct, sum(overhead_usd) as overhead, sum(unsettled_usd) as open,
                       sum(accounting_usd) as paid_already
                from chargeback group by 1 order by 1"""
@@ -183,10 +190,10 @@ def test_savings_say_what_each_endpoint_alone_would_have_cost(tmp_path: Path) ->
             "usd_per_hour": [None, None, 2.5],
         }
     )
-    with Warehouse.open(path) as w:
-        prices.save(w, "one", in_force)
-        prices.save(w, "one", in_force)
-        rows = w.query("select * from savings order by endpoint").to_pylist()
+    with Warehouse.open(path) as warehouse:
+        prices.save(warehouse, "one", in_force)
+        prices.save(warehouse, "one", in_force)
+        rows = warehouse.query("select * from savings order by endpoint").to_pylist()
     found = {r["endpoint"]: (r["basis"], r["spent_usd"], r["alone_usd"], r["saved_usd"]) for r in rows}
     spent = Decimal("0.007")
     # 7 requests of 100 tokens in and 10 out
@@ -211,15 +218,15 @@ def test_savings_leave_unsettled_and_reused_apart(tmp_path: Path) -> None:
             "output_usd_per_mtok": [0.0],
         }
     )
-    with Warehouse.open(path) as w:
-        hashes = w.query("select request_hash from requests where run_id = 'one' and row >= 5")[
+    with Warehouse.open(path) as warehouse:
+        hashes = warehouse.query("select request_hash from requests where run_id = 'one' and row >= 5")[
             "request_hash"
         ]
-        reuse(w, "one", answered_before(w, "tickets", hashes, None, NOW, but_run="one"))
-        prices.save(w, "one", in_force)
-        row = one(w, "from savings")
-        run = runs.get(w, "one")
-        by_day = one(w, "select * from spend_by_day where run_id = 'one'")
+        reuse(warehouse, "one", answered_before(warehouse, "tickets", hashes, None, NOW, but_run="one"))
+        prices.save(warehouse, "one", in_force)
+        row = one(warehouse, "from savings")
+        run = runs.get(warehouse, "one")
+        by_day = one(warehouse, "select * from spend_by_day where run_id = 'one'")
     # 5 requests of 100 tokens at 100 USD a million are 0.05; the two that were reused are no merit of the plan
     assert (row["requests"], row["reused"], row["alone_usd"]) == (5, 2, Decimal("0.05"))
     assert (row["spent_usd"], row["unsettled_usd"]) == (Decimal("0.005"), Decimal("0.004"))
@@ -240,27 +247,29 @@ def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_p
     )  # fmt: skip
     bill = tmp_path / "house.csv"
     bill.write_text("day,model,cost_usd\n2026-11-22,small,1.25\n")
-    with Warehouse.open(path) as w:
-        assert spent_in_window(w, "tickets", "day", NOW) == 2
+    with Warehouse.open(path) as warehouse:
+        assert spent_in_window(warehouse, "tickets", "day", NOW) == 2
     done = CliRunner().invoke(
         app, ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path), "--json"]
     )
     assert done.exit_code == 0, done.output
-    told = json.loads(done.stdout)["settlement"]
-    assert (told["entries"], Decimal(told["cost_usd"]), Decimal(told["at_most_usd"])) == (
+    data = json.loads(done.stdout)["settlement"]
+    assert (data["entries"], Decimal(data["cost_usd"]), Decimal(data["at_most_usd"])) == (
         2,
         Decimal("0.25"),
         1,
     )
-    with Warehouse.open(path) as w:
-        rows = w.query("select status, cost_usd, settled_by from ledger order by cost_usd").to_pylist()
+    with Warehouse.open(path) as warehouse:
+        rows = warehouse.query(
+            "select status, cost_usd, settled_by from ledger order by cost_usd"
+        ).to_pylist()
         assert [tuple(row.values()) for row in rows] == [
             ("settled", Decimal("0.1"), "invoice house.csv"),
             ("settled", Decimal("0.15"), "invoice house.csv"),
             ("settled", Decimal(1), None),
         ]
-        assert spent_in_window(w, "tickets", "day", NOW) == Decimal("1.25")
-        run = runs.get(w, "one")
+        assert spent_in_window(warehouse, "tickets", "day", NOW) == Decimal("1.25")
+        run = runs.get(warehouse, "one")
         assert run is not None
         assert (run["spent_usd"], run["unsettled_usd"]) == (Decimal("1.25"), 0)
 
@@ -280,8 +289,8 @@ def test_an_invoice_that_does_not_agree_settles_nothing(tmp_path: Path) -> None:
         )
         assert "not settled: small on 2026-11-22" in done.output
         assert why.split()[0] in done.output
-        with Warehouse.open(path) as w:
-            assert ledger.spending(w, "one") == ledger.Spending(Decimal(1), Decimal("0.4"))
+        with Warehouse.open(path) as warehouse:
+            assert ledger.spending(warehouse, "one") == ledger.Spending(Decimal(1), Decimal("0.4"))
 
 
 def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:
@@ -302,10 +311,10 @@ def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:
             "predicted_usd": [0.6, 0.6],
         }
     )
-    with Warehouse.open(path) as w:
-        dispatch.save_assignments(w, plan)
-        dispatch.save_assignments(w, plan)
-        row = one(w, "from estimate_vs_actual")
+    with Warehouse.open(path) as warehouse:
+        dispatch.save_assignments(warehouse, plan)
+        dispatch.save_assignments(warehouse, plan)
+        row = one(warehouse, "from estimate_vs_actual")
     assert (row["requests"], row["requests_sent"]) == (2, 1)
     assert (row["input_tokens_estimated"], row["input_tokens_actual"]) == (90, 100)
     assert (row["predicted_usd"], row["cost_usd"]) == (Decimal("0.6"), Decimal("0.75"))
@@ -325,29 +334,29 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         prompts=prompts,
         at=NOW + timedelta(days=1),
     )
-    with Warehouse.open(path) as w:
-        hashes = w.query("select request_hash from requests where run_id = 'two' and row = leader")[
+    with Warehouse.open(path) as warehouse:
+        hashes = warehouse.query("select request_hash from requests where run_id = 'two' and row = leader")[
             "request_hash"
         ]
-        found = answered_before(w, "tickets", hashes, timedelta(days=90), NOW + timedelta(days=1))
+        found = answered_before(warehouse, "tickets", hashes, timedelta(days=90), NOW + timedelta(days=1))
         found = found.filter(pa.compute.equal(found["run_id"], "one"))
         assert found.num_rows == COUNT
         assert sum(found["saved_usd"].to_pylist()) == Decimal("3.5")
         for _ in range(2):
-            reuse(w, "two", found)
+            reuse(warehouse, "two", found)
         table = pa.table({"row": range(len(prompts) - 1), "endpoint": ["small"] * (len(prompts) - 1)})
-        assert results.compose(w, "two", table) == len(prompts)
-        rows = w.query(
+        assert results.compose(warehouse, "two", table) == len(prompts)
+        rows = warehouse.query(
             "select request_id, output, attempts, reused_from, error from results where run_id = 'two' order by 1"
         ).to_pylist()
         assert {r["error"] for r in rows} == {None}
         assert [r["reused_from"] for r in rows] == [None] + ["one"] * (COUNT + 1)
         assert [r["attempts"] for r in rows] == [1] + [0] * (COUNT + 1)
         assert rows[4]["output"] == rows[8]["output"] == "one says 3"
-        assert ledger.spent(w, "two") == Decimal("0.5")
-        assert w.count("responses", "two") == COUNT + 1
+        assert ledger.spent(warehouse, "two") == Decimal("0.5")
+        assert warehouse.count("responses", "two") == COUNT + 1
         # a third night takes them from the run that paid, though the second holds them too
-        again = answered_before(w, "tickets", hashes, None, NOW + timedelta(days=2))
+        again = answered_before(warehouse, "tickets", hashes, None, NOW + timedelta(days=2))
         assert set(again["reused_from"].to_pylist()) == {"one", "two"}
         assert again["reused_from"].to_pylist().count("one") == COUNT
 
@@ -374,15 +383,17 @@ def test_a_reused_answer_is_no_newer_than_the_run_that_first_published_it(tmp_pa
     path, later = tmp_path / "w.duckdb", NOW + timedelta(days=1)
     a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.5")) for n in range(COUNT)])
     a_run(path, "two", [(0, Purpose.MAIN, "settled", Decimal("0.5"))], at=later)
-    with Warehouse.open(path) as w:
-        hashes = w.query("select request_hash from requests where run_id = 'two' and row > 0")["request_hash"]
-        reuse(w, "two", answered_before(w, "tickets", hashes, None, later, but_run="two"))
+    with Warehouse.open(path) as warehouse:
+        hashes = warehouse.query("select request_hash from requests where run_id = 'two' and row > 0")[
+            "request_hash"
+        ]
+        reuse(warehouse, "two", answered_before(warehouse, "tickets", hashes, None, later, but_run="two"))
         table = pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT})
-        results.compose(w, "two", table)
-        new = w.query("select request_id from answers where loaded_at > $since", since=NOW)[
+        results.compose(warehouse, "two", table)
+        new = warehouse.query("select request_id from answers where loaded_at > $since", since=NOW)[
             "request_id"
         ].to_pylist()
-        assert w.query("from answers where run_id = 'two'").num_rows == COUNT
+        assert warehouse.query("from answers where run_id = 'two'").num_rows == COUNT
     assert new == ["r0"], "six of seven were there before"
 
 
@@ -393,9 +404,9 @@ def test_old_failed_invalid_and_other_jobs_answers_are_not_reused(tmp_path: Path
     a_run(path, "other", [(2, Purpose.MAIN, "settled", Decimal(1))], job="other")
     a_run(path, "old", [(3, Purpose.MAIN, "settled", Decimal(1))], at=NOW - timedelta(days=91))
     a_run(path, "fresh", [(4, Purpose.MAIN, "settled", Decimal(1))], at=NOW - timedelta(days=89))
-    with Warehouse.open(path) as w:
-        hashes = w.query("select distinct request_hash from requests")["request_hash"]
-        found = answered_before(w, "tickets", hashes, timedelta(days=90), NOW)
+    with Warehouse.open(path) as warehouse:
+        hashes = warehouse.query("select distinct request_hash from requests")["request_hash"]
+        found = answered_before(warehouse, "tickets", hashes, timedelta(days=90), NOW)
     assert found["run_id"].to_pylist() == ["fresh"]
 
 
@@ -414,14 +425,16 @@ def test_a_window_begins_at_midnight_or_on_the_first_where_the_clock_hangs(tmp_p
         a_run(path, run_id, [(0, Purpose.MAIN, "settled", Decimal(10**n))], at=at.astimezone(UTC))
     a_run(path, "stranger", [(0, Purpose.MAIN, "settled", Decimal(5000))], at=NOW, job="other")
     now = datetime(2026, 11, 22, 2, 0, tzinfo=berlin)
-    with Warehouse.open(path) as w:
-        assert spent_in_window(w, "tickets", "day", now) == 1
-        assert spent_in_window(w, "tickets", "month", now) == 11
-        assert spent_in_window(w, "tickets", "month", now, but_run="today") == 10
-        assert spent_in_window(w, "tickets", "day", now.astimezone(timezone(timedelta(hours=-8)))) == 11
-        assert spent_in_window(w, "nobody", "month", now) == 0
+    with Warehouse.open(path) as warehouse:
+        assert spent_in_window(warehouse, "tickets", "day", now) == 1
+        assert spent_in_window(warehouse, "tickets", "month", now) == 11
+        assert spent_in_window(warehouse, "tickets", "month", now, but_run="today") == 10
+        assert (
+            spent_in_window(warehouse, "tickets", "day", now.astimezone(timezone(timedelta(hours=-8)))) == 11
+        )
+        assert spent_in_window(warehouse, "nobody", "month", now) == 0
         with pytest.raises(StoreError, match='"day" or "month", not "week"'):
-            spent_in_window(w, "tickets", "week", now)
+            spent_in_window(warehouse, "tickets", "week", now)
 
 
 def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) -> None:
@@ -434,9 +447,13 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
     a_run(path, "mine", [(0, Purpose.MAIN, "settled", Decimal(5))], at=now - timedelta(days=1))
     a_run(path, "other", [(0, Purpose.MAIN, "settled", Decimal(3))], at=now)
     a_run(path, "others yesterday", [(0, Purpose.MAIN, "settled", Decimal(4))], at=now - timedelta(days=1))
-    said: list[str] = []
-    with Warehouse.open(path) as w:
-        context = within_window(w, context_for(RunOptions(job=job, warehouse=path), "mine"), said.append)
+    messages: list[str] = []
+    with Warehouse.open(path) as warehouse:
+        context = within_window(
+            warehouse, context_for(RunOptions(job=job, warehouse=path), "mine"), messages.append
+        )
         assert context.cap_usd is not None
-        assert context.cap_usd - ledger.spent(w, "mine") == Decimal(10) - 3, "what its escrow can still give"
-    assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in said[0]
+        assert context.cap_usd - ledger.spent(warehouse, "mine") == Decimal(10) - 3, (
+            "what its escrow can still give"
+        )
+    assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in messages[0]

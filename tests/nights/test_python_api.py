@@ -138,10 +138,10 @@ def test_a_plan_is_what_the_command_prints(provider: tuple[Path, Emulator]) -> N
     report = thirdshift.plan(folder / "triage.yaml", params={"ds": DAY})
     printed = answer(command("plan", folder / "triage.yaml", "--param", f"ds={DAY}", "--json"))
     moves = {"finish_at"}
-    told = json.loads(json.dumps(asdict(report), default=jsonable))
+    data = json.loads(json.dumps(asdict(report), default=jsonable))
     assert report.exit_code == 0
-    assert list(told) == list(printed)
-    assert {k: v for k, v in told.items() if k not in moves} == {
+    assert list(data) == list(printed)
+    assert {k: v for k, v in data.items() if k not in moves} == {
         k: v for k, v in printed.items() if k not in moves
     }
 
@@ -210,8 +210,8 @@ def test_an_interrupt_of_a_notebooks_whole_process_group_ends_the_cell_and_the_n
             assert kernel.poll() is None
             time.sleep(0.1)
         os.killpg(kernel.pid, signal.SIGINT)
-        said, _ = kernel.communicate(timeout=PATIENCE_SECONDS)
-        assert (kernel.returncode, said.splitlines()) == (0, ["interrupted", "0 100"])
+        printed, _ = kernel.communicate(timeout=PATIENCE_SECONDS)
+        assert (kernel.returncode, printed.splitlines()) == (0, ["interrupted", "0 100"])
         assert emulator.totals()["cheap"]["requests"] == 100, "none was sent twice"
 
 

@@ -101,20 +101,20 @@ def test_a_cron_run_is_made_and_begun_on_a_real_server_and_doctor_says_when_the_
                 check=False,
                 cwd=tmp_path,
             )
-            told = {finding["what"]: finding for finding in answer(doctor)["findings"]}
-            assert told["prefect API"]["state"] == "ok"
-            assert told["schedule every-minute"]["told"].startswith("next night 20")
-            assert "LEASE_STORAGE" in told["prefect leases"]["told"]
+            data = {finding["what"]: finding for finding in answer(doctor)["findings"]}
+            assert data["prefect API"]["state"] == "ok"
+            assert data["schedule every-minute"]["told"].startswith("next night 20")
+            assert "LEASE_STORAGE" in data["prefect leases"]["told"]
         finally:
             serving.send_signal(signal.SIGTERM)
-            _, said = serving.communicate(timeout=PATIENCE_SECONDS)
-        assert serving.returncode == 0, said
+            _, printed = serving.communicate(timeout=PATIENCE_SECONDS)
+        assert serving.returncode == 0, printed
 
 
 def runs_at(url: str, state: str) -> list[dict[str, Any]]:
     asked = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
-    found: list[dict[str, Any]] = httpx.post(f"{url}/flow_runs/filter", json=asked).json()
-    return found
+    response: list[dict[str, Any]] = httpx.post(f"{url}/flow_runs/filter", json=asked).json()
+    return response
 
 
 def deployed(name: str, *, active: bool, paused: bool) -> Any:

@@ -35,9 +35,9 @@ def test_its_warehouse_says_interrupted_and_its_ledger_is_what_was_billed(
             assert time.monotonic() < last
             time.sleep(0.1)
         process.send_signal(number)
-        _, said = process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == 128 + signal.SIGTERM, said
-        assert "go on with: thirdshift resume tonight" in said
+        _, printed = process.communicate(timeout=PATIENCE_SECONDS)
+        assert process.returncode == 128 + signal.SIGTERM, printed
+        assert "go on with: thirdshift resume tonight" in printed
         billed = billed_usd(emulator)
     warehouse = tmp_path / "warehouse.duckdb"
     assert ask(warehouse, "select status, spent_usd from runs") == [("interrupted", billed)]

@@ -31,16 +31,16 @@ def test_all_troubles_at_one_in_twenty_end_in_an_answer_or_a_named_error() -> No
         engine = RealtimeEngine(
             near, EngineContext(notes, budget), seed=1, timeout_seconds=1.0, backoff_first_seconds=0.01
         )
-        said = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK), "k")))
+        replies = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK), "k")))
         engine.close()
         met = emulator.totals()["cheap"]["troubles"]
         billed = billed_usd(emulator)
     assert set(met) == {trouble.value for trouble in Trouble}, "each was met"
-    assert sorted(each.row for each in said) == [request.row for request in WORK]
-    kinds = Counter(each.kind for each in said if isinstance(each, Failure))
+    assert sorted(reply.row for reply in replies) == [request.row for request in WORK]
+    kinds = Counter(reply.kind for reply in replies if isinstance(reply, Failure))
     assert min(kinds[FailureKind.REFUSED], kinds[FailureKind.CONTEXT_OVERFLOW]) >= 5
     assert kinds.total() < 80, "two in twenty lie in the request; of the rest, what passes is tried again"
-    assert sum(isinstance(each, Answer) for each in said) == 400 - kinds.total()
+    assert sum(isinstance(reply, Answer) for reply in replies) == 400 - kinds.total()
     settled = [o.cost_usd for o in notes.outcomes.values() if o.status is LedgerStatus.SETTLED]
     assert sum(settled) <= billed <= notes.cost
     assert budget.reserved_usd == 0
@@ -51,9 +51,11 @@ def test_flex_is_asked_for_on_the_wire_and_booked_at_the_price_that_is_billed() 
     with emulated([cheap()]) as emulator:
         leisure = endpoint(emulator, "cheap", Mode.FLEX)
         engine = RealtimeEngine(leisure, EngineContext(notes, RunBudget(None)))
-        said = list(engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK[:20]), "k")))
+        replies = list(
+            engine.collect(engine.submit(Shard("run", "s", "cheap", Purpose.MAIN, WORK[:20]), "k"))
+        )
         engine.close()
         assert {entry["mode"] for entry in emulator.books()} == {"flex"}
         assert notes.cost == billed_usd(emulator) > 0
-    assert len(said) == 20
+    assert len(replies) == 20
     assert {intent.mode for intent in notes.intents.values()} == {Mode.FLEX}

@@ -44,9 +44,9 @@ def test_a_job_without_params_goes_on_with_its_last_run_and_says_so(
     assert night_here(job, first).code == 0
     assert name_of_run(RunOptions(job)) != first, "what is done is done"
     as_killed(tmp_path / "warehouse.duckdb", first)
-    said: list[str] = []
-    assert name_of_run(RunOptions(job), said.append) == first
-    assert said == [f"going on with {first}, which was cut short on the same input; --fresh starts anew"]
+    messages: list[str] = []
+    assert name_of_run(RunOptions(job), messages.append) == first
+    assert messages == [f"going on with {first}, which was cut short on the same input; --fresh starts anew"]
     assert name_of_run(RunOptions(job, fresh=True)) != first
     again = night_here(job, first)
     assert (again.code, again.summary["results"]) == (0, ROWS)

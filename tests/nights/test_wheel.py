@@ -191,8 +191,8 @@ def test_a_plan_a_served_night_and_their_own_flow_run_in_a_project_with_folders_
         )  # fmt: skip
         try:
             assert served.stderr is not None
-            said = served.stderr.readline()
-            assert "serving night/" in said, said + served.stderr.read()
+            line = served.stderr.readline()
+            assert "serving night/" in line, line + served.stderr.read()
             assert night_of(f"night/sums-{os.getpid()}") == "COMPLETED"
         finally:
             served.send_signal(signal.SIGTERM)

@@ -83,7 +83,7 @@ def test_a_server_is_named_wherever_prefect_reads_settings(
     for folder in ("home", "here"):
         (tmp_path / folder).mkdir()
     (tmp_path / name).write_text(text)
-    told = subprocess.run(
+    done = subprocess.run(
         [
             sys.executable,
             "-c",
@@ -98,4 +98,4 @@ def test_a_server_is_named_wherever_prefect_reads_settings(
         text=True,
         check=True,
     )
-    assert told.stdout.strip() == str(named)
+    assert done.stdout.strip() == str(named)

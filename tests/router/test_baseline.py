@@ -51,7 +51,7 @@ def test_what_more_answers_would_bring_is_foretold() -> None:
 def test_an_anchor_that_is_known_everywhere_needs_no_bound() -> None:
     claim = Claim(0.9, 0.95, Basis.REFERENCE, "exact")
     served, scores = np.array([1.0, 1.0, 0.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0])
-    found = certify(claim, served, Baseline(4, NONE, scores, NONE, NONE, 0.0))
-    assert (found.method, found.lower_bound) == (Method.CENSUS, 1.5)
+    certificate = certify(claim, served, Baseline(4, NONE, scores, NONE, NONE, 0.0))
+    assert (certificate.method, certificate.lower_bound) == (Method.CENSUS, 1.5)
     unknown = certify(claim, served, Baseline(4, NONE, NONE, NONE, NONE, 1.0))
     assert not unknown.certified

@@ -194,8 +194,10 @@ def test_a_job_naming_any_of_them_has_a_price_from_the_book_or_from_itself(catal
         "Gemini 3.1 Ultra",
     }
     for model in catalogue.models:
-        said = Override(Price(Decimal(1), Decimal(2)))
-        assert schedule_for(f"openai/{model.match[0]}", Mode.REALTIME, prices, said).base == said.price
+        override = Override(Price(Decimal(1), Decimal(2)))
+        assert (
+            schedule_for(f"openai/{model.match[0]}", Mode.REALTIME, prices, override).base == override.price
+        )
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,8 @@ def test_the_exact_bound_is_the_smallest_population_that_does_not_surprise(right
 
 def test_where_all_is_scored_the_bound_is_the_mean() -> None:
     scores = np.array([1.0, 0.0, 1.0, 1.0])
-    found = certify(CLAIM, ScoredSample(4, scores[:1], scores[1:]))
-    assert (found.method, found.lower_bound, found.mean, found.certified) == (
+    certificate = certify(CLAIM, ScoredSample(4, scores[:1], scores[1:]))
+    assert (certificate.method, certificate.lower_bound, certificate.mean, certificate.certified) == (
         Method.CENSUS,
         0.75,
         0.75,
@@ -102,8 +102,8 @@ def test_where_all_is_scored_the_bound_is_the_mean() -> None:
 
 
 def test_nothing_scored_certifies_nothing() -> None:
-    found = certify(CLAIM, ScoredSample(10, NOTHING, NOTHING))
-    assert (found.method, found.scored, found.certified) == (Method.NONE, 0, False)
+    certificate = certify(CLAIM, ScoredSample(10, NOTHING, NOTHING))
+    assert (certificate.method, certificate.scored, certificate.certified) == (Method.NONE, 0, False)
 
 
 def test_what_the_pilot_chose_does_not_leak_into_the_bound() -> None:
@@ -112,17 +112,19 @@ def test_what_the_pilot_chose_does_not_leak_into_the_bound() -> None:
     false = 0
     for _ in range(400):
         others = (rng.random(700) < 0.6).astype(float)
-        found = certify(CLAIM, ScoredSample(1000, np.ones(300), rng.permutation(others)[:100], binary=True))
-        false += found.lower_bound > (300 + others.sum()) / 1000
+        certificate = certify(
+            CLAIM, ScoredSample(1000, np.ones(300), rng.permutation(others)[:100], binary=True)
+        )
+        false += certificate.lower_bound > (300 + others.sum()) / 1000
     assert false <= 35
 
 
 def test_a_certificate_names_its_sample_and_its_basis() -> None:
     judge = Claim(0.8, 0.95, Basis.JUDGE, "judge opus, rubric 3f2a")
-    found = certify(judge, ScoredSample(6010, NOTHING, np.ones(300)))
-    assert found.certified
-    assert found.sentence().startswith("judge opus, rubric 3f2a: ≥ 0.9")
-    assert "300 of 6,010 scored" in found.sentence()
+    certificate = certify(judge, ScoredSample(6010, NOTHING, np.ones(300)))
+    assert certificate.certified
+    assert certificate.sentence().startswith("judge opus, rubric 3f2a: ≥ 0.9")
+    assert "300 of 6,010 scored" in certificate.sentence()
 
 
 def test_all_rounds_together_keep_the_confidence() -> None:
@@ -150,8 +152,8 @@ def test_a_relative_bound_is_false_in_few_of_a_thousand() -> None:
         hard = rng.random(1200)
         baseline, served = ((hard < t + 0.3 * rng.random(1200)).astype(float) for t in (0.7, 0.6))
         rows = rng.permutation(1200)[:200]
-        found = certify_relative(CLAIM, served[rows], baseline[rows], 1200)
-        false += found.lower_bound > served.mean() / baseline.mean()
+        certificate = certify_relative(CLAIM, served[rows], baseline[rows], 1200)
+        false += certificate.lower_bound > served.mean() / baseline.mean()
     assert false <= 42
 
 
@@ -168,8 +170,8 @@ def test_people_correct_a_judge_that_errs(flaw: str) -> None:
             "noisy": lambda t=truth: np.clip(t + rng.normal(0, 0.3, 2000), 0, 1),
         }[flaw]()
         rows = rng.permutation(2000)[:300]
-        found = certify_people(CLAIM, truth[rows], judge[rows], judge, 2000)
-        false += found.lower_bound > truth.mean()
+        certificate = certify_people(CLAIM, truth[rows], judge[rows], judge, 2000)
+        false += certificate.lower_bound > truth.mean()
     assert false <= 35
 
 

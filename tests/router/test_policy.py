@@ -56,20 +56,20 @@ policies = st.builds(
 )
 
 
-def forbidden(one: Endpoint, policy: Policy) -> bool:
+def forbidden(endpoint: Endpoint, policy: Policy) -> bool:
     """The rules said again, as plainly as they can be."""
     for field, (fact, _) in LISTS.items():
         asked: Rule = getattr(policy, field)
-        known = getattr(one.facts, fact)
+        known = getattr(endpoint.facts, fact)
         lower = None if known is None else known.lower()
         if asked.allow is not None and lower not in asked.allow:
             return True
         if asked.deny and (lower is None or lower in asked.deny):
             return True
-    ours = one.workers is not None
-    if policy.self_hosted_only and not (ours or one.facts.self_hosted):
+    ours = endpoint.workers is not None
+    if policy.self_hosted_only and not (ours or endpoint.facts.self_hosted):
         return True
-    keeps = one.facts.zero_retention
+    keeps = endpoint.facts.zero_retention
     return policy.zero_retention and not (keeps if keeps is not None else ours)
 
 
@@ -82,17 +82,17 @@ def test_an_endpoint_is_eligible_exactly_if_no_rule_forbids_it(some: list[Endpoi
 
 @given(st.lists(endpoints, max_size=4), policies, st.lists(policies, max_size=3))
 def test_a_row_s_policy_only_takes_away(some: list[Endpoint], job: Policy, named: list[Policy]) -> None:
-    found = masks(some, job, named)
-    assert found.shape == (len(named) + 1, len(some))
+    allowed = masks(some, job, named)
+    assert allowed.shape == (len(named) + 1, len(some))
     for p, policy in enumerate(named):
         both = [not forbidden(e, job) and not forbidden(e, policy) for e in some]
-        assert found[p + 1].tolist() == both
-        assert not (found[p + 1] & ~found[0]).any()
+        assert allowed[p + 1].tolist() == both
+        assert not (allowed[p + 1] & ~allowed[0]).any()
 
 
 @given(endpoints, policies, policies)
-def test_two_policies_together_allow_what_both_allow(one: Endpoint, a: Policy, b: Policy) -> None:
-    assert bool(refusals_of(one, a & b)) == bool(refusals_of(one, a) or refusals_of(one, b))
+def test_two_policies_together_allow_what_both_allow(endpoint: Endpoint, a: Policy, b: Policy) -> None:
+    assert bool(refusals_of(endpoint, a & b)) == bool(refusals_of(endpoint, a) or refusals_of(endpoint, b))
     shares = [s for s in (a.max_vendor_share, b.max_vendor_share) if s is not None]
     assert (a & b).max_vendor_share == min(shares, default=None)
 

@@ -213,9 +213,9 @@ def test_what_has_no_price_is_refused_with_the_line_to_add(model: str, mode: Mod
 
 
 def test_the_job_s_price_is_for_its_own_mode_and_never_halved() -> None:
-    said = Override(Price(Decimal("0.14"), Decimal("0.28")))
+    override = Override(Price(Decimal("0.14"), Decimal("0.28")))
     for mode in Mode:
-        assert schedule_for("openai/bare-model", mode, SMALL, said).base == said.price
+        assert schedule_for("openai/bare-model", mode, SMALL, override).base == override.price
 
 
 def test_the_job_may_state_only_the_off_peak_hours() -> None:

@@ -143,13 +143,13 @@ def test_windows_touch_cover_and_hold_one_price_each(
     schedule: PriceSchedule, start: datetime, hours: int
 ) -> None:
     end = start + timedelta(hours=hours)
-    found = windows(schedule, start, end)
-    assert found[0].start == start
-    assert found[-1].end == end
-    for window, following in pairwise(found):
+    spans = windows(schedule, start, end)
+    assert spans[0].start == start
+    assert spans[-1].end == end
+    for window, following in pairwise(spans):
         assert window.end == following.start
         assert window.factor != following.factor
-    for window in found:
+    for window in spans:
         inside = window.start + (window.end - window.start) * 0.37
         assert factor_at(schedule, inside) == window.factor == factor_at(schedule, window.start)
 

@@ -144,8 +144,8 @@ def test_batches_are_read_once_and_their_cuts_do_not_matter() -> None:
 
 @given(st.lists(st.none() | st.text(max_size=700), max_size=12))
 def test_cheap_columns_count_what_they_say(texts: list[str | None]) -> None:
-    found = features(pa.array(texts, pa.string()))
-    for row, text in zip(found, texts, strict=True):
+    columns = features(pa.array(texts, pa.string()))
+    for row, text in zip(columns, texts, strict=True):
         told = dict(zip(FEATURES, row, strict=True))
         raw = (text or "").encode()
         assert told["bytes"] == len(raw)
@@ -170,8 +170,8 @@ def test_each_cheap_column_on_one_line() -> None:
 
 
 def test_a_text_longer_than_any_chunk_is_counted_whole() -> None:
-    found = features(pa.array(["a1" * 300_000]))
-    assert dict(zip(FEATURES, found[0], strict=True))["digits"] == 300_000
+    columns = features(pa.array(["a1" * 300_000]))
+    assert dict(zip(FEATURES, columns[0], strict=True))["digits"] == 300_000
 
 
 def test_a_ratio_is_drawn_to_one_while_little_is_known_and_states_its_error() -> None:
@@ -210,27 +210,27 @@ def test_shared_beginnings_are_found_across_batches_and_put_side_by_side() -> No
     systems = ["Be careful. " * 100, "Classify the ticket. " * 200, None]
     kinds = [rng.randrange(3) for _ in range(600)]
     rows = [message(str(rng.getrandbits(4000)), systems[k]) for k in kinds]
-    found = find([batch(rows[:250]), batch(rows[250:])])
+    groups = find([batch(rows[:250]), batch(rows[250:])])
     for row, kind in enumerate(kinds):
         system = systems[kind]
         low, high = (0, 0) if system is None else (0.7 * len(system), len(system) + 60)
-        assert low <= found.shared_bytes[row] <= high
-        assert found.sharers[row] == (kinds.count(kind) if system is not None else 1)
-    ordered = [kinds[i] for i in found.order]
+        assert low <= groups.shared_bytes[row] <= high
+        assert groups.sharers[row] == (kinds.count(kind) if system is not None else 1)
+    ordered = [kinds[i] for i in groups.order]
     assert sum(a != b for a, b in pairwise(ordered)) == 2
-    assert sorted(found.order.tolist()) == list(range(600))
+    assert sorted(groups.order.tolist()) == list(range(600))
 
 
 def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> None:
     rows = [message("x" * 20_000 + str(i)) for i in range(4)] + [message("alone " * 2000)]
-    found = find([batch(rows)])
+    groups = find([batch(rows)])
     tokens = np.full(5, 5_000, np.int32)
-    cached = cached_tokens(found, tokens)
+    cached = cached_tokens(groups, tokens)
     assert cached[4] == 0
     assert cached[0] == cached[3]
     assert cached[0] * 4 / 3 % 128 == 0
     assert 0 < cached.sum() < tokens.sum()
-    assert cached_tokens(found, tokens, least=100_000).sum() == 0
+    assert cached_tokens(groups, tokens, least=100_000).sum() == 0
 
 
 def test_no_requests_share_nothing() -> None:

@@ -109,11 +109,13 @@ class Here:
 
 def night_here(job: Path, run_id: str, **call: Any) -> Here:
     """A night in threads of this process, as the command runs it without a server. `call`: further options."""
-    said = io.StringIO()
-    console = RunConsole(Console(file=said, width=500))
+    printed = io.StringIO()
+    console = RunConsole(Console(file=printed, width=500))
     with process_goes_on():
         summary = run_in_threads(RunOptions(job=job, run_id=run_id, **call), console)
-    return Here(summary.exit_code, json.loads(json.dumps(asdict(summary), default=jsonable)), said.getvalue())
+    return Here(
+        summary.exit_code, json.loads(json.dumps(asdict(summary), default=jsonable)), printed.getvalue()
+    )
 
 
 def start(*words: str | Path) -> subprocess.Popen[str]:
@@ -129,8 +131,8 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
 def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     """The one JSON object on stdout."""
     assert done.stdout, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    data: dict[str, Any] = json.loads(done.stdout)
+    return data
 
 
 def ask(warehouse: Path, sql: str) -> list[tuple[Any, ...]]:

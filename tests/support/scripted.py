@@ -172,17 +172,17 @@ class ScriptedProvider:
         return web.json_response(self.batch(self.batches[name]))
 
 
-def result_line(custom_id: str, said: Said) -> bytes:
+def result_line(custom_id: str, reply: Said) -> bytes:
     """A line of a batch's results."""
-    response = {"status_code": said.status, "body": json.loads(said.raw)}
+    response = {"status_code": reply.status, "body": json.loads(reply.raw)}
     return (
         json.dumps({"id": "b", "custom_id": custom_id, "response": response, "error": None}).encode() + b"\n"
     )
 
 
-def _response(said: Said) -> web.StreamResponse:
-    headers = {"content-type": "application/json", **said.headers}
-    return web.Response(body=said.raw, status=said.status, headers=headers)
+def _response(reply: Said) -> web.StreamResponse:
+    headers = {"content-type": "application/json", **reply.headers}
+    return web.Response(body=reply.raw, status=reply.status, headers=headers)
 
 
 @contextmanager

@@ -85,9 +85,9 @@ def served(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
         ) as process:
             assert process.stderr is not None
             try:
-                said = process.stderr.readline()
-                assert "serving night/ticket-triage" in said, said
-                yield said.rpartition("/")[2].strip()
+                line = process.stderr.readline()
+                assert "serving night/ticket-triage" in line, line
+                yield line.rpartition("/")[2].strip()
             finally:
                 process.terminate()
                 process.communicate(timeout=60)

@@ -69,12 +69,14 @@ def opened(browser: Browser, report: Path, width: int, scheme: Any = "light") ->
     """The page, and what it complained of or asked of others."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     page = context.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: said.append(request.url) if request.url != report.as_uri() else None)
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on(
+        "request", lambda request: messages.append(request.url) if request.url != report.as_uri() else None
+    )
     page.goto(report.as_uri())
-    return page, [each for each in said if not each.startswith("data:")]
+    return page, [text for text in messages if not text.startswith("data:")]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -155,11 +155,11 @@ def test_what_was_acknowledged_before_kill_9_is_in_the_ledger_once(tmp_path: Pat
     settled = {f"e{line.split()[1]}" for line in lines if line.startswith("settled")}
 
     recover(folder)
-    with Warehouse.open(tmp_path / "w.duckdb") as w:
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
         for _ in range(2):
             for part in parts.of_run(folder):
-                ingest_parts(w, part)
-        entries = w.query("select entry_id, status from ledger").to_pylist()
+                ingest_parts(warehouse, part)
+        entries = warehouse.query("select entry_id, status from ledger").to_pylist()
     statuses = {e["entry_id"]: e["status"] for e in entries}
     assert len(statuses) == len(entries), "an entry is in the ledger twice"
     assert sent <= set(statuses)

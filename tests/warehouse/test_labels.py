@@ -95,9 +95,9 @@ def test_the_bound_by_people_covers_the_truth_with_the_confidence_stated(
     false, bounds = 0, []
     for _ in range(200):
         truth = (rng.random(1000) < 0.85).astype(float)
-        found = answers(rng, judged, truth)
-        scores: dict[int, float | None] = {place: truth[place] for place in found.firsts()[:300].tolist()}
-        (made,) = certified(found, scores, RUN, again=False)
+        answered = answers(rng, judged, truth)
+        scores: dict[int, float | None] = {place: truth[place] for place in answered.firsts()[:300].tolist()}
+        (made,) = certified(answered, scores, RUN, again=False)
         assert (made.method, made.scored, made.population) == (method, 300, 1000)
         false += made.lower_bound > truth.mean() + 1e-9
         bounds.append(truth.mean() - made.lower_bound)
@@ -107,25 +107,25 @@ def test_the_bound_by_people_covers_the_truth_with_the_confidence_stated(
 
 def test_an_answer_that_people_passed_over_counts_as_0_and_what_was_not_drawn_counts_not_at_all() -> None:
     rng = np.random.default_rng(1)
-    found = answers(rng, None, np.ones(1000))
-    first = found.order[:100].tolist()
+    answered = answers(rng, None, np.ones(1000))
+    first = answered.order[:100].tolist()
     scores: dict[int, float | None] = dict.fromkeys(first, 1.0)
-    ((whole),) = certified(found, scores, RUN, again=False)
+    ((whole),) = certified(answered, scores, RUN, again=False)
     scores[first[10]] = None
-    ((gap),) = certified(found, scores, RUN, again=False)
+    ((gap),) = certified(answered, scores, RUN, again=False)
     assert (whole.mean, gap.mean) == (1.0, 0.99)
-    picked = {int(found.order[-1]): 1.0} | scores
-    ((same),) = certified(found, picked, RUN, again=False)
+    picked = {int(answered.order[-1]): 1.0} | scores
+    ((same),) = certified(answered, picked, RUN, again=False)
     assert same == gap, "a row that somebody chose is no random one"
     scores |= dict.fromkeys(first[50:], None)
-    ((fewer),) = certified(found, scores, RUN, again=False)
+    ((fewer),) = certified(answered, scores, RUN, again=False)
     assert fewer.scored == 50
 
 
 def test_duplicates_are_asked_about_once_and_count_each() -> None:
-    found = answers(np.random.default_rng(2), None, np.ones(1000))
-    found = Answers(found.table, np.arange(1000) // 2 * 2, found.order)
-    asked = found.firsts()[:100].tolist()
+    answered = answers(np.random.default_rng(2), None, np.ones(1000))
+    answered = Answers(answered.table, np.arange(1000) // 2 * 2, answered.order)
+    asked = answered.firsts()[:100].tolist()
     assert len({place // 2 for place in asked}) == 100
-    (made,) = certified(found, dict.fromkeys(asked, 1.0), RUN, again=False)
+    (made,) = certified(answered, dict.fromkeys(asked, 1.0), RUN, again=False)
     assert 100 <= made.scored <= 200

@@ -62,15 +62,15 @@ def of_version(path: Path, version: int) -> Path:
 
 def test_a_new_warehouse_has_the_contracts_columns_and_views(tmp_path: Path) -> None:
     assert set(CONTRACT) == set(CONTRACT_TABLES)
-    with Warehouse.open(tmp_path / "w.duckdb") as w:
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
         for table, columns in CONTRACT.items():
-            assert set(columns.split()) <= set(w.query(f"from {table}").column_names), table
-        columns_of_all = w.query(
+            assert set(columns.split()) <= set(warehouse.query(f"from {table}").column_names), table
+        columns_of_all = warehouse.query(
             "select table_name || '.' || column_name as name, data_type from duckdb_columns()"
         )
         types = {row["name"]: row["data_type"] for row in columns_of_all.to_pylist()}
         for view in CONTRACT_VIEWS:
-            assert w.query(f"from {view}").num_rows == 0
+            assert warehouse.query(f"from {view}").num_rows == 0
     usd = [name for name in types if re.search(r"(ledger|runs|assignments|workers)\..*_usd$", name)]
     assert {types[name] for name in usd} == {"DECIMAL(18,9)"}
     assert {types[f"prices.{c}_usd_per_mtok"] for c in ("input", "output", "cached")} == {"DECIMAL(18,12)"}
@@ -99,10 +99,10 @@ def test_a_warehouse_of_an_earlier_version_is_refused_migrated_and_opened(
     assert done.backup is not None
     assert done.backup.read_bytes() == before
     assert done.backup.stat().st_mode & 0o777 == 0o600
-    with Warehouse.open(path) as w:
-        assert runs.get(w, "r") is not None
+    with Warehouse.open(path) as warehouse:
+        assert runs.get(warehouse, "r") is not None
         for view in CONTRACT_VIEWS:
-            w.query(f"from {view}")
+            warehouse.query(f"from {view}")
     assert ask(path, "select task, cost_usd::double as usd from spend_by_task").to_pylist() == [
         {"task": "triage", "usd": 0.25}
     ]

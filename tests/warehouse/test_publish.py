@@ -86,11 +86,13 @@ def warehouse(tmp_path: Path) -> Path:
                 )
             part = journal.seal("s")
         assert part is not None
-        with Warehouse.open(path) as w:
-            runs.start(w, {"run_id": run_id, "job": "tickets/eu", "started_at": NOW, "status": "running"})
-            requests.save(w, run_id, folder)
-            ingest_parts(w, part)
-            results.compose(w, run_id, pa.table({"row": range(count), "endpoint": ["small"] * count}))
+        with Warehouse.open(path) as warehouse:
+            runs.start(
+                warehouse, {"run_id": run_id, "job": "tickets/eu", "started_at": NOW, "status": "running"}
+            )
+            requests.save(warehouse, run_id, folder)
+            ingest_parts(warehouse, part)
+            results.compose(warehouse, run_id, pa.table({"row": range(count), "endpoint": ["small"] * count}))
     return path
 
 
@@ -155,23 +157,23 @@ def test_a_published_row_carries_its_id_cost_and_certificate(
     folder.mkdir(parents=True)
     (folder / MARKER).touch(0o600)
     freeze(InputSpec("in.parquet", tmp_path, RequestSpec(id=spec)), folder)
-    with Warehouse.open(path) as w:
-        runs.start(w, {"run_id": "one", "job": "j", "started_at": NOW, "status": "done"})
-        requests.save(w, "one", folder)
-        ids = w.query("select request_id from requests order by row")["request_id"].to_pylist()
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "one", "job": "j", "started_at": NOW, "status": "done"})
+        requests.save(warehouse, "one", folder)
+        ids = warehouse.query("select request_id from requests order by row")["request_id"].to_pylist()
         answered = [{"run_id": "one", "request_id": one, "output": "x", "score": 1.0} for one in ids]
-        w.append("results", pa.Table.from_pylist(answered))
+        warehouse.append("results", pa.Table.from_pylist(answered))
         paid = [("settled", 2), ("settled", 1), ("unsettled", 5), ("void", 0)]
         entries = [
             {"run_id": "one", "request_id": ids[0], "status": status, "cost_usd": Decimal(usd)}
             for status, usd in paid
         ]
-        w.append("ledger", pa.Table.from_pylist(entries))
+        warehouse.append("ledger", pa.Table.from_pylist(entries))
         claims = [
             {"run_id": "one", "task": task, "floor": 0.9, "certified": True, "issued_at": NOW + later}
             for task, later in ((None, timedelta(0)), (None, timedelta(1)), ("default", timedelta(2)))
         ]
-        w.append("certificates", pa.Table.from_pylist(claims))
+        warehouse.append("certificates", pa.Table.from_pylist(claims))
     published = publish(path, "one", "out", tmp_path)
     table = pq.read_table(published.files[0], partitioning=None)
     first = "endpoint" if "task" in columns else "task"
@@ -257,15 +259,15 @@ def test_a_place_that_cannot_be_written_is_named(warehouse: Path, tmp_path: Path
 
 
 def test_the_latest_published_answer_per_job_and_request_wins(warehouse: Path) -> None:
-    with Warehouse.open(warehouse) as w:
-        runs.finish(w, "two", published_at=datetime(2026, 11, 23, tzinfo=UTC))
-        runs.finish(w, "one", published_at=datetime(2026, 11, 22, tzinfo=UTC))
+    with Warehouse.open(warehouse) as store:
+        runs.finish(store, "two", published_at=datetime(2026, 11, 23, tzinfo=UTC))
+        runs.finish(store, "one", published_at=datetime(2026, 11, 22, tzinfo=UTC))
     (row,) = ask(
         warehouse, "select count(*) n, min(run_id) run, min(loaded_at) as loaded from answers"
     ).to_pylist()
     assert (row["n"], row["run"]) == (4, "two")
-    with Warehouse.open(warehouse) as w:
-        runs.finish(w, "two", published=False)
+    with Warehouse.open(warehouse) as store:
+        runs.finish(store, "two", published=False)
     assert ask(warehouse, "select distinct run_id from answers")["run_id"].to_pylist() == ["one"]
 
 
@@ -280,8 +282,8 @@ def test_a_question_is_answered(warehouse: Path) -> None:
 def test_no_progress_bar_is_drawn_into_what_is_printed(warehouse: Path) -> None:
     bar = "select current_setting('enable_progress_bar') as bar"
     assert ask(warehouse, bar)["bar"].to_pylist() == [False]
-    with Warehouse.open(warehouse) as w:
-        assert [row["bar"] for batch in w.stream(bar) for row in batch.to_pylist()] == [False]
+    with Warehouse.open(warehouse) as store:
+        assert [row["bar"] for batch in store.stream(bar) for row in batch.to_pylist()] == [False]
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,8 @@ def test_purged_files_are_still_files_of_their_kind(path: Path) -> None:
     kept = list(RowSource(folder, np.arange(COUNT)))
     assert [len(r.messages) for r in kept] == [1, 0, 1, 1]
     assert recover(folder) == ["left behind"]
-    with Warehouse.open(path) as w:
-        assert sum(ingest_parts(w, part) for part in parts.of_run(folder)) == COUNT
+    with Warehouse.open(path) as warehouse:
+        assert sum(ingest_parts(warehouse, part) for part in parts.of_run(folder)) == COUNT
     assert ask(path, "select count(*) as n from ledger where run_id = 'new'")["n"].to_pylist() == [2 * COUNT]
     assert {p.stat().st_mode & 0o777 for p in [path, *folder.rglob("*")] if p.is_file()} == {0o600}
 
@@ -132,8 +132,8 @@ def test_a_run_that_is_alive_is_not_touched(path: Path) -> None:
 
 
 def test_a_run_that_was_not_finished_cannot_go_on(path: Path) -> None:
-    with Warehouse.open(path) as w:
-        runs.update(w, "new", status="running")
+    with Warehouse.open(path) as warehouse:
+        runs.update(warehouse, "new", status="running")
     purge(path, request_ids=["r1"])
     assert ask(path, "select status from runs where run_id = 'new'")["status"].to_pylist() == ["failed"]
 

@@ -35,10 +35,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def enter(place: Path, run_id: str, **waiting: float) -> list[str]:
-    said: list[str] = []
-    with Warehouse.open(place, say=said.append, **waiting) as warehouse:
+    messages: list[str] = []
+    with Warehouse.open(place, say=messages.append, **waiting) as warehouse:
         runs.start(warehouse, {"run_id": run_id, "job": "j", "status": "running"})
-    return said
+    return messages
 
 
 def ids(place: Path) -> list[str]:

@@ -95,57 +95,58 @@ def path(tmp_path: Path) -> Path:
     )
     pq.write_table(source, tmp_path / "in.parquet")
     freeze(InputSpec("in.parquet", tmp_path), folder)
-    with Warehouse.open(warehouse) as w:
+    with Warehouse.open(warehouse) as store:
         runs.start(
-            w, {"run_id": RUN, "job": "j", "status": "running", "started_at": NOW, "config": {"floor": 0.9}}
+            store,
+            {"run_id": RUN, "job": "j", "status": "running", "started_at": NOW, "config": {"floor": 0.9}},
         )
-        assert requests.save(w, RUN, folder) == 6
-        assert requests.save_rejects(w, RUN, folder) == 0
+        assert requests.save(store, RUN, folder) == 6
+        assert requests.save_rejects(store, RUN, folder) == 0
     return warehouse
 
 
 def ingest(path: Path, *attempts: tuple[Intent, Outcome | None]) -> int:
     part = a_part(run_folder(path, RUN), attempts)
-    with Warehouse.open(path) as w:
-        return ingest_parts(w, part)
+    with Warehouse.open(path) as warehouse:
+        return ingest_parts(warehouse, part)
 
 
 def test_a_part_ingested_twice_changes_nothing(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x")), (intent(1), None)])
-    with Warehouse.open(path) as w:
-        assert ingest_parts(w, part) == 2
-        assert ingest_parts(w, part) == 0
-    with Warehouse.open(path) as w:
-        assert ingest_parts(w, part) == 0
-        assert ingested_parts(w, RUN) == {part.name}
-        assert ledger.spent(w, RUN) == Decimal("0.011")
-        assert w.query("select count(*) as n from responses")["n"].to_pylist() == [1]
+    with Warehouse.open(path) as warehouse:
+        assert ingest_parts(warehouse, part) == 2
+        assert ingest_parts(warehouse, part) == 0
+    with Warehouse.open(path) as warehouse:
+        assert ingest_parts(warehouse, part) == 0
+        assert ingested_parts(warehouse, RUN) == {part.name}
+        assert ledger.spent(warehouse, RUN) == Decimal("0.011")
+        assert warehouse.query("select count(*) as n from responses")["n"].to_pylist() == [1]
 
 
 def test_entries_sealed_twice_under_two_names_are_in_the_ledger_once(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
     realtime_counterpart = part.with_name("other.parquet")
     realtime_counterpart.write_bytes(part.read_bytes())
-    with Warehouse.open(path) as w:
-        assert (ingest_parts(w, part), ingest_parts(w, realtime_counterpart)) == (1, 0)
-        assert w.query("from responses").num_rows == 1
+    with Warehouse.open(path) as warehouse:
+        assert (ingest_parts(warehouse, part), ingest_parts(warehouse, realtime_counterpart)) == (1, 0)
+        assert warehouse.query("from responses").num_rows == 1
 
 
 def test_an_attempt_without_outcome_counts_with_the_most_it_can_have_cost(path: Path) -> None:
     ingest(path, (intent(0), None))
-    with Warehouse.open(path) as w:
-        (entry,) = w.query("select status, cost_usd, settled_at from ledger").to_pylist()
+    with Warehouse.open(path) as warehouse:
+        (entry,) = warehouse.query("select status, cost_usd, settled_at from ledger").to_pylist()
         assert entry == {"status": "unsettled", "cost_usd": Decimal("0.010000000"), "settled_at": None}
-        assert w.query("select cost_usd_at_most from unsettled").num_rows == 1
+        assert warehouse.query("select cost_usd_at_most from unsettled").num_rows == 1
 
 
 def test_every_accepted_request_has_one_result_and_duplicates_cost_no_attempt(path: Path) -> None:
     ingest(path, *[(i := intent(row), answered(i, f"answer {row}")) for row in (0, 1, 2, 4)])
     served = pa.table({"row": [0, 1, 2, 4], "endpoint": ["small"] * 4})
-    with Warehouse.open(path) as w:
-        assert results.compose(w, RUN, served) == 6
-        assert results.compose(w, RUN, served) == 6
-        rows = w.query(
+    with Warehouse.open(path) as warehouse:
+        assert results.compose(warehouse, RUN, served) == 6
+        assert results.compose(warehouse, RUN, served) == 6
+        rows = warehouse.query(
             "select request_id, output, attempts, error from results order by request_id"
         ).to_pylist()
     assert [r["output"] for r in rows] == [f"answer {n}" for n in (0, 1, 2, 1, 4, 2)]
@@ -160,9 +161,11 @@ def test_a_request_whose_every_attempt_failed_says_why_and_has_no_output(path: P
     served = pa.table(
         {"row": [0, 1], "endpoint": pa.array(["large", None]), "error": [None, "budget: no room"]}
     )
-    with Warehouse.open(path) as w:
-        results.compose(w, RUN, served)
-        rows = w.query("select request_id, output, error, attempts from results order by 1").to_pylist()
+    with Warehouse.open(path) as warehouse:
+        results.compose(warehouse, RUN, served)
+        rows = warehouse.query(
+            "select request_id, output, error, attempts from results order by 1"
+        ).to_pylist()
     assert rows[0] == {
         "request_id": "r0",
         "output": None,
@@ -175,9 +178,9 @@ def test_a_request_whose_every_attempt_failed_says_why_and_has_no_output(path: P
 def test_of_several_answers_at_one_endpoint_a_valid_one_is_served(path: Path) -> None:
     old, new = intent(0), intent(0, attempt=2)
     ingest(path, (old, answered(old, "{}", valid=True)), (new, answered(new, "oops", valid=False, at=9)))
-    with Warehouse.open(path) as w:
-        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
-        assert w.query("select output, attempts from results").to_pylist() == [
+    with Warehouse.open(path) as warehouse:
+        results.compose(warehouse, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert warehouse.query("select output, attempts from results").to_pylist() == [
             {"output": "{}", "attempts": 2}
         ]
 
@@ -186,20 +189,20 @@ def test_a_judges_reply_is_never_served_nor_scored(path: Path) -> None:
     answer, verdict = intent(0), intent(0, purpose=Purpose.JUDGE)
     ingest(path, (answer, answered(answer, "yes")))
     ingest(path, (verdict, answered(verdict, "0.7", at=5)))
-    with Warehouse.open(path) as w:
-        assert [row["output"] for batch in observations.unscored(w, RUN) for row in batch.to_pylist()] == [
-            "yes"
-        ]
-        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
-        assert w.query("select output, attempts from results").to_pylist() == [
+    with Warehouse.open(path) as warehouse:
+        assert [
+            row["output"] for batch in observations.unscored(warehouse, RUN) for row in batch.to_pylist()
+        ] == ["yes"]
+        results.compose(warehouse, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert warehouse.query("select output, attempts from results").to_pylist() == [
             {"output": "yes", "attempts": 1}
         ]
 
 
 def test_each_duplicate_is_scored_against_its_own_reference_and_once(path: Path) -> None:
     ingest(path, (i := intent(1), answered(i, "B")))
-    with Warehouse.open(path) as w:
-        todo = pa.Table.from_batches(observations.unscored(w, RUN))
+    with Warehouse.open(path) as warehouse:
+        todo = pa.Table.from_batches(observations.unscored(warehouse, RUN))
         assert todo.select(["request_id", "output", "reference"]).to_pylist() == [
             {"request_id": "r1", "output": "B", "reference": "B"},
             {"request_id": "r3", "output": "B", "reference": "D"},
@@ -209,30 +212,38 @@ def test_each_duplicate_is_scored_against_its_own_reference_and_once(path: Path)
             "run_id", pa.array([RUN] * 2)
         )
         observations.append(
-            w, scores.append_column("observed_at", pa.array([NOW + timedelta(minutes=1)] * 2))
+            warehouse, scores.append_column("observed_at", pa.array([NOW + timedelta(minutes=1)] * 2))
         )
-        assert list(observations.unscored(w, RUN)) == []
-        results.compose(w, RUN, pa.table({"row": [1], "endpoint": ["small"]}))
-        assert w.query("select score from results order by request_id")["score"].to_pylist() == [1.0, 0.0]
+        assert list(observations.unscored(warehouse, RUN)) == []
+        results.compose(warehouse, RUN, pa.table({"row": [1], "endpoint": ["small"]}))
+        assert warehouse.query("select score from results order by request_id")["score"].to_pylist() == [
+            1.0,
+            0.0,
+        ]
 
 
 def test_a_finished_run_knows_what_it_spent_and_its_answers_are_published(path: Path) -> None:
     ingest(path, (i := intent(0), answered(i, "x", cost="0.25")))
-    with Warehouse.open(path) as w:
-        results.compose(w, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
-        assert w.query("from answers").num_rows == 0
-        runs.finish(w, RUN, status="done", outcomes=["done"])
-        run = runs.get(w, RUN)
+    with Warehouse.open(path) as warehouse:
+        results.compose(warehouse, RUN, pa.table({"row": [0], "endpoint": ["small"]}))
+        assert warehouse.query("from answers").num_rows == 0
+        runs.finish(warehouse, RUN, status="done", outcomes=["done"])
+        run = runs.get(warehouse, RUN)
         assert run is not None
         assert (run["spent_usd"], run["status"], run["outcomes"]) == (Decimal("0.25"), "done", ["done"])
         assert run["config"] == {"floor": 0.9}
-        assert w.query("select run_id, output from answers").to_pylist() == [{"run_id": RUN, "output": "x"}]
-        assert runs.get(w, "another") is None
+        assert warehouse.query("select run_id, output from answers").to_pylist() == [
+            {"run_id": RUN, "output": "x"}
+        ]
+        assert runs.get(warehouse, "another") is None
 
 
 def test_an_unknown_column_is_named_with_its_nearest(path: Path) -> None:
-    with Warehouse.open(path) as w, pytest.raises(StoreError, match=r'"shard".*did you mean "shard_id"'):
-        dispatch.save_shards(w, pa.table({"run_id": [RUN], "shard": ["s"]}))
+    with (
+        Warehouse.open(path) as warehouse,
+        pytest.raises(StoreError, match=r'"shard".*did you mean "shard_id"'),
+    ):
+        dispatch.save_shards(warehouse, pa.table({"run_id": [RUN], "shard": ["s"]}))
 
 
 def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> None:
@@ -242,20 +253,20 @@ def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> No
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(StoreError, match=f"process {holder.pid} .*end that process"):
-        Warehouse.open(path, wait_seconds=0.2, say=said.append).__enter__()
-    with Warehouse.open(path, wait_seconds=20, say=said.append) as w:
-        assert runs.get(w, RUN) is not None
+        Warehouse.open(path, wait_seconds=0.2, say=messages.append).__enter__()
+    with Warehouse.open(path, wait_seconds=20, say=messages.append) as warehouse:
+        assert runs.get(warehouse, RUN) is not None
     assert holder.wait() == 0
     holder.stdout.close()
-    assert len(said) == 2
-    assert f"in use by process {holder.pid}" in said[1]
+    assert len(messages) == 2
+    assert f"in use by process {holder.pid}" in messages[1]
 
 
 def test_a_warehouse_is_its_owners_alone(path: Path) -> None:
-    with Warehouse.open(path) as w:
-        dispatch.save_shards(w, pa.table({"run_id": [RUN], "shard_id": ["s"]}))
+    with Warehouse.open(path) as warehouse:
+        dispatch.save_shards(warehouse, pa.table({"run_id": [RUN], "shard_id": ["s"]}))
         for name in (path, path.with_name("w.duckdb.wal")):
             assert stat.S_IMODE(name.stat().st_mode) == 0o600
 
@@ -273,6 +284,6 @@ def test_files_that_are_no_warehouse_are_refused_with_a_remedy(tmp_path: Path) -
 def test_a_damaged_part_is_named_and_left(path: Path) -> None:
     part = a_part(run_folder(path, RUN), [(i := intent(0), answered(i, "x"))])
     part.write_bytes(part.read_bytes()[:200])
-    with Warehouse.open(path) as w, pytest.raises(StoreError, match=part.name):
-        ingest_parts(w, part)
+    with Warehouse.open(path) as warehouse, pytest.raises(StoreError, match=part.name):
+        ingest_parts(warehouse, part)
     assert part.exists()

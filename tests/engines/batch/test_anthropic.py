@@ -76,11 +76,11 @@ class Night:
 
     def finish(self) -> dict[int, Answer | Failure]:
         try:
-            said = list(self.engine.collect(self.ticket))
+            replies = list(self.engine.collect(self.ticket))
         finally:
             self.engine.close()
-        assert len({s.row for s in said}) == len(said)
-        return {s.row: s for s in said}
+        assert len({s.row for s in replies}) == len(replies)
+        return {s.row: s for s in replies}
 
 
 def at_provider(emulator: Emulator) -> list[dict[str, Any]]:
@@ -96,11 +96,11 @@ def begun(emulator: Emulator, batches: int = 1) -> None:
 def test_every_request_is_answered_and_the_ledger_equals_the_providers_books(tmp_path: Path) -> None:
     with provider({Trouble.REFUSE: 0.1}, failed_share=0.1) as emulator:
         night = Night(emulator, requests(200), tmp_path, limits=BatchLimits(150, 10**9), delete_remote=True)
-        found = kinds(night.finish())
-        assert found["answer"] + found["overloaded"] + found["refused"] == 200
-        assert min(found["overloaded"], found["refused"]) > 5
+        counts = kinds(night.finish())
+        assert counts["answer"] + counts["overloaded"] + counts["refused"] == 200
+        assert min(counts["overloaded"], counts["refused"]) > 5
         assert night.notes.cost == billed_usd(emulator) == night.budget.spent_usd > 0
-        assert night.notes.statuses == {"settled": 200 - found["overloaded"], "void": found["overloaded"]}
+        assert night.notes.statuses == {"settled": 200 - counts["overloaded"], "void": counts["overloaded"]}
         assert at_provider(emulator) == [], "deleted after the harvest, as asked"
 
 
@@ -181,7 +181,7 @@ def test_a_rehearsal_takes_the_way_of_the_real_night(tmp_path: Path) -> None:
             EngineContext(MemoryJournal(across_processes=True), RunBudget(None), keep=tmp_path),
         )
         work = Shard("run", "s", real.name, Purpose.MAIN, requests(5))
-        assert all(isinstance(said, Answer) for said in engine.collect(engine.submit(work, "k")))
+        assert all(isinstance(reply, Answer) for reply in engine.collect(engine.submit(work, "k")))
         engine.close()
         assert len(at_provider(emulator)) == 1
         assert {entry["model"] for entry in emulator.books()} == {"opus@night"}
@@ -208,10 +208,10 @@ def test_a_request_without_a_key_fails_and_says_which_variable(
     engine = BatchEngine(
         endpoint, EngineContext(MemoryJournal(across_processes=True), RunBudget(None), keep=tmp_path)
     )
-    (said,) = engine.collect(engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(1)), "k"))
+    (reply,) = engine.collect(engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(1)), "k"))
     engine.close()
-    assert isinstance(said, Failure)
-    assert (said.kind, "ANTHROPIC_API_KEY" in said.message) == (FailureKind.AUTH, True)
+    assert isinstance(reply, Failure)
+    assert (reply.kind, "ANTHROPIC_API_KEY" in reply.message) == (FailureKind.AUTH, True)
 
 
 # --- the wire ---------------------------------------------------------------------------------------------
@@ -291,16 +291,16 @@ def test_a_message_is_read_with_its_thinking_its_calls_and_what_the_cache_took()
         "output_tokens": 7,
     }
     blocks = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "yes"}]
-    told = {"id": "m1", "model": "claude", "stop_reason": "end_turn", "usage": usage, "content": blocks}
-    reply = read_message(told)
+    data = {"id": "m1", "model": "claude", "stop_reason": "end_turn", "usage": usage, "content": blocks}
+    reply = read_message(data)
     assert (reply.text, reply.reasoning, reply.finish_reason) == ("yes", "hm", "stop")
     assert reply.usage == Usage(60, 7, 20, 0, 30, 5)
     called = {"type": "tool_use", "id": "c", "name": "f", "input": {"x": 1}}
-    reply = read_message(told | {"content": [called], "stop_reason": "tool_use"})
+    reply = read_message(data | {"content": [called], "stop_reason": "tool_use"})
     assert json.loads(reply.text)[0]["function"] == {"name": "f", "arguments": '{"x":1}'}
-    assert read_message(told | {"stop_reason": "refusal"}).kind is FailureKind.REFUSED
-    assert read_message(told | {"content": [], "stop_reason": "max_tokens"}).kind is FailureKind.CUT_EMPTY
-    assert read_message(told | {"usage": None}).usage is None
+    assert read_message(data | {"stop_reason": "refusal"}).kind is FailureKind.REFUSED
+    assert read_message(data | {"content": [], "stop_reason": "max_tokens"}).kind is FailureKind.CUT_EMPTY
+    assert read_message(data | {"usage": None}).usage is None
 
 
 @pytest.mark.parametrize(

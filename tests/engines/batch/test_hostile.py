@@ -63,7 +63,7 @@ class Night:
             time.sleep(harvest_after)
             engine.harvest(ticket)
         try:
-            self.said = {said.row: said for said in engine.collect(ticket)}
+            self.said = {reply.row: reply for reply in engine.collect(ticket)}
         finally:
             engine.close()
 
@@ -133,14 +133,14 @@ HOSTILE_LINES = {
 
 @pytest.mark.parametrize("name", HOSTILE_LINES)
 def test_one_hostile_line_costs_the_others_nothing(provider: ScriptedProvider, name: str) -> None:
-    def line(custom_id: str, said: Said) -> bytes:
+    def line(custom_id: str, reply: Said) -> bytes:
         if custom_id.endswith("-3"):
             return HOSTILE_LINES[name](custom_id).encode() + b"\n"
-        return result_line(custom_id, said)
+        return result_line(custom_id, reply)
 
     provider.line = line
     night = Night(provider)
-    assert all(isinstance(said, Answer) for row, said in night.said.items() if row != 3)
+    assert all(isinstance(reply, Answer) for row, reply in night.said.items() if row != 3)
     assert set(night.said) == set(range(20))
     odd = next(
         outcome

@@ -88,11 +88,11 @@ class Night:
 
     def finish(self) -> dict[int, Answer | Failure]:
         try:
-            said = list(self.engine.collect(self.ticket))
+            replies = list(self.engine.collect(self.ticket))
         finally:
             self.engine.close()
-        assert len({s.row for s in said}) == len(said)
-        return {s.row: s for s in said}
+        assert len({s.row for s in replies}) == len(replies)
+        return {s.row: s for s in replies}
 
 
 def at_provider(night: Night) -> list[Remote]:
@@ -108,8 +108,8 @@ def at_provider(night: Night) -> list[Remote]:
 def test_every_request_is_answered_and_the_ledger_equals_the_providers_books() -> None:
     with provider() as emulator:
         night = Night(emulator, requests(300))
-        said = night.finish()
-        assert kinds(said) == {"answer": 300}
+        replies = night.finish()
+        assert kinds(replies) == {"answer": 300}
         assert night.notes.statuses == {"settled": 300}
         assert night.notes.cost == billed_usd(emulator) == night.budget.spent_usd > 0
         assert night.budget.reserved_usd == 0
@@ -155,16 +155,16 @@ def test_a_resumed_shard_with_fewer_requests_adopts_those() -> None:
             time.sleep(0.02)
         first.engine.close()
         second = Night(emulator, requests(40)[25:], notes=first.notes)
-        said = second.finish()
-        assert set(said) == set(range(25, 40))
+        replies = second.finish()
+        assert set(replies) == set(range(25, 40))
         assert len(at_provider(second)) == 1
 
 
 def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_nothing() -> None:
     with provider(stuck_at=0.5, expires_seconds=1.0) as emulator:
         night = Night(emulator, requests(100))
-        said = night.finish()
-        assert kinds(said) == {"answer": 50, "expired": 50}
+        replies = night.finish()
+        assert kinds(replies) == {"answer": 50, "expired": 50}
         assert night.notes.statuses == {"settled": 50, "void": 50}
         assert night.notes.cost == billed_usd(emulator)
 
@@ -193,10 +193,10 @@ def test_at_the_deadline_what_is_finished_is_harvested() -> None:
 def test_requests_that_fail_within_a_batch_are_failures_one_by_one() -> None:
     with provider(failed_share=0.2) as emulator:
         night = Night(emulator, requests(200))
-        found = kinds(night.finish())
-        assert found["answer"] + found["overloaded"] == 200
-        assert found["overloaded"] > 10
-        assert night.notes.statuses["void"] == found["overloaded"]
+        counts = kinds(night.finish())
+        assert counts["answer"] + counts["overloaded"] == 200
+        assert counts["overloaded"] > 10
+        assert night.notes.statuses["void"] == counts["overloaded"]
         assert night.notes.cost == billed_usd(emulator)
 
 
@@ -232,12 +232,12 @@ def test_the_cap_holds_for_batches_and_the_tail_is_served_from_what_returns() ->
         endpoint = Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH)
         most = worst_case_of(endpoint, work[-1])
         night = Night(emulator, work, cap=most * 6)
-        said = night.finish()
+        replies = night.finish()
         assert billed_usd(emulator) == night.notes.cost <= most * 6
         assert night.notes.cost > most * 5
-        served = [row for row, s in said.items() if isinstance(s, Answer)]
+        served = [row for row, s in replies.items() if isinstance(s, Answer)]
         assert sorted(served) == list(range(len(served)))
-        assert kinds(said)["budget"] == 60 - len(served) > 0
+        assert kinds(replies)["budget"] == 60 - len(served) > 0
 
 
 def test_a_request_that_must_not_be_sent_does_not_spoil_its_batch() -> None:
@@ -272,9 +272,9 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
         b'{"custom_id": "1", "response": {"status_code": 500, "body": {}}}\n{"cust'
     )
     remote = Remote("b", part.label, RemoteState.ENDED, notes.intents[entry_id("key", 0, 1)].started_at, True)
-    said: list[Any] = []
-    parts.settle(part, [tmp_path / "out"], remote, said.extend)
-    assert {s.row: s.kind for s in said} == {
+    replies: list[Any] = []
+    parts.settle(part, [tmp_path / "out"], remote, replies.extend)
+    assert {s.row: s.kind for s in replies} == {
         0: FailureKind.BROKEN_REPLY,
         1: FailureKind.OVERLOADED,
         2: FailureKind.BROKEN_REPLY,
@@ -324,8 +324,8 @@ def test_memory_stays_flat_however_long_the_shard_is() -> None:
         before = process.memory_info().rss
         night = Night(emulator, Made(6_000, 10_000), notes=notes, limits=BatchLimits(3_000, 10**9))
         most = answers = 0
-        for number, said in enumerate(night.engine.collect(night.ticket)):
-            answers += isinstance(said, Answer)
+        for number, reply in enumerate(night.engine.collect(night.ticket)):
+            answers += isinstance(reply, Answer)
             if number % 500 == 0:
                 most = max(most, process.memory_info().rss)
         night.engine.close()

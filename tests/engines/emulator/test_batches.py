@@ -227,8 +227,8 @@ def test_a_batch_can_be_made_without_its_maker_hearing_of_it() -> None:
     with emulated([cheap()], batches=BatchHabits(0.0, lost_creates=1)) as emulator:
         with pytest.raises((URLError, HTTPException, ConnectionError)):
             submit(emulator, lines(ITEMS[:3]), {"shard": "lost"})
-        found = fetch(f"{emulator.api_base}/batches").json["data"]
-        assert [batch["metadata"] for batch in found] == [{"shard": "lost"}]
+        objects = fetch(f"{emulator.api_base}/batches").json["data"]
+        assert [batch["metadata"] for batch in objects] == [{"shard": "lost"}]
         submit(emulator, lines(ITEMS[:3]))
         assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 2
 
@@ -325,10 +325,10 @@ def test_a_message_batch_runs_its_course(quick: Emulator) -> None:
         batch = fetch(f"{url}/{batch['id']}").json
     assert batch["request_counts"]["succeeded"] == 30
     raw = fetch(f"{quick.root}{batch['results_url']}").raw
-    found = {line["custom_id"]: line["result"] for line in map(json.loads, raw.splitlines())}
+    data = {line["custom_id"]: line["result"] for line in map(json.loads, raw.splitlines())}
     row = ITEMS[5]
     same = say(quick, "cheap", str(row.prompt)).json
-    assert found[str(row.request_id)]["message"]["content"] == same["content"]
+    assert data[str(row.request_id)]["message"]["content"] == same["content"]
     assert batch["id"] in [one["id"] for one in fetch(url).json["data"]]
     assert batch["id"] not in [one["id"] for one in fetch(f"{quick.api_base}/batches").json["data"]]
     assert fetch(f"{url}/{batch['id']}", method="DELETE").json["type"] == "message_batch_deleted"

@@ -243,7 +243,7 @@ def test_no_sliding_minute_sees_more_than_the_limits(
 def test_limits_are_429_with_headers_that_tell_when_to_come_back() -> None:
     with emulated([cheap(limits=Limits(rpm=5, tpm=100_000))], items=ITEMS) as emulator:
         got = [chat(emulator, "cheap", "add 1 2") for _ in range(8)]
-        assert [one.status for one in got] == [200] * 5 + [429] * 3
+        assert [reply.status for reply in got] == [200] * 5 + [429] * 3
         assert got[0].headers["x-ratelimit-limit-requests"] == "5"
         assert [got[n].headers["x-ratelimit-remaining-requests"] for n in (0, 4, 5)] == ["4", "0", "0"]
         assert int(got[0].headers["x-ratelimit-remaining-tokens"]) < 100_000

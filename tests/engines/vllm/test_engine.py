@@ -47,11 +47,11 @@ def pool(
 
 
 def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
-    said = list(
+    replies = list(
         made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key"))
     )
-    assert sorted(one.row for one in said) == list(range(count))
-    return said
+    assert sorted(reply.row for reply in replies) == list(range(count))
+    return replies
 
 
 def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path) -> None:
@@ -94,11 +94,11 @@ def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path:
 
 def test_a_worker_that_is_not_ready_in_time_is_told_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
     made = pool(tmp_path, MemoryJournal(), RunBudget(Decimal(10)), never_ready=True, startup_seconds=1.0)
-    for said in ask(made, 3):
-        assert isinstance(said, Failure)
-        assert said.kind is FailureKind.WORKER_DIED
-        assert "was not ready after 1 s" in said.message
-        assert "loading shard 3 of 9" in said.message
+    for reply in ask(made, 3):
+        assert isinstance(reply, Failure)
+        assert reply.kind is FailureKind.WORKER_DIED
+        assert "was not ready after 1 s" in reply.message
+        assert "loading shard 3 of 9" in reply.message
     made.close()
     assert not psutil.pid_exists(made.worker_lifetimes()[0].pid)
 
@@ -118,15 +118,15 @@ if __name__ == "__main__":
 
 
 def test_a_worker_ends_with_its_engine_process() -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         (sys.executable, "-c", ENGINE_DIES),
         cwd=STAND_IN.parents[1],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert told.returncode == 1, told.stderr
-    assert json.loads(told.stdout) == {
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout) == {
         "op": "fault",
         "kind": "engine",
         "message": "vLLM's process ended: EngineCore",
@@ -153,6 +153,6 @@ def test_a_worker_that_waits_for_money_is_waited_for_no_longer_than_the_night(
     ending.join(5)
     assert not ending.is_alive()
     made.close()
-    kinds = {one.kind for one in told or made.collect(ticket) if isinstance(one, Failure)}
+    kinds = {reply.kind for reply in told or made.collect(ticket) if isinstance(reply, Failure)}
     assert kinds == {FailureKind.CANCELLED if seconds is None else FailureKind.DEADLINE}
     assert made.worker_lifetimes() == []

@@ -192,10 +192,10 @@ def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: 
         | {"measured_at": datetime(2026, 11, n + 1, tzinfo=UTC)}
         for n, (vllm, reads, writes, read, written) in enumerate(nights)
     ]
-    with Warehouse.open(tmp_path / "w.duckdb") as w:
-        rates.save(w, pa.Table.from_pylist(rows, rates.MEASURED))
-        found = known_paces([house], w)["house"]
-        assert "a guess" in known_paces([replace(house, model="another")], w)["house"].source
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        rates.save(warehouse, pa.Table.from_pylist(rows, rates.MEASURED))
+        found = known_paces([house], warehouse)["house"]
+        assert "a guess" in known_paces([replace(house, model="another")], warehouse)["house"].source
     # 5,000 tokens read in 3 + 1 seconds
     assert found.throughput.prefill_tokens_per_second == pytest.approx(1250)
     assert found.throughput.decode_tokens_per_second == pytest.approx(125)
@@ -234,11 +234,11 @@ def test_gpus_and_npus_are_read_from_their_tools() -> None:
 def test_workers_share_no_device() -> None:
     gpus = tuple(Device("cuda", n, "H200") for n in range(4))
     spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
-    found = Machine(gpus, (), (0, 1, 2, 3))
-    assert hardware(spec, found) == "2 x H200"
-    places = [place(spec, n, found).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
+    machine = Machine(gpus, (), (0, 1, 2, 3))
+    assert hardware(spec, machine) == "2 x H200"
+    places = [place(spec, n, machine).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
     assert places == ["0,1", "2,3"]
-    cores = [place(replace(spec, device="cpu", options={}), n, found).cores for n in range(2)]
+    cores = [place(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
     assert cores == [(0, 1), (2, 3)]
 
 
@@ -265,12 +265,12 @@ def test_what_cannot_start_is_a_sentence_with_its_remedy(
     problems = check(worker_endpoint(**changed), NOTHING_HERE)
     assert problems
     for word in words:
-        assert any(word in one for one in problems), problems
+        assert any(word in problem for problem in problems), problems
 
 
 def test_too_few_gpus_are_counted() -> None:
-    found = Machine((Device("cuda", 0, "H200"),), (), (0,))
-    (problem,) = check(worker_endpoint(device="cuda", workers=2), found)
+    machine = Machine((Device("cuda", 0, "H200"),), (), (0,))
+    (problem,) = check(worker_endpoint(device="cuda", workers=2), machine)
     assert "need 2, and 1 are here" in problem
 
 
@@ -280,10 +280,10 @@ def test_a_worker_that_can_start_has_no_problem() -> None:
 
 def answers(pool: VllmEngine, count: int = 3) -> list[FailureKind]:
     ticket = pool.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key")
-    said = list(pool.collect(ticket))
-    assert all(isinstance(one, Failure) for one in said)
-    assert sorted(one.row for one in said) == list(range(count))
-    return [one.kind for one in said]
+    replies = list(pool.collect(ticket))
+    assert all(isinstance(reply, Failure) for reply in replies)
+    assert sorted(reply.row for reply in replies) == list(range(count))
+    return [reply.kind for reply in replies]
 
 
 def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
@@ -293,7 +293,9 @@ def test_a_worker_that_does_not_come_up_says_why_and_what_it_cost() -> None:
     )
     try:
         assert answers(pool) == [FailureKind.WORKER_DIED] * 3
-        said = next(one.reply for one in journal.outcomes.values() if isinstance(one.reply, Failure))
+        said = next(
+            outcome.reply for outcome in journal.outcomes.values() if isinstance(outcome.reply, Failure)
+        )
         assert "No module named 'vllm'" in said.message
         assert "doctor" in said.message
     finally:

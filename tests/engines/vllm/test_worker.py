@@ -63,24 +63,24 @@ def submit(pool: VllmEngine, requests: list[Request]) -> Ticket:
 
 
 def ask(pool: VllmEngine, requests: list[Request]) -> dict[int, Answer | Failure]:
-    said = list(pool.collect(submit(pool, requests)))
-    assert sorted(one.row for one in said) == sorted(one.row for one in requests)
-    return {one.row: one for one in said}
+    replies = list(pool.collect(submit(pool, requests)))
+    assert sorted(reply.row for reply in replies) == sorted(request.row for request in requests)
+    return {reply.row: reply for reply in replies}
 
 
 def test_the_tiny_model_gets_easy_items_right_and_hard_ones_wrong(pool: VllmEngine) -> None:
     asked = list(items(400, seed=9))
-    said = ask(pool, [request(n, one.prompt, 32) for n, one in enumerate(asked)])
+    said = ask(pool, [request(n, item.prompt, 32) for n, item in enumerate(asked)])
     right = {"easy": [], "hard": []}
-    for n, one in enumerate(asked):
-        if one.task == "add":
-            right["easy" if one.difficulty <= 0.2 else "hard"].append(
-                getattr(said[n], "output", None) == one.reference
+    for n, item in enumerate(asked):
+        if item.task == "add":
+            right["easy" if item.difficulty <= 0.2 else "hard"].append(
+                getattr(said[n], "output", None) == item.reference
             )
     shares = {name: sum(among) / len(among) for name, among in right.items()}
     assert shares["easy"] > 0.7
     assert shares["hard"] < 0.5
-    overall = sum(getattr(said[n], "output", None) == one.reference for n, one in enumerate(asked)) / 400
+    overall = sum(getattr(said[n], "output", None) == item.reference for n, item in enumerate(asked)) / 400
     assert 0.4 < overall < 0.9
 
 
@@ -93,7 +93,7 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
         "required": ["a"],
         "additionalProperties": False,
     }
-    said = ask(
+    replies = ask(
         pool,
         [
             request(0, "reverse abc", 32),
@@ -105,20 +105,20 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
             request(6, "reverse abcd", 32, sampling={"stop": ["b"], "seed": 1, "top_p": 0.9, "logprobs": 2}),
         ],
     )
-    assert said[0].output == "cba"
-    assert said[1].kind is FailureKind.CONTEXT_OVERFLOW
-    assert "5,003 tokens; the worker's context is 2,048" in said[1].message
-    assert [said[n].kind for n in (2, 3, 5)] == [FailureKind.BAD_REQUEST] * 3
-    assert "no_such_thing" in said[2].message
-    assert said[4].output in ('{"a":"x"}', '{"a":"y"}', '{"a": "x"}', '{"a": "y"}')
-    assert said[4].valid is True
-    assert said[6].output == "dc"
-    likely = json.loads(said[6].logprobs)
-    assert [one["token"] for one in likely][:2] == ["d", "c"]
-    for one in likely:
-        assert one["logprob"] <= 0
-        assert len(one["top_logprobs"]) >= 2
-    assert said[0].logprobs is None
+    assert replies[0].output == "cba"
+    assert replies[1].kind is FailureKind.CONTEXT_OVERFLOW
+    assert "5,003 tokens; the worker's context is 2,048" in replies[1].message
+    assert [replies[n].kind for n in (2, 3, 5)] == [FailureKind.BAD_REQUEST] * 3
+    assert "no_such_thing" in replies[2].message
+    assert replies[4].output in ('{"a":"x"}', '{"a":"y"}', '{"a": "x"}', '{"a": "y"}')
+    assert replies[4].valid is True
+    assert replies[6].output == "dc"
+    likely = json.loads(replies[6].logprobs)
+    assert [token["token"] for token in likely][:2] == ["d", "c"]
+    for token in likely:
+        assert token["logprob"] <= 0
+        assert len(token["top_logprobs"]) >= 2
+    assert replies[0].logprobs is None
     assert "xxxx" not in repr(journal.outcomes)
 
 
@@ -133,7 +133,7 @@ def test_one_key_is_one_ticket(pool: VllmEngine, journal: MemoryJournal) -> None
     one = Shard("run", "twice", "house", Purpose.MAIN, [request(0, "sort cab", 32)])
     first, second = pool.submit(one, "twice"), pool.submit(one, "twice")
     assert first == second
-    assert [said.output for said in pool.collect(first)] == ["abc"]
+    assert [reply.output for reply in pool.collect(first)] == ["abc"]
     assert len(journal.of("twice")) == 1
 
 
@@ -142,18 +142,22 @@ def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
 ) -> None:
     ticket = submit(pool, [request(n, f"add {n} {n}", 40, sampling={"min_tokens": 38}) for n in range(900)])
     rows, victim = [], pool.worker_lifetimes()[-1].pid
-    for said in pool.collect(ticket):
-        rows.append(said.row)
+    for reply in pool.collect(ticket):
+        rows.append(reply.row)
         if len(rows) == 100:
             os.kill(victim, signal.SIGKILL)
     assert sorted(rows) == list(range(900))
     assert pool.worker_lifetimes()[-1].pid != victim
     outcomes = journal.of(ticket.shard_id)
-    settled = [journal.intents[one.entry_id].row for one in outcomes if one.status is LedgerStatus.SETTLED]
+    settled = [
+        journal.intents[outcome.entry_id].row
+        for outcome in outcomes
+        if outcome.status is LedgerStatus.SETTLED
+    ]
     assert sorted(settled) == list(range(900))
-    lost = [one for one in outcomes if one.status is LedgerStatus.UNSETTLED]
+    lost = [outcome for outcome in outcomes if outcome.status is LedgerStatus.UNSETTLED]
     assert lost
-    assert not any(one.final or one.cost_usd for one in lost)
+    assert not any(outcome.final or outcome.cost_usd for outcome in lost)
 
 
 def test_what_it_costs_is_the_seconds_up_times_the_price(
@@ -164,7 +168,7 @@ def test_what_it_costs_is_the_seconds_up_times_the_price(
     pool.close()
     worker_lifetimes = pool.worker_lifetimes()
     seconds = sum((life.stopped_at - life.started_at).total_seconds() for life in worker_lifetimes)
-    ledger = sum(one.cost_usd for one in journal.outcomes.values())
+    ledger = sum(outcome.cost_usd for outcome in journal.outcomes.values())
     assert abs(ledger / USD_PER_HOUR * 3600 - Decimal(seconds)) <= len(worker_lifetimes)
     assert ledger == budget.spent_usd == sum(life.cost_usd for life in worker_lifetimes)
     assert budget.reserved_usd == 0
