@@ -126,6 +126,15 @@ def deployment() -> Any:
         return client.read_deployment_by_name("night/served-sums")
 
 
+def schedule_one(days: int) -> None:
+    """An upcoming run, which the API of these tests makes none of: it has no scheduler (test_schedules has one)."""
+    from prefect.states import Scheduled
+
+    with api() as client:
+        later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=days))
+        client.create_flow_run_from_deployment(deployment().id, state=later)
+
+
 def begun(**parameters: Any) -> Any:
     """A flow run, as the UI's form makes one."""
     with api() as client:
