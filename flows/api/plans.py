@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from thirdshift.flows.api.earlier import informed_context
 from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
-from thirdshift.flows.console import money
-from thirdshift.flows.dispatch.harvest import with_turnarounds
+from thirdshift.flows.api.pilot_costs import less_pilot, pilot_usd
+from thirdshift.flows.api.suggestions import NearestPlan, nearest_plan
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
@@ -25,7 +25,7 @@ from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
-from thirdshift.flows.planning.paid_hours import withheld
+from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
 from thirdshift.flows.planning.planner import (
     Decision,
     Market,
@@ -34,21 +34,18 @@ from thirdshift.flows.planning.planner import (
     request_columns,
 )
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
-from thirdshift.flows.planning.silent import leave_out, silent_before
-from thirdshift.flows.planning.throughput import with_throughput
+from thirdshift.flows.planning.silent import leave_out
 from thirdshift.flows.planning.tiers import realtime_counterparts
-from thirdshift.flows.quality.label_budget import audit_usd, doubts, judging_usd_at_most, labels
+from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
-from thirdshift.router.learning.pilot import CHECKED, SEED
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.frontier import Point
-from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Terms
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
+from thirdshift.router.planning.solve import cheapest
 from thirdshift.router.prediction.observations import no_observations
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
-from thirdshift.warehouse.store.ledger import spent_in_window
-from thirdshift.warehouse.store.store import Warehouse
 
 FEASIBLE, INFEASIBLE = 0, 3
 """Exit codes of the command."""
@@ -86,15 +83,6 @@ class PlanReason:
     constraint: str
     """floor, cap_usd, deadline, max_vendor_share; labels."""
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class NearestPlan:
-    """The nearest value at which there is a plan, each with the others as they are; None: there is none."""
-
-    floor: float | None
-    cap_usd: float | None
-    deadline: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +164,10 @@ class PlanOutlook:
     """Why the floor will not be certified."""
     hint: str | None = None
     """What would make the requests themselves cheaper."""
+    pilot_seconds: float = 0.0
+    """How long the first round of that pilot takes; 0 where the deadline leaves no time for one."""
+    nearest: NearestPlan | None = None
+    """Where there is no plan: values that were each found to have one."""
     points: tuple[Point, ...] = ()
     shares: Mapping[str, Share] = field(default_factory=dict)
     believed: frozenset[str] = frozenset()
@@ -195,43 +187,12 @@ class PlanOutlook:
 @contextmanager
 def looking_ahead(options: RunOptions, say: Say = _LOG.info) -> Iterator[PlanOutlook]:
     """The plan of a call, while the input that it was made of lies in a temporary folder. Raises UserError."""
-    context = _informed(context_for(options, "plan"), say)
+    context = informed_context(context_for(options, "plan"), say)
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:
             yield look_ahead(context, Path(folder))
         except InputError as error:
             raise UserError(str(error)) from error
-
-
-def _informed(context: RunContext, say: Say) -> RunContext:
-    """With the turnarounds and the workers' pace that earlier nights in the warehouse tell, where there is one."""
-    late = context.job.on_deadline == "realtime"
-    with ExitStack() as held:
-        there = context.warehouse.exists()
-        known = held.enter_context(Warehouse.open(context.warehouse)) if there else None
-        endpoints = with_turnarounds(context.endpoints, known, cut_short=late)
-        informed, throughputs = with_throughput(replace(context, endpoints=endpoints), known)
-        if known is not None:
-            silent = silent_before(known, context.job.name, "", endpoints, emulated=context.call.emulated)
-            informed = replace(informed, silent=tuple(silent))
-        informed = _within_window(informed, known, say)
-    for line in throughputs:
-        say(line)
-    return informed
-
-
-def _within_window(context: RunContext, known: Warehouse | None, say: Say) -> RunContext:
-    """With the cap that the budget's day or month has left."""
-    window, cap = context.job.budget.window, context.cap_usd
-    if known is None or window == "run" or cap is None:
-        return context
-    spent = spent_in_window(known, context.job.name, window, context.clock(), emulated=context.call.emulated)
-    left = max(cap - spent, Decimal(0))
-    if spent:
-        say(
-            f"runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left to plan with"
-        )
-    return replace(context, cap_usd=left)
 
 
 def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
@@ -241,19 +202,34 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     check_charges(folder, context.job.charge_by)
     columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
     leave_out(columns.allowed, context.silent)
+    check = partial(_planned, batch=batch, columns=columns)
+    outlook = check(context)
+    if isinstance(outlook.plan, Infeasible):
+        nearest, terms = outlook.plan.nearest, outlook.decision.problem.terms
+        return replace(
+            outlook, nearest=nearest_plan(context, nearest, terms, lambda changed: _whole_usd(check(changed)))
+        )
+    points = outlook.decision.points if outlook.informed and context.aim is not None else ()
+    return replace(outlook, points=points, shares=_shares(outlook, outlook.plan))
+
+
+def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns) -> PlanOutlook:
+    """The plan of a job over an input that was read already."""
     earlier = context.warehouse, context.job.name, "", context.endpoints, batch.intake.tasks
     before = past_scores(
         *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterparts(context.endpoints)
     )
-    priced = market(
+    past, now = past_nights(*earlier), context.clock()
+    on_market = partial(
+        market,
         columns,
         context.endpoints,
         NO_TOKEN_USAGE,
-        past_nights(*earlier),
+        past,
         context.throughputs,
-        now=context.clock(),
         deadline=context.deadline,
     )
+    priced = on_market(now=now)
     check_beliefs(context, before, columns.allowed)
     known = believed(context, before)
     tried = np.bincount(before.endpoint, minlength=len(context.endpoints))
@@ -261,47 +237,36 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     # what a pilot will tell cannot make a plan infeasible before it has told it
     aim = context.aim if informed else None
     sending_on = sends_on(context, batch.scorable[columns.rows])  # then the pilot is the first of serving
-    pilot, judged = (0.0, 0.0) if sending_on else _pilot_usd(context, columns, priced, tried)
+    pilot, judged = (0.0, 0.0) if sending_on else pilot_usd(context, columns, priced, tried)
     share = 0.0 if sending_on else context.pilots / max(len(columns.rows), 1)
-    terms = _less(context.terms(), pilot, share)
+    terms = context.terms()
+    pilot_seconds = seconds_of_round(priced, first_looks(context, columns, priced, tried))
+    if not in_time(columns, priced, terms, pilot_seconds):  # then the run plans at once by what is known
+        pilot, judged, pilot_seconds = 0.0, 0.0, 0.0
+    elif pilot_seconds:
+        priced = on_market(now=now + timedelta(seconds=pilot_seconds))
+    if terms.seconds is not None:
+        left = max(terms.seconds - pilot_seconds, 0.0)
+        terms = replace(terms, seconds=left, before_seconds=pilot_seconds)
     decision = decide_for(
-        columns, priced, no_observations(), context.priors, terms, aim, before, sends_on=sending_on
-    )
+        columns, priced, no_observations(), context.priors, less_pilot(terms, pilot, share), aim, before,
+        sends_on=sending_on,
+    )  # fmt: skip
     words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
-    outlook = PlanOutlook(context, batch, columns, priced, decision, informed, pilot, judged, *words)
-    if isinstance(decision.plan, Infeasible):
-        return outlook
-    points = decision.points if informed and context.aim is not None else ()
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
-    return replace(outlook, points=points, shares=_shares(outlook, decision.plan), believed=names)
+    return PlanOutlook(
+        context, batch, columns, priced, decision, informed, pilot, judged, *words,
+        pilot_seconds=pilot_seconds, believed=names,
+    )  # fmt: skip
 
 
-def _pilot_usd(
-    context: RunContext, columns: RequestColumns, priced: Market, tried: NDArray[np.int64]
-) -> tuple[float, float]:
-    """What a pilot costs at most, and what of that is for a judge: each of its requests on every candidate, fewer on those
-    that earlier nights know. One answer of each is kept as its result."""
-    count = min(context.pilots, len(columns.rows))
-    cost = np.where(columns.allowed, priced.by_endpoint(), np.nan)
-    if not count or not np.isfinite(cost).any(axis=1).all():
-        return 0.0, 0.0
-    each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
-    known = np.zeros(len(context.endpoints), bool)
-    each[withheld(priced, columns.allowed, known, context.baseline)] = 0.0
-    looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
-    judged = judging_usd_at_most(context, columns, priced, float(looks.sum()))
-    asked = float(looks @ each) + judged
-    cap = context.terms().cap_usd
-    if cap is not None:
-        asked = min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
-    return asked, min(judged, asked)
-
-
-def _less(terms: Terms, pilot_usd: float, share: float) -> Terms:
-    """What is left when the pilot is paid, for the requests that it has not answered."""
-    if terms.cap_usd is None:
-        return terms
-    return replace(terms, cap_usd=max(terms.cap_usd - pilot_usd, 0.0) / max(1.0 - share, 1e-9))
+def _whole_usd(outlook: PlanOutlook) -> float | None:
+    """What is expected to be spent, the pilot included; None where there is no plan."""
+    if isinstance(outlook.plan, Infeasible):
+        return None
+    piloted = 0 if outlook.decision.cascades is not None else outlook.context.pilots
+    unpiloted = 1.0 - min(piloted / max(len(outlook.columns.rows), 1), 1.0)
+    return outlook.pilot_usd + unpiloted * outlook.plan.cost_usd
 
 
 def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
@@ -334,14 +299,25 @@ def report_of(outlook: PlanOutlook) -> PlanReport:
         reasons=tuple(PlanReason("labels", doubt) for doubt in outlook.doubts),
     )
     if isinstance(solved, Infeasible):
-        seconds = solved.nearest.seconds
-        at = None if seconds is None else context.clock() + timedelta(seconds=seconds)
         against = tuple(PlanReason(reason.constraint, reason.message) for reason in solved.reasons)
-        nearest = NearestPlan(solved.nearest.floor, solved.nearest.cap_usd, at)
-        return replace(report, reasons=report.reasons + against, nearest=nearest)
-    if solved.finish_seconds > 0:
-        report = replace(report, finish_at=context.clock() + timedelta(seconds=solved.finish_seconds))
+        reasons = report.reasons + against
+        return replace(report, reasons=reasons, nearest=outlook.nearest, finish_at=_end_without_plan(outlook))
+    if solved.finish_seconds > 0 or context.deadline is not None:
+        report = replace(report, finish_at=_after(outlook, solved.finish_seconds))
     return _with_figures(report, outlook, solved) if outlook.informed else report
+
+
+def _after(outlook: PlanOutlook, seconds: float) -> datetime:
+    return outlook.context.clock() + timedelta(seconds=outlook.pilot_seconds + seconds)
+
+
+def _end_without_plan(outlook: PlanOutlook) -> datetime | None:
+    """When all could be answered if no deadline stopped it, where there is a deadline."""
+    if outlook.context.deadline is None:
+        return None
+    problem = outlook.decision.problem
+    plan = cheapest(problem.under(replace(problem.terms, seconds=None, cap_usd=None, floor=None)))
+    return None if plan is None else _after(outlook, plan.finish_seconds)
 
 
 def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> PlanReport:

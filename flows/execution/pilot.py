@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
+from thirdshift.flows.planning.pilot_time import in_time, seconds_of_round
 from thirdshift.router.values import Purpose
 
 
@@ -30,9 +31,24 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
         if not _affordable(prepared, round_usd, cost):
             run.console.say(_left_out(prepared, round_usd, cost), "yellow")
             break
+        if not _in_time(prepared, looks.endpoint):
+            run.console.say(
+                "the deadline leaves no time for (more of) a pilot: the plan goes by what is known"
+            )
+            break
         if rows_by_endpoint:
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
     return []
+
+
+def _in_time(prepared: PreparedRun, endpoint: NDArray[np.int32]) -> bool:
+    """Whether the deadline leaves, after these looks, the time to answer everything."""
+    learner, terms = prepared.learner, prepared.run.context.terms()
+    if terms.seconds is None:
+        return True
+    market = learner.market()
+    counts = np.bincount(endpoint, minlength=prepared.columns.allowed.shape[1])
+    return in_time(prepared.columns, market, terms, seconds_of_round(market, counts))
 
 
 def _affordable(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.float64]) -> bool:

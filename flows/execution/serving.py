@@ -9,6 +9,7 @@ import numpy as np
 
 from thirdshift.flows.console import RunConsole
 from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.lateness import on_time
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
@@ -31,6 +32,8 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     if pending.opens_at is not None:
         _wait_until(pending.opens_at, planned.run.console)
         pending = _next_to_send(planned)
+    if not adopted:
+        pending = on_time(planned, pending)
     assignment.in_flight[:] = False  # at the next call, what was adopted has landed
     return adopted + _shards(planned, Purpose.MAIN, pending)
 

@@ -23,10 +23,13 @@ MOST = 20_000
 """The newest answers; older ones say little more, and models change."""
 
 TAUGHT = f"""
-select q.task, l.endpoint, l.input_tokens, l.output_tokens, a.input_tokens as estimated
+select q.task, l.endpoint, l.input_tokens, l.output_tokens, coalesce(l.cached_tokens, 0) as cached_tokens,
+       a.input_tokens as estimated, f.cut
 from ledger l
 join runs r using (run_id)
 join requests q using (run_id, request_id)
+left join (select entry_id, bool_or(finish_reason = 'length' or failure_kind = 'cut_empty') as cut
+           from responses group by 1) f on f.entry_id = l.entry_id
 left join assignments a on a.run_id = l.run_id and a.request_id = l.request_id and a.endpoint = l.endpoint
 where r.job = $job and l.run_id <> $run_id and l.status = 'settled' and l.output_tokens is not null
   and l.purpose in ('pilot', 'main', 'audit', 'repair')
@@ -61,6 +64,8 @@ class PastAnswers:
     endpoint: NDArray[np.int32]
     input_tokens: NDArray[np.float64]
     """As the provider counted them."""
+    cached_tokens: NDArray[np.float64]
+    """Of those, billed as cached."""
     estimated: NDArray[np.float64]
     """As we had; NaN where the plan had the request elsewhere."""
 
@@ -90,11 +95,15 @@ def past_nights(
         return None
     columns = {
         name: np.asarray(rows[name].cast(pa.float64()), np.float64)
-        for name in ("input_tokens", "output_tokens", "estimated")
+        for name in ("input_tokens", "output_tokens", "cached_tokens", "estimated")
     }
-    uncut = np.full(len(task), np.iinfo(np.int32).max)  # the ceilings of those runs are not kept
-    lengths = Observed(task, endpoint, columns["output_tokens"].astype(np.int64), uncut)
-    return PastAnswers(lengths, endpoint, columns["input_tokens"], columns["estimated"])
+    written = columns["output_tokens"].astype(np.int64)
+    cut = np.asarray(pc.fill_null(rows["cut"], fill_value=False), np.bool_)
+    # an answer cut at its ceiling was at least so long; of others the ceiling does not matter
+    lengths = Observed(task, endpoint, written, np.where(cut, written, np.iinfo(np.int32).max))
+    return PastAnswers(
+        lengths, endpoint, columns["input_tokens"], columns["cached_tokens"], columns["estimated"]
+    )
 
 
 def past_scores(

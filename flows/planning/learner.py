@@ -123,7 +123,8 @@ class Learner:
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
             self.columns, context.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
-            now=context.clock(), deadline=context.deadline, held=None if self.by_one_rule else answered,
+            now=context.clock(), deadline=context.deadline, calls=self.run_queries.calls(),
+            held=None if self.by_one_rule else answered,
         )  # fmt: skip
 
     def paid_usd(self, market: Market, target: NDArray[np.int32]) -> float:
@@ -143,10 +144,10 @@ class Learner:
             return None
         self.watch()
         self.leave_out_silent()
-        if self.sends_on:
-            return self._trial(aim)
         priced = self.market()
         waiting = self._withheld(priced)
+        if self.sends_on:
+            return self._trial(aim, priced, waiting) or self._looks_at_workers(aim, priced, waiting)
         situation = self._situation(aim, priced, waiting)
         found = next_round(situation, np.random.default_rng(self.rounds))
         if found is None and not self.rounds and len(situation.observations):  # an earlier process played it
@@ -197,11 +198,14 @@ class Learner:
         """Whether what fails is seen at no cost and sent on."""
         return sends_on(self.context, self.scorable) and not self.by_one_rule
 
-    def _trial(self, aim: QualityTarget) -> tuple[Looks, NDArray[np.float64]] | None:
+    def _trial(
+        self, aim: QualityTarget, priced: Market, waiting: list[int]
+    ) -> tuple[Looks, NDArray[np.float64]] | None:
         """Where what fails is sent on: some requests are served before the others, so that the others are served better."""
         context, rng = self.context, np.random.default_rng(self.rounds)
-        priced = self.market().by_endpoint()
-        allowed, cost = looked_at(self.columns.allowed, priced, self.realtime_counterpart)
+        tried = self.columns.allowed.copy()
+        tried[:, waiting] = False
+        allowed, cost = looked_at(tried, priced.by_endpoint(), self.realtime_counterpart)
         seen, population = self.observed(), self.columns.population
         left = context.pilots - len(np.unique(seen.row))
         known = len(self.before.score) >= KNOWN  # then one round shows whether it still holds

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible
-from thirdshift.flows.planning.run_queries import TokenUsage
+from thirdshift.flows.planning.latency import with_latencies
+from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
 from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
@@ -32,6 +33,7 @@ from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import features, observations
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import apart, crossed, fit, telling
+from thirdshift.router.pricing.caches import cache_rule, hit_rate
 from thirdshift.router.tokens import output_lengths
 from thirdshift.router.tokens.estimate import learn_ratio, texts_of
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
@@ -39,8 +41,6 @@ from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, find
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
-CACHE_HITS = 0.5
-"""How often a provider's prompt cache is believed to hit; it is never promised, and what it saves is no reservation."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -57,8 +57,8 @@ class RequestColumns:
     """Input tokens expected, for each endpoint."""
     allowed: NDArray[np.bool_] = field(repr=False)
     """[leaders, endpoints]"""
-    cached: NDArray[np.int32] = field(repr=False)
-    """Input tokens that may be billed as cached, where a provider has a price for these."""
+    cached: tuple[NDArray[np.int32], ...] = field(repr=False)
+    """Input tokens that each endpoint's provider may bill as cached, if all of them are found."""
     prefix: NDArray[np.int64] = field(repr=False)
     """Requests with one number begin alike and are sent side by side."""
     tasks: tuple[str, ...] = ()
@@ -75,7 +75,12 @@ def request_columns(
     rows = batch.leaders
     text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
     prefixes = find(batches(batch.folder, ["messages"]))
-    cached = cached_tokens(prefixes, batch.input_tokens[0], hit_rate=CACHE_HITS)
+    cached = {
+        rule: cached_tokens(prefixes, batch.input_tokens[0], least=rule.least_tokens, step=rule.step_tokens)[
+            rows
+        ]
+        for rule in map(cache_rule, endpoints)
+    }
     return RequestColumns(
         rows=rows,
         weight=batch.weight[rows],
@@ -85,7 +90,7 @@ def request_columns(
         max_tokens=batch.max_tokens[rows],
         tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
         allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
-        cached=cached[rows],
+        cached=tuple(cached[cache_rule(endpoint)] for endpoint in endpoints),
         prefix=_groups(prefixes)[rows],
         tasks=batch.intake.tasks,
     )
@@ -174,6 +179,7 @@ def market(
     *,
     now: datetime,
     deadline: datetime | None,
+    calls: CallFigures = NO_CALLS,
     held: tuple[NDArray[np.int64], NDArray[np.int32]] | None = None,
 ) -> Market:
     """Prices and expected tokens, corrected by what answers took so far. `held`: (positions, endpoints) answered."""
@@ -196,14 +202,43 @@ def market(
         factors[endpoint.name] = learn_ratio(
             estimated, np.concatenate([used.input_tokens[mine], before[1]])
         ).ratio
-    offered = offers(endpoints, now, deadline, throughputs, factors)
-    cost = cost_matrix(endpoints, offered, columns.tokens, output, columns.cached)
+    speeds = with_latencies(throughputs, endpoints, output, calls)
+    offered = offers(endpoints, now, deadline, speeds, factors)
+    hits = _hit_rates(columns, endpoints, calls, past)
+    cached = [
+        np.minimum(shared * np.float64(hit), tokens)
+        for shared, tokens, hit in zip(columns.cached, columns.tokens, hits, strict=True)
+    ]
+    cost = cost_matrix(endpoints, offered, columns.tokens, output, cached)
     paid = hours_matrix(offered, columns.tokens, output)
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
             paid[held[0][held[1] == offer.endpoint], option] = 0.0
     return Market(offered, cost, output, lengths, paid)
+
+
+def _hit_rates(
+    columns: RequestColumns, endpoints: Sequence[Endpoint], calls: CallFigures, past: PastAnswers | None
+) -> list[float]:
+    """How much of what could be cached is expected to be, by endpoint: as observed in this run and before."""
+    rates = []
+    for e, endpoint in enumerate(endpoints):
+        here = calls.endpoint == e
+        count, cached, read = (
+            calls.answers[here].sum(),
+            calls.cached_tokens[here].sum(),
+            calls.input_tokens[here].sum(),
+        )
+        if past is not None:
+            before = past.endpoint == e
+            count, cached = count + before.sum(), cached + past.cached_tokens[before].sum()
+            read = read + past.input_tokens[before].sum()
+        shared = float(columns.cached[e].sum()) / max(float(columns.tokens[e].sum()), 1.0)
+        rates.append(
+            hit_rate(cache_rule(endpoint), shared, float(count), float(cached) / max(float(read), 1.0))
+        )
+    return rates
 
 
 def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:

@@ -37,6 +37,15 @@ where run_id = $run_id and reply = 'answer' and purpose <> 'judge' and output_to
 group by all order by all
 """
 
+CALLS = """
+select null as row, endpoint, count(*) as answers, avg(epoch(settled_at) - epoch(started_at)) as seconds,
+       sum(input_tokens) as input_tokens, sum(coalesce(cached_tokens, 0)) as cached_tokens
+from ledger
+where run_id = $run_id and status = 'settled' and request_id is not null and purpose <> 'judge'
+  and settled_at >= started_at and input_tokens is not null
+group by endpoint order by endpoint
+"""
+
 REPLIES = """
 -- what a batch has left undone is no reply: the endpoint never saw it
 select row, endpoint, bool_or(reply = 'answer') as answered,
@@ -59,6 +68,19 @@ class TokenUsage:
     endpoint: NDArray[np.int32]
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CallFigures:
+    """What answers took, by endpoint: columns of one length."""
+
+    endpoint: NDArray[np.int32]
+    answers: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    """The mean from sending to the last token; of a batch tier, to the end of the batch."""
+    input_tokens: NDArray[np.float64]
+    cached_tokens: NDArray[np.float64]
+    """Of the input tokens, those billed as cached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +120,12 @@ class RunQueries:
         """Return the tokens that each answer took."""
         return TokenUsage(*self._columns(USED_TOKENS, "input_tokens", "output_tokens"))
 
+    def calls(self) -> CallFigures:
+        """Return what this run's answers took."""
+        names = "answers", "seconds", "input_tokens", "cached_tokens"
+        _, endpoint, answers, *figures = self._columns(CALLS, *names)
+        return CallFigures(endpoint, answers, *(figure.astype(np.float64) for figure in figures))
+
     def replies(self) -> FinalReplies:
         """Return the final replies by request and endpoint, the latest last."""
         row, endpoint, *flags = self._columns(
@@ -121,3 +149,6 @@ NO_TOKEN_USAGE = TokenUsage(
     np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )
 """Before anything was answered."""
+
+NO_CALLS = CallFigures(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
+"""Likewise."""

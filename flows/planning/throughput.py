@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from thirdshift.engines.devices import hardware
 from thirdshift.engines.metered.throughput import Rates
+from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.market import DEVICE_PACE
 from thirdshift.router.planning.options import Throughput
@@ -67,7 +68,11 @@ def with_throughput(context: RunContext, warehouse: Warehouse | None) -> tuple[R
         f"{found.throughput.startup_seconds:.0f} s: {found.source}"
         for name, found in known.items()
     ]
-    return replace(context, throughputs={name: one.throughput for name, one in known.items()}), sentences
+    throughputs = {name: one.throughput for name, one in known.items()}
+    if warehouse is not None:
+        emulated = context.call.emulated
+        throughputs |= earlier_latencies(context.endpoints, warehouse, emulated=emulated)
+    return replace(context, throughputs=throughputs), sentences
 
 
 def throughput_of_run(

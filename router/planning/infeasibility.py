@@ -100,10 +100,10 @@ def _reasons(problem: Problem, nearest: Nearest, capless: Plan | None, timeless:
             )
         )
     if timeless is not None and terms.seconds is not None:
-        more = f"; {hours(nearest.seconds)} would be enough" if nearest.seconds is not None else ""
-        when = (
-            f"the deadline is in {hours(terms.seconds)}" if terms.seconds > 0 else "the deadline has passed"
-        )
+        before = terms.before_seconds
+        more = f"; {hours(nearest.seconds + before)} would be enough" if nearest.seconds is not None else ""
+        in_time = terms.seconds + before
+        when = f"the deadline is in {hours(in_time)}" if in_time > 0 else "the deadline has passed"
         message = f"{when}{more}; with none it costs {dollars(timeless.cost_usd)}"
         found.append(Reason("deadline", message))
     spread = _otherwise(problem, replace(terms, max_vendor_share=None))

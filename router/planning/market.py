@@ -69,10 +69,10 @@ def cost_matrix(
     offered: Sequence[Offer],
     input_tokens: Sequence[NDArray[np.int32]],
     output_tokens: NDArray[np.float32],
-    cached_tokens: NDArray[np.int32] | None = None,
+    cached_tokens: Sequence[NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
-    """USD [n, options] for input tokens ([n] for each endpoint) and output tokens [n, endpoints]; 0 where hours are paid
-    for."""
+    """USD [n, options] for input tokens and those of them cached ([n] for each endpoint) and output tokens
+    [n, endpoints]; 0 where hours are paid for."""
     cost = np.zeros((len(output_tokens), len(offered)))
     for column, offer in enumerate(offered):
         endpoint = endpoints[offer.endpoint]
@@ -81,7 +81,9 @@ def cost_matrix(
         factor = offer.option.token_factor
         counted = input_tokens[offer.endpoint]
         counted = counted if factor == 1.0 else np.rint(counted * factor).astype(np.int32)
-        cached = None if cached_tokens is None else np.rint(cached_tokens * factor).astype(np.int32)
+        cached = None
+        if cached_tokens is not None:
+            cached = np.rint(cached_tokens[offer.endpoint] * factor).astype(np.int32)
         cost[:, column] = schedule_columns(
             endpoint.price, offer.factor, counted, output_tokens[:, offer.endpoint].astype(np.float64), cached
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from thirdshift.router.harvest import CONCURRENCY
 from thirdshift.router.planning.problem import Option, Workers
 from thirdshift.router.pricing.prices import Window, windows
 from thirdshift.router.values import Endpoint, Mode
@@ -25,7 +26,7 @@ class Throughput:
     """What is known of an endpoint's speed. None: nothing, and then it does not limit the plan."""
 
     seconds_per_request: float | None = None
-    """From sending to the last token; limits together with `limits.concurrency`."""
+    """From sending to the last token; limits together with `limits.concurrency`, or `CONCURRENCY` where none is stated."""
     prefill_tokens_per_second: float = 5_000.0
     decode_tokens_per_second: float = 1_000.0
     """Speed of one worker with everything it runs at a time; measured where there is a measurement."""
@@ -111,8 +112,8 @@ def _requests_per_second(endpoint: Endpoint, throughput: Throughput) -> float | 
     rates = []
     if endpoint.limits.rpm is not None:
         rates.append(endpoint.limits.rpm / 60)
-    if endpoint.limits.concurrency is not None and throughput.seconds_per_request:
-        rates.append(endpoint.limits.concurrency / throughput.seconds_per_request)
+    if throughput.seconds_per_request:
+        rates.append((endpoint.limits.concurrency or CONCURRENCY) / throughput.seconds_per_request)
     return min(rates, default=None)
 
 

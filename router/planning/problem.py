@@ -133,7 +133,9 @@ class Terms:
     max_vendor_share: float | None = None
     """The share of requests one vendor may answer, duplicates counted."""
     seconds: float | None = None
-    """Until the deadline."""
+    """Until the deadline, from where the plan begins."""
+    before_seconds: float = 0.0
+    """Seconds from now until the plan begins: the pilot's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,19 @@ class Problem:
     @property
     def width(self) -> int:
         return len(self.options)
+
+    def part(self, rows: NDArray[np.int64]) -> Problem:
+        """These requests on the same terms."""
+        return replace(
+            self,
+            task=self.task[rows],
+            weight=self.weight[rows],
+            cost=self.cost[rows],
+            quality=self.quality[rows],
+            input_tokens=self.input_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+            policy=None if self.policy is None else self.policy[rows],
+        )
 
     def under(self, terms: Terms) -> Problem:
         """The same requests on other terms."""

@@ -1,0 +1,81 @@
+"""A run with a deadline is served in slices, so that what turns out late is planned anew while there is time.
+
+Only real-time requests are: a batch is the provider's once it is sent, and a worker shares its requests out as it goes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from thirdshift.flows.execution.plan import PlannedRun
+from thirdshift.flows.planning.assignment import PendingRows
+from thirdshift.flows.planning.latency import ENOUGH, timed
+from thirdshift.flows.planning.planner import Market, problem
+from thirdshift.router.planning.problem import NOBODY, Problem
+from thirdshift.router.planning.solve import best_within, cheapest
+
+SURE = 0.3
+"""What takes no more than this share of the time left is sent whole."""
+LEAVES = 0.9
+"""What is planned anew is planned for this share of the time left: slices begin and end."""
+SLICE, FIRST_SLICE = 0.35, 0.1
+"""The share of the time left that a slice should take; and before the endpoint's latency was measured in this run."""
+
+
+def on_time(planned: PlannedRun, pending: PendingRows) -> PendingRows:
+    """Return what of `pending` to send now; what cannot be answered before the deadline is given other endpoints first."""
+    context, assignment = planned.run.context, planned.assignment
+    endpoints = [context.endpoints[e] for e in np.unique(pending.endpoint)]
+    left = context.terms().seconds
+    if left is None or not left or assignment.ordered or not all(map(timed, endpoints)):
+        return pending
+    market = planned.prepared.learner.market()
+    rates = {offer.endpoint: offer.option.requests_per_second or math.inf for offer in market.offered}
+    counts = np.bincount(pending.endpoint)
+    if any(count > rates.get(e, math.inf) * left for e, count in enumerate(counts.tolist())):
+        pending = _planned_anew(planned, market, pending)
+    measured = planned.run.queries.calls()
+    known = set(measured.endpoint[measured.answers >= ENOUGH].tolist())
+    sent = np.ones(len(pending), bool)
+    for e in np.unique(pending.endpoint).tolist():
+        mine, most = np.flatnonzero(pending.endpoint == e), rates.get(e, math.inf) * left
+        if len(mine) > SURE * most:
+            share = SLICE if e in known else FIRST_SLICE
+            at_once = context.endpoints[e].limits.concurrency or 1
+            sent[mine[max(math.ceil(share * most), at_once, ENOUGH) :]] = False
+    return PendingRows(pending.position[sent], pending.endpoint[sent])
+
+
+def _planned_anew(planned: PlannedRun, market: Market, pending: PendingRows) -> PendingRows:
+    """Give the pending requests the endpoints that answer them in time, as good as planned where that can be had."""
+    run, assignment, rows = planned.run, planned.assignment, pending.position
+    posed = _problem(planned, market, pending)
+    plan = cheapest(posed) or best_within(posed)
+    if plan is None:
+        return pending
+    target = np.where(plan.choice == NOBODY, assignment.target[rows], market.endpoint[plan.choice])
+    moved = int((target != assignment.target[rows]).sum())
+    if moved:
+        run.console.say(f"answers come later than planned: {moved:,} requests are given another endpoint")
+    assignment.target[rows] = target
+    return PendingRows(rows, target.astype(np.int32))
+
+
+def _problem(planned: PlannedRun, market: Market, pending: PendingRows) -> Problem:
+    """The plan of what is pending, from now on: the quality that it was planned with, what is left of cap and time."""
+    before, run, rows = planned.decision.problem, planned.run, pending.position
+    quality = np.zeros(market.output_tokens.shape, np.float32)
+    for option, endpoint in enumerate(planned.market.endpoint.tolist()):
+        quality[:, endpoint] = before.quality[:, option]
+    floor = None
+    if before.terms.floor is not None:
+        planned_quality = quality[rows, pending.endpoint]
+        floor = float(np.average(planned_quality, weights=before.weight[rows]))
+    terms = run.context.terms(spent_usd=run.budget.spent_usd)
+    terms = replace(terms, floor=floor, per_task=False, seconds=LEAVES * (terms.seconds or 0.0))
+    posed = problem(planned.prepared.columns, market, quality, terms)
+    failed = planned.assignment.failed[:, market.endpoint]
+    return replace(posed, cost=np.where(failed, np.inf, posed.cost)).part(rows)

@@ -1,0 +1,72 @@
+"""How long an API takes to answer: as this run measured it, as earlier runs did, before that a stated prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from thirdshift.flows.planning.run_queries import CallFigures
+from thirdshift.router.planning.options import Throughput
+from thirdshift.router.values import Endpoint, Mode
+from thirdshift.warehouse.store.store import Warehouse
+
+FIRST_TOKEN_SECONDS = 1.0
+TOKENS_PER_SECOND = 50.0
+"""What is believed of a model that nobody has timed: hosted models write 30 to 100 tokens a second to one request."""
+MARGIN = 1.25
+"""Requests wait for each other, and some are sent twice: a plan reckons with so many times what a call takes."""
+ENOUGH = 5
+"""Answers that this run must have timed before they correct its plan."""
+NEWEST = 500
+"""Calls of earlier runs that are looked at, by endpoint; a provider's load changes."""
+
+EARLIER = f"""
+select endpoint, avg(seconds) as seconds from (
+    select l.endpoint, epoch(l.settled_at) - epoch(l.started_at) as seconds,
+           row_number() over (partition by l.endpoint order by l.settled_at desc) as nth
+    from ledger l join runs r using (run_id)
+    where l.mode <> 'batch' and l.status = 'settled' and l.request_id is not null and l.purpose <> 'judge'
+      and l.settled_at >= l.started_at
+      and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+      and (l.endpoint || ' ' || l.model) in (select unnest($endpoints)))
+where nth <= {NEWEST} group by 1
+"""
+
+
+def timed(endpoint: Endpoint) -> bool:
+    """Whether its answers take each its own time: it is no batch tier, and no worker paid by the hour."""
+    return (
+        endpoint.mode is not Mode.BATCH and endpoint.workers is None and endpoint.price.usd_per_hour is None
+    )
+
+
+def earlier_latencies(
+    endpoints: Sequence[Endpoint], warehouse: Warehouse, *, emulated: bool
+) -> dict[str, Throughput]:
+    """Return what earlier runs' answers took, by endpoint's name."""
+    known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints if timed(endpoint)]
+    rows = warehouse.query(EARLIER, None, endpoints=known, emulated=str(emulated).lower()).to_pylist()
+    return {row["endpoint"]: Throughput(seconds_per_request=MARGIN * row["seconds"]) for row in rows}
+
+
+def with_latencies(
+    throughputs: Mapping[str, Throughput],
+    endpoints: Sequence[Endpoint],
+    output_tokens: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+    measured: CallFigures,
+) -> dict[str, Throughput]:
+    """Return the throughputs with a latency for every API. `output_tokens`: [leaders, endpoints], as expected."""
+    found = dict(throughputs)
+    for e, endpoint in enumerate(endpoints):
+        if not timed(endpoint):
+            continue
+        here = measured.endpoint == e
+        if here.any() and measured.answers[here].sum() >= ENOUGH:
+            found[endpoint.name] = Throughput(seconds_per_request=MARGIN * float(measured.seconds[here][0]))
+        elif endpoint.name not in found:
+            tokens = float(output_tokens[:, e].mean()) if len(output_tokens) else 0.0
+            found[endpoint.name] = Throughput(
+                seconds_per_request=FIRST_TOKEN_SECONDS + tokens / TOKENS_PER_SECOND
+            )
+    return found
