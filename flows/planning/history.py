@@ -65,7 +65,7 @@ class PastAnswers:
     input_tokens: NDArray[np.float64]
     """As the provider counted them."""
     cached_tokens: NDArray[np.float64]
-    """Of those, billed as cached."""
+    """Input tokens among them that were billed as cached."""
     estimated: NDArray[np.float64]
     """As we had; NaN where the plan had the request elsewhere."""
 

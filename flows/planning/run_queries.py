@@ -80,7 +80,7 @@ class CallFigures:
     """The mean from sending to the last token; of a batch tier, to the end of the batch."""
     input_tokens: NDArray[np.float64]
     cached_tokens: NDArray[np.float64]
-    """Of the input tokens, those billed as cached."""
+    """Input tokens among them that were billed as cached."""
 
 
 @dataclass(frozen=True, slots=True)
