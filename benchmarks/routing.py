@@ -83,14 +83,9 @@ def cells_of(files: list[tuple[str, bool]], rows: list[int], words: list[str]) -
 # --- playing, in this build or another --------------------------------------------------------------------------------
 
 
-def of_build(*names: str) -> Any:
-    """The first of these modules that the build has: modules have moved."""
-    for name in names:
-        try:
-            return import_module(name)
-        except ImportError:
-            continue
-    raise SystemExit(f"none of {', '.join(names)} can be imported")
+def of_build(new: str, old: str) -> Any:
+    """A module of the build in the working directory, by its name there: another build may be installed beside it."""
+    return import_module(new if (Path.cwd() / "src" / "thirdshift").exists() else old)
 
 
 def play(folder: Path, cells: list[Cell], seeds: int) -> Iterator[dict[str, Any]]:
