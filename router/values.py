@@ -153,7 +153,7 @@ class Limits:
     tpm: int | None = None
     concurrency: int | None = None
     enqueued_tokens: int | None = None
-    """Tokens that may wait at a batch tier at a time, over all its batches."""
+    """Input tokens that may wait at a batch tier at a time, over all its batches."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,8 @@ def _work(problem: Problem, rows: slice | Rows, cost: Real) -> tuple[Real, Real]
     for e, option in enumerate(problem.options):
         out = outputs[:, min(e, outputs.shape[1] - 1)]
         if option.tokens_per_second is not None or option.queue_tokens is not None:
-            tokens[:, e] = inputs * option.token_factor + out
+            written = 0.0 if option.tokens_per_second is None else out  # what waits at a batch tier is input
+            tokens[:, e] = inputs * option.token_factor + written
         if option.workers is not None:
             busy[:, e] = option.workers.seconds(inputs * option.token_factor, out)
             cost[:, e] += busy[:, e] * (option.workers.usd_per_hour / 3600)

@@ -67,7 +67,7 @@ class Option:
     deadline."""
     queue_requests: int | None = None
     queue_tokens: float | None = None
-    """What may be enqueued at a time (batch tier); the queue is filled once per turnaround."""
+    """What may be enqueued at a time (batch tier), in input tokens; the queue is filled once per turnaround."""
     token_factor: float = 1.0
     """This endpoint's input tokens per token of `Problem.input_tokens`."""
     workers: Workers | None = None

@@ -357,3 +357,35 @@ def test_shared_prefixes_are_side_by_side() -> None:
     shards = cut(np.zeros(n, np.int16), options, input_tokens=tokens, output_tokens=tokens, prefix=prefix)
     changes = sum(int((np.diff(prefix[s.rows]) != 0).sum()) for s in shards)
     assert changes <= 4
+
+
+def test_what_waits_at_a_batch_tier_is_counted_in_input_tokens() -> None:
+    tier = Option("tier", "tier", "v", turnaround_seconds=60, queue_tokens=1_000)
+    ten = np.ones(10)
+    problem = Problem(
+        options=(tier,), tasks=("t",), task=np.zeros(10, np.int32), weight=np.ones(10, np.int32),
+        cost=ten[:, None], quality=ten[:, None], input_tokens=100 * ten, output_tokens=900 * ten,
+        terms=Terms(seconds=61),
+    )  # fmt: skip
+    assert isinstance(solve(problem), Plan)
+    assert isinstance(solve(replace(problem, input_tokens=101 * ten)), Infeasible)
+
+
+def test_a_price_window_about_to_close_counts_for_what_fits_into_it() -> None:
+    closing = datetime(2026, 11, 24, 12, 50, tzinfo=UTC)
+    cheap_until_one = OffPeak(Decimal("0.5"), "UTC", frozenset(range(13)), frozenset(range(7)))
+    endpoint = Endpoint(
+        "a",
+        "openai/a",
+        PriceSchedule(Price(Decimal(1), Decimal(4)), off_peak=(cheap_until_one,)),
+        limits=Limits(concurrency=2),
+    )
+    now, later = options_for(
+        endpoint,
+        now=closing,
+        deadline=closing + timedelta(hours=2),
+        throughput=Throughput(seconds_per_request=10),
+    )
+    assert now.factor == Decimal("0.5")
+    assert now.option.max_requests(7200) == pytest.approx(600 / 10 * 2)
+    assert later.option.max_requests(7200) == pytest.approx(6600 / 10 * 2)
