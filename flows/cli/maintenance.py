@@ -48,13 +48,16 @@ def purge(
         str | None,
         typer.Option(metavar="DATE", help="All of the runs begun before this day (UTC).", show_default=False),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")
+    ] = False,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Erase text of requests and answers: tables, parts, journals, frozen input. Ids, figures and money stay."""
-    from thirdshift.flows.cli.maintenance_commands import purge_text
+    from thirdshift.flows.cli.maintenance_purge import purge_text
 
-    raise typer.Exit(purge_text(_place(warehouse), request_ids, before, as_json=as_json))
+    raise typer.Exit(purge_text(_place(warehouse), request_ids, before, dry_run=dry_run, as_json=as_json))
 
 
 def export(

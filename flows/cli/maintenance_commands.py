@@ -19,10 +19,8 @@ from rich.markup import escape
 
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import as_table, jsonable
-from thirdshift.flows.runs.folder import alive_runs
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice
-from thirdshift.warehouse.exchange.purge import purge
 from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, reconcile
 from thirdshift.warehouse.exchange.settlement import Settlement, settle, settlement
 from thirdshift.warehouse.store.locks import check_exists
@@ -75,7 +73,7 @@ def _opened(path: Path) -> Iterator[Warehouse]:
             yield warehouse
 
 
-# --- migrate and purge -----------------------------------------------------------------------------------------------
+# --- migrate ----------------------------------------------------------------------------------------------------------
 
 
 def migrate_warehouse(path: Path, *, as_json: bool) -> int:
@@ -90,50 +88,6 @@ def migrate_warehouse(path: Path, *, as_json: bool) -> int:
         print(f"{path}: schema {done.before} is now {done.after}; as it was: {done.backup}")
         print("\n".join(f"  {step}" for step in done.steps))
     return 0
-
-
-def purge_text(path: Path, ids: Path | None, before: str | None, *, as_json: bool) -> int:
-    """Erase the text of requests, or of runs that began before a day; return 0. Raises UserError."""
-    if (ids is None) == (before is None):
-        raise UserError("purge takes --request-ids FILE or --before DATE, one of them")
-    with _as_user_errors():
-        done = purge(
-            path,
-            request_ids=_read_ids(ids) if ids is not None else (),
-            before=None if before is None else day_of(before, "--before"),
-            alive=alive_runs(path),
-        )
-    if as_json:
-        print(json.dumps(asdict(done), default=jsonable))
-        return 0
-    print(
-        f"erased the text of {done.requests:,} requests in {len(done.runs):,} runs; {done.files:,} files written anew"
-    )
-    for backup in done.backups:
-        print(f"not touched: {backup} (a migration's copy; delete it when it is not needed)")
-    if done.runs:
-        print("not touched: what was published to output:, and files exported or reported before")
-    return 0
-
-
-def _read_ids(path: Path) -> list[str]:
-    """Read request ids: one a line, or the column request_id of a Parquet file. Raises UserError."""
-    try:
-        if path.suffix == ".parquet":
-            return [
-                str(request_id)
-                for request_id in pq.read_table(path, columns=["request_id"])["request_id"].to_pylist()
-            ]
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"--request-ids {path}: cannot be read: {error}; give a text file with an id a line, or Parquet with a "
-            "column request_id"
-        ) from error
-    ids = [line for line in lines if line.strip()]
-    if not ids:
-        raise UserError(f"--request-ids {path}: there is no id in it")
-    return ids
 
 
 def day_of(text: str, option: str) -> datetime:

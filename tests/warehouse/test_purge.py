@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -14,8 +15,11 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.warehouses import COUNT, NOW, secret, secret_run
+from thirdshift.flows.cli.maintenance_purge import purge_text
+from thirdshift.flows.errors import UserError
 from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.exchange.purge import purge
+from thirdshift.warehouse.exchange.purge_survey import survey
 from thirdshift.warehouse.intake.frozen import RowSource
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import recover
@@ -84,6 +88,62 @@ def test_purged_requests_leave_no_trace_and_the_others_stay(path: Path) -> None:
     assert ask(path, "select count(*) as n from results where request_id = 'r1'")["n"].to_pylist() == [2]
     assert "r1" not in ask(path, "from answers")["request_id"].to_pylist()
     assert purge(path, request_ids=["r1"]).files == 0
+
+
+def test_a_survey_names_every_file_with_the_text_and_changes_none(path: Path) -> None:
+    def state() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
+
+    with Warehouse.open(path) as w:
+        config: dict[str, object] = {"output": {"path": "s3://lake/answers"}, "warehouse_copy": "copy.duckdb"}
+        config |= {
+            "endpoints": [
+                {"name": "dear", "mode": "batch"},
+                {"name": "own", "mode": "batch", "delete_remote": True},
+            ]
+        }
+        runs.update(w, "new", config=config, published_at=NOW)
+    before = state()
+    plan = survey(path, request_ids=["r1", "nobody", "r1"])
+    assert {file: data for file, data in state().items() if file != path} == {
+        file: data for file, data in before.items() if file != path
+    }
+    assert traces(path.parent, 1) == set(WHAT)
+    assert (plan.runs, plan.requests, plan.unknown) == (("new", "old"), 2, ("nobody",))
+    assert {file.requests for file in plan.files} == {1}
+    purge(path, request_ids=["r1"])
+    changed = {
+        file for file, data in state().items() if before.get(file) != data and file.parent != path.parent
+    }
+    assert {file.path for file in plan.files} == changed - {path}
+    assert len(plan.files) == 6
+    named = "\n".join(plan.copies)
+    assert "s3://lake/answers (output: of run new)" in named
+    assert "copy.duckdb" in named
+    assert "dear: the provider's files" in named
+    assert "own" not in named
+    assert survey(path, request_ids=["r1"]).files == ()
+
+
+def test_ids_that_no_run_has_are_named_and_nothing_is_erased(path: Path, tmp_path: Path) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("r1\nnobody\n")
+    with pytest.raises(UserError, match="has nobody; nothing was erased"):
+        purge_text(path, ids, None, dry_run=False, as_json=False)
+    assert traces(run_folder(path, "new"), 1) == set(WHAT)
+
+
+def test_a_dry_run_says_what_would_go(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("r1\n")
+    assert purge_text(path, ids, None, dry_run=True, as_json=False) == 0
+    told = capsys.readouterr().out
+    assert "would erase the text of 2 requests in 2 runs" in told
+    assert told.count(": 1 requests") == 6
+    assert traces(run_folder(path, "new"), 1) == set(WHAT)
+    assert purge_text(path, ids, None, dry_run=False, as_json=True) == 0
+    assert len(json.loads(capsys.readouterr().out)["from"]) == 6
+    assert traces(path.parent, 1) == set()
 
 
 def test_runs_before_a_date_lose_all_their_text(path: Path) -> None:

@@ -207,7 +207,7 @@ def _erase_part(path: Path, ids: pa.Array) -> int:
 def _erase_journal(path: Path, ids: set[str]) -> int:
     lines = path.read_bytes().splitlines(keepends=True)
     try:
-        new = [_erased_line(line, ids) if line.endswith(b"\n") else b"" for line in lines]
+        new = [erased_line(line, ids) if line.endswith(b"\n") else b"" for line in lines]
     except ValueError as error:
         raise JournalError(
             f"{path}: this journal is damaged and cannot be purged; delete it or mend it"
@@ -218,7 +218,8 @@ def _erase_journal(path: Path, ids: set[str]) -> int:
     return 1
 
 
-def _erased_line(line: bytes, ids: set[str]) -> bytes:
+def erased_line(line: bytes, ids: set[str]) -> bytes:
+    """Return a journal's line without the text of these requests. Raises ValueError: it is no record."""
     record = decode(line)
     if isinstance(record, Intent) or record.reply is None or record.reply.request_id not in ids:
         return line
