@@ -55,7 +55,7 @@ def purge(
     as_json: JsonOption = False,
 ) -> None:
     """Erase text of requests and answers: tables, parts, journals, frozen input. Ids, figures and money stay."""
-    from thirdshift.flows.cli.maintenance_purge import purge_text
+    from thirdshift.flows.cli.maintenance_commands import purge_text
 
     raise typer.Exit(purge_text(_place(warehouse), request_ids, before, dry_run=dry_run, as_json=as_json))
 

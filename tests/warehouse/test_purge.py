@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.paths import ROOT
 from tests.support.warehouses import COUNT, NOW, secret, secret_run
-from thirdshift.flows.cli.maintenance_purge import purge_text
+from thirdshift.flows.cli.maintenance_commands import purge_text
 from thirdshift.flows.errors import UserError
 from thirdshift.warehouse.errors import JournalError, StoreError
 from thirdshift.warehouse.exchange.purge import purge
