@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ where r.job = $job and l.run_id <> $run_id and l.status = 'settled' and l.output
   and l.purpose in ('pilot', 'main', 'audit', 'repair')
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
   and (l.endpoint || ' ' || l.model) in (select unnest($endpoints))
+  and (l.run_id || ' ' || l.endpoint) not in (select unnest($changed))
 order by l.settled_at desc
 limit {MOST}
 """
@@ -144,12 +146,28 @@ def _query(
     if not path.exists():
         return pa.table({}), none, none
     with Warehouse.open(path) as warehouse:
+        more = {"changed": _changed(warehouse, values["job"], endpoints)} if "$changed" in sql else {}
         known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints]
-        rows = warehouse.query(sql, None, endpoints=known, **values)
+        rows = warehouse.query(sql, None, endpoints=known, **values, **more)
     task = _positions(rows["task"], tasks)
     endpoint = _positions(rows["endpoint"], [endpoint.name for endpoint in endpoints])
     both = (task >= 0) & (endpoint >= 0)
     return rows.filter(pa.array(both)), task[both], endpoint[both]
+
+
+def _changed(warehouse: Warehouse, job: str, endpoints: Sequence[Endpoint]) -> list[str]:
+    """Each "run endpoint" of the job whose parameters were other ones: more reasoning, say, makes other lengths."""
+    params = {endpoint.name: dict(endpoint.params) for endpoint in endpoints}
+    rows = warehouse.query("select run_id, config from runs where job = $job", None, job=job).to_pylist()
+    return [
+        "",
+        *(
+            f"{row['run_id']} {part['name']}"
+            for row in rows
+            for part in json.loads(row["config"] or "{}").get("endpoints", ())
+            if part.get("name") in params and (part.get("params") or {}) != params[part["name"]]
+        ),
+    ]
 
 
 def _positions(names: pa.ChunkedArray, known: Sequence[str]) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.nights import answer, ask, known_sums, night_here, thirdshift, write_job
+from tests.support.nights import answer, ask, known_sums, night_here, thirdshift, write_job, write_sums
 from tests.support.servers import cheap, emulated
 
 
@@ -31,3 +31,15 @@ def test_the_next_plan_knows_what_the_cache_saved(tmp_path: Path) -> None:
     )
     assert cached > 0.5 * read, "the emulated provider caches"
     assert planned == pytest.approx(float(spent), rel=0.15)
+
+
+def test_other_parameters_have_no_past(tmp_path: Path) -> None:
+    items = write_sums(tmp_path / "requests.parquet", 60)
+    with emulated([cheap()], items=items, seed=5) as emulator:
+        job = write_job(tmp_path, emulator, {"cheap": {"price": {"input": 1, "output": 100}}})
+        first = answer(thirdshift("plan", job, "--json"))["endpoints"]["cheap"]["output_tokens"]
+        assert night_here(job, "one").code == 0
+        learnt = answer(thirdshift("plan", job, "--json"))["endpoints"]["cheap"]["output_tokens"]
+        job.write_text(job.read_text().replace("api_base", "params: {reasoning_effort: high}\n  api_base"))
+        again = answer(thirdshift("plan", job, "--json"))["endpoints"]["cheap"]["output_tokens"]
+    assert learnt != first == again
