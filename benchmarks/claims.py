@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, best_possible
-from thirdshift.flows.planning.run_queries import FinalReplies, RunQueries, TokenUsage
+from thirdshift.flows.planning.run_queries import CallFigures, FinalReplies, RunQueries, TokenUsage
 from thirdshift.flows.quality import audit
 from thirdshift.flows.quality.population import about
 from thirdshift.flows.quality.repair import Repair
@@ -105,12 +105,17 @@ class Memory:
     def scores(self) -> Observations:
         return self.seen
 
-    def pilot_scores(self) -> Observations:
+    def pilot_scores(self, *, served: bool = False) -> Observations:  # noqa: ARG002 - as RunQueries has it
         return self.looked
 
     def token_usage(self) -> TokenUsage:
         none = np.zeros(0, np.int64)
         return TokenUsage(none, none.astype(np.int32), none, none)
+
+    def calls(self) -> CallFigures:
+        """Nothing is known of how long answers take: the nights have no deadline."""
+        none = np.zeros(0)
+        return CallFigures(none.astype(np.int32), none.astype(np.int64), none, none, none)
 
     def replies(self) -> FinalReplies:
         row, endpoint, purpose = zip(*self.held, strict=True) if self.held else ((), (), ())
@@ -155,7 +160,7 @@ class Night:
         population = Population(world.task, np.zeros((ROWS, 0), np.float32), TASKS, np.ones(ROWS))
         columns = RequestColumns(
             rows, np.ones(ROWS, np.int32), population, np.full(ROWS, 64, np.int32), (tokens,) * MODELS,
-            world.allowed, np.zeros(ROWS, np.int32), rows, tuple("abc"[:TASKS]),
+            world.allowed, (np.zeros(ROWS, np.int32),) * MODELS, rows, tuple("abc"[:TASKS]),
         )  # fmt: skip
         memory = Memory()
         none = np.full(MODELS, -1, np.int32)

@@ -47,8 +47,8 @@ ENDPOINT = """\
 """
 
 ALONE = (
-    "select endpoint, alone_usd, avg(score) as score_in_pilot from savings join observations using (run_id, endpoint) "
-    "where purpose = 'pilot' group by all order by alone_usd"
+    "select endpoint, alone_usd, avg(score) filter (purpose = 'pilot') as score_in_pilot "
+    "from savings left join observations using (run_id, endpoint) group by all order by alone_usd"
 )
 QUERIES = (
     ("Who answered what, and how well?",

@@ -45,15 +45,21 @@ UNSEEN = r"\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\
 FIXED_QUALITY = (
     "floor", "relative_to", "confidence", "scorer", "pattern", "fields", "judge", "per_task", "population", "references",
 )  # fmt: skip
-ADDED_QUALITY = {"population": "all", "references": "given"}
-"""Keys that 0.1.0 did not have, with what it did: hashed only where they say otherwise, so that its runs can be resumed."""
 """What makes the claim of a certificate."""
+ADDED_QUALITY = {"population": "all", "references": "given"}
+ADDED_REQUEST: Mapping[str, Any] = {"metadata": [], "policy": None, "normalise": None}
+"""Keys that 0.1.0 did not have, with what it did: hashed only where they say otherwise, so that its runs can be resumed."""
 
 
 Input = Annotated[
     Annotated[Text, Tag("source")] | Annotated[SqlInput, Tag("query")],
     Discriminator(lambda value: "query" if isinstance(value, dict | SqlInput) else "source"),
 ]
+
+
+def _without(section: dict[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a section without the keys that were added and say nothing else than their absence does."""
+    return {key: value for key, value in section.items() if key not in added or value != added[key]}
 
 
 class Job(JobSection):
@@ -165,11 +171,7 @@ class Job(JobSection):
     def fixed(self) -> dict[str, Any]:
         """Return what must be as it was when a run is resumed: input, request, scorer and floor."""
         data = self.canonical()
-        quality = {
-            key: data["quality"][key]
-            for key in FIXED_QUALITY
-            if key not in ADDED_QUALITY or data["quality"][key] != ADDED_QUALITY[key]
-        }
+        quality = _without({key: data["quality"][key] for key in FIXED_QUALITY}, ADDED_QUALITY)
         if quality["judge"] is not None:
             del quality["judge"]["max_usd"]  # money, which may change
         input_terms = data["input"]
@@ -179,8 +181,7 @@ class Job(JobSection):
             input_terms = input_terms | {"params": named}
         return {
             "input": input_terms,
-            # a key that came later is no change of a job that does not have it
-            "request": {key: value for key, value in data["request"].items() if key != "normalise" or value},
+            "request": _without(data["request"], ADDED_REQUEST),
             "dedupe": data["dedupe"],
             "quality": quality,
         }

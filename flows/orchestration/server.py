@@ -16,7 +16,7 @@ SETTINGS = {
 }
 """Defaults; whatever the user has set stands."""
 
-ASK_SECONDS = 10.0
+ASK_SECONDS = 60.0
 """How long a server that is named may take to say that it is there."""
 DRAIN_SECONDS = 3.0
 """The temporary server loses task runs when the process ends before its recorder has drained; measured: 3 s are enough

@@ -338,7 +338,14 @@ def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan,
     if not isinstance(plan, Infeasible):
         return plan, None
     for reason in plan.reasons:
-        say(f"not feasible: {reason.message}")
+        if (
+            decision.cascades is not None and reason.constraint == "floor"
+        ):  # a belief; scores as they come decide
+            say(
+                f"by what is believed so far {reason.message}; every score is free, and answers are looked at as they come"
+            )
+        else:
+            say(f"not feasible: {reason.message}")
     found = fallback(decision.problem)
     if found is None:
         raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))

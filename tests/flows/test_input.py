@@ -69,7 +69,7 @@ def test_duplicates_that_one_endpoint_may_answer_are_paid_for_once(tmp_path: Pat
 
 
 def test_a_share_of_vendors_that_no_plan_can_keep_is_said_before_anything_is_spent(tmp_path: Path) -> None:
-    wide = {"here": {"region": "eu"}, "there": {"region": "us", "model": "mistral/large"}}
+    wide = {"here": {"region": "eu", "provider": "openai"}, "there": {"region": "us", "provider": "mistral"}}
     context, batch = prepared(tmp_path, [None], wide)
     with pytest.raises(
         UserError, match=r"0\.7 of 1 requests is 0 for each vendor.*of 2 \(mistral, openai\).* keep is 1;"

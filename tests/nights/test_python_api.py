@@ -196,7 +196,6 @@ print(summary.exit_code, summary.results)
 def test_an_interrupt_of_a_notebooks_whole_process_group_ends_the_cell_and_the_next_resumes_the_run(
     tmp_path: Path,
 ) -> None:
-    """Prefect's temporary server is of the group, and gone afterwards."""
     items = write_sums(tmp_path / "requests.parquet", 100)
     with emulated([cheap(latency_seconds=1.0)], items=items) as emulator:
         endpoint = {"price": {"input": 0.1, "output": 0.4}, "limits": {"concurrency": 8}}
@@ -205,6 +204,8 @@ def test_an_interrupt_of_a_notebooks_whole_process_group_ends_the_cell_and_the_n
         kernel = subprocess.Popen(
             [sys.executable, "-c", INTERRUPTED],
             cwd=tmp_path, env=alone, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            # a shell that runs the tests in its background has them ignore interrupts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
         )  # fmt: skip
         while emulator.totals().get("cheap", {}).get("requests", 0) < 10:
             assert kernel.poll() is None

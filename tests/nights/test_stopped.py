@@ -29,6 +29,8 @@ def test_its_warehouse_says_interrupted_and_its_ledger_is_what_was_billed(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            # whoever runs the tests may have told them to outlive their terminal
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509
         )
         last = time.monotonic() + PATIENCE_SECONDS
         while emulator.totals().get("cheap", {}).get("requests", 0) < 20:

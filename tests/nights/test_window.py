@@ -20,7 +20,7 @@ def test_a_window_that_is_nearly_spent_is_named_with_what_is_left_and_what_that_
         quality = {"floor": 0.9, "scorer": "exact", "pilot": 80}
         night_here(write_job(tmp_path, emulator, ENDPOINTS, budget=rich, quality={}), "one")
         ((spent,),) = ask(tmp_path / "warehouse.duckdb", "select sum(cost_usd) from ledger")
-        poor = {"cap_usd": float(spent) + 0.003, "window": "day"}
+        poor = {"cap_usd": float(spent) + 0.0002, "window": "day"}
         job = write_job(tmp_path, emulator, ENDPOINTS, budget=poor, quality=quality)
         planned = CliRunner().invoke(app, ["plan", str(job)])
         night = night_here(job, "two")
