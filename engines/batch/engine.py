@@ -44,7 +44,7 @@ POLL_MAX_SECONDS = 60.0
 
 
 class BatchEngine:
-    """`values.Engine` over a batch tier.
+    """`interfaces.Engine` over a batch tier.
 
     `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to
     `poll_max_seconds` while a batch runs; `unknown_seconds` and `cancel_seconds` bound what is waited for where its

@@ -2,7 +2,7 @@
 
 Each attempt: a slot from the limiter, the deadline, what it can cost at most from the escrow, the intent in
 the journal, the sending, the outcome in the journal, the money settled. What follows a failure is
-`outcomes.NEXT_STEP`. Records that fall due in one turn of the event loop are written together: intents always
+`failures.NEXT_STEP`. Records that fall due in one turn of the event loop are written together: intents always
 before they are sent, outcomes before anyone is told of them.
 """
 

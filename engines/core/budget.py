@@ -11,7 +11,7 @@ _ZERO = Decimal(0)
 
 
 class SubBudget:
-    """`values.Budget`: part of a run's money, with a limit of its own."""
+    """`interfaces.Budget`: part of a run's money, with a limit of its own."""
 
     def __init__(self, whole: Budget, limit: RunBudget) -> None:
         self._whole, self.limit = whole, limit
@@ -35,7 +35,7 @@ class SubBudget:
 
 
 class RunBudget:
-    """`values.Budget` over one cap. `cap_usd` None: no cap, everything is counted all the same.
+    """`interfaces.Budget` over one cap. `cap_usd` None: no cap, everything is counted all the same.
 
     `spent_usd`: what the ledger already holds against this cap: earlier processes of the run, or the window's
     other runs. `reserved_usd`: what is set aside already for attempts of earlier processes.

@@ -50,7 +50,7 @@ def patience_with(endpoint: Endpoint) -> float:
 
 
 class RealtimeEngine:
-    """`values.Engine` over a transport; without one, OpenAI's wire over HTTP.
+    """`interfaces.Engine` over a transport; without one, OpenAI's wire over HTTP.
 
     `timeout_seconds` bounds one attempt (None: as its tier wants it), `patience_seconds` how long an endpoint
     may be unreachable, `backoff_first_seconds` is the first wait after a failure; `seed` makes the jitter of waits

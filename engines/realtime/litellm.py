@@ -130,7 +130,7 @@ def _without_redirects(handler: Any) -> Any:
 
 
 class LitellmEngine(RealtimeEngine):
-    """`values.Engine` for any provider that litellm knows."""
+    """`interfaces.Engine` for any provider that litellm knows."""
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ class ReplyCase:
     what: str
     body: str
     nature: str
-    """`outcomes.Nature`."""
+    """`failures.Nature`."""
     books: str
     """The ledger's status."""
     source: str

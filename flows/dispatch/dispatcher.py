@@ -1,7 +1,7 @@
 """The dispatcher: one engine per endpoint, and the way of a shard, the same for every purpose.
 
 A shard is written down (`shards/<id>.npy`: its rows) before it is sent, answered by its endpoint's engine, and sealed
-into a part by the process that journalled it. Threads of Prefect's task runner call `answer`.
+into a part by the process that journalled it. Threads call `answer`, this process's or those of Prefect's task runner.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def column(folder: Path, name: str) -> NDArray[Any] | pa.ChunkedArray:
 
 
 class RowSource:
-    """The requests of some rows (`values.RequestSource`), in the order of `rows`, read from disk whenever
+    """The requests of some rows (`interfaces.RequestSource`), in the order of `rows`, read from disk whenever
     they are iterated.
     """
 

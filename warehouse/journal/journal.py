@@ -27,7 +27,7 @@ SYNC_SECONDS = 1.0
 
 
 class FileJournal:
-    """`values.Journal` in files. Safe from any thread; close it, or use it as a context manager."""
+    """`interfaces.Journal` in files. Safe from any thread; close it, or use it as a context manager."""
 
     def __init__(self, folder: Path) -> None:
         """Journals that `recover` left for adoption are taken up where they end."""
