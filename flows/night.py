@@ -20,7 +20,7 @@ from thirdshift.flows.execution.sending import LANES
 from thirdshift.flows.execution.sending import send as send_shards
 from thirdshift.flows.execution.slots import unlimited
 from thirdshift.flows.execution.stages import run_stages
-from thirdshift.flows.orchestration.approval_form import ask_in_prefect
+from thirdshift.flows.orchestration.approval_form import asker
 from thirdshift.flows.orchestration.artifacts import ProgressArtifacts, leave_end, leave_plan
 from thirdshift.flows.orchestration.concurrency import slots_for
 from thirdshift.flows.orchestration.events import tell_end
@@ -49,7 +49,7 @@ def night(
     options = with_schedule(RunOptions.from_parameters(locals()))
     run_id = str(options.run_id)
     slots = unlimited if temporary() else slots_for
-    with open_run(run_id, options, console(), ask=ask_in_prefect, slots_for=slots) as run:
+    with open_run(run_id, options, console(), ask=asker(), slots_for=slots) as run:
         if run.finished is not None:
             run.publish(run.finished)
             return checked(run.finished)

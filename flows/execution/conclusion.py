@@ -43,6 +43,7 @@ def finish(planned: PlannedRun) -> RunSummary:
             unapproved=unapproved,
         )
     run.publish(summary)
+    run.notifier.ended(summary)
     earlier_runs.forget(run.context, run.console.say)
     return summary
 

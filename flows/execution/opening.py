@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import count
@@ -22,6 +22,7 @@ from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
 from thirdshift.flows.errors import BrokeOff, UserError
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.approval import ApprovalLimit, Ask, ask_nobody
+from thirdshift.flows.execution.notices import Notifier
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
 from thirdshift.flows.planning.throughput import with_throughput
@@ -84,7 +85,7 @@ def open_run(
             context = _entered(context, call, console)
             with FileJournal(context.folder) as journal:
                 run = _run(context, journal, console, orphans, users_mask, ask, slots_for)
-                with run.dispatcher, _failing(run):
+                with closing(run.notifier), run.dispatcher, _failing(run):
                     yield run
     except (WarehouseError, OSError) as error:
         raise storage_error(error, folder) from error
@@ -105,9 +106,11 @@ def _failing(run: Run) -> Iterator[None]:
     """A run that broke off is not left as running, nor its ledger short; it can be gone on with all the same."""
     try:
         yield
-    except PublishError:
+    except PublishError as error:
+        run.notifier.broke_off(error)
         raise  # the run itself is done
     except BaseException as error:
+        run.notifier.broke_off(error)
         with suppress(WarehouseError, OSError):  # what broke it off may be the warehouse
             run.keep("failed" if isinstance(error, Exception) else "interrupted", BRIEFLY)
         raise
@@ -258,6 +261,7 @@ def _run(
             emulation=_emulation(context),
         )
         finished = finishing.summary(warehouse, context, row) if over else None
+    notifier = Notifier(context, console.say)
     return Run(
         context,
         budget,
@@ -265,7 +269,8 @@ def _run(
         console,
         dispatcher,
         UnlimitedSlots() if over else slots_for(context, console.say),
-        ApprovalLimit(context, ask),
+        ApprovalLimit(context, notifier.asking(ask)),
+        notifier,
         orphans=orphans,
         finished=finished,
         users_mask=users_mask,

@@ -16,6 +16,7 @@ from thirdshift.flows.dispatch.recovery import NO_ORPHANS, Orphans, never_twice
 from thirdshift.flows.dispatch.rows import save_shard, silence
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.approval import ApprovalLimit
+from thirdshift.flows.execution.notices import Notifier
 from thirdshift.flows.execution.slots import Slots
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.quality import finishing, publishing
@@ -51,6 +52,7 @@ class Run:
         dispatcher: Dispatcher,
         slots: Slots,
         approval: ApprovalLimit,
+        notifier: Notifier,
         *,
         orphans: Orphans = NO_ORPHANS,
         finished: RunSummary | None = None,
@@ -61,6 +63,7 @@ class Run:
         """
         self.context, self.budget, self.journal, self.console = context, budget, journal, console
         self.dispatcher, self.slots, self.approval = dispatcher, slots, approval
+        self.notifier = notifier
         self.finished = finished
         self.endpoint_names = [endpoint.name for endpoint in context.endpoints]
         batches = [endpoint.name for endpoint in context.endpoints if endpoint.mode is Mode.BATCH]

@@ -48,8 +48,10 @@ def run_in_threads(options: RunOptions, console: RunConsole | None = None) -> Ru
 
 def _keep(run: Run) -> None:
     """Enter a run that is told to stop as interrupted, where the warehouse is to be had."""
+    run.notifier.interrupted()
     with suppress(WarehouseError, OSError):
         run.keep("interrupted", KEEP_SECONDS / 2)
+    run.notifier.close()
 
 
 def _send_in_threads(run: Run, threads: ThreadPoolExecutor, shards: Sequence[ShardWork]) -> None:

@@ -53,7 +53,11 @@ def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict
     for check_job in CHECKS:
         finds += check_job(document.data)
     if environ is not None:
-        finds += [*_keys(document.data, environ), *_batch_tiers(document.data)]
+        finds += [
+            *_keys(document.data, environ),
+            *_batch_tiers(document.data),
+            *_webhook(document.data, environ),
+        ]
     return data, [*document.mistakes, *(document.mistake(loc, what) for loc, what in finds)]
 
 
@@ -262,6 +266,17 @@ def _keys(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
                     (*loc, "api_key_env"),
                     f"no key for {model}: export {names[0]}=…, or name the variable that has it",
                 )
+
+
+def _webhook(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
+    for loc, stated in _texts(data, "notify.url_env"):
+        url = environ.get(stated) if VARIABLE.fullmatch(stated) else None
+        if not VARIABLE.fullmatch(stated):  # which is not quoted: it may be the URL, and that is a secret
+            yield loc, "must be the name of a variable, like SLACK_WEBHOOK, never a URL"
+        elif not url:
+            yield loc, f"the variable {stated} is not set; export {stated}=https://…"
+        elif not re.match(r"https?://[^\s/]+\S*$", url):
+            yield loc, f"the variable {stated} holds no URL; export {stated}=https://…"
 
 
 def _batch_tiers(data: dict[str, Any]) -> Finds:

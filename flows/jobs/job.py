@@ -25,6 +25,7 @@ from thirdshift.flows.jobs.schema import (
     Count,
     EndpointPart,
     JobSection,
+    NotifyPart,
     OutputPart,
     PolicyPart,
     QualityPart,
@@ -89,6 +90,8 @@ class Job(JobSection):
     """A copy of the warehouse for dashboards, swapped in whole when a run ends: whoever reads it keeps no run waiting."""
     output: OutputPart | None = None
     """Parquet for others to read, once the run is over."""
+    notify: NotifyPart | None = None
+    """Who is told how a run ended, and that it waits for approval."""
     deadline: Text | None = None
     """`"06:00 Europe/Berlin"` (the next such time), `8h`, or an ISO 8601 instant."""
     on_deadline: Literal["stop", "realtime"] = "stop"

@@ -116,6 +116,20 @@ class OutputPart(JobSection):
     """`always`; `complete`: not after a budget or deadline stop; `certified`: with the floor certified."""
 
 
+class NotifyPart(JobSection):
+    """A webhook that is told of a run. It gets names and figures, never the text of a prompt or an answer."""
+
+    url_env: Text
+    """The name of the variable that holds the webhook's URL; never the URL, which is a secret."""
+    format: Literal["json", "slack"] = "json"
+    """`slack`: `{"text": …}`, as Slack, Mattermost and their like take it; `json`: the run's figures beside the text."""
+    on: tuple[Literal["done", "stop", "floor_missed", "approval"], ...] = (
+        "done", "stop", "floor_missed", "approval",
+    )  # fmt: skip
+    """What it is told of: a run that is `done`, one that a limit, a signal or a fault ended (`stop`), a floor that was
+    missed or not certified, a plan that waits for approval. Default: all."""
+
+
 class JudgePart(JobSection):
     """Which endpoint judges answers, by which rubric."""
 

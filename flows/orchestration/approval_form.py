@@ -9,6 +9,7 @@ from prefect.exceptions import FlowPauseTimeout
 from prefect.flow_runs import pause_flow_run
 from prefect.input import RunInput
 
+from thirdshift.flows.execution.approval import Ask, ask_nobody
 from thirdshift.flows.runs.context import RunContext
 
 WAIT_SECONDS = 24 * 3600.0
@@ -23,12 +24,13 @@ class Approval(RunInput):
     approve: bool = False
 
 
+def asker() -> Ask:
+    """Return who is asked: people in the UI where the flow run is of a deployment; else nobody, the command has --yes."""
+    return ask_nobody if runtime.deployment.id is None else ask_in_prefect
+
+
 def ask_in_prefect(context: RunContext, why: str) -> bool:
-    """Pause the flow run with a form; whether somebody approves. Without a deployment nobody is asked: the command has
-    --yes.
-    """
-    if runtime.deployment.id is None:
-        return False
+    """Pause the flow run with a form; whether somebody approves."""
     form = Approval.with_initial_data(description=f"{why}. Approve, and it goes on; else it ends here.")
     try:
         answer = pause_flow_run(
