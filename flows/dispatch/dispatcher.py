@@ -25,7 +25,8 @@ from thirdshift.flows.dispatch.work import ShardWork, rows_file
 from thirdshift.flows.planning.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
-from thirdshift.router.interfaces import Budget, Engine, EngineContext, Shard
+from thirdshift.flows.telemetry.telemetry import NoTelemetry, Telemetry
+from thirdshift.router.interfaces import Budget, Engine, EngineContext, Journal, Shard
 from thirdshift.router.values import Endpoint, Failure, FailureKind, Mode, Purpose
 from thirdshift.warehouse.intake.frozen import RowSource
 from thirdshift.warehouse.journal.journal import FileJournal
@@ -42,7 +43,7 @@ FOR_SCORES = frozenset({Purpose.JUDGE, Purpose.AUDIT})
 
 def context_lent(
     context: RunContext,
-    journal: FileJournal,
+    journal: Journal,
     budget: Budget,
     committed: dict[str, dict[str, Decimal]],
     console: RunConsole,
@@ -76,6 +77,7 @@ class Dispatcher:
         judge_context: EngineContext | None = None,
         harvest: Harvest | None = None,
         emulation: AbstractContextManager[Mapping[str, Endpoint]] | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """`endpoints`: all that may be sent to, by name. `judge_context`: for judges' calls, whose money has a limit of
         its own; None: they share `engine_context`. `harvest`: cuts late batches short. `emulation`: entered by
@@ -86,6 +88,7 @@ class Dispatcher:
         self.endpoints, self.engine_context, self.journal = endpoints, engine_context, journal
         self.judge_context = judge_context or engine_context
         self.harvest = harvest
+        self._telemetry = telemetry or NoTelemetry()
         self._emulation, self._emulator = emulation, ExitStack()
         self.engines: dict[str, Engine] = {}
         self._former: list[tuple[str, Engine]] = []
@@ -148,6 +151,11 @@ class Dispatcher:
     def answer(self, shard_id: str) -> None:
         """Have a shard answered, and seal it. Runs in a thread of its own; returns when the shard is done."""
         work = self._under_way[shard_id]
+        endpoint = self.endpoints[work.endpoint]
+        with self._telemetry.shard(shard_id, endpoint, work.purpose, len(work.unanswered)):
+            self._answer(work)
+
+    def _answer(self, work: ShardWork) -> None:
         engine = self.engines[self._lane(work)]
         requests = work.requests or RowSource(self.folder, work.unanswered)
         shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)

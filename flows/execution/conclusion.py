@@ -5,6 +5,7 @@ from __future__ import annotations
 from thirdshift.flows.dispatch.rows import worker_rows
 from thirdshift.flows.errors import BrokeOff
 from thirdshift.flows.execution import earlier_runs
+from thirdshift.flows.execution.notices import FIGURES
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.serving import compose
@@ -44,6 +45,7 @@ def finish(planned: PlannedRun) -> RunSummary:
         )
     run.publish(summary)
     run.notifier.ended(summary)
+    run.telemetry.ended({name: getattr(summary, name) for name in FIGURES})
     earlier_runs.forget(run.context, run.console.say)
     return summary
 

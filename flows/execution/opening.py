@@ -33,6 +33,7 @@ from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, r
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.unfinished import facts_of
+from thirdshift.flows.telemetry.telemetry import NoTelemetry, Telemetry, telemetry_for
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
 from thirdshift.warehouse.intake.intake import frozen
@@ -85,7 +86,7 @@ def open_run(
             context = _entered(context, call, console)
             with FileJournal(context.folder) as journal:
                 run = _run(context, journal, console, orphans, users_mask, ask, slots_for)
-                with closing(run.notifier), run.dispatcher, _failing(run):
+                with closing(run.telemetry), closing(run.notifier), run.dispatcher, _failing(run):
                     yield run
     except (WarehouseError, OSError) as error:
         raise storage_error(error, folder) from error
@@ -111,6 +112,7 @@ def _failing(run: Run) -> Iterator[None]:
         raise  # the run itself is done
     except BaseException as error:
         run.notifier.broke_off(error)
+        run.telemetry.close(error)
         with suppress(WarehouseError, OSError):  # what broke it off may be the warehouse
             run.keep("failed" if isinstance(error, Exception) else "interrupted", BRIEFLY)
         raise
@@ -249,7 +251,9 @@ def _run(
         for sentence in () if over else sentences:
             console.say(sentence)
         budget = RunBudget(context.cap_usd, spent + orphans.booked_usd)
-        lent = context_lent(context, journal, budget, orphans.set_aside(budget), console)
+        telemetry = _telemetry(context, console, over=over)
+        observed = telemetry.journal(journal, orphans.committed)
+        lent = context_lent(context, observed, budget, orphans.set_aside(budget), console)
         dispatcher = Dispatcher(
             context.run_id,
             context.folder,
@@ -259,6 +263,7 @@ def _run(
             judge_context=None if over else judge_context(warehouse, context, lent),
             harvest=harvest_of(endpoints, context.deadline, warehouse) if late else None,
             emulation=_emulation(context),
+            telemetry=telemetry,
         )
         finished = finishing.summary(warehouse, context, row) if over else None
     notifier = Notifier(context, console.say)
@@ -271,10 +276,18 @@ def _run(
         UnlimitedSlots() if over else slots_for(context, console.say),
         ApprovalLimit(context, notifier.asking(ask)),
         notifier,
+        telemetry,
         orphans=orphans,
         finished=finished,
         users_mask=users_mask,
     )
+
+
+def _telemetry(context: RunContext, console: RunConsole, *, over: bool) -> Telemetry:
+    """Return what tells a collector of the run; a rehearsal tells nobody, nor does a run that was over before."""
+    if over or context.call.emulated:
+        return NoTelemetry()
+    return telemetry_for(context.run_id, context.job.name, console.say)
 
 
 def _ingest_missing(warehouse: Warehouse, context: RunContext) -> None:

@@ -23,6 +23,7 @@ from thirdshift.flows.quality import finishing, publishing
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
 from thirdshift.flows.runs.summary import RunSummary
+from thirdshift.flows.telemetry.telemetry import Telemetry
 from thirdshift.router.values import FailureKind, Mode, Purpose, usd
 from thirdshift.warehouse.errors import WarehouseInUse
 from thirdshift.warehouse.journal.journal import FileJournal
@@ -53,6 +54,7 @@ class Run:
         slots: Slots,
         approval: ApprovalLimit,
         notifier: Notifier,
+        telemetry: Telemetry,
         *,
         orphans: Orphans = NO_ORPHANS,
         finished: RunSummary | None = None,
@@ -63,7 +65,7 @@ class Run:
         """
         self.context, self.budget, self.journal, self.console = context, budget, journal, console
         self.dispatcher, self.slots, self.approval = dispatcher, slots, approval
-        self.notifier = notifier
+        self.notifier, self.telemetry = notifier, telemetry
         self.finished = finished
         self.endpoint_names = [endpoint.name for endpoint in context.endpoints]
         batches = [endpoint.name for endpoint in context.endpoints if endpoint.mode is Mode.BATCH]

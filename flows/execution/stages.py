@@ -22,14 +22,22 @@ def run_stages(
     `send` has shards answered and landed (`Run.sending`, `Dispatcher.answer`, `Run.land`); `on_plan` is called once
     there is a plan.
     """
-    prepared = prepare(run)
-    while shards := pilot(prepared):
-        send(shards)
-    planned = plan(prepared)
-    on_plan()
-    approve(planned)
-    while shards := serve(planned):
-        send(shards)
-    while shards := score(planned) or repair(planned):
-        send(shards)
-    return finish(planned)
+    station = run.telemetry.station
+    with station("prepare"):
+        prepared = prepare(run)
+    with station("pilot"):
+        while shards := pilot(prepared):
+            send(shards)
+    with station("plan"):
+        planned = plan(prepared)
+        on_plan()
+    with station("approve"):
+        approve(planned)
+    with station("serve"):
+        while shards := serve(planned):
+            send(shards)
+    with station("audit and repair"):
+        while shards := score(planned) or repair(planned):
+            send(shards)
+    with station("finish"):
+        return finish(planned)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import urllib.request
 from typing import Any
 from urllib.error import HTTPError
 
 import stamina
+
+# what it retries is said once, by the notifier
+logging.getLogger("stamina").addHandler(logging.NullHandler())
 
 ATTEMPTS = 5
 FIRST_WAIT_SECONDS = 0.5

@@ -32,15 +32,17 @@ TABLE: Mapping[str, list[str]] = {
     "flows/night": ["flows/orchestration", "flows/execution", "flows/dispatch", "flows/runs", "warehouse"],
     "flows/orchestration": ["flows/execution", "flows/dispatch", "flows/report", "flows/runs", *STORED],
     "flows/execution": [
-        "flows/quality", "flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "engines/core", *STORED,
+        "flows/quality", "flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "flows/telemetry",
+        "engines/core", *STORED,
     ],
     "flows/quality": ["flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "engines/core", *STORED],
     "flows/dispatch": [
-        "flows/planning", "flows/runs", "engines/registry", "engines/core", "engines/emulator", *STORED,
+        "flows/planning", "flows/runs", "flows/telemetry", "engines/registry", "engines/core", "engines/emulator", *STORED,
     ],
     "flows/planning": [
         "flows/runs", "engines/tokenizers", "engines/devices", "engines/metered", *STORED,
     ],
+    "flows/telemetry": ROUTER,
     "flows/report": ["flows/runs", *STORED],
     "flows/init": ["flows/jobs", "flows/models", "engines/devices", *STORED],
     "flows/runs": ["flows/jobs", "engines/vllm", *STORED],

@@ -1,0 +1,1 @@
+"""What a run tells an OpenTelemetry collector, where the standard `OTEL_*` variables name one."""
