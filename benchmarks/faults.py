@@ -2,18 +2,22 @@
 
     python benchmarks/faults.py [KILLS] [--seed N] [--prefect]
 
-A night (pilot, plan, main, repair; two emulated endpoints, a scorer, a cap) is started, killed with SIGKILL at a random
-instant of its life, start-up included, and started again, KILLS times; then it is left to finish. One that finishes
-before it could be killed is followed by another. At the end, over all nights:
+A night (pilot, plan, main, repair; two emulated models, a scorer, a cap) is started, killed with SIGKILL and started
+again, KILLS times; then it is left to finish. One that finishes before it could be killed is followed by another. Lives
+end at an instant drawn from INSTANTS: at their start, while they send, while a batch is harvested, at their close
+(composing, scoring, certifying), while they publish. At the end, over all nights:
 
 - every request has exactly one result, and none is an error;
 - the provider billed at most as many answers twice as were in flight at the kills;
-- settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides.
+- settled <= billed <= settled + unsettled, in USD and in entries: the ledger holds the truth from both sides;
+- every night's results are published whole, and the copy for dashboards is the warehouse.
 
-Most lives are hindered besides (HINDRANCES): a reader has the warehouse open for as long as they last, they may have 256
-files open, or the disk takes no more while they send; some come to their close and publish before they are killed. Now and
-then a part or the frozen input is cut short between two lives: the next one must refuse it by name, send nothing and leave
-what there is, and once the file is whole again the night goes on.
+Nights are of KINDS: plain ones; some during which a reader has the warehouse open from their first to their last life;
+some with a batch tier, of whose batches some get stuck and are cut short in time; some that read from and publish to an
+object store that fails half the time. Most lives are hindered besides (HINDRANCES): a reader, 256 files open at most, a
+disk that takes no more while they send, a clock that is set back an hour. Now and then a part or the frozen input is cut
+short between two lives: the next one must refuse it by name, send nothing and leave what there is, and once the file is
+whole again the night goes on.
 
 What is killed is the process that plans, sends, journals and ingests. So that a hundred kills take minutes, it drives
 the stages of a run in threads of its own and is forked from one that has imported everything; with --prefect
@@ -24,30 +28,34 @@ it is `thirdshift run` itself, on a shared Prefect API, at 10 s or more a life. 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from faulty.hindrances import HINDRANCES, cut_short, read_meanwhile
+from faulty.store import KEYS, FailingStore
 
-from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, ability_for
+from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow, ability_for
+from thirdshift.flows.console import Bar, ProgressCounts, RunConsole
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution.sending import run_in_threads
 from thirdshift.flows.runs.options import RunOptions
@@ -58,34 +66,34 @@ ROWS = 400
 """Requests of a run: with these latencies it lives some seconds, so that most kills find it at work."""
 IN_FLIGHT = 16
 """At each endpoint."""
-AT_START = 0.2
-"""The share of kills in the first seconds of a process, before it sends; all others come after its first request."""
-START_SECONDS = 3.0
-WORK_SECONDS = 2.0
-END_SECONDS = 8.0
-"""Within so many seconds of its first request a night is at its close or publishes."""
-AT_END = 0.3
-"""The share of the other kills that may come so late."""
-LOOK_SECONDS = 0.02
-HINDRANCES = ("nothing", "a reader", "few files", "a full disk")
-FILES = 256
-FULL_SECONDS = 1.5
-"""So long after a life's start its disk is full."""
-DISK_BYTES = 48_000
-"""What a file may grow to on a disk that is full: a journal of some hundred records."""
 DAMAGED = 0.15
 """The share of lives that find a file cut short."""
-READER = """
-import duckdb, sys, time
-while True:
-    try:
-        con = duckdb.connect(sys.argv[1], read_only=True)
-        break
-    except duckdb.IOException:
-        time.sleep(0.01)
-print("open", flush=True)
-sys.stdin.read()
-"""
+LOOK_SECONDS = 0.005
+BUCKET = "lake"
+KINDS = {"plain": 0.4, "read throughout": 0.1, "batches": 0.25, "store": 0.25}
+"""What nights are like, each with its share."""
+LIFE_DEADLINE = "24s"
+"""Of each life of a night with batches: a stuck one is cut short after the half of it."""
+HABITS = BatchHabits(turnaround_seconds=2.0, stuck_at=0.7, stuck_batches=0.3, cancel_seconds=0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Instant:
+    """When a life is killed: so long at most after a moment that is waited for."""
+
+    share: float
+    seconds: float
+
+
+INSTANTS = {
+    "start": Instant(0.15, 3.0),
+    "sending": Instant(0.25, 2.0),
+    "harvest": Instant(0.5, 1.5),
+    "close": Instant(0.25, 1.0),
+    "publish": Instant(0.25, 0.2),
+}
+"""Shares are among those that a night's kind has: only one with batches is harvested."""
+IDLE, SENDING, SENT = range(3)
 FORK = multiprocessing.get_context("fork")
 MODELS = (
     EmulatedModel(
@@ -112,12 +120,27 @@ select count(*) as results, count(distinct (run_id, request_id)) as requests, co
 # --- the night that is killed ----------------------------------------------------------------------------------------
 
 
-def live(job: Path, run_id: str) -> int:
+def live(job: Path, run_id: str, *, deadline: str | None = None, console: RunConsole | None = None) -> int:
     """One life of the run, in threads of this process; its exit code."""
-    return run_in_threads(RunOptions(job=job, run_id=run_id)).exit_code
+    return run_in_threads(RunOptions(job=job, run_id=run_id, deadline=deadline), console).exit_code
 
 
-# --- who kills it ----------------------------------------------------------------------------------------------------
+class Telling(RunConsole):
+    """A console that tells the killer when the plan is being sent, and when that is over."""
+
+    def __init__(self, stage: Synchronized[int]) -> None:
+        super().__init__()
+        self._stage = stage
+
+    @contextmanager
+    def working(self, title: str, tally: ProgressCounts) -> Iterator[Bar]:
+        self._stage.value = SENDING
+        with super().working(title, tally) as bar:
+            yield bar
+        self._stage.value = IDLE if title == "pilot" else SENT
+
+
+# --- its job ---------------------------------------------------------------------------------------------------------
 
 
 def write_night(folder: Path) -> list[KnownRow]:
@@ -130,9 +153,9 @@ def write_night(folder: Path) -> list[KnownRow]:
     return [KnownRow(prompt=row["prompt"], reference=row["reference"]) for row in rows]
 
 
-def write_job(folder: Path, emulator: Emulator) -> Path:
+def write_job(folder: Path, emulator: Emulator, kind: str = "plain") -> Path:
     prices = {"dear": {"input": 5, "output": 25}, "cheap": {"input": 0.1, "output": 0.4}}
-    job = {
+    job: dict[str, Any] = {
         "name": "killed",
         "input": "requests.parquet",
         "warehouse": "warehouse.duckdb",
@@ -152,24 +175,55 @@ def write_job(folder: Path, emulator: Emulator) -> Path:
             for name, price in prices.items()
         ],
     }
-    path = folder / "job.yaml"
+    if kind == "store":
+        job |= {
+            "input": f"s3://{BUCKET}/requests.parquet",
+            "output": {"path": f"s3://{BUCKET}/published", "when": "always"},
+        }
+    if kind == "batches":
+        job["on_deadline"] = "realtime"
+        for real_time in list(job["endpoints"]):
+            half = {side: usd / 2 for side, usd in real_time["price"].items()}
+            tier = {"name": f"{real_time['name']}-batch", "mode": "batch", "price": half, "turnaround": "3s"}
+            job["endpoints"].append({**real_time, **tier})
+    path = folder / ("job.yaml" if kind == "plain" else f"{kind.replace(' ', '-')}.yaml")
     path.write_text(yaml.safe_dump(job, sort_keys=False))
     return path
 
 
-class Life:
-    """One process of a night, `thirdshift run` itself or the road without Prefect."""
+@dataclass(frozen=True, slots=True)
+class Night:
+    """One run and its kind."""
 
-    def __init__(
-        self, job: Path, run_id: str, log: Path, *, prefect: bool, hindrance: str = "nothing"
-    ) -> None:
-        self._child = None if prefect else FORK.Process(target=live_into, args=(job, run_id, log, hindrance))
+    run_id: str
+    kind: str
+    job: Path
+
+    @property
+    def warehouse(self) -> Path:
+        return self.job.with_name("warehouse.duckdb")
+
+    @property
+    def folder(self) -> Path:
+        return self.job.with_name("warehouse.duckdb.d") / self.run_id
+
+
+# --- who kills it ----------------------------------------------------------------------------------------------------
+
+
+class Life:
+    """One process of a night: a fork that drives the stages in threads, or `thirdshift run` itself."""
+
+    def __init__(self, night: Night, log: Path, *, prefect: bool, hindrance: str = "nothing") -> None:
+        self.stage: Synchronized[int] = FORK.Value("i", IDLE)
+        target = (night, log, hindrance, self.stage)
+        self._child = None if prefect else FORK.Process(target=live_into, args=target)
         if self._child is not None:
             self._child.start()
             return
         program = Path(sys.executable).parent / "thirdshift"
         with log.open("ab") as file:
-            words = [program, "run", job, "--run-id", run_id]
+            words = [program, "run", night.job, "--run-id", night.run_id]
             self._program = subprocess.Popen(list(map(str, words)), stdout=file, stderr=file)
 
     def ended(self, within_seconds: float | None = 0) -> int | None:
@@ -186,152 +240,158 @@ class Life:
         self.ended(None)
 
 
-def live_into(job: Path, run_id: str, log: Path, hindrance: str) -> None:
+def live_into(night: Night, log: Path, hindrance: str, stage: Synchronized[int]) -> None:
     """A life whose words go to `log`."""
     with log.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if hindrance == "few files":
-        resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, FILES))
-    if hindrance == "a full disk":
-        threading.Timer(FULL_SECONDS, fill_disk).start()
+    HINDRANCES[hindrance]()
     try:
-        code = live(job, run_id)
+        deadline = LIFE_DEADLINE if night.kind == "batches" else None
+        code = live(night.job, night.run_id, deadline=deadline, console=Telling(stage))
     except UserError as error:
         print(error, file=sys.stderr, flush=True)
         code = error.exit_code
     sys.exit(code)
 
 
-def fill_disk() -> None:
-    """From now on no file grows beyond DISK_BYTES; the kernel says so where a full disk would."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (DISK_BYTES, DISK_BYTES))
-
-
-@contextmanager
-def read_meanwhile(warehouse: Path, *, wanted: bool) -> Iterator[None]:
-    """Another process has the warehouse open to read, if it is there."""
-    if not wanted or not warehouse.exists():
-        yield
-        return
-    with subprocess.Popen(
-        [sys.executable, "-c", READER, str(warehouse)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as reader:
-        if reader.stdout is not None:
-            reader.stdout.readline()
-        yield
-        reader.kill()
-
-
-@contextmanager
-def cut_short(folder: Path, rng: random.Random) -> Iterator[Path | None]:
-    """A part or a file of the frozen input has lost its second half meanwhile; None where the night has none yet."""
-    files = sorted([*folder.glob("parts/*.parquet"), *folder.glob("requests/*.parquet")])
-    if not files or not (folder / "shards").exists():
-        yield None
-        return
-    file = rng.choice(files)
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    try:
-        yield file
-    finally:
-        if file.parent.exists():
-            file.write_bytes(whole)
-
-
 @dataclass
 class Tally:
-    """What befell the nights besides being killed."""
+    """What befell the nights."""
 
-    runs: list[str] = field(default_factory=lambda: ["night-0"])
+    nights: list[Night] = field(default_factory=list)
+    killed: Counter[str] = field(default_factory=Counter)
+    """By the instant."""
     hindered: Counter[str] = field(default_factory=Counter)
     broke_off: int = 0
     """Lives that a full disk ended."""
+    store_failed: int = 0
+    """Lives that an object store ended."""
+    late: int = 0
+    """Lives that their deadline ended."""
     damaged: int = 0
     refused: int = 0
     """Lives that named a damaged file and ended."""
     sent_on_damage: int = 0
 
-
-def kill_at_random(
-    job: Path, emulator: Emulator, kills: int, seed: int, log: Path, *, prefect: bool
-) -> Tally:
-    """What was made. Ends when so many kills have met a living process and the last run is done."""
-    rng = random.Random(seed)
-    tally = Tally()
-    done = 0
-    while done < kills:
-        if not prefect and rng.random() < DAMAGED:
-            live_on_damage(job, emulator, rng, log, tally)
-        hindrance = HINDRANCES[0] if prefect else rng.choice(HINDRANCES)
-        tally.hindered[hindrance] += 1
-        with read_meanwhile(job.with_name("warehouse.duckdb"), wanted=hindrance == "a reader"):
-            code = killed(job, emulator, rng, log, tally.runs[-1], prefect=prefect, hindrance=hindrance)
-        if code is None:
-            done += 1
-            print(f"{done} of {kills} killed", file=sys.stderr)
-        elif code == 1 and hindrance == "a full disk":
-            tally.broke_off += 1
-        else:
-            check_end(code, tally.runs[-1], log)
-            tally.runs.append(f"night-{len(tally.runs)}")
-    check_end(Life(job, tally.runs[-1], log, prefect=prefect).ended(None), tally.runs[-1], log)
-    return tally
+    @property
+    def ends(self) -> int:
+        """Lives that ended before their night did."""
+        return self.killed.total() + self.broke_off + self.store_failed + self.late + self.refused
 
 
-def killed(
-    job: Path,
-    emulator: Emulator,
-    rng: random.Random,
-    log: Path,
-    run_id: str,
-    *,
-    prefect: bool,
-    hindrance: str,
-) -> int | None:
-    """None: a life was killed; else its exit code, when it was quicker."""
-    before = requests_seen(emulator)
-    life = Life(job, run_id, log, prefect=prefect, hindrance=hindrance)
-    if rng.random() < AT_START:
-        seconds = rng.uniform(0, START_SECONDS)
-    else:
-        while life.ended() is None and requests_seen(emulator) == before:
-            time.sleep(LOOK_SECONDS)
-        seconds = rng.uniform(0, END_SECONDS if rng.random() < AT_END else WORK_SECONDS)
-    code = life.ended(seconds)
-    if code is None:
-        life.kill()
-    return code
+class Killer:
+    """Makes nights and ends their lives."""
 
+    def __init__(self, folder: Path, emulator: Emulator, seed: int, *, prefect: bool) -> None:
+        self._emulator, self._prefect = emulator, prefect
+        self._rng = random.Random(seed)
+        self._log = folder / "log.txt"
+        kinds = ["plain"] if prefect else list(KINDS)
+        self._jobs = {kind: write_job(folder, emulator, kind) for kind in kinds}
+        self.tally = Tally()
 
-def live_on_damage(job: Path, emulator: Emulator, rng: random.Random, log: Path, tally: Tally) -> None:
-    """A life that finds a file cut short: it names it and sends nothing, or has no need of it and finishes."""
-    folder = job.with_name("warehouse.duckdb.d") / tally.runs[-1]
-    with cut_short(folder, rng) as file:
-        if file is None:
-            return
-        tally.damaged += 1
-        before, said = requests_seen(emulator), log.stat().st_size if log.exists() else 0
-        code = Life(job, tally.runs[-1], log, prefect=False).ended(None)
+    def kill(self, kills: int) -> Tally:
+        """What was made. Ends when so many kills have met a living process and the last run is done."""
+        tally, rng = self.tally, self._rng
+        night = self._next_night()
+        while tally.killed.total() < kills:
+            if not self._prefect and rng.random() < DAMAGED and self._live_on_damage(night):
+                night = self._next_night()
+            hindrance = "nothing" if self._prefect else rng.choice(list(HINDRANCES))
+            if night.kind == "read throughout":
+                hindrance = "a reader"
+            tally.hindered[hindrance] += 1
+            with read_meanwhile(night.warehouse, wanted=hindrance == "a reader"):
+                code = self._killed(night, hindrance)
+            if code is not None and self._over(night, code, hindrance):
+                night = self._next_night()
+            elif code is None:
+                print(f"{tally.killed.total()} of {kills} killed", file=sys.stderr)
+        while not self._over(night, Life(night, self._log, prefect=self._prefect).ended(None)):
+            pass
+        return tally
+
+    def _next_night(self) -> Night:
+        kind = self._rng.choices(list(self._jobs), [KINDS[kind] for kind in self._jobs])[0]
+        self.tally.nights.append(Night(f"night-{len(self.tally.nights)}", kind, self._jobs[kind]))
+        return self.tally.nights[-1]
+
+    def _over(self, night: Night, code: int | None, hindrance: str = "nothing") -> bool:
+        """Whether the night has ended with its life; what may end a life alone is counted. 3: the floor was missed, which
+        is not what is tried here."""
         if code in (0, 3):
-            tally.runs.append(f"night-{len(tally.runs)}")
-            return
-        if file.name in log.read_bytes()[said:].decode(errors="replace"):
-            tally.refused += 1
-            tally.sent_on_damage += requests_seen(emulator) - before
-            return
-    raise SystemExit(f"{file} was cut short and a life ended with {code}:\n{log.read_text()[-4000:]}")
+            return True
+        if code == 1 and hindrance == "a full disk":
+            self.tally.broke_off += 1
+        elif code in (1, 2) and night.kind == "store" and f"s3://{BUCKET}" in self._last_words():
+            self.tally.store_failed += 1
+        elif code == 5 and night.kind == "batches":
+            self.tally.late += 1
+        else:
+            raise SystemExit(f"{night} ended with {code}:\n{self._last_words()}")
+        return False
+
+    def _last_words(self) -> str:
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def _killed(self, night: Night, hindrance: str) -> int | None:
+        """None: a life was killed; else its exit code, when it was quicker."""
+        may = [name for name in INSTANTS if name != "harvest" or night.kind == "batches"]
+        instant = (
+            "start" if self._prefect else self._rng.choices(may, [INSTANTS[name].share for name in may])[0]
+        )
+        has_come = self._moment(instant, night)
+        life = Life(night, self._log, prefect=self._prefect, hindrance=hindrance)
+        while life.ended() is None and not has_come(life):
+            time.sleep(LOOK_SECONDS)
+        code = life.ended(self._rng.uniform(0, INSTANTS[instant].seconds * (4 if self._prefect else 1)))
+        if code is None:
+            life.kill()
+            self.tally.killed[instant] += 1
+        return code
+
+    def _moment(self, instant: str, night: Night) -> Callable[[Life], bool]:
+        """What tells that the moment of a kill has come."""
+        if instant == "sending":
+            return lambda life: life.stage.value == SENDING
+        if instant == "close":
+            return lambda life: life.stage.value == SENT
+        if instant == "publish":
+            return lambda _: (night.folder / "publish").is_dir()
+        if instant == "harvest":
+            before = self._ended_batches()
+            return lambda life: life.stage.value == SENDING and self._ended_batches() > before
+        return lambda _: True
+
+    def _ended_batches(self) -> int:
+        with urlopen(f"{self._emulator.api_base}/batches?limit=100", timeout=60) as answer:  # noqa: S310 - loopback
+            listed = json.load(answer)["data"]
+        time.sleep(LOOK_SECONDS * 4)
+        return sum(batch["status"] in ("completed", "cancelled", "expired") for batch in listed)
+
+    def _live_on_damage(self, night: Night) -> bool:
+        """A life that finds a file cut short: it names it and sends nothing, or has no need of it and finishes, which ends
+        the night."""
+        with cut_short(night.folder, self._rng) as file:
+            if file is None:
+                return False
+            tally = self.tally
+            tally.damaged += 1
+            before, said = self._requests_seen(), self._log.stat().st_size if self._log.exists() else 0
+            code = Life(night, self._log, prefect=False).ended(None)
+            words = self._log.read_bytes()[said:].decode(errors="replace")
+            if code not in (0, 3) and file.name in words:
+                tally.refused += 1
+                tally.sent_on_damage += self._requests_seen() - before
+                return False
+        return self._over(night, code)
+
+    def _requests_seen(self) -> int:
+        return sum(int(total["requests"]) for total in self._emulator.totals().values())
 
 
-def requests_seen(emulator: Emulator) -> int:
-    return sum(int(total["requests"]) for total in emulator.totals().values())
-
-
-def check_end(code: int | None, run_id: str, log: Path) -> None:
-    """Exit 3: the floor was missed, which is not what is tried here."""
-    if code not in (0, 3):
-        raise SystemExit(f"{run_id} ended with {code}:\n" + log.read_text()[-4000:])
+# --- the laws --------------------------------------------------------------------------------------------------------
 
 
 def judged(warehouse: Path, books: list[dict[str, Any]], nights: int, kills: int) -> dict[str, Any]:
@@ -368,16 +428,31 @@ def judged(warehouse: Path, books: list[dict[str, Any]], nights: int, kills: int
     }
 
 
-def published(folder: Path, runs: Sequence[str]) -> dict[str, bool]:
+def published(folder: Path, nights: Sequence[Night], store: FailingStore | None) -> dict[str, bool]:
     """Every night's results are published whole, and the copy for dashboards is the warehouse."""
-    parts = [folder / "published" / "job=killed" / f"run_id={run_id}" for run_id in runs]
-    rows = [sum(pq.read_metadata(file).num_rows for file in part.glob("*.parquet")) for part in parts]
+    whole = [
+        in_store(store, night) if store is not None and night.kind == "store" else in_folder(folder, night)
+        for night in nights
+    ]
     copied = ask(folder / "dashboards.duckdb", "select count(*) as n from runs where status = 'done'")
-    return {
-        "all_published": rows == [ROWS] * len(runs)
-        and all((part / "manifest.json").exists() for part in parts),
-        "copy_is_whole": copied["n"][0].as_py() == len(runs),
-    }
+    return {"all_published": all(whole), "copy_is_whole": copied["n"][0].as_py() == len(nights)}
+
+
+def in_folder(folder: Path, night: Night) -> bool:
+    place = folder / "published" / "job=killed" / f"run_id={night.run_id}"
+    rows = sum(pq.read_metadata(file).num_rows for file in place.glob("*.parquet"))
+    return rows == ROWS and (place / "manifest.json").exists()
+
+
+def in_store(store: FailingStore, night: Night) -> bool:
+    client, place = store.client(), f"published/job=killed/run_id={night.run_id}/"
+    names = [
+        entry["Key"] for entry in client.list_objects_v2(Bucket=BUCKET, Prefix=place).get("Contents", [])
+    ]
+    parts = [name for name in names if name.endswith(".parquet")]
+    files = [io.BytesIO(client.get_object(Bucket=BUCKET, Key=name)["Body"].read()) for name in parts]
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    return rows == ROWS and f"{place}manifest.json" in names
 
 
 @contextmanager
@@ -393,20 +468,42 @@ def shared_api(*, wanted: bool) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def failing_store(folder: Path, seed: int, *, wanted: bool) -> Iterator[FailingStore | None]:
+    """An object store that holds the requests, and is where lives find theirs."""
+    if not wanted:
+        yield None
+        return
+    with FailingStore(seed) as store:
+        client = store.client()
+        client.create_bucket(Bucket=BUCKET)
+        client.put_object(
+            Bucket=BUCKET, Key="requests.parquet", Body=(folder / "requests.parquet").read_bytes()
+        )
+        os.environ |= {**KEYS, "AWS_ENDPOINT_URL": store.failing}
+        yield store
+
+
 def measure(kills: int, seed: int, *, prefect: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="thirdshift-faults-") as name:
         folder = Path(name)
-        with shared_api(wanted=prefect), Emulator(MODELS, items=write_night(folder), seed=seed) as emulator:
+        items = write_night(folder)
+        with (
+            shared_api(wanted=prefect),
+            failing_store(folder, seed, wanted=not prefect) as store,
+            Emulator(MODELS, items=items, seed=seed, batches=HABITS) as emulator,
+        ):
             begun = time.monotonic()
-            job = write_job(folder, emulator)
-            tally = kill_at_random(job, emulator, kills, seed, folder / "log.txt", prefect=prefect)
-            ends = kills + tally.broke_off + tally.refused
-            figures = judged(folder / "warehouse.duckdb", emulator.books(), len(tally.runs), ends)
-            figures["laws"] |= published(folder, tally.runs) | {
+            tally = Killer(folder, emulator, seed, prefect=prefect).kill(kills)
+            nights = tally.nights
+            figures = judged(folder / "warehouse.duckdb", emulator.books(), len(nights), tally.ends)
+            figures["laws"] |= published(folder, nights, store) | {
                 "nothing_sent_on_damage": tally.sent_on_damage == 0
             }
-    head = {"kills": kills, "seed": seed, "prefect": prefect, "hindered": dict(tally.hindered)}
-    head |= {"full_disks": tally.broke_off, "damaged": tally.damaged, "refused": tally.refused}
+    head = {"kills": kills, "seed": seed, "prefect": prefect, "killed": dict(tally.killed)}
+    head |= {"kinds": dict(Counter(night.kind for night in nights)), "hindered": dict(tally.hindered)}
+    head |= {"full_disks": tally.broke_off, "store_failed": tally.store_failed, "late": tally.late}
+    head |= {"damaged": tally.damaged, "refused": tally.refused}
     return (
         head | figures | {"seconds": round(time.monotonic() - begun, 1), "ok": all(figures["laws"].values())}
     )

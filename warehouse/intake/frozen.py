@@ -16,8 +16,11 @@ from numpy.typing import NDArray
 from thirdshift.router.values import Request
 from thirdshift.warehouse.errors import InputError, first_line
 
-WINDOW = 4096
-"""So many requests of a source are in memory at once."""
+WINDOW_BYTES = 1 << 20
+"""A source holds so much of its requests at once, whatever their number: dozens of shards are under way together."""
+WINDOW_ROWS = 4096
+AT_ONCE = 64
+"""Requests made into Python values together: those take several times the bytes of the column."""
 
 REQUEST_COLUMNS = [
     "row",
@@ -74,12 +77,14 @@ class RowSource:
 
     def __iter__(self) -> Iterator[Request]:
         index = _Index(self._folder)
-        for start in range(0, len(self._rows), WINDOW):
-            window = self._rows[start : start + WINDOW]
+        size = max(AT_ONCE, min(WINDOW_ROWS, int(WINDOW_BYTES / index.bytes_a_row)))
+        for start in range(0, len(self._rows), size):
+            window = self._rows[start : start + size]
             table = index.take(np.unique(window))
             at = np.searchsorted(np.asarray(table["row"]), window)
-            for values in table.take(pa.array(at)).to_pylist():
-                yield _request(values)
+            for first in range(0, len(at), AT_ONCE):
+                for values in table.take(pa.array(at[first : first + AT_ONCE])).to_pylist():
+                    yield _request(values)
 
 
 class _Index:
@@ -88,11 +93,14 @@ class _Index:
     def __init__(self, folder: Path) -> None:
         self._groups: list[tuple[Path, int]] = []
         sizes: list[int] = []
+        total = 0
         for path in _parts(folder):
             with _open(path) as file:
                 metadata = file.metadata
                 self._groups += [(path, group) for group in range(metadata.num_row_groups)]
                 sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                total += sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        self.bytes_a_row = max(total / max(sum(sizes), 1), 1.0)
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def take(self, rows: NDArray[np.int64]) -> pa.Table:

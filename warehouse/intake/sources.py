@@ -20,13 +20,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.warehouse.errors import InputError, StoreUnreachable, first_line, nearest
+from thirdshift.warehouse.memory import memory_limit
 from thirdshift.warehouse.object_stores import filesystem_of, filesystems_in, meaning
 
 JSONL = (".jsonl", ".ndjson")
 MAGIC = frozenset("*?[")
-MEMORY_LIMIT = "1GB"
+MEMORY_SHARE, MOST_BYTES = 0.5, 1 << 30
 """For DuckDB while it reads input; beyond it spills. A row group of 122,880 rows with prompts of 4 kB takes
-half of this."""
+half of the most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
     """A DuckDB of our own for reading input: bounded memory, spilling into `folder`, order kept."""
     con = duckdb.connect(
         config={
-            "memory_limit": MEMORY_LIMIT,
+            "memory_limit": memory_limit(MEMORY_SHARE, MOST_BYTES),
             "temp_directory": str(folder),
             "threads": 2,
         }

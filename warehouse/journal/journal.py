@@ -34,6 +34,8 @@ class FileJournal:
         self._folder = folder
         self._dir = private_dir(private_dir(folder) / "journal")
         self._lock = threading.Lock()
+        self._sealing = threading.Lock()
+        """Shards of one plan end about together, and each is in memory whole while it is sealed."""
         self._files: dict[str, int] = {}
         self._dirty: set[str] = set()
         self._shard_of: dict[str, str] = {}
@@ -90,7 +92,8 @@ class FileJournal:
                 os.close(handle)
             self._dirty.discard(shard_id)
             self._shard_of = {e: s for e, s in self._shard_of.items() if s != shard_id}
-        return _seal(self._folder, shard_id)
+        with self._sealing:
+            return _seal(self._folder, shard_id)
 
     def close(self) -> None:
         """Sync and close the files; what they hold stays. Idempotent."""

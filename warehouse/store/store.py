@@ -19,10 +19,13 @@ import pyarrow as pa
 from thirdshift.warehouse.errors import StoreError, nearest
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal.files import private_dir
+from thirdshift.warehouse.memory import memory_limit
 from thirdshift.warehouse.store import locks
 from thirdshift.warehouse.store.migrate import build, version_of
 from thirdshift.warehouse.store.schema import VERSION
 
+MEMORY_SHARE, MOST_BYTES = 0.25, 4 << 30
+"""For DuckDB while the warehouse is open; the run beside it needs its own."""
 CHECKPOINT_AT = "256MB"
 """Log size. DuckDB's 16 MB make it rewrite row groups after every few parts: two thirds of the time of a long ingest."""
 
@@ -180,7 +183,7 @@ def _connect(path: Path, wait_seconds: float, say: locks.Say | None) -> duckdb.D
             raise StoreError(f"{path}: its folder cannot be made: {error.strerror}") from error
     mask = os.umask(0o077)  # DuckDB makes the file and its log as the mask says
     try:
-        con = locks.connect(path, wait_seconds=wait_seconds, say=say)
+        con = locks.connect(path, config=_config(), wait_seconds=wait_seconds, say=say)
     finally:
         os.umask(mask)
     con.execute("set timezone = 'UTC'")
@@ -188,6 +191,10 @@ def _connect(path: Path, wait_seconds: float, say: locks.Say | None) -> duckdb.D
     con.execute(f"set checkpoint_threshold = {quoted(CHECKPOINT_AT)}")
     _make_private(path)
     return con
+
+
+def _config() -> dict[str, Any]:
+    return {"memory_limit": memory_limit(MEMORY_SHARE, MOST_BYTES)}
 
 
 def _make_private(path: Path) -> None:
