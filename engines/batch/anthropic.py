@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.engines.batch import local_records
-from thirdshift.engines.batch.http import PIECE, BatchCalls, again, custom_id_in, instant, listed, not_run
+from thirdshift.engines.batch.http import (
+    PIECE,
+    BatchCalls,
+    again,
+    custom_id_in,
+    instant,
+    listed,
+    not_run,
+    paced,
+)
 from thirdshift.engines.batch.local_records import BatchRecord, BatchRecords
 from thirdshift.engines.batch.provider import BatchLimits, CallError, Remote, RemoteState
 from thirdshift.engines.core.json import dumps
@@ -82,7 +91,9 @@ class AnthropicBatches:
             record, size = await asyncio.to_thread(self._write, Path(source), label, newest)
             headers = {"content-type": "application/json", "content-length": str(size)}
             try:
-                made = await self._http.call("POST", BATCHES, data=_body(source), headers=headers)
+                made = await self._http.call(
+                    "POST", BATCHES, sends_bytes=size, data=_body(source), headers=headers
+                )
             except CallError as error:
                 if not error.lost:
                     await asyncio.to_thread(record.forget)
@@ -173,7 +184,7 @@ class AnthropicBatches:
         try:
             async with self._http.request("GET", remote.results[0]) as response:
                 await self._http.check(response)
-                async for piece in pieces(response):
+                async for piece in paced(pieces(response)):
                     head += piece
                     if b"\n" in head or len(head) > CALL_BYTES:
                         break

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -22,9 +23,11 @@ from thirdshift.engines.wires.parsing import parsed
 from thirdshift.router.values import FailureKind
 
 SILENCE_SECONDS = 120.0
-"""Without a byte in a transfer, it is lost. A transfer as a whole may take as long as it takes."""
+"""Without a byte in a transfer, it is lost."""
 CALL_SECONDS = 300.0
-"""A call that sends no file has its whole answer by then, however slowly it trickles."""
+"""A call has its whole answer by then, however slowly it trickles; one that sends a file, so long after LEAST_PACE."""
+LEAST_PACE = 16_384
+"""Bytes a second: a transfer that is slower over SILENCE_SECONDS is lost too. At this pace 200 MB take three hours."""
 PIECE = 1 << 18
 
 
@@ -66,13 +69,11 @@ class BatchCalls:
             self._name,
         )
 
-    async def call(self, method: str, path: str, **body: Any) -> dict[str, Any]:
-        """The JSON object that is answered."""
-        if "data" not in body:
-            body["timeout"] = aiohttp.ClientTimeout(
-                total=CALL_SECONDS, sock_connect=30.0, sock_read=SILENCE_SECONDS
-            )
-        async with self.request(method, path, **body) as response:
+    async def call(self, method: str, path: str, *, sends_bytes: int = 0, **body: Any) -> dict[str, Any]:
+        """The JSON object that is answered. `sends_bytes`: the size of the file that goes out."""
+        total = CALL_SECONDS + sends_bytes / LEAST_PACE
+        timeout = aiohttp.ClientTimeout(total=total, sock_connect=30.0, sock_read=SILENCE_SECONDS)
+        async with self.request(method, path, timeout=timeout, **body) as response:
             await self.check(response)
             answer = parsed(await read_bounded(response, CALL_BYTES))
         if not isinstance(answer, dict):
@@ -86,7 +87,7 @@ class BatchCalls:
         with to.open("wb") as file:
             async with self.request("GET", path) as response:
                 await self.check(response)
-                async for piece in pieces(response):
+                async for piece in paced(pieces(response)):
                     file.write(piece)
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
@@ -102,6 +103,19 @@ class BatchCalls:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+
+async def paced(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces. Raises TimeoutError where they come more slowly than LEAST_PACE over SILENCE_SECONDS."""
+    begun, came = time.monotonic(), 0
+    async for piece in source:
+        came += len(piece)
+        seconds = time.monotonic() - begun
+        if seconds >= SILENCE_SECONDS:
+            if came < LEAST_PACE * seconds:
+                raise TimeoutError
+            begun, came = time.monotonic(), 0
+        yield piece
 
 
 class _Guarded:

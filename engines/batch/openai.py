@@ -73,7 +73,8 @@ class OpenAIBatches:
             form = aiohttp.FormData()
             form.add_field("purpose", "batch")
             form.add_field("file", file, filename="requests.jsonl", content_type="application/jsonl")
-            made = await self._http.call("POST", "/files", data=form)
+            size = os.fstat(file.fileno()).st_size
+            made = await self._http.call("POST", "/files", data=form, sends_bytes=size)
         return _id(made)
 
     async def create(self, source: str, label: str) -> Remote:

@@ -99,7 +99,9 @@ class _Index:
                 metadata = file.metadata
                 self._groups += [(path, group) for group in range(metadata.num_row_groups)]
                 sizes += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-                total += sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+                total += sum(
+                    metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)
+                )
         self.bytes_a_row = max(total / max(sum(sizes), 1), 1.0)
         self._starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 

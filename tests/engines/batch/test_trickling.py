@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from thirdshift.engines.batch import http
-from thirdshift.engines.batch.http import BatchCalls
+from thirdshift.engines.batch.http import BatchCalls, paced
 from thirdshift.engines.batch.provider import CallError
 from thirdshift.router.values import FailureKind
 
@@ -37,6 +39,7 @@ class _Trickling(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def trickling() -> Iterator[str]:
+    _Trickling.over.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), _Trickling) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -44,16 +47,56 @@ def trickling() -> Iterator[str]:
         server.shutdown()
 
 
-def test_a_call_that_only_trickles_is_given_up(trickling: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "CALL_SECONDS", 0.5)
+def given_up(base: str, ask: Callable[[BatchCalls], Awaitable[object]]) -> CallError:
+    """How a call to `base` ended."""
 
-    async def ask() -> None:
-        calls = BatchCalls("slow", trickling, {}, None)
+    async def asked() -> None:
+        calls = BatchCalls("slow", base, {}, None)
         try:
-            await calls.call("GET", "/batches/1")
+            await ask(calls)
         finally:
             await calls.close()
 
     with pytest.raises(CallError) as caught:
-        asyncio.run(ask())
-    assert (caught.value.kind, caught.value.passing) == (FailureKind.TIMEOUT, True)
+        asyncio.run(asked())
+    return caught.value
+
+
+def test_a_call_that_only_trickles_is_given_up(trickling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.5)
+    error = given_up(trickling, lambda calls: calls.call("GET", "/batches/1"))
+    assert (error.kind, error.passing) == (FailureKind.TIMEOUT, True)
+
+
+def test_a_file_that_only_trickles_in_is_given_up(
+    trickling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.3)
+    fetch = BatchCalls.fetch.__wrapped__  # type: ignore[attr-defined]  # once, not eight times
+    error = given_up(trickling, lambda calls: fetch(calls, "/files/1/content", tmp_path / "file"))
+    assert (error.kind, error.passing) == (FailureKind.TIMEOUT, True)
+
+
+def test_a_call_that_sends_a_file_has_as_long_as_the_least_pace_gives(
+    trickling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(http, "LEAST_PACE", 1000)
+    begun = time.monotonic()
+    error = given_up(trickling, lambda calls: calls.call("GET", "/files", sends_bytes=500))
+    assert (error.kind, error.passing) == (FailureKind.TIMEOUT, True)
+    assert time.monotonic() - begun >= 0.7
+
+
+def test_pieces_that_come_fast_enough_may_take_as_long_as_they_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SILENCE_SECONDS", 0.0)
+    monkeypatch.setattr(http, "LEAST_PACE", 0)
+
+    async def all_of_them() -> list[bytes]:
+        async def pieces() -> AsyncIterator[bytes]:
+            for number in range(5):
+                yield bytes([number])
+
+        return [piece async for piece in paced(pieces())]
+
+    assert len(asyncio.run(all_of_them())) == 5
