@@ -8,6 +8,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 from thirdshift.flows.console import money
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.planning.silent import silent_before
 from thirdshift.flows.planning.throughput import with_throughput
@@ -21,6 +22,7 @@ Say = Callable[[str], None]
 def informed_context(context: RunContext, say: Say) -> RunContext:
     """With the turnarounds and the workers' pace that earlier nights in the warehouse tell, where there is one."""
     late = context.job.on_deadline == "realtime"
+    enter_interrupted(context.warehouse)
     with ExitStack() as held:
         there = context.warehouse.exists()
         known = held.enter_context(Warehouse.open(context.warehouse)) if there else None

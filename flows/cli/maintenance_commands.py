@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import as_table, jsonable, printable
 from thirdshift.flows.runs.folder import alive_runs
@@ -74,6 +75,7 @@ def _opened(path: Path) -> Iterator[Warehouse]:
     """Open a warehouse that is there. Raises UserError: it is not, or cannot be used."""
     with _as_user_errors():
         check_exists(path)
+        enter_interrupted(path)
         with Warehouse.open(path) as warehouse:
             yield warehouse
 

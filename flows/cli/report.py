@@ -33,8 +33,10 @@ def report(
     ] = False,
 ) -> None:
     """One HTML page of a run: what it cost, what it is worth, what happened. Needs no network; also for a stopped run."""
+    from thirdshift.flows.dispatch.dead_runs import enter_interrupted
     from thirdshift.flows.report.page import write_report
     from thirdshift.flows.runs.listing import latest_run
 
     place = warehouse or Path("warehouse.duckdb")
+    enter_interrupted(place)
     raise typer.Exit(write_report(run_id or latest_run(place), output, place, texts=texts))

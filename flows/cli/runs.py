@@ -31,7 +31,10 @@ def show_runs(
     """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
     from rich.console import Console
 
+    from thirdshift.flows.dispatch.dead_runs import enter_interrupted
+
     path = (warehouse or Path("warehouse.duckdb")).resolve()
+    enter_interrupted(path)
     rows = runs_of(path)[:most]
     if as_json:
         print(json.dumps({"runs": rows}, default=jsonable))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.formats import jsonable, printable, shown
 from thirdshift.warehouse.errors import WarehouseError
@@ -30,6 +31,7 @@ class Layout(StrEnum):
 
 def show_sql(query: str, warehouse: Path, *, layout: Layout = Layout.BOX) -> int:
     """Print the answer to a query; return 0. Raises UserError where the query or the file is wrong."""
+    enter_interrupted(warehouse)
     try:
         answer = ask(warehouse, query)
     except WarehouseError as error:

@@ -7,7 +7,7 @@ What those attempts can cost is set aside before anything else may spend it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -82,7 +82,11 @@ NO_ORPHANS = Orphans()
 
 def find_orphans(folder: Path, endpoints: Sequence[Endpoint]) -> Orphans:
     """Look at a dead process's journals, before they are sealed. Raises JournalError where one is damaged."""
-    tiers = {endpoint.name for endpoint in endpoints if endpoint.mode is Mode.BATCH}
+    return orphans_at(folder, {endpoint.name for endpoint in endpoints if endpoint.mode is Mode.BATCH})
+
+
+def orphans_at(folder: Path, tiers: Collection[str]) -> Orphans:
+    """Look for what a dead process left at these batch tiers. Raises JournalError where a journal is damaged."""
     orphans = Orphans()
     for shard_id in open_journals(folder):
         _, purpose, endpoint = [*shard_id.split("-", 2), "", ""][:3]

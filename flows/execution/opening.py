@@ -15,6 +15,7 @@ import numpy as np
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.console import RunConsole
 from thirdshift.flows.console import spent as money_spent
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.dispatcher import Dispatcher, context_lent
 from thirdshift.flows.dispatch.emulation import emulated
 from thirdshift.flows.dispatch.harvest import harvest_of, with_turnarounds
@@ -77,6 +78,7 @@ def open_run(
     try:
         context = context_for(call, run_id)
         folder = context.folder
+        enter_interrupted(context.warehouse)
         if call.fresh or (folder / ASIDE).exists():
             _set_aside(context, console)
         with masked(OWNERS_ALONE) as users_mask, ExitStack() as sharing, locked(context.folder):

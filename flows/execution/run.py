@@ -178,8 +178,9 @@ class Run:
         with Warehouse.open(context.warehouse, wait_seconds=wait_seconds, say=self._say_once) as warehouse:
             known = ingested_parts(warehouse, context.run_id)
             ingest_parts(warehouse, *(part for part in of_run(context.folder) if part.name not in known))
-            spent = ledger.spent(warehouse, context.run_id)
-            runs.update(warehouse, context.run_id, status=status, spent_usd=spent)
+            cost = ledger.spending(warehouse, context.run_id)
+            money = {"spent_usd": cost.settled_usd, "unsettled_usd": cost.unsettled_usd}
+            runs.update(warehouse, context.run_id, status=status, **money)
 
     def score_new(self, warehouse: Warehouse) -> None:
         """Score what has landed, where every answer is scored."""

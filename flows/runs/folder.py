@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.flows.errors import UserError
+from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.journal.run_folder import MARKER, check_marked, run_folder
 
 OWNERS_ALONE = 0o077
@@ -100,14 +101,22 @@ def known_runs(warehouse: Path) -> list[str]:
 
 def alive_runs(warehouse: Path) -> list[str]:
     """Ids of the runs that a process is on now."""
-    alive = []
-    for run_id in known_runs(warehouse):
+    return [run_id for run_id in known_runs(warehouse) if folder_of_dead(warehouse, run_id) is None]
+
+
+def folder_of_dead(warehouse: Path, run_id: str) -> Path | None:
+    """The folder, which may be gone, of a run that no process is on; None where a process is, or where it cannot be told:
+    beside a copy of a warehouse there are no folders at all."""
+    try:
         folder = run_folder(warehouse, run_id)
-        if not (folder / MARKER).exists():
-            continue
+    except StoreError:  # entered by a version that took any id
+        return None
+    if not run_folder(warehouse, "x").parent.is_dir():
+        return None
+    if (folder / MARKER).exists():
         try:
             with locked(folder):
                 pass
         except RunAlive:
-            alive.append(run_id)
-    return alive
+            return None
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.runs.folder import alive_runs, known_runs
+from thirdshift.flows.runs.folder import folder_of_dead, known_runs
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.read_only import reading
 
@@ -48,11 +48,10 @@ def runs_of(path: Path) -> list[dict[str, Any]]:
             rows = query(RUNS).to_pylist()
     except WarehouseError as error:
         raise UserError(str(error)) from error
-    alive = set(alive_runs(path))
     listed = {row["run_id"] for row in rows}
     early = [run_id for run_id in known_runs(path) if run_id not in listed]
-    return [_row({"run_id": run_id, "status": "running"}, alive) for run_id in early] + [
-        _row(row, alive) for row in rows
+    return [_row({"run_id": run_id, "status": "running"}, path) for run_id in early] + [
+        _row(row, path) for row in rows
     ]
 
 
@@ -68,9 +67,9 @@ def latest_run(path: Path) -> str:
     return str(run_ids[0])
 
 
-def _row(run: dict[str, Any], alive: set[str]) -> dict[str, Any]:
+def _row(run: dict[str, Any], path: Path) -> dict[str, Any]:
     status = run["status"]
-    if status == "running" and run["run_id"] not in alive:
+    if status == "running" and folder_of_dead(path, run["run_id"]) is not None:
         status = INTERRUPTED
     row = {"run_id": run["run_id"], "status": status} | {name: run.get(name) for name in COLUMNS}
     row |= {"spent_usd": row["spent_usd"] or 0, "unsettled_usd": row["unsettled_usd"] or 0}

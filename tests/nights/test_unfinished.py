@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -13,9 +17,16 @@ from typer.testing import CliRunner
 from tests.support.nights import ask, night_here, write_job, write_sums
 from tests.support.servers import cheap, emulated
 from thirdshift.engines.emulator import Emulator
+from thirdshift.flows.api.questions import query as thirdshift_query
 from thirdshift.flows.cli.app import app
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.runs.context import name_of_run
+from thirdshift.flows.runs.folder import locked, remember
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.warehouse.journal.journal import open_journals
+from thirdshift.warehouse.journal.run_folder import run_folder
+from thirdshift.warehouse.store import runs
+from thirdshift.warehouse.store.store import Warehouse
 
 ROWS = 60
 ENDPOINTS = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
@@ -80,3 +91,93 @@ def test_a_run_whose_folder_is_gone_counts_what_its_ledger_knows(tmp_path: Path,
     assert again.summary["results"] == ROWS
     assert again.summary["spent_usd"] == pytest.approx(float(paid)), "what was answered is not paid for again"
     assert ask(warehouse, "select sum(cost_usd) from ledger") == [(paid,)]
+
+
+KILLED = """
+import os, sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from thirdshift.flows.runs.folder import locked, remember
+from thirdshift.router.values import Answer, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
+from thirdshift.warehouse.journal.journal import FileJournal
+NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
+with locked(Path(sys.argv[1])) as folder, FileJournal(folder) as journal:
+    remember(folder, {})
+    live, batch = "00001-main-cheap", "00002-main-night"
+    for n, mode, shard in ((0, "realtime", live), (1, "realtime", live), (2, "batch", batch)):
+        journal.sent([Intent(f"e{n}", folder.name, shard, n, f"r{n}", shard[11:], "m", "lab", Mode(mode), Purpose.MAIN, 1,
+                             Decimal("0.5"), NOW)])
+    (folder / "shards").mkdir()
+    import numpy as np
+    for shard, rows in ((live, [0, 1]), (batch, [2])):
+        np.save(folder / "shards" / f"{shard}.npy", np.array(rows))
+    reply = Answer(0, "r0", "yes", "stop")
+    journal.settled([Outcome("e0", LedgerStatus.SETTLED, Decimal("0.2"), NOW, Usage(3, 2), reply=reply)])
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def killed(tmp_path: Path) -> Path:
+    """A warehouse with a run that a process was killed on: 0.20 USD settled, an attempt in flight that can have cost 0.50,
+    a batch at its provider; and a run that this process is on."""
+    path = tmp_path / "w.duckdb"
+    tiers = {"endpoints": [{"name": "cheap"}, {"name": "night", "mode": "batch"}]}
+    row = {
+        "job": "sums",
+        "status": "running",
+        "started_at": datetime(2026, 11, 22, tzinfo=UTC),
+        "config": tiers,
+    }
+    with Warehouse.open(path) as warehouse:
+        for run_id in ("killed", "alive", "gone"):
+            runs.start(warehouse, row | {"run_id": run_id})
+    done = subprocess.run([sys.executable, "-c", KILLED, run_folder(path, "killed")], check=False)
+    assert done.returncode == -9
+    return path
+
+
+STATUSES = "select run_id, status, spent_usd, unsettled_usd from runs order by run_id"
+
+
+@pytest.mark.parametrize("how", ["sql", "runs", "ledger", "export", "query"])
+def test_whoever_opens_the_warehouse_next_enters_a_killed_run_as_interrupted_with_its_money(
+    tmp_path: Path, killed: Path, how: str
+) -> None:
+    words = {"sql": ["sql", "from runs"], "runs": ["runs"], "ledger": ["ledger"]}
+    words["export"] = ["export", "runs", "--output", str(tmp_path / "runs.parquet")]
+    with locked(run_folder(killed, "alive")) as folder:
+        remember(folder, {})
+        if how == "query":
+            thirdshift_query(killed, "from runs")
+        else:
+            done = CliRunner().invoke(app, [*words[how], "--warehouse", str(killed)])
+            assert done.exit_code == 0, done.output
+        assert ask(killed, STATUSES) == [
+            ("alive", "running", None, None),
+            ("gone", "interrupted", Decimal(0), Decimal(0)),
+            ("killed", "interrupted", Decimal("0.2"), Decimal("0.5")),
+        ]
+    assert open_journals(run_folder(killed, "killed")) == ["00002-main-night"], "the batch is for resume"
+    ledger = ask(killed, "select entry_id, status, cost_usd from ledger order by entry_id")
+    assert ledger == [("e0", "settled", Decimal("0.2")), ("e1", "unsettled", Decimal("0.5"))]
+
+
+def test_a_copy_of_a_warehouse_does_not_say_of_a_run_that_it_was_cut_short(
+    tmp_path: Path, killed: Path
+) -> None:
+    copy = tmp_path / "for readers.duckdb"
+    shutil.copyfile(killed, copy)
+    shown = CliRunner().invoke(app, ["runs", "--warehouse", str(copy), "--json"])
+    assert {row["status"] for row in json.loads(shown.stdout)["runs"]} == {"running"}
+
+
+def test_a_warehouse_that_another_process_writes_to_is_asked_all_the_same(killed: Path) -> None:
+    """Nobody waits for the entry; the command `runs` tells the truth without it."""
+    with Warehouse.open(killed):
+        enter_interrupted(killed)
+    killed.chmod(0o400)
+    shown = CliRunner().invoke(app, ["runs", "--warehouse", str(killed), "--json"])
+    statuses = {row["run_id"]: row["status"] for row in json.loads(shown.stdout)["runs"]}
+    assert statuses["killed"] == "interrupted"

@@ -1,0 +1,87 @@
+"""Runs whose process is gone: entered as interrupted, with what they were answered and what that cost.
+
+A process that is killed cannot say so itself. Whoever opens the warehouse next does it, so that the tables say the same
+to every reader of SQL as the commands say on screen.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
+from thirdshift.router.values import Mode
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.journal.journal import recover
+from thirdshift.warehouse.journal.parts import of_run
+from thirdshift.warehouse.store import ledger, runs
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.read_only import reading
+from thirdshift.warehouse.store.store import Warehouse
+
+RUNNING = "select run_id, config from runs where status = 'running'"
+BRIEFLY = 0.5
+"""How long a command waits to write what it found: less than it takes to move away from readers. Where another process
+writes, the next command does it."""
+
+
+def enter_interrupted(path: Path) -> None:
+    """Enter the runs that no process is on as interrupted, and take in what they left in journals.
+
+    Batches that a provider still has are left for `resume`. Does nothing where there is no warehouse, where it is in use,
+    or where it is not to be written to.
+    """
+    if not path.exists():
+        return
+    with suppress(WarehouseError, OSError):
+        with reading(path, wait_seconds=BRIEFLY, say=_in_silence) as ask:
+            running = ask(RUNNING).to_pylist()
+            dead = [row for row in running if folder_of_dead(path, row["run_id"]) is not None]
+        if dead:
+            with Warehouse.open(path, wait_seconds=BRIEFLY, say=_in_silence) as warehouse:
+                for row in dead:
+                    _enter(warehouse, path, row)
+
+
+def _enter(warehouse: Warehouse, path: Path, row: dict[str, Any]) -> None:
+    run_id = row["run_id"]
+    folder = folder_of_dead(path, run_id)
+    if folder is None:
+        return
+    if not folder.exists():
+        _mark(warehouse, run_id)
+        return
+    with suppress(RunAlive, WarehouseError), locked(folder):
+        with suppress(WarehouseError):  # a damaged journal: `resume` names it
+            _take_in(warehouse, run_id, folder, _batch_tiers(row["config"]))
+        _mark(warehouse, run_id)
+
+
+def _take_in(warehouse: Warehouse, run_id: str, folder: Path, tiers: set[str]) -> None:
+    from thirdshift.flows.dispatch.recovery import orphans_at  # brings engines, which few commands need
+
+    recover(folder, adopt=orphans_at(folder, tiers).shard_ids)
+    known = ingested_parts(warehouse, run_id)
+    ingest_parts(warehouse, *(part for part in of_run(folder) if part.name not in known))
+
+
+def _mark(warehouse: Warehouse, run_id: str) -> None:
+    cost = ledger.spending(warehouse, run_id)
+    runs.update(
+        warehouse,
+        run_id,
+        status="interrupted",
+        spent_usd=cost.settled_usd,
+        unsettled_usd=cost.unsettled_usd,
+    )
+
+
+def _batch_tiers(config: str | None) -> set[str]:
+    endpoints = json.loads(config or "{}").get("endpoints") or []
+    return {endpoint["name"] for endpoint in endpoints if endpoint.get("mode") == Mode.BATCH}
+
+
+def _in_silence(_: str) -> None:
+    """Nobody need know that a command could not write this down just now."""
