@@ -266,7 +266,7 @@ def name_of_run(call: RunOptions, say: Callable[[str], None] = lambda _: None) -
         return call.run_id
     job, warehouse = load(call)
     if not job.given and not call.fresh:
-        unfinished = unfinished_run(job, warehouse, emulated=call.emulated)
+        unfinished = unfinished_run(job, warehouse, emulated=call.emulated, say=say)
         if unfinished is not None:
             say(f"going on with {unfinished}, which was cut short on the same input; --fresh starts anew")
             return unfinished

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import fsspec
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -65,7 +68,47 @@ def test_a_job_without_params_goes_on_with_its_last_run_and_says_so(
     assert entries == [(ROWS, ROWS)], "nothing is paid for twice"
     as_killed(tmp_path / "warehouse.duckdb", first)
     write_sums(tmp_path / "requests.parquet", ROWS + 1)
-    assert name_of_run(RunOptions(job)) != first, "another input is another run"
+    messages.clear()
+    assert name_of_run(RunOptions(job), messages.append) != first, "another input is another run"
+    (said,) = messages
+    assert said.startswith(
+        f"{first} was cut short, and its input has changed since (`thirdshift resume {first}` goes on"
+    )
+    assert said.endswith("this is a new run")
+
+
+@pytest.mark.parametrize("kind", ["sql", "object store"])
+def test_an_input_that_is_no_local_file_is_gone_on_with_where_it_gives_the_same_rows(
+    tmp_path: Path, provider: Emulator, kind: str
+) -> None:
+    """A query that gives its rows in another order each time, and one row that is refused; a file system of fsspec's."""
+    source = tmp_path / "requests.parquet"
+    doubled = f"(from '{source}' union all (from '{source}' limit 1))"
+    asked: Any = {"sql": f"select * from {doubled} order by random()"}
+    if kind == "object store":
+        asked = "memory://night/requests.parquet"
+        stored(source)
+    job = write_job(tmp_path, provider, ENDPOINTS, input=asked)
+    first = name_of_run(RunOptions(job))
+    assert night_here(job, first).code == 0
+    as_killed(tmp_path / "warehouse.duckdb", first)
+    assert name_of_run(RunOptions(job)) == first
+    rows = pq.read_table(source)
+    changed = rows.set_column(rows.column_names.index("prompt"), "prompt", [["1+1"] * rows.num_rows])
+    pq.write_table(changed, source)
+    if kind == "object store":
+        stored(source)
+    messages: list[str] = []
+    assert name_of_run(RunOptions(job), messages.append) != first
+    (said,) = messages
+    assert said.startswith(
+        f"{first} was cut short, and its input gives other rows now (`thirdshift resume {first}`"
+    )
+
+
+def stored(file: Path) -> None:
+    with fsspec.filesystem("memory").open("memory://night/requests.parquet", "wb") as target:
+        target.write(file.read_bytes())
 
 
 def test_a_run_whose_process_is_gone_is_interrupted(tmp_path: Path, provider: Emulator) -> None:

@@ -547,7 +547,7 @@ def test_a_freeze_killed_at_any_step_is_absent_or_whole(
         again = freeze(InputSpec("in.parquet", tmp_path), folder)
         assert (again.rows, pq.read_table(folder / "rejects.parquet").num_rows) == (1, 1)
         names = sorted(p.name for p in folder.iterdir())
-        assert names == ["frozen.json", "id_types.json", "rejects.parquet", "requests"]
+        assert names == ["frozen.json", "id_types.json", "rejects.parquet", "requests", "rows.digest"]
         if not died:
             break
     assert states == {True, False}

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -33,7 +34,9 @@ from thirdshift.warehouse.intake.rendering import RequestSpec, select_raw
 from thirdshift.warehouse.intake.sources import Scan, SqlSource, connect, find, quoted, scan_parquet, scan_sql
 from thirdshift.warehouse.journal.files import building, private_dir, settle
 
-__all__ = ["FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "freeze", "frozen", "reject"]
+__all__ = [
+    "FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "freeze", "frozen", "gives_same_rows", "reject",
+]  # fmt: skip
 
 GROUP_ROWS = 8192
 FILE_ROWS = GROUP_ROWS * 128
@@ -42,7 +45,10 @@ FROZEN = pa.schema(
 )
 ID_TYPES = "id_types.json"
 """A file of the run's folder: column → DuckDB type, for the columns that make a request's id."""
+DIGEST = "rows.digest"
+"""A file of the run's folder: what tells whether an input still gives the rows that it gave, in whatever order."""
 REJECTS = pa.schema([("request_id", pa.string()), ("source_row", pa.int64()), ("reason", pa.string())])
+ROW_HASH = "hash(request_id, request_hash, task, policy, metadata, reference, flaw)"
 REPEATED = [
     "task",
     "policy",
@@ -95,6 +101,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
         con = connect(place)
         try:
             rows = _stage(_texts_as_asked(_raw_batches(spec, con, place), spec.request), staged)
+            (place / DIGEST).write_text(_digest(con, f"read_parquet({quoted(str(staged))})"))
             keep, leader_of, repeated = _find_repetitions(con, staged, rows, spec.dedupe)
         finally:
             con.close()
@@ -120,6 +127,29 @@ def frozen(folder: Path) -> Intake | None:
         return None
     figures = json.loads(path.read_text())
     return Intake(**(figures | {"tasks": tuple(figures["tasks"])}))
+
+
+def gives_same_rows(spec: InputSpec, folder: Path) -> bool:
+    """Return whether the input, read anew, gives the rows that were frozen in `folder`; False where nothing was.
+
+    Raises InputError as `freeze` does.
+    """
+    kept = folder / DIGEST
+    if frozen(folder) is None or not kept.exists():
+        return False
+    count, total = 0, 0
+    # the folder is for spilling; the rows themselves are not written down
+    with TemporaryDirectory() as place, connect(Path(place)) as con, duckdb.connect() as hashing:
+        for batch in _texts_as_asked(_raw_batches(spec, con, Path(place)), spec.request):
+            hashing.register("rendered", render(batch, count))
+            total += int(_digest(hashing, "rendered").partition(":")[2])
+            count += batch.num_rows
+    return kept.read_text() == f"{count}:{total}"
+
+
+def _digest(con: duckdb.DuckDBPyConnection, relation: str) -> str:
+    (row,) = con.execute(f"select count(*), coalesce(sum({ROW_HASH}::hugeint), 0) from {relation}").fetchall()
+    return f"{row[0]}:{row[1]}"
 
 
 def reject(
