@@ -26,7 +26,7 @@ from thirdshift.warehouse.exchange.invoices import read_invoice
 from thirdshift.warehouse.exchange.purge import purge
 from thirdshift.warehouse.exchange.purge_survey import PurgeSurvey, survey
 from thirdshift.warehouse.exchange.reconcile import Discrepancy, Reconciliation, reconcile
-from thirdshift.warehouse.exchange.settlement import Settlement, settle, settlement
+from thirdshift.warehouse.exchange.settlement import LAG, Settlement, settle, settlement
 from thirdshift.warehouse.store.locks import check_exists
 from thirdshift.warehouse.store.migrate import migrate
 from thirdshift.warehouse.store.schema import CONTRACT_TABLES
@@ -261,7 +261,7 @@ def reconcile_invoice(
         providers = warehouse.query(PROVIDERS, first=first, last=last).to_pylist()
         chosen = _provider(provider, [row["provider"] for row in providers], invoice)
         ours = warehouse.query(ENTRIES, first=first, last=last, provider=chosen)
-        settled = settlement(ours, theirs) if settling else None
+        settled = settlement(ours, theirs, until=min(last, _made_at(invoice) - LAG)) if settling else None
         if settled is not None:
             settle(warehouse, settled, f"invoice {invoice.name}")
     result = reconcile(ours, theirs)
@@ -307,6 +307,11 @@ def _span(invoice: pa.Table, since: str | None, until: str | None) -> tuple[date
     if until is not None:
         return begins, day_of(until, "--until")
     return begins, datetime.combine(last, time(), UTC) + timedelta(days=1)
+
+
+def _made_at(invoice: Path) -> datetime:
+    """Return when a usage export was made, as far as its file tells."""
+    return datetime.fromtimestamp(invoice.stat().st_mtime, UTC)
 
 
 def _provider(stated: str | None, known: Sequence[str], invoice: Path) -> str:

@@ -156,7 +156,9 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
         )
         settle(
             warehouse,
-            settlement(warehouse.query("from ledger where run_id = 'night'"), invoice),
+            settlement(
+                warehouse.query("from ledger where run_id = 'night'"), invoice, until=NOW + timedelta(days=2)
+            ),
             "the invoice",
         )
         assert ledger.spending(warehouse, "night") == ledger.Spending(books, Decimal(0))

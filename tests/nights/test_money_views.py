@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from datetime import UTC, datetime, timedelta, timezone
+import os
+from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,51 @@ def test_savings_leave_unsettled_and_reused_apart(tmp_path: Path) -> None:
     assert (by_day["settled_usd"], by_day["unsettled_usd"]) == (Decimal("0.005"), Decimal("0.004"))
 
 
+def invoice_of(folder: Path, text: str, made: datetime = NOW + timedelta(days=3)) -> Path:
+    """A provider's usage export, and when it was made."""
+    path = folder / "house.csv"
+    path.write_text(text)
+    os.utime(path, (made.timestamp(), made.timestamp()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("begun", "made", "lines", "told"),
+    [
+        # made at noon of the day itself: what the afternoon was billed is not in it
+        (time(1), NOW.replace(hour=12), "2026-11-22,small,1.00", "until the end of 2026-11-22"),
+        # the attempt of 23:30 can have been billed after midnight, and the export ends there
+        (time(23, 30), NOW + timedelta(days=3), "2026-11-22,small,1.00", "until the end of 2026-11-23"),
+    ],
+)
+def test_an_invoice_that_is_not_complete_lowers_no_figure(
+    tmp_path: Path, begun: time, made: datetime, lines: str, told: str
+) -> None:
+    path = tmp_path / "w.duckdb"
+    entries = [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4"))]
+    a_run(path, "one", entries, at=datetime.combine(NOW.date(), begun, UTC))
+    bill = invoice_of(tmp_path, f"day,model,cost_usd\n{lines}\n", made)
+    words = ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert told in done.output
+    with Warehouse.open(path) as warehouse:
+        assert ledger.spending(warehouse, "one") == ledger.Spending(Decimal(1), Decimal("0.4"))
+
+
+def test_what_began_before_midnight_is_settled_by_both_days_together(tmp_path: Path) -> None:
+    """1.00 settled and at most 0.40 unsettled, of 23:30; the provider books 0.90 before midnight, 0.30 after: 0.20."""
+    path = tmp_path / "w.duckdb"
+    entries = [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4"))]
+    a_run(path, "one", entries, at=NOW.replace(hour=23, minute=30))
+    lines = "day,model,cost_usd\n2026-11-22,small,0.90\n2026-11-23,small,0.30\n"
+    bill = invoice_of(tmp_path, lines)
+    words = ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    with Warehouse.open(path) as warehouse:
+        assert ledger.spending(warehouse, "one") == ledger.Spending(Decimal("1.2"), Decimal(0))
+
+
 def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_path: Path) -> None:
     """1.00 is settled, two attempts may have cost 0.40 and 0.60; the provider bills 1.25 for that day."""
     path = tmp_path / "w.duckdb"
@@ -245,8 +291,7 @@ def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_p
         [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4")),
          (4, Purpose.MAIN, "unsettled", Decimal("0.6"))],
     )  # fmt: skip
-    bill = tmp_path / "house.csv"
-    bill.write_text("day,model,cost_usd\n2026-11-22,small,1.25\n")
+    bill = invoice_of(tmp_path, "day,model,cost_usd\n2026-11-22,small,1.25\n")
     with Warehouse.open(path) as warehouse:
         assert spent_in_window(warehouse, "tickets", "day", NOW) == 2
     done = CliRunner().invoke(
@@ -281,9 +326,8 @@ def test_an_invoice_that_does_not_agree_settles_nothing(tmp_path: Path) -> None:
         "one",
         [(0, Purpose.MAIN, "settled", Decimal(1)), (2, Purpose.MAIN, "unsettled", Decimal("0.4"))],
     )
-    bill = tmp_path / "house.csv"
     for billed, why in (("0.80", "0.20 USD less than is settled"), ("1.90", "0.50 beyond what is unsettled")):
-        bill.write_text(f"day,model,cost_usd\n2026-11-22,small,{billed}\n")
+        bill = invoice_of(tmp_path, f"day,model,cost_usd\n2026-11-22,small,{billed}\n")
         done = CliRunner().invoke(
             app, ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path)]
         )

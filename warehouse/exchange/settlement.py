@@ -2,13 +2,16 @@
 
 An attempt whose outcome was never learnt has, as a rule, no reference that an invoice could name; but a model's day is
 billed as a whole. What it was billed beyond our settled attempts is what its unsettled ones have cost together. It is
-spread over them by what each can have cost at most, to the last place. A model's day that does not agree is left alone.
+spread over them by what each can have cost at most, to the last place. Days that an attempt can have been billed on are
+compared together; those that the invoice does not tell to their end, or that do not agree, are left alone: what is not
+complete lowers no figure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,8 +21,12 @@ from thirdshift.warehouse.exchange.reconcile import LEDGER_COLUMNS, TOLERANCE_US
 from thirdshift.warehouse.store.store import Warehouse
 
 PLACE = Decimal("1e-9")
-Day = tuple[Any, str]
-"""A day (UTC) and the model's name on the invoice."""
+COLUMNS = ("entry_id", "mode", "settled_at", "settled_by")
+LIVE_REACH = timedelta(hours=1)
+REACH = {"batch": timedelta(days=1)}
+"""How long after an attempt began a provider may still bill it, by its mode: a batch has a day."""
+LAG = timedelta(hours=1)
+"""How far a provider's usage export lies behind the moment when it is made."""
 
 SETTLE = """
 update ledger set status = case when s.cost_usd > 0 then 'settled' else 'void' end, cost_usd = s.cost_usd,
@@ -53,59 +60,113 @@ class Settlement:
         return sum((cost for _, cost in self.costs), Decimal(0))
 
 
-def settlement(ledger: pa.Table, invoice: pa.Table, *, tolerance_usd: Decimal = TOLERANCE_USD) -> Settlement:
-    """`ledger`: entries of one provider and the invoice's time (LEDGER_COLUMNS and entry_id); `invoice`: INVOICE rows."""
-    ours = [
-        row for row in ledger.select(["entry_id", *LEDGER_COLUMNS]).to_pylist() if row["status"] != "void"
-    ]
+def settlement(
+    ledger: pa.Table, invoice: pa.Table, *, until: datetime, tolerance_usd: Decimal = TOLERANCE_USD
+) -> Settlement:
+    """`ledger`: entries of one provider and the invoice's time (LEDGER_COLUMNS and COLUMNS); `invoice`: INVOICE rows;
+    `until`: the instant up to which the invoice tells all that was billed."""
+    ours = [row for row in ledger.select([*COLUMNS, *LEDGER_COLUMNS]).to_pylist() if row["status"] != "void"]
     theirs = invoice.to_pylist()
     names = model_names(ours, {row["model"] for row in theirs if row["model"]})
     known = {row["provider_ref"] for row in ours if row["provider_ref"]} & {row["ref"] for row in theirs}
-    days: dict[Day, list[dict[str, Any]]] = {}
-    for row in ours:
-        days.setdefault((row["started_at"].date(), names[row["model_reported"] or row["model"]]), []).append(
-            row
-        )
-    costs: list[tuple[str, Decimal]] = []
-    left = []
-    most = Decimal(0)
-    for day, rows in sorted(days.items()):
-        open_ = [row for row in rows if row["status"] == "unsettled"]
+    costs, left, most = [], [], Decimal(0)
+    for days in _billed_together(ours, names):
+        open_ = [row for row in days.rows if row["status"] == "unsettled"]
         if not open_:
             continue
-        rest = _rest(
-            day, rows, [row for row in theirs if (row["day"], row["model"]) == day], known, tolerance_usd
-        )
+        rest = _rest(days, [row for row in theirs if days.tells(row)], known, until, tolerance_usd)
         if isinstance(rest, str):
-            left.append(rest)
+            left.append(f"{days}: {rest}")
             continue
         costs += _spread(rest, open_)
         most += sum((row["cost_usd"] for row in open_), Decimal(0))
     return Settlement(tuple(costs), most, tuple(left))
 
 
+@dataclass(slots=True)
+class _Days:
+    """Days of one model on which the same attempts can have been billed."""
+
+    model: str
+    first: date
+    last: date
+    rows: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        on = f"on {self.first}" if self.first == self.last else f"from {self.first} to {self.last}"
+        return f"{self.model} {on}"
+
+    @property
+    def end(self) -> datetime:
+        return datetime.combine(self.last, time(), UTC) + timedelta(days=1)
+
+    def tells(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line of the invoice may be of these days."""
+        same_model = line["model"] in (None, self.model)
+        return same_model and (line["day"] is None or self.first <= line["day"] <= self.last)
+
+
+def _billed_together(ours: Sequence[dict[str, Any]], names: Mapping[str, str]) -> Iterator[_Days]:
+    by_model: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(ours, key=lambda row: row["started_at"]):
+        by_model.setdefault(names[row["model_reported"] or row["model"]], []).append(row)
+    for model, rows in sorted(by_model.items()):
+        days: _Days | None = None
+        for row in rows:
+            first, last = row["started_at"].astimezone(UTC).date(), _over(row).astimezone(UTC).date()
+            if days is not None and first <= days.last:
+                days.last = max(days.last, last)
+                days.rows.append(row)
+                continue
+            if days is not None:
+                yield days
+            days = _Days(model, first, last, [row])
+        if days is not None:
+            yield days
+
+
+def _over(row: Mapping[str, Any]) -> datetime:
+    """When an attempt was billed at the latest."""
+    begun: datetime = row["started_at"]
+    if row["status"] == "settled" and row["settled_by"] is None and row["settled_at"] is not None:
+        settled: datetime = row["settled_at"]
+        return max(begun, settled)
+    reach: timedelta = REACH.get(row["mode"], LIVE_REACH)
+    return begun + reach
+
+
 def _rest(
-    day: Day,
-    rows: Sequence[dict[str, Any]],
+    days: _Days,
     billed: Sequence[dict[str, Any]],
     known: set[Any],
+    until: datetime,
     tolerance: Decimal,
 ) -> Decimal | str:
-    """What the unsettled attempts of a model's day have cost together; or why that cannot be told."""
-    name = f"{day[1]} on {day[0]}"
+    """What the unsettled attempts of these days have cost together; or why that cannot be told."""
+    if days.end > until:
+        return (
+            f"the invoice tells what was billed until {until:%Y-%m-%d %H:%M} UTC, and more can be billed until the end of "
+            f"{days.last}; settle with a later one"
+        )
     if any(row["cost_usd"] is None for row in billed):
-        return f"{name}: the invoice states no amounts"
-    open_usd = sum((row["cost_usd"] for row in rows if row["status"] == "unsettled"), Decimal(0))
-    # attempts that the invoice names are settled one by one; all else of the day is compared as a whole
+        return "the invoice states no amounts"
+    if any(row["day"] is None and row["ref"] not in known for row in billed):
+        return "the invoice has lines without a day that are none of our attempts"
+    open_usd = sum((row["cost_usd"] for row in days.rows if row["status"] == "unsettled"), Decimal(0))
+    # attempts that the invoice names are settled one by one; all else of the days is compared as a whole
     settled = sum(
-        (row["cost_usd"] for row in rows if row["status"] == "settled" and row["provider_ref"] not in known),
+        (
+            row["cost_usd"]
+            for row in days.rows
+            if row["status"] == "settled" and row["provider_ref"] not in known
+        ),
         Decimal(0),
     )
     rest: Decimal = sum((row["cost_usd"] for row in billed if row["ref"] not in known), Decimal(0)) - settled
     if rest < -tolerance:
-        return f"{name}: billed {-rest} USD less than is settled"
+        return f"billed {-rest} USD less than is settled"
     if rest > open_usd + tolerance:
-        return f"{name}: billed {rest} USD more than is settled, {rest - open_usd} beyond what is unsettled"
+        return f"billed {rest} USD more than is settled, {rest - open_usd} beyond what is unsettled"
     return min(max(rest, Decimal(0)), open_usd)
 
 
