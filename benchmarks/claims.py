@@ -5,10 +5,14 @@
 900 tickets in three tasks, three models at prices 1 : 10 : 60, the truth of every answer kept aside. A night's own
 decisions are played (pilot, plan, repair, audit, certificate) with answers and scores held in memory: no Prefect, no
 provider. References stand on a random seventh, on the easiest half, on one task only, or on rows that a policy sends
-elsewhere; each night is played as a job that says nothing of them (`given`), and as one that says that they are a random
-sample (`sample`). Where that is untrue, and it can be seen beforehand, nothing may be certified of all. What nobody can
-see (the easiest half by an ease that no feature tells) is played as `given` alone. Ends with one JSON line; exits 1 where
-false certificates are more than 5 % of the seeds.
+elsewhere; each night is played as a job that says nothing of them (`given`), as one that asks for no more than what can be
+scored (`scorable`), and as one that says that they are a random sample (`sample`). Where that is untrue, and it can be seen
+beforehand (a task, a policy, the prompts' lengths), nothing may be certified of all. A certificate is false where the truth
+of what it is about is below its floor or its bound: all requests, or those alone that can be scored.
+
+The easiest half by an ease that no feature tells, said to be a random sample, is the user's word, which nobody can check:
+that night is played and shown, and is not judged. Ends with one JSON line; exits 1 where false certificates are more than
+5 % of the seeds.
 """
 
 from __future__ import annotations
@@ -51,7 +55,7 @@ ALLOWED = 0.05
 JOB = """\
 name: tickets
 input: none.parquet
-quality: {{floor: {floor}, scorer: exact, pilot: 60, references: {references}{relative}}}
+quality: {{floor: {floor}, scorer: exact, pilot: 60, {said}{relative}}}
 endpoints:
   - {{name: small, model: openai/small, api_base: http://127.0.0.1:1/v1, price: {{input: 1, output: 1}}}}
   - {{name: middle, model: openai/middle, api_base: http://127.0.0.1:1/v1, price: {{input: 10, output: 10}}}}
@@ -72,6 +76,8 @@ class World:
     policy: NDArray[np.int32]
     allowed: Bools
     """[rows, models]"""
+    length: Floats
+    """Of the prompts."""
 
 
 def world(rng: np.random.Generator, references: str) -> World:
@@ -81,8 +87,10 @@ def world(rng: np.random.Generator, references: str) -> World:
     score = (rng.random((ROWS, MODELS)) < 1.0 / (1.0 + np.exp(-odds))).astype(float)
     allowed = np.ones((ROWS, MODELS), bool)
     seventh = rng.permutation(ROWS) % 7 == 0
-    if references == "easiest half":
+    length = rng.normal(0.0, 1.0, ROWS)
+    if references.startswith("easiest half"):
         scorable = ease > np.median(ease)
+        length -= ease if references == "easiest half, short" else 0.0
     elif references == "one task":
         scorable = task == 0
     else:
@@ -91,7 +99,7 @@ def world(rng: np.random.Generator, references: str) -> World:
     if references == "policy elsewhere":  # whoever has a reference may be answered by the large model alone
         policy = seventh.astype(np.int32)
         allowed[seventh, :2] = False
-    return World(task, score, scorable, policy, allowed)
+    return World(task, score, scorable, policy, allowed, length)
 
 
 @dataclass
@@ -175,7 +183,7 @@ class Night:
             lambda *_: None,
         )
         different = unlike(
-            world.scorable, {"task": world.task, "policy": world.policy}, {},
+            world.scorable, {"task": world.task, "policy": world.policy}, {"the prompt's length": world.length},
             {"task": columns.tasks, "policy": ("none", "large alone")},
         )  # fmt: skip
         return Night(world, context, memory, learner, context.by_sample and different is None)
@@ -242,14 +250,18 @@ class Night:
                 found = (certify(claim, ScoredSample(len(known), known / max(anchored, 1e-9), np.zeros(0))),)
             else:
                 found = (certify(claim, ScoredSample(len(known), known, np.zeros(0))),)
-        return about(found, {None: ROWS}, claim, per_task=False, of_part=False)
+        return about(found, {None: ROWS}, claim, per_task=False, of_part=quality.population == "scorable")
 
 
 NIGHTS: dict[str, tuple[str, str, float, bool]] = {
     "a random seventh, given": ("random seventh", "given", 0.75, False),
     "a random seventh, sample": ("random seventh", "sample", 0.75, False),
     "the easiest half, given": ("easiest half", "given", 0.75, False),
+    "the easiest half, scorable": ("easiest half", "scorable", 0.75, False),
+    "the easiest half by length, sample": ("easiest half, short", "sample", 0.75, False),
+    "the easiest half, sample": ("easiest half", "sample", 0.75, False),
     "one task, given": ("one task", "given", 0.75, False),
+    "one task, scorable": ("one task", "scorable", 0.75, False),
     "one task, sample": ("one task", "sample", 0.75, False),
     "a policy elsewhere, given": ("policy elsewhere", "given", 0.75, False),
     "a policy elsewhere, sample": ("policy elsewhere", "sample", 0.75, False),
@@ -257,6 +269,13 @@ NIGHTS: dict[str, tuple[str, str, float, bool]] = {
     "a relative floor, sample": ("random seventh", "sample", 0.85, True),
 }
 """Name to where references stand, what the job says of them, the floor, and whether it is relative to the large model."""
+SAYS = {
+    "given": "references: given",
+    "scorable": "population: scorable",
+    "sample": "references: sample",
+}
+UNJUDGED = frozenset({"the easiest half, sample"})
+"""Nights whose job says what is not so and what nobody can see."""
 
 
 def played(name: str, seed: int) -> dict[str, Any]:
@@ -264,18 +283,22 @@ def played(name: str, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng([20261129, list(NIGHTS).index(name), seed])
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.yaml"
-        job.write_text(
-            JOB.format(floor=floor, references=said, relative=", relative_to: large" if relative else "")
-        )
+        anchor = ", relative_to: large" if relative else ""
+        job.write_text(JOB.format(floor=floor, said=SAYS[said], relative=anchor))
         context = context_for(RunOptions(job), f"seed-{seed}")
         context.folder.mkdir(parents=True)
         tonight = world(rng, references)
         found, truth = Night.of(tonight, replace(context)).play()
-    whole = float(truth.mean()) / (float(tonight.score[:, MODELS - 1].mean()) if relative else 1.0)
+    best = tonight.score[:, MODELS - 1] if relative else np.ones(ROWS)
+    whole = float(truth.mean() / best.mean())
+    part = float(truth[tonight.scorable].mean() / best[tonight.scorable].mean())
+    about_all = found is not None and found.population >= ROWS
+    subject = whole if about_all else part
     return {
         "certified": found is not None and found.certified,
-        "false": found is not None and found.certified and whole < floor - 1e-12,
-        "bound_false": found is not None and found.whole and found.lower_bound > whole + 1e-12,
+        "of_all": found is not None and found.certified and about_all,
+        "false": found is not None and found.certified and subject < floor - 1e-12,
+        "bound_false": found is not None and found.lower_bound > subject + 1e-12,
         "scored": float(truth[tonight.scorable].mean()),
         "others": float(truth[~tonight.scorable].mean()),
         "truth": whole,
@@ -287,7 +310,9 @@ def figures(name: str, seeds: int, workers: Callable[..., Any]) -> dict[str, Any
     nights = list(workers(played, [name] * seeds, range(seeds)))
     return {
         "night": name,
+        "judged": name not in UNJUDGED,
         "certified": sum(night["certified"] for night in nights),
+        "of_all": sum(night["of_all"] for night in nights),
         "false": sum(night["false"] for night in nights),
         "bound_false": sum(night["bound_false"] for night in nights),
         **{
@@ -309,7 +334,8 @@ def main() -> int:
         for name in given.nights:
             found.append(figures(name, given.seeds, pool.map))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    most = max(max(line["false"], line["bound_false"]) for line in found)
+    judged = [line for line in found if line["judged"]]
+    most = max((max(line["false"], line["bound_false"]) for line in judged), default=0)
     print(json.dumps({"benchmark": "claims", "seeds": given.seeds, "most_false": most, "found": found}))
     return 1 if most > ALLOWED * given.seeds else 0
 
