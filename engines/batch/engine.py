@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from threading import Lock
 
@@ -239,8 +239,6 @@ class BatchEngine:
         while self._enqueued >= before and self._over(work) is None:
             await RETURNS.wait(self._polls[0])
 
-    # --- a part ---
-
     async def _carry(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, remote: Remote
     ) -> None:
@@ -248,18 +246,25 @@ class BatchEngine:
         self._enqueued += 1
         self._waiting_tokens += part.tokens
         try:
-            ended = await self._watcher.watch(remote, work, self._cut_off[work.ticket.key])
-        except CallError as error:
-            reply = lost(FailureKind.CONNECTION, str(error))
-            await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
-            return
+            try:
+                ended = await self._watcher.watch(remote, work, self._cut_off[work.ticket.key])
+            except CallError as error:
+                reply = lost(FailureKind.CONNECTION, str(error))
+                await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
+                return
+            mistaken = ended.doubtful and not await self._wire.claim(ended)
+            done = not mistaken and (ended.state is RemoteState.ENDED or bool(ended.results))
+            # what it cost is booked before the room that it took is free for the next
+            again = await self._reap(work, part, ended) if done else set[int]()
         finally:
             self._enqueued -= 1
             self._waiting_tokens -= part.tokens
-        if ended.doubtful and not await self._wire.claim(ended):
+        if mistaken:
             await self._mistaken(group, work, part)
-        elif ended.state is RemoteState.ENDED or ended.results:
-            await self._reap(group, work, part, ended)
+        elif done and again:  # what the server refuses is left out now
+            await self._place(group, work, RequestFeed(work.shard.requests, rows=again), part.attempt + 1)
+        elif done:
+            return
         elif ended.state is not RemoteState.FAILED:
             reply = lost(FailureKind.TIMEOUT, self._given_up(ended))
             await self._finish(work, part, lambda: self._parts.end(part, reply, work.put_lot))
@@ -278,9 +283,9 @@ class BatchEngine:
         self._desk.say(words)
         return words
 
-    async def _reap(self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, ended: Remote) -> None:
+    async def _reap(self, work: Submission, part: BatchPart, ended: Remote) -> set[int]:
         """Results to disk, into the books, to whoever collects; then away with them where that is asked. Each file stands
-        alone: what one that is gone held is not known, and what another holds is."""
+        alone: what one that is gone held is not known, and what another holds is. Rows that are worth sending again."""
         paths: list[Path] = []
         for name in ended.results:
             path = self._path()
@@ -296,12 +301,11 @@ class BatchEngine:
         )
         for path in paths:
             path.unlink()
-        if again:  # what the server refuses is left out now
-            await self._place(group, work, RequestFeed(requests, rows=again), part.attempt + 1)
         if self._endpoint.delete_remote:
             for file in filter(None, (ended.source, *ended.results)):
                 with contextlib.suppress(CallError):
                     await self._wire.delete(file)
+        return again
 
     async def _again(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, failed: Remote
@@ -390,10 +394,6 @@ class _GoneError(Exception):
 
 def _leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:
     """What is left in the source is not sent."""
-    lot: list[Said] = []
-    for request in source:
-        lot.append(unsent(request, kind))
-        if len(lot) >= 1000:
-            work.put_lot(lot)
-            lot = []
-    work.put_lot(lot)
+    feed = iter(source)
+    while lot := [unsent(request, kind) for request in islice(feed, 1000)]:
+        work.put_lot(lot)

@@ -39,6 +39,7 @@ from thirdshift.router.values import (
     Failure,
     FailureKind,
     LedgerStatus,
+    Limits,
     Mode,
     Price,
     PriceSchedule,
@@ -317,6 +318,32 @@ def test_a_provider_that_bills_more_than_its_ceiling_is_stopped_and_named() -> N
     assert shift.kinds["budget"] >= 290
     assert "near billed" in shift.words[0]
     assert "reasoning_tokens_max" in shift.words[0]
+
+
+def test_a_slot_is_free_only_once_the_money_of_the_request_that_had_it_is_settled() -> None:
+    """100 tokens in at 1,000 USD a million and 20 out at 2,000 are 0.14 USD; one request at a time."""
+    known: list[Decimal] = []
+
+    def script(_: dict[str, Any]) -> Said:
+        known.append(shift.budget.spent_usd)
+        return Said(completion())
+
+    with scripted(script) as provider:
+        shift = Shift.__new__(Shift)
+        shift.__init__(provider, requests(12), limits=Limits(concurrency=1))  # type: ignore[misc]
+    assert known == [n * Decimal("0.14") for n in range(12)], (
+        "each is sent with all that came before on the books"
+    )
+
+
+def test_what_is_billed_above_its_ceiling_leaves_no_money_for_the_next_slot() -> None:
+    """A request can cost 0.15 USD by its ceiling and costs 3.05; with a cap of 1 USD and four slots, four are sent."""
+    usage = {"prompt_tokens": 50, "completion_tokens": 10, "total_tokens": 1550}
+    with scripted(lambda _: Said(completion(usage=usage))) as provider:
+        shift = Shift(provider, requests(40), cap="1", limits=Limits(concurrency=4))
+    assert len(provider.bodies) <= 4
+    assert shift.budget.spent_usd == len(provider.bodies) * Decimal("3.05")
+    assert shift.kinds["budget"] == 40 - len(provider.bodies)
 
 
 def test_a_wild_counter_is_no_bill_and_its_figure_is_kept() -> None:
