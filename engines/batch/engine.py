@@ -395,5 +395,5 @@ class _GoneError(Exception):
 def _leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:
     """What is left in the source is not sent."""
     feed = iter(source)
-    while lot := [unsent(request, kind) for request in islice(feed, 1000)]:
+    while lot := list[Said](unsent(request, kind) for request in islice(feed, 1000)):
         work.put_lot(lot)
