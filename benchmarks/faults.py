@@ -13,8 +13,8 @@ end at an instant drawn from INSTANTS: at their start, while they send, while a 
 - every night's results are published whole, and the copy for dashboards is the warehouse.
 
 Nights are of KINDS: plain ones; some during which a reader has the warehouse open from their first to their last life;
-some with a batch tier, of whose batches some get stuck and are cut short in time; some that read from and publish to an
-object store that fails half the time. Most lives are hindered besides (HINDRANCES): a reader, 256 files open at most, a
+some with a batch tier, of whose batches some get stuck and are cut short in time; some that publish to an object store
+that fails half the time. Most lives are hindered besides (HINDRANCES): a reader, 256 files open at most, a
 disk that takes no more while they send, a clock that is set back an hour. Now and then a part or the frozen input is cut
 short between two lives: the next one must refuse it by name, send nothing and leave what there is, and once the file is
 whole again the night goes on.
@@ -176,10 +176,7 @@ def write_job(folder: Path, emulator: Emulator, kind: str = "plain") -> Path:
         ],
     }
     if kind == "store":
-        job |= {
-            "input": f"s3://{BUCKET}/requests.parquet",
-            "output": {"path": f"s3://{BUCKET}/published", "when": "always"},
-        }
+        job["output"] = {"path": f"s3://{BUCKET}/published", "when": "always"}
     if kind == "batches":
         job["on_deadline"] = "realtime"
         for real_time in list(job["endpoints"]):
@@ -469,17 +466,14 @@ def shared_api(*, wanted: bool) -> Iterator[None]:
 
 
 @contextmanager
-def failing_store(folder: Path, seed: int, *, wanted: bool) -> Iterator[FailingStore | None]:
-    """An object store that holds the requests, and is where lives find theirs."""
+def failing_store(seed: int, *, wanted: bool) -> Iterator[FailingStore | None]:
+    """An object store, which lives find by their environment."""
     if not wanted:
         yield None
         return
     with FailingStore(seed) as store:
         client = store.client()
         client.create_bucket(Bucket=BUCKET)
-        client.put_object(
-            Bucket=BUCKET, Key="requests.parquet", Body=(folder / "requests.parquet").read_bytes()
-        )
         os.environ |= {**KEYS, "AWS_ENDPOINT_URL": store.failing}
         yield store
 
@@ -490,7 +484,7 @@ def measure(kills: int, seed: int, *, prefect: bool) -> dict[str, Any]:
         items = write_night(folder)
         with (
             shared_api(wanted=prefect),
-            failing_store(folder, seed, wanted=not prefect) as store,
+            failing_store(seed, wanted=not prefect) as store,
             Emulator(MODELS, items=items, seed=seed, batches=HABITS) as emulator,
         ):
             begun = time.monotonic()

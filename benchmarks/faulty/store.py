@@ -73,7 +73,7 @@ class Door(BaseHTTPRequestHandler):
     rng: random.Random
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self._body()
         fails, does_it = self.rng.random() < 0.5, self.rng.random() < 0.5
         status, headers, answer = 503, [("Content-Type", "application/xml")], BUSY
         if not fails or does_it:
@@ -93,9 +93,24 @@ class Door(BaseHTTPRequestHandler):
 
     do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815 - as http.server calls them
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass
+        return b"".join(chunks)
+
     def _carried_out(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(self.behind, timeout=60)
-        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        headers = {
+            name: value
+            for name, value in self.headers.items()
+            if name.lower() not in ("expect", "transfer-encoding", "content-length")
+        }
         connection.request(self.command, self.path, body, headers)
         response = connection.getresponse()
         answer = response.read()

@@ -366,5 +366,6 @@ def test_the_automation_in_operating_md_is_one_and_its_events_are_told() -> None
     asked = AutomationCore.model_validate(yaml.safe_load(text))
     events = {*AT_THE_END.values(), DEADLINE_RISK, MODEL_DRIFT, PRICE_DRIFT}
     assert set(asked.trigger.expect) <= events
-    assert set(re.findall(r"`(thirdshift\.[a-z-]+)`", OPERATING)) == events
+    (told,) = re.findall(r"^\*\*Events\*\*.*?(?=^```yaml)", OPERATING, re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(thirdshift\.[a-z-]+)`", told)) == events
     assert set(AT_THE_END) == set(Verdict)
