@@ -15,9 +15,8 @@ from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
 from thirdshift.router.values import Mode
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.journal.journal import recover
-from thirdshift.warehouse.journal.parts import of_run
 from thirdshift.warehouse.store import ledger, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
 from thirdshift.warehouse.store.read_only import reading
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -38,18 +37,16 @@ def enter_interrupted(path: Path) -> None:
     with suppress(WarehouseError, OSError):
         with reading(path, wait_seconds=BRIEFLY, say=_in_silence) as ask:
             running = ask(RUNNING).to_pylist()
-            dead = [row for row in running if folder_of_dead(path, row["run_id"]) is not None]
+            folders = [(row, folder_of_dead(path, row["run_id"])) for row in running]
+        dead = [(row, folder) for row, folder in folders if folder is not None]
         if dead:
             with Warehouse.open(path, wait_seconds=BRIEFLY, say=_in_silence) as warehouse:
-                for row in dead:
-                    _enter(warehouse, path, row)
+                for row, folder in dead:
+                    _enter(warehouse, folder, row)
 
 
-def _enter(warehouse: Warehouse, path: Path, row: dict[str, Any]) -> None:
+def _enter(warehouse: Warehouse, folder: Path, row: dict[str, Any]) -> None:
     run_id = row["run_id"]
-    folder = folder_of_dead(path, run_id)
-    if folder is None:
-        return
     if not folder.exists():
         _mark(warehouse, run_id)
         return
@@ -63,8 +60,7 @@ def _take_in(warehouse: Warehouse, run_id: str, folder: Path, tiers: set[str]) -
     from thirdshift.flows.dispatch.recovery import orphans_at  # brings engines, which few commands need
 
     recover(folder, adopt=orphans_at(folder, tiers).shard_ids)
-    known = ingested_parts(warehouse, run_id)
-    ingest_parts(warehouse, *(part for part in of_run(folder) if part.name not in known))
+    ingest_parts(warehouse, *missing_parts(warehouse, run_id, folder))
 
 
 def _mark(warehouse: Warehouse, run_id: str) -> None:

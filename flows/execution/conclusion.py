@@ -5,13 +5,12 @@ from __future__ import annotations
 from thirdshift.flows.dispatch.rows import worker_rows
 from thirdshift.flows.errors import BrokeOff
 from thirdshift.flows.execution import earlier_runs
-from thirdshift.flows.execution.notices import FIGURES
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.serving import compose
 from thirdshift.flows.planning.throughput import keep_rates
 from thirdshift.flows.quality import finishing
-from thirdshift.flows.runs.summary import RunSummary
+from thirdshift.flows.runs.summary import RunSummary, figures_of
 from thirdshift.warehouse.journal.parts import of_shard
 from thirdshift.warehouse.store import dispatch
 from thirdshift.warehouse.store.ingest import ingest_parts
@@ -45,7 +44,7 @@ def finish(planned: PlannedRun) -> RunSummary:
         )
     run.publish(summary)
     run.notifier.ended(summary)
-    run.telemetry.ended({name: getattr(summary, name) for name in FIGURES})
+    run.telemetry.ended({"outcomes": summary.outcomes} | figures_of(summary))
     earlier_runs.forget(run.context, run.console.say)
     return summary
 

@@ -24,11 +24,10 @@ from thirdshift.flows.runs.folder import RunAlive, alive_runs, locked
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.purge import purge_outlived
 from thirdshift.warehouse.intake.frozen import column
-from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.journal.run_folder import folder_to_change
 from thirdshift.warehouse.store import ledger
-from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
 from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.reuse import answered_before, reuse
 from thirdshift.warehouse.store.store import Warehouse
@@ -170,10 +169,7 @@ def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
             under_way += orphans.booked_usd
             under_way += sum((sum(entries.values()) for entries in orphans.committed.values()), Decimal(0))
             recover(folder, adopt=orphans.shard_ids)
-            known = ingested_parts(warehouse, run_id)
-            for part in parts.of_run(folder):
-                if part.name not in known:
-                    ingest_parts(warehouse, part)
+            ingest_parts(warehouse, *missing_parts(warehouse, run_id, folder))
     return under_way
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution.approval import Ask, ask_nobody
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.flows.runs.summary import RunSummary, lines
+from thirdshift.flows.runs.summary import RunSummary, figures_of, lines
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.warehouse.errors import WarehouseError
 
@@ -30,10 +30,6 @@ OF_VERDICT: Mapping[Verdict, tuple[str, ...]] = {
     Verdict.NOT_CERTIFIED: ("floor_missed",),
 }
 """What a verdict is to whoever is told: words of `notify.on`, the first is the notice's."""
-FIGURES = (
-    "exit", "outcomes", "results", "errors", "rejects", "spent_usd", "unsettled_usd", "planned_usd", "mean_score",
-)  # fmt: skip
-"""What a notice carries of a summary."""
 
 
 def events_of(summary: RunSummary) -> tuple[str, ...]:
@@ -52,7 +48,7 @@ class Notifier:
 
     def ended(self, summary: RunSummary) -> None:
         """Tell how a run ended: once, whatever applies to it."""
-        figures = {name: getattr(summary, name) for name in FIGURES}
+        figures = {"outcomes": summary.outcomes} | figures_of(summary)
         certificate = summary.certificate
         if certificate is not None:
             claim = ("floor", "lower_bound", "confidence", "certified", "basis")

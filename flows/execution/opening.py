@@ -42,7 +42,7 @@ from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 from thirdshift.warehouse.store import ledger, requests, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 ASIDE = "aside"
@@ -294,9 +294,9 @@ def _telemetry(context: RunContext, console: RunConsole, *, over: bool) -> Telem
 
 def _ingest_missing(warehouse: Warehouse, context: RunContext) -> None:
     """Ingest the parts that earlier processes sealed and did not ingest."""
-    known = ingested_parts(warehouse, context.run_id)
-    missing = [part for part in parts.of_run(context.folder) if part.name not in known]
-    if missing and not known and frozen(context.folder) is not None:
+    missing = missing_parts(warehouse, context.run_id, context.folder)
+    lost = missing and not ingested_parts(warehouse, context.run_id)
+    if lost and frozen(context.folder) is not None:
         # the file was lost: entries need their requests' tags
         requests.save(warehouse, context.run_id, context.folder, context.job.tags, context.job.charge_by)
     ingest_parts(warehouse, *missing)

@@ -27,9 +27,9 @@ from thirdshift.flows.telemetry.telemetry import Telemetry
 from thirdshift.router.values import FailureKind, Mode, Purpose, usd
 from thirdshift.warehouse.errors import WarehouseInUse
 from thirdshift.warehouse.journal.journal import FileJournal
-from thirdshift.warehouse.journal.parts import of_run, of_shard
+from thirdshift.warehouse.journal.parts import of_shard
 from thirdshift.warehouse.store import ledger, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts
+from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 SCORE_SECONDS = 5.0
@@ -176,8 +176,7 @@ class Run:
         context = self.context
         self.dispatcher.seal_live()
         with Warehouse.open(context.warehouse, wait_seconds=wait_seconds, say=self._say_once) as warehouse:
-            known = ingested_parts(warehouse, context.run_id)
-            ingest_parts(warehouse, *(part for part in of_run(context.folder) if part.name not in known))
+            ingest_parts(warehouse, *missing_parts(warehouse, context.run_id, context.folder))
             cost = ledger.spending(warehouse, context.run_id)
             money = {"spent_usd": cost.settled_usd, "unsettled_usd": cost.unsettled_usd}
             runs.update(warehouse, context.run_id, status=status, **money)

@@ -12,7 +12,7 @@ from prefect.events import emit_event
 
 from thirdshift.flows.orchestration.server import temporary
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.flows.runs.summary import RunSummary
+from thirdshift.flows.runs.summary import RunSummary, figures_of
 from thirdshift.flows.verdicts import Verdict
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -28,9 +28,6 @@ AT_THE_END: dict[Verdict, str] = {
 DEADLINE_RISK = "thirdshift.deadline-risk"
 MODEL_DRIFT = "thirdshift.model-drift"
 PRICE_DRIFT = "thirdshift.price-drift"
-
-FIGURES = ("exit", "results", "errors", "rejects", "spent_usd", "unsettled_usd", "planned_usd", "mean_score")
-"""What an event carries of a summary."""
 
 PRICES_MOVED = """
 -- the prices that the job's last night could choose among, where tonight's differ
@@ -66,7 +63,7 @@ def tell_end(context: RunContext, summary: RunSummary) -> None:
     """Emit the events of a run that is over: how it ended, models that got worse, prices that moved."""
     if temporary():
         return
-    figures = {name: getattr(summary, name) for name in FIGURES}
+    figures = figures_of(summary)
     for outcome in summary.outcomes:
         if outcome != "done" and (name := AT_THE_END.get(Verdict(outcome))):
             tell(context, name, **figures)

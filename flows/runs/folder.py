@@ -111,7 +111,7 @@ def folder_of_dead(warehouse: Path, run_id: str) -> Path | None:
         folder = run_folder(warehouse, run_id)
     except StoreError:  # entered by a version that took any id
         return None
-    if not run_folder(warehouse, "x").parent.is_dir():
+    if not folder.parent.is_dir():
         return None
     if (folder / MARKER).exists():
         try:

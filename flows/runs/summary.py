@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -13,6 +14,8 @@ from thirdshift.flows.verdicts import Verdict
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.prediction.drift import Drift
+
+FIGURES = ("exit", "results", "errors", "rejects", "spent_usd", "unsettled_usd", "planned_usd", "mean_score")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ SAID: dict[Verdict, str] = {
     Verdict.FLOOR_MISSED: "the floor was missed",
     Verdict.NOT_CERTIFIED: "the floor could not be certified",
 }
+
+
+def figures_of(summary: RunSummary) -> dict[str, Any]:
+    """Return what is told of a run's end to machines: in events, notices and its span."""
+    return {name: getattr(summary, name) for name in FIGURES}
 
 
 def lines(summary: RunSummary) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from thirdshift.flows.jobs.building import input_spec
 from thirdshift.flows.jobs.job import Job
-from thirdshift.flows.runs.folder import alive_runs, known_runs, recall
+from thirdshift.flows.runs.folder import folder_of_dead, known_runs, recall
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.intake.intake import gives_same_rows
 from thirdshift.warehouse.intake.sources import find
@@ -78,7 +78,7 @@ def _change(job: Job, warehouse: Path, run_id: str, facts: Mapping[str, Any]) ->
 
 
 def _cut_short(warehouse: Path, run_id: str) -> bool:
-    if run_id in alive_runs(warehouse):
+    if folder_of_dead(warehouse, run_id) is None:
         return False
     try:
         with reading(warehouse) as ask:

@@ -9,7 +9,7 @@ complete lowers no figure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -106,23 +106,18 @@ class _Days:
         return same_model and (line["day"] is None or self.first <= line["day"] <= self.last)
 
 
-def _billed_together(ours: Sequence[dict[str, Any]], names: Mapping[str, str]) -> Iterator[_Days]:
-    by_model: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(ours, key=lambda row: row["started_at"]):
-        by_model.setdefault(names[row["model_reported"] or row["model"]], []).append(row)
-    for model, rows in sorted(by_model.items()):
-        days: _Days | None = None
-        for row in rows:
-            first, last = row["started_at"].astimezone(UTC).date(), _over(row).astimezone(UTC).date()
-            if days is not None and first <= days.last:
-                days.last = max(days.last, last)
-                days.rows.append(row)
-                continue
-            if days is not None:
-                yield days
-            days = _Days(model, first, last, [row])
-        if days is not None:
-            yield days
+def _billed_together(ours: Sequence[dict[str, Any]], names: Mapping[str, str]) -> list[_Days]:
+    together: list[_Days] = []
+    of_models = [(names[row["model_reported"] or row["model"]], row) for row in ours]
+    for model, row in sorted(of_models, key=lambda pair: (pair[0], pair[1]["started_at"])):
+        first, last = row["started_at"].astimezone(UTC).date(), _over(row).astimezone(UTC).date()
+        days = together[-1] if together else None
+        if days is not None and days.model == model and first <= days.last:
+            days.last = max(days.last, last)
+            days.rows.append(row)
+        else:
+            together.append(_Days(model, first, last, [row]))
+    return together
 
 
 def _over(row: Mapping[str, Any]) -> datetime:

@@ -74,6 +74,12 @@ def ingested_parts(warehouse: Warehouse, run_id: str) -> set[str]:
     return set(warehouse.query(INGESTED, run_id=run_id)["part"].to_pylist())
 
 
+def missing_parts(warehouse: Warehouse, run_id: str, folder: Path) -> list[Path]:
+    """Return the parts of a run's folder that are not in."""
+    known = ingested_parts(warehouse, run_id)
+    return [part for part in parts.of_run(folder) if part.name not in known]
+
+
 @contextmanager
 def _one_thread(warehouse: Warehouse) -> Iterator[None]:
     """One thread: on two busy cores DuckDB's second one makes an ingest no faster and takes twice the processor time
