@@ -37,12 +37,23 @@ settings.load_profile("ours")
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[None]:
+def prefect_of_session() -> Iterator[None]:
     """Prefect's real API on a database of its own, once per session: it takes 11 to 28 s to come up."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=int(PATIENCE_SECONDS)):
         yield
+
+
+@pytest.fixture(scope="module")
+def prefect_api(prefect_of_session: None) -> Iterator[None]:
+    """That API, and no deployment left on it afterwards: `doctor` would find fault with one that nobody serves."""
+    from prefect.client.orchestration import get_client
+
+    yield
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
 
 
 @pytest.fixture(scope="session")
