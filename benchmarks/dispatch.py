@@ -1,12 +1,16 @@
 """Requests per second to a server without latency: our engine with everything on, bare aiohttp, litellm.
 
-    python benchmarks/dispatch.py [--rounds 3] [--requests 4000] [--in-flight 100]
+    python benchmarks/dispatch.py [--rounds 3] [--requests 4000] [--in-flight 100] [--beside FOLDER]
 
 The server runs in a process of its own. The three take turns, round after round, so that whatever else the
 machine does meets all alike; the median of the rounds counts. "Everything on" is: limiter, budget under a
 cap, the night's own journal, cost by usage. Requests per second of the clock and of this process's processor time are
 told; the latter decide: where others want the cores too (`load`), the clock says more of them than of us. The last
 line is JSON; exit 1 where ours is slower than half of bare aiohttp, or than eight times litellm's acompletion.
+
+`--beside FOLDER`: this engine and the one of another build (a git worktree) alone take turns, each in a process of its own
+that calls its own build's `ours`; exit 1 where this one takes over 3 % more processor time (the median over the rounds
+of the two times' ratio).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import logging
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +45,7 @@ from thirdshift.warehouse.journal.journal import FileJournal
 
 SHARE_OF_BARE = 0.5
 TIMES_LITELLM = 8.0
+SLOWER_MOST = 0.03
 LITELLM_SHARE = 10
 """litellm gets so many times fewer requests: it is that much slower, and turns should be of like length."""
 
@@ -146,6 +152,73 @@ class Rates:
         self.processor.append(count / (time.process_time() - processor))
 
 
+TURNS = """
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("dispatch", "benchmarks/dispatch.py")
+dispatch = importlib.util.module_from_spec(spec)
+sys.modules["dispatch"] = dispatch
+spec.loader.exec_module(dispatch)
+for line in sys.stdin:
+    base, count, in_flight = line.split()
+    start = time.process_time()
+    dispatch.ours(base, int(count), int(in_flight))
+    print(time.process_time() - start, flush=True)
+"""
+"""A build's own engine, a turn for each line on standard input; the turn's processor seconds are printed."""
+
+
+class Build:
+    """The engine of one build, in a process that lives as long as this does."""
+
+    def __init__(self, folder: Path) -> None:
+        source = (
+            folder / "src" if (folder / "src").is_dir() else folder
+        )  # how the folders are imported has changed
+        environment = os.environ | {"PYTHONPATH": str(source.resolve())}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", TURNS],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def turn(self, base: str, count: int, in_flight: int) -> float:
+        """Processor seconds of so many requests."""
+        inbox, outbox = self._process.stdin, self._process.stdout
+        if inbox is None or outbox is None:
+            raise SystemExit("the other build's process has no pipes")
+        print(base, count, in_flight, file=inbox, flush=True)
+        return float(outbox.readline())
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+def beside(base: str, other: Path, args: argparse.Namespace) -> int:
+    """Compare this build and another, turn by turn; who begins changes with the round."""
+    builds = {"this": Build(Path(__file__).resolve().parents[1]), "other": Build(other)}
+    for build in builds.values():
+        build.turn(base, args.requests, args.in_flight)
+    ratios = []
+    for number in range(args.rounds):
+        order = ("this", "other") if number % 2 == 0 else ("other", "this")
+        seconds = {name: builds[name].turn(base, args.requests, args.in_flight) for name in order}
+        ratios.append(seconds["this"] / seconds["other"])
+        micros = {name: 1e6 * taken / args.requests for name, taken in seconds.items()}
+        print(
+            f"round {number}: this {micros['this']:.0f} µs a request, other {micros['other']:.0f} µs, {ratios[-1]:.3f}"
+        )
+    for build in builds.values():
+        build.close()
+    ratio = statistics.median(ratios)
+    met = ratio <= 1.0 + SLOWER_MOST
+    figures = {"of_other": round(ratio, 4), "rounds": args.rounds, "requests": args.requests}
+    print(json.dumps({"benchmark": "dispatch", **figures, "load": round(os.getloadavg()[0], 1), "met": met}))
+    return 0 if met else 1
+
+
 def measure(base: str, args: argparse.Namespace) -> dict[str, Rates]:
     count, in_flight = args.requests, args.in_flight
     few = max(count // LITELLM_SHARE, in_flight)
@@ -168,13 +241,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--in-flight", type=int, default=100)
+    parser.add_argument("--beside", type=Path, metavar="FOLDER")
     args = parser.parse_args()
     here, there = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
     server.start()
-    rates = measure(f"http://127.0.0.1:{here.recv()}/v1", args)
-    server.terminate()
-    server.join()
+    base = f"http://127.0.0.1:{here.recv()}/v1"
+    try:
+        if args.beside is not None:
+            return beside(base, args.beside, args)
+        rates = measure(base, args)
+    finally:
+        server.terminate()
+        server.join()
     figures: dict[str, float] = {"in_flight": args.in_flight, "load": round(os.getloadavg()[0], 1)}
     for of in ("clock", "processor"):
         median = {name: statistics.median(getattr(rate, of)) for name, rate in rates.items()}
