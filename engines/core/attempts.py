@@ -39,8 +39,8 @@ from thirdshift.router.values import (
 ALONE_IN_ERROR = 3
 """A request that meets a server's error so often while others are answered is not asked here again: the fault is its."""
 
-ADAPTED_MOST = 4
-"""So often one request is sent again because the endpoint's bodies have changed."""
+ADAPTED_MOST = 6
+"""So often one request is sent again because the endpoint's bodies have changed: a schema alone has four forms."""
 
 RETURN_POLL_SECONDS = 0.25
 """Money comes back through engines that are not on our loop too; how often a waiting request looks."""

@@ -22,7 +22,7 @@ from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.engines.wires.parsing import as_text
 from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
 from thirdshift.engines.wires.replies import read_completion
-from thirdshift.engines.wires.rules import DECIDED_STATUS
+from thirdshift.engines.wires.rules import DECIDED_STATUS, FINISH
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint, FailureKind, LedgerStatus, Request
 
@@ -182,7 +182,7 @@ class LitellmTransport:
         try:
             async with asyncio.timeout(self._timeout + GRACE_SECONDS):
                 response = await self._litellm.acompletion(**body, timeout=self._timeout)
-            reply = read_completion(response.model_dump())._replace(hints=_hints(response))
+            reply = read_completion(_with_own_reasons(response.model_dump()))._replace(hints=_hints(response))
             return (
                 reply
                 if reply.kind is None
@@ -199,6 +199,17 @@ class LitellmTransport:
 
     async def close(self) -> None:
         """Nothing: litellm keeps clients of its own, for the process."""
+
+
+def _with_own_reasons(data: dict[str, Any]) -> dict[str, Any]:
+    """A completion with its provider's own finish reasons. litellm says `stop` for those that it does not know, and for
+    `error`; what came stands beside."""
+    for choice in data.get("choices") or ():
+        beside = choice.get("provider_specific_fields") if isinstance(choice, dict) else None
+        own = beside.get("native_finish_reason") if isinstance(beside, dict) else None
+        if isinstance(own, str) and own.lower() in FINISH:
+            choice["finish_reason"] = own
+    return data
 
 
 def _hints(response: Any) -> Hints | None:

@@ -24,6 +24,8 @@ class SchemaForm(Enum):
     """As OpenAI wants it: objects closed, every property required."""
     ENFORCEABLE = auto()
     """Without the keywords that servers refuse."""
+    LOOSE = auto()
+    """Only that the answer is JSON, where the server takes so much; else nothing."""
 
 
 class Bodies:
@@ -45,6 +47,9 @@ class Bodies:
             self._form = SchemaForm.ENFORCEABLE
         self._refused: set[str] = set()
         """What the server does not want to be sent, learnt from its refusals."""
+        self._takes_json = True
+        self._unenforced: set[bytes] = set()
+        """Schemas as they were last sent, which the server refuses in every form."""
         self.extra_bytes = len(dumps(self._params)) if self._params else 0
         """What the params may add to a prompt (documents, tools), in bytes."""
 
@@ -54,7 +59,9 @@ class Bodies:
         if request.temperature is not None and "temperature" not in self._refused:
             body["temperature"] = request.temperature
         if request.response_schema is not None:
-            body["response_format"] = self._format(request.response_schema)
+            wanted = self._format(request.response_schema)
+            if wanted is not None:
+                body["response_format"] = wanted
         if request.tools is not None:
             body["tools"] = request.tools
         body.update(self._params)
@@ -62,14 +69,26 @@ class Bodies:
         body[self._ceiling] = request.max_tokens
         return body
 
-    def _format(self, schema: Mapping[str, JSON]) -> dict[str, JSON]:
-        sent, closed = schema, True
+    def _format(self, schema: Mapping[str, JSON]) -> dict[str, JSON] | None:
+        """How the schema is sent; None: not at all."""
+        loose: dict[str, JSON] | None = {"type": "json_object"} if self._takes_json else None
+        if self._form is SchemaForm.LOOSE:
+            return loose
+        sent, closed = self._sent(schema)
+        if self._unenforced and dumps(sent) in self._unenforced:
+            return loose
+        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": closed, "schema": sent}}
+
+    def _sent(self, schema: Mapping[str, JSON]) -> tuple[JSON, bool]:
+        """(the schema in the form that is sent now, whether it claims to be strict)."""
+        sent: JSON = schema
+        closed = True
         if self._form is SchemaForm.STRICT:
             form = strict(schema)
             sent, closed = (schema, False) if form is None else (form, True)
         elif self._form is SchemaForm.ENFORCEABLE:
             sent = enforceable(schema, UNKNOWN_TO_GRAMMARS)
-        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": closed, "schema": sent}}
+        return sent, closed
 
     def encoded(self, request: Request) -> bytes:
         return dumps(self.body(request))
@@ -83,6 +102,8 @@ class Bodies:
             own = "temperature" in self._params or "temperature" not in body
             self._refused.add(parameter)
             return not own
+        if parameter == "response_format" and parameter in body:
+            return self._adapt_format(body)
         if parameter in ("strict_schema", "schema_keywords") and "response_format" in body:
             return self._adapt_schema(parameter, body)
         return False
@@ -94,19 +115,31 @@ class Bodies:
         self._refused.add(parameter)
         return parameter in body and self._ceiling != parameter
 
+    def _adapt_format(self, body: Mapping[str, JSON]) -> bool:
+        """The server knows no schemas: JSON of any kind is asked for, or where it does not take that either, nothing."""
+        wrapped = body["response_format"]
+        if isinstance(wrapped, Mapping) and wrapped.get("type") == "json_schema":
+            self._form = SchemaForm.LOOSE
+        else:
+            self._takes_json = False
+        return "response_format" not in self._params
+
     def _adapt_schema(self, parameter: str, body: Mapping[str, JSON]) -> bool:
         if parameter not in self._refused:
             self._refused.add(parameter)
             wanted = SchemaForm.STRICT if parameter == "strict_schema" else SchemaForm.ENFORCEABLE
             self._form = wanted if self._form is SchemaForm.OWN else SchemaForm.ENFORCEABLE
         wrapped = body["response_format"]
-        sent = wrapped.get("json_schema", {}).get("schema") if isinstance(wrapped, Mapping) else None
         own = wrapped.get("json_schema", {}) if isinstance(wrapped, Mapping) else {}
-        return isinstance(sent, Mapping) and self._differs(sent, strict_sent=bool(own.get("strict")))
-
-    def _differs(self, sent: Mapping[str, JSON], *, strict_sent: bool) -> bool:
-        now = self._format(sent)["json_schema"]
-        return bool(now["schema"] != sent or now["strict"] != strict_sent)
+        sent = own.get("schema")
+        if not isinstance(sent, Mapping) or "response_format" in self._params:
+            return False
+        if self._sent(sent) == (
+            sent,
+            bool(own.get("strict")),
+        ):  # no form of it is taken; other rows' schemas may be
+            self._unenforced.add(dumps(sent))
+        return True
 
 
 def refused_beforehand(request: Request) -> str | None:

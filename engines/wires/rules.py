@@ -166,6 +166,14 @@ PARAMETERS: tuple[tuple[str, tuple[str, ...]], ...] = (
                          "is not supported by xgrammar", "invalid grammar", "unsupported schema feature",
                          "unsupported keyword", "schema is not supported", "does not support the following json schema",
                          "json schema not supported", "failed to compile")),
+    ("response_format", ("response_format type is unavailable", "json_schema` is unavailable",
+                         "must contain the word 'json'", "'response_format' of type",
+                         "not support response format", "not support response_format",
+                         "response_format parameter is unsupported", "response_format is not supported",
+                         "'response_format' is not supported", "supplied: response_format", "'response_format.type'",
+                         "response_format.type: ", "response_format type must be", "json mode is not supported",
+                         "json mode is not enabled", "not support structured output",
+                         "structured outputs are not supported")),
 )  # fmt: skip
 """What a server refuses to be sent, by its words; the first that is found. What then is sent instead is the wire's."""
 

@@ -215,3 +215,32 @@ def test_what_a_provider_behind_litellm_refuses_is_left_out_from_then_on() -> No
     assert kinds(replies) == {"answer": 3}
     assert journal.statuses["void"] <= 3
     assert "temperature" not in provider.bodies[-1]
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("error", "partial"),
+        ("insufficient_system_resource", "partial"),
+        ("abort", "partial"),
+        ("MALFORMED_FUNCTION_CALL", "partial"),
+        ("sensitive", "refused"),
+        ("model_context_window_exceeded", "context_overflow"),
+        ("stop", "answer"),
+        ("who_knows", "answer"),
+    ],
+)
+@pytest.mark.parametrize("model", ["hosted_vllm/m", "mistral/m"])
+def test_a_finish_reason_that_litellm_calls_stop_is_read_as_it_came(
+    model: str, reason: str, kind: str
+) -> None:
+    def script(_: dict[str, Any]) -> Said:
+        return Said(completion("a part of", reason, object="chat.completion", created=1))
+
+    with scripted(script) as provider:
+        endpoint = endpoint_at(provider.base, PRICE, model)
+        engine = LitellmEngine(endpoint, EngineContext(MemoryJournal(), RunBudget(None)))
+        ticket = engine.submit(shard(endpoint.name, requests(1)), "key")
+        said = {reply.row: reply for reply in engine.collect(ticket)}
+        engine.close()
+    assert kinds(said) == {kind: 1}

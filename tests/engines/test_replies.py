@@ -9,6 +9,7 @@ import os
 import stat
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
@@ -245,6 +246,62 @@ def test_a_schema_that_the_server_cannot_enforce_is_sent_without_what_it_refuses
         shift = Shift(provider, requests(6, response_schema=SCHEMA))
     valid = {row: reply.valid for row, reply in shift.said.items() if isinstance(reply, Answer)}
     assert valid == {0: False, 1: True, 2: True, 3: True, 4: True, 5: True}
+
+
+UNSCHEMED = {
+    "DeepSeek": ("json_object", "This response_format type is unavailable now"),
+    "Groq": (
+        "json_object",
+        "'response_format.type' : value is not one of the allowed values ['text','json_object']",
+    ),
+    "xAI, once": (None, "The response_format parameter is unsupported at the moment. Leave it unset."),
+    "DeepSeek, no word of JSON": (
+        None,
+        "Prompt must contain the word 'json' in some form to use 'response_format'",
+    ),
+}
+"""Who → what of a schema it takes, and the words of its refusal: llm-exe/llm-exe#662, dzhng/deep-research#127,
+BerriAI/litellm#6610, browserbase/stagehand#1204."""
+
+
+@pytest.mark.parametrize("who", UNSCHEMED)
+def test_a_server_that_takes_no_schema_is_asked_without_and_its_answers_are_judged_all_the_same(
+    who: str,
+) -> None:
+    takes, words = UNSCHEMED[who]
+
+    def script(body: dict[str, Any]) -> Said:
+        wanted = body.get("response_format")
+        if wanted is not None and wanted["type"] != takes:
+            return failed(400, words, type="invalid_request_error")
+        return Said(completion('{"name": 5}' if row_of(body) == 0 else '{"name": "a"}'))
+
+    with scripted(script) as provider:
+        shift = Shift(provider, requests(40, response_schema=SCHEMA), limits=_few())
+    valid = {row: reply.valid for row, reply in shift.said.items() if isinstance(reply, Answer)}
+    assert valid == {row: row != 0 for row in range(40)}
+    assert len(provider.bodies) <= 40 + 1 + 2 * 4, (
+        "learnt once; row 0 is asked twice, as its first answer is invalid"
+    )
+    assert (provider.bodies[-1].get("response_format") or {}).get("type") == takes
+
+
+def test_a_schema_that_is_refused_in_every_form_leaves_the_schemas_of_other_rows_enforced() -> None:
+    other = {**SCHEMA, "title": "other"}
+
+    def script(body: dict[str, Any]) -> Said:
+        sent = json.dumps(body["response_format"])
+        return Said(completion('{"name": "a"}')) if "other" not in sent else failed(400, "Grammar error: no")
+
+    def asked(first: int, schema: dict[str, Any]) -> list[Request]:
+        return [replace(request, row=first + request.row) for request in requests(5, response_schema=schema)]
+
+    with scripted(script) as provider:
+        shift = Shift(provider, [*asked(0, SCHEMA), *asked(5, other)], limits=_few())
+    assert shift.kinds == {"answer": 10}
+    kinds = [body["response_format"]["type"] for body in provider.bodies if row_of(body) >= 0]
+    assert kinds.count("json_object") == 5
+    assert kinds.count("json_schema") >= 6
 
 
 def test_openais_strict_mode_gets_closed_objects_and_its_nulls_are_taken_out() -> None:

@@ -733,3 +733,40 @@ def test_arrows_padding_is_taken_out_at_every_depth_and_nulls_that_were_written_
         (request,) = requests(folder)
         assert list(request.messages) == messages
         assert list(request.tools or ()) == (tools if name == "nested" else json.loads(written))
+
+
+def test_a_nested_schema_is_sent_without_the_nulls_that_arrow_padded_it_with(tmp_path: Path) -> None:
+    def schema(**properties: Any) -> dict[str, Any]:
+        return {"type": "object", "properties": properties, "required": list(properties)}
+
+    asked = [schema(name={"type": "string"}), schema(n={"type": "integer"}), None]
+    put(tmp_path / "in.parquet", request_id=["a", "b", "c"], prompt=["x", "y", "z"], response_schema=asked)
+    take(tmp_path)
+    assert [request.response_schema for request in requests(tmp_path)] == asked
+
+
+def test_bytes_that_are_text_are_read_as_text_and_others_refused(tmp_path: Path) -> None:
+    """Polars makes bytes of JSON and of UUIDs, and older writers of all text."""
+    talk = json.dumps(USER).encode()
+    put(
+        tmp_path / "in.parquet",
+        request_id=[b"a", b"b", bytes(range(200, 216))],
+        messages=[talk, b"\xff\xfe", talk],
+        metadata=[b'{"team": "x"}', None, None],
+        task=[b"t", b"t", b"t"],
+    )
+    intake = take(tmp_path)
+    (request,) = requests(tmp_path)
+    assert (request.request_id, list(request.messages), intake.tasks) == ("a", USER, ("t",))
+    assert "messages holds bytes that are no text" in rejects(tmp_path)[1]
+    assert "request_id holds bytes that are no text" in rejects(tmp_path)[2]
+
+
+def test_a_file_without_rows_changes_no_type_of_the_others(tmp_path: Path) -> None:
+    """In pandas every column of an empty table is a double."""
+    empty = pa.array([], pa.float64())
+    put(tmp_path / "in" / "1.parquet", request_id=empty, prompt=empty, max_tokens=empty)
+    put(tmp_path / "in" / "2.parquet", request_id=[7, 2**53 + 1], prompt=["x", "y"], max_tokens=[5, 6])
+    take(tmp_path, "in")
+    assert [(r.request_id, r.max_tokens) for r in requests(tmp_path)] == [("7", 5), (str(2**53 + 1), 6)]
+    assert "holds no row" in refused(tmp_path / "in", "1.parquet")

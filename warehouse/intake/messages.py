@@ -61,7 +61,8 @@ def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
     sizes: list[int | None] = []
     tools: list[str | None] = []
     flaws: list[str | None] = []
-    for row in _rows(batch):
+    schemas = [_plain_schema(schema) for schema in batch.column("response_schema").to_pylist()]
+    for row in _rows(batch, schemas):
         try:
             text, size, tool_text, digest = _one(*row)
         except FlawError as error:
@@ -79,6 +80,7 @@ def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
         "request_hash": pa.array(hashes, pa.string()),
         "prompt_bytes": pa.array(sizes, pa.int32()),
         "tools": pa.array(tools, pa.string()),
+        "response_schema": pa.array(schemas, pa.string()),
         "flaw": pa.array(flaws, pa.string()),
     }
     arrays = [
@@ -88,19 +90,21 @@ def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=RENDERED)
 
 
-def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    names = (
-        "prompt",
-        "messages",
-        "system",
-        "tools",
-        "response_schema",
-        "sampling",
-        "max_tokens",
-        "temperature",
-        "flaw",
-    )
-    return zip(*(batch.column(n).to_pylist() for n in names), strict=True)
+def _rows(batch: pa.RecordBatch, schemas: list[str | None]) -> Iterator[tuple[Any, ...]]:
+    before = [batch.column(name).to_pylist() for name in ("prompt", "messages", "system", "tools")]
+    after = [batch.column(name).to_pylist() for name in ("sampling", "max_tokens", "temperature", "flaw")]
+    return zip(*before, schemas, *after, strict=True)
+
+
+@lru_cache(maxsize=1024)
+def _plain_schema(text: str | None) -> str | None:
+    """A schema as it is sent: one that was nested in its file without the nulls that Arrow padded it with."""
+    if text is None or not text.startswith(PADDED):
+        return text
+    try:
+        return dumps(_parse(text, "response_schema"))
+    except FlawError:
+        return text
 
 
 def _one(

@@ -78,8 +78,8 @@ def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) ->
     """The select list that gives RAW's columns from `columns` (name → DuckDB type). InputError on a missing
     column.
     """
-    table = _Table(columns, described)
     flaws: list[str] = []
+    table = _Table(columns, described, flaws)
     expressions = {
         "request_id": _id(table, spec, flaws),
         "task": _task(table, spec),
@@ -103,6 +103,8 @@ def select_raw(columns: Mapping[str, str], spec: RequestSpec, described: str) ->
 class _Table:
     columns: Mapping[str, str]
     described: str
+    flaws: list[str]
+    """What is wrong with a row, as branches of a `case`; grows as columns are used."""
 
     def has(self, column: str) -> bool:
         return column in self.columns
@@ -121,8 +123,20 @@ class _Table:
         kind = self.type(column)
         return kind.startswith(("STRUCT", "MAP", "UNION")) or kind.endswith("]")
 
+    def text(self, column: str) -> str:
+        """The column as text. Bytes are read as the text that they are: Polars makes them of JSON, older writers of all
+        text; a row where they are none is refused."""
+        if self.type(column) != "BLOB":
+            return f"{name(column)}::varchar"
+        text = f"try(decode({name(column)}))"
+        words = f"{column} holds bytes that are no text (a UUID, written as bytes? make it text)"
+        flaw = f"when {name(column)} is not null and {text} is null then {quoted(words)}"
+        if flaw not in self.flaws:
+            self.flaws.append(flaw)
+        return text
+
     def text_or_null(self, column: str) -> str:
-        return f"{name(column)}::varchar" if self.has(column) else "null::varchar"
+        return self.text(column) if self.has(column) else "null::varchar"
 
     def json_without_padding(self, column: str) -> str:
         """The same, marked where it was nested: Arrow fills up structs with nulls, which `messages` then takes out."""
@@ -135,15 +149,15 @@ class _Table:
             self.need(column, "the job's request")
         if not self.has(column):
             return "null::varchar"
-        if self.type(column) == "BLOB":
-            raise InputError(f'input {self.described}: column "{column}" holds bytes; it must be text')
-        return f"to_json({name(column)})::varchar" if self.nested(column) else f"{name(column)}::varchar"
+        return f"to_json({name(column)})::varchar" if self.nested(column) else self.text(column)
 
 
 def _id(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:
     wanted_by = "every input (or name others under request.id)" if spec.id is None else "request.id"
     columns = spec.id or ("request_id",)
-    parts = [f"{table.need(column, wanted_by)}::varchar" for column in columns]
+    for column in columns:
+        table.need(column, wanted_by)
+    parts = [table.text(column) for column in columns]
     joined = f" || {quoted(ID_SEPARATOR)} || ".join(parts)
     shown = " or ".join(columns)
     flaws.append(f"when {joined} is null then {quoted(f'{shown} is null')}")
@@ -186,7 +200,7 @@ def _own_metadata(table: _Table) -> str:
         return "null::varchar"
     if table.nested("metadata"):
         return 'to_json("metadata")::varchar'
-    text = '"metadata"::varchar'
+    text = table.text("metadata")
     return f"case when json_valid({text}) then {text} else to_json({text})::varchar end"
 
 
@@ -216,12 +230,12 @@ def _content(table: _Table, spec: RequestSpec, flaws: list[str]) -> dict[str, st
 
 
 def _plain(table: _Table, column: str) -> str:
-    if table.nested(column) or table.type(column) == "BLOB":
+    if table.nested(column):
         raise InputError(
             f'input {table.described}: column "{column}" is {table.columns[column]}; it must be text'
             " (chat messages go into a column called messages)"
         )
-    return f"{name(column)}::varchar"
+    return table.text(column)
 
 
 def _template(table: _Table, template: str, flaws: list[str]) -> str:
@@ -270,7 +284,8 @@ def _blank(expression: str) -> str:
 
 
 def _response_schema(table: _Table, spec: RequestSpec) -> str:
-    return f"coalesce(nullif({table.json_or_null('response_schema')}, ''), {literal(spec.response_schema)})"
+    own = table.json_without_padding("response_schema")
+    return f"coalesce(nullif({own}, ''), {literal(spec.response_schema)})"
 
 
 def _max_tokens(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:

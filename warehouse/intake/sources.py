@@ -172,19 +172,24 @@ def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files, ids: Sequence[str
     `ids`: columns that are an id; InputError where they would not stay what they are.
     """
     kinds: dict[str, tuple[str, Any]] = {}
+    filled = []
     for path in files.paths:
         try:
             with files.open(path) as handle:
-                schema = pq.read_schema(handle)
+                footer = pq.ParquetFile(handle)
+                schema, rows = footer.schema_arrow, footer.metadata.num_rows
         except Exception as error:  # pyarrow's and fsspec's are many: all mean unreadable
             other = f'; other formats: input: {{sql: "select * from {quoted(path)}"}}'
             hint = other if path.endswith((".csv", ".tsv", ".json", ".csv.gz")) else ""
             raise InputError(f"input {path}: cannot be read as Parquet: {first_line(error)}{hint}") from error
+        if not rows:  # without a value its types say nothing: pandas makes a double of every column
+            continue
+        filled.append(path)
         for column in set(ids) & set(schema.names):
             _check_drift(column, path, schema.field(column).type, kinds)
     if files.filesystem is not None:
         con.register_filesystem(files.filesystem)
-    names = ", ".join(quoted(path) for path in files.paths)
+    names = ", ".join(quoted(path) for path in filled or files.paths)
     relation = f"read_parquet([{names}], union_by_name = true, hive_types_autocast = false)"
     described = (
         files.paths[0] if len(files.paths) == 1 else f"{files.paths[0]} and {len(files.paths) - 1} more"
