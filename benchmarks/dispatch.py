@@ -171,9 +171,9 @@ class Build:
     """The engine of one build, in a process that lives as long as this does."""
 
     def __init__(self, folder: Path) -> None:
-        source = (
-            folder / "src" if (folder / "src").is_dir() else folder
-        )  # how the folders are imported has changed
+        source = folder / "src"
+        if not source.is_dir():  # as older builds have it
+            source = folder
         environment = os.environ | {"PYTHONPATH": str(source.resolve())}
         self._process = subprocess.Popen(
             [sys.executable, "-c", TURNS],

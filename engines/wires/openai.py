@@ -134,10 +134,8 @@ class Bodies:
         sent = own.get("schema")
         if not isinstance(sent, Mapping) or "response_format" in self._params:
             return False
-        if self._sent(sent) == (
-            sent,
-            bool(own.get("strict")),
-        ):  # no form of it is taken; other rows' schemas may be
+        same = self._sent(sent) == (sent, bool(own.get("strict")))
+        if same:  # no form of it is taken; other rows' schemas may be
             self._unenforced.add(dumps(sent))
         return True
 
