@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import cast
+
+import orjson
 
 from thirdshift.router.pricing.pricebook import PriceMap
 
@@ -28,4 +29,4 @@ def bundled_map() -> tuple[PriceMap, str]:
     path = litellm_folder() / MAP_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: this litellm carries no price map; run: make setup")
-    return cast("PriceMap", json.loads(path.read_bytes())), importlib.metadata.version("litellm")
+    return cast("PriceMap", orjson.loads(path.read_bytes())), importlib.metadata.version("litellm")

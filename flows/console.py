@@ -12,13 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Lock
-from typing import Any, ParamSpec, TextIO, TypeVar
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from typing import TYPE_CHECKING, Any, ParamSpec, TextIO, TypeVar
 
 from thirdshift.flows.formats import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 10.0
 """How often a log that is no terminal gets a line of progress."""
@@ -105,18 +105,31 @@ class RunConsole:
     """Everything a run says goes through here, to stderr: stdout is for the answer of a command."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console
+
+    @property
+    def console(self) -> Console:
+        """rich's, made when something is said: a command that says nothing is spared its import."""
+        if self._console is None:
+            from rich.console import Console
+
+            self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        return self._console
 
     def say(self, text: str, style: str | None = None) -> None:
         """A line; one with a style is a warning."""
         if QUIET in os.environ and style is None:
             return
+        from rich.markup import escape
+
         self.console.print(escape(printable(text)), style=style)
 
     @contextmanager
     def working(self, title: str, tally: ProgressCounts) -> Iterator[Bar]:
         """A bar for one dispatch; `Bar.show` redraws it."""
         if self.console.is_terminal and QUIET not in os.environ:
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
             with Progress(
                 TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
                 TextColumn("{task.fields[told]}"), console=self.console,
@@ -137,6 +150,8 @@ class Bar:
 
 class _Drawn(Bar):
     def __init__(self, tally: ProgressCounts, progress: Progress, title: str) -> None:
+        from rich.markup import escape
+
         self._tally, self._progress = tally, progress
         self._task = progress.add_task(escape(title), total=tally.total, told="")
 

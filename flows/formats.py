@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.table import Table
 
 SHOWN_ROWS = 200
 """A terminal gets no more rows than a person scrolls through; --json gives all."""
@@ -27,7 +27,7 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Decimal):
         return f"{value:f}"
-    if isinstance(value, pa.MonthDayNano):
+    if type(value).__name__ == "MonthDayNano":  # pyarrow's
         return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} s"
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
@@ -52,6 +52,10 @@ def jsonable(value: Any) -> Any:
 
 def as_table(answer: pa.Table) -> Table:
     """An Arrow table as a rich one; numbers to the right, control characters made visible."""
+    import pyarrow as pa
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(
         caption=("1 row" if answer.num_rows == 1 else f"{answer.num_rows:,} rows")
         + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")

@@ -5,21 +5,14 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.models.listing import (
-    ModelFilter,
-    find_model,
-    listed_json,
-    listing,
-    names_of,
-    offers_of,
-    shown_json,
-)
-from thirdshift.flows.models.registry import load_registry
+
+if TYPE_CHECKING:
+    from thirdshift.flows.models.listing import ModelFilter
 
 models = typer.Typer(
     help="List models, with licence, lab, price and prior; show one; keep the price map new.",
@@ -109,6 +102,8 @@ def prices(
 def show_models(criteria: ModelFilter, *, as_json: bool) -> int:
     """Print the list of models; return 0."""
     from thirdshift.flows.cli.models_tables import print_choices, print_listing
+    from thirdshift.flows.models.listing import listed_json, listing
+    from thirdshift.flows.models.registry import load_registry
 
     known = load_registry()
     rows = listing(known, criteria)
@@ -123,6 +118,9 @@ def show_models(criteria: ModelFilter, *, as_json: bool) -> int:
 
 def show_model(name: str, *, as_json: bool) -> int:
     """Print all that is known of one model; return 0. Raises UserError with the nearest names."""
+    from thirdshift.flows.models.listing import find_model, names_of, offers_of, shown_json
+    from thirdshift.flows.models.registry import load_registry
+
     known = load_registry()
     model = find_model(known, name)
     offers = offers_of(known, [name] if model is None else names_of(known, model))

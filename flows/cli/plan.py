@@ -6,10 +6,9 @@ import json
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.console import money
@@ -17,6 +16,10 @@ from thirdshift.flows.formats import jsonable, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning.problem import Infeasible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 
 def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int:
@@ -28,6 +31,8 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
         elif as_json:
             print(json.dumps(asdict(report), default=jsonable))
         else:
+            from rich.console import Console
+
             show(outlook, report, Console(highlight=False))
     return report.exit_code
 
@@ -79,6 +84,8 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
 def _show_range(outlook: PlanOutlook, console: Console) -> None:
     """Print what all requests would cost on each endpoint, where a pilot must first measure quality."""
     cost = np.where(outlook.columns.allowed, outlook.market.by_endpoint(), np.nan)
+    from rich.table import Table
+
     table = Table("endpoint", "allowed for", "all of them")
     for e, endpoint in enumerate(outlook.context.endpoints):
         allowed = outlook.columns.allowed[:, e]
@@ -95,6 +102,8 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
 
 
 def _table(outlook: PlanOutlook) -> Table:
+    from rich.table import Table
+
     table = Table("endpoint", "requests", "input tokens", "output tokens", "expected", "workers")
     plan = outlook.plan
     workers = {} if isinstance(plan, Infeasible) else plan.workers
@@ -114,6 +123,8 @@ def _table(outlook: PlanOutlook) -> Table:
 
 def _frontier(outlook: PlanOutlook) -> Table:
     """Return cost as a function of the floor, four points to a line of text."""
+    from rich.table import Table
+
     table = Table(title="what a floor costs", show_header=False)
     cells = [f"{point.floor:.3f}  {money(point.cost_usd)}" for point in outlook.points]
     for start in range(0, len(cells), 4):

@@ -6,12 +6,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
 import typer
-
-from thirdshift.flows.console import money
-from thirdshift.flows.formats import as_table, jsonable
-from thirdshift.flows.runs.listing import runs_of
 
 
 def register(app: typer.Typer) -> None:
@@ -29,9 +24,10 @@ def show_runs(
     ] = False,
 ) -> None:
     """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
-    from rich.console import Console
-
+    from thirdshift.flows.console import money
     from thirdshift.flows.dispatch.dead_runs import enter_interrupted
+    from thirdshift.flows.formats import jsonable
+    from thirdshift.flows.runs.listing import runs_of
 
     path = (warehouse or Path("warehouse.duckdb")).resolve()
     enter_interrupted(path)
@@ -51,6 +47,11 @@ def show_runs(
         for row in rows
     ]
     if shown:
+        import pyarrow as pa
+        from rich.console import Console
+
+        from thirdshift.flows.formats import as_table
+
         Console(highlight=False).print(as_table(pa.Table.from_pylist(shown)))
     else:
         print(f"{path}: no run yet")

@@ -39,7 +39,6 @@ from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import StoreUnreachable
 from thirdshift.warehouse.intake.intake import InputSpec, Intake
 from thirdshift.warehouse.journal.run_folder import run_folder
-from thirdshift.warehouse.object_stores import probe
 from thirdshift.warehouse.store.prices import price_rows
 
 NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
@@ -243,6 +242,8 @@ def writable(context: RunContext) -> None:
         if target is None or context.call.emulated:
             continue
         try:
+            from thirdshift.warehouse.object_stores import probe
+
             probe(target)
         except (StoreUnreachable, ImportError) as error:
             raise UserError(f"{key} {error}") from error

@@ -12,7 +12,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, gammaln
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +29,8 @@ def exact(successes: int, scored: int, confidence: float, population: int | None
         return 0.0
     alpha = 1.0 - confidence
     if population is None:
+        from scipy.special import betaincinv
+
         return float(betaincinv(successes, scored - successes + 1, alpha))
     low, high = successes, population - (scored - successes)  # what the sample leaves possible
     while low < high:  # the smallest number of successes in the population that does not surprise
@@ -52,6 +53,8 @@ def chance_of_as_many(successes: int, population: int, right: int, scored: int) 
 
 def _log_choose(whole: int, part: Floats | np.float64) -> Floats:
     """log(whole over part); minus infinity where there are not so many."""
+    from scipy.special import gammaln
+
     logarithm: Floats = gammaln(whole + 1.0) - gammaln(part + 1.0) - gammaln(whole - part + 1.0)
     return np.where(part > whole, -np.inf, logarithm)
 

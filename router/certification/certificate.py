@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 from thirdshift.router.certification.bounds import STEPS, Floats, betting, exact, powered
 from thirdshift.router.certification.scorers import Basis
@@ -260,7 +260,7 @@ def _enough(
     floor: float, mean: float, level: float, population: int, labels: int, spread: float | None
 ) -> bool:
     """Whether so many labels certify in `POWER` of cases (the betting bound by its asymptotic width)."""
-    unlucky = float(ndtri(POWER))
+    unlucky = NormalDist().inv_cdf(POWER)
     left = 1.0 - labels / population
     if spread is None:
         usual = labels * mean - unlucky * math.sqrt(labels * mean * (1.0 - mean) * left)

@@ -7,12 +7,12 @@ reference) cannot be told here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from thirdshift.router.certification.bounds import chance_of_as_many
 
@@ -70,5 +70,5 @@ def _measures(sample: NDArray[np.bool_], measures: Mapping[str, NDArray[Any]]) -
             continue
         deviation = float(rank[sample].mean() - rank.mean()) / spread
         word = "larger" if deviation > 0 else "smaller"
-        differences.append((2.0 * float(ndtr(-abs(deviation))), f"{what} is {word} among them"))
+        differences.append((math.erfc(abs(deviation) / math.sqrt(2.0)), f"{what} is {word} among them"))
     return differences

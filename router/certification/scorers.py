@@ -18,13 +18,10 @@ from enum import StrEnum
 from functools import lru_cache, partial
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pyarrow as pa
 import regex
 from numpy.typing import NDArray
-from referencing import Registry
-from referencing.exceptions import Unresolvable
 
 PATTERN_SECONDS = 1.0
 """A pattern that takes longer on one answer backtracks without end; it counts as not matching."""
@@ -170,6 +167,8 @@ def validates(output: str, schema: str) -> float | None:
     validator = _validator(schema)
     if validator is None:
         return None
+    from referencing.exceptions import Unresolvable
+
     value = parsed(output)
     try:
         return float(value is not NOT_JSON and validator.is_valid(value))
@@ -182,6 +181,9 @@ def _validator(schema: str) -> Any | None:
     rules = parsed(schema)
     if not isinstance(rules, dict):
         return None
+    import jsonschema
+    from referencing import Registry
+
     kind = jsonschema.validators.validator_for(rules, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(rules)

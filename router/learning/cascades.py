@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations
 
 import numpy as np
@@ -105,12 +106,19 @@ class _Chances:
         at = [*np.flatnonzero(self.seen).tolist(), *failed]
         mean = self.expected[some, endpoint]
         if at:
-            gain = np.linalg.solve(self.residual[np.ix_(at, at)], self.residual[at, endpoint])
+            gain = _gain(self.residual.astype(np.float64).tobytes(), len(self.residual), tuple(at), endpoint)
             scored = self.score[some][:, at].copy()
             scored[:, len(at) - len(failed) :] = 0.0
             mean = mean + (scored - self.expected[some][:, at]) @ gain
         clipped: Floats = np.clip(mean, UNSURE, 1.0 - UNSURE)
         return clipped
+
+
+@lru_cache(maxsize=4096)
+def _gain(residual: bytes, endpoints: int, at: tuple[int, ...], endpoint: int) -> Floats:
+    """How far each score at `at` moves what is expected of `endpoint`: the same for all requests and in every world."""
+    covariance = np.frombuffer(residual, np.float64).reshape(endpoints, endpoints)
+    return np.asarray(np.linalg.solve(covariance[np.ix_(at, at)], covariance[at, endpoint]), np.float64)
 
 
 def _weighed(
@@ -129,7 +137,10 @@ def _weighed(
     alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
     chosen = np.union1d(_competing(spent, reached), alone).astype(np.int64)
     steps = [every[c] for c in chosen]
-    spent, reached = _columns(steps, held, chances, cost, slice(None))
+    if len(sample) < len(rows):
+        spent, reached = _columns(steps, held, chances, cost, slice(None))
+    else:
+        spent, reached = spent[:, chosen], reached[:, chosen]
     stay = np.full((len(rows), 1), 0.0 if served else np.inf)
     return Cascades(rows, ((), *steps), np.hstack([stay, spent]), np.hstack([held[:, None], reached]))
 

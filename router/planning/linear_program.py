@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 import highspy
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
 
 from thirdshift.router.planning.coefficients import GroupedCoefficients, Mask, Real
 from thirdshift.router.planning.duals import Multipliers, Objective
@@ -194,13 +193,14 @@ class LinearProgram:
         return np.where(counted, values, 0.0)
 
     def _build(self) -> highspy.Highs:
-        matrix = self._matrix().tocsc()
+        (num_rows, num_columns), row, column, entry = self._matrix()
+        by_column = np.lexsort((row, column))
         lp = highspy.HighsLp()
-        lp.num_row_, lp.num_col_ = matrix.shape
+        lp.num_row_, lp.num_col_ = num_rows, num_columns
         lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-        lp.a_matrix_.start_ = matrix.indptr
-        lp.a_matrix_.index_ = matrix.indices
-        lp.a_matrix_.value_ = matrix.data
+        lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(np.bincount(column, minlength=num_columns))])
+        lp.a_matrix_.index_ = row[by_column]
+        lp.a_matrix_.value_ = entry[by_column]
         lp.row_lower_, lp.row_upper_ = self._all_row_bounds()
         lp.col_cost_, lp.col_lower_, lp.col_upper_ = self._columns()
         if self._whole:
@@ -213,13 +213,13 @@ class LinearProgram:
         highs.passModel(lp)
         return highs
 
-    def _matrix(self) -> sparse.coo_matrix:
-        """Rows: groups, limits, fits, idle. Columns: x, w, u, s."""
+    def _matrix(self) -> tuple[tuple[int, int], NDArray[np.int64], NDArray[np.int64], Real]:
+        """Shape, and row, column and value of what is not zero. Rows: groups, limits, fits, idle. Columns: x, w, u, s."""
         groups, limits, pools, pairs = len(self.table), len(self.limits), len(self.pools), len(self._group)
         rows, columns, values = [self._group], [np.arange(pairs)], [np.ones(pairs)]
 
         def put(row: int, column: NDArray[np.integer] | list[int], value: Real | list[float]) -> None:
-            columns.append(np.asarray(column))
+            columns.append(np.asarray(column, dtype=np.int64))  # an empty list would be of floats
             values.append(np.asarray(value, dtype=np.float64))
             rows.append(np.full(len(columns[-1]), row))
 
@@ -248,8 +248,7 @@ class LinearProgram:
                 at_least = index < limits and self.limits[index].measure is Measure.WORTH
                 put(groups + index, [first + index], [1.0 if at_least else -1.0])
         shape = (groups + limits + 2 * pools, pairs + 2 * pools + (limits + pools if self._elastic else 0))
-        parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-        return sparse.coo_matrix(parts, shape=shape)
+        return shape, np.concatenate(rows), np.concatenate(columns), np.concatenate(values)
 
     def _all_row_bounds(self) -> tuple[Real, Real]:
         ones = np.ones(len(self.table))

@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
-from scipy.sparse.linalg import ArpackError, svds
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 DIRECTIONS = 16
 """More carry nothing that the few hundred scores of a pilot could tell apart."""
@@ -86,6 +88,8 @@ def clip(text: str) -> str:
 
 def _ngrams(texts: Sequence[str]) -> sparse.csr_matrix:
     """How often each bucket's words and pairs of words occur in each text, shape (n, BUCKETS)."""
+    from scipy import sparse
+
     known: dict[str, int] = {}
     lists = [_WORD.findall(clip(text).lower()) for text in texts]
     for words in lists:
@@ -105,6 +109,8 @@ def _ngrams(texts: Sequence[str]) -> sparse.csr_matrix:
 
 def _directions(words: sparse.csr_matrix, rng: np.random.Generator) -> NDArray[np.float32]:
     """The right singular vectors of the largest singular values, shape (BUCKETS, at most DIRECTIONS)."""
+    from scipy.sparse.linalg import ArpackError, svds
+
     rank = min(DIRECTIONS, max(1, min(words.shape) - 1))
     if not words.nnz or min(words.shape) == 1:
         return np.zeros((BUCKETS, rank), np.float32)
@@ -127,6 +133,8 @@ def _dense_directions(words: sparse.csr_matrix, rank: int) -> NDArray[np.float32
 
 def _weighed(counts: sparse.csr_matrix, rarity: NDArray[np.float32]) -> sparse.csr_matrix:
     """Counts times rarity, each text's row of length 1."""
+    from scipy import sparse
+
     weighed = counts @ sparse.diags(rarity)
     norms = np.sqrt(np.asarray(weighed.multiply(weighed).sum(axis=1)).ravel())
     return sparse.csr_matrix(sparse.diags(1.0 / np.maximum(norms, 1e-9)) @ weighed)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -43,6 +42,8 @@ def solve(
     """`target`: an answer's value above base; `precision_of`: its weight over its variance. Parallel
     columns.
     """
+    from scipy.linalg import cho_factor, cho_solve
+
     cells, which = np.unique(task_of * endpoints + endpoint_of, return_inverse=True)
     precision = np.bincount(which, precision_of)
     means = np.bincount(which, precision_of * target) / precision

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,3 +60,24 @@ def test_the_shell_completes_commands_options_and_runs(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         (folder / "job.json").write_text("{}")
     assert completed(tmp_path, "report", "mon") == ["monday"]
+
+
+def test_a_command_that_is_named_says_the_same_help_as_among_all() -> None:
+    for name, options in (
+        ("plan", ["--why", "--json"]),
+        ("models", ["--licence"]),
+        ("ledger", ["reconcile"]),
+    ):
+        done = subprocess.run([PROGRAM, name, "--help"], capture_output=True, text=True, check=True)
+        assert all(option in done.stdout for option in options), done.stdout
+
+
+def test_planning_imports_neither_scipy_nor_prefect_nor_litellm() -> None:
+    program = """
+import sys
+import thirdshift.flows.cli.app, thirdshift.flows.cli.plan
+dear = ("scipy", "jsonschema", "fsspec", "rich", "prefect", "litellm", "tiktoken")
+print(*(name for name in dear if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -15,12 +15,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from thirdshift.engines.tokenizers import counted, tiktoken_counter, tokenizer_for
+from thirdshift.engines.tokenizers import (
+    TiktokenCounter,
+    counted,
+    short_text_counter,
+    tiktoken_counter,
+    tokenizer_for,
+)
 from thirdshift.router.tokens.estimate import Ratio, Template, count_exactly, estimate, learn_ratio, texts_of
 from thirdshift.router.tokens.prefixes import cached_tokens, find
 from thirdshift.router.tokens.text_stats import COUNTERS, FEATURES, features
 
 BARE = Template(0, 0)
+WHOLE = TiktokenCounter("o200k_base")
+"""With tiktoken's own tables, once they are loaded."""
+WHOLE._count([])
 
 
 class Letters:
@@ -256,3 +265,31 @@ def test_a_text_that_a_tokenizer_breaks_at_is_estimated_and_the_others_are_count
 
     with pytest.raises(KeyboardInterrupt):
         counted(interrupted, ["a", "b"])
+
+
+WORDS = st.text(st.characters(max_codepoint=127), max_size=40)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            WORDS,
+            st.from_regex(r"([A-Z]{0,3}[a-z]{0,12}('[sStTlL]+)?[ \n\t.,0-9]{0,4}){0,8}", fullmatch=True),
+        ),
+        max_size=8,
+    )
+)
+def test_short_texts_are_counted_as_tiktoken_counts_them(texts: list[str]) -> None:
+    tiktoken = TiktokenCounter("o200k_base")
+    tiktoken._encoding = WHOLE._encoding
+    assert short_text_counter().count(texts) is not None
+    assert np.array_equal(short_text_counter().count(texts), tiktoken.count(texts))
+
+
+def test_what_is_not_short_or_not_ascii_is_left_to_tiktoken() -> None:
+    assert short_text_counter().count(["plain", "naïve"]) is None
+    assert short_text_counter().count(["a" * 1000]) is None
+    assert (
+        TiktokenCounter("o200k_base").count(["naïve", "a" * 1000]).tolist()
+        == WHOLE.count(["naïve", "a" * 1000]).tolist()
+    )

@@ -7,6 +7,7 @@ Files are taken in the order of their names, so that a row has the same position
 from __future__ import annotations
 
 import glob
+import gzip
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.warehouse.errors import InputError, StoreUnreachable, first_line, nearest
 from thirdshift.warehouse.memory import memory_limit
-from thirdshift.warehouse.object_stores import filesystem_of, filesystems_in, meaning
 
 JSONL = (".jsonl", ".ndjson")
 MAGIC = frozenset("*?[")
@@ -53,9 +52,9 @@ class Files:
 
     def open(self, path: str) -> Any:
         """A binary file; gzip is undone for `.gz`."""
-        compression = "gzip" if path.endswith(".gz") else None
         if self.filesystem is None:
-            return fsspec.open(path, "rb", compression=compression).open()
+            return gzip.open(path) if path.endswith(".gz") else open(path, "rb")
+        compression = "gzip" if path.endswith(".gz") else None
         return self.filesystem.open(path, "rb", compression=compression)
 
 
@@ -119,6 +118,8 @@ def _nearest_file(path: str) -> str:
 
 
 def _find_remote(uri: str) -> Files:
+    from thirdshift.warehouse.object_stores import filesystem_of, meaning
+
     try:
         filesystem, path = filesystem_of(uri)
         if MAGIC & set(path):
@@ -215,6 +216,8 @@ def scan_sql(con: duckdb.DuckDBPyConnection, source: SqlSource, base: Path) -> S
     What the job attaches may fetch the extension that it needs. The question itself gets none from the network, changes
     no setting, and reaches object stores as all other input does.
     """
+    from thirdshift.warehouse.object_stores import filesystems_in
+
     con.execute(f"set file_search_path = {quoted(str(base))}")
     for alias, target in source.attach.items():
         try:

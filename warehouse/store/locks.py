@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import tenacity
 
 from thirdshift.warehouse.errors import StoreError, WarehouseInUse, first_line
 from thirdshift.warehouse.store.readers import inode, move_from_readers
@@ -99,6 +98,8 @@ def connect(
     Who writes waits a second for readers, and then goes on in a copy. Raises WarehouseInUse where the file is still locked
     after `wait_seconds`; StoreError: not to be opened, or no DuckDB file.
     """
+    import tenacity
+
     messages: list[str] = []
     begun = time.monotonic()
 
