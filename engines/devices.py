@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -65,7 +65,11 @@ def hardware(spec: WorkerSpec, known: Machine | None = None) -> str:
     if spec.device == "cpu":
         count = len(cores_of(spec, 0, here.cores))
         return f"{count} {'core' if count == 1 else 'cores'}"
-    names = [device.name for device in here.of(spec.device)]
+    return hardware_named(spec, [device.name for device in here.of(spec.device)])
+
+
+def hardware_named(spec: WorkerSpec, names: Sequence[str]) -> str:
+    """Name the devices of one worker by the first of a machine's."""
     return f"{width(spec.options)} x {names[0] if names else spec.device}"
 
 

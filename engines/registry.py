@@ -11,6 +11,7 @@ from thirdshift.router.values import Endpoint, Mode
 
 ADAPTERS: dict[str, tuple[str, str, str]] = {
     "vllm": ("thirdshift.engines.vllm.engine", "VllmEngine", "needs nothing more here"),
+    "ray": ("thirdshift.engines.ray.engine", "RayEngine", "ray"),
     "batch": ("thirdshift.engines.batch.engine", "BatchEngine", "aiohttp"),
     "openai wire": ("thirdshift.engines.realtime.engine", "RealtimeEngine", "aiohttp"),
     "litellm": ("thirdshift.engines.realtime.litellm", "LitellmEngine", "litellm"),
@@ -37,7 +38,7 @@ def batch_tier_missing(model: str, api_base: str | None) -> str | None:
 def adapter_of(endpoint: Endpoint) -> str:
     """The adapter's name: own workers, a batch tier, OpenAI's wire, and litellm for all else."""
     if endpoint.workers is not None:
-        return "vllm"
+        return "vllm" if endpoint.workers.cluster is None else "ray"
     if endpoint.mode is Mode.BATCH:
         return "batch"
     if endpoint.api_base is not None or endpoint.model.startswith("openai/"):

@@ -169,8 +169,24 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSpec:
+    """The Ray cluster that an endpoint's workers run on."""
+
+    address: str
+    """As `ray.init` takes it: `host:port`, or `auto` for the one on this machine."""
+    runtime_env: Mapping[str, JSON] = field(default_factory=dict)
+    """Ray's own description of a worker's environment, passed through."""
+    python: str | None = None
+    """The interpreter on the nodes that has vLLM; None: the one that Ray runs there."""
+    whole: bool = False
+    """`workers: max`: as many as the cluster has room for when the plan is made."""
+    hardware: tuple[tuple[str, int], ...] = ()
+    """What a worker would run on, and how many of these the cluster has room for; empty until it was looked at."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """How to start local vLLM workers of an endpoint."""
+    """How to start vLLM workers of an endpoint, on this machine or on a cluster."""
 
     device: str  # cuda, npu or cpu
     workers: int  # at most
@@ -179,6 +195,8 @@ class WorkerSpec:
     minimum_minutes: float = 0.0
     accounting_usd_per_hour: Decimal | None = None
     """Charged back, not planned with: hardware already paid."""
+    cluster: ClusterSpec | None = None
+    """None: on this machine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,13 @@ class Meter:
         *,
         minimum_seconds: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ) -> None:
+        """`began`: since when its time is paid, on that clock; None: from now on."""
         self._per_second = usd_per_hour / 3600
         self._engine_context, self._overhead, self._clock = engine_context, overhead, clock
         self._minimum = minimum_seconds
-        self._began = self._marked = clock()
+        self._began = self._marked = clock() if began is None else began
         self._lease: Lease | None = None
         self.cost_usd = ZERO
         """Charged so far, answers and overhead together: never more than a rounding from seconds times price."""

@@ -45,6 +45,10 @@ class WorkerLifetime:
     """What the plan reckons with, and the ledger holds."""
     accounting_usd_per_hour: Decimal | None = None
     """For charge-back only."""
+    node: str = ""
+    """The machine that it runs on."""
+    hardware: str = ""
+    """What of it, as in the table `rates`."""
     ready_at: datetime | None = None
     stopped_at: datetime | None = None
     cost_usd: Decimal = ZERO

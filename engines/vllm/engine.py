@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from statistics import median
 
 from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
-from thirdshift.engines.devices import hardware, machine
+from thirdshift.engines.devices import machine
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
 from thirdshift.engines.vllm.preflight import check
-from thirdshift.engines.vllm.process import place
+from thirdshift.engines.vllm.process import Place, place
 from thirdshift.engines.vllm.supervisor import StartupTerms, WorkerSupervisor
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
@@ -123,18 +124,37 @@ class VllmEngine:
 
     def rates(self) -> Rates | None:
         """Return the speed of one worker as measured so far, all taken together; None before the first is up."""
+        return self._rates(None)
+
+    def rates_by_hardware(self) -> list[Rates]:
+        """Return the speed of one worker, for everything that workers have run on."""
         with self._lock:
-            supervisors = [
-                supervisor for supervisor in (*self._done, *self._supervisors.values()) if supervisor.version
+            names = {name for supervisor in self._all_supervisors() for name in supervisor.speeds}
+        return [rates for name in sorted(names) if (rates := self._rates(name)) is not None]
+
+    def _rates(self, hardware: str | None) -> Rates | None:
+        """Return the speed on this hardware; None: on all together."""
+        with self._lock:
+            supervisors = [supervisor for supervisor in self._all_supervisors() if supervisor.version]
+            startups = [
+                lifetime.startup_seconds
+                for lifetime in self._lifetimes
+                if hardware in {None, lifetime.hardware} and lifetime.startup_seconds is not None
             ]
-            startups = [lifetime.startup_seconds for lifetime in self._lifetimes]
-            starts = [seconds for seconds in startups if seconds is not None]
             if not supervisors:
                 return None
-            speed = Speedometer.together(supervisor.speed for supervisor in supervisors)
+            speeds = [(name, speed) for each in supervisors for name, speed in each.speeds.items()]
+            named = [name for name, _ in speeds] if hardware is None else [hardware]
+            speed = Speedometer.together(speed for name, speed in speeds if hardware in {None, name})
         return speed.rates(
-            supervisors[0].version, self.spec.device, hardware(self.spec), median(starts) if starts else 0.0
+            supervisors[0].version,
+            self.spec.device,
+            ", ".join(dict.fromkeys(named)),
+            median(startups) if startups else 0.0,
         )
+
+    def _all_supervisors(self) -> list[WorkerSupervisor]:
+        return [*self._done, *self._supervisors.values()]
 
     # --- for its supervisors ---
 
@@ -154,9 +174,15 @@ class VllmEngine:
             self._check_deadline()
             return not self.closing and self._pending() > 0
 
-    @property
-    def unplanned(self) -> bool:
-        """Whether the plan has no use for these workers."""
+    def find_place(self, supervisor: WorkerSupervisor, worker_id: str) -> Place | None:  # noqa: ARG002 (what a cluster shows)
+        """Return where a supervisor's worker can run, waiting where it must; None: it is not wanted any more.
+
+        Raises NoPlace.
+        """
+        return place(self.spec, supervisor.number, machine())
+
+    def unplanned(self, supervisor: WorkerSupervisor) -> bool:  # noqa: ARG002 (of those here only all are given up)
+        """Whether the plan has no use for this worker any more."""
         return self._planned == 0
 
     def take(self, room: int) -> list[QueuedRequest]:
@@ -221,16 +247,19 @@ class VllmEngine:
                 self._start_failure = why
                 self._fail_pending()
 
-    def worker_started(self, worker_id: str, pid: int) -> WorkerLifetime:
+    def worker_started(self, worker_id: str, pid: int, place: Place) -> WorkerLifetime:
         """Note a worker's start."""
+        paid = 0.0 if place.found_at is None else time.monotonic() - place.found_at
         lifetime = WorkerLifetime(
             worker_id,
             self.endpoint.name,
             self.spec.device,
             pid,
-            datetime.now(UTC),
+            datetime.now(UTC) - timedelta(seconds=paid),
             self.usd_per_hour,
             self.spec.accounting_usd_per_hour,
+            node=place.node,
+            hardware=place.hardware,
         )
         with self._lock:
             self._lifetimes.append(lifetime)
@@ -264,9 +293,7 @@ class VllmEngine:
             if len(self._supervisors) >= wanted:
                 break
             if number not in self._supervisors:
-                supervisor = WorkerSupervisor(
-                    self, number, place(self.spec, number, machine()), run_id, self._terms
-                )
+                supervisor = WorkerSupervisor(self, number, run_id, self._terms)
                 self._supervisors[number] = supervisor
                 supervisor.thread.start()
         for supervisor in self._supervisors.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import threading
@@ -12,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import Machine, cores_of, width
+from thirdshift.engines.devices import Machine, cores_of, hardware, width
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
 PROGRAM = Path(__file__).with_name("worker.py")
@@ -34,26 +35,82 @@ QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TQDM_DISABLE": "1", "
 """Nothing is reported to anybody, and no progress bars in the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one worker of several runs."""
+class WorkerProcess(Protocol):
+    """A worker that is up, wherever it runs."""
 
+    pid: int
+    """Of the worker, on the machine that it runs on."""
+
+    def send(self, messages: Iterable[Mapping[str, JSON]]) -> None:
+        """Send messages without waiting for the worker's engine. Raises ProcessEnded."""
+
+    def receive(self, seconds: float) -> list[dict[str, Any]]:
+        """Return the messages that have come, waiting at most so long. Raises ProcessEnded when none will come any more."""
+
+    def wake_reader(self) -> None:
+        """Let `receive` return at once."""
+
+    def end(self, seconds: float = 0.0) -> str:
+        """Ask it to stop, wait so long, then kill it and all that it started. Returns how it ended: `was killed`."""
+
+    def last_lines(self) -> str:
+        """Return the last lines of its log, joined in one."""
+
+
+class Place(Protocol):
+    """Where one worker of several can run: the devices are its own from now on, until it ends or the place is released."""
+
+    @property
+    def node(self) -> str:
+        """The machine's name."""
+
+    @property
+    def hardware(self) -> str:
+        """What the worker runs on there, as in the table `rates`."""
+
+    @property
+    def found_at(self) -> float | None:
+        """Since when its time is paid, on the monotonic clock; None: from the worker's start on."""
+
+    def start(self, model: str, options: Mapping[str, JSON]) -> WorkerProcess:
+        """Start the worker."""
+
+    def release(self) -> None:
+        """Give the place back: no worker was started."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlace:
+    """Devices or cores of this machine."""
+
+    python: str
     environment: Mapping[str, str]
     cores: tuple[int, ...] = ()
+    hardware: str = ""
+    node: str = platform.node()
+    found_at: float | None = None
+
+    def start(self, model: str, options: Mapping[str, JSON]) -> WorkerProcess:
+        return Process(self.python, model, options, self)
+
+    def release(self) -> None:
+        """Leave everything as it is: nobody else waits for it."""
 
 
-def place(spec: WorkerSpec, number: int, known: Machine) -> Place:
+def place(spec: WorkerSpec, number: int, known: Machine) -> LocalPlace:
     """Return the devices of worker `number`: as many as its tensors and pipeline are split over, none shared."""
+    named = hardware(spec, known)
     if spec.device == "cpu":
-        return _on_cores(spec, number, known.cores)
+        cores = cores_of(spec, number, known.cores)
+        return LocalPlace(spec.python, cpu_environment(spec, cores), cores, named)
     size = width(spec.options)
     indices = [str(device.index) for device in known.of(spec.device)][number * size : (number + 1) * size]
     name = "ASCEND_RT_VISIBLE_DEVICES" if spec.device == "npu" else "CUDA_VISIBLE_DEVICES"
-    return Place({name: ",".join(indices)})
+    return LocalPlace(spec.python, {name: ",".join(indices)}, hardware=named)
 
 
-def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
-    own_cores = cores_of(spec, number, cores)
+def cpu_environment(spec: WorkerSpec, own_cores: Iterable[int]) -> dict[str, str]:
+    """Return the variables of a worker on the processor; those that are set here stand."""
     variables = {
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, own_cores)),
@@ -64,7 +121,7 @@ def _on_cores(spec: WorkerSpec, number: int, cores: tuple[int, ...]) -> Place:
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # ready after 5 s instead of 32 (FACTS)
     else:
         del variables["VLLM_CPU_OMP_THREADS_BIND"]  # one set per rank: vLLM's own choice
-    return Place({name: os.environ.get(name, value) for name, value in variables.items()}, own_cores)
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
 def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) -> dict[str, JSON]:
@@ -85,9 +142,9 @@ class ProcessEnded(Exception):
 
 
 class Process:
-    """A running worker. Made on a thread that outlives it: it dies with the thread that made it."""
+    """A worker on this machine. Made on a thread that outlives it: it dies with the thread that made it."""
 
-    def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: Place) -> None:
+    def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: LocalPlace) -> None:
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._received: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
         (asked, to), (answers, out), (log, err) = os.pipe(), os.pipe(), os.pipe()
@@ -142,8 +199,8 @@ class Process:
         """Let `receive` return at once."""
         self._received.put([])
 
-    def end(self, seconds: float = 0.0) -> int:
-        """Ask it to stop, wait so long, then kill it and all that it started. Returns its exit status."""
+    def end(self, seconds: float = 0.0) -> str:
+        """Ask it to stop, wait so long, then kill it and all that it started. Returns how it ended."""
         if seconds:
             with suppress(ProcessEnded, subprocess.TimeoutExpired):
                 self.send(({"op": "stop"},))
@@ -156,11 +213,11 @@ class Process:
         with suppress(OSError):
             self._to.close()
         self._errors.close()
-        return status
+        return ending(status)
 
-    def last_lines(self, lines: int = 6) -> str:
-        """The last lines of its log, joined in one."""
-        return " | ".join([line for line in list(self._log) if line][-lines:]) or "(its log is empty)"
+    def last_lines(self) -> str:
+        """Return the last lines of its log, joined in one."""
+        return last_lines(self._log)
 
     def _read_answers(self) -> None:
         rest = b""
@@ -174,6 +231,11 @@ class Process:
     def _read_log(self) -> None:
         for line in self._errors:
             self._log.append(line.decode(errors="replace").strip()[:400])
+
+
+def last_lines(log: Iterable[str], lines: int = 6) -> str:
+    """Join the last lines of a worker's log in one."""
+    return " | ".join([line for line in list(log) if line][-lines:]) or "(its log is empty)"
 
 
 def ending(status: int) -> str:

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.metered.meter import Meter
+from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
 from thirdshift.engines.metered.throughput import Speedometer
-from thirdshift.engines.vllm.process import Place, Process, ProcessEnded, ending, options_for
+from thirdshift.engines.vllm.process import Place, ProcessEnded, WorkerProcess, options_for
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext
-from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec
+from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec, usd_up
 
 RESTARTS = 4
 """A worker that dies so often without an answer in between is given up."""
@@ -39,6 +39,14 @@ class BudgetExhausted(Exception):
 
 class WorkerDied(Exception):
     """A worker ended by itself, or had to be ended; the message says how and what its log says."""
+
+
+class NoPlace(Exception):
+    """There is nowhere to run a worker, and none to be waited for; the message says why."""
+
+
+class WorkerLost(ProcessEnded):
+    """What a worker ran on is gone: that says nothing of the worker, which may be started elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,8 @@ class WorkerPool(Protocol):
     bodies: Bodies
     closing: bool
 
-    @property
-    def unplanned(self) -> bool: ...
+    def find_place(self, supervisor: WorkerSupervisor, worker_id: str) -> Place | None: ...
+    def unplanned(self, supervisor: WorkerSupervisor) -> bool: ...
     def wants(self, supervisor: WorkerSupervisor) -> bool: ...
     def has_work(self) -> bool: ...
     def take(self, room: int) -> list[QueuedRequest]: ...
@@ -71,17 +79,17 @@ class WorkerPool(Protocol):
     def budget_exhausted(self, supervisor: WorkerSupervisor) -> None: ...
     def failed(self, error: BaseException) -> None: ...
     def worker_gone(self, supervisor: WorkerSupervisor, why: str | None) -> None: ...
-    def worker_started(self, worker_id: str, pid: int) -> WorkerLifetime: ...
+    def worker_started(self, worker_id: str, pid: int, place: Place) -> WorkerLifetime: ...
     def worker_id(self, number: int) -> str: ...
 
 
 class WorkerSupervisor:
-    """Starts and feeds one worker; everything but `wake` and `speed` belongs to its own thread."""
+    """Starts and feeds one worker; everything but `wake`, `up` and `speeds` belongs to its own thread."""
 
-    def __init__(self, pool: WorkerPool, number: int, where: Place, run_id: str, terms: StartupTerms) -> None:
-        self._pool, self._number, self._where = pool, number, where
-        self._run_id, self._terms = run_id, terms
-        self._process: Process | None = None
+    def __init__(self, pool: WorkerPool, number: int, run_id: str, terms: StartupTerms) -> None:
+        self._pool, self.number = pool, number
+        self.run_id, self._terms = run_id, terms
+        self._process: WorkerProcess | None = None
         self._in_flight: dict[int, QueuedRequest] = {}
         self._next_id = 0
         self._worker_id = ""
@@ -93,7 +101,12 @@ class WorkerSupervisor:
         """In a row, without an answer in between."""
         self._marked = 0.0
         """Where the stretch began that the next rate is measured over."""
-        self.speed = Speedometer()
+        self.speeds: dict[str, Speedometer] = {}
+        """By what the processes ran on."""
+        self._speed = Speedometer()
+        """Of the process that is up."""
+        self._leaving = False
+        """What the process runs on is about to go: it is given nothing more."""
         self.version = ""
         self.thread = threading.Thread(target=self._run, name=f"{pool.endpoint.name} {number}", daemon=True)
 
@@ -103,6 +116,11 @@ class WorkerSupervisor:
         if process is not None:
             process.wake_reader()
 
+    @property
+    def up(self) -> bool:
+        """Whether a process is there, starting or at work."""
+        return self._process is not None
+
     # --- processes ---
 
     def _run(self) -> None:
@@ -111,9 +129,13 @@ class WorkerSupervisor:
             while self._pool.wants(self):
                 try:
                     self._run_process()
+                except NoPlace as nowhere:
+                    why = str(nowhere)
+                    break
                 except WorkerDied as death:
                     self._deaths += 1
-                    if not self.version or self._deaths > RESTARTS:
+                    lost = isinstance(death.__cause__, WorkerLost)
+                    if self._deaths > RESTARTS or not (self.version or lost):
                         why = str(death)  # one that never came up will not come up the next time either
                         break
         except BudgetExhausted:
@@ -124,31 +146,35 @@ class WorkerSupervisor:
             self._pool.worker_gone(self, why)
 
     def _run_process(self) -> None:
-        """Run one process from its start to its end, the meter with it. Raises WorkerDied and BudgetExhausted."""
+        """Run one process from its start to its end, the meter with it. Raises NoPlace, WorkerDied and BudgetExhausted."""
         pool = self._pool
-        worker_id = self._worker_id = pool.worker_id(self._number)
-        meter = Meter(
+        worker_id = self._worker_id = pool.worker_id(self.number)
+        place = pool.find_place(self, worker_id)
+        if place is None:
+            return
+        meter = Meter(  # time is paid from here on, where a place was waited for too
             pool.usd_per_hour,
             pool.engine_context,
-            lambda amount: pool.records.overhead(self._run_id, worker_id, amount),
+            lambda amount: pool.records.overhead(self.run_id, worker_id, amount),
             minimum_seconds=60.0 * pool.spec.minimum_minutes,
+            began=place.found_at,
         )
-        while not meter.keep_up():
-            if not pool.engine_context.budget.reserved_usd:
-                raise BudgetExhausted
-            if not pool.has_work():
-                return
-            time.sleep(TICK_SECONDS)
+        if not meter.keep_up():
+            place.release()
+            self._await_money()
+            return
         options = options_for(pool.endpoint, pool.spec, self._max_num_seqs)
-        process = self._process = Process(pool.spec.python, pool.endpoint.model, options, self._where)
-        lifetime = pool.worker_started(worker_id, process.pid)
+        process = self._process = place.start(pool.endpoint.model, options)
+        lifetime = pool.worker_started(worker_id, process.pid, place)
+        self._speed = self.speeds.setdefault(place.hardware, Speedometer())
+        self._leaving = False
         patience = 0.0
         try:
             self._await_ready(process, meter, lifetime)
             self._serve(process, meter, lifetime)
             patience = END_SECONDS
-        except ProcessEnded:
-            raise WorkerDied(self._exit_message(process, process.end())) from None
+        except ProcessEnded as ended:
+            raise WorkerDied(self._exit_message(process, process.end())) from ended
         finally:
             self._process = None
             process.end(0.0 if self._in_flight or pool.closing else patience)
@@ -156,7 +182,19 @@ class WorkerSupervisor:
             lifetime.stopped_at, lifetime.cost_usd = datetime.now(UTC), meter.cost_usd
             self._lose_jobs()
 
-    def _await_ready(self, process: Process, meter: Meter, lifetime: WorkerLifetime) -> None:
+    def _await_money(self) -> None:
+        """Wait until the cap has room for a worker's time, or nothing is left to do. Raises BudgetExhausted."""
+        budget = self._pool.engine_context.budget
+        amount = usd_up(2 * self._pool.usd_per_hour / 3600 * Decimal(LEASES_SECONDS[-1]))
+        while not budget.reserve(amount):
+            if not budget.reserved_usd:
+                raise BudgetExhausted
+            if not self._pool.has_work():
+                return
+            time.sleep(TICK_SECONDS)
+        budget.settle(amount, Decimal(0))
+
+    def _await_ready(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
         give_up = time.monotonic() + self._terms.startup_seconds
         while lifetime.ready_at is None:
             if self._pool.closing:
@@ -181,7 +219,7 @@ class WorkerSupervisor:
         self._max_num_seqs = message["max_num_seqs"]
         self._longest: int = message["max_model_len"]
 
-    def _serve(self, process: Process, meter: Meter, lifetime: WorkerLifetime) -> None:
+    def _serve(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
         """Keep the engine fed until there is nothing more to do for it."""
         last_heard = idle = time.monotonic()
         while not self._pool.closing:
@@ -197,9 +235,13 @@ class WorkerSupervisor:
                 )
             self._take_in(messages, meter)
             lifetime.cost_usd = meter.cost_usd
-            if self._in_flight or not self._pool.usd_per_hour:
+            if self._in_flight:
                 idle = now
-            elif self._pool.unplanned or now - idle > self._terms.idle_seconds:
+            elif self._leaving:
+                return
+            elif not self._pool.usd_per_hour and self._pool.spec.cluster is None:
+                idle = now
+            elif self._pool.unplanned(self) or now - idle > self._terms.idle_seconds:
                 return
 
     def _pay(self, meter: Meter) -> None:
@@ -209,10 +251,10 @@ class WorkerSupervisor:
 
     # --- requests ---
 
-    def _feed(self, process: Process, meter: Meter) -> None:
+    def _feed(self, process: WorkerProcess, meter: Meter) -> None:
         """Send more requests once a quarter of those in flight is answered."""
         room = self._window - len(self._in_flight)
-        if room * 4 < self._window:
+        if room * 4 < self._window or self._leaving:
             return
         requests = self._pool.take(room)
         if not requests:
@@ -237,12 +279,13 @@ class WorkerSupervisor:
                 self._refused(message)
         for message in messages:
             self._note_fault(message)
+            self._leaving |= message["op"] == "leaving"
 
     def _answered(self, answers: Sequence[Mapping[str, Any]], meter: Meter) -> None:
         now = time.monotonic()
         read = sum(answer["input_tokens"] - answer["cached_tokens"] for answer in answers)
         written = sum(answer["output_tokens"] for answer in answers)
-        self.speed.add(now - self._marked, read, written)
+        self._speed.add(now - self._marked, read, written)
         self._marked, self._deaths = now, 0
         requests = [self._in_flight.pop(answer["id"]) for answer in answers]
         # a written token weighs as ten read ones: about what APIs charge for the two
@@ -312,9 +355,9 @@ class WorkerSupervisor:
     def _name(self) -> str:
         return self._pool.endpoint.name
 
-    def _exit_message(self, process: Process, status: int) -> str:
+    def _exit_message(self, process: WorkerProcess, how: str) -> str:
         when = "at work" if self.version else "while it started"
         return (
-            f"endpoint {self._name}: its worker {ending(status)} {when}; `thirdshift doctor` checks its interpreter; "
+            f"endpoint {self._name}: its worker {how} {when}; `thirdshift doctor` checks its interpreter; "
             f"the last lines of its log: {process.last_lines()}"
         )

