@@ -39,6 +39,7 @@ HOMES = {
     "yaml": {"flows"},
     "litellm": {"engines"},
     "vllm": {"engines"},
+    "ray": {"engines/ray"},
     "aiohttp": {"engines"},
     "orjson": {"engines", "warehouse"},
     "tokenizers": {"engines"},
@@ -90,6 +91,7 @@ STANDS_FOR: Mapping[str, str] = {
     "engines/vllm": "engines/vllm/test_engine",
     "engines/vllm/preflight": "engines/vllm/test_metered",
     "engines/vllm/process": "engines/vllm/test_metered",
+    "engines/ray": "engines/test_ray",
     "engines/wires": "engines/test_realtime",
     "engines/wires/anthropic": "engines/batch/test_anthropic",
     "engines/wires/rate_limit_headers": "engines/test_rate_limits",
@@ -167,9 +169,11 @@ def test_a_module_imports_what_its_part_may_know(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_foreign_library_is_imported_where_it_lives(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
     libraries = {name.partition(".")[0] for name in imported(path)} - set(sys.stdlib_module_names)
-    assert libraries - {"thirdshift"} - {lib for lib, homes in HOMES.items() if package in homes} == set()
+    here = {
+        lib for lib, homes in HOMES.items() if any(name_of(path).startswith(f"{home}/") for home in homes)
+    }
+    assert libraries - {"thirdshift"} - here == set()
 
 
 def test_prefect_lives_with_the_flow_what_orchestrates_and_serve() -> None:

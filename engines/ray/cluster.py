@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from thirdshift.router.values import JSON, ClusterSpec
 
 CONNECT_SECONDS = 60.0
 """Ray waits for a head that does not answer; what it says by then is what it will say."""
+KNOCK_SECONDS = 10.0
 START_SECONDS = 60.0
 END_SECONDS = 15.0
 OUR_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_DEDUP_LOGS": "0"}
@@ -175,6 +177,20 @@ class Seat:
             self.changed.notify_all()
 
 
+def _knock(address: str) -> None:
+    """See whether anybody listens there: Ray itself would try for a minute. Raises ClusterUnreachable."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except OSError as error:
+        why = error.strerror or error
+        raise ClusterUnreachable(
+            f"the Ray cluster at {address} cannot be reached ({why}); is its head up?"
+        ) from None
+
+
 class Cluster:
     """A connection to a Ray cluster. Safe from any thread; close it."""
 
@@ -184,6 +200,7 @@ class Cluster:
             raise MissingExtraError(
                 "`on: ray` needs the package ray, which is not installed; pip install 'thirdshift[ray]'"
             )
+        _knock(spec.address)
         self.spec = spec
         self._lock = threading.Lock()
         self._seats: dict[int, Seat] = {}

@@ -12,7 +12,7 @@ from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.planning.silent import silent_before
 from thirdshift.flows.planning.throughput import with_throughput
-from thirdshift.flows.runs.context import RunContext
+from thirdshift.flows.runs.context import RunContext, with_clusters
 from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -23,6 +23,7 @@ def informed_context(context: RunContext, say: Say) -> RunContext:
     """With the turnarounds and the workers' pace that earlier nights in the warehouse tell, where there is one."""
     late = context.job.on_deadline == "realtime"
     enter_interrupted(context.warehouse)
+    context = with_clusters(context)
     with ExitStack() as held:
         there = context.warehouse.exists()
         known = held.enter_context(Warehouse.open(context.warehouse)) if there else None

@@ -69,6 +69,7 @@ def show_health(warehouse: Path | None, *, as_json: bool) -> int:
         _tiers(),
         *_devices(),
         _vllm(),
+        *_ray(),
         *_prefect(),
         *_disk(),
         *_warehouse(warehouse),
@@ -138,6 +139,14 @@ def _vllm() -> Check:
     if process.returncode:
         return Check("vllm", CheckState.MISSING, ".venv-vllm has no vLLM; run: make setup-vllm")
     return Check("vllm", CheckState.FINE, process.stdout.strip())
+
+
+def _ray() -> Iterator[Check]:
+    """Report the cluster that RAY_ADDRESS names."""
+    from thirdshift.flows.cli.doctor_cluster import cluster_findings
+
+    for what, well, told in cluster_findings(ASK_VLLM):
+        yield Check(what, CheckState.FINE if well else CheckState.WRONG, told)
 
 
 def _prefect() -> Iterator[Check]:

@@ -113,7 +113,7 @@ def worker_rows(run_id: str, worker_lifetimes: Sequence[tuple[str, Any]]) -> pa.
             "endpoint": endpoint,
             **{
                 name: getattr(life, name)
-                for name in ("worker_id", "device", "pid", "started_at", "ready_at", "stopped_at")
+                for name in ("worker_id", "node", "device", "pid", "started_at", "ready_at", "stopped_at")
             },
             "usd_per_hour": twelve_places(life.usd_per_hour),
             "cost_usd": life.cost_usd,

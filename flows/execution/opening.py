@@ -29,7 +29,7 @@ from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.quality.scoring import judge_context
-from thirdshift.flows.runs.context import RunContext, context_for, writable
+from thirdshift.flows.runs.context import RunContext, context_for, with_clusters, writable
 from thirdshift.flows.runs.folder import OWNERS_ALONE, locked, masked, recall, remember
 from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
@@ -247,9 +247,10 @@ def _run(
         context = earlier_runs.within_window(warehouse, context, console.say)
         late = context.job.on_deadline == "realtime"
         endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
-        context, sentences = with_throughput(replace(context, endpoints=endpoints), warehouse)
         row = runs.get(warehouse, context.run_id) or {}
         over = row.get("status") == "done"
+        context = replace(context, endpoints=endpoints)
+        context, sentences = with_throughput(context if over else with_clusters(context), warehouse)
         for sentence in () if over else sentences:
             console.say(sentence)
         budget = RunBudget(context.cap_usd, spent + orphans.booked_usd)

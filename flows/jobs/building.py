@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,21 @@ from thirdshift.flows.errors import JobError, Mistake
 from thirdshift.flows.jobs.job import Job
 from thirdshift.flows.jobs.parsing import place
 from thirdshift.flows.jobs.quality_checks import imported
-from thirdshift.flows.jobs.schema import EndpointPart, OffPeakPart, PolicyPart, RulePart, SqlInput
+from thirdshift.flows.jobs.schema import (
+    ClusterPart,
+    EndpointPart,
+    OffPeakPart,
+    PolicyPart,
+    RulePart,
+    SqlInput,
+)
 from thirdshift.flows.models.registry import load_registry
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.policy import Policy, Rule
 from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
 from thirdshift.router.pricing.service import STANDARD, Service, service_of
 from thirdshift.router.values import (
+    ClusterSpec,
     Endpoint,
     Facts,
     Limits,
@@ -210,14 +219,24 @@ def _server(part: EndpointPart, base: Path) -> ServerSpec | None:
 def _workers(part: EndpointPart, base: Path) -> WorkerSpec | None:
     if part.engine != "vllm" or part.device is None:
         return None
+    named = part.python and (part.python if part.on and "/" not in part.python else str(base / part.python))
+    count = str(part.workers).rpartition("-")[2]
     return WorkerSpec(
         device=part.device,
-        workers=part.workers,
-        python=str(base / part.python) if part.python else str(vllm_python()),
+        workers=1 if count == "max" else int(count),
+        python=named or str(vllm_python()),
         options=part.vllm,
         minimum_minutes=part.minimum_minutes,
         accounting_usd_per_hour=part.accounting_usd_per_hour,
+        cluster=None if part.on is None else _cluster(part, named),
     )
+
+
+def _cluster(part: EndpointPart, python: str | None) -> ClusterSpec:
+    """Return the cluster that workers run on. `python`: the interpreter on its nodes, where the job names one."""
+    stated = part.cluster or ClusterPart()
+    address = stated.address or os.environ.get("RAY_ADDRESS", "")
+    return ClusterSpec(address, stated.runtime_env, python, whole=part.workers == "max")
 
 
 def vllm_python() -> Path:

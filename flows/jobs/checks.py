@@ -36,6 +36,8 @@ WORKERS_ONLY = (
     "minimum_minutes",
     "vllm",
     "python",
+    "on",
+    "cluster",
 )
 """Keys of an endpoint that say how workers are started and paid."""
 
@@ -56,6 +58,7 @@ def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict
         finds += [
             *_keys(document.data, environ),
             *_batch_tiers(document.data),
+            *_clusters(document.data, environ),
             *_webhook(document.data, environ),
         ]
     return data, [*document.mistakes, *(document.mistake(loc, what) for loc, what in finds)]
@@ -197,6 +200,33 @@ def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
             )
     if endpoint.get("mode") not in {None, "realtime"}:
         yield (*loc, "mode"), "does not go with engine: vllm, whose workers have one price"
+
+
+def _clusters(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
+    """Check that workers on Ray have a cluster, and those that are not have none."""
+    for loc, endpoint in _endpoints(data):
+        cluster = endpoint.get("cluster")
+        address = cluster.get("address") if isinstance(cluster, dict) else None
+        if endpoint.get("on") != "ray":
+            if cluster is not None and endpoint.get("engine") == "vllm":
+                yield (*loc, "cluster"), "is for workers that run on one; say on: ray"
+            if endpoint.get("workers") == "max" and endpoint.get("engine") == "vllm":
+                yield (
+                    (*loc, "workers"),
+                    "max is for on: ray, where the cluster says how many; here say a number",
+                )
+            continue
+        address = address or environ.get("RAY_ADDRESS")
+        if not address:
+            yield (
+                (*loc, "cluster"),
+                "is required with on: ray: {address: host:6379}, or the variable RAY_ADDRESS",
+            )
+        elif str(address).startswith("ray://"):
+            yield (
+                (*loc, "cluster"),
+                f"{address} is a proxy for clients; run thirdshift on a node of the cluster, and name its head, host:6379",
+            )
 
 
 def _no_keys_within(data: dict[str, Any]) -> Finds:

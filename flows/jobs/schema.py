@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
@@ -41,12 +42,21 @@ def _hours(hours: str) -> str:
     return hours
 
 
+def _workers(count: int | str) -> int | str:
+    if count == "max" or (isinstance(count, int) and count >= 1):
+        return count
+    if isinstance(count, str) and re.fullmatch(r"0-[1-9][0-9]{0,5}", count):
+        return count
+    raise ValueError("is a number from 1, a range that begins at 0 (0-16), or max")
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """An endpoint's name: it names files, columns and hive partitions."""
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Workers = Annotated[int | str, AfterValidator(_workers)]
 Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
 Columns = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
 Hour = Annotated[str, BeforeValidator(lambda hour: str(hour) if type(hour) is int else hour)]
@@ -268,6 +278,15 @@ class OffPeakPart(JobSection):
     """None: every day."""
 
 
+class ClusterPart(JobSection):
+    """A Ray cluster."""
+
+    address: Text | None = None
+    """Its head, `host:6379`, or `auto` for the one on this machine. Default: the variable RAY_ADDRESS."""
+    runtime_env: dict[str, Any] = {}
+    """Ray's description of a worker's environment, passed through: `{env_vars: {HF_HOME: /models}}`."""
+
+
 class EndpointPart(JobSection):
     """A model with its parameters, somewhere, at a price."""
 
@@ -327,8 +346,13 @@ class EndpointPart(JobSection):
     """The command that stops it."""
     device: Literal["cuda", "npu", "cpu"] | None = None
     """For `engine: vllm`: what its workers run on."""
-    workers: Count = 1
-    """For `engine: vllm`: how many may be up at once."""
+    workers: Workers = 1
+    """For `engine: vllm`: how many may be up at once, `2` or `0-16`: the plan starts as many of them as are worth it.
+    `max`: as many as the cluster has room for."""
+    on: Literal["ray"] | None = None
+    """`ray`: workers are actors of a Ray cluster. Default: processes on this machine."""
+    cluster: ClusterPart | None = None
+    """For `on: ray`: which."""
     usd_per_hour: Usd | None = None
     """What a worker, or a server of yours at `api_base`, costs while it is up."""
     accounting_usd_per_hour: Usd | None = None
@@ -338,7 +362,8 @@ class EndpointPart(JobSection):
     vllm: dict[str, Any] = {}
     """vLLM's own options, passed through: `{max_model_len: 8192}`."""
     python: Text | None = None
-    """The interpreter that has vLLM. Default: `.venv-vllm/bin/python` here."""
+    """The interpreter that has vLLM. Default: `.venv-vllm/bin/python` here; with `on: ray` the one that
+    Ray runs on a node."""
 
     @model_validator(mode="after")
     def _own_server_at_an_address(self) -> EndpointPart:

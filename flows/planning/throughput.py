@@ -15,7 +15,7 @@ from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.market import DEVICE_PACE
 from thirdshift.router.planning.options import Throughput
-from thirdshift.router.values import Endpoint
+from thirdshift.router.values import ClusterSpec, Endpoint
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -28,6 +28,13 @@ class HasRates(Protocol):
     """An engine that measures its workers as they work."""
 
     def rates(self) -> Rates | None: ...
+
+
+@runtime_checkable
+class HasHardware(Protocol):
+    """An engine whose workers may run on several kinds of hardware."""
+
+    def rates_by_hardware(self) -> list[Rates]: ...
 
 
 @runtime_checkable
@@ -52,11 +59,43 @@ def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> d
         if each.workers is None and each.price.usd_per_hour is None:
             continue
         place = ("server", each.api_base)
+        if each.workers is not None and each.workers.cluster is not None:
+            found[each.name] = _on_cluster(each.model, each.workers.device, each.workers.cluster, seen)
+            continue
         if each.workers is not None:
             place = (each.workers.device, hardware(each.workers))
         row = seen.get((each.model, *place))
         found[each.name] = _guess(place[0]) if row is None else _measured(row)
     return found
+
+
+def _on_cluster(
+    model: str, device: str, cluster: ClusterSpec, seen: Mapping[tuple[str, str, str], Mapping[str, Any]]
+) -> KnownThroughput:
+    """Return the mean worker of a cluster: each kind of hardware that was measured, by how many there is room for."""
+    kinds = [
+        (seen[model, device, name], count)
+        for name, count in cluster.hardware
+        if (model, device, name) in seen
+    ]
+    if len(kinds) == 1:
+        return _measured(kinds[0][0])
+    room = sum(count for _, count in kinds)
+    if not room:
+        return _guess(device)
+
+    def mean(column: str) -> float:
+        return sum(count * float(row[column]) for row, count in kinds) / room
+
+    return KnownThroughput(
+        Throughput(
+            prefill_tokens_per_second=mean("prefill_tokens_per_second"),
+            decode_tokens_per_second=mean("decode_tokens_per_second"),
+            startup_seconds=mean("startup_seconds"),
+        ),
+        "the mean of what was measured on "
+        + " and ".join(f"{row['hardware']} (room for {count})" for row, count in kinds),
+    )
 
 
 def with_throughput(context: RunContext, warehouse: Warehouse | None) -> tuple[RunContext, list[str]]:
@@ -114,15 +153,20 @@ def keep_rates(warehouse: Warehouse, context: RunContext, engines: Mapping[str, 
             "decode_tokens": one.decode_tokens,
             "measured_at": datetime.now(UTC),
         }
-        for name, one in _rates(engines)
+        for name, one in _rates(engines, by_hardware=True)
     ]
     if found:
         rates.save(warehouse, pa.Table.from_pylist(found, rates.MEASURED))
 
 
-def _rates(engines: Mapping[str, object]) -> list[tuple[str, Rates]]:
+def _rates(engines: Mapping[str, object], *, by_hardware: bool = False) -> list[tuple[str, Rates]]:
     """Return what was measured of engines whose workers have answered something."""
-    several = [(name, each.rates()) for name, each in engines.items() if isinstance(each, HasRates)]
+    several: list[tuple[str, Rates | None]] = []
+    for name, each in engines.items():
+        if by_hardware and isinstance(each, HasHardware):
+            several += [(name, rates) for rates in each.rates_by_hardware()]
+        elif isinstance(each, HasRates):
+            several.append((name, each.rates()))
     return [(name, one) for name, one in several if one is not None and one.seconds > 0]
 
 

@@ -80,7 +80,7 @@ from shards where run_id = $run_id and started_at is not null order by started_a
 """
 
 WORKERS = """
-select worker_id, endpoint, device, started_at, ready_at, stopped_at, cost_usd, accounting_usd
+select worker_id, endpoint, node, device, started_at, ready_at, stopped_at, cost_usd, accounting_usd
 from workers where run_id = $run_id order by started_at, worker_id
 """
 

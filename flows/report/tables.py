@@ -230,11 +230,12 @@ def shards(facts: RunFacts) -> ReportTable | None:
 
 
 def workers(facts: RunFacts) -> ReportTable | None:
-    """Return local workers with their times and cost."""
+    """Return the workers of this machine or a cluster, with their times and cost."""
     return table(
-        "workers", "Local workers",
-        ("Worker", "Endpoint", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
-        [(words(row["worker_id"]), words(row["endpoint"]), words(row["device"]), words(_clock(row["started_at"])),
+        "workers", "Workers",
+        ("Worker", "Endpoint", "Node", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
+        [(words(row["worker_id"]), words(row["endpoint"]), words(row["node"] or ""), words(row["device"]),
+          words(_clock(row["started_at"])),
           words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]),
           Cell("", right=True) if row["accounting_usd"] is None else usd(row["accounting_usd"]))
          for row in facts.workers],

@@ -26,6 +26,7 @@ from thirdshift.flows.jobs.building import (
 )
 from thirdshift.flows.jobs.deadlines import duration, resolve_deadline
 from thirdshift.flows.jobs.job import Job, load_job
+from thirdshift.flows.runs.clusters import cluster_problems, surveyed
 from thirdshift.flows.runs.ids import derive_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.unfinished import unfinished_run
@@ -218,17 +219,29 @@ class RunContext:
             )
 
 
+def with_clusters(context: RunContext) -> RunContext:
+    """Return the context with what the clusters of its workers have. Raises UserError where one cannot be reached."""
+    if context.call.emulated:
+        return context
+    return replace(context, endpoints=tuple(map(surveyed, context.endpoints)))
+
+
 def ready(context: RunContext) -> None:
     """Raises UserError where local workers could not be started, or what will be written could not be: said before
     anything is spent."""
     if context.call.emulated:
         return
     writable(context)
-    problems = [problem for endpoint in context.endpoints for problem in check(endpoint)]
+    problems = [problem for endpoint in context.endpoints for problem in _problems(endpoint)]
     if problems:
         raise UserError(
             "\n  ".join(["workers cannot be started:", *problems] if len(problems) > 1 else problems)
         )
+
+
+def _problems(endpoint: Endpoint) -> list[str]:
+    on_cluster = endpoint.workers is not None and endpoint.workers.cluster is not None
+    return cluster_problems(endpoint) if on_cluster else check(endpoint)
 
 
 def writable(context: RunContext) -> None:

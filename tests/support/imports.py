@@ -45,7 +45,7 @@ TABLE: Mapping[str, list[str]] = {
     "flows/telemetry": ROUTER,
     "flows/report": ["flows/runs", *STORED],
     "flows/init": ["flows/jobs", "flows/models", "engines/devices", *STORED],
-    "flows/runs": ["flows/jobs", "engines/vllm", *STORED],
+    "flows/runs": ["flows/jobs", "engines/vllm", "engines/ray", "engines/errors", *STORED],
     "flows/jobs": ["flows/models", "engines/registry", *STORED],
     "flows/models": ["engines/pricemap", *ROUTER],
     "flows/console": [],
@@ -55,6 +55,9 @@ TABLE: Mapping[str, list[str]] = {
     "engines/batch": ["engines/realtime", "engines/wires", "engines/core", "engines/registry", *ROUTER],
     "engines/realtime": ["engines/wires", "engines/core", *ROUTER],
     "engines/vllm": ["engines/metered", "engines/wires", "engines/core", "engines/devices", *ROUTER],
+    "engines/ray": [
+        "engines/vllm", "engines/metered", "engines/wires", "engines/core", "engines/devices", *ROUTER,
+    ],
     "engines/server": ["engines/metered", "engines/wires", "engines/core", "engines/devices", *ROUTER],
     "engines/metered": ["engines/core", "engines/pricemap", *ROUTER],
     "engines/wires": ["engines/core", "engines/pricemap", *ROUTER],

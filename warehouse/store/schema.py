@@ -137,6 +137,10 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
         alter table runs add column unsettled_usd decimal(18,9);
         """,
     ),
+    8: (
+        "The machine that a worker ran on.",
+        "alter table workers add column node varchar;",
+    ),
 }
 """Version → what it brought, in a sentence, and the SQL that makes it of the one before. DuckDB cannot alter a table
 once more after an update in the same transaction, so that step 2, which updates the ledger, adds what 6 and 7 need."""

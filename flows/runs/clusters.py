@@ -1,0 +1,50 @@
+"""The clusters that a job's workers run on: what they have, asked once, before anything is planned or paid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from thirdshift.engines.errors import MissingExtraError
+from thirdshift.engines.ray.cluster import ClusterUnreachable
+from thirdshift.engines.ray.survey import ClusterSurvey, problems, survey
+from thirdshift.flows.errors import UserError
+from thirdshift.router.values import Endpoint
+
+
+def surveyed(endpoint: Endpoint) -> Endpoint:
+    """Return the endpoint with what its cluster has: hardware, and how many workers where the job asks for all.
+
+    Raises UserError where the cluster cannot be reached, or has no room for `workers: max`.
+    """
+    spec = endpoint.workers
+    if spec is None or spec.cluster is None:
+        return endpoint
+    hardware = _survey(endpoint).hardware(spec)
+    room = sum(count for _, count in hardware)
+    if spec.cluster.whole and not room:
+        raise UserError(
+            f"endpoint {endpoint.name}: workers: max, and the cluster at {spec.cluster.address} has no room for one now; "
+            "say a number where machines are added on demand"
+        )
+    workers = room if spec.cluster.whole else spec.workers
+    return replace(
+        endpoint, workers=replace(spec, workers=workers, cluster=replace(spec.cluster, hardware=hardware))
+    )
+
+
+def cluster_problems(endpoint: Endpoint) -> list[str]:
+    """Return what keeps workers from starting on their cluster's nodes, each in a sentence. Raises UserError."""
+    spec = endpoint.workers
+    if spec is None or spec.cluster is None:
+        return []
+    return problems(endpoint, spec, _survey(endpoint))
+
+
+def _survey(endpoint: Endpoint) -> ClusterSurvey:
+    spec = endpoint.workers
+    if spec is None or spec.cluster is None:
+        raise TypeError("an endpoint on a cluster")
+    try:
+        return survey(spec.cluster, endpoint.model)
+    except (ClusterUnreachable, MissingExtraError) as error:
+        raise UserError(f"endpoint {endpoint.name}: {error}") from None
