@@ -1,0 +1,110 @@
+"""A real Ray on this machine for tests, in a process of its own: nodes are raylets, which may be killed one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from tests.support.patience import PATIENCE_SECONDS
+
+PROGRAM = """
+import json, logging, sys
+logging.disable(logging.CRITICAL)
+import ray
+from ray.cluster_utils import Cluster
+nodes, folder = json.loads(sys.argv[1]), sys.argv[2]
+memory = 100_000_000
+ray._private.utils.get_num_cpus = lambda *_, **__: 2
+cluster = Cluster()
+made = []
+for number, resources in enumerate(nodes):
+    more = {"_temp_dir": folder, "include_dashboard": False} if number == 0 else {}
+    others = {name: amount for name, amount in resources.items() if name != "CPU"}
+    made.append(cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory, **more))
+pids = [node.all_processes["raylet"][0].process.pid for node in made]
+head = made[0].all_processes["gcs_server"][0].process.pid
+print(json.dumps({"address": cluster.address, "raylets": pids, "head": head, "ids": [node.node_id for node in made]}), flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """A Ray that is up."""
+
+    address: str
+    raylets: tuple[int, ...]
+    """Process ids, the head's node first."""
+    ids: tuple[str, ...]
+    """Ray's names of the nodes."""
+    head: int
+    """The process id of what knows the cluster."""
+
+
+@contextmanager
+def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
+    """Start a cluster of nodes with these resources; the first has the head. Nothing is left of it afterwards."""
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    before = {name: os.environ.get(name) for name in token}
+    os.environ.update(token)
+    # sockets' names have a limit, so no folder of pytest's
+    with tempfile.TemporaryDirectory(prefix="ts-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+        process = subprocess.Popen(
+            (sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(nodes), folder),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        below: list[psutil.Process] = []
+        try:
+            assert process.stdout is not None
+            told = next(json.loads(line) for line in process.stdout if line.startswith(b"{"))
+            yield RayCluster(told["address"], tuple(told["raylets"]), tuple(told["ids"]), told["head"])
+        finally:
+            below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            process.kill()
+            process.communicate()
+            for one in below:
+                if one.is_running():
+                    one.kill()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def actors() -> list[psutil.Process]:
+    """Actors of ours that are alive on this machine."""
+    return [one for one in psutil.process_iter() if "ray::Seat" in _command(one)]
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
+    except psutil.Error:
+        return ""
+
+
+def until(true: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
+    """Wait until it is true and return what it is."""
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+    return value
+
+
+def gone(pids: Sequence[int]) -> bool:
+    """Whether none of these processes runs any more."""
+    running = [pid for pid in pids if psutil.pid_exists(pid)]
+    return all(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE for pid in running)
