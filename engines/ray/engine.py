@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, width
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest
+from thirdshift.engines.metered.records import failure
 from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable, Seat, SeatOrder
 from thirdshift.engines.ray.survey import cpus_for, missing
 from thirdshift.engines.vllm.engine import VllmEngine
@@ -120,13 +120,11 @@ class RayEngine(VllmEngine):
                 seat.release()
         return None
 
-    def unplanned(self, supervisor: WorkerSupervisor) -> bool:
-        """Whether the plan has fewer seats than this one's number: it is given back."""
+    def surplus(self, supervisor: WorkerSupervisor) -> bool:
+        """Whether the plan has fewer seats than there are before this one: it is given back."""
         with self._lock:
-            if self._planned is None:
-                return False
             before = sum(number < supervisor.number for number in self._supervisors)
-            return before >= self._planned
+            return self._planned is not None and before >= max(1, self._planned)
 
     def take(self, room: int) -> list[QueuedRequest]:
         """Hand out requests for a seat; none where the cluster gives so few seats that others must answer them."""
@@ -149,7 +147,7 @@ class RayEngine(VllmEngine):
     # --- places ---
 
     def _wanted(self, supervisor: WorkerSupervisor) -> bool:
-        return self.has_work() and not self.unplanned(supervisor)
+        return self.has_work() and not self.surplus(supervisor)
 
     def _connected(self, supervisor: WorkerSupervisor) -> Cluster | None:
         """Return the connection, made anew where it was lost; None: nothing is wanted any more. Raises NoPlace."""
@@ -262,7 +260,11 @@ class RayEngine(VllmEngine):
             while queue.pending and moved < count and queue.pending[-1].request.row not in self._handed_over:
                 queued = queue.pending.pop()
                 self._handed_over.add(queued.request.row)
-                lot.append(unsent(queued.request, FailureKind.EXPIRED))
+                lot.append(
+                    failure(
+                        queued, FailureKind.EXPIRED, "the cluster gives too few seats to answer it in time"
+                    )
+                )
                 moved += 1
             if lot:
                 queue.deliver(lot)

@@ -163,7 +163,8 @@ class VllmEngine:
         place free.
         """
         with self._lock:
-            if not self.closing and self._start_failure is None and self._pending():
+            able = not self.closing and self._start_failure is None
+            if able and self._pending() and not self.surplus(supervisor):
                 return True
             self._retire(supervisor)
             return False
@@ -181,9 +182,13 @@ class VllmEngine:
         """
         return place(self.spec, supervisor.number, machine())
 
-    def unplanned(self, supervisor: WorkerSupervisor) -> bool:  # noqa: ARG002 (of those here only all are given up)
-        """Whether the plan has no use for this worker any more."""
-        return self._planned == 0
+    def unplanned(self, supervisor: WorkerSupervisor) -> bool:
+        """Whether the plan has no use for this worker once it is idle."""
+        return self._planned == 0 or self.surplus(supervisor)
+
+    def surplus(self, supervisor: WorkerSupervisor) -> bool:  # noqa: ARG002 (here each keeps what it was given)
+        """Whether the others are enough: this worker is given nothing more."""
+        return False
 
     def take(self, room: int) -> list[QueuedRequest]:
         """Hand out requests for a worker: of what is left, its fair share, so that all end together."""

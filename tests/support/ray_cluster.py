@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +21,20 @@ from tests.support.patience import PATIENCE_SECONDS
 PROGRAM = """
 import json, logging, sys
 logging.disable(logging.CRITICAL)
-import ray
+import os
 from ray.cluster_utils import Cluster
-nodes, folder = json.loads(sys.argv[1]), sys.argv[2]
+nodes = json.loads(sys.argv[1])
 memory = 100_000_000
-ray._private.utils.get_num_cpus = lambda *_, **__: 2
+os.mkdir(os.environ["RAY_TMPDIR"] + "/ray")
 cluster = Cluster()
 made = []
 for number, resources in enumerate(nodes):
-    more = {"_temp_dir": folder, "include_dashboard": False} if number == 0 else {}
     others = {name: amount for name, amount in resources.items() if name != "CPU"}
-    made.append(cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory, **more))
+    made.append(cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory))
 pids = [node.all_processes["raylet"][0].process.pid for node in made]
 head = made[0].all_processes["gcs_server"][0].process.pid
-print(json.dumps({"address": cluster.address, "raylets": pids, "head": head, "ids": [node.node_id for node in made]}), flush=True)
+ids = [node.node_id for node in made]
+print(json.dumps({"address": cluster.address, "raylets": pids, "head": head, "ids": ids}), flush=True)
 sys.stdin.read()
 cluster.shutdown()
 """
@@ -60,12 +60,13 @@ def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
     before = {name: os.environ.get(name) for name in token}
     os.environ.update(token)
     # sockets' names have a limit, so no folder of pytest's
-    with tempfile.TemporaryDirectory(prefix="ts-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="ts-ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(
-            (sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(nodes), folder),
+            (sys.executable, "-W", "ignore", "-c", PROGRAM, json.dumps(nodes)),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "RAY_TMPDIR": folder},
         )
         below: list[psutil.Process] = []
         try:
@@ -74,8 +75,10 @@ def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
             yield RayCluster(told["address"], tuple(told["raylets"]), tuple(told["ids"]), told["head"])
         finally:
             below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=20.0)  # the end of its stdin
             process.kill()
-            process.communicate()
+            process.wait()
             for one in below:
                 if one.is_running():
                     one.kill()

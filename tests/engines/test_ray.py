@@ -1,0 +1,286 @@
+"""Workers as seats on a real Ray; their engine is a stand-in, so that deaths cost no model's start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support.engines import MemoryJournal, request, shard
+from tests.support.paths import ROOT
+from tests.support.ray_cluster import RayCluster, actors, gone, ray_cluster, until
+from tests.support.workers import MODEL, stand_in_python, worker_endpoint
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable
+from thirdshift.engines.ray.engine import RayEngine
+from thirdshift.engines.ray.survey import problems, survey
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.values import Answer, ClusterSpec, Endpoint, Failure, FailureKind
+
+USD_PER_HOUR = Decimal(36)
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[RayCluster]:
+    """A head without seats' resources, and two nodes with room for one worker each and an NPU."""
+    with ray_cluster({"CPU": 0}, {"CPU": 1, "NPU": 1}, {"CPU": 1, "NPU": 1}) as cluster:
+        yield cluster
+
+
+def house(
+    folder: Path, cluster: RayCluster, *, workers: int = 2, device: str = "cpu", **options: Any
+) -> Endpoint:
+    python = str(stand_in_python(folder))
+    spec = ClusterSpec(cluster.address, python=python)
+    return worker_endpoint(
+        usd_per_hour=USD_PER_HOUR,
+        python=python,
+        workers=workers,
+        device=device,
+        options=options,
+        cluster=spec,
+    )
+
+
+class Night:
+    """An engine with its journal, and what it has said."""
+
+    def __init__(
+        self, endpoint: Endpoint, *, deadline: datetime | None = None, elsewhere: bool = False, **terms: float
+    ) -> None:
+        self.journal, self.said = MemoryJournal(), list[str]()
+        context = EngineContext(
+            self.journal, RunBudget(Decimal(10)), deadline, elsewhere=elsewhere, say=self.said.append
+        )
+        self.engine = RayEngine(endpoint, context, **terms)
+        self.replies: list[Answer | Failure] = []
+
+    def ask(self, count: int) -> list[Answer | Failure]:
+        """Have a shard answered, and end the engine."""
+        ticket = self.begin(count)
+        for reply in self.engine.collect(ticket):
+            self.replies.append(reply)
+        self.engine.close()
+        assert sorted(reply.row for reply in self.replies) == list(range(count))
+        return self.replies
+
+    def begin(self, count: int) -> Any:
+        return self.engine.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key")
+
+    def in_background(self, count: int) -> threading.Thread:
+        thread = threading.Thread(target=self.ask, args=(count,))
+        thread.start()
+        return thread
+
+    @property
+    def answers(self) -> int:
+        return sum(isinstance(reply, Answer) for reply in self.replies)
+
+    def at_work(self, workers: int = 1, answers: int = 1) -> list[int]:
+        """Wait until so many are ready and something is answered; return the workers' process ids."""
+        until(
+            lambda: (
+                sum(
+                    life.ready_at is not None and life.stopped_at is None
+                    for life in self.engine.worker_lifetimes()
+                )
+                >= workers
+            )
+        )
+        until(lambda: self.answers >= answers)
+        return [life.pid for life in self.engine.worker_lifetimes() if life.stopped_at is None]
+
+
+def test_seats_share_a_shard_and_are_paid_from_their_placement_on(tmp_path: Path, ray: RayCluster) -> None:
+    night = Night(house(tmp_path, ray, workers=3, seconds=0.05))  # and there is room for two
+    night.ask(300)
+    lives = night.engine.worker_lifetimes()
+    assert len({life.pid for life in lives}) == 2
+    assert {reply.output for reply in night.replies if isinstance(reply, Answer)} == {
+        str(life.pid) for life in lives
+    }
+    seconds = sum((life.stopped_at - life.started_at).total_seconds() for life in lives if life.stopped_at)
+    assert abs(float(night.journal.cost / USD_PER_HOUR * 3600) - seconds) < 1.0
+    assert {life.node for life in lives} == {os.uname().nodename}
+    assert {rates.hardware for rates in night.engine.rates_by_hardware()} == {"1 core"}
+    until(lambda: not actors(), 10.0)
+
+
+def test_a_seat_takes_an_npu_that_ray_numbers_and_is_named_for_run_endpoint_and_worker(
+    tmp_path: Path, ray: RayCluster
+) -> None:
+    night = Night(house(tmp_path, ray, workers=1, device="npu", seconds=0.2))
+    thread = night.in_background(100)
+    (pid,) = night.at_work()
+    assert psutil.Process(pid).environ()["ASCEND_RT_VISIBLE_DEVICES"] == "0"
+    (life,) = night.engine.worker_lifetimes()
+    assert life.hardware == "1 x npu"
+    names = "import ray, sys; ray.init(sys.argv[1]); print(ray.util.list_named_actors(all_namespaces=True))"
+    shown = subprocess.run(
+        (sys.executable, "-c", names, ray.address), capture_output=True, text=True, check=True
+    )
+    assert f"run/{life.worker_id}" in shown.stdout
+    thread.join()
+    assert night.answers == 100
+
+
+def test_a_killed_actor_loses_what_it_had_and_nothing_else(tmp_path: Path, ray: RayCluster) -> None:
+    night = Night(house(tmp_path, ray, seconds=0.05))
+    thread = night.in_background(400)
+    pids = night.at_work(workers=2, answers=20)
+    psutil.Process(pids[0]).parent().kill()  # type: ignore[union-attr]
+    until(lambda: gone(pids[:1]), 10.0)
+    thread.join()
+    assert night.answers == 400
+    statuses = night.journal.statuses
+    assert statuses["settled"] >= 400  # every answer once, and the leases
+    assert 0 < statuses["unsettled"] <= 16
+    assert all(
+        outcome.cost_usd == 0 for outcome in night.journal.outcomes.values() if outcome.status == "unsettled"
+    )
+    assert len(night.engine.worker_lifetimes()) == 3
+
+
+def test_a_process_that_is_killed_leaves_no_actor_and_no_worker(tmp_path: Path, ray: RayCluster) -> None:
+    program = f"""
+import sys, threading
+from pathlib import Path
+from tests.engines.test_ray import Night, house
+from tests.support.ray_cluster import RayCluster
+night = Night(house(Path({str(tmp_path)!r}), RayCluster({ray.address!r}, (), (), 0), seconds=1.0))
+night.in_background(1000)
+print(*night.at_work(workers=2), flush=True)
+threading.Event().wait()
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "src")))}
+    driver = subprocess.Popen(
+        (sys.executable, "-c", program), stdout=subprocess.PIPE, env=environment, cwd=ROOT
+    )
+    assert driver.stdout is not None
+    pids = [int(pid) for pid in driver.stdout.readline().split()]
+    assert len(actors()) == 2
+    driver.kill()
+    driver.communicate()
+    until(lambda: not actors() and gone(pids), 10.0)
+
+
+def test_with_no_seat_at_all_others_answer(tmp_path: Path, ray: RayCluster) -> None:
+    whole = {"tensor_parallel_size": 2}  # no node has two
+    night = Night(house(tmp_path, ray, workers=1, device="npu", **whole), elsewhere=True, seat_seconds=2.0)
+    replies = night.ask(20)
+    assert {reply.kind for reply in replies if isinstance(reply, Failure)} == {FailureKind.WORKER_DIED}
+    assert night.journal.statuses == {"void": 20}
+    assert night.engine.worker_lifetimes() == []
+    assert any("0 of 1 seats" in reply.message for reply in replies if isinstance(reply, Failure))
+
+
+def test_what_fewer_seats_than_planned_cannot_do_in_time_goes_back_to_the_plan(
+    tmp_path: Path, ray: RayCluster
+) -> None:
+    deadline = datetime.now(UTC) + timedelta(seconds=16)
+    night = Night(
+        house(tmp_path, ray, workers=4, seconds=0.5), deadline=deadline, elsewhere=True, seat_seconds=2.0
+    )
+    night.engine.plan_workers(4)  # there is room for two
+    night.ask(2000)
+    kinds = [reply.kind for reply in night.replies if isinstance(reply, Failure)]
+    assert kinds.count(FailureKind.EXPIRED) > 100
+    assert datetime.now(UTC) <= deadline + timedelta(seconds=5)
+    assert night.answers > 20
+    assert any("would be late" in words for words in night.said)
+
+
+def test_seats_that_the_plan_has_no_use_for_are_given_back(tmp_path: Path, ray: RayCluster) -> None:
+    night = Night(house(tmp_path, ray, seconds=0.1))
+    thread = night.in_background(600)
+    night.at_work(workers=2)
+    night.engine.plan_workers(1)
+    until(lambda: sum(life.stopped_at is not None for life in night.engine.worker_lifetimes()) == 1)
+    assert night.answers < 600
+    thread.join()
+    assert night.answers == 600
+
+
+def test_a_head_that_is_away_stops_nobody_at_work(tmp_path: Path, ray: RayCluster) -> None:
+    night = Night(house(tmp_path, ray, seconds=0.1))
+    thread = night.in_background(600)
+    night.at_work(workers=2)
+    os.kill(ray.head, signal.SIGSTOP)
+    try:
+        before = night.answers
+        until(lambda: night.answers > before + 100, 60.0)
+    finally:
+        os.kill(ray.head, signal.SIGCONT)
+    thread.join()
+    assert night.answers == 600
+    assert len(night.engine.worker_lifetimes()) == 2
+
+
+def test_what_a_node_lacks_is_told_with_its_name_before_anything_is_paid(
+    tmp_path: Path, ray: RayCluster
+) -> None:
+    endpoint = replace(house(tmp_path, ray), model="/no/such/model")
+    spec = endpoint.workers
+    assert spec is not None
+    assert spec.cluster is not None
+    (sentence,) = problems(endpoint, spec, survey(spec.cluster, endpoint.model))
+    assert f"node {os.uname().nodename} has no model at /no/such/model" in sentence
+    night = Night(endpoint)
+    replies = night.ask(4)
+    assert {reply.kind for reply in replies if isinstance(reply, Failure)} == {FailureKind.WORKER_DIED}
+    assert night.journal.cost == 0
+    assert night.engine.worker_lifetimes() == []
+
+
+def test_a_cluster_that_cannot_be_reached_is_one_sentence() -> None:
+    with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
+        Cluster(ClusterSpec("127.0.0.1:1"))
+
+
+def test_a_seat_that_nobody_polls_ends(tmp_path: Path) -> None:
+    program = "import time; from thirdshift.engines.ray.seat import Seat; Seat('', 0.5); time.sleep(60)"
+    begun = time.monotonic()
+    assert subprocess.run((sys.executable, "-c", program), check=False).returncode == 1
+    assert time.monotonic() - begun < 30
+
+
+def test_a_node_with_notice_is_left_in_time(tmp_path: Path, ray: RayCluster) -> None:
+    night = Night(house(tmp_path, ray, seconds=0.1))
+    thread = night.in_background(900)
+    night.at_work(workers=2)
+    drain = (
+        "import ray, sys; from ray._raylet import GcsClient; "
+        "print(GcsClient(address=sys.argv[1]).drain_node(sys.argv[2], 2, 'spot', int(sys.argv[3])))"
+    )
+    due = str(int((time.time() + 20) * 1000))
+    subprocess.run(
+        (sys.executable, "-c", drain, ray.address, ray.ids[1], due), check=True, capture_output=True
+    )
+    until(lambda: any(life.stopped_at for life in night.engine.worker_lifetimes()), 30.0)
+    assert night.answers < 900
+    thread.join()
+    assert night.answers == 900
+    assert night.journal.statuses["unsettled"] == 0  # nothing was lost
+
+
+def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayCluster) -> None:
+    """Last: the node stays dead."""
+    night = Night(house(tmp_path, ray, seconds=0.05))
+    thread = night.in_background(600)
+    night.at_work(workers=1)
+    os.kill(ray.raylets[2], signal.SIGKILL)
+    thread.join()
+    assert night.answers == 600
+    assert MODEL
