@@ -58,7 +58,7 @@ class SeatOrder:
 
 
 @dataclass(eq=False)
-class Seat:
+class ClusterSeat:
     """A worker's place on the cluster, and, once it is started, the worker. Looks like `process.Process`."""
 
     cluster: Cluster
@@ -203,7 +203,7 @@ class Cluster:
         _knock(spec.address)
         self.spec = spec
         self._lock = threading.Lock()
-        self._seats: dict[int, Seat] = {}
+        self._seats: dict[int, ClusterSeat] = {}
         self._asked = 0
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._replies: SimpleQueue[Header | None] = SimpleQueue()
@@ -243,11 +243,11 @@ class Cluster:
         found: list[dict[str, Any]] = told["nodes"]
         return found
 
-    def ask(self, order: SeatOrder) -> Seat:
-        """Ask for a seat; `Seat.wait_placed` tells when there is a place for it. Raises WorkerLost."""
+    def ask(self, order: SeatOrder) -> ClusterSeat:
+        """Ask for a seat; `ClusterSeat.wait_placed` tells when there is a place for it. Raises WorkerLost."""
         with self._lock:
             self._asked += 1
-            seat = self._seats[self._asked] = Seat(self, self._asked)
+            seat = self._seats[self._asked] = ClusterSeat(self, self._asked)
         self.say(
             {
                 "op": "ask",
@@ -271,7 +271,7 @@ class Cluster:
         except (OSError, ValueError):
             raise WorkerLost(self.gone or "the connection to the cluster has ended") from None
 
-    def forget(self, seat: Seat) -> None:
+    def forget(self, seat: ClusterSeat) -> None:
         """Give a seat back."""
         with self._lock:
             known = self._seats.pop(seat.number, None)

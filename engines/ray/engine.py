@@ -19,7 +19,7 @@ from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidi
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import failure
-from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable, Seat, SeatOrder
+from thirdshift.engines.ray.cluster import Cluster, ClusterSeat, ClusterUnreachable, SeatOrder
 from thirdshift.engines.ray.survey import cpus_for, missing
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.process import WorkerProcess, cpu_environment
@@ -40,14 +40,14 @@ TRY_SECONDS = 5.0
 ENOUGH_SECONDS = 5.0
 """Work it takes before the seats' speed says what they can do before the deadline."""
 LEAVES = 0.9
-"""Of what seats can answer before the deadline, they keep so much: the last wave ends late."""
+"""Seats keep so much of what they can answer before the deadline: the last wave ends late."""
 
 
 @dataclass(frozen=True, slots=True)
 class SeatPlace:
     """A place on a node of the cluster, held by a seat."""
 
-    seat: Seat
+    seat: ClusterSeat
     spec: WorkerSpec
     hardware: str
     cores: tuple[int, ...] = ()
@@ -92,7 +92,7 @@ class RayEngine(VllmEngine):
         self._connecting = threading.Lock()
         self._cluster: Cluster | None = None
         self._said: set[str] = set()
-        self._cores_taken: dict[tuple[str, int], Seat] = {}
+        self._cores_taken: dict[tuple[str, int], ClusterSeat] = {}
         """Node and place among its seats, for workers on processors, which Ray does not number."""
         self._answered = 0
         self._handed_over: set[int] = set()
@@ -169,7 +169,7 @@ class RayEngine(VllmEngine):
                         return None
             return self._cluster
 
-    def _wait(self, seat: Seat, supervisor: WorkerSupervisor) -> bool:
+    def _wait(self, seat: ClusterSeat, supervisor: WorkerSupervisor) -> bool:
         """Wait for the seat's place. Raises NoPlace where none is to be had, and WorkerLost."""
         asked = time.monotonic()
         while not seat.wait_placed(TICK_SECONDS):
@@ -198,7 +198,7 @@ class RayEngine(VllmEngine):
             self.halt(FailureKind.CANCELLED)
         return NoPlace(why)
 
-    def _place(self, seat: Seat) -> SeatPlace:
+    def _place(self, seat: ClusterSeat) -> SeatPlace:
         """Look at where a seat was placed. Raises NoPlace where no worker can run there."""
         found = seat.found or {}
         lacks = missing(self.endpoint.model, self.spec, found)
@@ -209,7 +209,7 @@ class RayEngine(VllmEngine):
         cores = self._own_cores(seat, found["cores"])
         return SeatPlace(seat, self.spec, f"{len(cores)} {'core' if len(cores) == 1 else 'cores'}", cores)
 
-    def _own_cores(self, seat: Seat, cores: list[int]) -> tuple[int, ...]:
+    def _own_cores(self, seat: ClusterSeat, cores: list[int]) -> tuple[int, ...]:
         """Take cores of the node that no other seat of ours has."""
         with self._lock:
             live = {key: held for key, held in self._cores_taken.items() if not held.released}

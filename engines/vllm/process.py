@@ -39,7 +39,7 @@ class WorkerProcess(Protocol):
     """A worker that is up, wherever it runs."""
 
     pid: int
-    """Of the worker, on the machine that it runs on."""
+    """The worker's process id, on the machine that it runs on."""
 
     def send(self, messages: Iterable[Mapping[str, JSON]]) -> None:
         """Send messages without waiting for the worker's engine. Raises ProcessEnded."""

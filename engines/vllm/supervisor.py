@@ -105,7 +105,7 @@ class WorkerSupervisor:
         self.speeds: dict[str, Speedometer] = {}
         """By what the processes ran on."""
         self._speed = Speedometer()
-        """Of the process that is up."""
+        """What the process that is up is measured with."""
         self._leaving = False
         """What the process runs on is about to go: it is given nothing more."""
         self.version = ""

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,17 +20,21 @@ from rich.console import Console
 from rich.table import Table
 
 from thirdshift.engines.devices import Device, machine
+from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.registry import batch_tiers
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.jobs.building import vllm_python
 from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
 from thirdshift.flows.orchestration.schedules import leases_outlive, nights, state_of
 from thirdshift.flows.orchestration.slot_holders import LEASE_STORAGE
+from thirdshift.router.values import ClusterSpec
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.ask import ask
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
+
+    from thirdshift.engines.ray.survey import ClusterNode
 
 ASK_VLLM = """
 from importlib.metadata import distributions
@@ -39,6 +44,8 @@ print(", ".join(f"{name} {version}" for name, version in sorted(found.items())))
 raise SystemExit(not found)
 """
 """What is installed, without the 8 s that importing vLLM takes."""
+RAY_DEVICES = ("CPU", "GPU", "NPU")
+NO_MODEL = "no/model"
 PACKAGES = ("prefect", "duckdb", "pyarrow", "litellm", "tiktoken")
 
 
@@ -142,11 +149,39 @@ def _vllm() -> Check:
 
 
 def _ray() -> Iterator[Check]:
-    """Report the cluster that RAY_ADDRESS names."""
-    from thirdshift.flows.cli.doctor_cluster import cluster_findings
+    """Report the cluster that RAY_ADDRESS names: its nodes, their devices, versions that differ from ours."""
+    from thirdshift.engines.ray.cluster import ClusterUnreachable
+    from thirdshift.engines.ray.survey import survey, vllm_version
 
-    for what, well, told in cluster_findings(ASK_VLLM):
-        yield Check(what, CheckState.FINE if well else CheckState.WRONG, told)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        missing = "" if find_spec("ray") else "; workers on a cluster need it: pip install 'thirdshift[ray]'"
+        yield Check("ray", CheckState.MISSING, f"RAY_ADDRESS names no cluster{missing}")
+        return
+    python = str(vllm_python()) if vllm_python().exists() else None
+    try:
+        found = survey(ClusterSpec(address, python=python), NO_MODEL)
+        if not any(vllm_version(node.found or {}) for node in found.nodes):
+            found = survey(ClusterSpec(address), NO_MODEL)  # where Ray itself runs
+    except (ClusterUnreachable, MissingExtraError) as error:
+        yield Check("ray", CheckState.WRONG, str(error))
+        return
+    yield Check(
+        "ray", CheckState.FINE, f"{found.ray_version} here and at {address}, {len(found.nodes)} nodes"
+    )
+    here = _vllm().told
+    for node in found.nodes:
+        state = CheckState.WRONG if node.found is None else CheckState.FINE
+        yield Check(f"ray node {node.name}", state, _node(node, vllm_version(node.found or {}), here))
+
+
+def _node(node: ClusterNode, vllm: str, here: str) -> str:
+    devices = [f"{node.resources[name]:g} {name}s" for name in RAY_DEVICES if node.resources.get(name)]
+    if node.found is None:
+        return f"{', '.join(devices)}; could not be looked at: {node.why}"
+    if not vllm:
+        return f"{', '.join(devices)}; no vLLM in {node.found['python'] or 'the interpreter of .venv-vllm'}"
+    return f"{', '.join(devices)}; {vllm}{'' if vllm == here else f', here: {here}'}"
 
 
 def _prefect() -> Iterator[Check]:

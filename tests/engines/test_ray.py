@@ -6,30 +6,21 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import ROOT
 from tests.support.ray_cluster import RayCluster, actors, gone, ray_cluster, until
-from tests.support.workers import MODEL, stand_in_python, worker_endpoint
-from thirdshift.engines.core.budget import RunBudget
+from tests.support.seats import USD_PER_HOUR, Night, house
 from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable
-from thirdshift.engines.ray.engine import RayEngine
 from thirdshift.engines.ray.survey import problems, survey
-from thirdshift.router.interfaces import EngineContext
-from thirdshift.router.values import Answer, ClusterSpec, Endpoint, Failure, FailureKind
-
-USD_PER_HOUR = Decimal(36)
+from thirdshift.router.values import Answer, ClusterSpec, Failure, FailureKind
 
 
 @pytest.fixture(scope="module")
@@ -37,70 +28,6 @@ def ray() -> Iterator[RayCluster]:
     """A head without seats' resources, and two nodes with room for one worker each and an NPU."""
     with ray_cluster({"CPU": 0}, {"CPU": 1, "NPU": 1}, {"CPU": 1, "NPU": 1}) as cluster:
         yield cluster
-
-
-def house(
-    folder: Path, cluster: RayCluster, *, workers: int = 2, device: str = "cpu", **options: Any
-) -> Endpoint:
-    python = str(stand_in_python(folder))
-    spec = ClusterSpec(cluster.address, python=python)
-    return worker_endpoint(
-        usd_per_hour=USD_PER_HOUR,
-        python=python,
-        workers=workers,
-        device=device,
-        options=options,
-        cluster=spec,
-    )
-
-
-class Night:
-    """An engine with its journal, and what it has said."""
-
-    def __init__(
-        self, endpoint: Endpoint, *, deadline: datetime | None = None, elsewhere: bool = False, **terms: float
-    ) -> None:
-        self.journal, self.said = MemoryJournal(), list[str]()
-        context = EngineContext(
-            self.journal, RunBudget(Decimal(10)), deadline, elsewhere=elsewhere, say=self.said.append
-        )
-        self.engine = RayEngine(endpoint, context, **terms)
-        self.replies: list[Answer | Failure] = []
-
-    def ask(self, count: int) -> list[Answer | Failure]:
-        """Have a shard answered, and end the engine."""
-        ticket = self.begin(count)
-        for reply in self.engine.collect(ticket):
-            self.replies.append(reply)
-        self.engine.close()
-        assert sorted(reply.row for reply in self.replies) == list(range(count))
-        return self.replies
-
-    def begin(self, count: int) -> Any:
-        return self.engine.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key")
-
-    def in_background(self, count: int) -> threading.Thread:
-        thread = threading.Thread(target=self.ask, args=(count,))
-        thread.start()
-        return thread
-
-    @property
-    def answers(self) -> int:
-        return sum(isinstance(reply, Answer) for reply in self.replies)
-
-    def at_work(self, workers: int = 1, answers: int = 1) -> list[int]:
-        """Wait until so many are ready and something is answered; return the workers' process ids."""
-        until(
-            lambda: (
-                sum(
-                    life.ready_at is not None and life.stopped_at is None
-                    for life in self.engine.worker_lifetimes()
-                )
-                >= workers
-            )
-        )
-        until(lambda: self.answers >= answers)
-        return [life.pid for life in self.engine.worker_lifetimes() if life.stopped_at is None]
 
 
 def test_seats_share_a_shard_and_are_paid_from_their_placement_on(tmp_path: Path, ray: RayCluster) -> None:
@@ -157,7 +84,7 @@ def test_a_process_that_is_killed_leaves_no_actor_and_no_worker(tmp_path: Path, 
     program = f"""
 import sys, threading
 from pathlib import Path
-from tests.engines.test_ray import Night, house
+from tests.support.seats import Night, house
 from tests.support.ray_cluster import RayCluster
 night = Night(house(Path({str(tmp_path)!r}), RayCluster({ray.address!r}, (), (), 0), seconds=1.0))
 night.in_background(1000)
@@ -283,4 +210,3 @@ def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayC
     os.kill(ray.raylets[2], signal.SIGKILL)
     thread.join()
     assert night.answers == 600
-    assert MODEL

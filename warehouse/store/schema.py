@@ -7,7 +7,7 @@ extension is needed to open the file. No keys: an anti-join is cheaper than an i
 
 from __future__ import annotations
 
-VERSION = 7
+VERSION = 8
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
