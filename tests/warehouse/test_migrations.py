@@ -26,7 +26,7 @@ CONTRACT = {
     "assignments": "run_id request_id task endpoint shard_id input_tokens output_tokens difficulty predicted_quality "
     "predicted_usd runner_up runner_up_usd",
     "shards": "run_id shard_id endpoint purpose requests status started_at finished_at attempts",
-    "workers": "run_id worker_id endpoint device pid started_at ready_at stopped_at usd_per_hour cost_usd",
+    "workers": "run_id worker_id endpoint node device pid started_at ready_at stopped_at usd_per_hour cost_usd",
     "results": "run_id request_id task endpoint model output reasoning finish_reason valid score error attempts "
     "completed_at reused_from metadata",
     "rejects": "run_id request_id source_row reason",
