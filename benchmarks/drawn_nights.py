@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__" and "--play" in sys.argv:
+    sys.path.append(sys.path.pop(0))  # an earlier build has folders that are called like files here
     from drawn import clock
 
     clock.install()  # before anything reads the time
@@ -47,7 +48,7 @@ def play(seed: int) -> Iterator[dict[str, Any]]:
     from drawn.optimum import best_night
 
     draw = drawn(seed)
-    with tempfile.TemporaryDirectory(prefix="drawn-") as folder:
+    with tempfile.TemporaryDirectory(prefix="drawn-") as folder:  # TMP
         for number in range(NIGHTS):
             begins = draw.begins + number * BETWEEN
             night = draw.night(number)
@@ -95,10 +96,25 @@ def one_night(
             None,
             run=f"night-{number}",
         ).to_pylist()[0]
+        served = warehouse.query(
+            "select request_id, endpoint from results where run_id = $run and error is null", None, run=f"night-{number}"
+        ).to_pylist()
     seconds = world.last_answer - begins
     late = draw.deadline_seconds is not None and seconds > draw.deadline_seconds + 1.0
-    return planned | figures | {"exit": code, "seconds": seconds, "late": late,
+    return planned | figures | {"exit": code, "seconds": seconds, "late": late, "floor_kept": floor_kept(draw, night, served),
                                 "whole": figures["answered"] == draw.rows}  # fmt: skip
+
+
+def floor_kept(draw: Any, night: Any, served: list[dict[str, Any]]) -> bool:
+    """Whether the answers served keep the floor: by their scores, or where there are none by what the job believes."""
+    if draw.floor is None:
+        return True
+    place = {end.name: e for e, end in enumerate(draw.endpoints)}
+    worth = 0.0
+    for line in served:
+        e, row = place[line["endpoint"]], int(line["request_id"].rpartition("-")[2])
+        worth += float(night.right[row, e]) if draw.scored else draw.endpoints[e].job["quality_prior"]
+    return worth / draw.rows >= draw.floor - 0.5 / draw.rows
 
 
 def played_by(tree: Path, seeds: list[int]) -> Iterator[dict[str, Any]]:
@@ -121,7 +137,7 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
     """What the nights of a build come to."""
     possible = [night for night in nights if night.get("optimum") is not None]
     timed = [night for night in possible if night["deadline"] is not None]
-    whole = [night for night in possible if night["whole"]]
+    whole = [night for night in possible if night["whole"] and night["floor_kept"]]
     ratio = np.sort([night["spent"] / night["optimum"] for night in whole]) if whole else np.full(1, np.nan)
     told = [night for night in whole if night.get("cost_usd")]
     off = [abs(night["cost_usd"] / night["spent"] - 1) for night in told]
@@ -130,7 +146,9 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "nights": len(nights),
         "possible": len(possible),
-        "whole": len(whole) / max(len(possible), 1),
+        "whole": sum(night["whole"] for night in possible) / max(len(possible), 1),
+        "floor_kept": sum(night["floor_kept"] for night in possible if night["whole"])
+        / max(sum(night["whole"] for night in possible), 1),
         "of_optimum": float(ratio.mean()),
         "worst_twentieth": float(worst.mean()),
         "deadline_kept": float(np.mean([night["whole"] and not night["late"] for night in timed])) if timed else None,

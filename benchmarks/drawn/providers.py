@@ -321,7 +321,7 @@ class WorkersEngine(VirtualEngine):
         true = self.true
         return build.Rates(
             true.prefill, true.decode, True, self.worked, int(self.read), int(self.written), "0.32",  # noqa: FBT003
-            "cpu", "a virtual worker", true.startup_seconds,
+            "cpu", build.hardware(self.endpoint.workers), true.startup_seconds,
         )  # fmt: skip
 
     def wake(self) -> None:
@@ -372,10 +372,12 @@ class WorkersEngine(VirtualEngine):
             self._end(worker)
             if not self.workers:
                 self.fail_pending(V.FailureKind.BUDGET)
-        elif until <= CLOCK.now + 20.0:
+            return
+        step = max(min(worker.meter.seconds_left - 3.0, until - CLOCK.now), 0.2)
+        if until <= CLOCK.now + step:
             self.world.at(until, then)
         else:
-            self.world.at(CLOCK.now + 20.0, lambda: self._through(worker, until, then))
+            self.world.at(CLOCK.now + step, lambda: self._through(worker, until, then))
 
     def _free(self, worker: Worker) -> None:
         worker.busy, worker.idle_since, worker.taken = False, CLOCK.now, []
