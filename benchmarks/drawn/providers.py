@@ -367,13 +367,15 @@ class WorkersEngine(VirtualEngine):
 
     def _through(self, worker: Worker, until: float, then: Callable[[], None]) -> None:
         """Keep the meter up until then, a lease at a time."""
-        if not worker.meter.keep_up():
+        if not worker.taken:
+            worker.meter.idle()
+        if not worker.meter.keep_up() and worker.meter.seconds_left < 1.0:
             self.pending.extendleft(worker.taken)
             self._end(worker)
             if not self.workers:
                 self.fail_pending(V.FailureKind.BUDGET)
             return
-        step = max(min(worker.meter.seconds_left - 3.0, until - CLOCK.now), 0.2)
+        step = max(min(worker.meter.seconds_left - 3.0, until - CLOCK.now), 0.5)
         if until <= CLOCK.now + step:
             self.world.at(until, then)
         else:
@@ -396,7 +398,6 @@ class WorkersEngine(VirtualEngine):
 
         def done() -> None:
             weights = [sum(self.tokens(request)[:2]) for _, request, _ in taken]
-            worker.meter.keep_up()
             for (shard, request, intent), cost in zip(taken, worker.meter.charge(weights), strict=True):
                 reply, answer = self.answer_of(request)
                 self.desk.journal.settled([V.Outcome(

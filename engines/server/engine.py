@@ -193,6 +193,7 @@ class ServerEngine:
         ours = self.endpoint.server is not None and self.endpoint.server.up is not None
         give_up = time.monotonic() + (self._startup_seconds if ours else 0.0)
         while not server.await_health(TICK_SECONDS):
+            meter.idle()  # else each lease would reserve the whole start anew
             if self._given_up() or not self._paid(meter):
                 return
             if time.monotonic() > give_up:

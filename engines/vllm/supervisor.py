@@ -200,6 +200,7 @@ class WorkerSupervisor:
         while lifetime.ready_at is None:
             if self._pool.closing:
                 return
+            meter.idle()  # else each lease would reserve the whole start anew
             self._pay(meter)
             for message in process.receive(TICK_SECONDS):
                 self._note_fault(message)

@@ -24,7 +24,7 @@ MOST = 20_000
 """The newest answers; older ones say little more, and models change."""
 
 TAUGHT = f"""
-select q.task, l.endpoint, l.input_tokens, l.output_tokens, coalesce(l.cached_tokens, 0) as cached_tokens,
+select l.run_id, q.task, l.endpoint, l.input_tokens, l.output_tokens, coalesce(l.cached_tokens, 0) as cached_tokens,
        a.input_tokens as estimated, f.cut
 from ledger l
 join runs r using (run_id)
@@ -71,9 +71,11 @@ class PastAnswers:
     estimated: NDArray[np.float64]
     """As we had; NaN where the plan had the request elsewhere."""
 
-    def counted(self, endpoint: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return (estimated, actual) input tokens on one endpoint."""
-        chosen = (self.endpoint == endpoint) & np.isfinite(self.estimated)
+    def counted(
+        self, endpoints: NDArray[np.integer]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return (estimated, actual) input tokens on these endpoints, which count alike."""
+        chosen = np.isin(self.endpoint, endpoints) & np.isfinite(self.estimated)
         return self.estimated[chosen], self.input_tokens[chosen]
 
 
@@ -101,11 +103,25 @@ def past_nights(
     }
     written = columns["output_tokens"].astype(np.int64)
     cut = np.asarray(pc.fill_null(rows["cut"], fill_value=False), np.bool_)
-    # an answer cut at its ceiling was at least so long; of others the ceiling does not matter
-    lengths = Observed(task, endpoint, written, np.where(cut, written, np.iinfo(np.int32).max))
+    lengths = Observed(task, endpoint, written, ceilings(rows["run_id"], task, written, cut))
     return PastAnswers(
         lengths, endpoint, columns["input_tokens"], columns["cached_tokens"], columns["estimated"]
     )
+
+
+def ceilings(
+    run: pa.ChunkedArray, task: NDArray[np.int32], written: NDArray[np.int64], cut: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the ceiling that each answer had: its own length where it was cut; of others the longest at which an answer
+    of the same run and task was cut, and none where none was. Without it those that were not cut would count as if they
+    could have been of any length, and what is expected would be too short."""
+    _, runs = np.unique(np.asarray(run.cast(pa.string())), return_inverse=True)
+    group = runs.astype(np.int64) * (int(task.max(initial=0)) + 1) + task
+    most = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
+    np.maximum.at(most, group[cut], written[cut])
+    endless = np.iinfo(np.int32).max
+    open_ended = np.where(most[group] > 0, np.maximum(most[group], written + 1), endless)
+    return np.where(cut, written, open_ended)
 
 
 def past_scores(

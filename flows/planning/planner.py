@@ -21,6 +21,7 @@ from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible
 from thirdshift.flows.planning.latency import with_latencies
 from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
+from thirdshift.flows.planning.tiers import same_answers
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
 from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
@@ -185,19 +186,20 @@ def market(
     """Prices and expected tokens, corrected by what answers took so far. `held`: (positions, endpoints) answered."""
     at = columns.positions(used.row)
     task, most = columns.population.task, columns.max_tokens
-    tonight = Observed(task[at], used.endpoint, used.output_tokens, most[at]) if len(at) else None
+    kind = same_answers(endpoints)  # one model's tiers are learnt together
+    tonight = Observed(task[at], kind[used.endpoint], used.output_tokens, most[at]) if len(at) else None
     lengths = output_lengths.fit(
         tonight,
         tasks=columns.population.tasks,
         endpoints=len(endpoints),
         max_tokens=most,
-        history=past.lengths if past else None,
-    )
+        history=replace(past.lengths, endpoint=kind[past.lengths.endpoint]) if past else None,
+    ).of(kind)
     output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
     factors = {}
     for e, endpoint in enumerate(endpoints):
-        mine = used.endpoint == e
-        before = past.counted(e) if past else (np.zeros(0), np.zeros(0))
+        mine = kind[used.endpoint] == kind[e]
+        before = past.counted(np.flatnonzero(kind == kind[e])) if past else (np.zeros(0), np.zeros(0))
         estimated = np.concatenate([columns.tokens[e][at[mine]], before[0]])
         factors[endpoint.name] = learn_ratio(
             estimated, np.concatenate([used.input_tokens[mine], before[1]])

@@ -22,6 +22,16 @@ def realtime_counterparts(endpoints: Sequence[Endpoint]) -> NDArray[np.int32]:
     return found
 
 
+def same_answers(endpoints: Sequence[Endpoint]) -> NDArray[np.int32]:
+    """[endpoints] the first endpoint of the same model with the same parameters: its answers are as long, and its tokens
+    are counted alike, in whatever tier."""
+    first: list[int] = []
+    for endpoint in endpoints:
+        kind = endpoint.model, dict(endpoint.params)
+        first.append(next(e for e, other in enumerate(endpoints) if (other.model, dict(other.params)) == kind))
+    return np.array(first, np.int32)
+
+
 def looked_at(
     allowed: NDArray[np.bool_], cost_usd: NDArray[np.float64], realtime_counterpart: NDArray[np.int32]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:

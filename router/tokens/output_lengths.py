@@ -107,6 +107,17 @@ class OutputModel:
     bucket: Ints = field(repr=False)
     """[tasks of the batch]: which of the model's tasks each is; rare ones share the last."""
 
+    def of(self, endpoints: Ints) -> OutputModel:
+        """Return the model with its endpoints taken anew: `endpoints` [any] says which one stands at each place."""
+        return replace(
+            self,
+            levels=self.levels[:, endpoints],
+            sigma=self.sigma[endpoints],
+            scale=self.scale[endpoints],
+            noise=self.noise[endpoints],
+            covariance=self.covariance[endpoints],
+        )
+
     def mean(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None
     ) -> NDArray[np.float32]:
