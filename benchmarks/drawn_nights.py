@@ -2,11 +2,11 @@
 
     python benchmarks/drawn_nights.py [--draws 100] [--before REF] [--first 0]
 
-A draw is a job (tiers, price windows, limits, latencies, workers with minima, caches, a cap, a deadline, a floor by scores or
-by belief) and two nights of it: the second knows what the first has learnt. Every night is played by the build's own code
-from the job file to the ledger; only the far side of the engines is emulated, in virtual time (benchmarks/drawn/providers.py
-says what). `--before` plays the same nights with the build of a git commit. Ends with one JSON line; exits 1 where a figure
-misses what is stated below.
+A draw is a job (tiers, price windows, limits, latencies, workers with minima, caches, a cap, a deadline, a floor by scores
+or by belief) and two nights of it: the second knows what the first has learnt. Every night is played by the build's own
+code from the job file to the ledger; only the far side of the engines is emulated, in virtual time
+(benchmarks/drawn/providers.py says what). `--before` plays the same nights with the build of a git commit. Ends with one
+JSON line; exits 1 where a figure misses what is stated below.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def play(seed: int) -> Iterator[dict[str, Any]]:
     from drawn.optimum import best_night
 
     draw = drawn(seed)
-    with tempfile.TemporaryDirectory(prefix="drawn-") as folder:  # TMP
+    with tempfile.TemporaryDirectory(prefix="drawn-") as folder:
         for number in range(NIGHTS):
             begins = draw.begins + number * BETWEEN
             night = draw.night(number)
@@ -60,9 +60,11 @@ def play(seed: int) -> Iterator[dict[str, Any]]:
             cap = None if draw.cap_share is None else draw.cap_share * best.cost_usd
             began = time.process_time()
             line |= {"optimum": best.cost_usd, "cap": cap, "deadline": draw.deadline_seconds}
-            yield line | one_night(draw, night, number, begins, cap, Path(folder)) | {
-                "cpu": round(time.process_time() - began, 1)
-            }
+            yield (
+                line
+                | one_night(draw, night, number, begins, cap, Path(folder))
+                | {"cpu": round(time.process_time() - began, 1)}
+            )
 
 
 def one_night(
@@ -97,11 +99,14 @@ def one_night(
             run=f"night-{number}",
         ).to_pylist()[0]
         served = warehouse.query(
-            "select request_id, endpoint from results where run_id = $run and error is null", None, run=f"night-{number}"
+            "select request_id, endpoint from results where run_id = $run and error is null",
+            None,
+            run=f"night-{number}",
         ).to_pylist()
     seconds = world.last_answer - begins
     late = draw.deadline_seconds is not None and seconds > draw.deadline_seconds + 1.0
-    return planned | figures | {"exit": code, "seconds": seconds, "late": late, "floor_kept": floor_kept(draw, night, served),
+    return planned | figures | {"exit": code, "seconds": seconds, "late": late,
+                                "floor_kept": floor_kept(draw, night, served),
                                 "whole": figures["answered"] == draw.rows}  # fmt: skip
 
 
@@ -141,7 +146,9 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
     ratio = np.sort([night["spent"] / night["optimum"] for night in whole]) if whole else np.full(1, np.nan)
     told = [night for night in whole if night.get("cost_usd")]
     off = [abs(night["cost_usd"] / night["spent"] - 1) for night in told]
-    high = [night["spent"] <= night["cost_usd_high"] * (1 + 1e-9) for night in told if night.get("cost_usd_high")]
+    high = [
+        night["spent"] <= night["cost_usd_high"] * (1 + 1e-9) for night in told if night.get("cost_usd_high")
+    ]
     worst = ratio[-max(1, len(ratio) // 20) :]
     return {
         "nights": len(nights),
@@ -151,7 +158,9 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
         / max(sum(night["whole"] for night in possible), 1),
         "of_optimum": float(ratio.mean()),
         "worst_twentieth": float(worst.mean()),
-        "deadline_kept": float(np.mean([night["whole"] and not night["late"] for night in timed])) if timed else None,
+        "deadline_kept": float(np.mean([night["whole"] and not night["late"] for night in timed]))
+        if timed
+        else None,
         "plan_off": float(np.median(off)) if off else None,
         "high_right": float(np.mean(high)) if high else None,
         "told": len(told),
@@ -210,7 +219,9 @@ def main() -> int:
             print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
         if given.before:
             root = str(Path(__file__).resolve().parent.parent)
-            subprocess.run(["git", "-C", root, "worktree", "remove", "--force", str(trees["before"])], check=False)
+            subprocess.run(
+                ["git", "-C", root, "worktree", "remove", "--force", str(trees["before"])], check=False
+            )
     missed = misses(found["now"])
     print(json.dumps({"benchmark": "drawn_nights", "misses": missed} | found))
     return 1 if missed else 0

@@ -5,11 +5,11 @@ Import it and call `install` before anything of the build is imported. Processor
 
 from __future__ import annotations
 
-import datetime as datetime_module
+import datetime as dt
 import time as time_module
 from typing import Any
 
-_REAL = datetime_module.datetime
+_REAL = dt.datetime
 
 
 class VirtualClock:
@@ -40,6 +40,6 @@ class VirtualDatetime(_REAL, metaclass=_IsDatetime):
 
 def install() -> None:
     """Have everything that is imported from now on read the virtual clock."""
-    datetime_module.datetime = VirtualDatetime  # type: ignore[misc]
+    dt.datetime = VirtualDatetime  # type: ignore[misc]
     time_module.time = lambda: CLOCK.now
     time_module.sleep = CLOCK.sleep

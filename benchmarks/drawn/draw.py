@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-WORDS = ("the of to and a in is it you that he was for on are with as his they be at one have this from or had by hot "
-         "word but what some we can out other were all there when up use your how said an each she which do their time "
-         "if will way about many then them write would like so these her long make thing see him two has look more day "
-         "could go come did number sound no most people my over know water than call first who may down side been now "
-         "find any new work part take get place made live where after back little only round man year came show every "
-         "good me give our under name very through just form sentence great think say help low line differ turn cause "
-         "much mean before move right boy old too same tell does set three want air well also play small end put home "
-         "read hand port large spell add even land here must big high such follow act why ask men change went light").split()  # fmt: skip
+WORDS = """
+the of to and a in is it you that he was for on are with as his they be at one have this from or had
+by hot word but what some we can out other were all there when up use your how said an each she
+which do their time if will way about many then them write would like so these her long make thing
+see him two has look more day could go come did number sound no most people my over know water than
+call first who may down side been now find any new work part take get place made live where after
+back little only round man year came show every good me give our under name very through just form
+sentence great think say help low line differ turn cause much mean before move right boy old too
+same tell does set three want air well also play small end put home read hand port large spell add
+even land here must big high such follow act why ask men change went light
+""".split()  # noqa: SIM905 - a list of its own would fill a page
 TOKENS_PER_WORD = 1.02
 AROUND = 12
 """Tokens of the chat template around a prompt."""
@@ -97,7 +100,9 @@ class Draw:
         count = np.maximum(8, np.exp(rng.normal(np.log(40.0 * (1 + task)), 0.5))).astype(np.int64)
         words = rng.integers(0, len(WORDS), int(count.sum()))
         ends = np.cumsum(count)
-        prompts = [" ".join(WORDS[w] for w in words[end - n : end]) for n, end in zip(count, ends, strict=True)]
+        prompts = [
+            " ".join(WORDS[w] for w in words[end - n : end]) for n, end in zip(count, ends, strict=True)
+        ]
         shared = len(self.system.split())
         plain = TOKENS_PER_WORD * (count + shared) + AROUND
         models = self.ability.shape[1]

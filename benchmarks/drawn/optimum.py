@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
-from drawn.draw import Draw, Night, TrueEndpoint
+from drawn.draw import Draw, Night
 
 Floats = NDArray[np.float64]
 SIZES = 4
@@ -149,7 +149,7 @@ class _Program:
             np.bincount(self.night.task, minlength=self.draw.tasks).clip(1), SIZES
         ) * (count.repeat(SIZES) > 0)
 
-    def solve(self) -> Best | None:
+    def solve(self) -> Best | None:  # noqa: C901 - a limit after the other
         k, c = len(self.size), len(self.columns)
         pools = [e for e, end in enumerate(self.ends) if end.kind == "workers"]
         width = k * c + 2 * len(pools)  # requests by class and column; workers; paid seconds
@@ -205,7 +205,12 @@ class _Program:
         return self._solved(cost, rows, low, high, pools)
 
     def _solved(
-        self, cost: Floats, rows: list[dict[int, float]], low: list[float], high: list[float], pools: list[int]
+        self,
+        cost: Floats,
+        rows: list[dict[int, float]],
+        low: list[float],
+        high: list[float],
+        pools: list[int],
     ) -> Best | None:
         i = np.concatenate([np.full(len(row), r) for r, row in enumerate(rows)])
         j = np.concatenate([np.fromiter(row, np.int64) for row in rows])
@@ -225,7 +230,3 @@ class _Program:
         if solved.x is None:
             return None
         return Best(float(solved.fun) * scale, self.seconds or 0.0)
-
-
-def worker_of(end: TrueEndpoint) -> bool:
-    return end.kind == "workers"

@@ -99,7 +99,9 @@ class VirtualEngine:
         return build.interfaces.Ticket(shard.shard_id, key)
 
     def progress(self, ticket: Any) -> Any:
-        return build.interfaces.Progress(len(self.replies[ticket.shard_id]), len(self.replies[ticket.shard_id]))
+        return build.interfaces.Progress(
+            len(self.replies[ticket.shard_id]), len(self.replies[ticket.shard_id])
+        )
 
     def collect(self, ticket: Any) -> Iterator[Any]:
         self.world.submitted.release()
@@ -149,12 +151,12 @@ class VirtualEngine:
         answer = V.Answer(request.row, request.request_id, text, cut)
         return build.Reply(text=text, finish_reason=cut, usage=usage), answer
 
-    def cached(self, read: int) -> int:
+    def cached(self, read: int) -> int:  # noqa: ARG002 - for those that have a cache
         return 0
 
     def settle(self, shard: Any, request: Any, intent: Any) -> None:
         reply, answer = self.answer_of(request)
-        outcome = self.records.outcome(intent, reply, answer, True)  # noqa: FBT003
+        outcome = self.records.outcome(intent, reply, answer, True)
         self.desk.journal.settled([outcome])
         self.money.settle(intent.reserved_usd, outcome.cost_usd)
         self.replies[shard.shard_id].append(answer)
@@ -217,7 +219,7 @@ class BatchEngine(VirtualEngine):
 
     def wake(self) -> None:
         if not self.pending:
-            return
+            return None
         if self.halted or self.late:
             return self.fail_pending(self.halted or V.FailureKind.DEADLINE)
         most = self.endpoint.limits.enqueued_tokens or float("inf")
@@ -255,9 +257,11 @@ class BatchEngine(VirtualEngine):
     def _cancelled(self, held: list[tuple[Any, Any, Any]], size: int) -> None:
         self.enqueued -= size
         for shard, request, intent in held:
-            failure = V.Failure(request.row, request.request_id, V.FailureKind.EXPIRED, "the batch was cancelled")
+            failure = V.Failure(
+                request.row, request.request_id, V.FailureKind.EXPIRED, "the batch was cancelled"
+            )
             reply = build.Reply(kind=V.FailureKind.EXPIRED, message="cancelled", unbilled=True)
-            outcome = self.records.outcome(intent, reply, failure, True)  # noqa: FBT003
+            outcome = self.records.outcome(intent, reply, failure, True)
             self.desk.journal.settled([outcome])
             self.money.settle(intent.reserved_usd, outcome.cost_usd)
             self.replies[shard.shard_id].append(failure)
@@ -320,20 +324,20 @@ class WorkersEngine(VirtualEngine):
             return None
         true = self.true
         return build.Rates(
-            true.prefill, true.decode, True, self.worked, int(self.read), int(self.written), "0.32",  # noqa: FBT003
+            true.prefill, true.decode, True, self.worked, int(self.read), int(self.written), "0.32",
             "cpu", build.hardware(self.endpoint.workers), true.startup_seconds,
         )  # fmt: skip
 
     def wake(self) -> None:
         if not self.pending:
-            return
+            return None
         if self.halted or self.late:
             return self.fail_pending(self.halted or V.FailureKind.DEADLINE)
         self._retire_idle()
         worth = -(-len(self.pending) // 64) if self.planned is None else max(self.planned, 1)
         wanted = min(self.endpoint.workers.workers, worth, len(self.pending) + len(self.workers))
-        while len(self.workers) < wanted and not self.halted:
-            self._begin()
+        while len(self.workers) < wanted and not self.halted and self._begin():
+            pass
         for worker in list(self.workers):
             if not worker.busy and self.pending:
                 self._stretch(worker)
@@ -347,14 +351,13 @@ class WorkersEngine(VirtualEngine):
                 self._end(worker)
                 CLOCK.now = now
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
+        """Start a worker. Returns False where the cap has no room for its time."""
         worker = Worker(self, self.pending[0][0].run_id, len(self.all))
         if not worker.meter.keep_up():
             if not self.workers:
                 self.fail_pending(V.FailureKind.BUDGET)
-            elif self.planned is not None:
-                self.planned = len(self.workers)
-            return
+            return False
         self.workers.append(worker)
         self.all.append(worker)
 
@@ -364,6 +367,7 @@ class WorkersEngine(VirtualEngine):
             self._free(worker)
 
         self._through(worker, CLOCK.now + self.true.startup_seconds, ready)
+        return True
 
     def _through(self, worker: Worker, until: float, then: Callable[[], None]) -> None:
         """Keep the meter up until then, a lease at a time."""
@@ -405,7 +409,10 @@ class WorkersEngine(VirtualEngine):
                     reply.usage, self.endpoint.model, reply=answer,
                 )])  # fmt: skip
                 self.replies[shard.shard_id].append(answer)
-                self.read, self.written = self.read + reply.usage.input_tokens, self.written + reply.usage.output_tokens
+                self.read, self.written = (
+                    self.read + reply.usage.input_tokens,
+                    self.written + reply.usage.output_tokens,
+                )
             self.worked += seconds
             self.world.last_answer = max(self.world.last_answer, CLOCK.now)
             self._free(worker)

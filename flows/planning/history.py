@@ -71,9 +71,7 @@ class PastAnswers:
     estimated: NDArray[np.float64]
     """As we had; NaN where the plan had the request elsewhere."""
 
-    def counted(
-        self, endpoints: NDArray[np.integer]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def counted(self, endpoints: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return (estimated, actual) input tokens on these endpoints, which count alike."""
         chosen = np.isin(self.endpoint, endpoints) & np.isfinite(self.estimated)
         return self.estimated[chosen], self.input_tokens[chosen]

@@ -28,7 +28,9 @@ def same_answers(endpoints: Sequence[Endpoint]) -> NDArray[np.int32]:
     first: list[int] = []
     for endpoint in endpoints:
         kind = endpoint.model, dict(endpoint.params)
-        first.append(next(e for e, other in enumerate(endpoints) if (other.model, dict(other.params)) == kind))
+        first.append(
+            next(e for e, other in enumerate(endpoints) if (other.model, dict(other.params)) == kind)
+        )
     return np.array(first, np.int32)
 
 

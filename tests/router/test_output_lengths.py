@@ -168,3 +168,11 @@ def test_no_figure_is_ever_beyond_what_can_be(answers: list[tuple[int, int, int]
 def test_parts_of_a_bill_add_their_doubts_as_independent_ones() -> None:
     assert cost_high([10.0, 10.0], [3.0, 4.0]) == pytest.approx(20 * np.exp(1.96 * 5 / 20))
     assert cost_high([], []) == 0
+
+
+def test_endpoints_of_one_model_share_what_one_of_them_has_shown() -> None:
+    seen = lognormal(np.random.default_rng(3), 400)
+    shared = learn(seen).of(np.array([0, 0]))
+    task, cap = np.zeros(10, np.int64), np.full(10, CAP)
+    assert np.array_equal(shared.mean(task, cap, 0), shared.mean(task, cap, 1))
+    assert shared.mean(task, cap, 1).mean() == pytest.approx(seen.mean(), rel=0.05)
