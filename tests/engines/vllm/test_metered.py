@@ -124,6 +124,15 @@ def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
     assert abs(paid - usd_per_hour / 3600 * Decimal(lived)) <= Decimal("1e-9") * (len(stretches) + 2)
 
 
+def test_a_long_start_fits_a_cap_of_its_seconds_and_two_leases() -> None:
+    meter, _, budget, clock = metered(Decimal(36), Decimal("3.20"))
+    for _ in range(100):
+        assert meter.keep_up()
+        clock.now += 2
+        meter.idle()  # as who drives it does while the worker starts
+    assert budget.spent_usd + budget.reserved_usd <= Decimal("3.20")
+
+
 def test_a_minimum_rental_is_reserved_once_and_answers_come_off_it() -> None:
     meter, journal, budget, clock = metered(Decimal(36), Decimal(6), minimum_seconds=600)
     assert meter.keep_up()
