@@ -82,6 +82,7 @@ STANDS_FOR: Mapping[str, str] = {
     "engines/emulator/models": "engines/emulator/test_troubles",
     "engines/emulator/openai_batches": "engines/emulator/test_batches",
     "engines/emulator/recorded_outcomes": "engines/emulator/test_records",
+    "engines/direct": "engines/test_redirects",
     "engines/errors": "engines/test_registry",
     "engines/metered": "engines/vllm/test_metered",
     "engines/pricemap": "router/test_pricebook",

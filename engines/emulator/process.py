@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import ProxyHandler
 
+from thirdshift.engines.direct import opener
 from thirdshift.engines.emulator.answer_key import KnownRow, write_known
 from thirdshift.engines.emulator.models import BatchHabits, EmulatedModel
 
 ROOT = Path(__file__).parents[3]
 """Where our packages lie, for an interpreter started elsewhere."""
 STOP_SECONDS = 5.0
-_open = build_opener(ProxyHandler({})).open
+_open = opener(ProxyHandler({})).open
 
 
 class EmulatorError(Exception):

@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 import urllib.error
-import urllib.request
 from collections import deque
 from contextlib import suppress
 from typing import IO
 
+from thirdshift.engines.direct import opener
 from thirdshift.router.values import Endpoint, ServerSpec
 
 ASK_SECONDS = 5.0
@@ -177,14 +177,7 @@ class ServerProcess:
         output.close()
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect is a reply like others: who is asked is who the job names."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+_OPENER = opener()
 
 
 def answers(url: str, *, any_reply: bool) -> bool:

@@ -10,6 +10,8 @@ from urllib.error import HTTPError
 
 import stamina
 
+from thirdshift.engines.direct import opener
+
 # what it retries is said once, by the notifier
 logging.getLogger("stamina").addHandler(logging.NullHandler())
 
@@ -34,7 +36,7 @@ def _post(url: str, body: dict[str, Any]) -> None:
     request = urllib.request.Request(  # noqa: S310 (http or https: the job's check sees to it)
         url, json.dumps(body).encode(), {"content-type": "application/json", "user-agent": "thirdshift"}
     )
-    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as reply:  # noqa: S310 (likewise)
+    with opener().open(request, timeout=ANSWER_SECONDS) as reply:
         reply.read(1)
 
 

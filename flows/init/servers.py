@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+from thirdshift.engines.direct import opener
 from thirdshift.flows.errors import UserError
 
 USUAL_PORTS = {
@@ -47,18 +47,11 @@ class ServedModel:
     context_window: int | None
 
 
-class _Stay(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        """Follow no redirect: what was named is asked, nobody else."""
-        return
-
-
 def served_at(url: str, seconds: float = ASKED_SECONDS) -> list[ServedModel]:
     """Return what the server lists under /v1/models. Raises NoModels; UserError where `url` is none of a server."""
     base = _base(url)
-    opener = urllib.request.build_opener(_Stay)
     try:
-        with opener.open(f"{base}/models", timeout=seconds) as reply:
+        with opener().open(f"{base}/models", timeout=seconds) as reply:
             listed = json.loads(reply.read(MOST_BYTES))
     except HTTPError as error:
         error.close()

@@ -66,10 +66,10 @@ def providers(signals: Collection[str], environ: Mapping[str, str], say: Callabl
     meters: metrics.MeterProvider = metrics.NoOpMeterProvider()
     if "traces" in signals:
         tracers = tracing = TracerProvider(resource=resource, shutdown_on_exit=False)
-        tracing.add_span_processor(BatchSpanProcessor(_exporter("trace", "Span", environ)))
+        tracing.add_span_processor(BatchSpanProcessor(exporter_of("trace", "Span", environ)))
         owned.append(tracing)
     if "metrics" in signals:
-        reader = PeriodicExportingMetricReader(_exporter("metric", "Metric", environ))
+        reader = PeriodicExportingMetricReader(exporter_of("metric", "Metric", environ))
         meters = metering = MeterProvider([reader], resource=resource, shutdown_on_exit=False)
         owned.append(metering)
     return Providers(tracers, meters, tuple(owned))
@@ -97,7 +97,8 @@ def _resource(environ: Mapping[str, str]) -> Resource:
     return Resource.create({**name, "service.version": version("thirdshift")})
 
 
-def _exporter(signal: str, of: str, environ: Mapping[str, str]) -> Any:
+def exporter_of(signal: str, of: str, environ: Mapping[str, str]) -> Any:
+    """Make the exporter of a signal (`trace`, `metric`), `of` as its class is named, for the protocol that is asked."""
     plural = "TRACES" if signal == "trace" else "METRICS"
     names = (f"OTEL_EXPORTER_OTLP_{plural}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     stated = next((environ[name] for name in names if environ.get(name)), "http/protobuf")

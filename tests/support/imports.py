@@ -15,7 +15,7 @@ ROUTER = ["router"]
 STORED = ["warehouse", *ROUTER]
 FREE = {
     "flows": ("flows/errors", "flows/console", "flows/formats", "flows/verdicts"),
-    "engines": ("engines/errors",),
+    "engines": ("engines/errors", "engines/direct"),
 }
 """Modules that all of a package may import."""
 TABLE: Mapping[str, list[str]] = {
@@ -33,7 +33,7 @@ TABLE: Mapping[str, list[str]] = {
     "flows/orchestration": ["flows/execution", "flows/dispatch", "flows/report", "flows/runs", *STORED],
     "flows/execution": [
         "flows/quality", "flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "flows/telemetry",
-        "engines/core", *STORED,
+        "engines/core", "engines/direct", *STORED,
     ],
     "flows/quality": ["flows/dispatch", "flows/planning", "flows/runs", "flows/jobs", "engines/core", *STORED],
     "flows/dispatch": [
@@ -44,7 +44,7 @@ TABLE: Mapping[str, list[str]] = {
     ],
     "flows/telemetry": ROUTER,
     "flows/report": ["flows/runs", *STORED],
-    "flows/init": ["flows/jobs", "flows/models", "engines/devices", *STORED],
+    "flows/init": ["flows/jobs", "flows/models", "engines/devices", "engines/direct", *STORED],
     "flows/runs": ["flows/jobs", "engines/vllm", "engines/ray", "engines/errors", *STORED],
     "flows/jobs": ["flows/models", "engines/registry", *STORED],
     "flows/models": ["engines/pricemap", *ROUTER],
@@ -64,6 +64,7 @@ TABLE: Mapping[str, list[str]] = {
     "engines/emulator": ["engines/core", "engines/pricemap", *ROUTER],
     "engines/core": ROUTER,
     "engines/registry": ROUTER,
+    "engines/direct": [],
     "engines/errors": [],
     "engines/devices": ROUTER,
     "engines/tokenizers": ["engines/pricemap", *ROUTER],

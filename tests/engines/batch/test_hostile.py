@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, ScriptedProvider, completion, failed, result_line, scripted
-from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.provider import CallError
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.realtime.engine import RealtimeEngine
-from thirdshift.engines.realtime.litellm import LitellmEngine
-from thirdshift.engines.server.process import answers
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import (
     Answer,
@@ -225,107 +217,3 @@ def test_a_server_that_cannot_list_batches_is_named_with_the_remedy_and_nothing_
     assert provider.bodies == []
     assert "stamina" not in capfd.readouterr().err
     assert logging.getLogger("stamina").handlers
-
-
-# --- redirects ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def redirecting() -> Iterator[tuple[str, list[str]]]:
-    """(a server that sends everybody to another host, what came to that other one)."""
-    came: list[str] = []
-    import asyncio
-
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-    bases: list[str] = []
-
-    async def begin() -> list[web.AppRunner]:
-        async def take(request: web.Request) -> web.Response:
-            came.append(f"{request.method} {request.path} {dict(request.headers)}")
-            return web.json_response(completion())
-
-        async def send_on(request: web.Request) -> web.Response:
-            raise web.HTTPTemporaryRedirect(f"{bases[0]}{request.path}")
-
-        runners = []
-        for handler in (take, send_on):
-            app = web.Application()
-            app.router.add_route("*", "/{path:.*}", handler)
-            runner = web.AppRunner(app, shutdown_timeout=0.1)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            bases.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-            runners.append(runner)
-        return runners
-
-    def run() -> None:
-        runners = loop.run_until_complete(begin())
-        ready.set()
-        loop.run_forever()
-        for runner in runners:
-            loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait()
-    try:
-        yield bases[1], came
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-
-
-def asked(engine: Any) -> None:
-    try:
-        list(engine.collect(engine.submit(Shard("run", "s", "e", Purpose.MAIN, requests(1)), "run/s")))
-    except CallError:
-        pass
-    finally:
-        engine.close()
-
-
-CLIENTS: dict[str, Callable[[str, Path], None]] = {
-    "real time": lambda base, keep: asked(
-        RealtimeEngine(_endpoint("openai/m", f"{base}/v1"), _context(keep), backoff_first_seconds=0.001)
-    ),
-    "litellm, OpenAI's wire": lambda base, keep: asked(
-        LitellmEngine(_endpoint("mistral/m", f"{base}/v1"), _context(keep), backoff_first_seconds=0.001)
-    ),
-    "litellm, Anthropic's wire": lambda base, keep: asked(
-        LitellmEngine(_endpoint("anthropic/m", base), _context(keep), backoff_first_seconds=0.001)
-    ),
-    "OpenAI's batches": lambda base, keep: asked(
-        BatchEngine(_endpoint("openai/m", f"{base}/v1", Mode.BATCH), _context(keep))
-    ),
-    "Anthropic's batches": lambda base, keep: asked(
-        BatchEngine(
-            _endpoint("anthropic/m", f"{base}/v1", Mode.BATCH),
-            _context(keep),
-            wire=AnthropicBatches(_endpoint("anthropic/m", f"{base}/v1", Mode.BATCH), keep),
-        )
-    ),
-    "a server's health": lambda base, _: _health(f"{base}/health"),
-}
-"""Every client that we make."""
-
-
-def _health(url: str) -> None:
-    assert not answers(url, any_reply=False)
-
-
-def _context(keep: Path) -> EngineContext:
-    return EngineContext(MemoryJournal(), RunBudget(None), keep=keep)
-
-
-def _endpoint(model: str, base: str, mode: Mode = Mode.REALTIME) -> Endpoint:
-    return Endpoint("e", model, PriceSchedule(PRICE), mode, api_base=base, api_key_env="REDIRECT_TEST_KEY")
-
-
-@pytest.mark.parametrize("name", CLIENTS)
-def test_no_client_follows_a_redirect(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDIRECT_TEST_KEY", "sk-planted")
-    with redirecting() as (base, came):
-        CLIENTS[name](base, tmp_path)
-    assert came == []
