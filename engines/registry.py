@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
+from importlib.resources import files
 
-from thirdshift.engines.errors import MissingExtraError
+from thirdshift.engines.errors import BadEndpointError, MissingExtraError
 from thirdshift.router.interfaces import Engine, EngineContext
+from thirdshift.router.tiers import GENERIC, BatchTier, BatchTiers, load
 from thirdshift.router.values import Endpoint, Mode
 
 ADAPTERS: dict[str, tuple[str, str, str]] = {
@@ -18,21 +20,48 @@ ADAPTERS: dict[str, tuple[str, str, str]] = {
 }
 """Adapter → module, class, and the package it cannot do without."""
 
-BATCH_TIERS = ("openai", "anthropic", "azure")
-"""Providers whose batch tier we speak; with an `api_base` of its own any endpoint is taken to speak OpenAI's."""
-UNTESTED_TIERS = ("azure",)
-"""Which of those nobody has run yet."""
+
+@lru_cache(maxsize=1)
+def tier_rows() -> BatchTiers:
+    """Every batch tier that is known, built or not."""
+    return load(files("thirdshift.router.pricing").joinpath("tiers.toml").read_text(encoding="utf-8"))
+
+
+def tier_of(endpoint: Endpoint) -> BatchTier:
+    """The row that a batch endpoint is served by. An emulated one is, whatever its address, its provider's own. Raises
+    BadEndpointError where there is none, or it is not built."""
+    tier = endpoint.tier
+    if tier is None:
+        address = None if endpoint.emulated else endpoint.api_base
+        tier = tier_rows().of(endpoint.model, address)
+    if endpoint.emulated and (tier is None or tier.missing is not None):
+        tier = tier_rows().named(GENERIC)
+    fault = tier_fault(tier, endpoint.protocol, endpoint.api_base)
+    if tier is None or fault is not None:
+        raise BadEndpointError(f"endpoint {endpoint.name}: {fault}")
+    return tier
+
+
+def tier_fault(tier: BatchTier | None, provider: str, api_base: str | None) -> str | None:
+    """Why a row cannot be used at an address, with the remedy; None where it can."""
+    if tier is None:
+        return f"no batch tier of {provider} is known; {_REMEDY}"
+    if tier.missing is not None:
+        return f"batch does not work yet for {tier.title}: {tier.missing}; {_REMEDY}"
+    if tier.base is None and api_base is None and tier.name != "azure":
+        return f"where {tier.title} is reached is not known here; give its api_base"
+    return None
+
+
+_REMEDY = (
+    "use `mode: realtime`, or an api_base that speaks OpenAI's files and batches (`thirdshift models tiers` lists who has "
+    "a tier)"
+)
 
 
 def batch_tiers() -> str:
-    """Those providers, for people."""
-    return ", ".join(f"{name} (untested)" if name in UNTESTED_TIERS else name for name in BATCH_TIERS)
-
-
-def batch_tier_missing(model: str, api_base: str | None) -> str | None:
-    """The provider whose batch tier nobody has built, or None."""
-    provider = model.partition("/")[0]
-    return None if api_base is not None or provider in BATCH_TIERS else provider
+    """The providers whose tier is built, for people."""
+    return ", ".join(tier.name for tier in tier_rows().tiers if tier.missing is None and tier.name != GENERIC)
 
 
 def adapter_of(endpoint: Endpoint) -> str:

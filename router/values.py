@@ -28,6 +28,8 @@ from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
 from typing import Any
 
+from thirdshift.router.tiers import BatchTier
+
 QUANTUM = Decimal("0.000000001")
 """The smallest amount a ledger holds: DECIMAL(18,9)."""
 
@@ -237,6 +239,8 @@ class Endpoint:
     """Places and speeds that a reply may tell, and the factor of each on every price."""
     emulated: bool = False
     """Answered by our loopback emulator; said wherever the endpoint shows."""
+    tier: BatchTier | None = None
+    """The provider's batch tier as this endpoint uses it; None where it is none, or as the registry has it."""
     vendor: str | None = None
     """Who is paid, where that is not told by the model's name: at an address of its own."""
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from threading import Lock
 
 from thirdshift.engines.batch.creation import found_by, make
-from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, prefix
+from thirdshift.engines.batch.labels import prefix
+from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.batch.providers import wire_for
-from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher
+from thirdshift.engines.batch.room import QueueRoom
+from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher, overdue_seconds
 from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
@@ -29,8 +31,10 @@ from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import lost, not_sent
 from thirdshift.engines.errors import ClosedError
+from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
+from thirdshift.router.tiers import Expiry
 from thirdshift.router.values import Endpoint, FailureKind
 
 UNLISTED = (
@@ -62,7 +66,7 @@ class BatchEngine:
         unknown_seconds: float = UNKNOWN_SECONDS,
         cancel_seconds: float = CANCEL_SECONDS,
     ) -> None:
-        bodies = Bodies(endpoint)
+        bodies, tier = Bodies(endpoint), tier_of(endpoint)
         self._endpoint, self._desk = endpoint, engine_context
         self._wire = wire or wire_for(endpoint, bodies, engine_context.keep)
         self._parts = BatchParts(
@@ -76,6 +80,7 @@ class BatchEngine:
             self._left if engine_context.deadline is not None else None,
             unknown_seconds=unknown_seconds,
             cancel_seconds=cancel_seconds,
+            overdue_seconds=overdue_seconds(tier),
         )
         # in the run's folder, where purge finds what a killed process leaves
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=engine_context.keep))
@@ -86,11 +91,10 @@ class BatchEngine:
         """Per key: harvest what there is."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._halted: FailureKind | None = None
-        self._enqueued = 0
-        """Batches of ours that are not over."""
-        self._waiting_tokens = 0
-        """In those."""
-        self._parts.tokens_max = endpoint.limits.enqueued_tokens
+        tokens = endpoint.limits.enqueued_tokens or tier.limits.enqueued_tokens
+        self._room = QueueRoom(self._wire.limits.batches, tokens, self._polls[0])
+        self._parts.tokens_max = tokens
+        self._parts.keeps_what_is_done = tier.expiry is not Expiry.LOSES
         self._closed = False
 
     def submit(self, shard: Shard, key: str) -> Ticket:
@@ -142,6 +146,7 @@ class BatchEngine:
                 async for part, remote in self._adopted(work):
                     adopted |= part.held.keys()
                     work.in_flight += len(part.held)
+                    self._room.take(part.tokens)
                     group.create_task(self._carry(group, work, part, remote))
                 await self._place(group, work, RequestFeed(work.shard.requests, without=adopted))
                 await asyncio.to_thread(self._parts.disown, work.shard)
@@ -189,7 +194,7 @@ class BatchEngine:
             work.put_lot(part.said)
             if part.held:
                 work.in_flight += len(part.held)
-                await self._room(work, part)
+                await self._room.wait_for(part.tokens, lambda: self._over(work) is not None)
                 await self._send(group, work, part)
             elif part.in_vain:
                 self._halt(FailureKind.BUDGET)
@@ -202,9 +207,10 @@ class BatchEngine:
         """Upload a part, unless that is done, and make its batch."""
         try:
             if source is None:
-                source = await self._wire.upload(part.path)
+                source = await self._wire.upload(part.path, part.label)
             remote = await self._made(work, part, source)
         except CallError as error:
+            self._room.leave(part.tokens)
             reply = (
                 lost(FailureKind.CONNECTION, str(error)) if error.lost else not_sent(error.kind, str(error))
             )
@@ -221,30 +227,14 @@ class BatchEngine:
                 return await make(self._wire, source, part.label)
             except CallError as error:
                 full = error.kind is FailureKind.RATE_LIMITED and not error.lost
-                if not full or not self._enqueued or self._over(work) is not None:
+                if not full or self._room.under_way < 2 or self._over(work) is not None:
                     raise
-            await self._one_less(work)
-
-    async def _room(self, work: Submission, part: BatchPart) -> None:
-        """Wait until what may be enqueued has room for a part, where the job states how much that is."""
-        most = self._endpoint.limits.enqueued_tokens
-        while most is not None and self._enqueued and self._waiting_tokens + part.tokens > most:
-            if self._over(work) is not None:
-                return
-            await self._one_less(work)
-
-    async def _one_less(self, work: Submission) -> None:
-        """Wait until a batch of ours is over, or nothing more is to be sent."""
-        before = self._enqueued
-        while self._enqueued >= before and self._over(work) is None:
-            await RETURNS.wait(self._polls[0])
+            await self._room.one_less(lambda: self._over(work) is not None)
 
     async def _carry(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, remote: Remote
     ) -> None:
-        """A batch from its beginning to its last result."""
-        self._enqueued += 1
-        self._waiting_tokens += part.tokens
+        """A batch, whose room is taken, from its beginning to its last result."""
         try:
             try:
                 ended = await self._watcher.watch(remote, work, self._cut_off[work.ticket.key])
@@ -257,8 +247,7 @@ class BatchEngine:
             # what it cost is booked before the room that it took is free for the next
             again = await self._reap(work, part, ended) if done else set[int]()
         finally:
-            self._enqueued -= 1
-            self._waiting_tokens -= part.tokens
+            self._room.leave(part.tokens)
         if mistaken:
             await self._mistaken(group, work, part)
         elif done and again:  # what the server refuses is left out now
@@ -311,8 +300,9 @@ class BatchEngine:
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, failed: Remote
     ) -> None:
         """The provider's queue was full: wait for a batch of ours to end, or send in smaller parts."""
-        if self._enqueued and failed.source is not None:
-            await self._one_less(work)
+        if self._room.under_way and failed.source is not None:
+            await self._room.one_less(lambda: self._over(work) is not None)
+            self._room.take(part.tokens)
             await self._send(group, work, part, failed.source)
             return
         if len(part.held) == 1:
@@ -330,6 +320,7 @@ class BatchEngine:
         """The batch that could have been the part's is not: another one may be, else it was never made."""
         other = await found_by(self._wire, part.label)
         if other is not None:
+            self._room.take(part.tokens)
             group.create_task(self._carry(group, work, part, other))
         else:
             await self._place_anew(group, work, part, "its batch was never made")

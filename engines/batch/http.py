@@ -55,6 +55,11 @@ class BatchCalls:
     async def get(self, path: str) -> dict[str, Any]:
         return await self.call("GET", path)
 
+    @again
+    async def get_any(self, path: str) -> dict[str, Any] | list[Any]:
+        """The same where a plain list may come."""
+        return await self.value("GET", path)
+
     def request(self, method: str, path: str, **body: Any) -> Any:
         """Enter an asynchronous context for its response. What goes wrong in it is raised as a CallError."""
         if self._missing is not None:
@@ -71,15 +76,27 @@ class BatchCalls:
 
     async def call(self, method: str, path: str, *, sends_bytes: int = 0, **body: Any) -> dict[str, Any]:
         """The JSON object that is answered. `sends_bytes`: the size of the file that goes out."""
+        answer = await self.value(method, path, sends_bytes=sends_bytes, **body)
+        if not isinstance(answer, dict):
+            raise self._broken()
+        return answer
+
+    async def value(
+        self, method: str, path: str, *, sends_bytes: int = 0, **body: Any
+    ) -> dict[str, Any] | list[Any]:
+        """The JSON object or list that is answered."""
         total = CALL_SECONDS + sends_bytes / LEAST_PACE
         timeout = aiohttp.ClientTimeout(total=total, sock_connect=30.0, sock_read=SILENCE_SECONDS)
         async with self.request(method, path, timeout=timeout, **body) as response:
             await self.check(response)
             answer = parsed(await read_bounded(response, CALL_BYTES))
-        if not isinstance(answer, dict):
-            words = f"endpoint {self._name}: what came is no JSON object"
-            raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
+        if not isinstance(answer, dict | list):
+            raise self._broken()
         return answer
+
+    def _broken(self) -> CallError:
+        words = f"endpoint {self._name}: what came is no JSON object"
+        return CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
 
     @again
     async def fetch(self, path: str, to: Path) -> None:
@@ -151,9 +168,9 @@ def _may_pass(kind: FailureKind) -> bool:
     return NEXT_STEP[kind].step is Step.SAME_ENDPOINT
 
 
-def listed(page: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The batches on a page: those that have an id."""
-    objects = page.get("data")
+def listed(page: Mapping[str, Any] | list[Any]) -> list[dict[str, Any]]:
+    """The batches on a page, which may be a plain list: those that have an id."""
+    objects = page if isinstance(page, list) else page.get("data")
     return (
         [item for item in objects if isinstance(item, dict) and item.get("id")]
         if isinstance(objects, list)

@@ -5,7 +5,7 @@ Everything here may take seconds (files, JSON, the journal) and runs on worker t
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import BinaryIO
 
+from thirdshift.engines.batch.labels import attempt_of, entry_id, label, row_of, tag
 from thirdshift.engines.batch.provider import BatchWire, Remote
 from thirdshift.engines.core.records import ZERO, AttemptRecords
 from thirdshift.engines.core.submission import Said
@@ -26,6 +27,9 @@ LINE_BYTES = 64 << 20
 """A result is no longer than this: a hundred times the longest answer on offer."""
 LOT = 500
 """Records written to the journal at once."""
+SHARE_AT_RISK = 0.05
+"""Of a shard, in one batch of a tier that keeps nothing when a batch expires."""
+FEWEST_AT_RISK = 100
 TOKENS_PER_BYTE = 0.3
 TOKENS_PER_MESSAGE = 8
 """A guess for the provider's count of enqueued tokens, on the high side for English."""
@@ -81,6 +85,8 @@ class BatchPart:
     in_vain: bool = False
     """The cap stopped it, and nobody holds money that could return."""
     label: str = ""
+    most: int = 1
+    """Requests that it may hold."""
 
 
 class BatchParts:
@@ -89,6 +95,8 @@ class BatchParts:
     def __init__(self, engine_context: EngineContext, books: AttemptRecords, wire: BatchWire) -> None:
         self._desk, self._books, self._wire = engine_context, books, wire
         self.tokens_max: int | None = None
+        self.keeps_what_is_done = True
+        """Where it does not, a batch that expires is lost whole, and many small ones are sent."""
         self.overrun = False
         """More was billed than a ceiling allowed: nothing more is to be sent, for the cap's sake."""
 
@@ -96,7 +104,7 @@ class BatchParts:
 
     def cut(self, shard: Shard, key: str, source: RequestFeed, path: Path, attempt: int) -> BatchPart | None:
         """The next part, in its file, every intent on disk and its money set aside; None at the source's end."""
-        part = BatchPart(path, attempt)
+        part = BatchPart(path, attempt, most=self._most(shard))
         fresh: list[Intent] = []
         with path.open("wb") as file:
             for request in source:
@@ -108,7 +116,7 @@ class BatchParts:
         self._sent(fresh)
         if not part.held and not part.said and not part.stopped_by_cap:
             return None
-        part.label = label(key, part)
+        part.label = label(key, part.held, part.attempt)
         return part
 
     def _let_in(
@@ -149,9 +157,16 @@ class BatchParts:
 
     def _fits(self, part: BatchPart, size: int, tokens: int) -> bool:
         limits = self._wire.limits
-        if len(part.held) >= limits.requests or part.size + size > limits.bytes:
+        if len(part.held) >= part.most or part.size + size > limits.bytes:
             return False
         return self.tokens_max is None or part.tokens + tokens <= self.tokens_max
+
+    def _most(self, shard: Shard) -> int:
+        """How many requests of a shard go into one batch."""
+        most = self._wire.limits.requests
+        if self.keeps_what_is_done:
+            return most
+        return min(most, max(FEWEST_AT_RISK, math.ceil(len(shard.requests) * SHARE_AT_RISK)))
 
     def _fault(self, request: Request, line: bytes) -> Reply | None:
         words = refused_beforehand(request) or schema_fault(request.response_schema)
@@ -159,7 +174,8 @@ class BatchParts:
             words = "its messages cannot be written as this provider wants them"
         if words is not None:
             return not_sent(FailureKind.BAD_REQUEST, words)
-        if len(line) > self._wire.limits.bytes:
+        limits = self._wire.limits
+        if len(line) > min(limits.bytes, limits.line_bytes or limits.bytes):
             return not_sent(FailureKind.CONTEXT_OVERFLOW, "the request alone is larger than a batch may be")
         return None
 
@@ -337,44 +353,12 @@ class BatchParts:
 
 def _without_result(remote: Remote, *, torn: bool) -> Reply:
     """What a request without a result line has come to."""
+    if remote.emptied:
+        words = f"batch {remote.id} is {remote.status.lower()} and kept nothing; it is booked at the most it can have cost"
+        return lost(FailureKind.EXPIRED, words)
     if remote.cut_short and not torn:
         return not_sent(FailureKind.EXPIRED, f"batch {remote.id} ended before this request was run")
     return lost(FailureKind.BROKEN_REPLY, f"batch {remote.id} has no readable result for this request")
-
-
-def entry_id(key: str, row: int, attempt: int) -> str:
-    """The same for the same attempt in whatever process: what lets a later one settle what this one sent."""
-    return hashlib.blake2b(f"{key}\n{row}\n{attempt}".encode(), digest_size=16).hexdigest()
-
-
-def tag(key: str, attempt: int) -> str:
-    """How the custom ids of a shard's attempt begin; the request's row follows. Anthropic wants 64 characters or less,
-    and where a batch has no label they are the only mark that it is ours."""
-    return hashlib.blake2b(f"{key}\n{attempt}".encode(), digest_size=8).hexdigest()
-
-
-def row_of(custom_id: str | None) -> int | None:
-    """The row of a custom id of ours."""
-    number = (custom_id or "").rpartition("-")[2]
-    return int(number) if number.isdecimal() and len(number) < 19 else None
-
-
-def label(key: str, part: BatchPart) -> str:
-    """A part's name at the provider: the shard's key, the rows' span and number, the attempt."""
-    if not part.held:
-        return ""
-    return f"{prefix(key)}{min(part.held)}-{max(part.held)}/{len(part.held)}/{part.attempt}"
-
-
-def prefix(key: str) -> str:
-    """How the labels of a shard's batches begin. A long key is shortened: providers bound metadata."""
-    short = key if len(key) <= 200 else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-    return f"{short}/"
-
-
-def attempt_of(text: str) -> int:
-    number = text.rpartition("/")[2]
-    return int(number) if number.isdigit() else 1
 
 
 def _lines(paths: Iterable[Path]) -> Iterator[bytes]:

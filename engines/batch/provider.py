@@ -15,10 +15,12 @@ from thirdshift.router.values import FailureKind, Request
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What one batch may hold."""
+    """What one batch may hold, and how many there may be at once."""
 
     requests: int
     bytes: int
+    line_bytes: int | None = None
+    batches: int | None = None
 
 
 class RemoteState(StrEnum):
@@ -42,6 +44,8 @@ class Remote:
     created_at: datetime
     cut_short: bool = False
     """It expired or was cancelled: what has no result was not run."""
+    emptied: bool = False
+    """It ended before its time and kept nothing; whether anything was billed for it is not known."""
     queue_full: bool = False
     """It failed because too much is enqueued already."""
     fault: str = ""
@@ -81,7 +85,7 @@ class BatchWire(Protocol):
     def line(self, custom_id: str, request: Request) -> bytes:
         """A request as it is written to the file, with the line's end."""
 
-    async def upload(self, path: Path) -> str:
+    async def upload(self, path: Path, label: str) -> str:
         """Send a file of lines, streamed; its name at the provider. Nothing runs yet. The file stays until its batch
         is made."""
 
@@ -97,7 +101,8 @@ class BatchWire(Protocol):
     async def claim(self, remote: Remote) -> bool:
         """Whether a doubtful batch that is over is the one that was looked for."""
 
-    async def cancel(self, batch_id: str) -> None: ...
+    async def cancel(self, batch_id: str) -> None:
+        """Ask for its end. Raises UnknownBatchError where the provider has no such thing."""
 
     async def fetch(self, name: str, path: Path) -> None:
         """Write a file of the provider's to `path`, streamed."""

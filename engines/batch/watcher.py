@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.core.submission import Submission
 from thirdshift.engines.errors import UnknownBatchError
+from thirdshift.router.tiers import BatchTier
 
 POLL_GROWTH = 1.5
 UNKNOWN_SECONDS = 1800.0
@@ -19,6 +21,15 @@ CANCEL_SECONDS = 600.0
 UNDER_WAY = frozenset({RemoteState.RUNNING, RemoteState.UNKNOWN})
 
 _NEVER = float("inf")
+OVERDUE = 1.5
+"""A batch that has not ended after so many times the time that its tier gives it hangs: it is cancelled, and what it has
+not done goes elsewhere."""
+
+
+def overdue_seconds(tier: BatchTier) -> float:
+    """Seconds after which a batch of a tier hangs; endless where its window is not told, or it cannot be cancelled."""
+    hours = tier.longest_hours or (None if tier.window is None else tier.window.hours)
+    return _NEVER if hours is None or tier.cancel == "none" else OVERDUE * hours * 3600
 
 
 class BatchWatcher:
@@ -32,9 +43,11 @@ class BatchWatcher:
         *,
         unknown_seconds: float,
         cancel_seconds: float,
+        overdue_seconds: float = float("inf"),
     ) -> None:
         self._wire, self._polls, self._left = wire, polls, left
         self._unknown_seconds, self._cancel_seconds = unknown_seconds, cancel_seconds
+        self._overdue_seconds = overdue_seconds
 
     async def watch(self, remote: Remote, work: Submission, cut_off: asyncio.Event) -> Remote:
         """The batch when it is over, or as it is when it is not waited for any longer. It is cancelled at the deadline, or
@@ -43,7 +56,7 @@ class BatchWatcher:
         cancelled, give_up_at = False, _NEVER
         work.done_elsewhere += remote.done
         while remote.state in UNDER_WAY and time.monotonic() < give_up_at:
-            if not cancelled and (cut_off.is_set() or self._late()):
+            if not cancelled and (cut_off.is_set() or self._late() or self._overdue(remote)):
                 await self._cancel(remote)
                 cancelled, wait = True, self._polls[0]
                 give_up_at = time.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
@@ -62,6 +75,11 @@ class BatchWatcher:
             remote = seen
         work.done_elsewhere -= remote.done
         return remote
+
+    def _overdue(self, remote: Remote) -> bool:
+        """Whether a batch hangs: it should have been over, with or without its results, long ago."""
+        age = (datetime.now(UTC) - remote.created_at).total_seconds()
+        return age > self._overdue_seconds and not remote.doubtful
 
     async def _cancel(self, remote: Remote) -> None:
         if remote.doubtful:

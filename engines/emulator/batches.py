@@ -22,6 +22,7 @@ from thirdshift.engines.emulator.models import BatchHabits, Trouble
 from thirdshift.engines.emulator.openai_wire import BadBody
 from thirdshift.engines.emulator.provider import BilledAnswer, ErrorResponse, Provider, refused
 from thirdshift.engines.emulator.responses import addressed
+from thirdshift.router.tiers import Expiry
 from thirdshift.router.values import Mode
 
 BREATH = 100
@@ -136,7 +137,8 @@ class Batches:
     ) -> EmulatedBatch:
         """Take a batch on. It is worked through from now on, in a task of its own."""
         now = time.time()
-        expires = now + self.habits.expires_seconds
+        never = self.habits.tier is not None and self.habits.tier.expiry is Expiry.NEVER
+        expires = now + (10 * 365 * 86_400 if never else self.habits.expires_seconds)
         opened = source.open("rb")
         batch = EmulatedBatch(
             f"{prefix}{next(self._numbers):06d}", wire, opened, dict(details), at, requests, now, expires

@@ -9,6 +9,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from thirdshift.router.pricing.prices import scaled
+from thirdshift.router.tiers import BatchTier
 from thirdshift.router.values import Limits, Mode, Price, PriceSchedule
 
 
@@ -125,6 +126,10 @@ class BatchHabits:
     max_bytes: int = 200_000_000
     enqueued_tokens: int | None = None
     """Input tokens per model over all batches under way; beyond it a batch fails in validation."""
+    tier: BatchTier | None = None
+    """The row that batches on OpenAI's wire are held to: its path, purpose, window, words for states, limits and expiry."""
+    strangers: int = 0
+    """So many batches of other people stand in the list from the beginning."""
     lost_creates: int = 0
     """So many batches are created without the client hearing of it: the connection drops."""
 

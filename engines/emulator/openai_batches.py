@@ -12,10 +12,16 @@ from typing import Any
 from aiohttp import web
 from aiohttp.multipart import BodyPartReader
 
-from thirdshift.engines.core.json import loads
-from thirdshift.engines.emulator import openai_wire
+from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.emulator import openai_wire, tier_words
 from thirdshift.engines.emulator.answers import WireRequest
-from thirdshift.engines.emulator.batches import Batches, EmulatedBatch, EmulatedBatchState, EmulatedLine
+from thirdshift.engines.emulator.batches import (
+    ENDED,
+    Batches,
+    EmulatedBatch,
+    EmulatedBatchState,
+    EmulatedLine,
+)
 from thirdshift.engines.emulator.openai_wire import BadBody
 from thirdshift.engines.emulator.provider import ErrorResponse
 from thirdshift.engines.emulator.responses import (
@@ -26,6 +32,7 @@ from thirdshift.engines.emulator.responses import (
     hang_up,
     json_response,
 )
+from thirdshift.router.tiers import BatchTier
 
 CHAT = "/v1/chat/completions"
 PIECE = 1 << 18
@@ -52,15 +59,28 @@ class StoredFile:
 
 
 class OpenAIBatchWire:
-    """A batch file's lines: `custom_id`, `method`, `url`, `body`; and those of its output."""
+    """A batch file's lines: `custom_id`, `method`, `url`, `body`; and those of its output. `tier`: the row they keep to."""
+
+    def __init__(self, tier: BatchTier | None = None) -> None:
+        self._tier = tier
 
     def read(self, line: Any) -> tuple[str, WireRequest]:
         custom_id = line.get("custom_id") if isinstance(line, dict) else None
         if not isinstance(custom_id, str) or not custom_id:
             raise BadBody("custom_id: a text is wanted")
-        if line.get("url") != CHAT or line.get("method") != "POST":
-            raise BadBody(f"a line wants method POST and url {CHAT}")
-        return custom_id, openai_wire.read_chat(line.get("body"))
+        tier, body = self._tier, line.get("body")
+        path = CHAT if tier is None else tier.path
+        bare = tier is not None and tier.bare_lines
+        if not bare and (line.get("url") != path or line.get("method") != "POST"):
+            raise BadBody(f"a line wants method POST and url {path}")
+        most = None if tier is None else tier.limits.line_bytes
+        if most is not None and len(dumps(line)) > most:
+            raise BadBody(f"a line has {most} bytes at most")
+        if tier is not None and tier.model_in_job and isinstance(body, dict):
+            if "model" in body:
+                raise BadBody("model: the job's alone")
+            body = {**body, "model": "of the job"}
+        return custom_id, openai_wire.read_chat(body)
 
     def write(self, line: EmulatedLine, ended: EmulatedBatchState) -> tuple[bool, Any] | None:
         result = line.result
@@ -88,19 +108,21 @@ class FilesDoor:
         self._folder = folder
         self._numbers = itertools.count(1)
         self._files: dict[str, StoredFile] = {}
-        self._wire = OpenAIBatchWire()
+        self._tier = batches.habits.tier
+        self._wire = OpenAIBatchWire(self._tier)
 
     def add_to(self, app: web.Application) -> None:
+        jobs = "/v1/batches" if self._tier is None else f"/v1{self._tier.jobs}"
         handlers: dict[tuple[str, str], Handler] = {
             ("POST", "/v1/files"): self.upload,
             ("GET", "/v1/files"): self.list_files,
             ("GET", "/v1/files/{id}"): self.describe,
             ("DELETE", "/v1/files/{id}"): self.delete,
             ("GET", "/v1/files/{id}/content"): self.content,
-            ("POST", "/v1/batches"): self.create,
-            ("GET", "/v1/batches"): self.list_batches,
-            ("GET", "/v1/batches/{id}"): self.retrieve,
-            ("POST", "/v1/batches/{id}/cancel"): self.cancel,
+            ("POST", jobs): self.create,
+            ("GET", jobs): self.list_batches,
+            ("GET", f"{jobs}/{{id}}"): self.retrieve,
+            ("POST", f"{jobs}/{{id}}/cancel"): self.cancel,
         }
         add_routes(app, handlers)
 
@@ -121,6 +143,8 @@ class FilesDoor:
                 purpose = await part.text()
         if not name or not purpose:
             return _bad("a file and a purpose are wanted")
+        if self._tier is not None and purpose != self._tier.purpose:
+            return _bad(f"purpose: {self._tier.purpose} is wanted")
         if path.stat().st_size > self._batches.habits.max_bytes:
             path.unlink()
             return _bad(f"the file is larger than {self._batches.habits.max_bytes} bytes", 413)
@@ -158,27 +182,57 @@ class FilesDoor:
             body = loads(await request.read())
         except ValueError as error:
             return _bad(str(error))
+        named = body.get("input_files") if self._tier is not None and self._tier.input_list else None
+        if isinstance(named, list) and len(named) == 1:
+            body["input_file_id"] = named[0]
         stored = self._files.get(body.get("input_file_id", ""))
         if stored is None:
             return _bad(f"no file {body.get('input_file_id')}")
-        if body.get("endpoint") != CHAT or body.get("completion_window") != "24h":
-            return _bad(f"endpoint {CHAT} and completion_window 24h are wanted")
+        fault = self._refusal(body)
+        if fault is not None:
+            return _bad(fault[1], fault[0])
         at = request.match_info.get("at")
+        if self._tier is not None and self._tier.model_in_job:
+            at = at or str(body["model"])
         batch = self._batches.create(stored.path, self._wire, "batch_emulated_", body, at=at)
         if self._batches.loses_reply():
             return hang_up(request)
         return json_response(self._described(batch))
+
+    def _refusal(self, body: Mapping[str, Any]) -> tuple[int, str] | None:
+        if self._tier is not None:
+            under_way = sum(batch.state not in ENDED for batch in self._batches.all.values())
+            return tier_words.refusal(self._tier, body, under_way)
+        if body.get("endpoint") != CHAT or body.get("completion_window") != "24h":
+            return 400, f"endpoint {CHAT} and completion_window 24h are wanted"
+        return None
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
         batch = self._batch(request)
         return _missing("batch") if batch is None else json_response(self._described(batch))
 
     async def list_batches(self, request: web.Request) -> web.StreamResponse:
+        if self._tier is not None and self._tier.input_list:
+            return self._numbered(request)
         limit = int(request.query.get("limit", "20"))
         page, more = self._batches.page(self._wire, request.query.get("after"), limit)
+        if self._tier is not None and self._tier.label == "filename":
+            everything, _ = self._batches.page(self._wire, None, 1000)
+            return json_response(
+                [*_strangers(self._batches), *(self._described(b)["job"] for b in everything)]
+            )
         data = [self._described(batch) for batch in page]
+        if not more:
+            data += _strangers(self._batches)
         ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
         return json_response({"object": "list", "data": data, "has_more": more, **ends})
+
+    def _numbered(self, request: web.Request) -> web.StreamResponse:
+        """The list by number of page."""
+        number, size = int(request.query.get("page", "0")), int(request.query.get("page_size", "100"))
+        everything, _ = self._batches.page(self._wire, None, 1_000_000)
+        data = [*_strangers(self._batches), *(self._described(batch) for batch in everything)]
+        return json_response({"data": data[number * size : (number + 1) * size], "total": len(data)})
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         batch = self._batch(request)
@@ -199,7 +253,7 @@ class FilesDoor:
             for state, when in batch.reached.items()
             if state != EmulatedBatchState.VALIDATING
         }
-        return {
+        usual: dict[str, Any] = {
             "id": batch.id,
             "object": "batch",
             "endpoint": CHAT,
@@ -215,6 +269,7 @@ class FilesDoor:
             "error_file_id": self._result(batch, "error_file_id", batch.errors),
             "errors": _faults(batch),
         }
+        return usual if self._tier is None else tier_words.described(self._tier, batch, usual)
 
     def _result(self, batch: EmulatedBatch, name: str, path: Path | None) -> str | None:
         """Return the id of a result file, a file like the others from the moment its batch has ended."""
@@ -228,6 +283,15 @@ class FilesDoor:
             kept = self._keep(path, path.name, "batch_output", next(self._numbers))
             batch.details[name] = kept.id
         return str(batch.details[name])
+
+
+def _strangers(batches: Batches) -> list[dict[str, Any]]:
+    """Other people's batches, as other software makes them."""
+    count = batches.habits.strangers
+    return [
+        {"id": f"stranger-{n}", "status": ("COMPLETED", "odd", None)[n % 3], "metadata": None}
+        for n in range(count)
+    ]
 
 
 def _faults(batch: EmulatedBatch) -> Mapping[str, Any] | None:

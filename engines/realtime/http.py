@@ -41,15 +41,14 @@ EXCEPTIONS: tuple[tuple[type[BaseException], FailureKind, bool, str], ...] = (
 """What aiohttp raises, what it means, whether it is certain that nothing was sent; the first that fits."""
 
 
-def key_of(endpoint: Endpoint, default_variable: str | None = None) -> tuple[str | None, str | None]:
-    """The key, and the sentence to say where its variable is empty. An own server may need none."""
-    variable = endpoint.api_key_env or default_variable
-    if variable is None:
-        return None, None
-    key = os.environ.get(variable, "").strip()
-    if key:
-        return key, None
-    return None, missing_key(endpoint, variable)
+def key_of(endpoint: Endpoint, *defaults: str | None) -> tuple[str | None, str | None]:
+    """The key, and the sentence to say where its variable is empty: the endpoint's, else the first default that is set. An
+    own server may need none."""
+    variables = [endpoint.api_key_env] if endpoint.api_key_env else [name for name in defaults if name]
+    keys = [key for variable in variables if (key := os.environ.get(variable, "").strip())]
+    if keys or not variables:
+        return (keys[0] if keys else None), None
+    return None, missing_key(endpoint, variables[0])
 
 
 def missing_key(endpoint: Endpoint, variable: str) -> str:

@@ -116,7 +116,9 @@ def _keys() -> Iterator[Check]:
 
 def _tiers() -> Check:
     return Check(
-        "batch tiers", CheckState.FINE, f"{batch_tiers()}, and any api_base with OpenAI's files and batches"
+        "batch tiers",
+        CheckState.FINE,
+        f"{batch_tiers()}, as they are documented; and any api_base with OpenAI's files and batches",
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from thirdshift.engines.registry import tier_rows
 from thirdshift.flows.errors import JobError, Mistake
 from thirdshift.flows.jobs.job import Job
 from thirdshift.flows.jobs.parsing import place
@@ -29,6 +30,8 @@ from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.policy import Policy, Rule
 from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
 from thirdshift.router.pricing.service import STANDARD, Service, service_of
+from thirdshift.router.pricing.tier_prices import tier_price
+from thirdshift.router.tiers import BatchTier
 from thirdshift.router.values import (
     ClusterSpec,
     Endpoint,
@@ -146,18 +149,34 @@ def endpoint_value(part: EndpointPart, prices: PriceLookup, known: KnownModel, b
         params=part.params,
         api_base=part.api_base,
         api_key_env=part.api_key_env,
-        limits=Limits(**part.limits.model_dump()),
+        limits=Limits(**part.limits.model_dump(include={"rpm", "tpm", "concurrency", "enqueued_tokens"})),
         facts=_facts(part, known.facts),
         context_window=_stated_or(part.context_window or _stated_length(part), known.context_window),
         quality_prior=_stated_or(part.quality_prior, known.quality_prior),
         turnaround_seconds=part.turnaround,
         reasoning_tokens_max=part.reasoning_tokens_max,
         delete_remote=part.delete_remote,
+        tier=tier_value(part),
         vendor=part.provider or (None if part.api_base is None else urlsplit(part.api_base).hostname),
         workers=_workers(part, base),
         server=_server(part, base),
         tier_prices=known.tiers(service) if of_book else {},
         surcharges=known.surcharges if of_book else {},
+    )
+
+
+def tier_value(part: EndpointPart) -> BatchTier | None:
+    """Return the row of the provider's batch tier as this endpoint uses it; None where it uses none, or none is known."""
+    tier = tier_rows().of(part.model, part.api_base) if Mode(part.mode) is Mode.BATCH else None
+    if tier is None:
+        return None
+    asked = tier if part.window is None else tier.with_window(part.window)
+    return asked.with_limits(
+        requests=part.limits.batch_requests,
+        bytes=part.limits.batch_bytes,
+        line_bytes=part.limits.line_bytes,
+        batches=part.limits.batches,
+        enqueued_tokens=part.limits.enqueued_tokens,
     )
 
 
@@ -188,9 +207,11 @@ def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
     mode, service = service_of(Mode(part.mode), part.params, part.api_base)
     if part.price is not None:
         mode, service = Mode(part.mode), STANDARD  # the job's own price is for what it asks
-    if service == STANDARD:
-        return prices(part.model, mode, override, endpoint=part.name)
-    return prices(part.model, mode, override, endpoint=part.name, service=service)
+    ask = partial(prices, part.model, endpoint=part.name)
+    if service != STANDARD:
+        ask = partial(ask, service=service)
+    tier = tier_value(part)
+    return ask(mode, override) if tier is None or part.price is not None else tier_price(tier, ask, override)
 
 
 def _off_peak(part: OffPeakPart) -> OffPeak:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from thirdshift.engines.registry import batch_tier_missing, batch_tiers
+from thirdshift.engines.registry import tier_fault, tier_rows
 from thirdshift.flows.errors import Mistake, nearest
 from thirdshift.flows.jobs.files import names_a_file, text_of
 from thirdshift.flows.jobs.parsing import Document, Loc
@@ -40,6 +40,8 @@ WORKERS_ONLY = (
     "cluster",
 )
 """Keys of an endpoint that say how workers are started and paid."""
+
+BATCH_LIMITS = ("batch_requests", "batch_bytes", "line_bytes", "batches")
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -250,6 +252,22 @@ def _secrets(value: Any, loc: Loc) -> Iterator[Loc]:
                 yield from _secrets(child, (*loc, key))
 
 
+def _batch_keys(data: dict[str, Any]) -> Finds:
+    """Refuse what is asked of a batch where there is none, or of a tier that cannot be asked for it."""
+    for loc, endpoint in _endpoints(data):
+        stated = endpoint.get("limits")
+        limits = [key for key in BATCH_LIMITS if isinstance(stated, dict) and stated.get(key) is not None]
+        if endpoint.get("mode") != "batch":
+            yield from (((*loc, "limits", key), "is of batches; it wants mode: batch") for key in limits)
+            if endpoint.get("window") is not None:
+                yield (*loc, "window"), "is of batches; it wants mode: batch"
+            continue
+        base, model = endpoint.get("api_base"), endpoint.get("model")
+        tier = tier_rows().of(str(model), base if isinstance(base, str) else None)
+        if endpoint.get("window") is not None and tier is not None and tier.window_key == "none":
+            yield (*loc, "window"), f"cannot be asked of {tier.title}: its window is its own"
+
+
 def _params_leave_ours_alone(data: dict[str, Any]) -> Finds:
     """Refuse what would change a request's ceiling or the number of answers, and tiers that contradict the mode."""
     for loc, endpoint in _endpoints(data):
@@ -276,6 +294,7 @@ CHECKS = (
     _workers_are_whole,
     _no_keys_within,
     _params_leave_ours_alone,
+    _batch_keys,
 )
 
 # --- the environment and the files ------------------------------------------------------------------------
@@ -290,7 +309,7 @@ def _keys(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
             elif not environ.get(stated):
                 yield (*loc, "api_key_env"), f"the variable {stated} is not set; export {stated}=…"
         elif isinstance(model, str) and endpoint.get("api_base") is None and endpoint.get("engine") is None:
-            names = DEFAULT_KEYS.get(model.partition("/")[0], ())
+            names = DEFAULT_KEYS.get(model.partition("/")[0], ()) or _tier_keys(model, endpoint)
             if names and not any(environ.get(name) for name in names):
                 yield (
                     (*loc, "api_key_env"),
@@ -309,6 +328,11 @@ def _webhook(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
             yield loc, f"the variable {stated} holds no URL; export {stated}=https://…"
 
 
+def _tier_keys(model: str, endpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    tier = tier_rows().of(model, None) if endpoint.get("mode") == "batch" else None
+    return () if tier is None else tier.key
+
+
 def _batch_tiers(data: dict[str, Any]) -> Finds:
     """Check that each batch endpoint has a batch tier; not for a rehearsal, whose emulated provider has them all."""
     for loc, endpoint in _endpoints(data):
@@ -319,10 +343,13 @@ def _batch_tiers(data: dict[str, Any]) -> Finds:
             or endpoint.get("engine") is not None
         ):
             continue
-        missing = batch_tier_missing(model, base)
-        if missing is not None:
-            built = f"{batch_tiers()}, and for an api_base that speaks OpenAI's files and batches"
-            yield (*loc, "mode"), f"batch does not work yet for {missing}; it does for {built}"
+        base = base if isinstance(base, str) else None
+        tier = tier_rows().of(model, base)
+        fault = tier_fault(tier, model.partition("/")[0], base)
+        if fault is not None:
+            yield (*loc, "mode"), fault
+        elif tier is not None and endpoint.get("retention") == "zero" and tier.zero_retention is False:
+            yield (*loc, "retention"), f"zero retention and batches exclude each other at {tier.title}"
 
 
 def _files(document: Document, data: dict[str, Any]) -> Finds:

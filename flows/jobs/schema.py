@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from thirdshift.flows.jobs.deadlines import duration
 from thirdshift.router.pricing.pricebook import off_peak_rule
+from thirdshift.router.tiers import hours_of
 from thirdshift.router.values import JSON
 
 
@@ -48,6 +49,11 @@ def _workers(count: int | str) -> int | str:
     if isinstance(count, str) and re.fullmatch(r"0-[1-9][0-9]{0,5}", count):
         return count
     raise ValueError("is a number from 1, a range that begins at 0 (0-16), or max")
+
+
+def _window(text: str) -> str:
+    hours_of(text)
+    return text
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -263,6 +269,14 @@ class LimitsPart(JobSection):
     """Requests in flight at once."""
     enqueued_tokens: Count | None = None
     """Input tokens that may wait at a batch tier at a time, over all its batches."""
+    batch_requests: Count | None = None
+    """Requests that one batch may hold. Default, as of the next three: what the tier's row says (`models tiers`)."""
+    batch_bytes: Count | None = None
+    """Bytes that the file of a batch may have."""
+    line_bytes: Count | None = None
+    """Bytes that one request in it may have."""
+    batches: Count | None = None
+    """Batches that may be under way at once."""
 
 
 class OffPeakPart(JobSection):
@@ -332,6 +346,8 @@ class EndpointPart(JobSection):
     """Tokens, input and output. Default: the catalogue's or litellm's."""
     quality_prior: Share | None = None
     """What to believe of its mean score before anything was observed. Default: from the catalogue's benchmarks."""
+    window: Annotated[Text, AfterValidator(_window)] | None = None
+    """Within what time a batch is asked for, `1h` or `72h`. Default: the first that the tier's row has."""
     turnaround: Seconds | None = None
     """How long a batch takes, `2h`. Default: what earlier batches took, or a stated prior."""
     reasoning_tokens_max: Annotated[int, Field(ge=0)] | None = None

@@ -16,8 +16,6 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.registry import (
     ADAPTERS,
-    BATCH_TIERS,
-    UNTESTED_TIERS,
     adapter_of,
     batch_tiers,
     engine_for,
@@ -71,7 +69,7 @@ def test_a_run_on_openai_compatible_servers_imports_neither_litellm_nor_vllm() -
     assert done.stdout.strip() == "[]"
 
 
-def test_azures_batches_are_reached_at_its_own_address_and_said_to_be_untested(
+def test_azures_batches_are_reached_at_its_own_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AZURE_API_BASE", "https://mine.openai.azure.com/")
@@ -81,5 +79,4 @@ def test_azures_batches_are_reached_at_its_own_address_and_said_to_be_untested(
     assert isinstance(wire, OpenAIBatches)
     assert wire._http._base == "https://mine.openai.azure.com/openai/v1"
     assert wire._http._headers == {"api-key": "secret"}
-    assert "azure (untested)" in batch_tiers()
-    assert set(UNTESTED_TIERS) < set(BATCH_TIERS)
+    assert "azure" in batch_tiers()

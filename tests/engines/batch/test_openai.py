@@ -18,8 +18,9 @@ import pytest
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.servers import billed_usd
 from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.labels import entry_id
 from thirdshift.engines.batch.openai import OpenAIBatches
-from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, entry_id
+from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed
 from thirdshift.engines.batch.provider import BatchLimits, Remote, RemoteState
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.event_loop import start
@@ -284,8 +285,8 @@ def test_results_that_cannot_be_read_leave_the_attempt_unsettled(tmp_path: Path)
 
 
 def test_a_provider_whose_batches_we_cannot_speak_is_named_before_anything_is_sent() -> None:
-    endpoint = Endpoint("far", "mistral/m", PriceSchedule(PRICE), Mode.BATCH)
-    with pytest.raises(BadEndpointError, match="far: no batch tier for mistral yet"):
+    endpoint = Endpoint("far", "bedrock/m", PriceSchedule(PRICE), Mode.BATCH)
+    with pytest.raises(BadEndpointError, match=r"far: batch does not work yet for Bedrock: .* role of yours"):
         BatchEngine(endpoint, EngineContext(MemoryJournal(across_processes=True), RunBudget(None)))
 
 
