@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.core.submission import Submission
@@ -53,10 +52,10 @@ class BatchWatcher:
         """The batch when it is over, or as it is when it is not waited for any longer. It is cancelled at the deadline, or
         when `cut_off` is set. Raises CallError."""
         wait, longest = self._polls
-        cancelled, give_up_at = False, _NEVER
+        cancelled, give_up_at, began = False, _NEVER, time.monotonic()
         work.done_elsewhere += remote.done
         while remote.state in UNDER_WAY and time.monotonic() < give_up_at:
-            if not cancelled and (cut_off.is_set() or self._late() or self._overdue(remote)):
+            if not cancelled and (cut_off.is_set() or self._late() or self._overdue(remote, began)):
                 await self._cancel(remote)
                 cancelled, wait = True, self._polls[0]
                 give_up_at = time.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
@@ -76,10 +75,10 @@ class BatchWatcher:
         work.done_elsewhere -= remote.done
         return remote
 
-    def _overdue(self, remote: Remote) -> bool:
-        """Whether a batch hangs: it should have been over, with or without its results, long ago."""
-        age = (datetime.now(UTC) - remote.created_at).total_seconds()
-        return age > self._overdue_seconds and not remote.doubtful
+    def _overdue(self, remote: Remote, began: float) -> bool:
+        """Whether a batch hangs: it should have been over long ago. Counted from when it was first looked at here: what
+        providers say of a batch's beginning is no time to act upon."""
+        return time.monotonic() - began > self._overdue_seconds and not remote.doubtful
 
     async def _cancel(self, remote: Remote) -> None:
         if remote.doubtful:

@@ -80,6 +80,21 @@ def show(
     raise typer.Exit(show_model(name, as_json=as_json))
 
 
+@models.command(epilog="Example: thirdshift models tiers")
+def tiers(as_json: JsonOption = False) -> None:
+    """List providers' batch tiers: windows and discounts, what one batch may hold, what expiry leaves."""
+    from thirdshift.engines.registry import tier_rows
+    from thirdshift.flows.models.tiers import summary, tier_json
+
+    rows = tier_rows().tiers
+    if as_json:
+        print(json.dumps({"tiers": [tier_json(tier) for tier in rows]}))
+        raise typer.Exit
+    from thirdshift.flows.cli.models_tables import print_tiers
+
+    print_tiers([summary(tier) for tier in rows])
+
+
 @models.command(epilog="Example: thirdshift models prices --update model_prices_and_context_window.json")
 def prices(
     update: Annotated[

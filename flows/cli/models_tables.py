@@ -171,3 +171,17 @@ def _tokens(count: int | None) -> str:
     if count is None:
         return UNKNOWN
     return f"{count / 1_000_000:.3g}M" if count >= 1_000_000 else f"{count / 1000:.3g}k"
+
+
+def print_tiers(rows: Sequence[tuple[str, str, str, str, str]]) -> None:
+    """Print the batch tiers as a table; ?: not known."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for title in ("tier", "wire", "windows: discount", "requests · bytes · batches", "expiry"):
+        table.add_column(title, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    console.print(table)
+    console.print(
+        "A job overrides a row for its endpoint (window, limits, price); all of it is in docs/tiers.md."
+    )

@@ -47,7 +47,7 @@ TABLE: Mapping[str, list[str]] = {
     "flows/init": ["flows/jobs", "flows/models", "engines/devices", "engines/direct", *STORED],
     "flows/runs": ["flows/jobs", "engines/vllm", "engines/ray", "engines/errors", *STORED],
     "flows/jobs": ["flows/models", "engines/registry", *STORED],
-    "flows/models": ["engines/pricemap", *ROUTER],
+    "flows/models": ["engines/pricemap", "engines/registry", *ROUTER],
     "flows/console": [],
     "flows/errors": [],
     "flows/formats": [],

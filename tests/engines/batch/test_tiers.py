@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.engines import MemoryJournal, kinds, requests
+from tests.support.paths import ROOT
 from tests.support.servers import billed_usd
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.watcher import overdue_seconds
@@ -19,6 +20,7 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.registry import tier_of, tier_rows
+from thirdshift.flows.models.tiers import page
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.tiers import BatchTier, Expiry
 from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule, Purpose
@@ -130,3 +132,10 @@ def test_a_window_of_the_row_is_written_as_the_provider_writes_it_and_has_its_ow
     assert groq.with_window("72h").discount == Decimal("0.25")
     assert doubleword.with_window("1h").discount == Decimal("0.56")
     assert doubleword.with_window("5h").discount is None, "of a window that no row has, nothing is guessed"
+
+
+def test_the_page_on_tiers_is_current() -> None:
+    written = ROOT / "docs" / "tiers.md"
+    assert written.read_text(encoding="utf-8") == page(), (
+        "run: python -m thirdshift.flows.models.tiers > docs/tiers.md"
+    )
