@@ -24,7 +24,7 @@ GENERIC = "compatible"
 """The row of an `api_base` that no other row is of."""
 
 
-class _Row(BaseModel):
+class _TierPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
@@ -50,7 +50,7 @@ class Expiry(StrEnum):
     """It does not come: a batch may wait for as long as it takes."""
 
 
-class TierWindow(_Row):
+class TierWindow(_TierPart):
     """A time within which a batch is to be done."""
 
     name: str
@@ -61,12 +61,12 @@ class TierWindow(_Row):
     """The share off the price in real time. Absent: not known, or not the same for all models."""
 
 
-class TierLimits(_Row):
+class TierLimits(_TierPart):
     """What one batch may hold, and how much may be under way. Absent: not known."""
 
     requests: int | None = Field(default=None, gt=0)
     bytes: int | None = Field(default=None, gt=0)
-    """Of the whole file, or of the call that holds the requests."""
+    """The whole file's, or the call's that holds the requests."""
     line_bytes: int | None = Field(default=None, gt=0)
     enqueued_tokens: int | None = Field(default=None, gt=0)
     enqueued_requests: int | None = Field(default=None, gt=0)
@@ -74,7 +74,7 @@ class TierLimits(_Row):
     """At once."""
 
 
-class BatchTier(_Row):
+class BatchTier(_TierPart):
     """One provider's batch tier."""
 
     name: str
@@ -214,7 +214,7 @@ class BatchTier(_Row):
         return self.model_copy(update={"limits": self.limits.model_copy(update=told)}) if told else self
 
 
-class BatchTiers(_Row):
+class BatchTiers(_TierPart):
     """All rows."""
 
     tiers: tuple[BatchTier, ...] = Field(min_length=1)

@@ -28,7 +28,7 @@ LINE_BYTES = 64 << 20
 LOT = 500
 """Records written to the journal at once."""
 SHARE_AT_RISK = 0.05
-"""Of a shard, in one batch of a tier that keeps nothing when a batch expires."""
+"""A batch holds no more of a shard at a tier that keeps nothing when a batch expires."""
 FEWEST_AT_RISK = 100
 TOKENS_PER_BYTE = 0.3
 TOKENS_PER_MESSAGE = 8

@@ -13,19 +13,21 @@ from thirdshift.router.values import JSON
 
 INTRODUCTION = """# Batch tiers
 
-Made from `router/pricing/tiers.toml`; a test holds it current. A row says how a provider's batch tier is reached, what one
-batch may hold, within what time and at what discount, by which words it tells a batch's state, and what a batch leaves that
-expires or is cancelled. Each has its source and the date of the reading. **None was tried against a real provider**: every row
-that is built is played in `tests/engines/batch/test_tiers.py` against an emulator that is held to it.
+Made from `router/pricing/tiers.toml`; a test holds it current. A row says how a provider's batch tier is reached,
+what one batch may hold, within what time and at what discount, by which words it tells a batch's state, and what a
+batch leaves that expires or is cancelled. Each has its source and the date of the reading. **None was tried against a
+real provider**: every row that is built is played in `tests/engines/batch/test_tiers.py` against an emulator that is
+held to it.
 
-`?`: not known. A limit that is not known is no limit to rely on: batches are then cut to the smallest that a row of the same
-wire states. What ends before its time without results, at a tier of which nobody says what it keeps, is booked `unsettled`
-at the most it can have cost. A tier whose reason stands under *wire* is not built, and a job that asks for it is exit 2.
+`?`: not known. A limit that is not known is no limit to rely on: batches are then cut to the smallest that a row of
+the same wire states. What ends before its time without results, at a tier of which nobody says what it keeps, is
+booked `unsettled` at the most it can have cost. A tier whose reason stands under *wire* is not built, and a job that
+asks for it is exit 2.
 
-An endpoint overrides its row: `window: 72h`, `limits: {batch_requests, batch_bytes, line_bytes, batches, enqueued_tokens}`,
-`price`. An `api_base` of which no row knows anything is taken to be as OpenAI's (`compatible`).
+An endpoint overrides its row: `window: 72h`, `limits: {batch_requests, batch_bytes, line_bytes, batches,
+enqueued_tokens}`, `price`. An `api_base` of which no row knows anything is taken to be as OpenAI's (`compatible`).
 
-Wires: A OpenAI's files and batches, B nearly that, C requests inline in one call, D an object store or data set of one's own.
+Wires: A OpenAI's files and batches, B nearly that, C requests inline in one call, D an object store or data set.
 
 | provider | wire | windows: discount | requests · bytes · batches at once | expiry | cancelling | found again by | source |
 | --- | --- | --- | --- | --- | --- | --- | --- |

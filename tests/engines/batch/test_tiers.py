@@ -124,16 +124,6 @@ def test_twelve_providers_and_more_are_reached_by_the_wires_a_and_b() -> None:
     assert len([tier for tier in rows if tier.family in ("A", "B")]) >= 12
 
 
-def test_a_window_of_the_row_is_written_as_the_provider_writes_it_and_has_its_own_discount() -> None:
-    groq, doubleword = tier_rows().named("groq"), tier_rows().named("doubleword")
-    assert groq is not None
-    assert doubleword is not None
-    assert groq.with_window("72h").window == groq.with_window("3d").window
-    assert groq.with_window("72h").discount == Decimal("0.25")
-    assert doubleword.with_window("1h").discount == Decimal("0.56")
-    assert doubleword.with_window("5h").discount is None, "of a window that no row has, nothing is guessed"
-
-
 def test_the_page_on_tiers_is_current() -> None:
     written = ROOT / "docs" / "tiers.md"
     assert written.read_text(encoding="utf-8") == page(), (
