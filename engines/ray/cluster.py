@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,8 +18,9 @@ from typing import Any
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
-from thirdshift.engines.vllm.process import LOG_LINES, QUIET, ProcessEnded, ending, last_lines
-from thirdshift.engines.vllm.supervisor import WorkerLost
+from thirdshift.engines.vllm.deaths import WorkerLost
+from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.engines.vllm.process import QUIET, ProcessEnded, ending
 from thirdshift.router.values import JSON, ClusterSpec
 
 CONNECT_SECONDS = 60.0
@@ -76,7 +76,7 @@ class ClusterSeat:
     status: int | None = None
     """The exit status of a worker that has ended."""
     changed: threading.Condition = field(default_factory=threading.Condition)
-    log: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+    log: EngineLog = field(default_factory=EngineLog)
     received: SimpleQueue[list[dict[str, Any]] | None] = field(default_factory=SimpleQueue)
 
     # --- its place ---
@@ -142,10 +142,6 @@ class ClusterSeat:
             return f"was lost on {self.node} ({self.lost})"
         return "was ended" if self.status is None else ending(self.status)
 
-    def last_lines(self) -> str:
-        """Return the last lines of its log, joined in one."""
-        return last_lines(self.log)
-
     @property
     def node(self) -> str:
         """The name of the machine that it is on."""
@@ -168,7 +164,8 @@ class ClusterSeat:
             elif op == "leaving":
                 self.received.put([{"op": "leaving"}])
             elif op == "said":
-                self.log.extend(header["log"])
+                for line in header["log"]:
+                    self.log.add(line)
                 if payload:
                     self.received.put([loads(line) for line in payload.splitlines()])
                 if header["status"] is not None:
@@ -205,7 +202,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._seats: dict[int, ClusterSeat] = {}
         self._asked = 0
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._log = EngineLog()
         self._replies: SimpleQueue[Header | None] = SimpleQueue()
         self.gone: str | None = None
         """Why the connection has ended."""
@@ -311,7 +308,7 @@ class Cluster:
                     seat = self._seats.get(header["seat"])
                 if seat is not None:
                     seat.take(header, payload)
-        self.gone = f"the connection to the cluster has ended: {last_lines(self._log, 2)}"
+        self.gone = f"the connection to the cluster has ended: {self._log.last_lines(2)}"
         self._replies.put({"op": "failed", "why": self.gone})
         with self._lock:
             seats = list(self._seats.values())
@@ -324,4 +321,4 @@ class Cluster:
             return
         with pipe:
             for line in pipe:
-                self._log.append(line.decode(errors="replace").strip()[:400])
+                self._log.add(line.decode(errors="replace"))

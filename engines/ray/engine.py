@@ -21,12 +21,12 @@ from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import failure
 from thirdshift.engines.ray.cluster import Cluster, ClusterSeat, ClusterUnreachable, SeatOrder
 from thirdshift.engines.ray.survey import cpus_for, missing
+from thirdshift.engines.vllm.deaths import NoPlace, WorkerLost
 from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.engines.vllm.process import WorkerProcess, cpu_environment
 from thirdshift.engines.vllm.supervisor import (
     TICK_SECONDS,
-    NoPlace,
-    WorkerLost,
     WorkerSupervisor,
 )
 from thirdshift.router.interfaces import EngineContext
@@ -60,7 +60,8 @@ class SeatPlace:
     def found_at(self) -> float | None:
         return self.seat.found_at
 
-    def start(self, model: str, options: Mapping[str, JSON]) -> WorkerProcess:
+    def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
+        self.seat.log = log
         found = self.seat.found or {}
         cpu = self.spec.device == "cpu"
         environment = cpu_environment(self.spec, self.cores) if cpu else {}

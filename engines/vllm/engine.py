@@ -22,8 +22,10 @@ from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
+from thirdshift.engines.vllm.engine_log import EngineFault
 from thirdshift.engines.vllm.preflight import check
 from thirdshift.engines.vllm.process import Place, place
+from thirdshift.engines.vllm.sizing import usual_seqs
 from thirdshift.engines.vllm.supervisor import StartupTerms, WorkerSupervisor
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
@@ -269,6 +271,14 @@ class VllmEngine:
         with self._lock:
             self._lifetimes.append(lifetime)
         return lifetime
+
+    def worker_failed(self, place: Place, fault: EngineFault) -> None:
+        """Take note of an engine that failed and said why."""
+
+    def usual_seqs(self) -> int:
+        """Return how many requests an engine runs at once, before one has said so."""
+        here = machine().of(self.spec.device) if self.spec.cluster is None else ()
+        return usual_seqs(self.spec, here[0].memory_mib if here else None)
 
     def worker_id(self, number: int) -> str:
         """Make an id: `house-0-3fa2#1`, `#2` … when it is started anew; unique within a run, a resumed one too."""

@@ -7,7 +7,6 @@ import platform
 import signal
 import subprocess
 import threading
-from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,16 +16,13 @@ from typing import Any, Protocol
 
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.devices import Machine, cores_of, hardware, width
-from thirdshift.router.values import JSON, Endpoint, WorkerSpec
+from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.router.values import JSON, WorkerSpec
 
 PROGRAM = Path(__file__).with_name("worker.py")
-LOG_LINES = 200
 READ_BYTES = 1 << 20
 CPU_CACHE_GIB = 1
 """vLLM asks for a size on CPUs; a job's `vllm:` cannot say it, so the environment may."""
-COMPACT = {"backend": "guidance", "disable_any_whitespace": True}
-"""How vLLM holds answers to a schema: without free whitespace, which small models fill their budget with. Of its
-backends guidance knows most of JSON Schema; with `auto` the whitespace could not be switched off."""
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads wait for each other spinning, and where another process wants the core they spin against it: 300
 short answers of the tiny model took 24 to 28 s beside four busy processes on two cores, with sleeping threads 3.5 to
@@ -53,9 +49,6 @@ class WorkerProcess(Protocol):
     def end(self, seconds: float = 0.0) -> str:
         """Ask it to stop, wait so long, then kill it and all that it started. Returns how it ended: `was killed`."""
 
-    def last_lines(self) -> str:
-        """Return the last lines of its log, joined in one."""
-
 
 class Place(Protocol):
     """Where one worker of several can run: the devices are its own from now on, until it ends or the place is released."""
@@ -72,8 +65,8 @@ class Place(Protocol):
     def found_at(self) -> float | None:
         """Since when its time is paid, on the monotonic clock; None: from the worker's start on."""
 
-    def start(self, model: str, options: Mapping[str, JSON]) -> WorkerProcess:
-        """Start the worker."""
+    def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
+        """Start the worker. What it logs goes to `log`."""
 
     def release(self) -> None:
         """Give the place back: no worker was started."""
@@ -90,8 +83,8 @@ class LocalPlace:
     node: str = platform.node()
     found_at: float | None = None
 
-    def start(self, model: str, options: Mapping[str, JSON]) -> WorkerProcess:
-        return Process(self.python, model, options, self)
+    def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
+        return Process(self, model, options, log)
 
     def release(self) -> None:
         """Leave everything as it is: nobody else waits for it."""
@@ -124,19 +117,6 @@ def cpu_environment(spec: WorkerSpec, own_cores: Iterable[int]) -> dict[str, str
     return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
-def options_for(endpoint: Endpoint, spec: WorkerSpec, max_num_seqs: int | None) -> dict[str, JSON]:
-    """Return what vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it says nothing."""
-    options = dict(spec.options)
-    if spec.device == "cpu":
-        options.setdefault("enforce_eager", True)
-    options.setdefault("structured_outputs_config", dict(COMPACT))
-    if endpoint.context_window is not None:
-        options.setdefault("max_model_len", endpoint.context_window)
-    if max_num_seqs is not None:
-        options["max_num_seqs"] = max_num_seqs
-    return options
-
-
 class ProcessEnded(Exception):
     """The worker's process has ended."""
 
@@ -144,12 +124,12 @@ class ProcessEnded(Exception):
 class Process:
     """A worker on this machine. Made on a thread that outlives it: it dies with the thread that made it."""
 
-    def __init__(self, python: str, model: str, options: Mapping[str, JSON], where: LocalPlace) -> None:
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
+    def __init__(self, where: LocalPlace, model: str, options: Mapping[str, JSON], log: EngineLog) -> None:
+        self._log = log
         self._received: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
-        (asked, to), (answers, out), (log, err) = os.pipe(), os.pipe(), os.pipe()
+        (asked, to), (answers, out), (errors, err) = os.pipe(), os.pipe(), os.pipe()
         self._popen = subprocess.Popen(
-            (python, str(PROGRAM)),
+            (where.python, str(PROGRAM)),
             stdin=asked,
             stdout=out,
             stderr=err,
@@ -158,7 +138,7 @@ class Process:
         )
         for theirs in (asked, out, err):
             os.close(theirs)
-        self._to, self._answers, self._errors = os.fdopen(to, "wb"), answers, os.fdopen(log, "rb")
+        self._to, self._answers, self._errors = os.fdopen(to, "wb"), answers, os.fdopen(errors, "rb")
         self.pid = self._popen.pid
         self._readers = [
             threading.Thread(target=read, name=f"worker {self.pid} {read.__name__}", daemon=True)
@@ -215,10 +195,6 @@ class Process:
         self._errors.close()
         return ending(status)
 
-    def last_lines(self) -> str:
-        """Return the last lines of its log, joined in one."""
-        return last_lines(self._log)
-
     def _read_answers(self) -> None:
         rest = b""
         while data := os.read(self._answers, READ_BYTES):
@@ -230,12 +206,7 @@ class Process:
 
     def _read_log(self) -> None:
         for line in self._errors:
-            self._log.append(line.decode(errors="replace").strip()[:400])
-
-
-def last_lines(log: Iterable[str], lines: int = 6) -> str:
-    """Join the last lines of a worker's log in one."""
-    return " | ".join([line for line in list(log) if line][-lines:]) or "(its log is empty)"
+            self._log.add(line.decode(errors="replace"))
 
 
 def ending(status: int) -> str:

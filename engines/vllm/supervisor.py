@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Protocol
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
@@ -16,13 +17,18 @@ from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
 from thirdshift.engines.metered.throughput import Speedometer
-from thirdshift.engines.vllm.process import Place, ProcessEnded, WorkerProcess, options_for
+from thirdshift.engines.vllm.deaths import BudgetExhausted, NeverReady, NoPlace, WorkerDied, WorkerLost, death
+from thirdshift.engines.vllm.engine_log import EngineFault, EngineLog, FaultKind
+from thirdshift.engines.vllm.process import Place, ProcessEnded, WorkerProcess
+from thirdshift.engines.vllm.sizing import Sizing, options_for
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec, usd_up
 
 RESTARTS = 4
 """A worker that dies so often without an answer in between is given up."""
+STARTS = 2
+"""A worker that never came up is given up after so many: a second start may find the memory free, or needs less of it."""
 WAVES = 2
 """Requests sent to a worker, in multiples of those that vLLM runs at once: one lot at work, one waiting."""
 TICK_SECONDS = 0.5
@@ -31,22 +37,6 @@ SILENCE_SECONDS = 900.0
 END_SECONDS = 10.0
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
-
-
-class BudgetExhausted(Exception):
-    """The cap leaves no more time."""
-
-
-class WorkerDied(Exception):
-    """A worker ended by itself, or had to be ended; the message says how and what its log says."""
-
-
-class NoPlace(Exception):
-    """There is nowhere to run a worker, and none to be waited for; the message says why."""
-
-
-class WorkerLost(ProcessEnded):
-    """What a worker ran on is gone: that says nothing of the worker, which may be started elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +71,8 @@ class WorkerPool(Protocol):
     def failed(self, error: BaseException) -> None: ...
     def worker_gone(self, supervisor: WorkerSupervisor, why: str | None) -> None: ...
     def worker_started(self, worker_id: str, pid: int, place: Place) -> WorkerLifetime: ...
+    def worker_failed(self, place: Place, fault: EngineFault) -> None: ...
+    def usual_seqs(self) -> int: ...
     def worker_id(self, number: int) -> str: ...
 
 
@@ -96,8 +88,12 @@ class WorkerSupervisor:
         self._worker_id = ""
         """Id of the process that is up."""
         self._window = 0
-        self._max_num_seqs: int | None = None
-        """None: as the job's options say, or vLLM itself."""
+        self._running = 0
+        """Requests that the engine runs at once; 0: it has not said so yet."""
+        self._sizing = Sizing()
+        """What the next process is asked to hold otherwise than the job says."""
+        self._fault: EngineFault | None = None
+        """What the worker itself said of its end."""
         self._deaths = 0
         """In a row, without an answer in between."""
         self._marked = 0.0
@@ -133,11 +129,10 @@ class WorkerSupervisor:
                 except NoPlace as nowhere:
                     why = str(nowhere)
                     break
-                except WorkerDied as death:
+                except WorkerDied as died:
                     self._deaths += 1
-                    lost = isinstance(death.__cause__, WorkerLost)
-                    if self._deaths > RESTARTS or not (self.version or lost):
-                        why = str(death)  # one that never came up will not come up the next time either
+                    if not self._starts_again(died):
+                        why = str(died)
                         break
         except BudgetExhausted:
             self._pool.budget_exhausted(self)
@@ -164,24 +159,46 @@ class WorkerSupervisor:
             place.release()
             self._await_money()
             return
-        options = options_for(pool.endpoint, pool.spec, self._max_num_seqs)
-        process = self._process = place.start(pool.endpoint.model, options)
+        options, log = (
+            options_for(pool.endpoint, pool.spec, self._sizing),
+            EngineLog(self._log_path(worker_id)),
+        )
+        process = self._process = place.start(pool.endpoint.model, options, log)
         lifetime = pool.worker_started(worker_id, process.pid, place)
         self._speed = self.speeds.setdefault(place.hardware, Speedometer())
-        self._leaving = False
+        self._leaving, self._fault = False, None
         patience = 0.0
         try:
-            self._await_ready(process, meter, lifetime)
+            self._await_ready(process, meter, lifetime, log)
             self._serve(process, meter, lifetime)
             patience = END_SECONDS
         except ProcessEnded as ended:
-            raise WorkerDied(self._exit_message(process, process.end())) from ended
+            how = process.end()
+            self._learn(place, log)
+            raise death(self._name, how, log, was_ready=lifetime.ready_at is not None) from ended
         finally:
             self._process = None
             process.end(0.0 if self._in_flight or pool.closing else patience)
+            log.close()
             meter.stop()
             lifetime.stopped_at, lifetime.cost_usd = datetime.now(UTC), meter.cost_usd
             self._lose_jobs()
+
+    def _starts_again(self, died: WorkerDied) -> bool:
+        """Whether another process is started after this death. What one ran on being gone says nothing of the next."""
+        came_up = bool(self.version) or isinstance(died.__cause__, WorkerLost)
+        return self._deaths <= RESTARTS and not died.final and (came_up or self._deaths < STARTS)
+
+    def _learn(self, place: Place, log: EngineLog) -> None:
+        """Take from what an engine said when it failed what the next one needs."""
+        fault = log.fault() or self._fault
+        if fault is not None:
+            self._sizing = self._sizing.smaller(fault, self._running or self._pool.usual_seqs())
+            self._pool.worker_failed(place, fault)
+
+    def _log_path(self, worker_id: str) -> Path | None:
+        folder = self._pool.engine_context.keep
+        return None if folder is None else folder / "workers" / f"{worker_id.replace('#', '.')}.log"
 
     def _await_money(self) -> None:
         """Wait until the cap has room for a worker's time, or nothing is left to do. Raises BudgetExhausted."""
@@ -195,7 +212,9 @@ class WorkerSupervisor:
             time.sleep(TICK_SECONDS)
         budget.settle(amount, Decimal(0))
 
-    def _await_ready(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
+    def _await_ready(
+        self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime, log: EngineLog
+    ) -> None:
         give_up = time.monotonic() + self._terms.startup_seconds
         while lifetime.ready_at is None:
             if self._pool.closing:
@@ -208,17 +227,16 @@ class WorkerSupervisor:
                     lifetime.ready_at = datetime.now(UTC)
                     self._ready(message)
             if lifetime.ready_at is None and time.monotonic() > give_up:
-                log = process.last_lines()
-                raise WorkerDied(
+                raise NeverReady(
                     f"endpoint {self._name}: its worker was not ready after {self._terms.startup_seconds:.0f} s; "
-                    f"give it longer, or see the last lines of its log: {log}"
+                    f"give it longer, or see what it says: {log.told()}"
                 )
         meter.idle()
 
     def _ready(self, message: Mapping[str, Any]) -> None:
         self.version = message["vllm"]
         self._window = WAVES * message["max_num_seqs"]
-        self._max_num_seqs = message["max_num_seqs"]
+        self._running = message["max_num_seqs"]
         self._longest: int = message["max_model_len"]
 
     def _serve(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
@@ -321,9 +339,8 @@ class WorkerSupervisor:
         self._pool.deliver([(queued, reply)])
 
     def _note_fault(self, message: Mapping[str, Any]) -> None:
-        """Let the next process run half as many requests at once after out-of-memory."""
-        if message["op"] == "fault" and message["kind"] == "out_of_memory" and self._max_num_seqs:
-            self._max_num_seqs = max(1, self._max_num_seqs // 2)
+        if message["op"] == "fault" and message["kind"] == "out_of_memory":
+            self._fault = EngineFault(FaultKind.OUT_OF_MEMORY, message["message"])
 
     def _lose_jobs(self) -> None:
         """Ask again the requests that were with a process when it ended, unless they seem to be what ends it."""
@@ -356,10 +373,3 @@ class WorkerSupervisor:
     @property
     def _name(self) -> str:
         return self._pool.endpoint.name
-
-    def _exit_message(self, process: WorkerProcess, how: str) -> str:
-        when = "at work" if self.version else "while it started"
-        return (
-            f"endpoint {self._name}: its worker {how} {when}; `thirdshift doctor` checks its interpreter; "
-            f"the last lines of its log: {process.last_lines()}"
-        )

@@ -1,7 +1,9 @@
 """Speaks the worker's side of the pipe in place of vLLM, to show what a real engine shows seldom.
 
 It takes the options that a job passes through: `faults_above` (out of memory with more requests than that at once),
-`never_ready` (prints and waits), `seconds` (per lot of answers), `adds` (answers the sum of the numbers asked about).
+`never_ready` (prints and waits), `seconds` (per lot of answers), `adds` (answers the sum of the numbers asked about),
+`starts` (a file that each start appends its options to), `log` and `fails` (the log of a real engine that is printed by the
+first so many starts, which then end), `dies` (a log printed instead of the first answers of the first process).
 """
 
 import json
@@ -15,8 +17,24 @@ def say(**told: object) -> None:
     os.write(1, json.dumps(told).encode() + b"\n")
 
 
+def end_as(log: str, message: str) -> None:
+    """End as vLLM does: the engine's process has printed what it was, the worker knows no more than that it is gone."""
+    with open(log, "rb") as file:
+        os.write(2, file.read())
+    say(op="fault", kind="engine", message=message)
+    sys.exit(1)
+
+
 def main() -> None:
     options = json.loads(sys.stdin.readline())["options"]
+    start = 1
+    if options.get("starts"):
+        with open(options["starts"], "a+") as file:
+            file.write(json.dumps(options) + "\n")
+            file.seek(0)
+            start = len(file.readlines())
+    if start <= options.get("fails", 0):
+        end_as(options["log"], "Engine core initialization failed. See root cause above.")
     if options.get("never_ready"):
         os.write(2, b"loading shard 3 of 9\n")
         time.sleep(60)
@@ -33,6 +51,8 @@ def main() -> None:
             continue
         while waiting:
             lot, waiting = waiting[:most], waiting[most:]
+            if options.get("dies") and start == 1:
+                end_as(options["dies"], "EngineDeadError: EngineCore encountered an issue.")
             if len(lot) > options.get("faults_above", most):
                 say(op="fault", kind="out_of_memory", message="OutOfMemoryError: out of memory")
                 sys.exit(1)

@@ -9,10 +9,16 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import ROOT, TESTS
-from thirdshift.router.values import Endpoint, Price, PriceSchedule, WorkerSpec
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.values import Answer, Endpoint, Failure, Price, PriceSchedule, WorkerSpec
 
 MODEL = str(TESTS / "tiny_model")
+USD_PER_HOUR = Decimal(36)
+"""Of a pool of stand-in workers."""
 VLLM_PYTHON = os.environ.get("THIRDSHIFT_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
 
 
@@ -34,3 +40,27 @@ def stand_in_python(folder: Path) -> Path:
     )
     python.chmod(0o700)
     return python
+
+
+def pool(
+    folder: Path, journal: MemoryJournal, budget: RunBudget, *, workers: int = 1, **options: Any
+) -> VllmEngine:
+    """A pool whose workers are the stand-in; `options` are its own, besides `startup_seconds` and `keep`."""
+    startup, keep = options.pop("startup_seconds", 60.0), options.pop("keep", None)
+    end = worker_endpoint(
+        usd_per_hour=USD_PER_HOUR,
+        accounting_usd_per_hour=USD_PER_HOUR / 2,
+        python=str(stand_in_python(folder)),
+        workers=workers,
+        options=options,
+    )
+    return VllmEngine(end, EngineContext(journal, budget, keep=keep), startup_seconds=startup)
+
+
+def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
+    """Ask so many requests of a pool; each has one reply."""
+    replies = list(
+        made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key"))
+    )
+    assert sorted(reply.row for reply in replies) == list(range(count))
+    return replies

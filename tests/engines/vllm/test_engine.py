@@ -11,47 +11,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
-from tests.support.workers import worker_endpoint
+from tests.support.workers import USD_PER_HOUR, ask, pool
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.vllm.engine import VllmEngine
-from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
-
-STAND_IN = TESTS / "support" / "stand_in_worker.py"
-USD_PER_HOUR = Decimal(36)
-
-
-def pool(
-    folder: Path, journal: MemoryJournal, budget: RunBudget, *, workers: int = 1, **options: Any
-) -> VllmEngine:
-    """The interpreter that has vLLM is a script that has not."""
-    python = folder / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}"\n')
-    python.chmod(0o700)
-    startup = options.pop("startup_seconds", 60.0)
-    end = worker_endpoint(
-        usd_per_hour=USD_PER_HOUR,
-        accounting_usd_per_hour=USD_PER_HOUR / 2,
-        python=str(python),
-        workers=workers,
-        options=options,
-    )
-    return VllmEngine(end, EngineContext(journal, budget), startup_seconds=startup)
-
-
-def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
-    replies = list(
-        made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key"))
-    )
-    assert sorted(reply.row for reply in replies) == list(range(count))
-    return replies
 
 
 def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path) -> None:
@@ -120,7 +88,7 @@ if __name__ == "__main__":
 def test_a_worker_ends_with_its_engine_process() -> None:
     done = subprocess.run(
         (sys.executable, "-c", ENGINE_DIES),
-        cwd=STAND_IN.parents[1],
+        cwd=TESTS,
         capture_output=True,
         text=True,
         check=False,
