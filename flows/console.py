@@ -43,11 +43,16 @@ def money(amount: Decimal | float) -> str:
     return f"${value:,.4f}" if abs(value) >= 0.01 else f"${value:.6f}"
 
 
-def spent(settled_usd: float | Decimal, unsettled_usd: float | Decimal) -> str:
-    """`$1.18 settled, up to $0.54 more unsettled`; `$1.18 spent` where nothing is unsettled."""
-    if not unsettled_usd:
-        return f"{money(settled_usd)} spent"
-    return f"{money(settled_usd)} settled, up to {money(unsettled_usd)} more unsettled"
+def spent(
+    settled_usd: float | Decimal, unsettled_usd: float | Decimal, in_flight_usd: float | Decimal = 0
+) -> str:
+    """`$1.18 settled, up to $0.54 more unsettled, up to $0.20 more in flight`; `$1.18 spent` where nothing else is."""
+    more = [
+        f"up to {money(amount)} more {what}"
+        for amount, what in ((unsettled_usd, "unsettled"), (in_flight_usd, "in flight"))
+        if amount
+    ]
+    return ", ".join([f"{money(settled_usd)} settled", *more]) if more else f"{money(settled_usd)} spent"
 
 
 @dataclass
@@ -55,7 +60,8 @@ class ProgressCounts:
     """What the line of progress tells. Counted by the threads that run shards."""
 
     total: int
-    opening_usd: Decimal
+    bill: Callable[[], str]
+    """Says what is spent at this moment."""
     batched: int = 0
     """The part of the total that is with a batch tier, which answers it all at once."""
     batched_until: float = 0.0
@@ -87,9 +93,9 @@ class ProgressCounts:
             left = max(left, (live - live_done) * seconds / live_done)
         return left
 
-    def line(self, spent_usd: Decimal) -> str:
+    def line(self) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
-        parts = [f"at most {money(spent_usd)} spent", f"{self.done / seconds:,.0f}/s"]
+        parts = [self.bill(), f"{self.done / seconds:,.0f}/s"]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
         if (left := self.seconds_left()) is not None and self.done < self.total:
@@ -144,7 +150,7 @@ class RunConsole:
 class Bar:
     """How far one dispatch is."""
 
-    def show(self, spent_usd: Decimal) -> None:
+    def show(self) -> None:
         raise NotImplementedError
 
 
@@ -155,24 +161,23 @@ class _Drawn(Bar):
         self._tally, self._progress = tally, progress
         self._task = progress.add_task(escape(title), total=tally.total, told="")
 
-    def show(self, spent_usd: Decimal) -> None:
-        self._progress.update(self._task, completed=self._tally.done, told=self._tally.line(spent_usd))
+    def show(self) -> None:
+        self._progress.update(self._task, completed=self._tally.done, told=self._tally.line())
 
 
 class _Plain(Bar):
     def __init__(self, tally: ProgressCounts, screen: RunConsole, title: str) -> None:
         self._tally, self._screen, self._title = tally, screen, title
-        self._last, self._spent = time.monotonic(), tally.opening_usd
+        self._last = time.monotonic()
 
-    def show(self, spent_usd: Decimal) -> None:
-        self._spent = spent_usd
+    def show(self) -> None:
         if time.monotonic() - self._last >= PLAIN_SECONDS:
             self._last = time.monotonic()
             self.end()
 
     def end(self) -> None:
         tally = self._tally
-        self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line(self._spent)}")
+        self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line()}")
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------

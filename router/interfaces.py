@@ -43,8 +43,8 @@ class Budget(Protocol):
     def reserve(self, amount_usd: Decimal) -> bool:
         """Whether `amount_usd` could be set aside; False leaves everything as it was."""
 
-    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
-        """Give a reservation back and book what it really cost."""
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool = True) -> None:
+        """Give a reservation back and book what it really cost; or, not `certain`, what it can have cost at most."""
 
     @property
     def reserved_usd(self) -> Decimal:

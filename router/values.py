@@ -355,6 +355,11 @@ class Outcome:
     note: str | None = None
     """What the figures alone do not say: a usage that was not believed, an answer that was recovered."""
 
+    @property
+    def certain(self) -> bool:
+        """Whether `cost_usd` is what it cost, and not only the most that it can have cost."""
+        return self.status is not LedgerStatus.UNSETTLED
+
 
 def _say_nothing(words: str) -> None:
     """Nobody listens."""

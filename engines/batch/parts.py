@@ -316,7 +316,7 @@ class BatchParts:
         judged = [self._judged(held, reply) for held, reply in lot]
         self._desk.journal.settled([outcome for _, outcome in judged])
         for (held, _), (_, outcome) in zip(lot, judged, strict=True):
-            self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd)
+            self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd, certain=outcome.certain)
             if outcome.status is LedgerStatus.SETTLED and outcome.cost_usd > held.intent.reserved_usd:
                 self._overran(held.intent, outcome)
         return [answer for answer, _ in judged]

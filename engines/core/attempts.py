@@ -262,15 +262,15 @@ class Attempts:
         """An outcome for the journal, written with the others of this turn of the loop; None: by a fault of ours there is
         none, and it has cost what it can cost at most."""
         if outcome is None:
-            self._return(reserved_usd, reserved_usd)
+            self._return(reserved_usd, reserved_usd, certain=False)
             self._free_slots()
             return
         if not self._outcomes:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outcomes.append((reserved_usd, outcome))
 
-    def _return(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
-        self._desk.budget.settle(reserved_usd, cost_usd)
+    def _return(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool) -> None:
+        self._desk.budget.settle(reserved_usd, cost_usd, certain=certain)
         RETURNS.tell()
 
     def _flush(self) -> None:
@@ -286,7 +286,7 @@ class Attempts:
             self._desk.journal.settled(outcome for _, outcome in self._outcomes)
             due, self._outcomes = self._outcomes, []
             for reserved_usd, outcome in due:
-                self._return(reserved_usd, outcome.cost_usd)
+                self._return(reserved_usd, outcome.cost_usd, certain=outcome.certain)
         self._free_slots()
 
     def _free_slots(self) -> None:

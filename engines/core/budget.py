@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
 
 from thirdshift.router.interfaces import Budget
 
 _ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetFigures:
+    """What a run has spent at one moment, US dollars; the provider's books are no less than `settled_usd` and no more than
+    all three together."""
+
+    settled_usd: Decimal
+    unsettled_usd: Decimal
+    """What attempts whose outcome was never learnt can have cost at most."""
+    in_flight_usd: Decimal
+    """What attempts under way can cost at most."""
 
 
 class SubBudget:
@@ -24,9 +37,9 @@ class SubBudget:
         self.limit.settle(amount_usd, _ZERO)
         return False
 
-    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
-        self.limit.settle(reserved_usd, cost_usd)
-        self._whole.settle(reserved_usd, cost_usd)
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool = True) -> None:
+        self.limit.settle(reserved_usd, cost_usd, certain=certain)
+        self._whole.settle(reserved_usd, cost_usd, certain=certain)
 
     @property
     def reserved_usd(self) -> Decimal:
@@ -38,15 +51,21 @@ class RunBudget:
     """`interfaces.Budget` over one cap. `cap_usd` None: no cap, everything is counted all the same.
 
     `spent_usd`: what the ledger already holds against this cap: earlier processes of the run, or the window's
-    other runs. `reserved_usd`: what is set aside already for attempts of earlier processes.
+    other runs. `reserved_usd`: what is set aside already for attempts of earlier processes. `unsettled_usd`: the part of
+    `spent_usd` that is only what attempts can have cost at most.
     """
 
     def __init__(
-        self, cap_usd: Decimal | None, spent_usd: Decimal = _ZERO, reserved_usd: Decimal = _ZERO
+        self,
+        cap_usd: Decimal | None,
+        spent_usd: Decimal = _ZERO,
+        reserved_usd: Decimal = _ZERO,
+        unsettled_usd: Decimal = _ZERO,
     ) -> None:
         self._cap = cap_usd
         self._spent = spent_usd
         self._reserved = reserved_usd
+        self._unsettled = unsettled_usd
         self._lock = Lock()
 
     def reserve(self, amount_usd: Decimal) -> bool:
@@ -58,11 +77,13 @@ class RunBudget:
             self._reserved = reserved
             return True
 
-    def settle(self, reserved_usd: Decimal, cost_usd: Decimal) -> None:
-        """Give a reservation back and book what it really cost."""
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool = True) -> None:
+        """Give a reservation back and book what it really cost; or, not `certain`, what it can have cost at most."""
         with self._lock:
             self._reserved -= reserved_usd
             self._spent += cost_usd
+            if not certain:
+                self._unsettled += cost_usd
 
     @property
     def reserved_usd(self) -> Decimal:
@@ -70,7 +91,13 @@ class RunBudget:
 
     @property
     def spent_usd(self) -> Decimal:
+        """What is spent at most: unsettled attempts are in it."""
         return self._spent
+
+    @property
+    def figures(self) -> BudgetFigures:
+        with self._lock:
+            return BudgetFigures(self._spent - self._unsettled, self._unsettled, self._reserved)
 
     @property
     def left_usd(self) -> Decimal | None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from decimal import Decimal
 
-from thirdshift.flows.console import money
+from thirdshift.flows.console import money, spent
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.planning.silent import silent_before
@@ -43,10 +43,11 @@ def _within_window(context: RunContext, known: Warehouse | None, say: Say) -> Ru
     window, cap = context.job.budget.window, context.cap_usd
     if known is None or window == "run" or cap is None:
         return context
-    spent = spent_in_window(known, context.job.name, window, context.clock(), emulated=context.call.emulated)
-    left = max(cap - spent, Decimal(0))
-    if spent:
+    before = spent_in_window(known, context.job.name, window, context.clock(), emulated=context.call.emulated)
+    left = max(cap - before.most_usd, Decimal(0))
+    if before.most_usd:
         say(
-            f"runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left to plan with"
+            f"runs of this {window}: {spent(before.settled_usd, before.unsettled_usd)}; the cap is {money(cap)}, and "
+            f"{money(left)} are left of it to plan with"
         )
     return replace(context, cap_usd=left)

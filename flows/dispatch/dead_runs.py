@@ -7,6 +7,7 @@ to every reader of SQL as the commands say on screen.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from thirdshift.router.values import Mode
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.store import ledger, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
+from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, missing_parts
 from thirdshift.warehouse.store.read_only import reading
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -29,8 +30,8 @@ writes, the next command does it."""
 def enter_interrupted(path: Path) -> None:
     """Enter the runs that no process is on as interrupted, and take in what they left in journals.
 
-    Batches that a provider still has are left for `resume`. Does nothing where there is no warehouse, where it is in use,
-    or where it is not to be written to.
+    Batches that a provider still has are left for `resume`; what they can cost is in the ledger until then, as in flight.
+    Does nothing where there is no warehouse, where it is in use, or where it is not to be written to.
     """
     if not path.exists():
         return
@@ -52,15 +53,22 @@ def _enter(warehouse: Warehouse, folder: Path, row: dict[str, Any]) -> None:
         return
     with suppress(RunAlive, WarehouseError), locked(folder):
         with suppress(WarehouseError):  # a damaged journal: `resume` names it
-            _take_in(warehouse, run_id, folder, _batch_tiers(row["config"]))
+            take_in(warehouse, run_id, folder, _batch_tiers(row["config"]))
         _mark(warehouse, run_id)
 
 
-def _take_in(warehouse: Warehouse, run_id: str, folder: Path, tiers: set[str]) -> None:
+def take_in(warehouse: Warehouse, run_id: str, folder: Path, tiers: Collection[str]) -> None:
+    """Take in what a dead process left in a run's journals, whose lock the caller holds. What the batch tiers named still
+    have stays in its journal for `resume`, and is in the ledger as in flight, at the most it can cost.
+
+    Raises WarehouseError where a journal is damaged.
+    """
     from thirdshift.flows.dispatch.recovery import orphans_at  # brings engines, which few commands need
 
-    recover(folder, adopt=orphans_at(folder, tiers).shard_ids)
+    under_way = orphans_at(folder, tiers).shard_ids
+    recover(folder, adopt=under_way)
     ingest_parts(warehouse, *missing_parts(warehouse, run_id, folder))
+    enter_under_way(warehouse, run_id, folder, under_way)
 
 
 def _mark(warehouse: Warehouse, run_id: str) -> None:

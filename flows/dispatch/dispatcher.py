@@ -208,8 +208,11 @@ class Dispatcher:
         """Endpoints that are sent no more batches in this run."""
         return set() if self.harvest is None else self.harvest.closed
 
-    def progress_counts(self, shards: Sequence[ShardWork], spent_usd: Decimal) -> ProgressCounts:
-        """Return counts that start at nothing done: how many requests are to come, and when from batch tiers."""
+    def progress_counts(self, shards: Sequence[ShardWork], bill: Callable[[], str]) -> ProgressCounts:
+        """Return counts that start at nothing done: how many requests are to come, and when from batch tiers.
+
+        `bill` says what is spent.
+        """
         batches = [shard for shard in shards if self.endpoints[shard.endpoint].mode is Mode.BATCH]
         ends = [
             shard.begun.timestamp() + (self.endpoints[shard.endpoint].turnaround_seconds or 0.0)
@@ -217,7 +220,7 @@ class Dispatcher:
         ]
         return ProgressCounts(
             sum(len(shard.unanswered) for shard in shards),
-            spent_usd,
+            bill,
             batched=sum(len(shard.unanswered) for shard in batches),
             batched_until=max(ends, default=0.0),
         )

@@ -37,8 +37,6 @@ class Orphans:
     shards: tuple[ShardWork, ...] = ()
     committed: dict[str, dict[str, Decimal]] = field(default_factory=dict)
     """Shard to entry to what it can cost: as `values.EngineContext.committed`."""
-    booked_usd: Decimal = Decimal(0)
-    """Paid for already, and in no part yet."""
 
     @property
     def shard_ids(self) -> list[str]:
@@ -52,7 +50,7 @@ class Orphans:
         What cannot be learnt stays booked at what it can have cost at most.
         """
         by_name = {endpoint.name: endpoint for endpoint in endpoints}
-        budget = RunBudget(None, self.booked_usd)
+        budget = RunBudget(None)
         with FileJournal(folder) as journal:
             engine_context = EngineContext(journal, budget, datetime.now(UTC), self.set_aside(budget), folder)
             with Dispatcher(run_id, folder, by_name, engine_context, journal) as dispatcher:
@@ -67,6 +65,11 @@ class Orphans:
                         say(
                             f"what became of it cannot be learnt ({error}); it is booked at the most it can cost"
                         )
+
+    @property
+    def committed_usd(self) -> Decimal:
+        """What they can cost yet, at most."""
+        return sum((usd for entries in self.committed.values() for usd in entries.values()), Decimal(0))
 
     def set_aside(self, budget: Budget) -> dict[str, dict[str, Decimal]]:
         """Reserve what may be billed yet; what a lowered cap has no room for is committed at nothing, and is booked
@@ -106,7 +109,6 @@ def _with(orphans: Orphans, folder: Path, shard_id: str, endpoint: str, purpose:
         shards=(*orphans.shards, work),
         committed=orphans.committed
         | {shard_id: {intent.entry_id: intent.reserved_usd for intent, outcome in made if outcome is None}},
-        booked_usd=orphans.booked_usd + sum((o.cost_usd for _, o in made if o is not None), Decimal(0)),
     )
 
 

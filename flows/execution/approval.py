@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 
-from thirdshift.flows.console import money
+from thirdshift.engines.core.budget import BudgetFigures
+from thirdshift.flows.console import money, spent
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.problem import Terms
 
@@ -29,23 +30,24 @@ class ApprovalLimit:
         """Nobody approved when they were asked: the run sends nothing more."""
 
     def refusal(
-        self, cost_usd: Decimal, spent_usd: Decimal, what: str, pilot_usd: Decimal = Decimal(0)
+        self, cost_usd: Decimal, bill: BudgetFigures, what: str, pilot_usd: Decimal = Decimal(0)
     ) -> str | None:
         """Say why nothing more may be sent, after asking for approval; None where it may.
 
         `pilot_usd`: what a pilot ahead costs besides, at most: whoever approves is told, since it is spent too.
         """
+        settled, unsettled = bill.settled_usd, bill.unsettled_usd
         limit, cap = self._context.job.budget.approve_above_usd, self._context.cap_usd
         if (
             limit is None
             or self._given
             or (cap is not None and cap <= limit)
-            or spent_usd + cost_usd <= limit
+            or settled + unsettled + cost_usd <= limit
         ):
             return None
         pilot = f", and the pilot before it up to {money(pilot_usd)}" if pilot_usd else ""
         why = (
-            f"{what} costs {money(cost_usd)} more{pilot}; {money(spent_usd)} is spent; that is above "
+            f"{what} costs {money(cost_usd)} more{pilot}; so far: {spent(settled, unsettled)}; together that is above "
             f"budget.approve_above_usd, {money(limit)}"
         )
         self._given = self._ask(self._context, why)

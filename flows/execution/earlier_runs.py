@@ -15,19 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from thirdshift.flows.console import money
-from thirdshift.flows.dispatch.recovery import find_orphans
+from thirdshift.flows.console import money, spent
+from thirdshift.flows.dispatch.dead_runs import take_in
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import RunAlive, alive_runs, locked
+from thirdshift.router.values import Mode
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.purge import purge_outlived
 from thirdshift.warehouse.intake.frozen import column
-from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.journal.run_folder import folder_to_change
 from thirdshift.warehouse.store import ledger
-from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
 from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.reuse import answered_before, reuse
 from thirdshift.warehouse.store.store import Warehouse
@@ -137,40 +136,33 @@ def within_window(warehouse: Warehouse, context: RunContext, say: Say) -> RunCon
     window, cap = context.job.budget.window, context.cap_usd
     if window == "run" or cap is None:
         return context
-    under_way = _settle_others(warehouse, context)
+    _settle_others(warehouse, context)
     everyone, others = (
         spent_in_window(
             warehouse, context.job.name, window, context.clock(), but_run=but, emulated=context.call.emulated
         )
         for but in (None, context.run_id)
     )
-    spent = under_way + others
     # the budget counts all that this run has spent; what it spent before the window began is not of this cap
-    before = ledger.spent(warehouse, context.run_id) - (everyone - others)
-    left = max(cap - spent, Decimal(0))
-    if spent:
-        say(f"other runs of this {window} have spent {money(spent)} of {money(cap)}: {money(left)} are left")
+    before = ledger.spending(warehouse, context.run_id).most_usd - (everyone.most_usd - others.most_usd)
+    left = max(cap - others.most_usd, Decimal(0))
+    if others.most_usd:
+        say(
+            f"other runs of this {window}: {spent(others.settled_usd, others.unsettled_usd)}; the cap is {money(cap)}, "
+            f"and {money(left)} are left of it"
+        )
     return replace(context, cap_usd=left + before)
 
 
-def _settle_others(warehouse: Warehouse, context: RunContext) -> Decimal:
-    """Take in what killed runs of the job left in journals: they have spent it.
-
-    Returns what batches of theirs have cost so far and can still cost, which is in no part yet.
-    """
-    under_way = Decimal(0)
+def _settle_others(warehouse: Warehouse, context: RunContext) -> None:
+    """Take in what killed runs of the job left in journals and at batch tiers: they have spent it, or can have."""
     names = warehouse.query(OTHERS, job=context.job.name, run_id=context.run_id)["run_id"].to_pylist()
+    tiers = {endpoint.name for endpoint in context.reached.values() if endpoint.mode is Mode.BATCH}
     for run_id in names:
         folder = folder_to_change(context.warehouse, run_id)
-        if folder is None:
-            continue
-        with locked(folder):
-            orphans = find_orphans(folder, tuple(context.reached.values()))
-            under_way += orphans.booked_usd
-            under_way += sum((sum(entries.values()) for entries in orphans.committed.values()), Decimal(0))
-            recover(folder, adopt=orphans.shard_ids)
-            ingest_parts(warehouse, *missing_parts(warehouse, run_id, folder))
-    return under_way
+        if folder is not None:
+            with locked(folder):
+                take_in(warehouse, run_id, folder, tiers)
 
 
 # --- text ------------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 from thirdshift.warehouse.store import ledger, requests, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, ingested_parts, missing_parts
+from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, ingested_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 ASIDE = "aside"
@@ -243,7 +243,8 @@ def _run(
     """Make the run with what earlier processes left taken in: their journals sealed, their parts ingested."""
     with Warehouse.open(context.warehouse, say=console.say) as warehouse:
         _ingest_missing(warehouse, context)
-        spent = ledger.spent(warehouse, context.run_id)
+        enter_under_way(warehouse, context.run_id, context.folder, orphans.shard_ids)
+        spent = ledger.spending(warehouse, context.run_id)
         context = earlier_runs.within_window(warehouse, context, console.say)
         late = context.job.on_deadline == "realtime"
         endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
@@ -253,7 +254,8 @@ def _run(
         context, sentences = with_throughput(context if over else with_clusters(context), warehouse)
         for sentence in () if over else sentences:
             console.say(sentence)
-        budget = RunBudget(context.cap_usd, spent + orphans.booked_usd)
+        ahead = orphans.committed_usd  # in the ledger as in flight; it is set aside below
+        budget = RunBudget(context.cap_usd, spent.most_usd - ahead, unsettled_usd=spent.unsettled_usd - ahead)
         telemetry = _telemetry(context, console, over=over)
         observed = telemetry.journal(journal, orphans.committed)
         lent = context_lent(context, observed, budget, orphans.set_aside(budget), console)

@@ -101,7 +101,7 @@ def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: b
 
 def _save(planned: PlannedRun, plan: Plan) -> None:
     prepared, run = planned.prepared, planned.run
-    context, spent = run.context, run.budget.spent_usd
+    context, spent = run.context, run.budget.figures.settled_usd
     rows = assignments(
         context.run_id,
         prepared.input,

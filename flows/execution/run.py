@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.flows.console import RunConsole
+from thirdshift.flows.console import RunConsole, spent
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
-from thirdshift.flows.dispatch.recovery import NO_ORPHANS, Orphans, never_twice
+from thirdshift.flows.dispatch.recovery import NO_ORPHANS, Orphans, find_orphans, never_twice
 from thirdshift.flows.dispatch.rows import save_shard, silence
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.approval import ApprovalLimit
@@ -29,7 +29,7 @@ from thirdshift.warehouse.errors import WarehouseInUse
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.parts import of_shard
 from thirdshift.warehouse.store import ledger, runs
-from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
+from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 SCORE_SECONDS = 5.0
@@ -90,7 +90,7 @@ class Run:
         """
         if self.dispatcher.stopped:
             return
-        refusal = self.approval.refusal(usd(cost_usd), self.budget.spent_usd, what, usd(pilot_usd))
+        refusal = self.approval.refusal(usd(cost_usd), self.budget.figures, what, usd(pilot_usd))
         if refusal is not None:
             self.dispatcher.stopped[FailureKind.BUDGET] += 1
             self.console.say(refusal, "yellow")
@@ -123,13 +123,18 @@ class Run:
     def sending(self, shards: Sequence[ShardWork]) -> Iterator[None]:
         """Engines ready and progress on screen while shards are under way."""
         self.dispatcher.ensure_engines(shards)
-        progress = self.dispatcher.progress_counts(shards, self.budget.spent_usd)
+        progress = self.dispatcher.progress_counts(shards, self._bill)
         with self.console.working(shards[0].purpose.value, progress) as bar:
-            self.dispatcher.show(progress, lambda: bar.show(self.budget.spent_usd))
+            self.dispatcher.show(progress, bar.show)
             yield
         with self.warehouse() as warehouse:
             self._take_in(warehouse)
             self.score_new(warehouse)
+
+    def _bill(self) -> str:
+        """Say what is spent at this moment."""
+        bill = self.budget.figures
+        return spent(bill.settled_usd, bill.unsettled_usd, bill.in_flight_usd)
 
     def land(self, shard: ShardWork, failed: str | None) -> None:
         """Take a finished shard's part into the warehouse; while another program has that, later.
@@ -177,6 +182,8 @@ class Run:
         self.dispatcher.seal_live()
         with Warehouse.open(context.warehouse, wait_seconds=wait_seconds, say=self._say_once) as warehouse:
             ingest_parts(warehouse, *missing_parts(warehouse, context.run_id, context.folder))
+            batches = find_orphans(context.folder, tuple(context.reached.values())).shard_ids
+            enter_under_way(warehouse, context.run_id, context.folder, batches)
             cost = ledger.spending(warehouse, context.run_id)
             money = {"spent_usd": cost.settled_usd, "unsettled_usd": cost.unsettled_usd}
             runs.update(warehouse, context.run_id, status=status, **money)

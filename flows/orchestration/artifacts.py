@@ -170,8 +170,8 @@ class _ProgressThread(threading.Thread):
         return cast("UUID", created)  # no coroutine: nothing here is async
 
     def _show(self) -> None:
-        counts, spent = self.counts, self.artifacts.run.budget.spent_usd
-        text = f"{self.title}: {counts.done:,} of {counts.total:,}; {counts.line(spent)}"
+        counts = self.counts
+        text = f"{self.title}: {counts.done:,} of {counts.total:,}; {counts.line()}"
         update_progress_artifact(
             self._artifact,
             progress=round(100.0 * counts.done / max(counts.total, 1), 1),

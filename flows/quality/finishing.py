@@ -218,7 +218,8 @@ def finish(
     save_quality(warehouse, context.run_id, quality)
     if context.judge is not None and record(warehouse, context.run_id).useless:
         out_of_reach = False  # nobody has said so
-    overspent = context.cap_usd is not None and ledger.spent(warehouse, context.run_id) > context.cap_usd
+    most = ledger.spending(warehouse, context.run_id).most_usd
+    overspent = context.cap_usd is not None and most > context.cap_usd
     verdicts = _verdicts(context, end, unsent, quality, out_of_reach=out_of_reach, overspent=overspent)
     if unapproved:
         verdicts = [Verdict.APPROVAL if verdict is Verdict.BUDGET else verdict for verdict in verdicts]

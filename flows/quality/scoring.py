@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from thirdshift.router.certification.scorers import Basis, ScorerError, agrees, 
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.policy import masks
 from thirdshift.router.values import Purpose
-from thirdshift.warehouse.journal.journal import attempts
 from thirdshift.warehouse.store import observations, prices
 from thirdshift.warehouse.store.judgements import PROBE, answers, keep, known, record, replies
 from thirdshift.warehouse.store.store import Warehouse
@@ -42,7 +40,10 @@ USUAL_VERDICT = 60
 """Tokens of a verdict, likewise."""
 ASKED = 2
 """How often a judge that fails to answer is asked the same: an outage may be over the second time."""
-SPENT = "select coalesce(sum(cost_usd), 0) as usd from ledger where run_id = $run_id and purpose = 'judge'"
+SPENT = """
+select coalesce(sum(cost_usd), 0) as usd from ledger
+where run_id = $run_id and purpose = 'judge' and status <> 'reserved'
+"""
 JUDGED = "select count(*) from judgements where run_id = $run_id"
 AUDITED = "select count(distinct row) from responses where run_id = $run_id and purpose = 'audit'"
 SCORED = "select count(*) from observations where run_id = $run_id and basis <> 'human'"
@@ -306,22 +307,21 @@ def judge_context(warehouse: Warehouse, context: RunContext, engine_context: Eng
     if context.judge_usd is None:
         return engine_context
     spent = Decimal(warehouse.query(SPENT, run_id=context.run_id)["usd"][0].as_py())
-    limit = judges_limit(context.folder, context.judge_usd, spent, engine_context.committed)
+    limit = judges_limit(context.judge_usd, spent, engine_context.committed)
     return replace(engine_context, budget=SubBudget(engine_context.budget, limit))
 
 
 def judges_limit(
-    folder: Path, most_usd: Decimal, spent_usd: Decimal, committed: Mapping[str, Mapping[str, Decimal]]
+    most_usd: Decimal, spent_usd: Decimal, committed: Mapping[str, Mapping[str, Decimal]]
 ) -> RunBudget:
     """Return the budget of judging.
 
-    `spent_usd` is the ledger's. What an earlier process's batches have cost beyond it stands in their open journals, and
-    what they can cost yet is reserved (`committed`, as `values.EngineContext.committed`).
+    `spent_usd` is the ledger's; what an earlier process's batches can cost yet is reserved (`committed`, as
+    `values.EngineContext.committed`).
     """
     adopted = [shard for shard in committed if shard.split("-")[1] == Purpose.JUDGE]
-    booked = [made.cost_usd for shard in adopted for _, made in attempts(folder, shard) if made is not None]
     held = [usd for shard in adopted for usd in committed[shard].values()]
-    return RunBudget(most_usd, sum(booked, spent_usd), sum(held, Decimal(0)))
+    return RunBudget(most_usd, spent_usd, sum(held, Decimal(0)))
 
 
 def kept_for_judging(engine_context: EngineContext, budget: RunBudget) -> Decimal:

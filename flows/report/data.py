@@ -77,7 +77,7 @@ class RunFacts:
 
     @property
     def spent_usd(self) -> float:
-        """US dollars spent, unsettled attempts at their most."""
+        """US dollars settled; what unsettled attempts can have cost besides is `counts["unsettled_usd"]`."""
         return float(self.counts["spent_usd"])
 
 

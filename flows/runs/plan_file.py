@@ -24,7 +24,7 @@ class KeptPlan:
     cost_usd: float
     """Expected from then on: what was held already costs nothing."""
     spent_usd: float
-    """Before the plan: what the pilot took."""
+    """Settled before the plan: what the pilot took."""
     gap: float
     """The share by which the cost may exceed the optimum."""
     points: tuple[tuple[float, float], ...] = ()

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from thirdshift.flows.console import QUIET, ProgressCounts, RunConsole, span
+from thirdshift.flows.console import QUIET, ProgressCounts, RunConsole, span, spent
 
 
 def tally(
@@ -19,8 +19,8 @@ def tally(
 ) -> ProgressCounts:
     """`seconds` after its beginning; batches are expected `until` seconds from now."""
     return ProgressCounts(
-        total, Decimal(0), batched=batched, batched_until=time.time() + until, done=done,
-        batched_done=batched_done, begun=time.monotonic() - seconds,
+        total, lambda: spent(Decimal("0.25"), 0, Decimal("0.125")), batched=batched, batched_until=time.time() + until,
+        done=done, batched_done=batched_done, begun=time.monotonic() - seconds,
     )  # fmt: skip
 
 
@@ -37,8 +37,8 @@ def test_a_rate_of_a_moment_or_of_nothing_tells_no_time() -> None:
 def test_a_batch_is_waited_for_as_long_as_batches_take_whatever_the_rate_of_the_rest() -> None:
     mixed = tally(total=1100, done=100, seconds=10, batched=1000, until=3600)
     assert mixed.seconds_left() == pytest.approx(3600, rel=0.01)
-    assert "1.0 h left" not in mixed.line(Decimal(0))
-    assert "60 min left" in mixed.line(Decimal(0))
+    assert "1.0 h left" not in mixed.line()
+    assert "60 min left" in mixed.line()
     slow = tally(total=2000, done=10, seconds=100, batched=1000, until=60)
     assert slow.seconds_left() == pytest.approx(9900, rel=0.05)
 
@@ -46,7 +46,7 @@ def test_a_batch_is_waited_for_as_long_as_batches_take_whatever_the_rate_of_the_
 def test_of_an_overdue_batch_no_time_is_told() -> None:
     late = tally(total=10, done=0, seconds=9000, batched=10, until=-60)
     assert late.seconds_left() is None
-    assert "left" not in late.line(Decimal("0.5"))
+    assert "left" not in late.line()
 
 
 def test_times_are_told_as_people_say_them() -> None:
@@ -57,8 +57,8 @@ def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pyte
     printed = io.StringIO()
     console = RunConsole(Console(file=printed, soft_wrap=True, highlight=False))
     with console.working("main", tally(total=10, done=10, seconds=5)) as bar:
-        bar.show(Decimal("0.25"))
-    assert printed.getvalue() == "main: 10 of 10; at most $0.2500 spent, 2/s\n"
+        bar.show()
+    assert printed.getvalue() == "main: 10 of 10; $0.2500 settled, up to $0.1250 more in flight, 2/s\n"
     monkeypatch.setenv(QUIET, "1")
     console.say("a plan")
     console.say("a warning", "yellow")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.questions import QUESTIONS, TEXT
 from thirdshift.warehouse.store.ask import ask
 
-TEXT = (ROOT / "docs" / "sql.md").read_text(encoding="utf-8")
-QUESTIONS: dict[str, str] = dict(re.findall(r"^## (.+?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL | re.MULTILINE))
 WITHOUT_ROWS = {"What has no answer, and why?", "What may the provider still charge?"}
 """Where the demo has nothing to tell: nothing goes wrong in it."""
 

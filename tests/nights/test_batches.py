@@ -15,6 +15,7 @@ from typing import Any
 from tests.support.nights import answer, ask, start, thirdshift, write_job, write_sums
 from tests.support.servers import billed_usd, emulated, fetch
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
+from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.router.values import Price
 
 ONE = EmulatedModel("one", Price(Decimal(1), Decimal(4)), ability=9.0)
@@ -60,9 +61,20 @@ def begun(emulator: Emulator, night: Any) -> None:
         time.sleep(0.05)
 
 
-def kill(night: Any) -> None:
-    os.kill(night.pid, signal.SIGKILL)
+def kill(night: Any, number: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(night.pid, number)
     night.wait()
+
+
+def interrupted(warehouse: Path) -> tuple[Decimal, Decimal]:
+    """What a run is said to have cost once it is seen to be dead: settled, and at most unsettled besides."""
+    enter_interrupted(warehouse)
+    ((status, *figures),) = ask(warehouse, "select status, spent_usd, unsettled_usd from runs")
+    assert status == "interrupted"
+    assert ask(warehouse, "select sum(settled_usd), sum(unsettled_usd) from spend_by_endpoint") == [
+        tuple(figures)
+    ]
+    return figures[0], figures[1]
 
 
 def test_a_batch_under_way_when_its_process_is_killed_is_adopted_and_billed_once(tmp_path: Path) -> None:
@@ -73,8 +85,10 @@ def test_a_batch_under_way_when_its_process_is_killed_is_adopted_and_billed_once
         night = start("run", job, "--run-id", "one")
         begun(emulator, night)
         kill(night)
+        settled, unsettled = interrupted(warehouse)
         done = thirdshift("resume", "one", "--warehouse", warehouse, "--json")
         assert done.returncode == 0, done.stderr
+        assert settled == 0 < billed_usd(emulator) <= unsettled <= Decimal("0.05")
         assert len(batches(emulator)) == 1
         assert Counter(entry["messages_key"] for entry in emulator.books()).most_common(1)[0][1] == 1
         assert ask(warehouse, WHOLE) == [(200, 200, 0)]
@@ -166,7 +180,8 @@ def test_a_fresh_run_cancels_what_the_earlier_one_has_under_way_and_books_what_t
     with emulated([ONE], items=sums, batches=BatchHabits(turnaround_seconds=600)) as emulator:
         night = start("run", write_job(tmp_path, emulator, {"night": NIGHT}), "--run-id", "one")
         begun(emulator, night)
-        kill(night)
+        kill(night, signal.SIGTERM)
+        settled, unsettled = interrupted(warehouse)
         write_sums(tmp_path / "requests.parquet", 60)
         job = write_job(
             tmp_path, emulator, {"night": NIGHT | {"turnaround": "5h"}, "day": DAY}, deadline="1h"
@@ -178,6 +193,8 @@ def test_a_fresh_run_cancels_what_the_earlier_one_has_under_way_and_books_what_t
         old = "select distinct status from ledger where run_id = 'one~1' order by 1"
         assert ask(warehouse, old)[-1] == ("void",)
         assert ("unsettled",) not in ask(warehouse, old)
+        ((paid,),) = ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'one~1'")
+        assert settled == 0 <= paid <= unsettled
         assert ledger(warehouse) == billed_usd(emulator)
 
 

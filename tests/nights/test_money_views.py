@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from tests.support.questions import QUESTIONS, WATERMARK
 from thirdshift.flows.cli.app import app
 from thirdshift.flows.execution.earlier_runs import within_window
 from thirdshift.flows.runs.context import context_for
@@ -293,7 +294,7 @@ def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_p
     )  # fmt: skip
     bill = invoice_of(tmp_path, "day,model,cost_usd\n2026-11-22,small,1.25\n")
     with Warehouse.open(path) as warehouse:
-        assert spent_in_window(warehouse, "tickets", "day", NOW) == 2
+        assert spent_in_window(warehouse, "tickets", "day", NOW) == ledger.Spending(Decimal(1), Decimal(1))
     done = CliRunner().invoke(
         app, ["ledger", "reconcile", str(bill), "--settle", "--warehouse", str(path), "--json"]
     )
@@ -313,7 +314,9 @@ def test_an_invoice_settles_what_was_unsettled_and_windows_count_the_truth(tmp_p
             ("settled", Decimal("0.15"), "invoice house.csv"),
             ("settled", Decimal(1), None),
         ]
-        assert spent_in_window(warehouse, "tickets", "day", NOW) == Decimal("1.25")
+        assert spent_in_window(warehouse, "tickets", "day", NOW) == ledger.Spending(
+            Decimal("1.25"), Decimal(0)
+        )
         run = runs.get(warehouse, "one")
         assert run is not None
         assert (run["spent_usd"], run["unsettled_usd"]) == (Decimal("1.25"), 0)
@@ -397,7 +400,7 @@ def test_the_next_night_pays_only_for_what_is_new(tmp_path: Path) -> None:
         assert [r["reused_from"] for r in rows] == [None] + ["one"] * (COUNT + 1)
         assert [r["attempts"] for r in rows] == [1] + [0] * (COUNT + 1)
         assert rows[4]["output"] == rows[8]["output"] == "one says 3"
-        assert ledger.spent(warehouse, "two") == Decimal("0.5")
+        assert ledger.spending(warehouse, "two").most_usd == Decimal("0.5")
         assert warehouse.count("responses", "two") == COUNT + 1
         # a third night takes them from the run that paid, though the second holds them too
         again = answered_before(warehouse, "tickets", hashes, None, NOW + timedelta(days=2))
@@ -423,7 +426,8 @@ def test_where_references_are_a_sample_no_answer_is_reused_for_its_score(tmp_pat
     assert by_rule["run_id"].to_pylist() == ["newest"], "the latest, of runs that chose none by its score"
 
 
-def test_a_reused_answer_is_no_newer_than_the_run_that_first_published_it(tmp_path: Path) -> None:
+def test_the_docs_query_of_what_is_new_since_a_watermark_leaves_reused_answers_out(tmp_path: Path) -> None:
+    """Of seven answers of the second night six are of the first, whose last was published at NOW."""
     path, later = tmp_path / "w.duckdb", NOW + timedelta(days=1)
     a_run(path, "one", [(n, Purpose.MAIN, "settled", Decimal("0.5")) for n in range(COUNT)])
     a_run(path, "two", [(0, Purpose.MAIN, "settled", Decimal("0.5"))], at=later)
@@ -434,11 +438,17 @@ def test_a_reused_answer_is_no_newer_than_the_run_that_first_published_it(tmp_pa
         reuse(warehouse, "two", answered_before(warehouse, "tickets", hashes, None, later, but_run="two"))
         table = pa.table({"row": range(COUNT), "endpoint": ["small"] * COUNT})
         results.compose(warehouse, "two", table)
-        new = warehouse.query("select request_id from answers where loaded_at > $since", since=NOW)[
-            "request_id"
-        ].to_pylist()
-        assert warehouse.query("from answers where run_id = 'two'").num_rows == COUNT
-    assert new == ["r0"], "six of seven were there before"
+        question = QUESTIONS["Which answers are new since a watermark?"]
+        assert WATERMARK in question
+        everything = warehouse.query(question)
+        new = warehouse.query(question.replace(WATERMARK, f"timestamptz '{NOW.isoformat()}'")).to_pylist()
+        counts = warehouse.query(QUESTIONS["How many of a night's answers are new, and how many are reused?"])
+    assert everything["run_id"].to_pylist() == ["two"] * COUNT
+    assert [(row["request_id"], row["reused_from"]) for row in new] == [("r0", None)]
+    assert counts.to_pylist() == [
+        {"run_id": "one", "new": COUNT, "reused": 0},
+        {"run_id": "two", "new": 1, "reused": COUNT - 1},
+    ]
 
 
 def test_old_failed_invalid_and_other_jobs_answers_are_not_reused(tmp_path: Path) -> None:
@@ -470,13 +480,16 @@ def test_a_window_begins_at_midnight_or_on_the_first_where_the_clock_hangs(tmp_p
     a_run(path, "stranger", [(0, Purpose.MAIN, "settled", Decimal(5000))], at=NOW, job="other")
     now = datetime(2026, 11, 22, 2, 0, tzinfo=berlin)
     with Warehouse.open(path) as warehouse:
-        assert spent_in_window(warehouse, "tickets", "day", now) == 1
-        assert spent_in_window(warehouse, "tickets", "month", now) == 11
-        assert spent_in_window(warehouse, "tickets", "month", now, but_run="today") == 10
+        assert spent_in_window(warehouse, "tickets", "day", now).settled_usd == 1
+        assert spent_in_window(warehouse, "tickets", "month", now).settled_usd == 11
+        assert spent_in_window(warehouse, "tickets", "month", now, but_run="today").settled_usd == 10
         assert (
-            spent_in_window(warehouse, "tickets", "day", now.astimezone(timezone(timedelta(hours=-8)))) == 11
+            spent_in_window(
+                warehouse, "tickets", "day", now.astimezone(timezone(timedelta(hours=-8)))
+            ).settled_usd
+            == 11
         )
-        assert spent_in_window(warehouse, "nobody", "month", now) == 0
+        assert spent_in_window(warehouse, "nobody", "month", now).settled_usd == 0
         with pytest.raises(StoreError, match='"day" or "month", not "week"'):
             spent_in_window(warehouse, "tickets", "week", now)
 
@@ -489,7 +502,8 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
         f"{{name: tickets, input: in.parquet, budget: {{cap_usd: 10, window: day}}, endpoints: [{endpoint}]}}"
     )
     a_run(path, "mine", [(0, Purpose.MAIN, "settled", Decimal(5))], at=now - timedelta(days=1))
-    a_run(path, "other", [(0, Purpose.MAIN, "settled", Decimal(3))], at=now)
+    of_today = [(0, Purpose.MAIN, "settled", Decimal(3)), (1, Purpose.MAIN, "unsettled", Decimal("0.5"))]
+    a_run(path, "other", of_today, at=now)
     a_run(path, "others yesterday", [(0, Purpose.MAIN, "settled", Decimal(4))], at=now - timedelta(days=1))
     messages: list[str] = []
     with Warehouse.open(path) as warehouse:
@@ -497,7 +511,11 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
             warehouse, context_for(RunOptions(job=job, warehouse=path), "mine"), messages.append
         )
         assert context.cap_usd is not None
-        assert context.cap_usd - ledger.spent(warehouse, "mine") == Decimal(10) - 3, (
+        assert context.cap_usd - ledger.spending(warehouse, "mine").most_usd == Decimal("6.5"), (
             "what its escrow can still give"
         )
-    assert "other runs of this day have spent $3.0000 of $10.0000: $7.0000 are left" in messages[0]
+    assert (
+        "other runs of this day: $3.0000 settled, up to $0.5000 more unsettled; the cap is $10.0000"
+        in messages[0]
+    )
+    assert "and $6.5000 are left" in messages[0]

@@ -200,11 +200,16 @@ def test_whoever_opens_the_warehouse_next_enters_a_killed_run_as_interrupted_wit
         assert ask(killed, STATUSES) == [
             ("alive", "running", None, None),
             ("gone", "interrupted", Decimal(0), Decimal(0)),
-            ("killed", "interrupted", Decimal("0.2"), Decimal("0.5")),
+            ("killed", "interrupted", Decimal("0.2"), Decimal(1)),
         ]
     assert open_journals(run_folder(killed, "killed")) == ["00002-main-night"], "the batch is for resume"
     ledger = ask(killed, "select entry_id, status, cost_usd from ledger order by entry_id")
-    assert ledger == [("e0", "settled", Decimal("0.2")), ("e1", "unsettled", Decimal("0.5"))]
+    assert ledger == [
+        ("e0", "settled", Decimal("0.2")), ("e1", "unsettled", Decimal("0.5")), ("e2", "reserved", Decimal("0.5")),
+    ]  # fmt: skip
+    assert ask(killed, "select unsettled_usd from spend_by_endpoint where endpoint = 'night'") == [
+        (Decimal("0.5"),)
+    ]
 
 
 def test_a_copy_of_a_warehouse_does_not_say_of_a_run_that_it_was_cut_short(

@@ -119,7 +119,7 @@ def test_a_part_ingested_twice_changes_nothing(path: Path) -> None:
     with Warehouse.open(path) as warehouse:
         assert ingest_parts(warehouse, part) == 0
         assert ingested_parts(warehouse, RUN) == {part.name}
-        assert ledger.spent(warehouse, RUN) == Decimal("0.011")
+        assert ledger.spending(warehouse, RUN).most_usd == Decimal("0.011")
         assert warehouse.query("select count(*) as n from responses")["n"].to_pylist() == [1]
 
 

@@ -147,6 +147,10 @@ def _rest(
         return "the invoice states no amounts"
     if any(row["day"] is None and row["ref"] not in known for row in billed):
         return "the invoice has lines without a day that are none of our attempts"
+    if any(row["status"] == "reserved" for row in days.rows):
+        return (
+            "attempts of a batch that no process waits for can be in what was billed; resume their run first"
+        )
     open_usd = sum((row["cost_usd"] for row in days.rows if row["status"] == "unsettled"), Decimal(0))
     # attempts that the invoice names are settled one by one; all else of the days is compared as a whole
     settled = sum(

@@ -69,9 +69,12 @@ SINCE = ("logprobs", "service_tier", "note")
 """Columns that parts of earlier versions lack."""
 
 
-def entries(pairs: Iterable[tuple[Intent, Outcome | None]]) -> pa.Table:
-    """Return PART's rows, one per attempt; one without an outcome is `unsettled`, at the most it can have cost."""
-    rows = [_of_intent(intent) + _of_outcome(intent, outcome) for intent, outcome in pairs]
+def entries(
+    pairs: Iterable[tuple[Intent, Outcome | None]], without_outcome: LedgerStatus = LedgerStatus.UNSETTLED
+) -> pa.Table:
+    """Return PART's rows, one per attempt; one without an outcome has the status `without_outcome` and costs the most
+    that it can."""
+    rows = [_of_intent(intent) + _of_outcome(intent, outcome, without_outcome) for intent, outcome in pairs]
     columns = zip(*rows, strict=True) if rows else ((),) * len(PART)
     named = dict(zip((*_OF_INTENT, *_OF_OUTCOME), columns, strict=True))
     return pa.table([pa.array(named[field.name], field.type) for field in PART], schema=PART)
@@ -93,10 +96,10 @@ _of_usage, _of_answer = attrgetter(*_USAGE), attrgetter(*_ANSWER)
 _NO_USAGE, _NO_ANSWER = (None,) * len(_USAGE), (None,) * len(_ANSWER)
 
 
-def _of_outcome(intent: Intent, outcome: Outcome | None) -> tuple[Any, ...]:
+def _of_outcome(intent: Intent, outcome: Outcome | None, without_outcome: LedgerStatus) -> tuple[Any, ...]:
     if outcome is None:
         nothing = (None, None, None, None, None, *_NO_USAGE, None, *_NO_ANSWER, None, None)
-        return (LedgerStatus.UNSETTLED, intent.reserved_usd, intent.provider_ref, *nothing)
+        return (without_outcome, intent.reserved_usd, intent.provider_ref, *nothing)
     if outcome.cost_usd >= BEYOND_USD or not _fit(
         outcome.usage
     ):  # journals of versions that believed every figure

@@ -1,5 +1,5 @@
 """The tables `ledger` and `responses` filled from parts: each entry once, its final reply beside it. DuckDB reads the files
-itself.
+itself. What a dead process left at a batch tier is in the ledger too, from its open journal, until its part is there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from thirdshift.router.values import LedgerStatus
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import attempts
 from thirdshift.warehouse.store.store import Warehouse
 
 PARTS_AT_ONCE = 100
@@ -29,9 +31,16 @@ INCOMING = "create or replace temp view landed as from read_parquet({path}, hive
 
 ENDS = """
 select any_value(run_id) as run_id, min(row) as least, max(row) as most, min(started_at) as first,
-       max(started_at) as last
+       max(started_at) as last, coalesce(bool_or(mode = 'batch'), false) as batched
 from landed
 """
+
+SETTLED_NOW = """
+delete from ledger
+where run_id = $run_id and status = 'reserved' and entry_id in (select entry_id from landed)
+"""
+"""Only a batch goes on without its process: parts of what was sent in real time are spared the search."""
+UNDER_WAY = "delete from ledger where run_id = $run_id and status = 'reserved'"
 
 LEDGER = """
 insert into ledger by name
@@ -74,6 +83,25 @@ def ingested_parts(warehouse: Warehouse, run_id: str) -> set[str]:
     return set(warehouse.query(INGESTED, run_id=run_id)["part"].to_pylist())
 
 
+def enter_under_way(warehouse: Warehouse, run_id: str, folder: Path, shard_ids: Collection[str]) -> None:
+    """Enter the attempts in the open journals of `shard_ids`, which a batch tier has and no process waits for.
+
+    They are `reserved`, at the most they can cost, until the part of their shard is ingested. What was entered so of this
+    run before is replaced.
+    """
+    pairs = (pair for shard_id in shard_ids for pair in attempts(folder, shard_id))
+    table = parts.entries(pairs, LedgerStatus.RESERVED)
+    with _one_thread(warehouse), warehouse.transaction():
+        warehouse.execute(UNDER_WAY, run_id=run_id)
+        if table.num_rows:
+            warehouse.execute("drop view if exists landed")  # of the last part
+            tables = {"landed": table}
+            (ends,) = warehouse.query(ENDS, tables).to_pylist()
+            columns = _columns(warehouse, "ledger", table.column_names)
+            del ends["batched"]
+            warehouse.execute(LEDGER.format(columns=columns), tables, **ends)
+
+
 def missing_parts(warehouse: Warehouse, run_id: str, folder: Path) -> list[Path]:
     """Return the parts of a run's folder that are not in."""
     known = ingested_parts(warehouse, run_id)
@@ -111,6 +139,8 @@ def _ingest(warehouse: Warehouse, path: Path) -> int:
     if ends["run_id"] is None or warehouse.scalar(KNOWN, **key):
         return 0
     rows = {name: ends[name] for name in ("run_id", "least", "most")}
+    if ends.pop("batched"):
+        warehouse.execute(SETTLED_NOW, run_id=ends["run_id"])
     new = _insert(warehouse, LEDGER, "ledger", columns, ends)
     _insert(warehouse, RESPONSES, "responses", columns, rows)
     warehouse.execute("insert into ingested_parts values ($run_id, $part, now())", **key)
@@ -120,6 +150,9 @@ def _ingest(warehouse: Warehouse, path: Path) -> int:
 def _insert(
     warehouse: Warehouse, sql: str, table: str, present: Collection[str], values: Mapping[str, Any]
 ) -> int:
-    """`held`: the columns of the part, which of an earlier version's may be fewer."""
-    columns = ", ".join(f"i.{column}" for column in warehouse.columns(table) if column in present)
-    return int(warehouse.scalar(sql.format(columns=columns), **values))
+    """`present`: the columns of the part, which of an earlier version's may be fewer."""
+    return int(warehouse.scalar(sql.format(columns=_columns(warehouse, table, present)), **values))
+
+
+def _columns(warehouse: Warehouse, table: str, present: Collection[str]) -> str:
+    return ", ".join(f"i.{column}" for column in warehouse.columns(table) if column in present)

@@ -9,40 +9,37 @@ from decimal import Decimal
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.store.store import Warehouse
 
-SPENT = "select coalesce(sum(cost_usd), 0) from ledger where run_id = $run_id"
+BOTH = """
+select coalesce(sum(l.cost_usd) filter (where l.status not in ('unsettled', 'reserved')), 0) as settled_usd,
+       coalesce(sum(l.cost_usd) filter (where l.status in ('unsettled', 'reserved')), 0) as unsettled_usd
+"""
+SPENDING = f"{BOTH} from ledger l where l.run_id = $run_id"
 
-SPENT_SINCE = """
-select coalesce(sum(l.cost_usd), 0) from ledger l join runs r using (run_id)
+SPENT_SINCE = f"""
+{BOTH} from ledger l join runs r using (run_id)
 where r.job = $job and l.started_at >= $since and l.run_id is distinct from $but_run
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated::varchar
 """
 
 
-SPENDING = """
-select coalesce(sum(cost_usd) filter (where status not in ('unsettled', 'reserved')), 0) as settled_usd,
-       coalesce(sum(cost_usd) filter (where status in ('unsettled', 'reserved')), 0) as unsettled_usd
-from ledger where run_id = $run_id
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run has cost: for certain, and what more it can be."""
+    """What runs have cost: for certain, and what more it can be."""
 
     settled_usd: Decimal
     unsettled_usd: Decimal
-    """At most, of attempts whose outcome was never learnt."""
+    """At most, of attempts whose outcome was never learnt, or of batches that no process waits for."""
+
+    @property
+    def most_usd(self) -> Decimal:
+        """What it is at most: what a cap must have room for."""
+        return self.settled_usd + self.unsettled_usd
 
 
 def spending(warehouse: Warehouse, run_id: str) -> Spending:
     """What a run has cost, US dollars: settled, and at most unsettled besides."""
     (row,) = warehouse.query(SPENDING, run_id=run_id).to_pylist()
     return Spending(row["settled_usd"], row["unsettled_usd"])
-
-
-def spent(warehouse: Warehouse, run_id: str) -> Decimal:
-    """US dollars that the ledger says the run has cost, unsettled attempts at the most they can cost."""
-    return Decimal(warehouse.scalar(SPENT, run_id=run_id))
 
 
 def spent_in_window(
@@ -53,8 +50,8 @@ def spent_in_window(
     *,
     but_run: str | None = None,
     emulated: bool = False,
-) -> Decimal:
-    """US dollars that all runs of `job` have cost since this `day` or `month` began, in the time zone of `now`.
+) -> Spending:
+    """What all runs of `job` have cost since this `day` or `month` began, in the time zone of `now`.
 
     `but_run` leaves one run out (the caller's own, whose budget counts it); rehearsals count rehearsals only
     (`emulated`). What other live processes have not ingested yet is not in it. Raises StoreError: another `window`.
@@ -65,4 +62,7 @@ def spent_in_window(
     elif window != "day":
         raise StoreError(f'a budget window is "day" or "month", not "{window}"')
     since = start.astimezone(UTC)
-    return Decimal(warehouse.scalar(SPENT_SINCE, job=job, since=since, but_run=but_run, emulated=emulated))
+    (row,) = warehouse.query(
+        SPENT_SINCE, job=job, since=since, but_run=but_run, emulated=emulated
+    ).to_pylist()
+    return Spending(row["settled_usd"], row["unsettled_usd"])

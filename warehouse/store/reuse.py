@@ -25,7 +25,8 @@ with answered as (
 paid as (
     select q.request_hash, l.run_id, l.endpoint, sum(l.cost_usd) as cost_usd
     from ledger l join requests q using (run_id, request_id)
-    where l.purpose in ('pilot', 'main', 'repair') and q.request_hash in (select request_hash from answered)
+    where l.purpose in ('pilot', 'main', 'repair') and l.status = 'settled'
+      and q.request_hash in (select request_hash from answered)
     group by all)
 select a.*, p.cost_usd as saved_usd
 from answered a
@@ -49,7 +50,7 @@ REUSED = """
 with paid as (
     select q.run_id, q.request_hash, l.endpoint, sum(l.cost_usd) as usd
     from ledger l join requests q using (run_id, request_id)
-    where l.purpose in ('pilot', 'main', 'repair')
+    where l.purpose in ('pilot', 'main', 'repair') and l.status = 'settled'
       and q.run_id in (select reused_from from responses where run_id = $run_id)
     group by all)
 select count(*) as reused, coalesce(sum(p.usd), 0) as usd
