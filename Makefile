@@ -39,7 +39,7 @@ demo: .venv/.ready
 	@$(BIN)/thirdshift demo
 
 demo-vllm: .venv/.ready .venv-vllm/.ready
-	@$(BIN)/python -m thirdshift.flows.cli.demo_vllm
+	@$(BIN)/thirdshift demo --vllm
 
 # two processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night
 test: .venv/.ready-dev .venv-vllm/.ready

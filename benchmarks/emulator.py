@@ -20,7 +20,7 @@ import aiohttp
 import psutil
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow
-from thirdshift.flows.cli.demo_items import items
+from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.values import Price
 
 STATED = 2000

@@ -39,7 +39,7 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import machine
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.process import QUIET, options_for, place
-from thirdshift.flows.cli.demo_items import items
+from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Endpoint, Outcome, Price, PriceSchedule, Purpose, Request, WorkerSpec
 from thirdshift.warehouse.journal.journal import FileJournal

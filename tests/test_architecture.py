@@ -99,7 +99,8 @@ STANDS_FOR: Mapping[str, str] = {
     "flows/api": "flows/test_cli",
     "flows/cli": "flows/test_cli",
     "flows/cli/backtest": "router/test_backtest",
-    "flows/cli/demo_vllm": "nights/test_demo_vllm",
+    "flows/cli/demo": "flows/test_run_ids",
+    "flows/cli/demo/vllm": "nights/test_demo_vllm",
     "flows/cli/labels": "warehouse/test_labels",
     "flows/cli/plan": "flows/test_plan_command",
     "flows/cli/run": "nights/test_night",
@@ -230,15 +231,22 @@ def test_a_folder_holds_no_more_files_than_a_reader_keeps_in_mind() -> None:
 
 
 def test_no_command_imports_another_commands_internals() -> None:
-    """What `sql_prompt` shares with `sql` is its own; the demos run a job as `run` does; ids are completed for all."""
-    places = {path.stem: path for path in (ROOT / "flows" / "cli").glob("*.py") if path.stem != "app"}
+    """What `sql_prompt` shares with `sql` is its own, as is what lies in a command's folder; ids are completed for all."""
+    below = "flows.cli."
+    modules = {name.removeprefix(below): path for name, path in NAMES.items() if name.startswith(below)}
+    del modules["app"]
     others = {
         (name, other)
-        for name, path in places.items()
-        for other in {found.rpartition(".")[2] for found in ours(path) if found.startswith("flows.cli.")}
-        if other.partition("_")[0] != name.partition("_")[0] and other != "completion"
+        for name, path in modules.items()
+        for other in {found.removeprefix(below) for found in ours(path) if found.startswith(below)}
+        if command_of(other) not in (command_of(name), "completion")
     }
-    assert others == {("demo", "run"), ("demo_vllm", "run")}
+    assert others == set()
+
+
+def command_of(name: str) -> str:
+    """The command that a module below flows/cli works for: its folder, or its name up to the first underscore."""
+    return name.partition(".")[0].partition("_")[0]
 
 
 def file_that_tests(path: Path) -> Path:

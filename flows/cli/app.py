@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,13 +239,22 @@ def rehearse(
 
 @app.command(epilog="Example: thirdshift demo --folder /tmp/night")
 def demo(
-    folder: Annotated[Path, typer.Option(help="Where the demo's files go.")] = Path("demo"),
-    requests: Annotated[int, typer.Option(min=100, help="How many requests.")] = 2000,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where its files go; without it, ./demo.", show_default=False)
+    ] = None,
+    requests: Annotated[int, typer.Option(min=40, help="How many requests.")] = 2000,
+    vllm: Annotated[
+        bool,
+        typer.Option("--vllm", help="Two small real models besides, in a checkout with vLLM; ./demo-vllm."),
+    ] = False,
 ) -> None:
     """A whole night on emulated endpoints: no key, no GPU, no server to start."""
-    from thirdshift.flows.cli.demo import run_demo
+    from thirdshift.flows.cli.demo import emulated
+    from thirdshift.flows.cli.demo import vllm as on_vllm
+    from thirdshift.flows.cli.run import run_job
 
-    raise typer.Exit(run_demo(folder, requests))
+    night, place = (on_vllm.run_demo, "demo-vllm") if vllm else (emulated.run_demo, "demo")
+    raise typer.Exit(night(folder or Path(place), requests, partial(run_job, as_json=False)))
 
 
 @app.command(

@@ -11,8 +11,8 @@ import pytest
 from tests.support.nights import night_here, write_job, write_sums
 from tests.support.servers import cheap, emulated
 from thirdshift.flows.cli.app import main
-from thirdshift.flows.cli.demo import JOB as JOB_OF_DEMO
-from thirdshift.flows.cli.demo import folder_for_demo, run_demo
+from thirdshift.flows.cli.demo.emulated import JOB as JOB_OF_DEMO
+from thirdshift.flows.cli.demo.emulated import folder_for_demo, run_demo
 from thirdshift.flows.errors import RunIdError, UserError
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.orchestration.invocation import with_schedule
@@ -158,7 +158,7 @@ def test_a_folder_that_no_marker_says_is_a_runs_is_left_alone(tmp_path: Path) ->
 def test_a_demo_replaces_no_files_but_a_demos(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(project)
     with pytest.raises(UserError, match=r"job\.yaml is no demo's file, and is left alone"):
-        run_demo(Path(), 100)
+        run_demo(Path(), 100, lambda options: 0)
     assert tree(project) == before
     (project / "job.yaml").write_text(JOB_OF_DEMO)
     assert folder_for_demo(project) == project

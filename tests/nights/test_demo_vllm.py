@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.support.nights import thirdshift
 from tests.support.paths import ROOT
-from thirdshift.flows.cli.demo_vllm import MODELS
+from thirdshift.flows.cli.demo.vllm import MODELS
 from thirdshift.flows.jobs.building import vllm_python
 from thirdshift.warehouse.store.ask import ask
 
@@ -25,21 +24,7 @@ from workers w
 
 
 def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: Path) -> None:
-    done = subprocess.run(
-        (
-            sys.executable,
-            "-m",
-            "thirdshift.flows.cli.demo_vllm",
-            "--folder",
-            str(tmp_path),
-            "--requests",
-            "40",
-        ),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = thirdshift("demo", "--vllm", "--folder", tmp_path, "--requests", "40", cwd=ROOT)
     assert done.returncode in {0, 3}, done.stderr  # so few may miss the floor
     assert "invented" in done.stdout
     assert "a guess for cpu until a first night has measured it" in done.stderr

@@ -31,7 +31,7 @@ from urllib.request import Request as HttpRequest
 
 from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, KnownRow
-from thirdshift.flows.cli.demo_items import Item, items
+from thirdshift.flows.cli.demo.exercises import Item, items
 from thirdshift.router.values import Endpoint, Mode, Price
 
 DEAR = EmulatedModel("dear", Price(Decimal(5), Decimal(25), Decimal("0.5")), ability=1.5, slope=8)

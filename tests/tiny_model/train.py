@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from tests.support.paths import TESTS
-from thirdshift.flows.cli.demo_items import TASKS, item
+from thirdshift.flows.cli.demo.exercises import TASKS, item
 
 HERE = TESTS
 

@@ -22,7 +22,7 @@ from tests.support.patience import PATIENCE_SECONDS
 from tests.support.workers import VLLM_PYTHON, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import VllmEngine
-from thirdshift.flows.cli.demo_items import items
+from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.interfaces import EngineContext, Shard, Ticket
 from thirdshift.router.values import (
     Answer,

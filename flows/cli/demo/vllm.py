@@ -1,25 +1,22 @@
 """The demo's job on real inference: two small models that vLLM runs on this machine, and an emulated frontier model.
 
-    .venv/bin/python -m thirdshift.flows.cli.demo_vllm [--folder demo-vllm] [--requests 2000]
-
 The models are those of the tests, trained by us on the demo's exercises (`tests/tiny_model/train.py`): 0.4 and 0.8
 million parameters. Their answers are their own; what an hour of them costs is invented, and said to be.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 
 from thirdshift.engines.emulator import Emulator, KnownRow
-from thirdshift.flows.cli import demo, demo_items
+from thirdshift.flows.cli.demo import emulated, exercises
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.runs.options import RunOptions
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 MODELS = {"tiny": ("tests/tiny_model", "0.36"), "larger": ("tests/larger_model", "0.72")}
 """Endpoint → folder, and dollars an hour: invented, so that starting a worker is worth it for some hundred requests."""
-FRONTIER = demo.MODELS[-1]
+FRONTIER = emulated.MODELS[-1]
 
 JOB = """\
 # Written by `make demo-vllm`. tiny and larger are real models that vLLM runs on this machine's processor; what an hour
@@ -51,48 +48,26 @@ from workers order by all"""
 WORKERS = ("How long was each worker up, and what did it cost?", " ".join(WORKER_TIMES.split()))
 
 
-def run_demo(folder: Path, requests: int) -> int:
+def run_demo(folder: Path, requests: int, run: emulated.Runner) -> int:
     """Write the demo's files into `folder`, run the job, show its results; return the exit code."""
-    from thirdshift.flows.cli.run import run_job
-    from thirdshift.flows.runs.options import RunOptions
-
     missing = [place for place, _ in MODELS.values() if not (ROOT / place).exists()]
     if missing:
         raise UserError(f"{missing[0]} is not here; this demo runs in a checkout of the project")
-    demo.folder_for_demo(folder)
-    items = list(demo_items.items(requests, demo.SEED))
+    emulated.folder_for_demo(folder)
+    items = list(exercises.items(requests, emulated.SEED))
     print(
         f"{len(items):,} exercises; two small real models on this machine's processor at invented prices by the hour, "
         "and an emulated frontier model; nothing is billed"
     )
-    demo.write_requests(folder / "requests.parquet", items)
+    emulated.write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
-    with Emulator([demo.with_short_answers(FRONTIER)], items=known, seed=demo.SEED) as emulator:
+    with Emulator([emulated.with_short_answers(FRONTIER)], items=known, seed=emulated.SEED) as emulator:
         job = folder / "job.yaml"
         workers = "".join(
             WORKER.format(name=name, model=ROOT / place, usd_per_hour=price)
             for name, (place, price) in MODELS.items()
         )
-        job.write_text(JOB.format(endpoints=workers + demo.endpoint_text(FRONTIER, emulator.api_base)))
-        code = run_job(RunOptions(job=job.resolve(), fresh=True, run_id="demo-vllm"), as_json=False)
-    demo.show(folder, (*demo.QUERIES, WORKERS))
+        job.write_text(JOB.format(endpoints=workers + emulated.endpoint_text(FRONTIER, emulator.api_base)))
+        code = run(RunOptions(job=job.resolve(), fresh=True, run_id="demo-vllm"))
+    emulated.show(folder, (*emulated.QUERIES, WORKERS))
     return code
-
-
-def main() -> int:
-    """Run the demo from the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--folder", type=Path, default=Path("demo-vllm"))
-    parser.add_argument("--requests", type=int, default=2000)
-    arguments = parser.parse_args()
-    try:
-        return run_demo(arguments.folder, arguments.requests)
-    except UserError as error:
-        print(f"thirdshift: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

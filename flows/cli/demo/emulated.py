@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,9 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from thirdshift.engines.emulator import EmulatedModel, Emulator, KnownRow, OutputTokens
-from thirdshift.flows.cli import demo_items
+from thirdshift.flows.cli.demo import exercises
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.values import Price
+
+Runner = Callable[[RunOptions], int]
+"""What runs a job and prints how it ended, as the `run` command does; it returns the exit code."""
 
 MODELS = (
     EmulatedModel("emulated-small", Price(Decimal("0.10"), Decimal("0.40")), ability=0.55, slope=8),
@@ -73,15 +77,12 @@ def folder_for_demo(folder: Path) -> Path:
     return folder
 
 
-def run_demo(folder: Path, requests: int) -> int:
+def run_demo(folder: Path, requests: int, run: Runner) -> int:
     """Write the demo's files into `folder`, run the job, show its results; return the exit code."""
-    from thirdshift.flows.cli.run import run_job
-    from thirdshift.flows.runs.options import RunOptions
-
     folder_for_demo(folder)
-    items = list(demo_items.items(requests, SEED))
+    items = list(exercises.items(requests, SEED))
     print(
-        f"{len(items):,} exercises in {len(demo_items.TASKS)} tasks; three emulated models on loopback, nothing is billed"
+        f"{len(items):,} exercises in {len(exercises.TASKS)} tasks; three emulated models on loopback, nothing is billed"
     )
     write_requests(folder / "requests.parquet", items)
     known = (KnownRow(prompt=i.prompt, reference=i.reference, difficulty=i.difficulty) for i in items)
@@ -90,7 +91,7 @@ def run_demo(folder: Path, requests: int) -> int:
         job.write_text(
             JOB.format(endpoints="".join(endpoint_text(model, emulator.api_base) for model in MODELS))
         )
-        code = run_job(RunOptions(job=job.resolve(), fresh=True, run_id="demo"), as_json=False)
+        code = run(RunOptions(job=job.resolve(), fresh=True, run_id="demo"))
     show(folder)
     return code
 
@@ -102,7 +103,7 @@ def with_short_answers(model: EmulatedModel) -> EmulatedModel:
     return replace(model, output=OutputTokens(median=4.0, spread=0.3), latency_seconds=0.05)
 
 
-def write_requests(path: Path, items: list[demo_items.Item]) -> None:
+def write_requests(path: Path, items: list[exercises.Item]) -> None:
     """Write exercises as a Parquet file of requests with their references."""
     columns = ("request_id", "task", "prompt", "reference")
     pq.write_table(pa.table({name: [getattr(item, name) for item in items] for name in columns}), path)

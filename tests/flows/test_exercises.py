@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 
 import pytest
 
-from thirdshift.flows.cli.demo_items import ALPHABET, TASKS, Item, item, items
+from thirdshift.flows.cli.demo.exercises import ALPHABET, TASKS, Item, item, items
 
 
 def solve(prompt: str) -> str:
