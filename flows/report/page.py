@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from thirdshift.flows.report.curves import end_of, lasting
 from thirdshift.flows.report.data import Row, RunFacts, load_facts
 from thirdshift.flows.report.drawing import NARROW, WIDE, Plot
 from thirdshift.flows.report.figures import plots
+from thirdshift.flows.report.provenance import question
 from thirdshift.flows.report.tables import ReportTable
 from thirdshift.flows.report.texts import TextSample, samples
 from thirdshift.router.certification.certificate import population_sentence
@@ -50,11 +51,14 @@ class Figure:
     wide: str
     """SVG: our own drawing, with the text in it escaped by matplotlib."""
     narrow: str
+    sql: str
+    """The question that gives what is drawn."""
 
     @classmethod
-    def of(cls, plot: Plot) -> Figure:
+    def of(cls, plot: Plot, run_id: str) -> Figure:
         """Draw a plot in both widths."""
-        return cls(plot.name, plot.title, plot.description, plot.svg(WIDE), plot.svg(NARROW))
+        sql = question(plot.name, run_id)
+        return cls(plot.name, plot.title, plot.description, plot.svg(WIDE), plot.svg(NARROW), sql)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,7 @@ class Page:
     exit: int | None
     emulation: str | None
     tiles: tuple[Tile, ...]
+    tiles_sql: str
     next_steps: tuple[str, ...]
     sections: tuple[Section, ...]
     version: str
@@ -135,6 +140,7 @@ def page_of(facts: RunFacts, texts: Sequence[TextSample] = (), *, with_texts: bo
         exit=facts.exit_code,
         emulation=words.emulation(facts),
         tiles=tuple(_tiles(facts)),
+        tiles_sql=question("tiles", run["run_id"]),
         next_steps=tuple(words.next_steps(facts)),
         sections=tuple(section for section in _sections(facts, texts) if not section.empty),
         version=run["version"] or "",
@@ -197,13 +203,14 @@ def _best_alone(facts: RunFacts) -> Row | None:
 
 
 def _sections(facts: RunFacts, texts: Sequence[TextSample]) -> Iterable[Section]:
-    drawn = plots(facts)
+    drawn, run_id = plots(facts), facts.run["run_id"]
 
     def figures(name: str) -> tuple[Figure, ...]:
-        return (Figure.of(drawn[name]),) if name in drawn else ()
+        return (Figure.of(drawn[name], run_id),) if name in drawn else ()
 
     def present(*candidates: ReportTable | None) -> tuple[ReportTable, ...]:
-        return tuple(table for table in candidates if table is not None)
+        found = (table for table in candidates if table is not None)
+        return tuple(replace(table, sql=question(table.name, run_id)) for table in found)
 
     claims = tuple(words.claim(row, facts.relative_to) for row in facts.certificates) or (
         words.no_certificate(facts),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from thirdshift.warehouse.exchange.publish import CERTIFICATE_ID
+
 SHOWN = 8
 """How many of the slowest and of the dearest requests are shown."""
 MOMENTS = 120
@@ -40,9 +42,9 @@ from savings s left join looked l using (endpoint)
 where s.run_id = $run_id order by s.alone_usd desc nulls last, s.endpoint
 """
 
-CERTIFICATES = """
-select task, floor, confidence, basis, scorer, population, requests, scored, mean, lower_bound, certified, method,
-       issued_at
+CERTIFICATES = f"""
+select {CERTIFICATE_ID} as certificate_id, task, floor, confidence, basis, scorer, population, requests, scored,
+       mean, lower_bound, certified, method, issued_at
 from certificates where run_id = $run_id order by task nulls first, issued_at desc
 """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -29,6 +29,13 @@ class Cell:
     right: bool = False
     long: bool = False
     """A sentence, which needs room."""
+    whole: bool = False
+    """What is copied: one click chooses all of it, and no line breaks it where there is room."""
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether it is empty, or nought."""
+        return not self.text or (self.value is not None and float(self.value) == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class ReportTable:
     note: str = ""
     numeric: frozenset[int] = frozenset()
     """Columns whose heads stand to the right."""
+    idle: frozenset[int] = frozenset()
+    """Columns that say nothing here: all of their cells are empty, or nought. A narrow page leaves them out."""
+    sql: str = ""
+    """The question that gives the figures."""
 
 
 def table(
@@ -51,8 +62,10 @@ def table(
     cells = tuple(tuple(row) for row in rows)
     if not cells:
         return None
-    numeric = frozenset(k for k in range(len(head)) if any(row[k].right for row in cells))
-    return ReportTable(name, caption, tuple(head), cells, note, numeric)
+    columns = range(len(head))
+    numeric = frozenset(k for k in columns if any(row[k].right for row in cells))
+    idle = frozenset(k for k in columns if all(row[k].says_nothing for row in cells))
+    return ReportTable(name, caption, tuple(head), cells, note, numeric, idle)
 
 
 # --- cells --------------------------------------------------------------------------------------------------------------
@@ -68,6 +81,11 @@ def outside_text(text: str | None) -> Cell:
     """Return a cell of a message from outside, on one line and cut to MESSAGE characters."""
     clean = " ".join((text or "").split())
     return Cell(clean if len(clean) <= MESSAGE else clean[: MESSAGE - 1] + "…", long=len(clean) > 40)
+
+
+def copied(identifier: str | None) -> Cell:
+    """Return a cell of an id, which one click chooses whole."""
+    return replace(outside_text(identifier), whole=True)
 
 
 def usd(amount: Decimal | None) -> Cell:
@@ -146,12 +164,13 @@ def certificates(facts: RunFacts) -> ReportTable | None:
     """Return what is claimed of the quality, a row per certificate."""
     return table(
         "certificates", "What is claimed",
-        ("Of", "Scorer", "Basis", "Floor", "Mean", "Lower bound", "Scored", "Method", "Certified"),
+        ("Of", "Scorer", "Basis", "Floor", "Mean", "Lower bound", "Scored", "Method", "Certified", "Id"),
         [
             (words(_about(row)), words(row["scorer"]), words(basis(row)),
              score(row["floor"]), score(row["mean"]), score(row["lower_bound"]),
              Cell(f"{row['scored']:,} of {row['population']:,}", str(row["scored"]), right=True),
-             words(f"{row['method']}, {row['confidence']:.0%}"), words("yes" if row["certified"] else "no"))
+             words(f"{row['method']}, {row['confidence']:.0%}"), words("yes" if row["certified"] else "no"),
+             copied(row["certificate_id"]))
             for row in facts.certificates
         ],
     )  # fmt: skip
@@ -223,7 +242,7 @@ def shards(facts: RunFacts) -> ReportTable | None:
         [
             (words(purpose), words(endpoint), count(len(rows)), count(sum(row["requests"] for row in rows)),
              count(sum(row["status"] == "failed" for row in rows)), words(_clock(min(row["started_at"] for row in rows))),
-             words(_ended(rows)))
+             words(_ended(rows, over=facts.over or not facts.alive)))
             for (purpose, endpoint), rows in grouped.items()
         ],
     )  # fmt: skip
@@ -234,7 +253,7 @@ def workers(facts: RunFacts) -> ReportTable | None:
     return table(
         "workers", "Workers",
         ("Worker", "Endpoint", "Node", "Device", "Started (UTC)", "Ready (UTC)", "Stopped (UTC)", "Cost", "Charged back"),
-        [(words(row["worker_id"]), words(row["endpoint"]), words(row["node"] or ""), words(row["device"]),
+        [(copied(row["worker_id"]), words(row["endpoint"]), words(row["node"] or ""), words(row["device"]),
           words(_clock(row["started_at"])),
           words(_clock(row["ready_at"])), words(_clock(row["stopped_at"])), usd(row["cost_usd"]),
           Cell("", right=True) if row["accounting_usd"] is None else usd(row["accounting_usd"]))
@@ -275,7 +294,7 @@ def unanswered(facts: RunFacts) -> ReportTable | None:
     """Return requests without an answer, by cause."""
     return table(
         "unanswered", "Requests without an answer, by cause", ("Cause", "Requests", "First id", "For example"),
-        [(words(row["cause"]), count(row["requests"]), outside_text(row["first_id"]), outside_text(row["example"]))
+        [(words(row["cause"]), count(row["requests"]), copied(row["first_id"]), outside_text(row["example"]))
          for row in facts.unanswered],
     )  # fmt: skip
 
@@ -284,7 +303,7 @@ def rejected(facts: RunFacts) -> ReportTable | None:
     """Return refused input rows, by reason."""
     return table(
         "rejected", "Input rows refused, by reason", ("Reason", "Rows", "First row", "First id"),
-        [(outside_text(row["reason"]), count(row["rows"]), count(row["first_row"]), outside_text(row["first_id"]))
+        [(outside_text(row["reason"]), count(row["rows"]), count(row["first_row"]), copied(row["first_id"]))
          for row in facts.rejected],
     )  # fmt: skip
 
@@ -295,7 +314,7 @@ def slowest(facts: RunFacts) -> ReportTable | None:
         "slowest", "The slowest attempts",
         ("Request", "Endpoint", "For", "Attempt", "Took", "Input tokens", "Output tokens", "Cost at most"),
         [
-            (outside_text(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
+            (copied(row["request_id"]), words(row["endpoint"]), words(row["purpose"]), count(row["attempt"]),
              seconds(row["seconds"]), count(row["input_tokens"]), count(row["output_tokens"]), usd(row["cost_usd"]))
             for row in facts.slowest
         ],
@@ -308,7 +327,7 @@ def dearest(facts: RunFacts) -> ReportTable | None:
         "dearest", "The dearest requests",
         ("Request", "Endpoints", "Attempts", "Input tokens", "Output tokens", "Cost at most"),
         [
-            (outside_text(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
+            (copied(row["request_id"]), words(row["endpoint"]), count(row["attempts"]), count(row["input_tokens"]),
              count(row["output_tokens"]), usd(row["cost_usd"]))
             for row in facts.dearest
         ],
@@ -349,12 +368,13 @@ def _cut(rows: Sequence[Row]) -> str:
 
 
 def _clock(at: Any) -> str:
-    return "" if at is None else f"{at:%Y-%m-%d %H:%M:%S}"
+    return "" if at is None else f"{at:%Y-%m-%d\N{NO-BREAK SPACE}%H:%M:%S}"
 
 
-def _ended(rows: Sequence[Row]) -> str:
+def _ended(rows: Sequence[Row], *, over: bool) -> str:
+    """When the last of the shards ended; one without an end is under way only where a process is on its run."""
     if any(row["finished_at"] is None for row in rows):
-        return "under way"
+        return "broke off" if over else "under way"
     return _clock(max(row["finished_at"] for row in rows))
 
 

@@ -22,6 +22,7 @@ from thirdshift.flows.report.data import RunFacts, load_facts
 from thirdshift.flows.report.drawing import NARROW
 from thirdshift.flows.report.figures import plots
 from thirdshift.flows.report.page import page_of, rendered, write_report
+from thirdshift.flows.report.provenance import QUESTIONS
 from thirdshift.flows.runs.folder import UnknownRun
 from thirdshift.flows.runs.plan_file import load_plan
 from thirdshift.flows.verdicts import EXIT, Verdict
@@ -332,3 +333,29 @@ def test_a_share_of_an_endpoints_mean_is_called_one() -> None:
 def test_an_unknown_run_is_told_with_those_there_are(warehouse: Path) -> None:
     with pytest.raises(UnknownRun, match="the newest are demo"):
         load_facts(warehouse, "nights")
+
+
+def test_each_figure_has_the_sql_that_gives_it(night: RunFacts, warehouse: Path) -> None:
+    """Put to the warehouse as it stands on the page, it gives what the page shows."""
+    page = page_of(night)
+    tables = {table.name: table for section in page.sections for table in section.tables}
+    drawn = {figure.name: figure for section in page.sections for figure in section.figures}
+    asked = {name: ask(warehouse, each.sql) for name, each in (tables | drawn).items()}
+    assert all(asked.values())
+    assert len(asked["slowest"]) == len(tables["slowest"].rows)
+    assert {row[0] for row in asked["served"]} == {row[0].text for row in tables["served"].rows}
+    spent = ask(warehouse, "select sum(cost_usd) from ledger")[0][0]
+    assert spent in ask(warehouse, page.tiles_sql)[0]
+    assert set(QUESTIONS) >= asked.keys()
+
+
+def test_an_id_is_chosen_whole_by_one_click(page: str) -> None:
+    chosen = [said for _, said in seen(page).elements if "whole" in (said.get("class") or "").split()]
+    assert len(chosen) >= 3 + 2 * 8  # the run, the job's and the input's hash; the slowest and the dearest
+
+
+def test_a_shard_without_an_end_is_under_way_only_while_its_run_is(copied: Path) -> None:
+    change(copied, "update shards set finished_at = null where purpose = 'main'")
+    over = rendered(page_of(load_facts(copied, "demo")))
+    assert "broke off" in over
+    assert "under way" not in over

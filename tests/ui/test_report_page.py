@@ -120,7 +120,31 @@ def test_the_keyboard_reaches_contents_and_wide_tables(browser: Browser, report:
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
     page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.localName") == "summary"  # of the first drawing's SQL
+    page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "table"
+    page.context.close()
+
+
+def test_no_table_is_wider_than_its_page(browser: Browser, report: Path) -> None:
+    """On a phone a row is a few lines, each figure with its name; nothing has to be pushed aside to be read."""
+    for width in (*WIDTHS, 768):
+        page, _ = opened(browser, report, width)
+        script = (
+            "[...document.querySelectorAll('.table')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+        )
+        assert page.evaluate(script) == 0
+        page.context.close()
+
+
+def test_a_figures_sql_is_one_click_away_and_an_id_is_chosen_by_one(browser: Browser, report: Path) -> None:
+    page, _ = opened(browser, report, 390)
+    hidden = page.get_by_label("SQL that gives: Cost of the whole batch")
+    assert not hidden.is_visible()
+    page.get_by_text("that gives: Cost of the whole batch").locator("xpath=..").click()
+    assert hidden.is_visible()
+    page.locator("h1 .whole").click()
+    assert page.evaluate("getSelection().toString()") == "demo"
     page.context.close()
 
 
