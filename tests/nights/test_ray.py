@@ -17,7 +17,7 @@ import yaml
 from tests.support.nights import ask, night_here
 from tests.support.ray_cluster import RayCluster, actors, ray_cluster, until
 from tests.support.workers import MODEL, VLLM_PYTHON
-from thirdshift.flows.cli.demo_items import items
+from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
