@@ -72,7 +72,7 @@ STANDS_FOR: Mapping[str, str] = {
     "engines/core": "engines/test_realtime",
     "engines/core/rate_limits": "engines/test_rate_limits",
     "engines/core/transport": "engines/test_rate_limits",
-    "engines/devices": "engines/vllm/test_metered",
+    "engines/devices": "engines/test_devices",
     "engines/emulator": "engines/emulator/test_realtime",
     "engines/emulator/anthropic_wire": "engines/batch/test_anthropic",
     "engines/emulator/answer_key": "engines/emulator/test_stand_ins",

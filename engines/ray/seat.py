@@ -41,7 +41,9 @@ def look(python: str | None, model: str, probe: str) -> dict[str, Any]:
             name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES")
         },
         "nvidia": _printed(
-            "nvidia-smi", "--query-gpu=index,name,memory.total", "--format=csv,noheader,nounits"
+            "nvidia-smi",
+            "--query-gpu=index,uuid,name,memory.total,memory.free,mig.mode.current",
+            "--format=csv,noheader,nounits",
         ),
         "ascend": _printed("npu-smi", "info"),
         "python": path,

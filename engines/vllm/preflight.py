@@ -10,6 +10,7 @@ from pathlib import Path
 
 from thirdshift.engines.core.json import loads
 from thirdshift.engines.devices import Machine, machine, width
+from thirdshift.engines.devices.nvidia import doubtful
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
 PROBE = """
@@ -28,8 +29,14 @@ def check(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
     if spec is None:
         return []
     here = machine() if known is None else known
-    problems = [*_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
+    problems = [*_options(spec), *_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
     return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
+
+
+def _options(spec: WorkerSpec) -> Iterator[str]:
+    copies = spec.options.get("data_parallel_size", 1)
+    if copies != 1:
+        yield f"data_parallel_size {copies} is for vLLM's server; for so many copies of a model use `workers: {copies}`"
 
 
 def _interpreter(spec: WorkerSpec) -> Iterator[str]:
@@ -67,14 +74,21 @@ def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
         yield f"there is no device {spec.device!r}; devices are cuda, npu, cpu"
         return
     name, tool = names[spec.device]
-    have, want = len(here.of(spec.device)), spec.workers * width(spec.options)
+    have, want = here.of(spec.device), spec.workers * width(spec.options)
+    ill = [f"{device.index}" for device in here.all_of(spec.device) if not device.healthy]
+    if spec.device == "cuda" and (doubt := doubtful(have, os.environ)) is not None:
+        yield doubt
+    if ill and len(have) < want:
+        yield f"{tool} says of {name} {', '.join(ill)} that it is not OK: it is left out; see to it, or lower workers:"
     if not have:
         yield f"device {spec.device}, but {tool} shows no {name} here; `device: cpu` runs it on the processor"
-    elif have < want:
+    elif len(have) < want:
         yield (
-            f"{spec.workers} workers of {width(spec.options)} {name}s each need {want}, and {have} are here; "
+            f"{spec.workers} workers of {width(spec.options)} {name}s each need {want}, and {len(have)} are here; "
             "lower workers: or tensor_parallel_size"
         )
+    elif width(spec.options) > 1 and any(device.uuid.startswith("MIG-") for device in have):
+        yield "a part of a GPU (MIG) works alone, CUDA shows a process one of them; leave out tensor_parallel_size"
 
 
 def _model(endpoint: Endpoint, spec: WorkerSpec) -> Iterator[str]:

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import Machine, cores_of, hardware, width
+from thirdshift.engines.devices import Machine, cores_of, environment, hardware, width
 from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.router.values import JSON, WorkerSpec
 
@@ -97,9 +97,8 @@ def place(spec: WorkerSpec, number: int, known: Machine) -> LocalPlace:
         cores = cores_of(spec, number, known.cores)
         return LocalPlace(spec.python, cpu_environment(spec, cores), cores, named)
     size = width(spec.options)
-    indices = [str(device.index) for device in known.of(spec.device)][number * size : (number + 1) * size]
-    name = "ASCEND_RT_VISIBLE_DEVICES" if spec.device == "npu" else "CUDA_VISIBLE_DEVICES"
-    return LocalPlace(spec.python, {name: ",".join(indices)}, hardware=named)
+    devices = known.of(spec.device)[number * size : (number + 1) * size]
+    return LocalPlace(spec.python, environment(devices), hardware=named)
 
 
 def cpu_environment(spec: WorkerSpec, own_cores: Iterable[int]) -> dict[str, str]:

@@ -137,7 +137,8 @@ def _devices() -> Iterator[Check]:
 
 def _named(device: Device) -> str:
     memory = f", {device.memory_mib / 1024:,.0f} GiB" if device.memory_mib else ""
-    return f"{device.index}: {device.name}{memory}"
+    ill = "" if device.healthy else ", not OK: left out"
+    return f"{device.index}: {device.name}{memory}{ill}"
 
 
 def _vllm() -> Check:

@@ -20,12 +20,11 @@ from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.devices import Device, Machine, hardware, parse_ascend, parse_nvidia
+from thirdshift.engines.devices import Device, Machine, hardware
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
-from thirdshift.engines.vllm.process import place
 from thirdshift.flows.planning.throughput import known_paces
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import (
@@ -34,7 +33,6 @@ from thirdshift.router.values import (
     Intent,
     Mode,
     Purpose,
-    WorkerSpec,
 )
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
@@ -212,45 +210,6 @@ def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: 
     assert found.source == f"measured on {here} with vLLM 0.32.0, the last 2 nights"
 
 
-# --- devices ---
-
-
-def test_gpus_and_npus_are_read_from_their_tools() -> None:
-    assert parse_nvidia("0, NVIDIA H200, 143771\n1, NVIDIA H200, 143771\n")[1] == Device(
-        "cuda", 1, "NVIDIA H200", 143771
-    )
-    said = (
-        "| NPU   Name      | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
-        "| Chip            | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
-        "| 0     910B3     | OK            | 93.6        45                0    / 0             |\n"
-        "| 0               | 0000:C1:00.0  | 0           0    / 0          3400 / 65536         |\n"
-        "| 1     910B3     | OK            | 91.0        44                0    / 0             |\n"
-        "| 0               | 0000:C2:00.0  | 0           0    / 0          3400 / 65536         |\n"
-        "| No running processes found in NPU 1                                                |\n"
-    )
-    assert parse_ascend(said) == tuple(Device("npu", n, "Ascend 910B3", 65536) for n in range(2))
-    two_chips_a_card = (
-        "| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|\n"
-        "| Chip  Phy-ID              | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |\n"
-        "| 0     Ascend910           | OK            | 178.7       37                0    / 0             |\n"
-        "| 0     0                   | 0000:9D:00.0  | 0           0    / 0          3419 / 65536         |\n"
-        "| 0     Ascend910           | OK            | -           36                0    / 0             |\n"
-        "| 1     1                   | 0000:9F:00.0  | 0           0    / 0          3196 / 65536         |\n"
-    )
-    assert [device.index for device in parse_ascend(two_chips_a_card)] == [0, 1]
-
-
-def test_workers_share_no_device() -> None:
-    gpus = tuple(Device("cuda", n, "H200") for n in range(4))
-    spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
-    machine = Machine(gpus, (), (0, 1, 2, 3))
-    assert hardware(spec, machine) == "2 x H200"
-    places = [place(spec, n, machine).environment["CUDA_VISIBLE_DEVICES"] for n in range(2)]
-    assert places == ["0,1", "2,3"]
-    cores = [place(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
-    assert cores == [(0, 1), (2, 3)]
-
-
 # --- refused beforehand ---
 
 
@@ -264,6 +223,7 @@ def test_workers_share_no_device() -> None:
         ({"device": "cuda"}, ("no NVIDIA GPU", "device: cpu")),
         ({"device": "npu"}, ("vllm-ascend", "pip install")),
         ({"device": "tpu"}, ("'tpu'", "cuda, npu, cpu")),
+        ({"options": {"data_parallel_size": 2}}, ("data_parallel_size 2", "`workers: 2`")),
         ({"options": {"max_model_len": 4096}}, ("max_model_len 4,096", "2,048")),
         ({"window": 9000}, ("context_window 9,000", "2,048")),
     ],

@@ -1,0 +1,80 @@
+"""Ascend NPUs as `npu-smi info` prints them, and which of them ASCEND_RT_VISIBLE_DEVICES leaves to a process.
+
+The runtime counts what it sees from 0. In a container that is given /dev/davinci4 and 5, npu-smi prints NPUs 4 and 5 and
+the runtime knows 0 and 1: a device's number is its place in the table. Not tried on such machines; the tables are from
+users' reports.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from thirdshift.engines.devices.device import Device, ask
+
+VISIBLE = "ASCEND_RT_VISIBLE_DEVICES"
+BUS = re.compile(r"^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]$")
+NAME = re.compile(r"(?:Ascend)?\d{3}\w*")
+MEMORY = re.compile(r"(\d+)\s*/\s*(\d+)")
+HEALTHY = "OK"
+
+
+def ascend_npus(environ: Mapping[str, str]) -> tuple[Device, ...]:
+    """Return the NPUs that this process may use, those in ill health too."""
+    return visible(parse_ascend(ask("npu-smi", "info")), environ.get(VISIBLE))
+
+
+def parse_ascend(printed: str) -> tuple[Device, ...]:
+    """Read the table of `npu-smi info`: two rows a chip, the second known by its place on the bus.
+
+    The first begins with the card's number and its name, in one column or (950) in two, then its health. The last pair
+    of the second row that is not 0 / 0 is the memory used and there, in MiB: HBM where the chip has it, else DDR.
+    """
+    devices: list[Device] = []
+    card: tuple[str, bool] | None = None
+    for line in printed.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        bus = next((cell for cell in cells if BUS.match(cell)), None)
+        if bus is not None and card is not None:
+            pairs = [(int(used), int(whole)) for used, whole in MEMORY.findall(cells[-1]) if int(whole)]
+            used, whole = pairs[-1] if pairs else (0, 0)
+            name, healthy = card
+            chip = (cells[0].split() or ["0"])[0]
+            free = whole - used if whole else None
+            devices.append(
+                Device(
+                    "npu", len(devices), f"Ascend {name}", whole or None, f"NPU-{bus}-{chip}", free, healthy
+                )
+            )
+            card = None
+        elif bus is None:
+            card = _card(cells) or card
+    return tuple(devices)
+
+
+def _card(cells: Sequence[str]) -> tuple[str, bool] | None:
+    """Return a card's name and whether it is well; None for every other row."""
+    words = " ".join(cells[:2]).split() if cells else []
+    if len(words) < 2 or not words[0].isdigit() or not NAME.fullmatch(words[1]):
+        return None
+    health = cells[1] if len(cells[0].split()) > 1 else (cells[2] if len(cells) > 2 else "")
+    return words[1].removeprefix("Ascend"), health.strip() == HEALTHY
+
+
+def visible(devices: Sequence[Device], value: str | None) -> tuple[Device, ...]:
+    """Return the NPUs of the numbers that ASCEND_RT_VISIBLE_DEVICES names, up to the first that names none."""
+    if value is None:
+        return tuple(devices)
+    chosen: list[Device] = []
+    for entry in value.split(","):
+        number = entry.strip()
+        if not number.isdigit() or int(number) >= len(devices):
+            break
+        chosen.append(replace(devices[int(number)], index=int(number)))
+    return tuple(chosen)
+
+
+def environment(devices: Sequence[Device]) -> dict[str, str]:
+    """Return the variables of a process that is to see these NPUs alone."""
+    return {VISIBLE: ",".join(str(device.index) for device in devices)}

@@ -1,0 +1,214 @@
+"""GPUs and NPUs as their tools print them, and which of them a process may use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.support.workers import worker_endpoint
+from thirdshift.engines.devices import (
+    Device,
+    Machine,
+    ascend,
+    hardware,
+    nvidia,
+    parse_ascend,
+    parse_nvidia,
+    width,
+)
+from thirdshift.engines.vllm.preflight import check
+from thirdshift.engines.vllm.process import place
+from thirdshift.router.values import WorkerSpec
+
+# --- NVIDIA ---
+
+GPUS = """\
+0, GPU-5f2a, NVIDIA H200, 143771, 143203, Disabled
+1, GPU-5f2b, NVIDIA H200, 143771, 9011, Disabled
+2, GPU-77aa, NVIDIA A100-SXM4-40GB, 40960, 40337, Enabled
+3, GPU-91cc, NVIDIA H200, 143771, [N/A], [N/A]
+"""
+LISTED = """\
+GPU 0: NVIDIA H200 (UUID: GPU-5f2a)
+GPU 1: NVIDIA H200 (UUID: GPU-5f2b)
+GPU 2: NVIDIA A100-SXM4-40GB (UUID: GPU-77aa)
+  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4f1ef)
+  MIG 1g.5gb      Device  1: (UUID: MIG-cba663e8)
+GPU 3: NVIDIA H200 (UUID: GPU-91cc)
+"""
+ALL = parse_nvidia(GPUS, lambda: LISTED)
+
+
+def test_gpus_have_their_uuid_and_a_divided_one_is_its_parts() -> None:
+    assert [device.uuid for device in ALL] == [
+        "GPU-5f2a",
+        "GPU-5f2b",
+        "MIG-c6d4f1ef",
+        "MIG-cba663e8",
+        "GPU-91cc",
+    ]
+    assert ALL[1] == Device("cuda", 1, "NVIDIA H200", 143771, "GPU-5f2b", 9011)
+    assert (ALL[2].name, ALL[2].memory_mib) == ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 20480)
+    assert ALL[4].free_mib is None
+
+
+@pytest.mark.parametrize(
+    ("value", "uuids"),
+    [
+        (None, ["GPU-5f2a", "GPU-5f2b", "MIG-c6d4f1ef", "MIG-cba663e8", "GPU-91cc"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("3,1", ["GPU-91cc", "GPU-5f2b"]),
+        ("0, 1", ["GPU-5f2a", "GPU-5f2b"]),
+        ("1,-1,0", ["GPU-5f2b"]),
+        ("1,9,0", ["GPU-5f2b"]),
+        ("1,1", []),
+        ("GPU-91", ["GPU-91cc"]),
+        ("GPU-5f2", []),
+        ("GPU-5f2b,GPU-5f2a", ["GPU-5f2b", "GPU-5f2a"]),
+        ("MIG-cb", ["MIG-cba663e8"]),
+    ],
+)
+def test_what_cuda_visible_devices_leaves_is_what_cuda_makes_of_it(
+    value: str | None, uuids: list[str]
+) -> None:
+    assert [device.uuid for device in nvidia.visible(ALL, value)] == uuids
+
+
+def test_numbers_of_unlike_gpus_want_an_order() -> None:
+    unlike = (Device("cuda", 0, "H200"), Device("cuda", 1, "L4"))
+    words = nvidia.doubtful(unlike, {"CUDA_VISIBLE_DEVICES": "1"})
+    assert words is not None
+    assert "PCI_BUS_ID" in words
+    for environ in (
+        {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+        {"CUDA_VISIBLE_DEVICES": "GPU-1"},
+        {},
+    ):
+        assert nvidia.doubtful(unlike, environ) is None
+    assert nvidia.doubtful(unlike[:1] * 2, {"CUDA_VISIBLE_DEVICES": "1"}) is None
+
+
+# --- Ascend: as npu-smi printed them for users (vllm-ascend's and gpustack's issue threads), shortened ---
+
+HEAD = """\
++------------------------------------------------------------------------------------------------+
+| npu-smi 25.5.0                   Version: 25.5.0                                               |
++---------------------------+---------------+----------------------------------------------------+
+"""
+A2 = f"""{HEAD}\
+| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|
+| Chip                      | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |
++===========================+===============+====================================================+
+| 4     910B3               | OK            | 93.6        45                0    / 0             |
+| 0                         | 0000:C1:00.0  | 0           0    / 0          3400 / 65536         |
++===========================+===============+====================================================+
+| 5     910B3               | Alarm         | 91.0        44                0    / 0             |
+| 0                         | 0000:C2:00.0  | 0           0    / 0          3390 / 65536         |
++===========================+===============+====================================================+
+| 6     910B3               | OK            | 91.0        44                0    / 0             |
+| 0                         | 0000:41:00.0  | 0           0    / 0          60000/ 65536         |
++---------------------------+---------------+----------------------------------------------------+
+| NPU     Chip              | Process id    | Process name             | Process memory(MB)      |
++===========================+===============+====================================================+
+| 6       0                 | 1123          | python3.11               | 57801                   |
+| No running processes found in NPU 4                                                            |
+"""
+A3 = f"""{HEAD}\
+| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|
+| Chip  Phy-ID              | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |
++===========================+===============+====================================================+
+| 0     Ascend910           | OK            | 178.7       37                0    / 0             |
+| 0     0                   | 0000:9D:00.0  | 0           0    / 0          3419 / 65536         |
++------------------------------------------------------------------------------------------------+
+| 0     Ascend910           | OK            | -           36                0    / 0             |
+| 1     1                   | 0000:9F:00.0  | 0           0    / 0          3196 / 65536         |
+"""
+P310 = """\
++--------------------------------------------------------------------------------------------------------+
+| NPU     Name                  | Health          | Power(W)     Temp(C)           Hugepages-Usage(page) |
+| Chip    Device                | Bus-Id          | AICore(%)    Memory-Usage(MB)                        |
++===============================+=================+======================================================+
+| 1       310P3                 | OK              | NA           59                0     / 0             |
+| 0       0                     | 0000:01:00.0    | 0            1397 / 44280                            |
++-------------------------------+-----------------+------------------------------------------------------+
+| 1       310P3                 | OK              | NA           58                0     / 0             |
+| 1       1                     | 0000:01:00.0    | 0            1520 / 43693                            |
+"""
+A5 = """\
+| NPU ID | Name         | Health        | Power(W)     Temp(C)           Hugepages-Usage(page) |
+|        |              | Bus-Id        | NPU Util(%)  Memory-Usage(MB)  HBM-Usage(MB)         |
++========+==============+===============+======================================================+
+| 0      | Ascend950PR  | OK            | 276.0        69                0    / 0              |
+|        |              | 0000:71:00.0  | 99           0    / 0          8824 / 131072         |
++--------+--------------+---------------+------------------------------------------------------+
+| 1      | Ascend950PR  | Warning       | 276.0        69                0    / 0              |
+|        |              | 0000:72:00.0  | 0            0    / 0          3024 / 131072         |
+"""
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "memory", "free", "well"),
+    [
+        (A2, "Ascend 910B3", [65536] * 3, [62136, 62146, 5536], [True, False, True]),
+        (A3, "Ascend 910", [65536] * 2, [62117, 62340], [True, True]),
+        (P310, "Ascend 310P3", [44280, 43693], [42883, 42173], [True, True]),
+        (A5, "Ascend 950PR", [131072] * 2, [122248, 128048], [True, False]),
+    ],
+)
+def test_the_tables_of_every_generation_are_read(
+    table: str, name: str, memory: list[int], free: list[int], well: list[bool]
+) -> None:
+    devices = parse_ascend(table)
+    assert {device.name for device in devices} == {name}
+    assert [device.memory_mib for device in devices] == memory
+    assert [device.free_mib for device in devices] == free
+    assert [device.healthy for device in devices] == well
+    assert [device.index for device in devices] == list(range(len(devices))), "as the runtime counts"
+    assert len({device.uuid for device in devices}) == len(devices)
+
+
+@pytest.mark.parametrize(("value", "numbers"), [(None, [0, 1, 2]), ("2,0", [2, 0]), ("", []), ("1,7,0", [1])])
+def test_visible_npus_are_places_in_the_table(value: str | None, numbers: list[int]) -> None:
+    assert [device.index for device in ascend.visible(parse_ascend(A2), value)] == numbers
+
+
+def test_an_npu_in_ill_health_is_given_to_no_worker() -> None:
+    here = Machine((), parse_ascend(A2), (0,))
+    spec = WorkerSpec("npu", 2, "python")
+    places = [place(spec, number, here).environment["ASCEND_RT_VISIBLE_DEVICES"] for number in range(2)]
+    assert places == ["0", "2"]
+    problems = check(worker_endpoint(device="npu", workers=3), here)
+    assert any("1 that it is not OK" in problem for problem in problems), problems
+
+
+# --- workers ---
+
+
+def test_workers_share_no_device() -> None:
+    gpus = tuple(Device("cuda", n, "H200", uuid=f"GPU-{n}") for n in range(4))
+    spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
+    machine = Machine(gpus, (), (0, 1, 2, 3))
+    assert hardware(spec, machine) == "2 x H200"
+    places = [place(spec, n, machine).environment for n in range(2)]
+    assert [where["CUDA_VISIBLE_DEVICES"] for where in places] == ["GPU-0,GPU-1", "GPU-2,GPU-3"]
+    assert {where["CUDA_DEVICE_ORDER"] for where in places} == {"PCI_BUS_ID"}
+    cores = [place(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
+    assert cores == [(0, 1), (2, 3)]
+
+
+def test_every_split_that_takes_devices_counts() -> None:
+    assert (
+        width({"tensor_parallel_size": 2, "pipeline_parallel_size": 2, "prefill_context_parallel_size": 2})
+        == 8
+    )
+    assert width({"decode_context_parallel_size": 2, "tensor_parallel_size": 4}) == 4
+
+
+def test_a_part_of_a_gpu_works_alone() -> None:
+    parts = tuple(device for device in ALL if device.uuid.startswith("MIG-"))
+    machine = Machine(parts, (), (0,))
+    problems = check(worker_endpoint(device="cuda", options={"tensor_parallel_size": 2}), machine)
+    assert any("MIG" in problem for problem in problems), problems
