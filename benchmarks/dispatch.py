@@ -6,7 +6,7 @@ The server runs in a process of its own. The three take turns, round after round
 machine does meets all alike; the median of the rounds counts. "Everything on" is: limiter, budget under a
 cap, the night's own journal, cost by usage. Requests per second of the clock and of this process's processor time are
 told; the latter decide: where others want the cores too (`load`), the clock says more of them than of us. The last
-line is JSON; exit 1 where ours is slower than half of bare aiohttp, or than eight times litellm's acompletion.
+line is JSON; exit 1 where ours is below 0.7 of bare aiohttp, or eight times litellm's acompletion.
 
 `--beside FOLDER`: this engine and the one of another build (a git worktree) alone take turns, each in a process of its own
 that calls its own build's `ours`; exit 1 where this one takes over 3 % more processor time (the median over the rounds
@@ -43,7 +43,7 @@ from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Answer, Endpoint, Limits, Price, PriceSchedule, Purpose, Request
 from thirdshift.warehouse.journal.journal import FileJournal
 
-SHARE_OF_BARE = 0.5
+SHARE_OF_BARE = 0.7
 TIMES_LITELLM = 8.0
 SLOWER_MOST = 0.03
 LITELLM_SHARE = 10

@@ -84,9 +84,8 @@ class HttpTransport:
 
     async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Reply:
         body = self._bodies.body(request)
-        async with session.post(
-            self._url, data=dumps(body), proxy=self._proxy, allow_redirects=False
-        ) as response:
+        sent = aiohttp.BytesPayload(dumps(body), content_type="application/json")
+        async with session.post(self._url, data=sent, proxy=self._proxy, allow_redirects=False) as response:
             raw = await read_bounded(response, reply_bytes_max(body, request.max_tokens))
             reply = read_reply(response.status, response.headers, raw)
         if reply.kind is None:

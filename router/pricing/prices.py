@@ -189,6 +189,9 @@ def worst_case_usd(
     return amount.scaleb(-6).quantize(QUANTUM, ROUND_UP)
 
 
+CACHE_MARK = "cache_control"
+
+
 def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
     """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
     sent = sent_bytes(request, rule_for(endpoint.model).ceiling)
@@ -205,14 +208,22 @@ def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
 def writes_cache(endpoint: Endpoint, request: Request) -> bool:
     """Whether some of a request's prompt may be written to a cache at a price: where it asks for that (Anthropic), or where
     the provider does so by itself and has a price for it (OpenAI from GPT-5.6 on)."""
-    explicit = endpoint.provider == "anthropic" or "claude" in endpoint.model
-    if endpoint.price.base.cache_write is not None and not explicit:
+    unasked = endpoint.price.base.cache_write is not None
+    if unasked and endpoint.provider != "anthropic" and "claude" not in endpoint.model:
         return True
-    parts: list[JSON] = [endpoint.params, request.sampling, *request.messages, *(request.tools or ())]
-    for message in request.messages:
-        if not isinstance(message.get("content"), str):
-            parts += message.get("content") or ()
-    return any(isinstance(part, Mapping) and "cache_control" in part for part in parts)
+    if CACHE_MARK in endpoint.params or CACHE_MARK in request.sampling:
+        return True
+    return any(map(_marked, request.messages)) or any(map(_marked, request.tools or ()))
+
+
+def _marked(part: Mapping[str, JSON]) -> bool:
+    """Whether a message, one of its parts, or a tool asks to be kept in a cache."""
+    if CACHE_MARK in part:
+        return True
+    content = part.get("content")
+    if not content or isinstance(content, str):
+        return False
+    return any(isinstance(inner, Mapping) and CACHE_MARK in inner for inner in content)
 
 
 def sent_bytes(request: Request, picture_tokens: int = OTHERS.ceiling) -> int:
