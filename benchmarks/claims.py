@@ -130,7 +130,7 @@ class Memory:
         named = np.array(purpose, np.str_)
         return FinalReplies(
             np.array(row, np.int64), np.array(endpoint, np.int32), np.ones(len(row), bool),
-            named == "repair", named == "main",
+            named == "repair", named == "main", np.zeros(len(row), bool),
         )  # fmt: skip
 
     def answer(

@@ -138,6 +138,11 @@ class Attempts:
             self.limiter.wake_all()
 
     @property
+    def out_until(self) -> float | None:
+        """POSIX time until which the endpoint is given up, where that is known."""
+        return self._health.out_until
+
+    @property
     def halted(self) -> FailureKind | None:
         if self._halted is None and self._deadline is not None and time.time() >= self._deadline:
             self.halt(FailureKind.DEADLINE)
@@ -151,6 +156,10 @@ class Attempts:
         input_tokens = self._expect.input_tokens(size)
         tokens = input_tokens + self._expect.output_tokens(request.max_tokens)
         if not self.halted:
+            if self._dead is not None and self._health.is_back():
+                self._dead = None
+                self._over.clear()
+                self.limiter.restore()
             await self.limiter.acquire(tokens)
             reserved = self._books.worst_case(request, size)
             if not self.halted and await self._reserve(reserved):
@@ -248,8 +257,8 @@ class Attempts:
                 " it is stopped. Does it count what it thinks beside max_tokens? State reasoning_tokens_max, and resume"
             )
             if self._overrun_words is None:
-                self._overrun_words = words
                 self._desk.say(words)
+            self._overrun_words = self._overrun_words or words
             self.halt(FailureKind.BUDGET)
 
     def unsent(self, request: Request, kind: FailureKind) -> Failure:
@@ -334,15 +343,8 @@ class Attempts:
         invalid answer is one."""
         if reply.kind is None:
             text, valid, note = judged(request.response_schema, reply.text)
-            answer = Answer(
-                request.row,
-                request.request_id,
-                text,
-                reply.finish_reason,
-                reply.reasoning,
-                valid,
-                reply.logprobs,
-            )
+            finish, thoughts = reply.finish_reason, reply.reasoning
+            answer = Answer(request.row, request.request_id, text, finish, thoughts, valid, reply.logprobs)
             return answer, valid is False and self._again(request, FailureKind.INVALID, met), note
         again = (
             self._again(request, reply.kind, met) or self._may_come_back(reply) or self._adapted(reply, met)

@@ -75,6 +75,8 @@ class EndpointHealth:
         self._limited: tuple[int, float] = (0, 0.0)
         self.pause_seconds = 0.0
         """For how long nothing should be sent, after the reply that was heard last."""
+        self.out_until: float | None = None
+        """POSIX time until which it has asked to be left alone, where nobody waits for that here."""
 
     def hear(self, row: int, reply: Reply) -> Reply | None:
         """Take a reply in. What every request gets from now on, where the endpoint is given up."""
@@ -88,6 +90,13 @@ class EndpointHealth:
             or self._limited_for_long(reply)
             or self._never_a_word(reply)
         )
+
+    def is_back(self) -> bool:
+        """Whether the wait that it asked for, and was given up for, is over; it is then asked again like a new one."""
+        if self.out_until is None or time.time() < self.out_until:
+            return False
+        self.out_until, self._limited = None, (0, 0.0)
+        return True
 
     def _answered(self) -> None:
         self.answers += 1
@@ -134,6 +143,7 @@ class EndpointHealth:
         count, since = self._limited[0] + 1, self._limited[1] or now
         self._limited = (count, since)
         if wait > self._longest_wait():
+            self.out_until = time.time() + wait
             return _for_everybody(
                 reply, f"endpoint {self._name}: out until {until(wait)}, as it asks{self._goes_on()}"
             )

@@ -75,12 +75,13 @@ class Limiter:
         self._decreased_at = float("-inf")
         self._waiting: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._lifted = False
         self.in_flight = 0
 
     @property
     def window(self) -> int:
         """How many may be in flight now."""
-        return max(1, int(self._window))
+        return MAX_WINDOW if self._lifted else max(1, int(self._window))
 
     async def acquire(self, tokens: int) -> None:
         """Wait, in order of arrival, until a request of about `tokens` may go. Each wants one `release`."""
@@ -99,7 +100,7 @@ class Limiter:
     def release(self, expected_tokens: int = 0, used_tokens: int | None = None) -> None:
         """A request is done; `used_tokens` None where nobody told."""
         self.in_flight -= 1
-        if self._tokens is not None and used_tokens is not None:
+        if self._tokens is not None and used_tokens is not None and not self._lifted:
             self._tokens.correct(used_tokens - expected_tokens)
         if self._waiting:
             self._pump()
@@ -145,10 +146,13 @@ class Limiter:
         self._paused_until = max(self._paused_until, self._clock() + min(seconds, PAUSE_MAX_SECONDS))
 
     def lift(self) -> None:
-        """No limits and no pause any more: nothing is going to be sent, and whoever waits is told so at once."""
-        self._requests = self._tokens = None
-        self._paused_until, self._ceiling, self._window = 0.0, MAX_WINDOW, float(MAX_WINDOW)
+        """No limits and no pause until `restore`: nothing is going to be sent, and whoever waits is told so at once."""
+        self._lifted = True
         self._pump()
+
+    def restore(self) -> None:
+        """The limits hold again: what is let through is sent."""
+        self._lifted, self._paused_until = False, 0.0
 
     def wake_all(self) -> None:
         """Let all who wait pass at once: they will find that nothing more is to be sent."""
@@ -159,6 +163,8 @@ class Limiter:
                 waiter.future.set_result(None)
 
     def _ready_at(self) -> float:
+        if self._lifted:
+            return 0.0
         ready = self._paused_until
         if self._requests is not None:
             ready = max(ready, self._requests.ready_at())
@@ -169,6 +175,8 @@ class Limiter:
     def _take(self, tokens: int) -> None:
         now = self._clock()
         self.in_flight += 1
+        if self._lifted:
+            return
         if self._requests is not None:
             self._requests.take(1.0, now)
         if self._tokens is not None:

@@ -98,6 +98,11 @@ class RealtimeEngine:
                 event_loop().call_soon_threadsafe(self._begin, known)
             return known.ticket
 
+    @property
+    def out_until(self) -> float | None:
+        """POSIX time until which the endpoint has asked to be left alone; a shard that comes later is sent."""
+        return self._attempts.out_until
+
     def progress(self, ticket: Ticket) -> Progress:
         return self._works[ticket.key].progress()
 

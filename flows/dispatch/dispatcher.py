@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from thirdshift.engines.registry import engine_for
 from thirdshift.flows.console import ProgressCounts, RunConsole
 from thirdshift.flows.dispatch.harvest import Harvest
+from thirdshift.flows.dispatch.waits import Waits
 from thirdshift.flows.dispatch.work import ShardWork, rows_file
 from thirdshift.flows.planning.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
@@ -107,6 +108,7 @@ class Dispatcher:
         """Rows that a batch ended without running, by endpoint, until `take_not_run`."""
         self.passing: dict[str, list[int]] = {}
         """Rows that a batch's server failed at by a fault that can pass, by endpoint, until `take_passing`."""
+        self.waits = Waits()
 
     def __enter__(self) -> Self:
         return self
@@ -166,6 +168,8 @@ class Dispatcher:
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure) or reply.valid is False
             batch = self.endpoints[work.endpoint].mode is Mode.BATCH
+            if isinstance(reply, Failure) and reply.kind is FailureKind.RATE_LIMITED and not batch:
+                self.waits.note(work.endpoint, engine, self.engine_context.deadline)
             if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
                 self._not_run(work, reply)
             elif (

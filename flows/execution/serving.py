@@ -30,7 +30,9 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     record_replies(planned)
     pending = _next_to_send(planned)
     if pending.opens_at is not None:
-        _wait_until(pending.opens_at, planned.run.console)
+        back = bool((assignment.out_until == pending.opens_at).any())
+        why = "when an endpoint may be asked again" if back else "when the price falls"
+        _wait_until(pending.opens_at, planned.run.console, why)
         pending = _next_to_send(planned)
     if not adopted:
         pending = on_time(planned, pending)
@@ -85,7 +87,10 @@ def compose(planned: PlannedRun) -> None:
 def record_replies(planned: PlannedRun) -> None:
     """Take what has come into the assignment; a shard that broke has failed at what it did not answer."""
     run, columns, assignment = planned.run, planned.prepared.columns, planned.assignment
-    assignment.record_replies(run.queries.replies(), columns)
+    waits, names = run.dispatcher.waits, run.endpoint_names
+    in_vain = [names.index(name) for name in waits.in_vain if name in names]
+    assignment.record_replies(run.queries.replies(), columns, in_vain)
+    assignment.out_until[:] = [waits.out_until(name) for name in names]
     for shard in run.broken_shards:
         assignment.mark_failed(columns.positions(shard.rows), run.endpoint_names.index(shard.endpoint))
     for endpoint, rows in run.dispatcher.take_not_run():
@@ -100,11 +105,11 @@ def _next_to_send(planned: PlannedRun) -> PendingRows:
     return planned.assignment.next_to_send(planned.decision.problem, planned.market.endpoint, time.time())
 
 
-def _wait_until(opens_at: float, console: RunConsole) -> None:
-    """Wait for a price window. `opens_at`: POSIX time."""
+def _wait_until(opens_at: float, console: RunConsole, why: str) -> None:
+    """Wait for a price window, or for an endpoint. `opens_at`: POSIX time."""
     if opens_at > time.time():
         at = datetime.fromtimestamp(opens_at, UTC)
-        console.say(f"waiting until {at:%H:%M} UTC, when the price falls; kill at will, `resume` goes on")
+        console.say(f"waiting until {at:%H:%M} UTC, {why}; kill at will, `resume` goes on")
     while (seconds := opens_at - time.time()) > 0:
         time.sleep(min(seconds, WAIT_SECONDS))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -58,9 +58,12 @@ class Assignment:
     """Workers that the plan starts, by endpoint; those with none are left out."""
     passing: NDArray[np.int8] = field(init=False, repr=False)
     """[leaders, endpoints] how often a batch's server failed at the request by a fault that can pass."""
+    out_until: NDArray[np.float64] = field(init=False, repr=False)
+    """[endpoints] POSIX time until which an endpoint has asked to be left alone; 0: it can be asked."""
 
     def __post_init__(self) -> None:
         self.passing = np.zeros(self.answered.shape, np.int8)
+        self.out_until = np.zeros(self.answered.shape[1])
 
     @classmethod
     def of(
@@ -102,11 +105,13 @@ class Assignment:
         self.target[positions] = endpoint
         self.in_flight[positions] = True
 
-    def record_replies(self, replies: FinalReplies, columns: RequestColumns) -> None:
-        """Take in every final reply of the run so far."""
+    def record_replies(
+        self, replies: FinalReplies, columns: RequestColumns, in_vain: Collection[int] = ()
+    ) -> None:
+        """Take in every final reply of the run so far. `in_vain`: endpoints whose "wait" is a failure."""
         position = columns.positions(replies.row)
         self.answered[position[replies.answered], replies.endpoint[replies.answered]] = True
-        unanswered = ~replies.answered
+        unanswered = ~replies.answered & (~replies.limited | np.isin(replies.endpoint, list(in_vain)))
         self.failed[position[unanswered], replies.endpoint[unanswered]] = True
         repaired = replies.repaired  # in the order they came, so that the last stands
         self.repaired[position[repaired]] = replies.endpoint[repaired]
@@ -166,24 +171,29 @@ class Assignment:
 
         Requests whose endpoint failed move on to the next best one first. `endpoint_of`: [options] the endpoint of each
         option of `problem`; `now`: POSIX time. Where requests are left but the price window of none is open at `now`,
-        the rows are empty and `opens_at` says when the first one opens.
+        the rows are empty and `opens_at` says when the first one opens. So it is where all have to wait for endpoints
+        that have asked to be left alone.
         """
-        self._move_on(problem, endpoint_of)
+        self._move_on(problem, endpoint_of, now)
         everyone = np.arange(len(self.target))
         pending = np.flatnonzero(
             (self.target >= 0) & ~self.answered[everyone, self.target] & (self.repaired < 0) & ~self.in_flight
         )
         pending = pending[~self.failed[pending, self.target[pending]]]
-        open_now = pending[self.opens[pending] <= now]
-        opens_at = float(self.opens[pending].min()) if pending.size and not open_now.size else None
+        opens = np.maximum(self.opens[pending], self.out_until[self.target[pending]])
+        open_now = pending[opens <= now]
+        opens_at = float(opens.min()) if pending.size and not open_now.size else None
         if self.ordered:
             open_now = open_now[:IN_ORDER_REQUESTS]
         return PendingRows(open_now, self.target[open_now], opens_at)
 
-    def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32]) -> None:
-        """Give requests that failed at their target another one, where the shares of vendors allow one."""
+    def _move_on(self, problem: Problem, endpoint_of: NDArray[np.int32], now: float) -> None:
+        """Give requests that failed at their target, or would have to wait for it, another one, where the shares of
+        vendors allow one."""
         everyone = np.arange(len(self.target))
+        out = self.out_until > now
         undone = self.not_run[everyone, self.target] > 0
+        undone |= self.out_until[self.target] > np.maximum(self.opens, now)
         lost = np.flatnonzero(
             (self.target >= 0)
             & (self.failed[everyone, self.target] | undone)
@@ -201,12 +211,15 @@ class Assignment:
         # what a batch left undone goes to the same model, if that can be had in real time
         realtime_counterpart = np.where(undone[lost], self.realtime_counterpart[target], -1)
         order[endpoint_of == realtime_counterpart[:, None]] = -1.0
+        # where all that is left has to be waited for, that which is back first
+        order[:, out[endpoint_of]] = 1e6 + (self.out_until - now)[endpoint_of[out[endpoint_of]]]
         order[~free] = np.inf
         option = order.argmin(axis=1)
         if problem.terms.max_vendor_share is not None:
             option = self._within_shares(problem, endpoint_of, lost, order)
         moved = np.isfinite(order[np.arange(len(lost)), option]) & (option >= 0)
         self.target[lost[moved]] = endpoint_of[option[moved]]
+        self.opens[lost[moved]] = np.minimum(self.opens[lost[moved]], now)
 
     def _within_shares(
         self,
@@ -248,7 +261,7 @@ class PendingRows:
     position: NDArray[np.int64]
     endpoint: NDArray[np.int32]
     opens_at: float | None = None
-    """POSIX time at which the first request's price window opens, where requests are left and none is open."""
+    """POSIX time at which the first request's price window opens or its endpoint is back, where none can be sent now."""
 
     def __len__(self) -> int:
         return len(self.position)

@@ -51,6 +51,7 @@ REPLIES = """
 select row, endpoint, bool_or(reply = 'answer') as answered,
        bool_or(reply = 'answer' and purpose = 'repair') as repaired,
        bool_or(reply = 'answer' and purpose = 'main') as served,
+       bool_and(reply <> 'answer' and failure_kind = 'rate_limited') as limited,
        max(settled_at) as newest
 from responses
 where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 'expired'
@@ -93,6 +94,8 @@ class FinalReplies:
     repaired: NDArray[np.bool_]
     served: NDArray[np.bool_]
     """Answered as planned: what a later plan of the same run does not send elsewhere."""
+    limited: NDArray[np.bool_]
+    """Nothing was said but to wait."""
 
 
 class RunQueries:
@@ -128,11 +131,9 @@ class RunQueries:
 
     def replies(self) -> FinalReplies:
         """Return the final replies by request and endpoint, the latest last."""
-        row, endpoint, *flags = self._columns(
-            REPLIES, "answered", "repaired", "served", batches=self._batches
-        )
-        answered, repaired, served = (flag.astype(np.bool_) for flag in flags)
-        return FinalReplies(row, endpoint, answered, repaired, served)
+        names = "answered", "repaired", "served", "limited"
+        row, endpoint, *flags = self._columns(REPLIES, *names, batches=self._batches)
+        return FinalReplies(row, endpoint, *(flag.astype(np.bool_) for flag in flags))
 
     def _columns(self, sql: str, *names: str, **values: Any) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -131,8 +132,9 @@ class Bench:
 
     @property
     def tried(self) -> NDArray[np.bool_]:
-        """[leaders, endpoints] held, given up, or left undone by a batch."""
-        return self.held | self.assignment.failed | (self.assignment.not_run > 0)
+        """[leaders, endpoints] held, given up, left undone by a batch, or not to be asked now."""
+        place = self.assignment
+        return self.held | place.failed | (place.not_run > 0) | (place.out_until > time.time())
 
     def mean_of(self, task: str | None) -> float:
         """The mean that is predicted of what is served, of all requests or of a task's."""

@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 import stat
+import threading
 import time
 from collections import Counter
 from dataclasses import replace
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
+from thirdshift.engines.core import health
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.health import ANSWERED_IN_A_ROW
@@ -178,6 +180,43 @@ def test_a_wait_of_hours_sends_the_rest_elsewhere_and_says_until_when(how: str) 
     assert "UTC" in words
     told = [reply.message for reply in shift.said.values() if isinstance(reply, Failure)]
     assert sum("out until" in message for message in told) >= 40, "all but those that were in flight"
+
+
+def test_an_endpoint_that_was_out_is_asked_again_within_its_limits_once_its_wait_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(health, "LONG_WAIT_SECONDS", 0.2)
+    resting = threading.Event()
+    resting.set()
+    wait = {"retry-after": "1.5"}
+
+    def script(_: dict[str, Any]) -> Said:
+        return failed(429, "later", wait) if resting.is_set() else Said(completion())
+
+    notes, words = MemoryJournal(), list[str]()
+    with scripted(script) as provider:
+        endpoint = Endpoint(
+            "near", "openai/m", PriceSchedule(PRICE), api_base=provider.base, limits=Limits(concurrency=3)
+        )
+        context = EngineContext(notes, RunBudget(None), elsewhere=True, say=words.append)
+        engine = RealtimeEngine(endpoint, context, backoff_first_seconds=0.001, seed=1)
+
+        def shard(name: str) -> Counter[str]:
+            work = Shard("run", name, "near", Purpose.MAIN, requests(30))
+            return kinds({reply.row: reply for reply in engine.collect(engine.submit(work, name))})
+
+        assert shard("first") == {"rate_limited": 30}
+        sent, until = len(provider.bodies), engine.out_until
+        assert sent <= 3
+        assert until is not None
+        resting.clear()
+        assert shard("while it is out") == {"rate_limited": 30}
+        assert len(provider.bodies) == sent
+        time.sleep(max(0.0, until - time.time()))
+        assert shard("back") == {"answer": 30}
+        assert engine.out_until is None
+        engine.close()
+    assert len(words) == 1
 
 
 def test_a_wait_beyond_the_deadline_is_not_waited_for_though_there_is_no_other_endpoint() -> None:

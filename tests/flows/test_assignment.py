@@ -76,3 +76,37 @@ def test_what_failed_everywhere_is_answerable_no_longer_and_what_was_never_sent_
     answerable = assignment.answerable(allowed)
     assert not answerable[:10].any(), "these have an error for a result, whatever stops the run"
     assert answerable[10:].all()
+
+
+def test_what_would_wait_for_an_endpoint_that_is_out_goes_to_another() -> None:
+    assignment = placed(SMALL)
+    assignment.out_until[SMALL] = 3600.0
+    pending = assignment.next_to_send(problem(None), OF, now=0.0)
+    assert (pending.endpoint == OTHER).all()
+    assert len(pending) == N
+    assert pending.opens_at is None
+
+
+def test_where_all_are_out_the_one_that_is_back_first_is_waited_for() -> None:
+    assignment = placed(SMALL)
+    assignment.out_until[:] = 3600.0, 7200.0, 1800.0
+    assignment.mark_failed(np.arange(10), LARGE)
+    pending = assignment.next_to_send(problem(None), OF, now=0.0)
+    assert len(pending) == 0
+    assert pending.opens_at == 1800.0
+    pending = assignment.next_to_send(problem(None), OF, now=1800.0)
+    assert (pending.position == np.arange(10, N)).all()
+    assert (pending.endpoint == LARGE).all()
+    assignment.answered[10:, LARGE] = True
+    assert assignment.next_to_send(problem(None), OF, now=1800.0).opens_at == 3600.0
+    pending = assignment.next_to_send(problem(None), OF, now=3600.0)
+    assert (pending.position == np.arange(10)).all()
+    assert (pending.endpoint == SMALL).all()
+
+
+def test_a_price_window_that_opens_after_a_wait_is_over_is_kept() -> None:
+    assignment = placed(SMALL)
+    assignment.opens[:] = 7200.0
+    assignment.out_until[SMALL] = 3600.0
+    assert assignment.next_to_send(problem(None), OF, now=0.0).opens_at == 7200.0
+    assert (assignment.target == SMALL).all()

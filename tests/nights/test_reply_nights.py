@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import unicodedata
 from base64 import b64encode
 from decimal import Decimal
@@ -16,7 +17,9 @@ import pytest
 import yaml
 
 from tests.support.nights import ask, night_here
-from tests.support.scripted import Said, ScriptedProvider, completion, failed, scripted
+from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
+from thirdshift.engines.core import health
+from thirdshift.flows.execution import serving
 
 PRICE = {"input": 1.0, "output": 10.0}
 
@@ -110,6 +113,51 @@ def test_an_endpoint_that_is_out_for_hours_leaves_the_rest_to_the_other(tmp_path
         )
     )
     assert served == {"cheap": 10, "dear": 90}
+
+
+class Clock:
+    """The clock of whoever waits: to sleep is to be there at once."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+        self.monotonic = time.monotonic
+
+    def time(self) -> float:
+        return time.time() + self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
+def test_where_all_ask_to_be_left_alone_the_night_waits_and_asks_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(health, "time", clock)
+    monkeypatch.setattr(serving, "time", clock)
+    write_rows(tmp_path, 60)
+
+    def resting(seconds: float) -> Script:
+        """Answers ten rows, then asks for a wait until that is over."""
+
+        def script(body: dict[str, Any]) -> Said:
+            if row_of(body) < 10 or clock.slept >= seconds:
+                return Said(completion())
+            return failed(429, "later", {"retry-after": str(seconds)})
+
+        return script
+
+    with scripted(resting(7200)) as cheap, scripted(resting(3600)) as dear:
+        endpoints = [
+            at(cheap, "cheap", limits={"concurrency": 4}),
+            at(dear, "dear", price={"input": 10.0, "output": 100.0}, limits={"concurrency": 4}),
+        ]
+        night = night_here(write_job(tmp_path, endpoints, deadline="8h"), "n1")
+        assert len(cheap.bodies) <= 10 + 8, "what was told to wait is not asked over and over"
+    assert (night.code, night.summary["results"], night.summary["errors"]) == (0, 60, 0)
+    assert "when an endpoint may be asked again" in night.said
+    served = dict(ask(tmp_path / "warehouse.duckdb", "select endpoint, count(*) from results group by 1"))
+    assert served == {"cheap": 10, "dear": 50}, "by the one that was back first"
 
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
