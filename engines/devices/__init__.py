@@ -8,6 +8,7 @@ from thirdshift.engines.devices.machine import (
     environment,
     hardware,
     hardware_named,
+    look_again,
     machine,
     width,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "environment",
     "hardware",
     "hardware_named",
+    "look_again",
     "machine",
     "parse_ascend",
     "parse_nvidia",

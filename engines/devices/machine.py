@@ -43,6 +43,12 @@ def machine() -> Machine:
     return Machine(nvidia.nvidia_gpus(os.environ), ascend.ascend_npus(os.environ), cpu_cores())
 
 
+def look_again(kind: str) -> tuple[Device, ...]:
+    """Return the sound devices of a kind, with the memory that is free now."""
+    look = {"cuda": nvidia.nvidia_gpus, "npu": ascend.ascend_npus}[kind]
+    return tuple(device for device in look(os.environ) if device.healthy)
+
+
 def width(options: Mapping[str, JSON]) -> int:
     """Return how many devices one worker takes."""
     return math.prod(int(options.get(name, 1)) for name in SPLITS)

@@ -17,14 +17,15 @@ from statistics import median
 from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
-from thirdshift.engines.devices import machine
+from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
 from thirdshift.engines.vllm.engine_log import EngineFault
+from thirdshift.engines.vllm.placing import DevicePlacer
 from thirdshift.engines.vllm.preflight import check
-from thirdshift.engines.vllm.process import Place, place
+from thirdshift.engines.vllm.process import LocalPlace, Place
 from thirdshift.engines.vllm.sizing import usual_seqs
 from thirdshift.engines.vllm.supervisor import StartupTerms, WorkerSupervisor
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
@@ -57,6 +58,9 @@ class VllmEngine:
         self.endpoint, self.engine_context, self.spec = endpoint, engine_context, endpoint.workers
         self.usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self.records = WorkerRecords(endpoint, engine_context)
+        self._placer = DevicePlacer(
+            endpoint.name, self.spec, machine(), look_again, engine_context.say, engine_context.elsewhere
+        )
         self._process_mark = os.urandom(2).hex()
         """Tells this process's workers from those of others."""
         self.bodies = Bodies(endpoint)
@@ -182,7 +186,7 @@ class VllmEngine:
 
         Raises NoPlace.
         """
-        return place(self.spec, supervisor.number, machine())
+        return self._placer.find(supervisor.number, self.has_work)
 
     def unplanned(self, supervisor: WorkerSupervisor) -> bool:
         """Whether the plan has no use for this worker once it is idle."""
@@ -273,7 +277,13 @@ class VllmEngine:
         return lifetime
 
     def worker_failed(self, place: Place, fault: EngineFault) -> None:
-        """Take note of an engine that failed and said why."""
+        """Take note of an engine that failed and said why: a device that failed is given to nobody any more."""
+        if isinstance(place, LocalPlace):
+            self._placer.note(place, fault)
+
+    def wanted_by_others(self) -> bool:
+        """Whether somebody else waits for what a worker here holds."""
+        return self._placer.wanted_by_others()
 
     def usual_seqs(self) -> int:
         """Return how many requests an engine runs at once, before one has said so."""

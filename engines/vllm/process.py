@@ -15,7 +15,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import Machine, cores_of, environment, hardware, width
+from thirdshift.engines.devices import width
+from thirdshift.engines.devices.allocation import Allocation
 from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.router.values import JSON, WorkerSpec
 
@@ -82,23 +83,15 @@ class LocalPlace:
     hardware: str = ""
     node: str = platform.node()
     found_at: float | None = None
+    allocation: Allocation | None = None
+    """The devices, until the worker has ended."""
 
     def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
         return Process(self, model, options, log)
 
     def release(self) -> None:
-        """Leave everything as it is: nobody else waits for it."""
-
-
-def place(spec: WorkerSpec, number: int, known: Machine) -> LocalPlace:
-    """Return the devices of worker `number`: as many as its tensors and pipeline are split over, none shared."""
-    named = hardware(spec, known)
-    if spec.device == "cpu":
-        cores = cores_of(spec, number, known.cores)
-        return LocalPlace(spec.python, cpu_environment(spec, cores), cores, named)
-    size = width(spec.options)
-    devices = known.of(spec.device)[number * size : (number + 1) * size]
-    return LocalPlace(spec.python, environment(devices), hardware=named)
+        if self.allocation is not None:
+            self.allocation.release()
 
 
 def cpu_environment(spec: WorkerSpec, own_cores: Iterable[int]) -> dict[str, str]:
@@ -124,7 +117,7 @@ class Process:
     """A worker on this machine. Made on a thread that outlives it: it dies with the thread that made it."""
 
     def __init__(self, where: LocalPlace, model: str, options: Mapping[str, JSON], log: EngineLog) -> None:
-        self._log = log
+        self._log, self._where = log, where
         self._received: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
         (asked, to), (answers, out), (errors, err) = os.pipe(), os.pipe(), os.pipe()
         self._popen = subprocess.Popen(
@@ -133,6 +126,7 @@ class Process:
             stdout=out,
             stderr=err,
             env={**os.environ, **QUIET, **where.environment},
+            pass_fds=() if where.allocation is None else where.allocation.descriptors,
             start_new_session=True,
         )
         for theirs in (asked, out, err):
@@ -192,6 +186,7 @@ class Process:
         with suppress(OSError):
             self._to.close()
         self._errors.close()
+        self._where.release()
         return ending(status)
 
     def _read_answers(self) -> None:

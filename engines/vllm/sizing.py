@@ -51,7 +51,7 @@ class Sizing:
         elif self.max_model_len is not None:
             sized["max_model_len"] = min(self.max_model_len, sized.get("max_model_len", self.max_model_len))
         if self.less_memory and device in USUAL_SHARE and "kv_cache_memory_bytes" not in options:
-            share = float(options.get("gpu_memory_utilization", USUAL_SHARE[device]))
+            share = share_of(options, device)
             least = min(share, LEAST_SHARE)
             sized["gpu_memory_utilization"] = round(max(least, share - LESS_SHARE * self.less_memory), 2)
         return sized
@@ -66,6 +66,11 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing) -> dict[st
     if endpoint.context_window is not None:
         options.setdefault("max_model_len", endpoint.context_window)
     return sizing.applied(options, spec.device)
+
+
+def share_of(options: Mapping[str, JSON], device: str) -> float:
+    """Return the share of a device's memory that vLLM takes in advance."""
+    return float(options.get("gpu_memory_utilization", USUAL_SHARE.get(device, 0.0)))
 
 
 def usual_seqs(spec: WorkerSpec, memory_mib: int | None) -> int:

@@ -34,6 +34,9 @@ WAVES = 2
 TICK_SECONDS = 0.5
 SILENCE_SECONDS = 900.0
 """A worker sends a sign of life every few seconds, between the steps of its engine; no step takes so long."""
+WANTED_SECONDS = 5.0
+"""An idle worker gives its devices to another model that waits for them after so long: its next shard is a moment away, or
+the others' turn has come."""
 END_SECONDS = 10.0
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
@@ -73,6 +76,7 @@ class WorkerPool(Protocol):
     def worker_started(self, worker_id: str, pid: int, place: Place) -> WorkerLifetime: ...
     def worker_failed(self, place: Place, fault: EngineFault) -> None: ...
     def usual_seqs(self) -> int: ...
+    def wanted_by_others(self) -> bool: ...
     def worker_id(self, number: int) -> str: ...
 
 
@@ -257,10 +261,10 @@ class WorkerSupervisor:
             lifetime.cost_usd = meter.cost_usd
             if self._in_flight:
                 idle = now
-            elif self._leaving:
+            elif self._leaving or (now - idle > WANTED_SECONDS and self._pool.wanted_by_others()):
                 return
             elif not self._pool.usd_per_hour and self._pool.spec.cluster is None:
-                idle = now
+                continue
             elif self._pool.unplanned(self) or now - idle > self._terms.idle_seconds:
                 return
 

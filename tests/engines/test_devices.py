@@ -11,14 +11,15 @@ from thirdshift.engines.devices import (
     Device,
     Machine,
     ascend,
+    environment,
     hardware,
     nvidia,
     parse_ascend,
     parse_nvidia,
     width,
 )
+from thirdshift.engines.vllm.placing import on_cores
 from thirdshift.engines.vllm.preflight import check
-from thirdshift.engines.vllm.process import place
 from thirdshift.router.values import WorkerSpec
 
 # --- NVIDIA ---
@@ -177,9 +178,8 @@ def test_visible_npus_are_places_in_the_table(value: str | None, numbers: list[i
 
 def test_an_npu_in_ill_health_is_given_to_no_worker() -> None:
     here = Machine((), parse_ascend(A2), (0,))
-    spec = WorkerSpec("npu", 2, "python")
-    places = [place(spec, number, here).environment["ASCEND_RT_VISIBLE_DEVICES"] for number in range(2)]
-    assert places == ["0", "2"]
+    assert [device.index for device in here.of("npu")] == [0, 2]
+    assert environment(here.of("npu")) == {"ASCEND_RT_VISIBLE_DEVICES": "0,2"}
     problems = check(worker_endpoint(device="npu", workers=3), here)
     assert any("1 that it is not OK" in problem for problem in problems), problems
 
@@ -187,15 +187,16 @@ def test_an_npu_in_ill_health_is_given_to_no_worker() -> None:
 # --- workers ---
 
 
-def test_workers_share_no_device() -> None:
+def test_workers_are_given_devices_by_name_and_cores_of_their_own() -> None:
     gpus = tuple(Device("cuda", n, "H200", uuid=f"GPU-{n}") for n in range(4))
     spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
     machine = Machine(gpus, (), (0, 1, 2, 3))
     assert hardware(spec, machine) == "2 x H200"
-    places = [place(spec, n, machine).environment for n in range(2)]
-    assert [where["CUDA_VISIBLE_DEVICES"] for where in places] == ["GPU-0,GPU-1", "GPU-2,GPU-3"]
-    assert {where["CUDA_DEVICE_ORDER"] for where in places} == {"PCI_BUS_ID"}
-    cores = [place(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
+    assert environment(gpus[1:3]) == {
+        "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    cores = [on_cores(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
     assert cores == [(0, 1), (2, 3)]
 
 

@@ -45,16 +45,22 @@ def stand_in_python(folder: Path) -> Path:
 def pool(
     folder: Path, journal: MemoryJournal, budget: RunBudget, *, workers: int = 1, **options: Any
 ) -> VllmEngine:
-    """A pool whose workers are the stand-in; `options` are its own, besides `startup_seconds` and `keep`."""
+    """A pool whose workers are the stand-in; `options` are its own, besides `startup_seconds`, `device`, and
+    what the night lends: `keep`, `say`, `elsewhere`."""
     startup, keep = options.pop("startup_seconds", 60.0), options.pop("keep", None)
+    device, say = options.pop("device", "cpu"), options.pop("say", list[str]().append)
+    elsewhere = options.pop("elsewhere", False)
     end = worker_endpoint(
+        device=device,
         usd_per_hour=USD_PER_HOUR,
         accounting_usd_per_hour=USD_PER_HOUR / 2,
         python=str(stand_in_python(folder)),
         workers=workers,
         options=options,
     )
-    return VllmEngine(end, EngineContext(journal, budget, keep=keep), startup_seconds=startup)
+    return VllmEngine(
+        end, EngineContext(journal, budget, keep=keep, say=say, elsewhere=elsewhere), startup_seconds=startup
+    )
 
 
 def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:

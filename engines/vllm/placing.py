@@ -1,0 +1,117 @@
+"""Where workers of this machine run: cores that they share out, or devices that are theirs alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from thirdshift.engines.devices import Device, Machine, cores_of, environment, hardware, width
+from thirdshift.engines.devices.allocation import ALLOCATOR, DeviceAllocator
+from thirdshift.engines.vllm.deaths import NoPlace
+from thirdshift.engines.vllm.engine_log import EngineFault, FaultKind
+from thirdshift.engines.vllm.process import LocalPlace, cpu_environment
+from thirdshift.engines.vllm.sizing import share_of
+from thirdshift.router.values import JSON, WorkerSpec
+
+LOOK_SECONDS = 2.0
+"""Between two looks at devices that are waited for."""
+FOREIGN_SECONDS = 600.0
+"""Memory that another program holds is waited for so long, where another endpoint may answer instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlacer:
+    """Finds devices for the workers of one endpoint."""
+
+    name: str
+    """The endpoint's."""
+    spec: WorkerSpec
+    known: Machine
+    look: Callable[[str], Sequence[Device]]
+    """Looks at the devices of a kind anew, for the memory that is free."""
+    say: Callable[[str], None]
+    elsewhere: bool
+    """Another endpoint may answer what this one does not."""
+    allocator: DeviceAllocator = ALLOCATOR
+    foreign_seconds: float = FOREIGN_SECONDS
+
+    def find(self, number: int, wanted: Callable[[], bool]) -> LocalPlace | None:
+        """Return the place of worker `number`, waiting while others hold the devices; None: it is not wanted any more.
+
+        Raises NoPlace.
+        """
+        if self.spec.device == "cpu":
+            return on_cores(self.spec, number, self.known)
+        waiting_since, said = time.monotonic(), False
+        with self.allocator.wanting(self.spec.device):
+            while wanted():
+                place = self._take()
+                if place is not None:
+                    return place
+                if not said:
+                    self.say(
+                        f"endpoint {self.name}: waits for {self._needs()}: others hold the devices, or their memory"
+                    )
+                    said = True
+                if self.elsewhere and time.monotonic() - waiting_since > self.foreign_seconds:
+                    raise NoPlace(
+                        f"endpoint {self.name}: no {self._needs()} came free in {self.foreign_seconds:.0f} s; see who "
+                        "holds them, or leave the requests to the other endpoints"
+                    )
+                time.sleep(LOOK_SECONDS)
+        return None
+
+    def wanted_by_others(self) -> bool:
+        """Whether somebody waits for devices such as a worker here holds."""
+        return (
+            self.spec.device != "cpu"
+            and self.spec.cluster is None
+            and self.allocator.wanted(self.spec.device)
+        )
+
+    def note(self, place: LocalPlace, fault: EngineFault) -> None:
+        """Leave out a device that the engine said has failed; where it did not say which, all that it had."""
+        if fault.kind is not FaultKind.SICK or place.allocation is None:
+            return
+        devices = place.allocation.devices
+        rank = fault.tensor_rank
+        failed = devices if rank is None or rank >= len(devices) else devices[rank : rank + 1]
+        self.allocator.leave_out(place.allocation, failed)
+        names = ", ".join(f"{device.index} ({device.name})" for device in failed)
+        self.say(
+            f"endpoint {self.name}: device {names} is left out from now on, its engine said: {fault.message}"
+        )
+
+    def _take(self) -> LocalPlace | None:
+        count = width(self.spec.options)
+        devices = self.allocator.sound(self.look(self.spec.device))
+        if len(devices) < count:
+            raise NoPlace(
+                f"endpoint {self.name}: a worker takes {self._needs()}, and {len(devices)} sound ones are here; "
+                "see to those that failed, or lower tensor_parallel_size"
+            )
+        allocation = self.allocator.take([one for one in devices if room(one, self.spec.options)], count)
+        if allocation is None:
+            return None
+        where = environment(allocation.devices)
+        return LocalPlace(
+            self.spec.python, where, hardware=hardware(self.spec, self.known), allocation=allocation
+        )
+
+    def _needs(self) -> str:
+        count = width(self.spec.options)
+        return f"{count} {self.spec.device} device{'s' if count > 1 else ''}"
+
+
+def room(device: Device, options: Mapping[str, JSON]) -> bool:
+    """Whether the memory that vLLM takes in advance is free; True where that is not known."""
+    if device.free_mib is None or device.memory_mib is None or "kv_cache_memory_bytes" in options:
+        return True
+    return device.free_mib >= share_of(options, device.kind) * device.memory_mib
+
+
+def on_cores(spec: WorkerSpec, number: int, known: Machine) -> LocalPlace:
+    """Return the cores of worker `number` of the processor's."""
+    cores = cores_of(spec, number, known.cores)
+    return LocalPlace(spec.python, cpu_environment(spec, cores), cores, hardware(spec, known))

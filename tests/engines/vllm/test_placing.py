@@ -1,0 +1,184 @@
+"""Devices are lent to one worker at a time: stand-in workers on GPUs that a stand-in nvidia-smi prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.engines import MemoryJournal
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.workers import ask, pool
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.devices import Device, machine
+from thirdshift.engines.devices.allocation import VARIABLE, DeviceAllocator
+from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.engines.vllm.placing import room
+from thirdshift.router.values import Answer, Failure
+
+LOGS = Path(__file__).with_name("logs")
+CARDS = [Device("cuda", number, "H200", 143771, f"GPU-{number}", 143000) for number in range(4)]
+
+
+# --- the allocator ---
+
+
+def test_a_device_is_lent_once_until_it_is_given_back(tmp_path: Path) -> None:
+    ours, theirs = DeviceAllocator(tmp_path), DeviceAllocator(tmp_path)
+    three = ours.take(CARDS, 3)
+    assert three is not None
+    assert [device.index for device in three.devices] == [0, 1, 2]
+    assert theirs.take(CARDS, 2) is None, "one is free, and half of what is asked for is not held"
+    last = theirs.take(CARDS, 1)
+    assert last is not None
+    assert [device.index for device in last.devices] == [3]
+    three.release()
+    three.release()
+    again = theirs.take(CARDS, 3)
+    assert again is not None
+
+
+def test_the_lock_lasts_as_long_as_the_worker_that_inherited_it(tmp_path: Path) -> None:
+    ours = DeviceAllocator(tmp_path)
+    taken = ours.take(CARDS, 1)
+    assert taken is not None
+    worker = subprocess.Popen(
+        (sys.executable, "-c", "input()"), stdin=subprocess.PIPE, pass_fds=taken.descriptors
+    )
+    taken.release()
+    assert ours.take(CARDS[:1], 1) is None
+    worker.kill()
+    worker.communicate()
+    assert ours.take(CARDS[:1], 1) is not None
+
+
+def test_who_waits_is_seen(tmp_path: Path) -> None:
+    ours, theirs = DeviceAllocator(tmp_path), DeviceAllocator(tmp_path)
+    assert not ours.wanted("cuda")
+    with theirs.wanting("cuda"):
+        assert ours.wanted("cuda")
+        assert not ours.wanted("npu")
+    assert not ours.wanted("cuda")
+
+
+def test_a_device_that_failed_is_lent_to_nobody(tmp_path: Path) -> None:
+    ours, theirs = DeviceAllocator(tmp_path), DeviceAllocator(tmp_path)
+    pair = ours.take(CARDS, 2)
+    assert pair is not None
+    ours.leave_out(pair, pair.devices[1:])
+    pair.release()
+    assert [device.index for device in ours.sound(CARDS)] == [0, 2, 3]
+    for allocator in (ours, theirs):
+        taken = allocator.take(CARDS, 2)
+        assert taken is not None
+        assert [device.index for device in taken.devices] == [0, 2]
+        taken.release()
+
+
+@pytest.mark.parametrize(
+    ("free", "options", "fits"),
+    [
+        (143000, {}, True),
+        (100000, {}, False),
+        (100000, {"gpu_memory_utilization": 0.6}, True),
+        (100, {"kv_cache_memory_bytes": 1}, True),
+        (None, {}, True),
+    ],
+)
+def test_memory_that_others_hold_is_seen_before_a_start(
+    free: int | None, options: dict[str, Any], fits: bool
+) -> None:
+    assert room(Device("cuda", 0, "H200", 143771, "GPU-0", free), options) is fits
+
+
+# --- pools ---
+
+
+@pytest.fixture
+def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Set how much memory of each GPU is free; a stand-in nvidia-smi prints them."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path('/usr/bin')}:{Path('/bin')}")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "locks"))
+    tool = tmp_path / "nvidia-smi"
+
+    def there_are(*free: int) -> None:
+        lines = [f"{n}, GPU-{n}, NVIDIA H200, 143771, {mib}, Disabled" for n, mib in enumerate(free)]
+        tool.write_text("#!/bin/sh\ncat <<END\n" + "\n".join(lines) + "\nEND\n")
+        tool.chmod(0o700)
+        machine.cache_clear()
+
+    yield there_are
+    machine.cache_clear()
+
+
+def one_pool(folder: Path, name: str, say: Callable[[str], None], **options: Any) -> VllmEngine:
+    place = folder / name
+    place.mkdir()
+    return pool(
+        place,
+        MemoryJournal(),
+        RunBudget(Decimal(10)),
+        device="cuda",
+        say=say,
+        seconds=0.3,
+        **options,
+    )
+
+
+def test_two_models_never_share_a_gpu_and_an_idle_one_makes_room(
+    tmp_path: Path, cards: Callable[..., None]
+) -> None:
+    cards(143000)
+    words: list[str] = []
+    first, second = one_pool(tmp_path, "a", words.append), one_pool(tmp_path, "b", words.append)
+    replies: list[Answer | Failure] = []
+    asking = [
+        threading.Thread(target=lambda one=one: replies.extend(ask(one, 10))) for one in (first, second)
+    ]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(PATIENCE_SECONDS)
+    lives = sorted(
+        (life for one in (first, second) for life in one.worker_lifetimes()), key=lambda life: life.started_at
+    )
+    first.close()
+    second.close()
+    assert len(lives) == 2
+    assert sum(isinstance(reply, Answer) for reply in replies) == 20
+    assert lives[0].stopped_at is not None
+    assert lives[0].stopped_at <= lives[1].started_at
+    assert any("waits for 1 cuda device" in sentence for sentence in words)
+
+
+def test_a_gpu_whose_memory_others_hold_is_waited_for(tmp_path: Path, cards: Callable[..., None]) -> None:
+    cards(9000)
+    waits = threading.Event()
+    made = one_pool(tmp_path, "a", lambda _: waits.set())
+    replies: list[Answer | Failure] = []
+    asking = threading.Thread(target=lambda: replies.extend(ask(made, 3)))
+    asking.start()
+    assert waits.wait(PATIENCE_SECONDS)
+    assert made.worker_lifetimes() == []
+    cards(140000)
+    asking.join(PATIENCE_SECONDS)
+    made.close()
+    assert [isinstance(reply, Answer) for reply in replies] == [True] * 3
+
+
+def test_after_an_ecc_error_the_next_start_takes_another_gpu(
+    tmp_path: Path, cards: Callable[..., None]
+) -> None:
+    cards(143000, 143000)
+    words: list[str] = []
+    log = str(LOGS / "cuda_sick.log")
+    made = one_pool(tmp_path, "a", words.append, starts=str(tmp_path / "starts"), fails=1, log=log)
+    assert all(isinstance(reply, Answer) for reply in ask(made, 3))
+    made.close()
+    assert any("device 0 (NVIDIA H200) is left out" in sentence for sentence in words), words
