@@ -204,11 +204,13 @@ class BatchEngine:
     async def _send(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, source: str | None = None
     ) -> None:
-        """Upload a part, unless that is done, and make its batch."""
+        """Upload a part, unless that is done, and make its batch; neither where nothing more is to be sent by now."""
+        remote = None
         try:
-            if source is None:
+            if source is None and self._over(work) is None:
                 source = await self._wire.upload(part.path, part.label)
-            remote = await self._made(work, part, source)
+            if source is not None:
+                remote = await self._made(work, part, source)
         except CallError as error:
             self._room.leave(part.tokens)
             reply = (
@@ -218,11 +220,16 @@ class BatchEngine:
             return
         finally:
             part.path.unlink(missing_ok=True)
-        group.create_task(self._carry(group, work, part, remote))
+        if remote is not None:
+            group.create_task(self._carry(group, work, part, remote))
+        else:
+            self._room.leave(part.tokens)
+            await self._place_anew(group, work, part, "nothing more was to be sent")
 
-    async def _made(self, work: Submission, part: BatchPart, source: str) -> Remote:
-        """The batch of a part. Where too many wait at the provider already, one of ours is awaited."""
-        while True:
+    async def _made(self, work: Submission, part: BatchPart, source: str) -> Remote | None:
+        """The batch of a part; None where nothing more is to be sent. Where too many wait at the provider already, one of
+        ours is awaited."""
+        while self._over(work) is None:
             try:
                 return await make(self._wire, source, part.label)
             except CallError as error:
@@ -230,6 +237,7 @@ class BatchEngine:
                 if not full or self._room.under_way < 2 or self._over(work) is not None:
                     raise
             await self._room.one_less(lambda: self._over(work) is not None)
+        return None
 
     async def _carry(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, remote: Remote

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from thirdshift.engines.batch.labels import attempt_of, entry_id, label, row_of, tag
 from thirdshift.engines.batch.provider import BatchWire, Remote
-from thirdshift.engines.core.records import ZERO, AttemptRecords
+from thirdshift.engines.core.records import ZERO, AttemptRecords, overrun_words
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.transport import Reply, lost, not_sent
 from thirdshift.engines.core.validation import Schema, judged, schema_fault
@@ -317,16 +317,14 @@ class BatchParts:
         self._desk.journal.settled([outcome for _, outcome in judged])
         for (held, _), (_, outcome) in zip(lot, judged, strict=True):
             self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd, certain=outcome.certain)
-            if outcome.status is LedgerStatus.SETTLED and outcome.cost_usd > held.intent.reserved_usd:
+            # what a lowered cap had no room for is reserved at nothing, and that is no fault of the provider's
+            if outcome.status is LedgerStatus.SETTLED and 0 < held.intent.reserved_usd < outcome.cost_usd:
                 self._overran(held.intent, outcome)
         return [answer for answer, _ in judged]
 
     def _overran(self, intent: Intent, outcome: Outcome) -> None:
         if not self.overrun:
-            self._desk.say(
-                f"endpoint {intent.endpoint} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most"
-                " that could be: no batch is sent to it any more"
-            )
+            self._desk.say(overrun_words(intent, outcome))
         self.overrun = True
 
     def _judged(self, held: PendingRequest, reply: Reply, *, final: bool = True) -> tuple[Said, Outcome]:

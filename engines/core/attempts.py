@@ -19,7 +19,7 @@ from decimal import Decimal
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP, Step, backoff_seconds
 from thirdshift.engines.core.health import EndpointHealth
 from thirdshift.engines.core.rate_limits import Limiter
-from thirdshift.engines.core.records import ZERO, AttemptRecords
+from thirdshift.engines.core.records import ZERO, AttemptRecords, overrun_words
 from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.transport import Reply, Transport, lost, not_sent
 from thirdshift.engines.core.validation import judged, schema_fault
@@ -251,14 +251,9 @@ class Attempts:
     def _overrun(self, intent: Intent, outcome: Outcome) -> None:
         """A provider bills more than its ceiling allowed: nothing more is sent to it, for the cap's sake."""
         if outcome.status is LedgerStatus.SETTLED and outcome.service_tier in (None, self._books.tier):
-            name = self._endpoint.name
-            words = (
-                f"endpoint {name} billed {outcome.cost_usd:f} USD where {intent.reserved_usd:f} was the most that could be:"
-                " it is stopped. Does it count what it thinks beside max_tokens? State reasoning_tokens_max, and resume"
-            )
             if self._overrun_words is None:
-                self._desk.say(words)
-            self._overrun_words = self._overrun_words or words
+                self._overrun_words = overrun_words(intent, outcome)
+                self._desk.say(self._overrun_words)
             self.halt(FailureKind.BUDGET)
 
     def unsent(self, request: Request, kind: FailureKind) -> Failure:

@@ -48,6 +48,15 @@ DEARNESS = {"batch": Decimal(1), "flex": Decimal(1), "default": Decimal(2), "pri
 """What tiers cost against each other where nobody knows the price: the widest gaps in litellm's map, 1.106."""
 
 
+def overrun_words(intent: Intent, outcome: Outcome) -> str:
+    """Say that a provider billed more than its ceiling allowed, and what may be the reason."""
+    billed, most = (f"{amount.normalize():f}" for amount in (outcome.cost_usd, intent.reserved_usd))
+    return (
+        f"endpoint {intent.endpoint} billed {billed} USD where {most} was the most that could be: it is stopped. Does it "
+        "count what it thinks beside max_tokens? State reasoning_tokens_max, and resume"
+    )
+
+
 class AttemptRecords:
     """Writes the records of one endpoint's attempts. `extra_bytes`: what its params add to each; `keep`: the run's folder,
     where what servers said of failures is kept."""
