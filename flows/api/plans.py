@@ -323,13 +323,14 @@ def _end_without_plan(outlook: PlanOutlook) -> datetime | None:
 def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> PlanReport:
     context, pilot = outlook.context, outlook.pilot_usd
     spread = [share.cost_sd_usd for share in outlook.shares.values()]
-    needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
+    needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved)
     piloted = 0 if outlook.decision.cascades is not None else context.pilots
     unpiloted = 1.0 - min(piloted / max(len(outlook.columns.rows), 1), 1.0)
     high = high_usd(outlook.columns, outlook.market, context.endpoints, outlook.decision, solved, spread)
-    scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved.quality)
+    scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved)
     most = context.judge_usd
-    scoring_high = scoring if most is None else max(float(most) - outlook.judged_usd, 0.0)
+    unscored = needed is not None and needed.needed == 0 and not pilot  # no pilot that might change the plan
+    scoring_high = scoring if most is None or unscored else max(float(most) - outlook.judged_usd, 0.0)
     scoring = min(scoring, scoring_high)
     by = "judge" if context.judge is not None else "audit"
     purposes = {"pilot": pilot - outlook.judged_usd, "main": unpiloted * solved.cost_usd}

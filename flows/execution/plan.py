@@ -64,7 +64,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         Repair(learner, assignment, run.console.say),
         chosen.cost_usd
         - learner.paid_usd(market, assignment.target)
-        + audit_usd(run.context, prepared.input, prepared.columns, market, chosen.quality),
+        + audit_usd(run.context, prepared.input, prepared.columns, market, chosen),
         out_of_reach=compromise is Compromise.FLOOR,
     )
     run.dispatcher.plan_workers({name: chosen.workers.get(name, 0) for name in run.context.pools})

@@ -19,6 +19,8 @@ from thirdshift.router.certification.certificate import (
 )
 from thirdshift.router.certification.judge import OWN_WORDS, VERDICT_TOKENS
 from thirdshift.router.certification.scorers import Basis, kind_of
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.planning.problem import NOBODY, Plan
 
 ABOVE = 0.02
 """By how much a plan usually clears its floor, once a pilot has shown how sure it may be."""
@@ -35,12 +37,14 @@ class Labels:
 
 
 def labels(
-    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, plan: Plan
 ) -> Labels | None:
-    """Return how many scores certify the floor; None where there is none. `quality`: predicted of the plan."""
-    aim = context.aim
+    """Return how many scores certify the floor under `plan`; None where there is no floor."""
+    aim, quality = context.aim, plan.quality
     if aim is None or context.scorer is None:
         return None
+    if by_anchor_alone(plan, market, aim):
+        return Labels(0, 0.0)
     if context.scores_free and not context.by_sample:
         return Labels(int(batch.scorable.sum()), 0.0)
     predicted = min(max(quality, aim.floor + ABOVE), 1.0)
@@ -51,12 +55,18 @@ def labels(
     return Labels(needed, label_usd(context, columns, market))
 
 
+def by_anchor_alone(plan: Plan, market: Market, aim: QualityTarget) -> bool:
+    """Whether the plan gives everything to the endpoint that the floor is a share of: its share is 1, unscored."""
+    served = market.endpoint[plan.choice[plan.choice != NOBODY]]
+    return bool(aim.baselines) and bool(np.isin(served, aim.baselines).all())
+
+
 def audit_usd(
-    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, quality: float
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, plan: Plan
 ) -> float:
     """Return what scoring the random audit is expected to cost; 0 where scores are free."""
-    needed_labels = labels(context, batch, columns, market, quality)
-    if context.scores_all or needed_labels is None:
+    needed_labels = labels(context, batch, columns, market, plan)
+    if context.scores_all or needed_labels is None or needed_labels.needed == 0:
         return 0.0
     asked = context.job.quality
     if context.by_sample:
