@@ -19,17 +19,29 @@ perfect."""
 WRONG_PER_TENFOLD = 0.5
 """A model at ten times the price is invented to be wrong so much as often: dearer ones are better as a rule."""
 
+LEAST_DOUBT = 0.005
+"""No belief about one model says that another is always right, or never."""
+
 
 def invented_quality(endpoints: Sequence[Endpoint]) -> dict[str, float]:
-    """How often each stand-in is right: as believed of its model, else the more often the dearer it is."""
+    """Say how often each stand-in is right: as believed of its model; else the more often the dearer it is, and the more
+    often the more is believed of the others at their prices."""
     price = {end.name: float(end.price.base.input) + float(end.price.base.output) for end in endpoints}
     least = min((usd for usd in price.values() if usd > 0), default=1.0)
-    found = {}
-    for end in endpoints:
-        tenfold = math.log10(max(price[end.name], least) / least)
-        guess = 1.0 - (1.0 - UNKNOWN_QUALITY) * WRONG_PER_TENFOLD**tenfold
-        found[end.name] = guess if end.quality_prior is None else end.quality_prior
-    return found
+    by_price = {
+        name: 1.0 - (1.0 - UNKNOWN_QUALITY) * WRONG_PER_TENFOLD ** math.log10(max(usd, least) / least)
+        for name, usd in price.items()
+    }
+    believed = {end.name: end.quality_prior for end in endpoints if end.quality_prior is not None}
+    beyond = [_log_odds(prior) - _log_odds(by_price[name]) for name, prior in believed.items()]
+    shift = sum(beyond) / len(beyond) if beyond else 0.0
+    guessed = {name: 1.0 / (1.0 + math.exp(-_log_odds(share) - shift)) for name, share in by_price.items()}
+    return guessed | believed
+
+
+def _log_odds(share: float) -> float:
+    share = min(max(share, LEAST_DOUBT), 1.0 - LEAST_DOUBT)
+    return math.log(share / (1.0 - share))
 
 
 def invention_sentence(endpoints: Sequence[Endpoint]) -> str:
