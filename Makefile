@@ -16,7 +16,7 @@ PIP_INSTALL := -m pip install -qq --no-input --disable-pip-version-check --no-co
 LOCKED := --no-deps --require-hashes
 COMPILE := -m compileall -qq -j 0
 
-.PHONY: help setup setup-dev setup-vllm demo demo-vllm test test-newest test-ui lint bench lock
+.PHONY: help setup setup-dev setup-vllm demo demo-vllm test test-newest test-ui lint image bench lock
 .DELETE_ON_ERROR:
 
 help:
@@ -27,7 +27,8 @@ help:
 	@echo "make test        all tests, in both environments"
 	@echo "make test-newest the wheel with the newest versions that it admits: --json of every command (minutes)"
 	@echo "make test-ui     what people see, in a headless browser (Debian: apt install chromium)"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff and mypy; the Dockerfile and the compose file"
+	@echo "make image       the program in a container image, by docker, podman or buildah, whichever is there"
 	@echo "make bench       the benchmarks; each states what it must reach"
 	@echo "make lock        the requirements files anew from pyproject.toml (needs uv)"
 
@@ -61,6 +62,15 @@ lint: .venv/.ready-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/hadolint Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec compose.yaml
+
+# whatever builds here: a client whose daemon answers, or a program that needs none
+BUILDER = $(shell for each in docker podman; do $$each info >/dev/null 2>&1 && echo $$each && exit; done; command -v buildah)
+image:
+	@test -n "$(BUILDER)" || { echo "no container builder here: docker (with its daemon), podman or buildah" >&2; exit 1; }
+	@$(BUILDER) build --tag thirdshift .
+	@case $(BUILDER) in *buildah) ;; *) $(BUILDER) run --rm thirdshift --version;; esac
 
 # about two hours; routing.py wants a folder of outcome files: make bench OUTCOMES=…
 bench: .venv/.ready-dev .venv-vllm/.ready

@@ -55,16 +55,25 @@ for entrypoint in ("thirdshift.flows.night:night", "thirdshift.flows.night.night
 """
 
 
+def copied_into_the_image() -> list[str]:
+    """What the Dockerfile takes from the checkout."""
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copies = [line.split()[1:-1] for line in lines if line.startswith("COPY ") and "--from" not in line]
+    return [name for names in copies for name in names]
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the wheel and the source distribution, built from a copy of the checkout."""
+    """The folder with the wheel and the source distribution, built from what the Dockerfile copies."""
     folder = tmp_path_factory.mktemp("built")
     copy = folder / "checkout"
-    shutil.copytree(ROOT / "src", copy / "src", symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, copy / name)
+    copy.mkdir()
+    for name in copied_into_the_image():
+        if (ROOT / name).is_dir():
+            unwanted = shutil.ignore_patterns("*.egg-info", "__pycache__")
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=unwanted)
+        else:
+            shutil.copy(ROOT / name, copy / name)
     subprocess.run(
         [sys.executable, "-c", BUILD, folder],
         cwd=copy,
@@ -215,3 +224,23 @@ def night_of(deployment: str) -> str:
             assert time.monotonic() < last, state
             time.sleep(0.2)
     return str(state.type.value)
+
+
+def test_an_image_gets_what_a_build_needs_and_nothing_else() -> None:
+    """Of a checkout with keys, data and warehouses in it, a container builder is shown the sources alone."""
+    first, *rest = [
+        line for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line
+    ]
+    assert first == "*"
+    assert sorted(line[1:] for line in rest if line.startswith("!")) == sorted(copied_into_the_image())
+
+
+def test_the_compose_file_starts_programs_that_an_installation_has() -> None:
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
+    for service in compose["services"].values():
+        program, *words = [*service.get("entrypoint", ["thirdshift"]), *service["command"]]
+        asked = [Path(sys.executable).with_name(program), *(word for word in words if word != "job.yaml")]
+        told = subprocess.run(
+            [*asked, "--help"], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
+        assert told.returncode == 0, told.stderr
