@@ -9,13 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from thirdshift.engines.devices import hardware
+from thirdshift.engines.devices import hardware, machine, width
 from thirdshift.engines.metered.throughput import Rates
 from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.market import DEVICE_PACE
 from thirdshift.router.planning.options import Throughput
-from thirdshift.router.values import ClusterSpec, Endpoint
+from thirdshift.router.planning.problem import Devices
+from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -65,8 +66,18 @@ def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> d
         if each.workers is not None:
             place = (each.workers.device, hardware(each.workers))
         row = seen.get((each.model, *place))
-        found[each.name] = _guess(place[0]) if row is None else _measured(row)
+        known = _guess(place[0]) if row is None else _measured(row)
+        found[each.name] = replace(
+            known, throughput=replace(known.throughput, devices=_devices(each.workers))
+        )
     return found
+
+
+def _devices(spec: WorkerSpec | None) -> Devices | None:
+    """Return what a worker takes of the devices of this machine, which other models want too."""
+    if spec is None or spec.device == "cpu":
+        return None
+    return Devices(spec.device, width(spec.options), len(machine().of(spec.device)))
 
 
 def _on_cluster(
@@ -121,7 +132,8 @@ def throughput_of_run(
     corrected = dict(throughputs)
     for name, one in _rates(engines):
         if one.seconds >= ENOUGH_SECONDS:
-            corrected[name] = Throughput(
+            corrected[name] = replace(
+                corrected.get(name, Throughput()),
                 prefill_tokens_per_second=one.prefill_tokens_per_second,
                 decode_tokens_per_second=one.decode_tokens_per_second,
                 startup_seconds=one.startup_seconds,

@@ -67,7 +67,7 @@ class Multipliers:
             if limit.measure is Measure.COST:
                 cost += price
             elif limit.measure is not Measure.WORTH:
-                flat[limit.measure][list(limit.options)] += price
+                flat[limit.measure][list(limit.options)] += price * np.array(limit.devices or 1)
             elif limit.task is None:
                 worth += price
             elif limit.task < tasks:
@@ -94,6 +94,8 @@ class Multipliers:
             total += np.multiply.outer(p.weight, flat[Measure.WEIGHT])
         if flat[Measure.TOKENS].any():
             total += p.tokens * flat[Measure.TOKENS]
+        if flat[Measure.DEVICES].any():
+            total += p.busy * flat[Measure.DEVICES]
         for pool, fits, idle in zip(self.pools, self.fits, self._idle(), strict=True):
             if fits != idle:
                 total[:, pool.option] += p.busy[:, pool.option] * (fits - idle)

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 
 from thirdshift.router.planning.coefficients import Real
-from thirdshift.router.planning.problem import Problem, Workers
+from thirdshift.router.planning.problem import Devices, Problem, Workers
 
 SINGLE = 1e-7
 """Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the
@@ -25,6 +25,8 @@ class Measure(StrEnum):
     COUNT = "count"
     WEIGHT = "weight"
     TOKENS = "tokens"
+    DEVICES = "devices"
+    """Seconds of devices: of a worker, times how many it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class Limit:
     bound: float
     options: tuple[int, ...]
     task: int | None = None
+    devices: tuple[int, ...] = ()
+    """For DEVICES: what a worker of each of the options takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ def limits_of(problem: Problem, totals: RoutableTotals) -> tuple[Limit, ...]:
     return (
         *_floors(problem, totals),
         *_capacities(problem, totals),
+        *_devices(problem),
         *_shares(problem, totals),
         *_cap(problem),
     )
@@ -135,6 +140,26 @@ def _capacities(problem: Problem, totals: RoutableTotals) -> list[Limit]:
         if tokens < math.inf and requests > 0:
             capacities.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, (e,)))
     return capacities
+
+
+def _devices(problem: Problem) -> list[Limit]:
+    """What pools can do together that run on the same devices: one after another, each started once at least."""
+    seconds = problem.terms.seconds
+    kinds: dict[str, list[tuple[int, Workers, Devices]]] = {}
+    for e, option in enumerate(problem.options):
+        if option.workers is not None and option.workers.devices is not None and seconds is not None:
+            devices = option.workers.devices
+            kinds.setdefault(devices.kind, []).append((e, option.workers, devices))
+    limits = []
+    for kind, pools in sorted(kinds.items()):
+        if len(pools) < 2 or seconds is None:
+            continue
+        starts = sum(workers.startup_seconds * devices.each for _, workers, devices in pools)
+        most = max(0.0, min(devices.here for _, _, devices in pools) * seconds - starts)
+        options = tuple(e for e, _, _ in pools)
+        takes = tuple(devices.each for _, _, devices in pools)
+        limits.append(Limit(f"devices:{kind}", Measure.DEVICES, most, options, devices=takes))
+    return limits
 
 
 def _shares(problem: Problem, totals: RoutableTotals) -> list[Limit]:

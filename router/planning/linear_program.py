@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import highspy
 import numpy as np
@@ -91,7 +91,7 @@ class LinearProgram:
     def set_bound(self, index: int, bound: float) -> None:
         """Move one limit; the next solve starts from the last basis."""
         old = self.limits[index]
-        moved = Limit(old.name, old.measure, bound, old.options, old.task)
+        moved = replace(old, bound=bound)
         self.limits = (*self.limits[:index], moved, *self.limits[index + 1 :])
         low, high = self._row_bounds(index)
         self._highs.changeRowBounds(len(self.table) + index, low, high)
@@ -187,6 +187,10 @@ class LinearProgram:
                 values = table.worth[group, option]
             case Measure.TOKENS:
                 values = table.tokens[group, option]
+            case Measure.DEVICES:
+                takes = np.zeros(table.busy.shape[1])
+                takes[list(limit.options)] = limit.devices
+                values = table.busy[group, option] * takes[option]
         counted = np.isin(option, limit.options)
         if limit.task is not None:
             counted &= table.task[group] == limit.task

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from thirdshift.router.harvest import CONCURRENCY
-from thirdshift.router.planning.problem import Option, Workers
+from thirdshift.router.planning.problem import Devices, Option, Workers
 from thirdshift.router.pricing.prices import Window, windows
 from thirdshift.router.values import Endpoint, Mode
 
@@ -33,6 +33,8 @@ class Throughput:
     startup_seconds: float = 60.0
     running: int = 0
     """Workers that are up: what starting them cost is paid."""
+    devices: Devices | None = None
+    """What one worker takes of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +136,5 @@ def _workers(endpoint: Endpoint, throughput: Throughput, *, hurried: bool) -> Wo
         decode_tokens_per_second=throughput.decode_tokens_per_second,
         startup_seconds=0.0 if up else throughput.startup_seconds,
         minimum_seconds=0.0 if spec is None or up else spec.minimum_minutes * 60,
+        devices=throughput.devices,
     )

@@ -22,6 +22,16 @@ NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
+class Devices:
+    """What a worker takes of the devices of one kind that this machine has."""
+
+    kind: str
+    each: int
+    """Devices of one worker."""
+    here: int
+
+
+@dataclass(frozen=True, slots=True)
 class Workers:
     """A pool of workers that can be started; then hours are paid for, not tokens."""
 
@@ -34,6 +44,8 @@ class Workers:
     startup_seconds: float = 0.0
     minimum_seconds: float = 0.0
     """A worker once started is paid for at least so long."""
+    devices: Devices | None = None
+    """What a worker runs on where other pools run too; None: nothing that another wants."""
 
     @property
     def start_usd(self) -> float:

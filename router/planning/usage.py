@@ -67,6 +67,8 @@ class PlanUsage:
                 return float(self.weight[options].sum())
             case Measure.TOKENS:
                 return float(self.tokens[options].sum())
+            case Measure.DEVICES:
+                return float((self.busy[options] * limit.devices).sum())
 
     def usage(self, limits: Sequence[Limit]) -> Real:
         return np.array([self.used(limit) for limit in limits])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from thirdshift.router.planning.frontier import frontier
 from thirdshift.router.planning.infeasibility import dollars, hours, solve
 from thirdshift.router.planning.limits import margin
 from thirdshift.router.planning.options import Throughput, options_for
-from thirdshift.router.planning.problem import Infeasible, Option, Plan, Problem, Terms, Workers
+from thirdshift.router.planning.problem import Devices, Infeasible, Option, Plan, Problem, Terms, Workers
 from thirdshift.router.planning.shards import BATCH, Cutting, cut
 from thirdshift.router.planning.solve import Compromise, cheapest, fallback
 from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
@@ -233,6 +234,34 @@ SCHEDULE = PriceSchedule(
     off_peak=(OffPeak(Decimal("0.5"), "UTC", frozenset(range(18, 24)), frozenset(range(7))),),
 )
 AFTERNOON = datetime(2026, 11, 23, 16, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(("here", "each"), [(1, 1), (4, 4), (2, 1)])
+def test_models_that_take_turns_on_the_same_devices_share_the_night(here: int, each: int) -> None:
+    """Each of two models could answer its half of the requests in forty minutes; the night is an hour."""
+    n, night, start = 400, 3600.0, 120.0
+    devices = Devices("cuda", each, here)
+    pace = n / 2 * 1000 / 2400
+    workers = [Workers(1, 1.0, pace, math.inf, start, devices=devices) for _ in range(2)]
+    options = (
+        Option("small", "small", "house", workers=workers[0]),
+        Option("other", "other", "house", workers=workers[1]),
+        Option("api", "api", "vendor"),
+    )
+    half = np.arange(n) % 2 == 0
+    quality = np.stack([np.where(half, 0.95, 0.1), np.where(half, 0.1, 0.95), np.full(n, 0.95)], axis=1)
+    cost = np.zeros((n, 3))
+    cost[:, 2] = 1.0
+    tokens = np.full(n, 1000.0)
+    problem = Problem(
+        options, ("t",), np.zeros(n, int), np.ones(n, int), cost, quality, tokens, np.ones(n),
+        terms=Terms(floor=0.94, seconds=night),
+    )  # fmt: skip
+    plan = planned(problem)
+    local = int((plan.choice != 2).sum())
+    possible = n if here > each else int((night - 2 * start) * pace / 1000)
+    assert possible - 8 <= local <= possible
+    assert plan.finish_seconds <= night
 
 
 def test_an_endpoint_with_off_peak_prices_is_an_option_per_price_with_windows_that_do_not_overlap() -> None:
