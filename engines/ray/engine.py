@@ -65,7 +65,12 @@ class SeatPlace:
         found = self.seat.found or {}
         cpu = self.spec.device == "cpu"
         environment = cpu_environment(self.spec, self.cores) if cpu else {}
-        hello: dict[str, JSON] = {"model": model, "options": dict(options), "cores": list(self.cores)}
+        hello: dict[str, JSON] = {
+            "model": model,
+            "options": dict(options),
+            "cores": list(self.cores),
+            "device": self.spec.device,
+        }
         self.seat.begin(str(found["python"]), hello, environment)
         return self.seat
 

@@ -94,9 +94,12 @@ class DevicePlacer:
         allocation = self.allocator.take([one for one in devices if room(one, self.spec.options)], count)
         if allocation is None:
             return None
-        where = environment(allocation.devices)
         return LocalPlace(
-            self.spec.python, where, hardware=hardware(self.spec, self.known), allocation=allocation
+            self.spec.python,
+            environment(allocation.devices),
+            hardware=hardware(self.spec, self.known),
+            device=self.spec.device,
+            allocation=allocation,
         )
 
     def _needs(self) -> str:
@@ -114,4 +117,4 @@ def room(device: Device, options: Mapping[str, JSON]) -> bool:
 def on_cores(spec: WorkerSpec, number: int, known: Machine) -> LocalPlace:
     """Return the cores of worker `number` of the processor's."""
     cores = cores_of(spec, number, known.cores)
-    return LocalPlace(spec.python, cpu_environment(spec, cores), cores, hardware(spec, known))
+    return LocalPlace(spec.python, cpu_environment(spec, cores), cores, hardware(spec, known), device="cpu")

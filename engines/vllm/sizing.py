@@ -65,6 +65,7 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing) -> dict[st
     options.setdefault("structured_outputs_config", dict(COMPACT))
     if endpoint.context_window is not None:
         options.setdefault("max_model_len", endpoint.context_window)
+    options.setdefault("max_model_len", FITTED)
     return sizing.applied(options, spec.device)
 
 

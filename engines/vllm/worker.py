@@ -3,7 +3,7 @@
 Its parent speaks JSON lines on stdin and reads JSON lines from what was stdout when it started (whatever vLLM
 prints goes to stderr, the log):
 
-    → {"model", "options", "parent", "cores"}                        the first line: what to load
+    → {"model", "options", "parent", "cores", "device"}              the first line: what to load, and what to run on
     ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs"}
     → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
     → {"op": "go"}                                                   the wave is complete: do not wait for more
@@ -303,6 +303,18 @@ def waves(heard: SimpleQueue[bytes], worker: Worker) -> Iterator[list[dict[str, 
         yield lot
 
 
+def runs_on(device: str | None) -> None:
+    """Raise where this vLLM was built for another device than the job names: it would be silent, and slow."""
+    from vllm.platforms import current_platform
+
+    built = {"rocm": "cuda"}.get(current_platform.device_name, current_platform.device_name)
+    if device is not None and built != device:
+        raise ImportError(
+            f"device: {device} is asked for, and this vLLM runs on {built or 'nothing that is here'}; "
+            "name under python: an interpreter whose vLLM was built for it (make setup-vllm DEVICE=…)"
+        )
+
+
 def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
     hello = json.loads(heard.get())
     tie_to(hello["parent"])
@@ -311,6 +323,7 @@ def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
     began = time.monotonic()
     import vllm
 
+    runs_on(hello.get("device"))
     worker = Worker(line, hello)
     line.say(
         {

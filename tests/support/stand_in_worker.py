@@ -3,7 +3,8 @@
 It takes the options that a job passes through: `faults_above` (out of memory with more requests than that at once),
 `never_ready` (prints and waits), `seconds` (per lot of answers), `adds` (answers the sum of the numbers asked about),
 `starts` (a file that each start appends its options to), `log` and `fails` (the log of a real engine that is printed by the
-first so many starts, which then end), `dies` (a log printed instead of the first answers of the first process).
+first so many starts, which then end), `dies` (a log printed instead of the first answers of the first process),
+`environment` (a file for the names of its variables).
 """
 
 import json
@@ -28,6 +29,9 @@ def end_as(log: str, message: str) -> None:
 def main() -> None:
     options = json.loads(sys.stdin.readline())["options"]
     start = 1
+    if options.get("environment"):
+        with open(options["environment"], "w") as file:
+            json.dump(list(os.environ), file)
     if options.get("starts"):
         with open(options["starts"], "a+") as file:
             file.write(json.dumps(options) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,8 @@ from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
 from tests.support.workers import USD_PER_HOUR, ask, pool
 from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.process import without_secrets
+from thirdshift.engines.vllm.shared_memory import PLACE, SharedMemory
 from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
 
 
@@ -99,6 +103,50 @@ def test_a_worker_ends_with_its_engine_process() -> None:
         "kind": "engine",
         "message": "vLLM's process ended: EngineCore",
     }
+
+
+SHARES = """
+import time
+from multiprocessing.shared_memory import SharedMemory
+memory = SharedMemory(create=True, size=1024)
+print(memory.name, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux shows what is shared")
+def test_shared_memory_of_a_killed_worker_is_unlinked() -> None:
+    worker = subprocess.Popen(
+        (sys.executable, "-c", SHARES), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert worker.stdout is not None
+    place = PLACE / worker.stdout.readline().strip()
+    shared = SharedMemory(worker.pid)
+    shared.look()
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.communicate()
+    assert place.exists()
+    shared.unlink()
+    assert not place.exists()
+
+
+def test_a_worker_gets_no_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "OPENAI_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "SLACK_TOKEN",
+        "PGPASSWORD",
+        "HF_TOKEN",
+        "NCCL_X",
+    ):
+        monkeypatch.setenv(name, "value")
+    made = pool(tmp_path, MemoryJournal(), RunBudget(Decimal(10)), environment=str(tmp_path / "environment"))
+    ask(made, 1)
+    made.close()
+    names = set(json.loads((tmp_path / "environment").read_text()))
+    assert names >= {"HF_TOKEN", "NCCL_X", "PATH"}
+    assert not names & {"OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "SLACK_TOKEN", "PGPASSWORD"}
+    assert "AWS_SECRET_ACCESS_KEY" in without_secrets(os.environ, "s3://bucket/model")
 
 
 @pytest.mark.parametrize("seconds", [None, 0.2])

@@ -239,8 +239,30 @@ def test_what_cannot_start_is_a_sentence_with_its_remedy(
 
 def test_too_few_gpus_are_counted() -> None:
     machine = Machine((Device("cuda", 0, "H200"),), (), (0,))
-    (problem,) = check(worker_endpoint(device="cuda", workers=2), machine)
-    assert "need 2, and 1 are here" in problem
+    problems = check(worker_endpoint(device="cuda", workers=2), machine)
+    assert any("need 2, and 1 are here" in problem for problem in problems)
+
+
+def test_weights_that_do_not_fit_are_told_before_anything_is_started(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 754000000000}}')
+    cards = Machine(tuple(Device("cuda", n, "H200", 143771, f"GPU-{n}") for n in range(8)), (), (0,))
+
+    def told(**options: Any) -> list[str]:
+        end = worker_endpoint(str(tmp_path), device="cuda", options=options)
+        return [problem for problem in check(end, cards) if "weights" in problem]
+
+    (problem,) = told(tensor_parallel_size=4)
+    assert "754 GB" in problem
+    assert "tensor_parallel_size: 8" in problem
+    assert told(tensor_parallel_size=8) == []
+    assert told(tensor_parallel_size=4, quantization="fp8") == []
+
+
+def test_a_gpu_is_not_paid_for_a_build_for_the_cpu() -> None:
+    here = Machine((Device("cuda", 0, "H200", 143771, "GPU-0"),), (), (0,))
+    problems = check(worker_endpoint(device="cuda"), here)
+    assert any("is the CPU's build" in problem for problem in problems), problems
 
 
 def test_a_worker_that_can_start_has_no_problem() -> None:

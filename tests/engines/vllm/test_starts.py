@@ -137,7 +137,7 @@ def test_a_start_without_memory_is_tried_again_with_less(tmp_path: Path) -> None
     replies, starts = started(tmp_path, MemoryJournal(), fails=1, log=str(LOGS / "cuda_start.log"))
     assert all(isinstance(reply, Answer) for reply in replies)
     assert [start.get("max_num_seqs") for start in starts] == [None, 128]
-    assert [start.get("max_model_len") for start in starts] == [None, FITTED]
+    assert [start.get("max_model_len") for start in starts] == [FITTED, FITTED]
     (log,) = (tmp_path / "workers").iterdir()
     assert OUT in log.read_text()
 
