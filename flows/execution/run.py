@@ -136,10 +136,11 @@ class Run:
         bill = self.budget.figures
         return spent(bill.settled_usd, bill.unsettled_usd, bill.in_flight_usd)
 
-    def land(self, shard: ShardWork, failed: str | None) -> None:
+    def land(self, shard: ShardWork, failed: str | None, *, more: bool = False) -> None:
         """Take a finished shard's part into the warehouse; while another program has that, later.
 
-        `failed`: why the shard broke, which the console says; what it did not answer then counts as failed.
+        `failed`: why the shard broke, which the console says; what it did not answer then counts as failed. `more`: the
+        next lands at once, and takes this one's part in too: opening and closing the warehouse is most of it.
         """
         context = self.context
         if failed is not None:
@@ -148,6 +149,8 @@ class Run:
             self.broken_shards.append(shard)
             self.journal.seal(shard.shard_id)  # what it was answered before it broke is paid for, and counts
         self._to_land.append((shard, failed))
+        if more:
+            return
         with (
             suppress(WarehouseInUse),
             Warehouse.open(context.warehouse, wait_seconds=LAND_SECONDS, say=self._say_once) as warehouse,

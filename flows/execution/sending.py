@@ -58,7 +58,7 @@ def _send_in_threads(run: Run, threads: ThreadPoolExecutor, shards: Sequence[Sha
     def submit(shard: ShardWork) -> futures.Future[None]:
         return threads.submit(run.dispatcher.answer, shard.shard_id)
 
-    send(run, shards, submit, futures.as_completed, futures.wait)
+    send(run, shards, submit, futures.as_completed, futures.wait, futures.Future.done)
 
 
 def send(
@@ -67,16 +67,18 @@ def send(
     submit: Callable[[ShardWork], Any],
     as_completed: Callable[[list[Any]], Iterable[Any]],
     wait: Callable[..., object],
+    done: Callable[[Any], bool] = lambda _: False,
 ) -> None:
-    """Have shards answered side by side and land them as they finish.
+    """Have shards answered side by side and land them as they finish, those together that have finished by then.
 
-    `submit` starts a shard and returns its future; `as_completed` and `wait` are those of that kind of future.
+    `submit` starts a shard and returns its future; `as_completed`, `wait` and `done` are those of that kind of future.
     """
     with run.sending(shards):
         under_way = {submit(shard): shard for shard in shards}
         try:
             for future in as_completed(list(under_way)):
-                run.land(under_way[future], failed=fault_of(future))
+                shard = under_way.pop(future)
+                run.land(shard, failed=fault_of(future), more=any(map(done, under_way)))
         except BaseException:  # cancelled: what is in flight is paid for, and stays
             run.slots.stop()
             run.dispatcher.stop()

@@ -287,3 +287,13 @@ def test_a_damaged_part_is_named_and_left(path: Path) -> None:
     with Warehouse.open(path) as warehouse, pytest.raises(StoreError, match=part.name):
         ingest_parts(warehouse, part)
     assert part.exists()
+
+
+def test_no_result_is_found_by_comparing_every_row_with_every_reply(tmp_path: Path) -> None:
+    served = pa.table({"row": range(100), "endpoint": ["small"] * 100, "error": pa.nulls(100, pa.string())})
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        plan = warehouse.query(f"explain {results.COMPOSE}", {"served": served}, run_id=RUN)
+    steps = "\n".join(plan["explain_value"].to_pylist())
+    assert "HASH_JOIN" in steps
+    assert "NL_JOIN" not in steps
+    assert "NESTED_LOOP" not in steps

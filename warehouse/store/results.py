@@ -14,14 +14,16 @@ ANSWERS_REQUESTS = "purpose not in ('judge', 'overhead')"
 
 COMPOSE = f"""
 insert into results by name
-with best as (
-    select s.row, s.endpoint as wanted, s.error as unsent, r.* exclude (row)
-    from served s
-    left join responses r on r.run_id = $run_id and r.row = s.row and r.{ANSWERS_REQUESTS}
-        and (r.endpoint = s.endpoint or s.endpoint is null)
+with told as (
+    select s.row as served_row, r.* exclude (row) from served s
+    join responses r on r.row = s.row
+    where r.run_id = $run_id and r.{ANSWERS_REQUESTS} and (r.endpoint = s.endpoint or s.endpoint is null)
     qualify row_number() over (
         partition by s.row
         order by r.reply nulls last, coalesce(r.valid, true) desc, r.settled_at desc, r.entry_id) = 1),
+best as (
+    select s.row, s.endpoint as wanted, s.error as unsent, t.* exclude (served_row)
+    from served s left join told t on t.served_row = s.row),
 sent as (
     select request_id, count(*) as attempts from ledger
     where run_id = $run_id and {ANSWERS_REQUESTS} group by request_id),
