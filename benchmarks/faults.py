@@ -69,6 +69,9 @@ IN_FLIGHT = 16
 DAMAGED = 0.15
 """The share of lives that find a file cut short."""
 LOOK_SECONDS = 0.005
+PATIENCE_SECONDS = 60.0
+"""A life whose moment does not come within it is killed all the same: with its clock set back an hour, a night waits so
+much longer for a stuck batch, as its deadline is an instant of the wall clock."""
 BUCKET = "lake"
 KINDS = {"plain": 0.4, "read throughout": 0.1, "batches": 0.25, "store": 0.25}
 """What nights are like, each with its share."""
@@ -339,8 +342,8 @@ class Killer:
             "start" if self._prefect else self._rng.choices(may, [INSTANTS[name].share for name in may])[0]
         )
         has_come = self._moment(instant, night)
-        life = Life(night, self._log, prefect=self._prefect, hindrance=hindrance)
-        while life.ended() is None and not has_come(life):
+        life, begun = Life(night, self._log, prefect=self._prefect, hindrance=hindrance), time.monotonic()
+        while life.ended() is None and not has_come(life) and time.monotonic() - begun < PATIENCE_SECONDS:
             time.sleep(LOOK_SECONDS)
         code = life.ended(self._rng.uniform(0, INSTANTS[instant].seconds * (4 if self._prefect else 1)))
         if code is None:

@@ -1,4 +1,6 @@
-"""How much memory DuckDB may take: a share of what this process may use, on a machine, in a container, or under a limit."""
+"""How much memory DuckDB may take: a share of what this process may use, on a machine, in a container, or under a limit;
+and where Arrow takes its own.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,22 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
+
 LEAST_BYTES = 256 << 20
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
+ARROWS_CHOICE = "ARROW_DEFAULT_MEMORY_POOL"
+
+
+def hold_little() -> None:
+    """Have Arrow take its memory from the system's allocator from now on, unless the environment names one.
+
+    Its own keeps for every thread what that thread has freed, and dozens of shards each have one: of a night of 60,000
+    requests 200 MB stayed behind, of a million more than there was.
+    """
+    if ARROWS_CHOICE not in os.environ:
+        pa.set_memory_pool(pa.system_memory_pool())
 
 
 def memory_limit(share: float, most_bytes: int) -> str:

@@ -41,6 +41,7 @@ from thirdshift.warehouse.intake.intake import frozen
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.journal import FileJournal, recover
+from thirdshift.warehouse.memory import hold_little
 from thirdshift.warehouse.store import ledger, requests, runs
 from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, ingested_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
@@ -75,6 +76,7 @@ def open_run(
     """
     console = console or RunConsole()
     folder: Path | None = None
+    hold_little()
     try:
         context = context_for(call, run_id)
         folder = context.folder

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +52,21 @@ def test_half_of_what_may_be_used_is_given_within_bounds(
 ) -> None:
     monkeypatch.setattr(memory, "usable_bytes", lambda: usable)
     assert memory_limit(0.5, GIB) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"), [({}, "system"), ({"ARROW_DEFAULT_MEMORY_POOL": "mimalloc"}, "mimalloc")]
+)
+def test_arrow_takes_the_systems_memory_unless_the_environment_names_an_allocator(
+    chosen: dict[str, str], expected: str
+) -> None:
+    """An allocator is the whole process's: this one's stays as it is."""
+    script = (
+        "from thirdshift.warehouse.memory import hold_little; import pyarrow as pa; hold_little(); "
+        "print(pa.default_memory_pool().backend_name)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environ | chosen, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == expected
