@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thirdshift.router.planning.aggregation import Groups
 from thirdshift.router.planning.coefficients import Real, Rows, chunks, pairs, table_of_rows
@@ -24,6 +25,9 @@ FREE = (300, 1_500, 10_000, 60_000)
 
 WHOLE_ROWS = (60, 250, 1_000)
 """How many of those are in the program in whole numbers."""
+
+ALIKE = 1e-9
+"""Rows are as near to a decision as others where they differ by no more than this share of the dearest answer's cost."""
 
 NODES = 400
 """Nodes of HiGHS' tree per attempt; counted, not timed, so that the same problem has the same plan."""
@@ -57,20 +61,36 @@ def _divided(reduced: Real, share: Real) -> Choice:
 
 
 def nearest_rows(problem: Problem, choice: Choice, prices: Multipliers) -> Rows:
-    """Routable rows that another option would suit best, the nearest to a decision first; at most FREE's
-    last."""
-    edge = np.empty(problem.n, dtype=np.float32)
+    """Routable rows that another option would suit best, the nearest to a decision first; at most FREE's last.
+
+    Of rows that are equally near each option's come in turn: of a hundred thousand that are alike, those on one option
+    alone could only lose worth, or only cost more.
+    """
+    edge = np.empty(problem.n)
+    dearest = 0.0
     for part in chunks(problem.n):
-        reduced = prices.reduced(pairs(problem, part))
+        priced = pairs(problem, part)
+        dearest = max(dearest, float(priced.cost.max(initial=0.0)))
+        reduced = prices.reduced(priced)
         chosen, rows = choice[part], np.arange(len(reduced))
         own = reduced[rows, chosen].copy()
         reduced[rows, chosen] = np.inf
         lost = np.where(chosen == NOBODY, 0.0, own)
         edge[part] = np.where(chosen == NOBODY, np.inf, reduced.min(axis=1) - lost)
-    size = min(len(edge), FREE[-1])
-    near = np.argpartition(edge, size - 1)[:size]
-    near = near[np.isfinite(edge[near])]
-    return near[np.lexsort((near, edge[near]))]
+    step = np.floor(edge / (ALIKE * (dearest or 1.0)) + 0.5)
+    size = min(len(step), FREE[-1])
+    near = np.flatnonzero(np.isfinite(step) & (step <= np.partition(step, size - 1)[size - 1]))
+    return near[np.lexsort((near, _turn(step[near], choice[near]), step[near]))][:size]
+
+
+def _turn(step: Real, chosen: Choice) -> NDArray[np.int64]:
+    """Where each row stands among those of its step that are on the same option."""
+    order = np.lexsort((chosen, step))
+    new = (np.diff(step[order], prepend=np.nan) != 0) | (np.diff(chosen[order], prepend=-2) != 0)
+    starts = np.flatnonzero(new)
+    turn = np.empty(len(step), np.int64)
+    turn[order] = np.arange(len(step)) - np.repeat(starts, np.diff(np.append(starts, len(step))))
+    return turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from tests.support.planning_cases import check, exact, random_problem
-from thirdshift.router.planning import Problem
+from thirdshift.router.planning import Option, Problem, Terms
 from thirdshift.router.planning.solve import cheapest
 
 BLOCKS = [range(start, start + 60) for start in range(0, 300, 60)]
@@ -74,3 +75,25 @@ def test_thousands_of_requests_are_planned_within_a_thousandth_and_keep_every_te
     assert used.cost == pytest.approx(plan.cost_usd, rel=1e-9)
     assert plan.gap <= 1e-3
     assert plan.bound_usd <= plan.cost_usd
+
+
+@pytest.mark.parametrize("floor", [0.8123, 0.85])
+def test_a_floor_between_two_endpoints_is_met_where_all_requests_are_alike(floor: float) -> None:
+    """Of so many equally near to a decision those that would raise the mean must be among the ones decided anew."""
+    n = 200_000
+    problem = Problem(
+        options=(Option("cheap", "cheap", "one"), Option("dear", "dear", "other")),
+        tasks=("default",),
+        task=np.zeros(n, np.int32),
+        weight=np.ones(n, np.int32),
+        cost=np.tile([4.68e-5, 1.526e-3], (n, 1)),
+        quality=np.tile(np.array([0.75, 0.93], np.float32), (n, 1)),
+        input_tokens=np.full(n, 100),
+        output_tokens=np.full(n, 20),
+        terms=Terms(floor=floor),
+    )
+    plan = cheapest(problem)
+    assert plan is not None
+    dear = (floor - 0.75) / 0.18 * n
+    assert floor - 2e-7 <= plan.quality
+    assert plan.choice.sum() <= dear + 1
