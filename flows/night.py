@@ -52,6 +52,7 @@ def night(
     with open_run(run_id, options, console(), ask=asker(), slots_for=slots) as run:
         if run.finished is not None:
             run.publish(run.finished)
+            run.tidy()
             return checked(run.finished)
         summary = run_stages(run, partial(send, run, ProgressArtifacts(run)), partial(leave_plan, run))
     leave_end(run, summary)

@@ -46,6 +46,7 @@ def finish(planned: PlannedRun) -> RunSummary:
     run.notifier.ended(summary)
     run.telemetry.ended({"outcomes": summary.outcomes} | figures_of(summary))
     earlier_runs.forget(run.context, run.console.say)
+    run.tidy()
     return summary
 
 

@@ -34,7 +34,8 @@ from thirdshift.warehouse.store.store import Warehouse
 Say = Callable[[str], None]
 
 REUSED = "select row, endpoint from responses where run_id = $run_id and reused_from is not null"
-OTHERS = "select run_id from runs where job = $job and run_id <> $run_id"
+OTHERS = "select run_id from runs where job = $job and run_id <> $run_id and status <> 'done'"
+"""Of a run that is done nothing is left in journals; there is one for every night there was."""
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
 from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.flows.telemetry.telemetry import Telemetry
 from thirdshift.router.values import FailureKind, Mode, Purpose, usd
-from thirdshift.warehouse.errors import WarehouseInUse
+from thirdshift.warehouse.errors import WarehouseError, WarehouseInUse
+from thirdshift.warehouse.exchange.compaction import compact
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.parts import of_shard
 from thirdshift.warehouse.store import ledger, runs
@@ -34,6 +35,8 @@ from thirdshift.warehouse.store.store import Warehouse
 
 SCORE_SECONDS = 5.0
 """How often what has landed is scored while more is under way."""
+SCORE_SHARE = 0.05
+"""Of the time at most: what is to be scored is looked for among all that was answered, and a night can be long."""
 LAND_SECONDS = 5.0
 """How long a part waits for the warehouse before more is sent; it is on disk, and the next one takes it along."""
 
@@ -74,7 +77,7 @@ class Run:
         """Shards that failed as a whole."""
         self._orphans = list(orphans.shards)
         self._users_mask = users_mask
-        self._scored_at = time.monotonic()
+        self._score_at = time.monotonic() + SCORE_SECONDS
         self._to_land: list[tuple[ShardWork, str | None]] = []
         """Finished shards whose parts are not in the warehouse yet, each with why it broke."""
         self._said: set[str] = set()
@@ -156,9 +159,11 @@ class Run:
             Warehouse.open(context.warehouse, wait_seconds=LAND_SECONDS, say=self._say_once) as warehouse,
         ):
             self._take_in(warehouse)
-            if time.monotonic() - self._scored_at > SCORE_SECONDS:
-                self._scored_at = time.monotonic()
+            begun = time.monotonic()
+            if begun > self._score_at:
                 self.score_new(warehouse)
+                ended = time.monotonic()
+                self._score_at = ended + max(SCORE_SECONDS, (ended - begun) / SCORE_SHARE)
 
     def _take_in(self, warehouse: Warehouse) -> None:
         """Ingest the parts of the shards that have finished."""
@@ -202,3 +207,13 @@ class Run:
         with masked(self._users_mask):  # what is published is for others to read
             publishing.copy_warehouse(self.context, self.console.say)
             publishing.publish_results(self.context, summary, self.console.say)
+
+    def tidy(self) -> None:
+        """Leave in the run's folder what later commands read, once it is done for good. Where that fails, it is said."""
+        context = self.context
+        try:
+            with self.warehouse() as warehouse:
+                if (runs.get(warehouse, context.run_id) or {}).get("status") == "done":
+                    compact(warehouse, context.run_id, context.folder)
+        except (WarehouseError, OSError) as error:
+            self.console.say(f"{context.folder} is left as it is: {error}", "yellow")

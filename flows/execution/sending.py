@@ -41,6 +41,7 @@ def run_in_threads(options: RunOptions, console: RunConsole | None = None) -> Ru
     with open_run(run_id, options, console) as run, stoppable(run_id, run.dispatcher, partial(_keep, run)):
         if run.finished is not None:
             run.publish(run.finished)
+            run.tidy()
             return run.finished
         with ThreadPoolExecutor(LANES, thread_name_prefix="shard") as threads:
             return run_stages(run, partial(_send_in_threads, run, threads))

@@ -24,12 +24,15 @@ from thirdshift.warehouse.intake.intake import InputSpec, freeze
 from thirdshift.warehouse.journal.journal import FileJournal
 from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store import requests, results, runs
+from thirdshift.warehouse.store.ask import ask
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 NOW = datetime(2026, 11, 22, 1, 0, tzinfo=UTC)
 COUNT = 4
 """Requests of a `secret_run`."""
+WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message", "logprobs")
+"""What is secret of each."""
 
 
 def intent(n: int, shard_id: str | None = "s1") -> Intent:
@@ -107,3 +110,25 @@ def secret_run(path: Path, run_id: str, at: datetime) -> Path:
         results.compose(warehouse, run_id, served)
         runs.finish(warehouse, run_id, status="done")
     return folder
+
+
+def traces(folder: Path, n: int) -> set[str]:
+    """Which secrets of request `n` are in any file: raw, and as the files' own readers give them."""
+    found: set[str] = set()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            data = file.read_bytes()
+            texts = [data]
+            if file.suffix == ".parquet":
+                texts.append(str(pq.read_table(file, partitioning=None).to_pylist()).encode())
+            if file.suffix == ".duckdb":
+                tables = [r["name"] for r in ask(file, "show tables").to_pylist()]
+                texts += [str(ask(file, f"from {table}").to_pylist()).encode() for table in tables]
+            text = b"".join(_unescaped(text) for text in texts)
+            found |= {what for what in WHAT if secret(what, n).encode() in text}
+    return found
+
+
+def _unescaped(data: bytes) -> bytes:
+    """JSON and repr write a backslash and quotes twice or with one before them."""
+    return data + data.replace(b"\\\\", b"\\").replace(b'\\"', b'"').replace(b"\\'", b"'")

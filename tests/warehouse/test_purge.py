@@ -10,11 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.warehouses import COUNT, NOW, secret, secret_run
+from tests.support.warehouses import COUNT, NOW, WHAT, secret, secret_run, traces
 from thirdshift.flows.cli.maintenance_commands import purge_text
 from thirdshift.flows.errors import UserError
 from thirdshift.warehouse.errors import JournalError, StoreError
@@ -29,8 +28,6 @@ from thirdshift.warehouse.store.ask import ask
 from thirdshift.warehouse.store.ingest import ingest_parts
 from thirdshift.warehouse.store.store import Warehouse
 
-WHAT = ("prompt", "output", "reasoning", "reference", "customer", "message", "logprobs")
-
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -38,28 +35,6 @@ def path(tmp_path: Path) -> Path:
     secret_run(warehouse, "old", NOW - timedelta(days=30))
     secret_run(warehouse, "new", NOW)
     return warehouse
-
-
-def traces(folder: Path, n: int) -> set[str]:
-    """Which secrets of request `n` are in any file: raw, and as the files' own readers give them."""
-    found: set[str] = set()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            data = file.read_bytes()
-            texts = [data]
-            if file.suffix == ".parquet":
-                texts.append(str(pq.read_table(file, partitioning=None).to_pylist()).encode())
-            if file.suffix == ".duckdb":
-                tables = [r["name"] for r in ask(file, "show tables").to_pylist()]
-                texts += [str(ask(file, f"from {table}").to_pylist()).encode() for table in tables]
-            text = b"".join(_unescaped(text) for text in texts)
-            found |= {what for what in WHAT if secret(what, n).encode() in text}
-    return found
-
-
-def _unescaped(data: bytes) -> bytes:
-    """JSON and repr write a backslash and quotes twice or with one before them."""
-    return data + data.replace(b"\\\\", b"\\").replace(b'\\"', b'"').replace(b"\\'", b"'")
 
 
 def test_purged_requests_leave_no_trace_and_the_others_stay(path: Path) -> None:

@@ -23,12 +23,15 @@ import pyarrow.parquet as pq
 
 from thirdshift.router.values import Answer, Failure, Intent, Outcome
 from thirdshift.warehouse.errors import JournalError, StoreError
+from thirdshift.warehouse.exchange.compaction import remove
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import building, private_dir, settle, sync, write_whole
+from thirdshift.warehouse.journal.journal import open_journals
 from thirdshift.warehouse.journal.records import decode, encode
 from thirdshift.warehouse.journal.run_folder import folder_to_change, run_folder
 from thirdshift.warehouse.store import locks
+from thirdshift.warehouse.store.ingest import ingest_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
 ERASED = "erased"
@@ -84,7 +87,7 @@ class Purged:
     requests: int
     """A request counts in each run that has it."""
     files: int
-    """Parts, journals and frozen inputs written anew."""
+    """Parts, journals and frozen inputs written anew, and folders removed."""
     backups: tuple[Path, ...]
     """Copies that migrations made, which still hold the text: delete them, or keep them, knowingly."""
 
@@ -116,13 +119,15 @@ def purge(
 def purge_outlived(
     path: Path, job: str, before: datetime, *, alive: Collection[str], say: locks.Say | None = None
 ) -> Purged:
-    """Erase the text of all runs of `job` that started before an instant, but for those in `alive`."""
+    """Erase the text of all runs of `job` that started before an instant, but for those in `alive`, and remove their
+    folders; one with journals stays, as a provider may have its batches still.
+    """
     with Warehouse.open(path, say=say) as warehouse:
         targets = warehouse.query(OUTLIVED, job=job, before=before, alive=list(alive))
-    return _purge(path, targets, say)
+    return _purge(path, targets, say, outlived=True)
 
 
-def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
+def _purge(path: Path, targets: pa.Table, say: locks.Say | None, *, outlived: bool = False) -> Purged:
     runs = sorted(set(targets["run_id"].to_pylist()))
     mark = run_folder(path, UNFINISHED)
     if runs:
@@ -130,11 +135,16 @@ def _purge(path: Path, targets: pa.Table, say: locks.Say | None) -> Purged:
         mark.touch(mode=0o600)
     with Warehouse.open(path, say=say) as warehouse:
         folders = {run_id: folder_to_change(path, run_id) for run_id in runs}
-        files = sum(
-            _erase_files(folder, _ids(targets, run_id))
-            for run_id, folder in folders.items()
-            if folder is not None
-        )
+        files = 0
+        for run_id, folder in folders.items():
+            if folder is None:
+                continue
+            if outlived and not open_journals(folder):
+                ingest_parts(warehouse, *missing_parts(warehouse, run_id, folder))
+                files += 1
+                remove(folder)
+            else:
+                files += _erase_files(folder, _ids(targets, run_id))
         for statement in ERASE:
             warehouse.execute(statement, tables={"targets": targets})
     for unfinished in path.parent.glob(f"{path.name}.v*.backup.tmp"):
@@ -293,6 +303,9 @@ def _written_anew(path: Path, say: locks.Say | None) -> bool:
             con.execute(f"copy from database {name(_database(con))} to fresh")
             con.execute("detach fresh")
             before = _stamp(path)
+        except duckdb.Error as error:
+            beside.unlink(missing_ok=True)
+            raise StoreError(locks.unwritten(path, error)) from error
         finally:
             con.close()
         return _replaced(beside, path, before)

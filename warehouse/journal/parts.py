@@ -126,16 +126,23 @@ def _fit(usage: Usage | None) -> bool:
 
 def write(folder: Path, name: str, table: pa.Table) -> Path:
     """Write a part called `name`, or `name-2` and so on where that is taken; it is on disk when this returns."""
-    return put(table, _free(private_dir(folder / "parts"), name))
+    return put(table, free(private_dir(folder / "parts"), name))
 
 
 def put(table: pa.Table, path: Path) -> Path:
     """Write a part beside its place, sync it and rename it, so that it is whole or absent; mode 0600."""
+    return put_all([table], path)
+
+
+def put_all(tables: Iterable[pa.Table], path: Path) -> Path:
+    """Write one part of the rows of several tables, as `put` does; one of them in memory at a time."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(handle, "wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            with pq.ParquetWriter(file, PART, compression="zstd") as writer:
+                for table in tables:
+                    writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -145,7 +152,8 @@ def put(table: pa.Table, path: Path) -> Path:
     return path
 
 
-def _free(parts: Path, name: str) -> Path:
+def free(parts: Path, name: str) -> Path:
+    """Return where a new part called `name` can lie in the folder `parts`."""
     path, number = parts / f"{name}.parquet", 1
     while path.exists():
         number += 1

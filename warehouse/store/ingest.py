@@ -108,6 +108,11 @@ def missing_parts(warehouse: Warehouse, run_id: str, folder: Path) -> list[Path]
     return [part for part in parts.of_run(folder) if part.name not in known]
 
 
+def record_part(warehouse: Warehouse, run_id: str, part: str) -> None:
+    """Note that all that a part holds is in."""
+    warehouse.execute("insert into ingested_parts values ($run_id, $part, now())", run_id=run_id, part=part)
+
+
 @contextmanager
 def _one_thread(warehouse: Warehouse) -> Iterator[None]:
     """One thread: on two busy cores DuckDB's second one makes an ingest no faster and takes twice the processor time
@@ -143,7 +148,7 @@ def _ingest(warehouse: Warehouse, path: Path) -> int:
         warehouse.execute(SETTLED_NOW, run_id=ends["run_id"])
     new = _insert(warehouse, LEDGER, "ledger", columns, ends)
     _insert(warehouse, RESPONSES, "responses", columns, rows)
-    warehouse.execute("insert into ingested_parts values ($run_id, $part, now())", **key)
+    record_part(warehouse, **key)
     return new
 
 

@@ -12,8 +12,15 @@ from thirdshift.warehouse.store.results import ANSWERS_REQUESTS
 from thirdshift.warehouse.store.store import Warehouse, frozen_parquet
 
 UNSCORED = """
-with newest as (
-    select * from responses where run_id = $run_id and {answers_requests}
+with fresh as (
+    select distinct r.row, r.endpoint
+    from responses r join requests q on q.run_id = r.run_id and q.leader = r.row
+    where r.run_id = $run_id and {answers_requests} and not exists (
+        select 1 from observations o
+        where o.run_id = q.run_id and o.request_id = q.request_id and o.endpoint = r.endpoint
+          and o.observed_at >= r.settled_at)),
+newest as (
+    select * from responses semi join fresh using (row, endpoint) where run_id = $run_id and {answers_requests}
     qualify row_number() over (
         partition by row, endpoint order by reply, coalesce(valid, true) desc, settled_at desc, entry_id) = 1)
 select q.row, q.request_id, q.task, r.endpoint, r.model, r.purpose, r.reply, r.output, r.finish_reason, r.valid,
@@ -27,7 +34,8 @@ where not exists (
       and o.observed_at >= r.settled_at)
 order by q.row, r.endpoint
 """
-"""`reply` sorts 'answer' before 'failure'. An observation older than the reply was of an earlier one."""
+"""`reply` sorts 'answer' before 'failure'. An observation older than the reply was of an earlier one. What is `fresh` is
+found by keys alone, so that the texts of a long night are not sorted again with every shard."""
 
 
 def append(warehouse: Warehouse, scores: pa.Table) -> None:
