@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 REUSED = "select row, endpoint from responses where run_id = $run_id and reused_from is not null"
 OTHERS = "select run_id from runs where job = $job and run_id <> $run_id and status <> 'done'"
-"""Of a run that is done nothing is left in journals; there is one for every night there was."""
+"""Runs that are done have left nothing in journals; there is one for every night there was."""
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from decimal import Decimal
@@ -18,6 +19,7 @@ from tests.support.servers import billed_usd, cheap, dear, emulated
 from thirdshift.engines.emulator import Emulator, KnownRow, ability_for
 from thirdshift.flows.errors import UserError
 
+PILOT_TOLD = r"costs \$([0-9.]+) more, and the pilot before it up to \$([0-9.]+)"
 PRICED = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
 BOTH = PRICED | {"dear": {"price": {"input": 5, "output": 25}}}
 
@@ -119,7 +121,17 @@ def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> 
         done = night_here(job, "one")
         assert (done.code, done.summary["outcomes"][0], done.summary["spent_usd"]) == (4, "approval", 0)
         assert calls(emulator) == 0
-        assert "--yes" in night_here(job, "one").said
+        said = night_here(job, "one").said
+        assert "--yes" in said
+        # what is asked for bounds what is spent where it is approved of: the pilot is in it
+        cheapest, pilot = map(Decimal, re.search(PILOT_TOLD, said).groups())  # type: ignore[union-attr]
+        assert pilot >= 40 * Decimal("0.00001"), "as many requests as may be tried, on the dear endpoint too"
+        assert night_here(job, "one", yes=True).summary["results"] == 300
+        (spent,) = ask(
+            tmp_path / "warehouse.duckdb", "select sum(cost_usd) from ledger where purpose = 'pilot'"
+        )[0]
+        assert 0 < spent <= pilot
+        assert cheapest > 0
         # only the plan is too dear
         job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.01})
         assert night_here(job, "two").code == 4
@@ -150,11 +162,23 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
         assert sum(usd for _, usd in charged) == billed_usd(emulator)
         with duckdb.connect(str(warehouse)) as con:
             con.execute("update runs set started_at = started_at - interval 31 days")
+        folder = tmp_path / "warehouse.duckdb.d" / "old"
+        assert len(list(folder.glob("parts/*"))) == 1, "a run that is over has one part"
+        (folder / "journal").mkdir()
+        damaged = folder / "journal" / "00009-main-cheap.jsonl"
+        damaged.write_bytes(b"\x00damage\n")
+        between = night_here(job, "between")
+        assert (between.code, between.summary["outcomes"]) == (0, ["done"]), "tonight's answers are there"
+        assert "retention_days: text older than 30 days is not erased yet" in between.said
+        damaged.unlink()
         assert "the text of 60 requests in 1 runs is erased" in night_here(job, "new").said
         billed = billed_usd(emulator)
+    assert not folder.exists()
+    page = tmp_path / "old.html"
+    assert thirdshift("report", "old", "--warehouse", warehouse, "--output", page).returncode == 0
     texts = ask(warehouse, "select run_id, count(output), count(*) from results group by 1 order by 1")
-    assert texts == [("new", 60, 60), ("old", 0, 60)]
-    assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 2,)]
+    assert texts == [("between", 60, 60), ("new", 60, 60), ("old", 0, 60)]
+    assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 3,)]
 
 
 def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_left(tmp_path: Path) -> None:
