@@ -36,7 +36,7 @@ from thirdshift.warehouse.store.store import Warehouse
 SCORE_SECONDS = 5.0
 """How often what has landed is scored while more is under way."""
 SCORE_SHARE = 0.05
-"""Of the time at most: what is to be scored is looked for among all that was answered, and a night can be long."""
+"""No more of a night goes into that: what is to be scored is looked for among all that was answered."""
 LAND_SECONDS = 5.0
 """How long a part waits for the warehouse before more is sent; it is on disk, and the next one takes it along."""
 
