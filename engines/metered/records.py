@@ -179,9 +179,14 @@ def reply_of(queued: QueuedRequest, message: Mapping[str, Any]) -> Said:
     if not text and reason == "length":
         why = "the answer was cut at max_tokens before its first word (reasoning used them up)"
         return failure(queued, FailureKind.CUT_EMPTY, why)
+    reasoning = message["reasoning"]
+    if not text and reasoning and request.response_schema is not None:
+        told, valid, _ = judged(request.response_schema, reasoning)
+        if valid:  # held to the schema from its first token on, the model took its answer for reasoning
+            text, reasoning = told, None
     text, valid, _ = judged(request.response_schema, text)
     logprobs = dumps(message["logprobs"]).decode() if message.get("logprobs") else None
-    return Answer(request.row, request.request_id, text, reason, message["reasoning"], valid, logprobs)
+    return Answer(request.row, request.request_id, text, reason, reasoning, valid, logprobs)
 
 
 def asks_again(queued: QueuedRequest, reply: Said) -> bool:

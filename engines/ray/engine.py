@@ -25,6 +25,7 @@ from thirdshift.engines.vllm.deaths import NoPlace, WorkerLost
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.engines.vllm.process import WorkerProcess, cpu_environment
+from thirdshift.engines.vllm.reasoners import REASONERS
 from thirdshift.engines.vllm.supervisor import (
     TICK_SECONDS,
     WorkerSupervisor,
@@ -70,6 +71,7 @@ class SeatPlace:
             "options": dict(options),
             "cores": list(self.cores),
             "device": self.spec.device,
+            "reasoners": REASONERS,
         }
         self.seat.begin(str(found["python"]), hello, environment)
         return self.seat

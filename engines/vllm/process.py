@@ -19,6 +19,7 @@ from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.devices import width
 from thirdshift.engines.devices.allocation import Allocation
 from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.engines.vllm.reasoners import REASONERS
 from thirdshift.engines.vllm.shared_memory import SharedMemory
 from thirdshift.router.values import JSON, WorkerSpec
 
@@ -154,6 +155,7 @@ class Process:
             "parent": os.getpid(),
             "cores": where.cores,
             "device": where.device,
+            "reasoners": REASONERS,
         }
         with suppress(ProcessEnded):  # whoever reads finds out
             self.send((hello,))

@@ -3,7 +3,7 @@
 Its parent speaks JSON lines on stdin and reads JSON lines from what was stdout when it started (whatever vLLM
 prints goes to stderr, the log):
 
-    → {"model", "options", "parent", "cores", "device"}              the first line: what to load, and what to run on
+    → {"model", "options", "parent", "cores", "device", "reasoners"}  the first line: what to load, and what to run on
     ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs"}
     → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
     → {"op": "go"}                                                   the wave is complete: do not wait for more
@@ -116,13 +116,22 @@ def watch(line: ParentPipe, closing: threading.Event) -> None:
 class Reasoning:
     """Splits an answer at the model's own mark for the end of its reasoning, where its vocabulary has one."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, name: str | None) -> None:
+        from vllm.reasoning import ReasoningParserManager
+
         vocabulary = tokenizer.get_vocab()
+        self._parser = None
+        if name is not None and "</think>" not in vocabulary:  # marks of its own, which vLLM knows
+            self._parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
         self._open, self._close = vocabulary.get("<think>"), vocabulary.get("</think>")
         self._tokenizer = tokenizer
 
     def split(self, prompt: list[int], answer: list[int], text: str) -> tuple[str, str | None, int]:
         """(what it says, its reasoning, tokens of that). Cut before the end mark: all of it is reasoning."""
+        if self._parser is not None:
+            said = self._parser.extract_content_ids(answer)
+            end = len(answer) - len(said)
+            return (self._decode(said), self._decode(answer[:end]), end) if end else (text, None, 0)
         if self._close is None:
             return text, None, 0
         if self._close in answer:
@@ -144,6 +153,24 @@ class Reasoning:
         return self._open in tail and self._close not in tail
 
 
+def reasoner_of(model: str, options: dict[str, Any], known: dict[str, str]) -> str | None:
+    """Name vLLM's parser for a model that reasons: a schema is then enforced from the end of its reasoning on."""
+    trusted = bool(options.get("trust_remote_code", False))
+    try:
+        from vllm.reasoning import ReasoningParserManager
+        from vllm.tokenizers import get_tokenizer
+        from vllm.transformers_utils.config import get_config
+
+        name = known.get(get_config(model, trust_remote_code=trusted).model_type)
+        if name is None or name not in ReasoningParserManager.list_registered():
+            return None
+        tokenizer = get_tokenizer(model, trust_remote_code=trusted)
+    except Exception:  # noqa: BLE001 - whatever is wrong with the model, vLLM says it better
+        return None
+    template = str(options.get("chat_template") or tokenizer.chat_template)
+    return name if "think" in template or "analysis" in template else None
+
+
 class Refused(Exception):
     """A request that this model cannot be asked: (kind, message)."""
 
@@ -156,6 +183,9 @@ class Worker:
         self._params, self._structured = SamplingParams, StructuredOutputsParams
         self._final_only = RequestOutputKind.FINAL_ONLY
         options = dict(hello["options"])
+        reasoner = reasoner_of(hello["model"], options, hello.get("reasoners") or {})
+        if reasoner is not None:
+            options.setdefault("reasoning_parser", reasoner)
         self._own_template = "chat_template" in options
         self._llm = LLM(model=hello["model"], **options)
         self._engine = self._llm.llm_engine
@@ -163,7 +193,7 @@ class Worker:
         self.max_model_len: int = config.model_config.max_model_len
         self.max_num_seqs: int = config.scheduler_config.max_num_seqs
         self._tokenizer = self._llm.get_tokenizer()
-        self._reasoning = Reasoning(self._tokenizer)
+        self._reasoning = Reasoning(self._tokenizer, options.get("reasoning_parser"))
         usual = self._llm.get_default_sampling_params()
         self._usual = {name: getattr(usual, name) for name in DEFAULTS}
         self._line = line
