@@ -65,8 +65,11 @@ def leave_plan(run: Run) -> None:
     _table(run, "plan", _rows(run, PLANNED), "Who answers what, and what it should cost.")
     kept = load_plan(run.context.folder)
     if kept is not None and kept.points:
-        rows = [{"floor": floor, "cost_usd": cost_usd} for floor, cost_usd in kept.points]
-        _table(run, "frontier", rows, f"What other floors would cost; the plan's is {kept.floor:.4f}.")
+        rows = [{"floor": floor, "cost_usd": kept.spent_usd + cost_usd} for floor, cost_usd in kept.points]
+        about = (
+            f"What other floors would cost, what is spent by now included; the plan's is {kept.floor:.4f}."
+        )
+        _table(run, "frontier", rows, about)
 
 
 def leave_end(run: Run, summary: RunSummary) -> None:

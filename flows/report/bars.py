@@ -28,7 +28,7 @@ def bill(facts: RunFacts) -> Plot | None:
     if not alone or not facts.spent_usd:
         return None
     bars = [(row["endpoint"], float(row["alone_usd"]), _scored(row), False) for row in alone]
-    bars.append(("this run", facts.spent_usd, mean_score(facts), True))
+    bars.append((f"this run{facts.by_settled}", facts.spent_usd, mean_score(facts), True))
     bars.sort(key=lambda bar: bar[1])
 
     def draw(figure: Figure, inks: Inks) -> None:
@@ -107,7 +107,8 @@ def spend(facts: RunFacts) -> Plot | None:
     rest = (
         f" The {MOST_TASKS} dearest of {len(by_task)} tasks are shown." if len(by_task) > MOST_TASKS else ""
     )
-    return Plot("spend", "Spend by endpoint and task", f"By endpoint: {costs}.{rest}", draw)
+    description = f"By endpoint{facts.by_settled}: {costs}.{rest}"
+    return Plot("spend", f"Spend by endpoint and task{facts.by_settled}", description, draw)
 
 
 def _facet(

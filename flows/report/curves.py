@@ -8,7 +8,7 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from thirdshift.flows.console import money
+from thirdshift.flows.console import money, spent
 from thirdshift.flows.report.bars import ROW, mean_score
 from thirdshift.flows.report.data import Row, RunFacts
 from thirdshift.flows.report.drawing import TEXT, Inks, Label, Plot, is_wide, literal, place, shortened, tall
@@ -50,7 +50,7 @@ def frontier(facts: RunFacts) -> Plot | None:
         axes.plot(*chosen, "o", markersize=9, color=inks.chosen)
         if mean is not None and facts.spent_usd:
             axes.plot(mean, facts.spent_usd, "D", markersize=8, color=inks.of(1))
-            words = literal(f"the night, {money(facts.spent_usd)}")
+            words = literal(f"the night{facts.by_settled}, {money(facts.spent_usd)}")
             labels.append(Label(mean, facts.spent_usd, words, inks.of(1), bold=True))
         for score, cost, name in singles:
             axes.plot(
@@ -74,7 +74,9 @@ def frontier(facts: RunFacts) -> Plot | None:
         f"the highest, {line[-1][0]:.3f}, {money(line[-1][1])}."
     )
     if mean is not None:
-        description += f" The night came out at {mean:.4f} for {money(facts.spent_usd)}."
+        description += (
+            f" The night came out at {mean:.4f}: {spent(facts.spent_usd, facts.counts['unsettled_usd'])}."
+        )
     return Plot("frontier", "What each floor would have cost, and the one chosen", description, draw)
 
 
@@ -240,7 +242,7 @@ def _curve(axes: Axes, curve: Sequence[tuple[float, float]], length: float, inks
     axes.step(*zip(*points, strict=True), where="post", color=inks.chosen, linewidth=2)
     axes.set_ylim(-0.01 * curve[-1][1], curve[-1][1] * 1.05)
     axes.set_axis_off()
-    axes.annotate(literal(f"spent {money(curve[-1][1])}"), (1, 1), (0, 6), xycoords="axes fraction",
+    axes.annotate(literal(f"settled {money(curve[-1][1])}"), (1, 1), (0, 6), xycoords="axes fraction",
                   textcoords="offset points", ha="right", va="bottom", color=inks.chosen, fontweight="bold")  # fmt: skip
 
 

@@ -80,6 +80,11 @@ class RunFacts:
         """US dollars settled; what unsettled attempts can have cost besides is `counts["unsettled_usd"]`."""
         return float(self.counts["spent_usd"])
 
+    @property
+    def by_settled(self) -> str:
+        """What stands behind the name of a figure of what is settled, where more is unsettled."""
+        return ", settled" if self.counts["unsettled"] else ""
+
 
 def load_facts(warehouse: Path, run_id: str) -> RunFacts:
     """Read a run's facts. Raises UnknownRun, and StoreError if the warehouse is missing, in use or of another version."""

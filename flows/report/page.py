@@ -139,7 +139,7 @@ def page_of(facts: RunFacts, texts: Sequence[TextSample] = (), *, with_texts: bo
         good=words.good(facts),
         exit=facts.exit_code,
         emulation=words.emulation(facts),
-        tiles=tuple(_tiles(facts)),
+        tiles=tuple(tiles(facts)),
         tiles_sql=question("tiles", run["run_id"]),
         next_steps=tuple(words.next_steps(facts)),
         sections=tuple(section for section in _sections(facts, texts) if not section.empty),
@@ -151,7 +151,8 @@ def page_of(facts: RunFacts, texts: Sequence[TextSample] = (), *, with_texts: bo
     )
 
 
-def _tiles(facts: RunFacts) -> Iterable[Tile]:
+def tiles(facts: RunFacts) -> Iterable[Tile]:
+    """Yield the key figures of a run."""
     counts, cap = facts.counts, facts.run["cap_usd"]
     of = f"of {money(cap)} at most" if cap is not None else "no cap was set"
     if counts["unsettled"]:

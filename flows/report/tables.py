@@ -135,10 +135,11 @@ def off(actual: Any, estimated: Any) -> Cell:
 
 def bill(facts: RunFacts) -> ReportTable | None:
     """Return this run's cost beside each endpoint's alone."""
-    ours = [(words("this run"), usd(facts.counts["spent_usd"]), score(facts.counts["mean_score"], facts.counts["scored"]),
+    counts = facts.counts
+    ours = [(words(f"this run{facts.by_settled}"), usd(counts["spent_usd"]), score(counts["mean_score"], counts["scored"]),
              Cell(""), words("paid"))]  # fmt: skip
-    if facts.counts["unsettled"]:
-        most = usd(facts.counts["unsettled_usd"])
+    if counts["unsettled"]:
+        most = usd(counts["unsettled_usd"])
         ours.append((words("this run, unsettled"), most, Cell(""), Cell(""), words("at most, besides")))
     alone = [
         (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in facts.emulated else "")), usd(row["alone_usd"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -13,8 +15,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from thirdshift.flows.console import spent
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.flows.console import money, spent
+from thirdshift.flows.orchestration import artifacts
+from thirdshift.flows.quality import finishing
+from thirdshift.flows.report import sentences, tables
+from thirdshift.flows.report.data import RunFacts, load_facts
+from thirdshift.flows.report.figures import plots
+from thirdshift.flows.report.page import tiles
 from thirdshift.flows.report.queries import COUNTS
+from thirdshift.flows.runs.context import context_for
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.runs.summary import lines
 from thirdshift.router.values import Answer, Intent, LedgerStatus, Mode, Outcome, Purpose, Usage
 from thirdshift.warehouse.exchange.invoices import INVOICE
 from thirdshift.warehouse.exchange.settlement import settle, settlement
@@ -38,7 +50,14 @@ FIGURES = {
     "chargeback": "select sum(direct_usd + overhead_usd), sum(unsettled_usd) from chargeback where month = '2026-11'",
     "the report": "select spent_usd, unsettled_usd from (" + COUNTS.replace("$run_id", "'night'") + ")",
 }
-"""Every place where a run's money is shown, and its two figures there."""
+"""Every table and view where a run's money is, and its two figures there."""
+JOB = """\
+name: tickets
+input: in.parquet
+warehouse: w.duckdb
+endpoints: [{name: small, model: lab/small, provider: lab, api_base: "http://127.0.0.1:1/v1", price: {input: 1, output: 1}}]
+"""
+DOLLARS = re.compile(r"\$[\d,]+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +87,7 @@ def attempts(draw: st.DrawFn) -> Attempt:
 def begun(path: Path, run_id: str, at: datetime) -> Path:
     source = {"request_id": [f"r{n}" for n in range(ROWS)], "prompt": [f"p{n}" for n in range(ROWS)]}
     pq.write_table(pa.table(source), path.parent / "in.parquet")
+    (path.parent / "job.yaml").write_text(JOB)
     folder = run_folder(path, run_id)
     freeze(InputSpec("in.parquet", path.parent), folder)
     (folder / MARKER).touch()
@@ -100,7 +120,98 @@ def lived(path: Path, run_id: str, course: list[Attempt], at: datetime = NOW) ->
         ingest_parts(warehouse, *parts.of_run(folder))
 
 
-@settings(max_examples=25, deadline=None)
+def told(path: Path, facts: RunFacts) -> Iterator[tuple[str, str]]:
+    """Every sentence with money that a run's end says: on the terminal, in Prefect, on the report's page."""
+    context = context_for(RunOptions(path.parent / "job.yaml"), "night")
+    with Warehouse.open(path) as warehouse:
+        summary = finishing.summary(warehouse, context, runs.get(warehouse, "night") or {})
+    yield from (("the terminal, and Prefect's report", line) for line in lines(summary))
+    yield from (("a tile of the page", f"{tile.what} {tile.shown} {tile.note}") for tile in tiles(facts))
+    yield from (("what to do next", text) for text in sentences.next_steps(facts))
+    yield "the bill in words", sentences.bill(facts)
+    yield from (("the estimate in words", text) for text in sentences.estimate(facts))
+    yield from ((f"the drawing {name}", plot.description) for name, plot in plots(facts).items())
+
+
+def named(course: list[Attempt], *, reused: bool) -> list[Decimal]:
+    """What is told besides under its own name: what was billed above a ceiling and what that allowed; what three reused
+    answers at 7 USD each cost their run, which is not paid again."""
+    above = [it for it in course if it.heard and it.billed_usd > it.reserved_usd]
+    sums = [
+        sum((it.billed_usd for it in above), Decimal(0)),
+        sum((it.reserved_usd for it in above), Decimal(0)),
+    ]
+    return [*sums, Decimal(21)] if reused else sums
+
+
+def shown(path: Path, settled: Decimal, unsettled: Decimal, besides: list[Decimal]) -> None:
+    """Every figure that is shown is what was settled, or what more it can be at most, or a named part of one of these."""
+    facts = load_facts(path, "night")
+    by_purpose: dict[str, Decimal] = {}
+    for row in facts.spend:
+        by_purpose[row["purpose"]] = by_purpose.get(row["purpose"], Decimal(0)) + row["settled_usd"]
+    alone = [row[name] for row in facts.bill for name in ("alone_usd", "saved_usd", "saved_usd_at_least")]
+    allowed = {
+        money(abs(usd))
+        for usd in (settled, unsettled, *by_purpose.values(), *alone, *besides)
+        if usd is not None
+    }
+    for place, text in told(path, facts):
+        assert set(DOLLARS.findall(text)) <= allowed, (place, text)
+        if unsettled and settled and money(settled) in DOLLARS.findall(text):
+            assert "settled" in text or "by its own ceiling" in text, (place, text)
+    tabled(facts, settled, unsettled)
+    with Warehouse.open(path) as warehouse:
+        bill = warehouse.query(artifacts.BILL, run_id="night").to_pylist()
+    assert [(row["settled_usd"], row["unsettled_usd_at_most"]) for row in bill] == [
+        (float(settled), float(unsettled))
+    ]
+
+
+def tabled(facts: RunFacts, settled: Decimal, unsettled: Decimal) -> None:
+    """The report's tables add up to the same two figures, under their names."""
+    for made in (tables.spend(facts), tables.spend_by_task(facts)):
+        if made is None:
+            assert settled == unsettled == 0
+            continue
+        for column, usd in (("Settled", settled), ("Unsettled at most", unsettled)):
+            at = made.head.index(column)
+            assert sum(Decimal(row[at].value or 0) for row in made.rows) == usd, made.title
+    bill = tables.bill(facts)
+    assert bill is not None
+    ours = {
+        row[0].text: Decimal(row[1].value or 0) for row in bill.rows if row[0].text.startswith("this run")
+    }
+    both = {"this run, settled": settled, "this run, unsettled": unsettled}
+    assert ours == (both if unsettled else {"this run": settled})
+    for made in (tables.dearest(facts), tables.slowest(facts)):
+        assert made is None or "Cost at most" in made.head
+
+
+@given(st.lists(attempts(), min_size=1, max_size=14))
+def test_while_a_night_goes_on_the_books_are_between_what_is_settled_and_that_with_what_is_open(
+    course: list[Attempt],
+) -> None:
+    budget, books = RunBudget(None), Decimal(0)
+    for it in course:
+        assert budget.reserve(it.reserved_usd)
+        books += it.billed_usd
+        if it.heard:
+            budget.settle(it.reserved_usd, it.billed_usd)
+        elif not it.killed:
+            budget.settle(it.reserved_usd, it.reserved_usd, certain=False)
+        bill = budget.figures
+        assert bill.settled_usd <= books <= bill.settled_usd + bill.unsettled_usd + bill.in_flight_usd
+        said = spent(bill.settled_usd, bill.unsettled_usd, bill.in_flight_usd)
+        figures = {money(bill.settled_usd), money(bill.unsettled_usd), money(bill.in_flight_usd)}
+        assert set(DOLLARS.findall(said)) <= figures
+        assert ("more unsettled" in said, "more in flight" in said) == (
+            bool(bill.unsettled_usd),
+            bool(bill.in_flight_usd),
+        )
+
+
+@settings(max_examples=10, deadline=None)
 @given(st.lists(attempts(), min_size=1, max_size=14), st.booleans())
 def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_providers_books(
     tmp_path_factory: pytest.TempPathFactory, course: list[Attempt], reused: bool
@@ -148,8 +259,8 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
         for place, sql in FIGURES.items():
             (row,) = warehouse.query(sql).to_pylist()
             assert tuple(row.values()) == (cost.settled_usd, cost.unsettled_usd), place
-        said = spent(cost.settled_usd, cost.unsettled_usd)
-        assert ("settled" in said and "more unsettled" in said) == bool(cost.unsettled_usd)
+    shown(path, cost.settled_usd, cost.unsettled_usd, named(course, reused=reused))
+    with Warehouse.open(path) as warehouse:
         # the provider's invoice tells the truth, and then there is one figure
         invoice = pa.Table.from_pylist(
             [{"day": NOW.date(), "model": "small", "cost_usd": books}], schema=INVOICE
@@ -165,3 +276,4 @@ def test_settled_is_no_more_and_settled_with_unsettled_no_less_than_the_provider
         for place, sql in FIGURES.items():
             (row,) = warehouse.query(sql).to_pylist()
             assert tuple(row.values()) == (books, 0), place
+    shown(path, books, Decimal(0), named(course, reused=reused))
