@@ -19,6 +19,7 @@ from thirdshift.engines.tokenizers import tokenizer_for
 from thirdshift.flows.errors import UserError
 from thirdshift.router.policy import Policy, masks, say
 from thirdshift.router.policy import eligible as kept_by
+from thirdshift.router.pricing.documents import document_tokens, documents_in
 from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
 from thirdshift.router.values import Endpoint
@@ -161,33 +162,43 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[Tok
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
     counted = estimate(batches(folder, ["messages", "tools"]), distinct, rows, np.random.default_rng(0))
     columns = [counted[tokenizer.name] for tokenizer in used]
-    pictures = _pictures(folder)
-    if pictures:
+    attached = _attached(folder)
+    if attached:
         columns = [
-            with_pictures(column, endpoint.model, pictures)
+            with_attached(column, endpoint.model, attached)
             for column, endpoint in zip(columns, endpoints, strict=True)
         ]
     return tuple(columns)
 
 
-def _pictures(folder: Path) -> dict[int, list[Size]]:
-    """Row → width and height of each picture in it, where it has any."""
-    pictures: dict[int, list[Size]] = {}
+WITH_MORE = r'image|"(file|input_file|document)"'
+"""In the JSON of messages that hold more than text."""
+Attached = tuple[list[Size], list[int]]
+"""Width and height of each picture of a row, pages of each file."""
+
+
+def _attached(folder: Path) -> dict[int, Attached]:
+    """Row → what is in it besides text, where there is any."""
+    attached: dict[int, Attached] = {}
     row = 0
     for batch in batches(folder, ["messages"]):
         texts = batch.column(0)
-        for place in np.flatnonzero(np.asarray(pc.match_substring(texts, "image"), np.bool_)).tolist():
-            if sizes := pictures_in(json.loads(texts[place].as_py())):
-                pictures[row + place] = sizes
+        for place in np.flatnonzero(
+            np.asarray(pc.match_substring_regex(texts, WITH_MORE), np.bool_)
+        ).tolist():
+            messages = json.loads(texts[place].as_py())
+            found = pictures_in(messages), documents_in(messages)
+            if any(found):
+                attached[row + place] = found
         row += batch.num_rows
-    return pictures
+    return attached
 
 
-def with_pictures(column: TokenColumn, model: str, pictures: Mapping[int, list[Size]]) -> TokenColumn:
-    """The column with what the pictures of its rows are expected to count for a model."""
+def with_attached(column: TokenColumn, model: str, attached: Mapping[int, Attached]) -> TokenColumn:
+    """The column with what pictures and files of its rows are expected to count for a model."""
     tokens = column.tokens.copy()
-    for row, sizes in pictures.items():
-        tokens[row] += picture_tokens(model, sizes)
+    for row, (sizes, pages) in attached.items():
+        tokens[row] += picture_tokens(model, sizes) + document_tokens(model, pages)
     return replace(column, tokens=tokens)
 
 

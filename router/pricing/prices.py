@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.pricing.documents import file_data, is_document, most_of_a_page, pages_of
 from thirdshift.router.pricing.pictures import (
     OTHERS,
     SOUND_BYTES_PER_TOKEN,
@@ -228,7 +229,7 @@ def _marked(part: Mapping[str, JSON]) -> bool:
 
 def sent_bytes(request: Request, picture_tokens: int = OTHERS.ceiling) -> int:
     """The most tokens that a provider may count as input: UTF-8 bytes of all text; a picture counts as `picture_tokens`
-    (its bytes are none), sound by its length."""
+    (its bytes are none), a PDF by its pages, sound by its length."""
     total = 0
     for message in request.messages:
         content = message.get("content")
@@ -251,7 +252,7 @@ def _utf8_bytes(text: str) -> int:
 
 
 def _nested_bytes(value: JSON, picture_tokens: int = 0) -> int:
-    """At least the bytes of `value` written as JSON without spaces; without those of a picture or of sound in it."""
+    """At least the bytes of `value` written as JSON without spaces; without those of a picture, a PDF or sound in it."""
     if isinstance(value, str):
         return _utf8_bytes(value) + 2
     if isinstance(value, Mapping):
@@ -260,6 +261,8 @@ def _nested_bytes(value: JSON, picture_tokens: int = 0) -> int:
             return size + picture_tokens - len(data_of(value) or "")
         if picture_tokens and is_sound(value) and (data := data_of(value)) is not None:
             return size - len(data) + len(data) // SOUND_BYTES_PER_TOKEN
+        if picture_tokens and is_document(value) and (pages := pages_of(value)) is not None:
+            return size - len(file_data(value) or "") + pages * most_of_a_page(picture_tokens)
         return size
     if isinstance(value, Sequence):
         return sum(_nested_bytes(v, picture_tokens) + 1 for v in value) + 2
