@@ -24,7 +24,7 @@ ANSWERED_IN_A_ROW = 10
 a prompt that a filter stops is told with the same status as a key that is not taken."""
 
 NEVER_A_WORD = 20
-"""An endpoint that has answered nothing yet and says "overloaded" or "internal error" so often in a row, for so many first
+"""An endpoint that has answered nothing yet and is overloaded or times out so often in a row, for so many first
 waits, is given up: every request of a pilot would else try it eight times, for minutes."""
 
 NEVER_THERE_SECONDS = 30.0
@@ -163,7 +163,7 @@ class EndpointHealth:
 
     def _never_a_word(self, reply: Reply) -> Reply | None:
         """It has never said anything but that it cannot."""
-        if reply.kind is not FailureKind.OVERLOADED:
+        if reply.kind not in (FailureKind.OVERLOADED, FailureKind.TIMEOUT):
             self._errors = self._errors if reply.kind in NO_WORD else None
             return None
         if self._errors is None:

@@ -17,12 +17,13 @@ from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.transport import Hints, Reply, lost, not_sent
 from thirdshift.engines.realtime.engine import RealtimeEngine, patience_with
 from thirdshift.engines.realtime.http import key_of, missing_key
-from thirdshift.engines.wires.errors import meaning, parameter_in
+from thirdshift.engines.wires.errors import meaning, parameter_in, surely_unbilled
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.engines.wires.parsing import as_text
 from thirdshift.engines.wires.rate_limit_headers import hints_of, retry_after_of
 from thirdshift.engines.wires.replies import read_completion
 from thirdshift.engines.wires.rules import DECIDED_STATUS, FINISH
+from thirdshift.engines.wires.waits import wait_told
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint, FailureKind, LedgerStatus, Request
 
@@ -98,6 +99,9 @@ HOW_FAR: tuple[tuple[str, FailureKind | None, bool], ...] = (
 """What httpx, aiohttp or a parser raised before litellm made an exception of its own of it: how far the call came.
 None: as EXCEPTIONS says. The first that is in the chain."""
 
+UNFINISHED = (FailureKind.PARTIAL, FailureKind.CONTEXT_OVERFLOW)
+"""What a finish reason makes of a reply, besides an answer and a refusal."""
+
 
 def load_litellm() -> Any:
     """The module, imported without reaching for the network."""
@@ -113,7 +117,19 @@ def load_litellm() -> Any:
         litellm.aclient_session = _without_redirects(http_handler.AsyncHTTPHandler)(
             follow_redirects=False
         ).client
+        _keep_finish_reasons()
     return litellm
+
+
+def _keep_finish_reasons() -> None:
+    """Have litellm tell apart the reasons that make no whole answer. It says `stop` for them, and warns on standard error;
+    on the wires of Anthropic and Gemini nothing beside tells what came. It takes words of its own list only."""
+    from litellm.litellm_core_utils import core_helpers
+
+    known = getattr(core_helpers, "_FINISH_REASON_MAP", None)
+    if isinstance(known, dict):
+        unfinished = [name for name, kind in FINISH.items() if kind in UNFINISHED]
+        known |= dict.fromkeys((*unfinished, *map(str.upper, unfinished)), "finish_reason_unspecified")
 
 
 def _without_redirects(handler: Any) -> Any:
@@ -225,21 +241,25 @@ def translated(error: BaseException, endpoint: str) -> Reply:
     name, status = type(error).__name__, getattr(error, "status_code", None)
     message = f"endpoint {endpoint}: {name}" + (f", status {status}" if status else "")
     words = str(error)
+    wait, unbilled = wait_told({}, words.lower()), reason
     remedy = HINTS.get(name, "")
     decided = kind is FailureKind.AUTH and status in DECIDED_STATUS
     if reason:  # litellm names an exception by the status; the words can say more
         if kind is FailureKind.CONNECTION and (redirect := _redirect_behind(error)) is not None:
             kind, status = meaning(redirect, (), "")[0], redirect
-        by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower())
+        by_words, phrase = meaning(status if isinstance(status, int) else 400, (), words.lower(), wait)
+        unbilled = surely_unbilled(by_words, phrase)
+        if by_words is FailureKind.TIMEOUT:
+            kind = by_words
         if phrase is not None:
             kind, decided = by_words, phrase.decided
             remedy = f": {phrase.remedy}" if phrase.remedy else remedy
     return Reply(
         kind=kind,
         message=message + remedy,
-        unbilled=reason,
+        unbilled=unbilled,
         decided=decided,
-        retry_after=retry_after_of(_headers(error)),
+        retry_after=retry_after_of(_headers(error)) or (wait if kind is FailureKind.RATE_LIMITED else None),
         said=as_text(words),
         parameter=parameter_in(words.lower()) if kind is FailureKind.BAD_REQUEST else None,
     )

@@ -23,22 +23,25 @@ from thirdshift.engines.wires.rules import (
     Phrase,
 )
 from thirdshift.engines.wires.usage import read_usage
+from thirdshift.engines.wires.waits import wait_told
 from thirdshift.router.values import FailureKind
 
 WORDS = ("message", "msg", "status_msg", "detail", "error_msg", "error_message", "reason", "description")
 CODES = ("code", "type", "status", "error_code", "status_code", "innererror")
-RETRY_IN = re.compile(r"(?:try again|retry)(?: after| in)? (\d+(?:\.\d+)?) ?(ms|s|seconds?|m|minutes?)\b")
 NUMBER = re.compile(r"(minimax-)?\d{3,6}")
-_SCALE = {"ms": 0.001, "s": 1.0, "m": 60.0}
+MAYBE_BILLED = frozenset({FailureKind.TIMEOUT, FailureKind.PARTIAL})
+"""Errors of a model that was at work: a gateway that did not wait for it, an answer that its server threw away."""
 READ_CHARACTERS = 20_000
 """So much of an error's words is looked through."""
 
 
 def read_error(status: int, data: Any, raw: bytes | str = b"") -> Reply:
-    """What a complete error says. One that tells a usage all the same has cost it."""
+    """What a complete error says. One that tells a usage all the same has cost it; one that came after the model had
+    answered may have."""
     error = error_in(data) or {}
     codes, words = tuple(_codes(error)), _words(error, raw)
-    kind, phrase = meaning(status, codes, words)
+    wait = wait_told(error, words)
+    kind, phrase = meaning(status, codes, words, wait)
     usage = read_usage(data.get("usage")).usage if isinstance(data, dict) else None
     billed = usage is not None and usage.output_tokens > 0
     decided = kind in (FailureKind.AUTH, FailureKind.NOT_FOUND) and (
@@ -47,23 +50,33 @@ def read_error(status: int, data: Any, raw: bytes | str = b"") -> Reply:
     return Reply(
         kind=kind,
         message=_message(status, codes, error, phrase),
-        unbilled=not billed,
+        unbilled=not billed and surely_unbilled(kind, phrase),
         usage=usage if billed else None,
         decided=decided,
-        retry_after=_wait(words) if kind is FailureKind.RATE_LIMITED else None,
+        retry_after=wait if kind in (FailureKind.RATE_LIMITED, FailureKind.OVERLOADED) else None,
         said=as_text(raw),
         parameter=_parameter(codes, error, words) if kind is FailureKind.BAD_REQUEST else None,
     )
 
 
-def meaning(status: int, codes: tuple[str, ...], words: str) -> tuple[FailureKind, Phrase | None]:
-    """The kind of an error, by its code, its words, its status; and the phrase that was found in it."""
+def surely_unbilled(kind: FailureKind, phrase: Phrase | None) -> bool:
+    """Whether an error without a usage can have cost nothing."""
+    return kind not in MAYBE_BILLED and not (phrase is not None and phrase.generated)
+
+
+def meaning(
+    status: int, codes: tuple[str, ...], words: str, wait: float | None = None
+) -> tuple[FailureKind, Phrase | None]:
+    """The kind of an error, by its code, its words, its status; and the phrase that was found in it. `wait`: what it asks
+    for."""
     by_code = _by_code(codes)
     phrase = next((phrase for phrase in PHRASES if _holds(phrase, words)), None)
     if status == 413 and by_code in (None, FailureKind.RATE_LIMITED) and phrase is None:
         return FailureKind.CONTEXT_OVERFLOW, None
     if by_code is not None and by_code not in GENERIC and by_code is not FailureKind.RATE_LIMITED:
         return by_code, phrase if phrase is not None and phrase.kind is by_code else None
+    if status == 429 and wait is not None and phrase is not None and phrase.kind is FailureKind.AUTH:
+        return FailureKind.RATE_LIMITED, None  # Gemini says of a minute's quota what others say of an account
     if phrase is not None and not _about_rate(status, phrase):
         return phrase.kind, phrase
     if by_code is FailureKind.RATE_LIMITED:
@@ -79,7 +92,11 @@ def meaning(status: int, codes: tuple[str, ...], words: str) -> tuple[FailureKin
 
 def _about_rate(status: int, phrase: Phrase) -> bool:
     """A 429 about tokens a minute may speak of lengths; it is a wait all the same."""
-    return status == 429 and phrase.kind in (FailureKind.CONTEXT_OVERFLOW, FailureKind.BAD_REQUEST)
+    return (
+        status == 429
+        and not phrase.for_ever
+        and phrase.kind in (FailureKind.CONTEXT_OVERFLOW, FailureKind.BAD_REQUEST)
+    )
 
 
 def _by_code(codes: tuple[str, ...]) -> FailureKind | None:
@@ -161,12 +178,3 @@ def _parameter(codes: tuple[str, ...], error: Mapping[str, Any], words: str) -> 
 def parameter_in(words: str) -> str | None:
     """The same by an error's words alone, in small letters."""
     return next((name for name, phrases in PARAMETERS if any(word in words for word in phrases)), None)
-
-
-def _wait(words: str) -> float | None:
-    """Seconds to wait, where only the words say so."""
-    match = RETRY_IN.search(words)
-    if match is None:
-        return None
-    unit = match.group(2)
-    return float(match.group(1)) * _SCALE["ms" if unit == "ms" else unit[0]]

@@ -23,12 +23,20 @@ def read_line(line: bytes) -> Reply:
         if isinstance(body, str):  # some write the body as a text
             body = parsed(body)
         if body is not None and body is not MISSING:
-            return read_body(_status(response, body), body, line)._replace(retry_after=None)
+            return _unhurried(read_body(_status(response, body), body, line))
     if isinstance(error, dict) and str(error.get("code")) in NOT_RUN_CODES:
         return Reply(kind=FailureKind.EXPIRED, message=str(error["code"]), unbilled=True)
     if (fault := error_in({"error": error})) is not None:
-        return read_error(_status(response, {}, 500), {"error": fault}, line)
+        return _unhurried(read_error(_status(response, {}, 500), {"error": fault}, line))
     return _unreadable(line)
+
+
+def _unhurried(reply: Reply) -> Reply:
+    """A line's failure without what is only so in real time: a wait, a gateway that did not wait (nothing is billed for a
+    line that failed)."""
+    if reply.kind is FailureKind.TIMEOUT:
+        reply = reply._replace(kind=FailureKind.OVERLOADED, unbilled=reply.usage is None)
+    return reply._replace(retry_after=None)
 
 
 def _status(response: Any, body: Any, otherwise: int | None = None) -> int:

@@ -85,6 +85,8 @@ def _meaning(
     if message.get("refusal"):
         return FailureKind.REFUSED, "the model or a content filter declined"
     name = "stop" if reason is None else reason.lower()
+    if name not in FINISH and ":" in name:  # Gemini's `content_filter: PROHIBITED_CONTENT`
+        name = next((part for part in map(str.strip, reversed(name.split(":"))) if part in FINISH), name)
     kind = FINISH.get(name)
     if kind is None and choice.get("error"):
         kind = FailureKind.PARTIAL

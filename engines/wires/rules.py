@@ -14,17 +14,20 @@ _F = FailureKind
 FINISH: dict[str, FailureKind | None] = {
     **dict.fromkeys(("stop", "end_turn", "stop_sequence", "eos", "eos_token", "complete", "normal"), None),
     **dict.fromkeys(("tool_calls", "tool_use", "function_call"), None),
-    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length"), None),
+    **dict.fromkeys(("length", "max_tokens", "max_output_tokens", "model_length", "token_limit", "max_length"), None),
     **dict.fromkeys(
         ("content_filter", "content_filtered", "refusal", "sensitive", "safety", "recitation", "blocklist",
-         "prohibited_content", "spii", "guardrail_intervened", "language", "image_safety", "risk_control"),
+         "prohibited_content", "spii", "guardrail_intervened", "language", "image_safety", "image_prohibited_content",
+         "image_recitation", "model_armor", "risk_control"),
         _F.REFUSED,
     ),
     **dict.fromkeys(
         ("error", "error_toxic", "abort", "aborted", "cancelled", "canceled", "cancel", "timeout", "network_error",
          "insufficient_system_resource", "malformed_function_call", "malformed_response", "malformed_model_output",
          "unexpected_tool_call", "too_many_tool_calls", "invalid_tool_call", "repetition", "repetition_detected",
-         "repetition_truncation", "pause_turn", "engine_overloaded", "user_cancelled", "shutdown", "failed"),
+         "repetition_truncation", "pause_turn", "engine_overloaded", "user_cancelled", "shutdown", "failed",
+         "error_limit", "user_cancel", "not_finished", "time_limit", "malformed_tool_use", "other",
+         "finish_reason_unspecified", "missing_thought_signature", "no_image", "image_other", "load", "unload"),
         _F.PARTIAL,
     ),
     "model_context_window_exceeded": _F.CONTEXT_OVERFLOW,
@@ -32,21 +35,31 @@ FINISH: dict[str, FailureKind | None] = {
 """A finish reason in small letters, and what it makes of the reply; None: an answer. One that is not here is taken for
 an answer where there is a text."""
 
-CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length"})
+CUT = frozenset({"length", "max_tokens", "max_output_tokens", "model_length", "token_limit", "max_length"})
 
 STATUS_KINDS: dict[int, FailureKind] = {
     401: _F.AUTH,
     402: _F.AUTH,
     403: _F.AUTH,
     404: _F.NOT_FOUND,
+    405: _F.NOT_FOUND,
+    407: _F.AUTH,
     408: _F.OVERLOADED,
     409: _F.OVERLOADED,
+    410: _F.NOT_FOUND,
     413: _F.CONTEXT_OVERFLOW,
     425: _F.RATE_LIMITED,
+    424: _F.OVERLOADED,
     429: _F.RATE_LIMITED,
+    451: _F.AUTH,
+    498: _F.OVERLOADED,
+    499: _F.TIMEOUT,
     501: _F.BAD_REQUEST,
+    504: _F.TIMEOUT,
+    524: _F.TIMEOUT,
 }
-"""Statuses with a meaning of their own; other 4xx are bad requests, 5xx overload, 3xx a wrong address."""
+"""Statuses with a meaning of their own; other 4xx are bad requests, 5xx overload, 3xx a wrong address. 504 (Cloudflare's
+524) comes from a gateway that did not wait for a model which goes on, and is billed."""
 
 DECIDED_STATUS = frozenset({401, 402})
 """Statuses that speak of the key or the account, whatever was sent."""
@@ -54,7 +67,8 @@ DECIDED_STATUS = frozenset({401, 402})
 CODE_KINDS: dict[str, FailureKind] = {
     **dict.fromkeys(
         ("context_length_exceeded", "string_above_max_length", "request_too_large", "exceed_context_size_error",
-         "max_tokens_exceeded", "context_window_exceeded", "tokens_limit_reached", "1261", "minimax-1039"),
+         "max_tokens_exceeded", "model_max_prompt_tokens_exceeded",
+         "context_window_exceeded", "tokens_limit_reached", "1261", "minimax-1039"),
         _F.CONTEXT_OVERFLOW,
     ),
     **dict.fromkeys(
@@ -67,19 +81,23 @@ CODE_KINDS: dict[str, FailureKind] = {
         ("insufficient_quota", "insufficient_balance", "insufficient_user_quota", "insufficient_credits",
          "billing_hard_limit_reached", "billing_error", "billing_not_active", "arrearage", "account_deactivated",
          "invalid_api_key", "invalidapikey", "authentication_error", "incorrect_api_key", "budget_exceeded",
-         "exceededbudget", "quota_exceeded_monthly", "permission_denied_error", "1113", "minimax-1008", "minimax-1004"),
+         "exceededbudget", "quota_exceeded_monthly", "permission_denied_error", "exceeded_current_quota_error",
+         "unsupported_country_region_territory", "1113", "minimax-1008", "minimax-1004", "minimax-2049"),
         _F.AUTH,
     ),
     **dict.fromkeys(("model_not_found", "modelnotfound", "model_not_supported", "deployment_not_found",
                      "deploymentnotfound", "invalid_model"), _F.NOT_FOUND),
     **dict.fromkeys(
         ("rate_limit_exceeded", "rate_limit_error", "throttling", "throttling.ratequota", "throttling.allocationquota",
-         "too_many_requests", "resource_exhausted", "limitrequests", "1302", "1305", "minimax-1002"),
+         "too_many_requests", "resource_exhausted", "limitrequests", "usage_limit_reached", "1302", "1305", "1308",
+         "minimax-1002", "minimax-1041", "minimax-2045", "minimax-2056"),
         _F.RATE_LIMITED,
     ),
-    **dict.fromkeys(("overloaded_error", "server_error", "internal_server_error", "engine_overloaded", "unavailable",
+    **dict.fromkeys(("json_validate_failed", "tool_use_failed"), _F.PARTIAL),
+    **dict.fromkeys(("overloaded_error", "capacity_exceeded", "server_error",
+                     "internal_server_error", "engine_overloaded", "unavailable",
                      "service_unavailable", "minimax-1000", "minimax-1001",
-                     "minimax-1013", "1234"), _F.OVERLOADED),
+                     "minimax-1013", "minimax-1024", "minimax-1033", "1234"), _F.OVERLOADED),
     **dict.fromkeys(("invalid_request_error", "invalidparameter", "invalid_argument", "minimax-2013", "1210", "1214"),
                     _F.BAD_REQUEST),
 }  # fmt: skip
@@ -99,14 +117,25 @@ class Phrase:
     remedy: str | None = None
     decided: bool = False
     """It is the endpoint's fault, whatever was sent. Any one of the words is enough."""
+    for_ever: bool = False
+    """It is so under 429 too: to wait is in vain."""
+    generated: bool = False
+    """The model had answered by then, and that may be billed."""
 
 
 PHRASES: tuple[Phrase, ...] = (
+    Phrase(("request too large for", "required for long context requests"), _F.CONTEXT_OVERFLOW,
+           "it is longer than this account may send in a minute, or at all: send such rows elsewhere", for_ever=True),
+    Phrase(("output blocked by content filtering",), _F.REFUSED, generated=True),
+    Phrase(("specified api usage limits", "organization has been disabled"), _F.AUTH,
+           "the account's limit is reached: raise it at the provider, or wait until the day that it names", decided=True),
+    Phrase(("user location is not supported", "country, region, or territory not supported"), _F.AUTH,
+           "the provider does not serve this place: send from another, or elsewhere", decided=True),
     Phrase(
         ("credit balance is too low", "credit balance too low", "insufficient balance", "insufficient funds",
          "exceeded your current quota", "insufficient credit", "not enough credit", "out of credits", "no credits",
          "billing hard limit", "account is in arrears", "overdue payment", "payment required", "top up your",
-         "add credits", "purchase credits", "balance is insufficient", "余额不足", "欠费"),
+         "add credits", "purchase credits", "balance is insufficient", "exceeded current quota", "余额不足", "欠费"),
         _F.AUTH, "the account is empty: top it up and resume", decided=True,
     ),
     Phrase(
@@ -117,9 +146,18 @@ PHRASES: tuple[Phrase, ...] = (
     Phrase(
         ("context length", "context window", "maximum context", "prompt is too long", "input is too long",
          "too many input tokens", "maximum model length", "max_model_len", "exceeds the available context size",
-         "maximum number of tokens allowed", "input token count", "longer than the maximum", "reduce the length"),
+         "maximum number of tokens allowed", "input token count", "longer than the maximum", "reduce the length",
+         "`inputs` tokens + `max_new_tokens`", "maximum prompt length", "exceed context limit", "context shift is disabled",
+         "exceeded model token limit", "model max length exceeded", "number of tokens in the prompt cannot exceed"),
         _F.CONTEXT_OVERFLOW,
     ),
+    Phrase(("roles must alternate", "system role not supported", "raise_exception("), _F.BAD_REQUEST,
+           "the model's chat template takes no such order of roles: merge messages of one role, or the system's into the"
+           " first"),
+    Phrase(("model has crashed", "model unloaded", "cuda out of memory"), _F.OVERLOADED,
+           "the server has lost its model: see its log, and its memory"),
+    Phrase(("max_tokens must be less than", "invalid max_tokens value", "maximum allowed number of output tokens"),
+           _F.BAD_REQUEST, "the model writes fewer tokens at once: lower max_tokens"),
     Phrase(
         ("requires --enable-auto-tool-choice", "--enable-auto-tool-choice", "--tool-call-parser"),
         _F.BAD_REQUEST, "start vLLM with --enable-auto-tool-choice and --tool-call-parser",
@@ -147,7 +185,8 @@ PHRASES: tuple[Phrase, ...] = (
     Phrase(("incorrect api key", "invalid api key", "invalid x-api-key", "api key not valid", "no api key"),
            _F.AUTH, "the key is not taken: see the variable that api_key_env names", decided=True),
     Phrase(("model is not found", "does not exist or you do not have access", "no such model", "model not found",
-            "is not a valid model", "unknown model"),
+            "is not a valid model", "unknown model", "model identifier is invalid",
+            "with on-demand throughput isn"),
            _F.NOT_FOUND, "the server has no such model: see `model` and what its /v1/models lists", decided=True),
 )  # fmt: skip
 """The first that is found counts. Servers without codes say it in words, under whatever status."""

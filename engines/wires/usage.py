@@ -25,8 +25,21 @@ COMPLETION = ("completion_tokens", "output_tokens", "outputTokens", "candidatesT
 TOTAL = ("total_tokens", "totalTokens", "totalTokenCount")
 PROMPT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
 COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details")
-CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens", "cachedContentTokenCount")
-WRITTEN = ("cache_write_tokens", "cache_creation_tokens", "cache_creation_input_tokens")
+CACHED = (
+    "cached_tokens",
+    "prompt_cache_hit_tokens",
+    "cache_read_input_tokens",
+    "cacheReadInputTokens",
+    "cachedContentTokenCount",
+)
+WRITTEN = (
+    "cache_write_tokens",
+    "cache_creation_tokens",
+    "cache_creation_input_tokens",
+    "cacheWriteInputTokens",
+)
+BESIDE = frozenset({"cache_read_input_tokens", "cacheReadInputTokens"})
+"""Where one of these is told, the prompt is told without it (Anthropic's, Bedrock's)."""
 HOUR = ("cache_creation_token_details", "cache_creation")
 """Names of the same figure, as providers have them; the first that is a count is taken, details before the flat ones."""
 
@@ -107,7 +120,7 @@ def _whole_prompt(
     beside it."""
     if not of_cache:
         return prompt
-    beside = "prompt_tokens" not in reported and "cache_read_input_tokens" in reported
+    beside = "prompt_tokens" not in reported and not BESIDE.isdisjoint(reported)
     if beside or of_cache > prompt or (total is not None and total == prompt + completion + of_cache):
         return prompt + of_cache
     return prompt

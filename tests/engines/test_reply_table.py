@@ -17,6 +17,7 @@ from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NATURE, Nature
 from thirdshift.engines.realtime.engine import RealtimeEngine
+from thirdshift.engines.realtime.litellm import LitellmEngine
 from thirdshift.engines.wires.reply_table import ReplyCase, page, reply_cases
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import (
@@ -40,6 +41,7 @@ PRICES = {
 CASES = reply_cases()
 IN_BATCH = [case for case in CASES if case.batch]
 IN_REAL_TIME = [case for case in CASES if case.wire == "openai"]
+IN_MESSAGES = [case for case in CASES if case.wire == "anthropic"]
 PLAIN_ANSWER = {
     "id": "p",
     "model": "m",
@@ -115,6 +117,23 @@ def test_a_reply_in_real_time_is_booked_as_it_is_billed(case: ReplyCase, tmp_pat
             seed=1,
         )
         said, outcomes = played(engine, notes)
+    check(case, said, outcomes)
+
+
+@pytest.mark.parametrize("case", IN_MESSAGES, ids=named)
+def test_a_message_of_anthropics_in_real_time_is_booked_as_it_is_billed(
+    case: ReplyCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REPLY_TEST_KEY", "sk-planted")
+    notes = MemoryJournal()
+    with scripted(lambda _: Said(case.body, case.status)) as provider:
+        here = replace(
+            endpoint(provider, model="anthropic/m"),
+            api_base=provider.base.removesuffix("/v1"),
+            api_key_env="REPLY_TEST_KEY",
+        )
+        engine_context = EngineContext(notes, RunBudget(None), keep=tmp_path)
+        said, outcomes = played(LitellmEngine(here, engine_context, backoff_first_seconds=0.001), notes)
     check(case, said, outcomes)
 
 

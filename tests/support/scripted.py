@@ -98,7 +98,7 @@ class ScriptedProvider:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
         self.paths.append(f"{request.method} {path}")
-        if path == "/chat/completions":
+        if path in ("/chat/completions", "/messages"):
             body = await request.json()
             self.bodies.append(body)
             return _response(self.script(body))
