@@ -10,6 +10,7 @@ from thirdshift.engines.devices.machine import (
     hardware_named,
     look_again,
     machine,
+    visible,
     width,
 )
 from thirdshift.engines.devices.nvidia import parse_nvidia
@@ -25,5 +26,6 @@ __all__ = [
     "machine",
     "parse_ascend",
     "parse_nvidia",
+    "visible",
     "width",
 ]

@@ -54,6 +54,11 @@ def width(options: Mapping[str, JSON]) -> int:
     return math.prod(int(options.get(name, 1)) for name in SPLITS)
 
 
+def visible(kind: str, devices: Sequence[Device], value: str | None) -> tuple[Device, ...]:
+    """Return the devices of a kind that the variable for them leaves to a process."""
+    return ascend.visible(devices, value) if kind == "npu" else nvidia.visible(devices, value)
+
+
 def environment(devices: Sequence[Device]) -> dict[str, str]:
     """Return the variables of a process that is to see these devices alone."""
     npus = bool(devices) and devices[0].kind == "npu"

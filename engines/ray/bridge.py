@@ -31,6 +31,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle
+from ray.exceptions import TaskUnschedulableError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -205,8 +206,12 @@ class Bridge:
             try:
                 found = ray.get(reference, timeout=max(0.0, until - time.monotonic()))
                 told.append({**node, "found": found})
+            except TaskUnschedulableError:  # it has gone since: a spot machine, one that is scaled away
+                continue
             except Exception as error:  # noqa: BLE001 - of one node only
                 told.append({**node, "why": in_short(error)})
+        alive = {node["id"] for node in nodes()}
+        told = [node for node in told if node["id"] in alive]
         self._back.write({"op": "looked", "nodes": told})
 
     def _watch_notices(self) -> None:

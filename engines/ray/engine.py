@@ -12,15 +12,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, width
+from thirdshift.engines.devices import width
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import failure
 from thirdshift.engines.ray.cluster import Cluster, ClusterSeat, ClusterUnreachable, SeatOrder
-from thirdshift.engines.ray.survey import cpus_for, missing
+from thirdshift.engines.ray.survey import cpus_for, hardware_found, missing
 from thirdshift.engines.vllm.deaths import NoPlace, WorkerLost
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.engine_log import EngineLog
@@ -64,8 +63,11 @@ class SeatPlace:
     def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
         self.seat.log = log
         found = self.seat.found or {}
-        cpu = self.spec.device == "cpu"
-        environment = cpu_environment(self.spec, self.cores) if cpu else {}
+        environment: Mapping[str, str] = {}
+        if self.spec.device == "cpu":
+            environment = cpu_environment(self.spec, self.cores)
+        elif self.spec.device == "cuda":
+            environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}  # which is how Ray numbers them
         hello: dict[str, JSON] = {
             "model": model,
             "options": dict(options),
@@ -283,13 +285,3 @@ class RayEngine(VllmEngine):
         if words not in self._said:
             self._said.add(words)
             self.engine_context.say(words)
-
-
-def hardware_found(spec: WorkerSpec, found: Mapping[str, Any]) -> str:
-    """Name what a worker runs on at a node, as it would be named on that machine."""
-    cuda = spec.device == "cuda"
-    devices = parse_nvidia(found["nvidia"]) if cuda else parse_ascend(found["ascend"])
-    visible = found["visible"]["CUDA_VISIBLE_DEVICES" if cuda else "ASCEND_RT_VISIBLE_DEVICES"] or ""
-    first = visible.partition(",")[0]
-    chosen = [device for device in devices if str(device.index) == first] or list(devices)
-    return hardware_named(spec, [device.name for device in chosen])

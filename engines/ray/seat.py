@@ -45,6 +45,7 @@ def look(python: str | None, model: str, probe: str) -> dict[str, Any]:
             "--query-gpu=index,uuid,name,memory.total,memory.free,mig.mode.current",
             "--format=csv,noheader,nounits",
         ),
+        "nvidia_parts": _printed("nvidia-smi", "-L"),
         "ascend": _printed("npu-smi", "info"),
         "python": path,
         "packages": None if path is None else _printed(path, "-c", probe),

@@ -10,12 +10,13 @@ from functools import lru_cache
 from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, width
+from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, visible, width
 from thirdshift.engines.ray.cluster import Cluster
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
 RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
 """Ray's names of our devices."""
+VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,7 @@ class ClusterNode:
         """Name what a worker runs on there."""
         if spec.device == "cpu":
             return f"{int(cpus)} {'core' if cpus == 1 else 'cores'}"
-        found = self.found or {"nvidia": "", "ascend": ""}
-        devices = parse_nvidia(found["nvidia"]) if spec.device == "cuda" else parse_ascend(found["ascend"])
-        return hardware_named(spec, [device.name for device in devices])
+        return hardware_found(spec, {**(self.found or {}), "visible": {}})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,16 @@ class ClusterSurvey:
         for node in self.nodes:
             kinds[node.hardware(spec, cpus)] += node.seats(spec, cpus)
         return tuple((name, count) for name, count in sorted(kinds.items()) if count)
+
+
+def hardware_found(spec: WorkerSpec, found: Mapping[str, Any]) -> str:
+    """Name what a worker runs on at a node, as it would be named on that machine."""
+    if spec.device == "npu":
+        devices = parse_ascend(found.get("ascend", ""))
+    else:
+        devices = parse_nvidia(found.get("nvidia", ""), lambda: str(found.get("nvidia_parts", "")))
+    named = visible(spec.device, devices, found["visible"].get(VARIABLES[spec.device])) or devices
+    return hardware_named(spec, [device.name for device in named])
 
 
 def survey(cluster: ClusterSpec, model: str) -> ClusterSurvey:
@@ -79,14 +88,15 @@ def _surveyed(address: str, environment: str, python: str | None, model: str) ->
 def problems(endpoint: Endpoint, spec: WorkerSpec, found: ClusterSurvey) -> list[str]:
     """Return what keeps the endpoint's workers from starting on the nodes that have its devices, each in a sentence."""
     cpus = cpus_for(spec, [{"resources": node.resources} for node in found.nodes])
-    sentences = []
-    for node in found.nodes:
-        if not node.seats(spec, cpus):
-            continue
-        if node.found is None:
-            sentences.append(f"node {node.name} could not be looked at: {node.why}")
-        else:
-            sentences += missing(endpoint.model, spec, node.found)
+    able = [node for node in found.nodes if node.seats(spec, cpus)]
+    sentences = [
+        sentence
+        for node in able
+        if node.found is not None
+        for sentence in missing(endpoint.model, spec, node.found)
+    ]
+    if all(node.found is None for node in able):  # where one could be looked at, the run goes on with that
+        sentences = [f"node {node.name} could not be looked at: {node.why}" for node in able]
     return [f"endpoint {endpoint.name}: {sentence}" for sentence in dict.fromkeys(sentences)]
 
 

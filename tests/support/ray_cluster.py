@@ -27,15 +27,18 @@ nodes = json.loads(sys.argv[1])
 memory = 100_000_000
 os.mkdir(os.environ["RAY_TMPDIR"] + "/ray")
 cluster = Cluster()
-made = []
-for number, resources in enumerate(nodes):
+
+def add(resources):
     others = {name: amount for name, amount in resources.items() if name != "CPU"}
-    made.append(cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory))
-pids = [node.all_processes["raylet"][0].process.pid for node in made]
-head = made[0].all_processes["gcs_server"][0].process.pid
-ids = [node.node_id for node in made]
+    node = cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory)
+    return {"pid": node.all_processes["raylet"][0].process.pid, "id": node.node_id, "node": node}
+
+made = [add(resources) for resources in nodes]
+head = made[0].pop("node").all_processes["gcs_server"][0].process.pid
+pids, ids = [one["pid"] for one in made], [one["id"] for one in made]
 print(json.dumps({"address": cluster.address, "raylets": pids, "head": head, "ids": ids}), flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    print(json.dumps({"pid": add(json.loads(line))["pid"]}), flush=True)
 cluster.shutdown()
 """
 
@@ -51,6 +54,18 @@ class RayCluster:
     """Ray's names of the nodes."""
     head: int
     """The process id of what knows the cluster."""
+    keeper: subprocess.Popen[bytes] | None = None
+    """The process that holds it."""
+
+    def add_node(self, resources: dict[str, float]) -> int:
+        """Add a node and return its raylet's process id."""
+        assert self.keeper is not None
+        assert self.keeper.stdin is not None
+        assert self.keeper.stdout is not None
+        self.keeper.stdin.write(json.dumps(resources).encode() + b"\n")
+        self.keeper.stdin.flush()
+        told = next(json.loads(line) for line in self.keeper.stdout if line.startswith(b"{"))
+        return int(told["pid"])
 
 
 @contextmanager
@@ -72,7 +87,8 @@ def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
         try:
             assert process.stdout is not None
             told = next(json.loads(line) for line in process.stdout if line.startswith(b"{"))
-            yield RayCluster(told["address"], tuple(told["raylets"]), tuple(told["ids"]), told["head"])
+            raylets, ids = tuple(told["raylets"]), tuple(told["ids"])
+            yield RayCluster(told["address"], raylets, ids, told["head"], process)
         finally:
             below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
             with suppress(subprocess.TimeoutExpired):

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 
 
@@ -26,8 +27,26 @@ def end_as(log: str, message: str) -> None:
     sys.exit(1)
 
 
+class Book:
+    """What a provider would bill, written down at once; several workers share a file."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def write(self, *prompts: str) -> None:
+        line = {"pid": os.getpid(), "actor": os.getppid(), "at": time.time(), "answered": prompts}
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+    def _live(self) -> None:
+        while True:
+            self.write()
+            time.sleep(0.2)
+
+
 def main() -> None:
     options = json.loads(sys.stdin.readline())["options"]
+    book = Book(options["book"]) if options.get("book") else None
     start = 1
     if options.get("environment"):
         with open(options["environment"], "w") as file:
@@ -51,7 +70,8 @@ def main() -> None:
             break
         if message["op"] == "ask":
             numbers = re.findall(r"\d+", message["messages"][-1]["content"]) if options.get("adds") else ()
-            waiting.append((message["id"], str(sum(map(int, numbers))) if numbers else f"{os.getpid()}"))
+            text = str(sum(map(int, numbers))) if numbers else f"{os.getpid()}"
+            waiting.append((message["id"], text, message["messages"][-1]["content"]))
             continue
         while waiting:
             lot, waiting = waiting[:most], waiting[most:]
@@ -61,7 +81,9 @@ def main() -> None:
                 say(op="fault", kind="out_of_memory", message="OutOfMemoryError: out of memory")
                 sys.exit(1)
             time.sleep(options.get("seconds", 0.0))
-            for number, text in lot:
+            if book is not None:
+                book.write(*(prompt for _, _, prompt in lot))
+            for number, text, _ in lot:
                 say(op="answer", id=number, text=text, reasoning=None, finish_reason="stop",
                     input_tokens=10, output_tokens=2, cached_tokens=0, reasoning_tokens=0)  # fmt: skip
 
