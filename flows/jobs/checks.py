@@ -40,6 +40,8 @@ WORKERS_ONLY = (
     "cluster",
 )
 """Keys of an endpoint that say how workers are started and paid."""
+NODES_SECRET = re.compile(rf"{SECRET.pattern}|_(token|key)$", re.IGNORECASE)
+"""Names of variables in a `runtime_env` that people keep a secret in: HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
 
 BATCH_LIMITS = ("batch_requests", "batch_bytes", "line_bytes", "batches")
 
@@ -235,6 +237,9 @@ def _no_keys_within(data: dict[str, Any]) -> Finds:
     for loc, endpoint in _endpoints(data):
         for place in _secrets(endpoint.get("params"), (*loc, "params")):
             yield place, "looks like a key; put it in a variable and name that: api_key_env: SOME_KEY"
+        cluster = endpoint.get("cluster")
+        for place in _secrets(cluster, (*loc, "cluster"), NODES_SECRET):
+            yield place, "looks like a key; set the variable where Ray runs on the nodes"
         base = endpoint.get("api_base")
         if isinstance(base, str) and "@" in base.partition("://")[2].partition("/")[0]:
             yield (
@@ -243,13 +248,13 @@ def _no_keys_within(data: dict[str, Any]) -> Finds:
             )
 
 
-def _secrets(value: Any, loc: Loc) -> Iterator[Loc]:
+def _secrets(value: Any, loc: Loc, names: re.Pattern[str] = SECRET) -> Iterator[Loc]:
     if isinstance(value, dict):
         for key, child in value.items():
-            if SECRET.search(key):
+            if names.search(key):
                 yield (*loc, key)
             else:
-                yield from _secrets(child, (*loc, key))
+                yield from _secrets(child, (*loc, key), names)
 
 
 def _batch_keys(data: dict[str, Any]) -> Finds:
