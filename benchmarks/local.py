@@ -12,6 +12,10 @@ process: they tell what was done where other programs take the cores.
 Then 2,000 requests, each with one of 100 beginnings of 500 tokens, against a cache that holds a third of them: tokens
 found in the cache in random order through ours, and through the bare engine in sorted and in random order.
 
+With `--on ray` something else is compared: the same engine on a Ray cluster that is started here, by a driver of its own,
+each run between two without Ray by another driver. Exit 1 where the median is below 0.97 of the speed without, or the
+driver takes over 10 % more memory; the bridge, the process that speaks with Ray for the driver, is shown apart.
+
 Ends with one line of JSON; exit 1 where the median ratio to the bare engine is below 0.95, or the hits are more than 5 %
 off those of the sorted order.
 """
@@ -34,11 +38,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
+from drivers import comparison
 
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import machine
 from thirdshift.engines.vllm.engine import VllmEngine
-from thirdshift.engines.vllm.process import QUIET, options_for, place
+from thirdshift.engines.vllm.process import QUIET, place
+from thirdshift.engines.vllm.sizing import Sizing, options_for
 from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Endpoint, Outcome, Price, PriceSchedule, Purpose, Request, WorkerSpec
@@ -204,7 +210,7 @@ class Theirs:
             text=True,
         )
         began = time.monotonic()
-        options = options_for(end, end.workers, None)
+        options = options_for(end, end.workers, Sizing())
         files = {"in": str(folder / "in.jsonl"), "out": str(folder / "out.jsonl")}
         self._ask({"model": end.model, "options": options, **files})
         self.startup_seconds = time.monotonic() - began
@@ -315,6 +321,26 @@ def verdict(figures: dict[str, Any]) -> str:
     return ""
 
 
+def on_ray(given: argparse.Namespace) -> int:
+    """Compare runs on Ray with those without."""
+    hello = {
+        "model": given.model,
+        "device": given.device,
+        "python": given.python,
+        "gpus": len(machine().gpus),
+    }
+    hello["options"] = json.loads(given.options)
+    figures = comparison.compare(
+        hello, pairs=given.pairs, requests=given.requests, max_tokens=given.max_tokens
+    )
+    why = comparison.verdict(figures)
+    states = {"ratio": comparison.RATIO, "memory": comparison.MEMORY, "peer_scatter": comparison.SCATTER}
+    figures |= {"load": round(os.getloadavg()[0], 1), "states": states, "met": not why}
+    print(why or "met", file=sys.stderr)
+    print(json.dumps({"benchmark": "local --on ray", **figures}))
+    return 1 if why else 0
+
+
 def main() -> int:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--pairs", type=int, default=5)
@@ -325,7 +351,10 @@ def main() -> int:
     asked.add_argument("--model", default=str(ROOT / "tests/tiny_model"))
     asked.add_argument("--python", default=str(ROOT / ".venv-vllm/bin/python"))
     asked.add_argument("--options", default=OPTIONS, help="JSON for vLLM, given to all three")
+    asked.add_argument("--on", choices=["ray"], help="compare with Ray and without")
     given = asked.parse_args()
+    if given.on is not None:
+        return on_ray(given)
     spec = WorkerSpec(given.device, 1, given.python, json.loads(given.options))
     free = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=Decimal(1))
     end = Endpoint("house", given.model, free, workers=spec)

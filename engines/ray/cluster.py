@@ -44,6 +44,10 @@ class ClusterUnreachable(Exception):
     """The cluster does not answer, or not to us; the message says which and why."""
 
 
+class BridgeEnded(ClusterUnreachable):
+    """The process that speaks with Ray has ended by itself; another one may do better."""
+
+
 @dataclass(frozen=True, slots=True)
 class SeatOrder:
     """What a seat is asked with."""
@@ -224,7 +228,7 @@ class Cluster:
         if told is None or told["op"] == "failed":
             self.close()
             why = f"nothing was heard of it for {CONNECT_SECONDS:.0f} s" if told is None else told["why"]
-            raise ClusterUnreachable(f"the Ray cluster at {spec.address} cannot be used: {why}")
+            raise self._unreachable(f"the Ray cluster at {spec.address} cannot be used: {why}")
         self.version: str = told["ray"]
         self.nodes: list[dict[str, Any]] = told["nodes"]
 
@@ -233,10 +237,10 @@ class Cluster:
         try:
             self.say({"op": "look", "python": self.spec.python, "model": model, "probe": PACKAGES})
         except WorkerLost as lost:
-            raise ClusterUnreachable(str(lost)) from None
+            raise BridgeEnded(str(lost)) from None
         told = self._reply(seconds + 5.0)
         if told is None or "nodes" not in told:
-            raise ClusterUnreachable(f"the Ray cluster at {self.spec.address} does not answer")
+            raise self._unreachable(f"the Ray cluster at {self.spec.address} does not answer")
         found: list[dict[str, Any]] = told["nodes"]
         return found
 
@@ -287,6 +291,13 @@ class Cluster:
             self._process.wait()
         for thread in self._threads:
             thread.join(END_SECONDS)
+
+    def _unreachable(self, why: str) -> ClusterUnreachable:
+        """Make the error: of the bridge where it was killed, of the cluster else."""
+        if self.gone is not None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
+        return BridgeEnded(why) if (self._process.poll() or 0) < 0 else ClusterUnreachable(why)
 
     # --- threads ---
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, visible, width
-from thirdshift.engines.ray.cluster import Cluster
+from thirdshift.engines.ray.cluster import BridgeEnded, Cluster
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
 RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
@@ -76,13 +76,21 @@ def survey(cluster: ClusterSpec, model: str) -> ClusterSurvey:
 
 @lru_cache(maxsize=16)
 def _surveyed(address: str, environment: str, python: str | None, model: str) -> ClusterSurvey:
-    cluster = Cluster(ClusterSpec(address, loads(environment), python))
+    spec = ClusterSpec(address, loads(environment), python)
     try:
-        looked = cluster.look(model)
+        version, looked = _looked(spec, model)
+    except BridgeEnded:
+        version, looked = _looked(spec, model)
+    nodes = [ClusterNode(one["name"], one["resources"], one.get("found"), one.get("why")) for one in looked]
+    return ClusterSurvey(version, tuple(sorted(nodes, key=lambda node: node.name)))
+
+
+def _looked(spec: ClusterSpec, model: str) -> tuple[str, list[dict[str, Any]]]:
+    cluster = Cluster(spec)
+    try:
+        return cluster.version, cluster.look(model)
     finally:
         cluster.close()
-    nodes = [ClusterNode(one["name"], one["resources"], one.get("found"), one.get("why")) for one in looked]
-    return ClusterSurvey(cluster.version, tuple(sorted(nodes, key=lambda node: node.name)))
 
 
 def problems(endpoint: Endpoint, spec: WorkerSpec, found: ClusterSurvey) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -174,6 +175,22 @@ def test_what_a_node_lacks_is_told_with_its_name_before_anything_is_paid(
 def test_a_cluster_that_cannot_be_reached_is_one_sentence() -> None:
     with pytest.raises(ClusterUnreachable, match=r"127\.0\.0\.1:1 cannot be reached"):
         Cluster(ClusterSpec("127.0.0.1:1"))
+
+
+def test_a_bridge_that_is_killed_before_the_plan_stops_no_run(ray: RayCluster) -> None:
+    def kill() -> None:
+        bridge = until(
+            lambda: [
+                one for one in psutil.Process().children() if "thirdshift.engines.ray.bridge" in one.cmdline()
+            ]
+        )
+        bridge[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    found = survey(ClusterSpec(ray.address), "no/model")
+    killer.join()
+    assert len(found.nodes) == 3
 
 
 def test_a_seat_that_nobody_polls_ends(tmp_path: Path) -> None:

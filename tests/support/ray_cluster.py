@@ -29,8 +29,9 @@ os.mkdir(os.environ["RAY_TMPDIR"] + "/ray")
 cluster = Cluster()
 
 def add(resources):
-    others = {name: amount for name, amount in resources.items() if name != "CPU"}
-    node = cluster.add_node(num_cpus=resources.get("CPU", 0), resources=others, object_store_memory=memory)
+    others = {name: amount for name, amount in resources.items() if name not in ("CPU", "GPU")}
+    counts = {"num_cpus": resources.get("CPU", 0), "num_gpus": resources.get("GPU", 0)}
+    node = cluster.add_node(**counts, resources=others, object_store_memory=memory)
     return {"pid": node.all_processes["raylet"][0].process.pid, "id": node.node_id, "node": node}
 
 made = [add(resources) for resources in nodes]
