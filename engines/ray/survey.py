@@ -125,6 +125,16 @@ def missing(model: str, spec: WorkerSpec, found: Mapping[str, Any]) -> list[str]
         lacks.append(
             f"on node {node} {where} has no vLLM; install it there, or name under python: one that has it"
         )
+    elif packages["vllm"] and spec.device == "cuda" and packages.get("cpu"):
+        lacks.append(
+            f"on node {node} the vLLM of {found['python']} is the CPU's build, and would answer at a GPU's price; "
+            "name under python: one that was built for CUDA"
+        )
+    elif packages["vllm"] and spec.device == "npu" and "ascend" not in packages["plugins"]:
+        lacks.append(
+            f"on node {node} {found['python']} lacks vLLM's plugin for Ascend; install vllm-ascend there, or name "
+            "under python: one that has it"
+        )
     if not found["model"]:
         lacks.append(f"node {node} has no model at {model}; put it there, or name a model of a hub")
     return lacks

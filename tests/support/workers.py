@@ -34,7 +34,7 @@ def worker_endpoint(
 def stand_in_python(folder: Path) -> Path:
     """Make what a job names as the Python that has vLLM: it says that it has, and runs the stand-in worker."""
     python = folder / "stand-in-python"
-    probe = """if [ "$1" = -c ]; then echo '{"vllm": true, "plugins": []}'; exit; fi"""
+    probe = """if [ "$1" = -c ]; then echo '{"vllm": true, "plugins": ["ascend"]}'; exit; fi"""
     python.write_text(
         f'#!/bin/sh\n{probe}\nexec "{sys.executable}" "{TESTS / "support" / "stand_in_worker.py"}"\n'
     )
