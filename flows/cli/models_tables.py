@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from thirdshift.flows.models.listing import Listed, ModelOffer, window_of
+from thirdshift.flows.models.listing import Listed, ModelOffer, sellers_of, window_of
 from thirdshift.flows.models.registry import Registry, plain
 from thirdshift.flows.models.updates import spans, usd_text
 from thirdshift.router.pricing.catalogue import CatalogueModel, Fact
@@ -26,7 +26,7 @@ def print_listing(known: Registry, rows: Sequence[Listed]) -> None:
     table.add_column("licence", overflow="fold")
     table.add_column("context", justify="right")
     table.add_column("USD in/out", justify="right", overflow="fold")
-    table.add_column("offered by", max_width=12, overflow="fold")
+    table.add_column("sold by", max_width=15, overflow="fold")
     table.add_column("prior", justify="right")
     for row in rows:
         table.add_row(*map(Text, _cells(known, row)))
@@ -86,9 +86,18 @@ def _cells(known: Registry, row: Listed) -> tuple[str, ...]:
         model.licence or UNKNOWN,
         _tokens(window_of(model, offer)),
         f"{float(price.base.input):.3g}/{float(price.base.output):.3g}" if price else UNKNOWN,
-        plain(offer.provider) if offer else "",
+        _sellers(row),
         UNKNOWN if prior is None else f"{prior:.2f}",
     )
+
+
+def _sellers(row: Listed) -> str:
+    """The cheapest offer's provider and how many others sell it: `deepinfra +16`."""
+    if not row.sellers:
+        return UNKNOWN
+    first = row.cheapest.provider if row.cheapest else row.sellers[0]
+    others = len(set(row.sellers) - {first})
+    return plain(first) + (f" +{others}" if others else "")
 
 
 def _head(known: Registry, model: CatalogueModel, offers: Sequence[ModelOffer]) -> Table:
@@ -100,6 +109,7 @@ def _head(known: Registry, model: CatalogueModel, offers: Sequence[ModelOffer]) 
         ("weights", model.weights or UNKNOWN),
         ("licence", model.licence or UNKNOWN),
         ("context", UNKNOWN if window is None else f"{window:,} tokens"),
+        ("sold by", ", ".join(map(plain, sellers_of(offers))) or UNKNOWN),
         ("modalities", ", ".join(model.modalities) or UNKNOWN),
         ("prior", UNKNOWN if prior is None else f"{prior:.2f}, from the benchmarks below"),
     ):

@@ -65,6 +65,8 @@ class Listed:
 
     model: CatalogueModel
     cheapest: ModelOffer | None
+    sellers: tuple[str, ...]
+    """Providers that the price map has it of, the cheapest first; empty: nobody is known to sell it."""
 
 
 # --- what there is ------------------------------------------------------------------------------------------
@@ -76,10 +78,16 @@ def listing(known: Registry, criteria: ModelFilter) -> list[Listed]:
         licence=criteria.licence, lab=criteria.lab, origin=criteria.origin, weights=criteria.weights
     )
     names = known.catalogue.offers(known.map.prices)
-    rows = [
-        Listed(model, cheapest(offers_of(known, names.get(model.name, ())), criteria)) for model in chosen
-    ]
+    rows = []
+    for model in chosen:
+        offers = offers_of(known, names.get(model.name, ()))
+        rows.append(Listed(model, cheapest(offers, criteria), sellers_of(offers)))
     return [row for row in rows if row.cheapest is not None or not criteria.asks_price]
+
+
+def sellers_of(offers: Sequence[ModelOffer]) -> tuple[str, ...]:
+    """Return who sells a model, in the order of its offers; not who has it at no price, as a server of one's own does."""
+    return tuple(dict.fromkeys(o.provider for o in offers if o.comparable is not None or o.realtime is None))
 
 
 def cheapest(offers: Sequence[ModelOffer], criteria: ModelFilter) -> ModelOffer | None:
@@ -184,6 +192,7 @@ def listed_json(known: Registry, row: Listed) -> dict[str, JSON]:
         **money,
         "offer": offer.name if offer else None,
         "provider": offer.provider if offer else None,
+        "sellers": list(row.sellers),
         "price_source": price.source if price else None,
     }
 
@@ -213,6 +222,7 @@ def shown_json(
         "context_window": window_of(model, offers[0] if offers else None),
         "modalities": list(model.modalities if model else ()),
         "facts": [fact_json(known, fact) for fact in model.facts] if model else [],
+        "sellers": list(sellers_of(offers)),
         "names": sorted(offer.name for offer in offers),
         "offers": [_offer_json(offer) for offer in offers],
         "catalogue_as_of": known.catalogue.as_of,

@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 DEPTH = 3
 """Steps looked ahead; what comes later is reckoned when it is near."""
+WIDE = 8
+"""Endpoints whose orders are all weighed. Of more (orders grow with their cube) those that are some request's best alone."""
 CANDIDATES = 16
 """Cascades that are weighed for all requests of one kind, chosen on a sample of them."""
 SAMPLE = 400
@@ -132,7 +134,11 @@ def _weighed(
 ) -> Cascades:
     sample = np.sort(rng.permutation(len(rows))[:SAMPLE])
     able = np.flatnonzero(np.isfinite(cost).any(axis=0)).tolist()
-    every = [order for length in range(1, depth + 1) for order in permutations(able, length)]
+    singles: list[tuple[int, ...]] = [(endpoint,) for endpoint in able]
+    if len(able) > WIDE:
+        best = _competing(*_columns(singles, held, chances, cost, sample), WIDE)
+        able = [able[place] for place in best.tolist()]
+    every = singles + [order for length in range(2, depth + 1) for order in permutations(able, length)]
     spent, reached = _columns(every, held, chances, cost, sample)
     alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
     chosen = np.union1d(_competing(spent, reached), alone).astype(np.int64)
@@ -183,7 +189,7 @@ def _columns(
     )
 
 
-def _competing(cost: Floats, quality: Floats) -> NDArray[np.int64]:
+def _competing(cost: Floats, quality: Floats, most: int = CANDIDATES) -> NDArray[np.int64]:
     """Cascades that are the best of some request at some price of quality: the most frequent ones."""
     if not cost.size:
         return np.zeros(0, np.int64)
@@ -195,5 +201,5 @@ def _competing(cost: Floats, quality: Floats) -> NDArray[np.int64]:
     wins = np.zeros(cost.shape[1])
     for price in prices:
         np.add.at(wins, (cost - price * quality).argmin(axis=1), 1.0)
-    order = np.argsort(-wins, kind="stable")[:CANDIDATES]
+    order = np.argsort(-wins, kind="stable")[:most]
     return np.sort(order[wins[order] > 0])

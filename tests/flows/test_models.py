@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from datetime import date
 from decimal import Decimal
@@ -91,6 +92,22 @@ def test_the_list_has_every_model_of_the_catalogue_and_unknown_is_null() -> None
         "CN",
         "Z.ai",
     )
+
+
+def test_the_list_says_who_sells_a_model_and_that_nobody_is_known_to() -> None:
+    models = listed()
+    assert {name for name, row in models.items() if not row["sellers"]} == UNPRICED
+    for name, row in models.items():
+        assert row["provider"] in row["sellers"] or name in UNPRICED
+        assert answer("show", name)["sellers"] == row["sellers"]
+    assert {"moonshot", "together_ai", "deepinfra"} <= set(models["Kimi K2.6"]["sellers"])
+    told = said().stdout
+    others = len(models["Hermes 4"]["sellers"]) - 1
+    assert others == 0
+    assert re.search(r"Hermes 4 .* nebius +unknown", told)
+    assert re.search(r"Claude Opus 4.7 .* anthropic \+\d+ ", told)
+    assert re.search(r"SenseNova U1 .* unknown +unknown +unknown", told)
+    assert re.search(r"sold by +unknown", said("show", "SenseNova U1").stdout)
 
 
 def test_the_price_of_a_list_is_that_of_the_cheapest_offer_and_says_whose() -> None:

@@ -12,7 +12,7 @@ from tests.support.outcomes import FIGURES, outcomes
 from thirdshift.router.backtesting.backtest import backtest, figures, play, population_of
 from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, read
-from thirdshift.router.learning.cascades import cascades, known_scores
+from thirdshift.router.learning.cascades import WIDE, cascades, known_scores
 from thirdshift.router.prediction.observations import Observations, no_observations
 from thirdshift.router.prediction.predict import fit
 
@@ -112,6 +112,31 @@ def test_a_cascade_costs_its_first_step_and_what_fails_of_it_the_next() -> None:
         assert (part.cost_usd[:, place] >= known.cost_usd[part.row, order[0]] - 1e-12).all()
         assert (part.cost_usd[:, place] <= known.cost_usd[part.row][:, list(order)].sum(axis=1) + 1e-12).all()
         assert (part.quality[:, place] >= priors[list(order)].max() - 0.05).all()
+
+
+def test_of_many_endpoints_those_are_put_in_order_that_are_somebodys_best() -> None:
+    """Forty have 59,280 orders of three: a night of as many would never begin."""
+    known, _ = read(TABLE)
+    population = population_of(known, np.random.default_rng(0)).plain()
+    worth = np.concatenate(
+        [np.linspace(0.4, 0.9, 20), np.full(20, 0.3)]
+    )  # the latter dearer than any, and worse
+    cost = np.repeat(known.cost_usd[:, :1], 40, axis=1) * np.concatenate(
+        [np.linspace(1, 30, 20), np.full(20, 50)]
+    )
+    predictor = fit(no_observations(), population, worth)
+    (part,) = cascades(
+        predictor,
+        population,
+        np.full(cost.shape, np.nan),
+        cost,
+        np.ones(cost.shape, bool),
+        np.random.default_rng(0),
+    )
+    assert {order[0] for order in part.steps if len(order) == 1} == set(range(40))
+    further = {endpoint for order in part.steps if len(order) > 1 for endpoint in order}
+    assert 1 < len(further) <= WIDE
+    assert further <= set(range(20))
 
 
 def test_what_failed_is_expected_to_fail_elsewhere_more_often_than_what_was_not_tried() -> None:
