@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 DEPTH = 3
 """Steps looked ahead; what comes later is reckoned when it is near."""
 WIDE = 8
-"""Endpoints whose orders are all weighed. Of more (orders grow with their cube) those that are some request's best alone."""
+"""Endpoints whose orders are all weighed. Of more (orders grow with their cube) those that are a request's best alone."""
 CANDIDATES = 16
 """Cascades that are weighed for all requests of one kind, chosen on a sample of them."""
 SAMPLE = 400
