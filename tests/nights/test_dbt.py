@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,14 +22,16 @@ ENVIRONMENT = ROOT / ".venv-dbt"
 
 
 @pytest.fixture(scope="module")
-def dbt() -> Path:
-    """dbt, installed from the package's own lock where it is not there yet."""
+def dbt() -> Iterator[Path]:
+    """dbt, installed from the package's own lock where it is not there yet. Another clone may share the environment by
+    a link: whoever installs is alone with it, and nobody installs while others use it."""
     lock, program = PACKAGE / "requirements.txt", ENVIRONMENT / "bin" / "dbt"
-    installed = ENVIRONMENT / "requirements.txt"
-    with open(ROOT / ".venv-dbt.lock", "w") as alone:
-        fcntl.flock(alone, fcntl.LOCK_EX)
+    place = ENVIRONMENT.resolve()
+    installed = place / "requirements.txt"
+    with open(place.with_name(f"{place.name}.lock"), "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
         if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
             pip = [
                 ENVIRONMENT / "bin" / "pip",
                 "install",
@@ -39,7 +42,8 @@ def dbt() -> Path:
             ]
             subprocess.run(pip, check=True)
             shutil.copy(lock, installed)
-    return program
+        fcntl.flock(turn, fcntl.LOCK_SH)
+        yield program
 
 
 @pytest.mark.timeout(900)
@@ -50,8 +54,9 @@ def test_dbt_builds_the_package_over_a_night_and_takes_only_what_is_new(
     warehouse, own = tmp_path / "warehouse.duckdb", tmp_path / "analytics.duckdb"
     shutil.copy(demo_night / "warehouse.duckdb", warehouse)
 
+    environment = os.environ | {"THIRDSHIFT_WAREHOUSE": str(warehouse), "DBT_DUCKDB_PATH": str(own)}
+
     def run(*words: str) -> dict[str, str]:
-        environment = os.environ | {"THIRDSHIFT_WAREHOUSE": str(warehouse), "DBT_DUCKDB_PATH": str(own)}
         done = subprocess.run(
             [dbt, *words, "--profiles-dir", "."], cwd=tmp_path / "dbt", env=environment, text=True,
             capture_output=True, check=False,
@@ -60,6 +65,21 @@ def test_dbt_builds_the_package_over_a_night_and_takes_only_what_is_new(
         results = json.loads((tmp_path / "dbt/target/run_results.json").read_text())["results"]
         return {result["unique_id"].split(".")[2]: result["status"] for result in results}
 
+    def freshness() -> str:
+        """What `dbt source freshness` says of the answers."""
+        subprocess.run(
+            [dbt, "source", "freshness", "--profiles-dir", "."], cwd=tmp_path / "dbt", env=environment,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        results = json.loads((tmp_path / "dbt/target/sources.json").read_text())["results"]
+        (status,) = (r["status"] for r in results if r["unique_id"].endswith("thirdshift.answers"))
+        return str(status)
+
+    assert freshness() == "pass"
+    for hours, status in ((30, "warn"), (60, "error")):
+        with duckdb.connect(str(warehouse)) as con:
+            con.execute(f"update runs set published_at = now() - interval {hours} hour")
+        assert freshness() == status
     built = run("build")
     assert set(built.values()) == {"success", "pass"}
     assert {"thirdshift_answers", "thirdshift_chargeback", "chargeback_is_the_ledger"} <= built.keys()
