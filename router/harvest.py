@@ -48,10 +48,12 @@ def requests_per_second(limits: Limits, seen_seconds: float | None) -> float:
     return rate if limits.rpm is None else min(rate, limits.rpm / 60)
 
 
-def turnaround_seconds(seen: Sequence[float], *, cut_short: bool) -> float:
+def turnaround_seconds(seen: Sequence[float], *, cut_short: bool, window: float = DAY) -> float:
     """How long to plan for a batch of an endpoint that states no turnaround, from the latencies of those in the ledger.
 
-    `cut_short`: late ones are harvested and their rest is sent in real time, so that the usual will do.
+    `cut_short`: late ones are harvested and their rest is sent in real time, so that the usual will do. `window`: what
+    the tier gives a batch.
     """
     share = USUAL_SHARE if cut_short else SURE_SHARE
-    return float(np.quantile([*PRIOR_SECONDS, *seen], share, method="higher"))
+    prior = (*(min(seconds, window) for seconds in PRIOR_SECONDS[:-1]), window)
+    return float(np.quantile([*prior, *seen], share, method="higher"))

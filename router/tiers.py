@@ -10,6 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -212,6 +213,15 @@ class BatchTier(_TierPart):
         """The row with the limits that a job states instead."""
         told = {name: value for name, value in stated.items() if value is not None}
         return self.model_copy(update={"limits": self.limits.model_copy(update=told)}) if told else self
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHistory:
+    """What earlier batches of an endpoint took, in seconds; those that left their work undone count as endless."""
+
+    seconds: tuple[float, ...] = ()
+    stated: bool = False
+    """The job says how long a batch usually takes: within that time it is not late."""
 
 
 class BatchTiers(_TierPart):

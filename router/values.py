@@ -28,7 +28,7 @@ from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
 from typing import Any
 
-from thirdshift.router.tiers import BatchTier
+from thirdshift.router.tiers import BatchHistory, BatchTier
 
 QUANTUM = Decimal("0.000000001")
 """The smallest amount a ledger holds: DECIMAL(18,9)."""
@@ -241,6 +241,8 @@ class Endpoint:
     """Answered by our loopback emulator; said wherever the endpoint shows."""
     tier: BatchTier | None = None
     """The provider's batch tier as this endpoint uses it; None where it is none, or as the registry has it."""
+    batches: BatchHistory | None = None
+    """What its earlier batches took; None: nobody has looked."""
     vendor: str | None = None
     """Who is paid, where that is not told by the model's name: at an address of its own."""
 

@@ -34,7 +34,6 @@ from thirdshift.engines.errors import ClosedError
 from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
-from thirdshift.router.tiers import Expiry
 from thirdshift.router.values import Endpoint, FailureKind
 
 UNLISTED = (
@@ -94,7 +93,6 @@ class BatchEngine:
         tokens = endpoint.limits.enqueued_tokens or tier.limits.enqueued_tokens
         self._room = QueueRoom(self._wire.limits.batches, tokens, self._polls[0])
         self._parts.tokens_max = tokens
-        self._parts.keeps_what_is_done = tier.expiry is not Expiry.LOSES
         self._closed = False
 
     def submit(self, shard: Shard, key: str) -> Ticket:

@@ -5,7 +5,6 @@ Everything here may take seconds (files, JSON, the journal) and runs on worker t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,9 +26,6 @@ LINE_BYTES = 64 << 20
 """A result is no longer than this: a hundred times the longest answer on offer."""
 LOT = 500
 """Records written to the journal at once."""
-SHARE_AT_RISK = 0.05
-"""A batch holds no more of a shard at a tier that keeps nothing when a batch expires."""
-FEWEST_AT_RISK = 100
 TOKENS_PER_BYTE = 0.3
 TOKENS_PER_MESSAGE = 8
 """A guess for the provider's count of enqueued tokens, on the high side for English."""
@@ -85,8 +81,6 @@ class BatchPart:
     in_vain: bool = False
     """The cap stopped it, and nobody holds money that could return."""
     label: str = ""
-    most: int = 1
-    """Requests that it may hold."""
 
 
 class BatchParts:
@@ -95,8 +89,6 @@ class BatchParts:
     def __init__(self, engine_context: EngineContext, books: AttemptRecords, wire: BatchWire) -> None:
         self._desk, self._books, self._wire = engine_context, books, wire
         self.tokens_max: int | None = None
-        self.keeps_what_is_done = True
-        """Where it does not, a batch that expires is lost whole, and many small ones are sent."""
         self.overrun = False
         """More was billed than a ceiling allowed: nothing more is to be sent, for the cap's sake."""
 
@@ -104,7 +96,7 @@ class BatchParts:
 
     def cut(self, shard: Shard, key: str, source: RequestFeed, path: Path, attempt: int) -> BatchPart | None:
         """The next part, in its file, every intent on disk and its money set aside; None at the source's end."""
-        part = BatchPart(path, attempt, most=self._most(shard))
+        part = BatchPart(path, attempt)
         fresh: list[Intent] = []
         with path.open("wb") as file:
             for request in source:
@@ -157,16 +149,9 @@ class BatchParts:
 
     def _fits(self, part: BatchPart, size: int, tokens: int) -> bool:
         limits = self._wire.limits
-        if len(part.held) >= part.most or part.size + size > limits.bytes:
+        if len(part.held) >= limits.requests or part.size + size > limits.bytes:
             return False
         return self.tokens_max is None or part.tokens + tokens <= self.tokens_max
-
-    def _most(self, shard: Shard) -> int:
-        """How many requests of a shard go into one batch."""
-        most = self._wire.limits.requests
-        if self.keeps_what_is_done:
-            return most
-        return min(most, max(FEWEST_AT_RISK, math.ceil(len(shard.requests) * SHARE_AT_RISK)))
 
     def _fault(self, request: Request, line: bytes) -> Reply | None:
         words = refused_beforehand(request) or schema_fault(request.response_schema)

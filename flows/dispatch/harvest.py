@@ -6,11 +6,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from typing import Protocol, runtime_checkable
 
 from thirdshift.flows.planning.tiers import realtime_counterparts
+from thirdshift.router.expiry import keeps_on_cancel, window_seconds
 from thirdshift.router.harvest import harvest_at, requests_per_second, turnaround_seconds
 from thirdshift.router.interfaces import Engine, Ticket
+from thirdshift.router.tiers import BatchHistory
 from thirdshift.router.values import Endpoint, Mode
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -23,12 +26,12 @@ select endpoint, quantile_cont(epoch(settled_at) - epoch(started_at), 0.9) as se
 from ledger where mode <> 'batch' and status = 'settled' and settled_at >= started_at group by endpoint
 """
 BATCHES = """
--- one that was cut short or expired (one in twenty of its requests or more not run) would have taken a day, not the
--- time that it was given
-select endpoint, case when count(*) filter (status = 'void') * 20 >= count(*) then 86400
-                      else epoch(max(settled_at)) - epoch(min(started_at)) end as seconds
-from ledger where mode = 'batch' and status in ('settled', 'void') group by run_id, shard_id, endpoint
-having count(*) filter (status = 'settled') > 0
+-- undone: cut short, expired or lost (one in twenty of its requests or more not run, or booked without an answer): it
+-- would have taken longer than the time that it was given. What was refused at once is no batch
+select endpoint, count(*) filter (status <> 'settled') * 20 >= count(*) as undone,
+       epoch(max(settled_at)) - epoch(min(started_at)) as seconds
+from ledger where mode = 'batch' and status in ('settled', 'void', 'unsettled') group by run_id, shard_id, endpoint
+having count(*) filter (status <> 'void') > 0 or seconds >= 3600
 """
 
 
@@ -47,11 +50,21 @@ class Watched:
     began: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """Who answers what the batches of an endpoint leave."""
+
+    endpoint: str
+    requests_per_second: float
+    keeps: bool = True
+    """A batch that is cancelled leaves what is done."""
+
+
 class Harvest:
     """Looks at the batches under way, and cuts those of an endpoint short when their moment has come."""
 
-    def __init__(self, deadline: datetime, rest: Mapping[str, tuple[str, float]]) -> None:
-        """`rest`: batch endpoint → the endpoint that answers what it leaves, and that one's requests per second."""
+    def __init__(self, deadline: datetime, rest: Mapping[str, Successor]) -> None:
+        """`rest`: batch endpoint → who answers what it leaves."""
         self.closed: set[str] = set()
         """Endpoints that are sent no more batches."""
         self._deadline, self._rest = deadline, rest
@@ -86,11 +99,14 @@ class Harvest:
             if progress.finished:
                 del self._watched[key]
             else:
-                taker = self._rest[watched.endpoint][0]
-                left[taker] = left.get(taker, 0) + progress.total - progress.done
+                successor, rest = self._rest[watched.endpoint], progress.total - progress.done
+                # what is done of a batch that loses it when cancelled is to be done again
+                rest = rest if successor.keeps else max(rest, progress.in_flight)
+                left[successor.endpoint] = left.get(successor.endpoint, 0) + rest
         for watched in self._watched.values():
-            taker, per_second = self._rest[watched.endpoint]
-            moment = harvest_at(watched.began, self._deadline, left[taker], per_second)
+            successor = self._rest[watched.endpoint]
+            waiting = left[successor.endpoint]
+            moment = harvest_at(watched.began, self._deadline, waiting, successor.requests_per_second)
             if now >= moment and watched.endpoint not in self.closed:
                 self._cut_short(watched.endpoint)
 
@@ -120,25 +136,33 @@ def harvest_of(
     rest = {}
     for tier, realtime_counterpart in zip(endpoints, realtime_counterparts(endpoints).tolist(), strict=True):
         taker = fastest if realtime_counterpart < 0 else realtime_counterpart
-        rest[tier.name] = (endpoints[taker].name, rates[taker])
+        rest[tier.name] = Successor(endpoints[taker].name, rates[taker], keeps_on_cancel(tier.tier))
     return Harvest(deadline, rest)
 
 
 def with_turnarounds(
     endpoints: Sequence[Endpoint], warehouse: Warehouse | None, *, cut_short: bool
 ) -> tuple[Endpoint, ...]:
-    """Batch tiers that state no turnaround, with what their earlier batches tell. `cut_short`: late ones will be."""
-    seconds_by_endpoint: dict[str, list[float]] = {}
+    """Batch tiers with what their earlier batches tell, of turnarounds where none is stated. `cut_short`: late ones will
+    be."""
+    history: dict[str, list[float]] = {}
     for row in warehouse.query(BATCHES).to_pylist() if warehouse is not None else ():
-        seconds_by_endpoint.setdefault(row["endpoint"], []).append(row["seconds"])
+        history.setdefault(row["endpoint"], []).append(inf if row["undone"] else row["seconds"])
     return tuple(
-        replace(
-            endpoint,
-            turnaround_seconds=turnaround_seconds(
-                seconds_by_endpoint.get(endpoint.name, ()), cut_short=cut_short
-            ),
-        )
-        if endpoint.mode is Mode.BATCH and endpoint.turnaround_seconds is None
+        with_history(endpoint, history.get(endpoint.name, ()), cut_short=cut_short)
+        if endpoint.mode is Mode.BATCH
         else endpoint
         for endpoint in endpoints
     )
+
+
+def with_history(endpoint: Endpoint, took: Sequence[float], *, cut_short: bool) -> Endpoint:
+    """A batch endpoint with what its earlier batches took; endless: they left their work undone."""
+    stated = endpoint.turnaround_seconds is not None
+    known = replace(endpoint, batches=BatchHistory(tuple(took), stated))
+    if stated:
+        return known
+    window = window_seconds(endpoint.tier)
+    ended = [window if one == inf else one for one in took]
+    seconds = turnaround_seconds(ended, cut_short=cut_short, window=window)
+    return replace(known, turnaround_seconds=seconds)

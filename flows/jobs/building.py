@@ -171,13 +171,14 @@ def tier_value(part: EndpointPart) -> BatchTier | None:
     if tier is None:
         return None
     asked = tier if part.window is None else tier.with_window(part.window)
-    return asked.with_limits(
+    stated = asked.with_limits(
         requests=part.limits.batch_requests,
         bytes=part.limits.batch_bytes,
         line_bytes=part.limits.line_bytes,
         batches=part.limits.batches,
         enqueued_tokens=part.limits.enqueued_tokens,
     )
+    return stated.model_copy(update={"limits": tier_rows().limits_to_keep(stated)})
 
 
 def _stated_or(stated: T | None, known: T | None) -> T | None:

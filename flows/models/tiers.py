@@ -24,6 +24,14 @@ the same wire states. What ends before its time without results, at a tier of wh
 booked `unsettled` at the most it can have cost. A tier whose reason stands under *wire* is not built, and a job that
 asks for it is exit 2.
 
+A plan reckons with what is late or lost. The prior is the only latencies that are published (230,000 batches at
+OpenRouter: half done in 7 minutes, 90 % in an hour; 2 % beyond a day), one batch in twenty lost where a tier loses
+everything or nobody says that it does not; each batch in the warehouse weighs against a prior of twenty. What a batch
+leaves is paid in real time, and where the tier does not keep what was done, the lost batch is reckoned with as well;
+there a batch holds a twentieth of the requests at most. `benchmarks/tiers.py` plays it. A batch that takes one and a
+half times its window is cancelled; with `on_deadline: realtime` one that would be late is cancelled in time for its
+rest to be answered before the deadline.
+
 An endpoint overrides its row: `window: 72h`, `limits: {batch_requests, batch_bytes, line_bytes, batches,
 enqueued_tokens}`, `price`. An `api_base` of which no row knows anything is taken to be as OpenAI's (`compatible`).
 

@@ -14,7 +14,7 @@ from thirdshift.flows.console import money
 from thirdshift.flows.planning.planner import Market, RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
-from thirdshift.router.planning.shards import BATCH, Cutting, cut
+from thirdshift.router.planning.shards import Cutting, batch_cutting, cut
 from thirdshift.router.planning.usage import costs_of
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.values import Endpoint, Mode
@@ -285,7 +285,10 @@ def shards_of(
     options = tuple(offer.option for offer in market.offered)
     cuttings = {
         option.name: _cutting(
-            endpoints[offer.endpoint], (workers or {}).get(option.endpoint, 1), ordered=ordered
+            endpoints[offer.endpoint],
+            (workers or {}).get(option.endpoint, 1),
+            int((due.endpoint == offer.endpoint).sum()),
+            ordered=ordered,
         )
         for option, offer in zip(options, market.offered, strict=True)
     }
@@ -300,13 +303,13 @@ def shards_of(
     return [(plan.endpoint, columns.rows[np.sort(plan.rows) if ordered else plan.rows]) for plan in plans]
 
 
-def _cutting(endpoint: Endpoint, workers: int, *, ordered: bool) -> Cutting:
+def _cutting(endpoint: Endpoint, workers: int, requests: int, *, ordered: bool) -> Cutting:
     if ordered:  # side by side, shards would be served at once and not one after the other
         return Cutting(
             least_requests=IN_ORDER_REQUESTS, most_requests=IN_ORDER_REQUESTS, least_seconds=math.inf
         )
     if endpoint.mode is Mode.BATCH:
-        return BATCH
+        return batch_cutting(endpoint.tier, requests)
     return Cutting(lanes=workers) if endpoint.workers is not None else Cutting()
 
 

@@ -21,8 +21,9 @@ from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible
 from thirdshift.flows.planning.latency import with_latencies
 from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
-from thirdshift.flows.planning.tiers import same_answers
+from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.router.expiry import expected_losses
 from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.planning.frontier import Point, frontier
@@ -212,6 +213,14 @@ def market(
         for shared, tokens, hit in zip(columns.cached, columns.tokens, hits, strict=True)
     ]
     cost = cost_matrix(endpoints, offered, columns.tokens, output, cached)
+    cost += expected_losses(
+        endpoints,
+        np.array([offer.endpoint for offer in offered], np.int32),
+        cost,
+        realtime_counterparts(endpoints),
+        now=now,
+        deadline=deadline,
+    )
     paid = hours_matrix(offered, columns.tokens, output)
     if held is not None:
         for option, offer in enumerate(offered):

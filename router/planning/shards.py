@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.expiry import keeps, requests_at_risk
 from thirdshift.router.planning.coefficients import Real, Rows
 from thirdshift.router.planning.problem import Choice, Option
+from thirdshift.router.tiers import BatchTier, TierLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +35,11 @@ class Cutting:
     """With everything in flight; added where rates say nothing."""
 
 
-BATCH = Cutting(least_requests=50_000, most_requests=50_000, least_seconds=math.inf, most_bytes=190e6)
-"""OpenAI's 50,000 requests and 200 MB a file, with room for the envelope; `most_tokens` is the account's
-queue."""
+BATCH_SHARDS = 32
+"""Shards of a batch tier under way at once: each is a thread that waits; above that, a shard is several batches."""
+BATCH_BYTES = 200_000_000
+BATCH_SHARD_REQUESTS = 50_000
+"""A shard's journal is sealed in one piece, and each of its requests is held until its batch is over."""
 
 MOST_SHARDS = 300
 """Shards of one option; beyond that they grow past `most_requests`."""
@@ -44,6 +48,19 @@ MOST_SHARDS = 300
 PER_LANE = 4
 """Shards for every lane where there is work enough: the last to end is then late by an eighth of the time on
 average."""
+
+
+def batch_cutting(tier: BatchTier | None, requests: int) -> Cutting:
+    """How so many requests at a batch tier are cut: to what one batch may hold, or a whole number of batches. The engine
+    cuts a shard to batches again, by bytes and tokens exactly."""
+    limits = TierLimits() if tier is None else tier.limits
+    batch = min(limits.requests or BATCH_SHARD_REQUESTS, 2 * BATCH_SHARD_REQUESTS)
+    if not keeps(tier):
+        batch = requests_at_risk(requests, batch)
+    several = min(math.ceil(requests / batch / BATCH_SHARDS), BATCH_SHARD_REQUESTS // batch)
+    most = batch * max(1, several)
+    most_bytes = float(limits.bytes or BATCH_BYTES) * max(1, several)
+    return Cutting(least_requests=most, most_requests=most, least_seconds=math.inf, most_bytes=most_bytes)
 
 
 @dataclass(frozen=True, slots=True)

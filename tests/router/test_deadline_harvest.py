@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
-from thirdshift.flows.dispatch.harvest import Harvest
+from thirdshift.flows.dispatch.harvest import Harvest, Successor
 from thirdshift.router.harvest import (
     CANCEL_SECONDS,
     CONCURRENCY,
@@ -108,7 +108,7 @@ class Late:
 def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path: Path) -> None:
     with FileJournal(tmp_path) as journal:
         began = datetime.now(UTC) - timedelta(hours=2)
-        harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+        harvest = Harvest(began + timedelta(hours=1), {"night": Successor("day", 1.0)})
         engine_context = EngineContext(journal, RunBudget(Decimal(1)))
         dispatcher = Dispatcher("run", tmp_path, {}, engine_context, journal, harvest=harvest)
         dispatcher.stopped[FailureKind.BUDGET] += 1
@@ -126,7 +126,7 @@ def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_look_that_failed_is_followed_by_others() -> None:
     began = datetime.now(UTC) - timedelta(hours=2)
-    harvest = Harvest(began + timedelta(hours=1), {"night": ("day", 1.0)})
+    harvest = Harvest(began + timedelta(hours=1), {"night": Successor("day", 1.0)})
     first, second = Late(OSError("a full disk")), Late()
     harvest.watch(first, Ticket("s1", "key 1"), "night", began)
     assert first.looked.wait(PATIENCE_SECONDS)

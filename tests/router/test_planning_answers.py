@@ -20,7 +20,7 @@ from thirdshift.router.planning.infeasibility import dollars, hours, solve
 from thirdshift.router.planning.limits import margin
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import Devices, Infeasible, Option, Plan, Problem, Terms, Workers
-from thirdshift.router.planning.shards import BATCH, Cutting, cut
+from thirdshift.router.planning.shards import Cutting, batch_cutting, cut
 from thirdshift.router.planning.solve import Compromise, cheapest, fallback
 from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
 
@@ -364,15 +364,15 @@ def test_few_requests_are_few_shards() -> None:
 def test_batches_keep_the_providers_limits() -> None:
     n = 120_000
     options = (Option("b", "b", "v", turnaround_seconds=3600),)
-    choice, ones = np.zeros(n, np.int16), np.ones(n)
+    choice, ones, batch = np.zeros(n, np.int16), np.ones(n), batch_cutting(None, n)
     shards = cut(
-        choice, options, input_tokens=ones, output_tokens=ones, cuttings={"b": BATCH}, sizes=ones * 2_000
+        choice, options, input_tokens=ones, output_tokens=ones, cuttings={"b": batch}, sizes=ones * 2_000
     )
     assert max(len(s.rows) for s in shards) <= 50_000
     sizes = ones * 10_000
-    heavy = cut(choice, options, input_tokens=ones, output_tokens=ones, cuttings={"b": BATCH}, sizes=sizes)
+    heavy = cut(choice, options, input_tokens=ones, output_tokens=ones, cuttings={"b": batch}, sizes=sizes)
     assert max(len(s.rows) for s in heavy) * 10_000 <= 200e6
-    queued = replace(BATCH, most_tokens=50_000)
+    queued = replace(batch, most_tokens=50_000)
     small = cut(choice, options, input_tokens=ones, output_tokens=ones, cuttings={"b": queued})
     assert max(s.tokens for s in small) <= 50_000
 
