@@ -28,18 +28,26 @@ def tier_rows() -> BatchTiers:
 
 
 def tier_of(endpoint: Endpoint) -> BatchTier:
-    """The row that a batch endpoint is served by. An emulated one is, whatever its address, its provider's own. Raises
-    BadEndpointError where there is none, or it is not built."""
-    tier = endpoint.tier
-    if tier is None:
-        address = None if endpoint.emulated else endpoint.api_base
-        tier = tier_rows().of(endpoint.model, address)
-    if endpoint.emulated and (tier is None or tier.missing is not None):
-        tier = tier_rows().named(GENERIC)
+    """The row that a batch endpoint is served by. One that stands in for another in a rehearsal has its provider's limits
+    and expiry, on OpenAI's wire or Anthropic's. Raises BadEndpointError where there is none, or it is not built."""
+    tier, rows = endpoint.tier, tier_rows()
+    if tier is None and endpoint.emulated:
+        tier = _emulated(rows, rows.of(endpoint.model, None))
+    elif tier is None:
+        tier = rows.of(endpoint.model, endpoint.api_base)
     fault = tier_fault(tier, endpoint.protocol, endpoint.api_base)
     if tier is None or fault is not None:
         raise BadEndpointError(f"endpoint {endpoint.name}: {fault}")
     return tier
+
+
+def _emulated(rows: BatchTiers, own: BatchTier | None) -> BatchTier | None:
+    """How a row is emulated where nobody asks for its own words."""
+    plain = rows.named(GENERIC)
+    if own is None or plain is None or own.wire == "anthropic":
+        return own or plain
+    kept = {"limits": rows.limits_to_keep(own), "expiry": own.expiry, "cancel": own.cancel}
+    return plain.model_copy(update=kept)
 
 
 def tier_fault(tier: BatchTier | None, provider: str, api_base: str | None) -> str | None:

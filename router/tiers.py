@@ -88,7 +88,7 @@ class BatchTier(_TierPart):
     base: str | None = None
     key: tuple[str, ...] = ()
     """Variables with its key, the first that is set."""
-    wire: Literal["openai", "anthropic", "none"]
+    wire: Literal["openai", "anthropic", "openrouter", "gemini", "none"]
     family: Literal["A", "B", "C", "D", "own"]
     """A: OpenAI's files and batches; B: nearly; C: requests inline; D: an object store; own: neither."""
     missing: str | None = None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from secrets import token_hex
 
 from thirdshift.engines.core.json import dumps, loads
 
@@ -94,7 +95,9 @@ def _name_path(path: Path) -> Path:
 
 def _replace(path: Path, pieces: list[bytes]) -> None:
     """Whole or not at all, and on the disk when this returns."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary = path.with_suffix(
+        f"{path.suffix}.{token_hex(4)}.tmp"
+    )  # a cancelled call's thread may be at it still
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.writelines(pieces)
         file.flush()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from thirdshift.engines.batch.anthropic import AnthropicBatches
+from thirdshift.engines.batch.gemini import GeminiBatches
 from thirdshift.engines.batch.openai import OpenAIBatches
+from thirdshift.engines.batch.openrouter import OpenRouterBatches
 from thirdshift.engines.batch.provider import BatchWire
 from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.openai import Bodies
@@ -17,4 +19,8 @@ def wire_for(endpoint: Endpoint, bodies: Bodies, keep: Path | None) -> BatchWire
     tier = tier_of(endpoint)
     if tier.wire == "anthropic":
         return AnthropicBatches(endpoint, keep)
+    if tier.wire == "openrouter":
+        return OpenRouterBatches(endpoint, bodies, keep)
+    if tier.wire == "gemini":
+        return GeminiBatches(endpoint, keep)
     return OpenAIBatches(endpoint, bodies, tier)

@@ -32,12 +32,12 @@ GRACE_SECONDS = 30.0
 
 
 class RecordedBatches(ABC):
-    """What such wires share. `jobs`: where batches are made and listed; `head` and `tail` are around the requests of a
-    body; `cursor`: the parameter with the last batch of a page. `keep`: a folder that outlives the process."""
+    """What such wires share. `jobs`: where batches are listed, and made unless `made_at` says otherwise; `head` is before
+    the requests of a body; `cursor`: the parameter with the last batch of a page. `keep`: a folder that outlives the
+    process."""
 
     jobs: str
     head: bytes
-    tail: bytes = b"]}"
     cursor: str
 
     def __init__(
@@ -68,20 +68,38 @@ class RecordedBatches(ABC):
     async def _first_id(self, remote: Remote) -> str | None:
         """The custom id of the first result; None where there are none to be had."""
 
+    @property
+    def made_at(self) -> str:
+        """Where a batch is made."""
+        return self.jobs
+
+    def around(self, label: str) -> tuple[bytes, bytes]:  # noqa: ARG002
+        """What is before and after the requests in the body that makes a batch."""
+        return self.head, b"]}"
+
+    async def newest(self) -> str:
+        """The newest batch that there is; empty where there is none."""
+        batches = listed(await self._http.get(f"{self.jobs}?limit=1"))
+        return str(batches[0]["id"]) if batches else ""
+
+    async def told(self, batch_id: str) -> dict[str, Any]:
+        """A batch's object."""
+        return await self._http.get(f"{self.jobs}/{batch_id}")
+
     async def upload(self, path: Path, label: str) -> str:  # noqa: ARG002
         """There are no files: it stays where it is until the batch is made."""
         return str(path)
 
     async def create(self, source: str, label: str) -> Remote:
         async with self._making:
-            page = await self._http.get(f"{self.jobs}?limit=1")
-            batches = listed(page)
-            newest = str(batches[0]["id"]) if batches else ""
+            newest = await self.newest()
             record, size = await asyncio.to_thread(self._write, Path(source), label, newest)
             headers = {"content-type": "application/json", "content-length": str(size)}
             try:
-                body = body_of(source, self.head, self.tail)
-                made = await self._http.call("POST", self.jobs, sends_bytes=size, data=body, headers=headers)
+                body = body_of(source, *self.around(label))
+                made = await self._http.call(
+                    "POST", self.made_at, sends_bytes=size, data=body, headers=headers
+                )
             except CallError as error:
                 if not error.lost:
                     await asyncio.to_thread(record.forget)
@@ -93,8 +111,8 @@ class RecordedBatches(ABC):
     def _write(self, source: Path, label: str, newest: str) -> tuple[BatchRecord, int]:
         """(the record of a batch about to be made, the bytes of the body that makes it)."""
         with source.open("rb") as lines:
-            ids = [custom_id_in(line) or "" for line in lines]
-        size = len(self.head) + source.stat().st_size - 1 + len(self.tail)
+            ids = [self.custom_id(line) or "" for line in lines]
+        size = sum(map(len, self.around(label))) + source.stat().st_size - 1
         return self._records.write(label, ids, newest), size
 
     async def find(self, prefix: str) -> AsyncIterator[Remote]:
@@ -110,7 +128,7 @@ class RecordedBatches(ABC):
 
     async def _named(self, record: BatchRecord, name: str) -> Remote:
         try:
-            return self._remote(await self._http.get(f"{self.jobs}/{name}"), record)
+            return self._remote(await self.told(name), record)
         except CallError as error:
             if error.kind is not FailureKind.NOT_FOUND:
                 raise
@@ -166,7 +184,7 @@ class RecordedBatches(ABC):
         return False
 
     async def look(self, remote: Remote) -> Remote:
-        seen = self._remote(await self._http.get(f"{self.jobs}/{remote.id}"), None)
+        seen = self._remote(await self.told(remote.id), None)
         return replace(seen, label=remote.label, source=remote.source, doubtful=remote.doubtful)
 
     def custom_id(self, line: bytes) -> str | None:

@@ -75,7 +75,8 @@ NEXT_STEP: dict[FailureKind, RetryRule] = {
     FailureKind.BAD_REQUEST: _rule(_OTHER, 1, _OTHER, _VOID),
     FailureKind.AUTH: _rule(_OTHER, 1, _OTHER, _VOID, endpoint_wide=True),
     FailureKind.NOT_FOUND: _rule(_OTHER, 1, _OTHER, _VOID, endpoint_wide=True),
-    FailureKind.EXPIRED: _rule(_OTHER, 1, _OTHER, _VOID),
+    # A result that says so is unbilled; a batch that kept nothing may have been billed.
+    FailureKind.EXPIRED: _rule(_OTHER, 1, _OTHER, _UNSETTLED),
     FailureKind.WORKER_DIED: _rule(_AGAIN, 3, _OTHER, _UNSETTLED),
     FailureKind.BUDGET: _rule(_STOP, 1, _STOP, _VOID),
     FailureKind.DEADLINE: _rule(_STOP, 1, _STOP, _VOID),

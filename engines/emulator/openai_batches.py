@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.multipart import BodyPartReader
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.emulator import openai_wire, tier_words
+from thirdshift.engines.emulator import openai_wire
 from thirdshift.engines.emulator.answers import WireRequest
 from thirdshift.engines.emulator.batches import (
     ENDED,
@@ -32,7 +32,7 @@ from thirdshift.engines.emulator.responses import (
     hang_up,
     json_response,
 )
-from thirdshift.router.tiers import BatchTier
+from thirdshift.router.tiers import BatchTier, TierState
 
 CHAT = "/v1/chat/completions"
 PIECE = 1 << 18
@@ -202,7 +202,7 @@ class FilesDoor:
     def _refusal(self, body: Mapping[str, Any]) -> tuple[int, str] | None:
         if self._tier is not None:
             under_way = sum(batch.state not in ENDED for batch in self._batches.all.values())
-            return tier_words.refusal(self._tier, body, under_way)
+            return refused_by_row(self._tier, body, under_way)
         if body.get("endpoint") != CHAT or body.get("completion_window") != "24h":
             return 400, f"endpoint {CHAT} and completion_window 24h are wanted"
         return None
@@ -269,7 +269,7 @@ class FilesDoor:
             "error_file_id": self._result(batch, "error_file_id", batch.errors),
             "errors": _faults(batch),
         }
-        return usual if self._tier is None else tier_words.described(self._tier, batch, usual)
+        return usual if self._tier is None else described_by_row(self._tier, batch, usual)
 
     def _result(self, batch: EmulatedBatch, name: str, path: Path | None) -> str | None:
         """Return the id of a result file, a file like the others from the moment its batch has ended."""
@@ -283,6 +283,62 @@ class FilesDoor:
             kept = self._keep(path, path.name, "batch_output", next(self._numbers))
             batch.details[name] = kept.id
         return str(batch.details[name])
+
+
+# --- in the words of a row ---
+
+MEANT = {
+    EmulatedBatchState.COMPLETED: TierState.ENDED,
+    EmulatedBatchState.EXPIRED: TierState.EXPIRED,
+    EmulatedBatchState.CANCELLED: TierState.CANCELLED,
+    EmulatedBatchState.FAILED: TierState.FAILED,
+}
+
+
+def refused_by_row(tier: BatchTier, body: Mapping[str, Any], under_way: int) -> tuple[int, str] | None:
+    """(status, words) where the row does not allow a batch to be made so; None where it does."""
+    if body.get("endpoint") != tier.path:
+        return 400, f"endpoint {tier.path} is wanted"
+    if any(body.get(name) != value for name, value in tier.create.items()):
+        return 400, f"wanted besides: {', '.join(tier.create)}"
+    if tier.label == "filename" and "metadata" in body:
+        return 400, "metadata: no such field"
+    if tier.model_in_job and not isinstance(body.get("model"), str):
+        return 400, "model is wanted"
+    asked = tier.windows if tier.window_key == "completion_window" else ()
+    if asked and body.get("completion_window") not in [window.name for window in asked]:
+        return 400, "completion_window: no such window"
+    hours = tier.window.hours if tier.window is not None and tier.window_key == "timeout_hours" else None
+    if body.get("timeout_hours") != hours:
+        return 400, "timeout_hours: no such window"
+    if tier.limits.batches is not None and under_way >= tier.limits.batches:
+        return 429, f"at most {tier.limits.batches} batches at once"
+    return None
+
+
+def status_in_row(tier: BatchTier, batch: EmulatedBatch) -> str:
+    """A batch's state in the row's own word: the same word where the row has it, else the first that means it."""
+    meant = MEANT.get(batch.state, TierState.RUNNING)
+    same = next((word for word in tier.states if word.casefold() == batch.state.value), None)
+    return same or next((word for word, state in tier.states.items() if state is meant), batch.state.value)
+
+
+def described_by_row(tier: BatchTier, batch: EmulatedBatch, usual: dict[str, Any]) -> dict[str, Any]:
+    """A batch's object as the row has it, from OpenAI's (`usual`)."""
+    told = {**usual, "endpoint": tier.path, "status": status_in_row(tier, batch)}
+    if tier.input_list:
+        counts = told.pop("request_counts")
+        told["input_files"] = [told.pop("input_file_id")]
+        told["output_file"], told["error_file"] = told.pop("output_file_id"), told.pop("error_file_id")
+        told |= {
+            "total_requests": counts["total"],
+            "completed_requests": counts["completed"] + counts["failed"],
+        }
+    if tier.label == "filename":
+        return {
+            "job": {name: value for name, value in told.items() if name not in ("metadata", "request_counts")}
+        }
+    return told
 
 
 def _strangers(batches: Batches) -> list[dict[str, Any]]:

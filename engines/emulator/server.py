@@ -10,6 +10,7 @@ from thirdshift.engines.core.json import loads
 from thirdshift.engines.emulator import openai_wire
 from thirdshift.engines.emulator.anthropic_wire import AnthropicHandlers
 from thirdshift.engines.emulator.batches import Batches
+from thirdshift.engines.emulator.inline_batches import DOORS
 from thirdshift.engines.emulator.models import BatchHabits
 from thirdshift.engines.emulator.openai_batches import FilesDoor
 from thirdshift.engines.emulator.openai_wire import BadBody
@@ -35,7 +36,11 @@ def application(provider: Provider, habits: BatchHabits, folder: Path) -> web.Ap
     app.router.add_get("/emulator/books", door.books)
     app.router.add_get("/emulator/totals", door.totals)
     batches = Batches(provider, habits, folder)
-    FilesDoor(batches, folder).add_to(app)
+    inline = None if habits.tier is None else DOORS.get(habits.tier.wire)
+    if habits.tier is not None and inline is not None:
+        inline(batches, folder, habits.tier).add_to(app)
+    else:
+        FilesDoor(batches, folder).add_to(app)
     AnthropicHandlers(provider, batches, folder).add_to(app)
     return app
 

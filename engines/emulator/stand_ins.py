@@ -48,9 +48,12 @@ def stand_in(
 
 
 def stood_in(endpoint: Endpoint, root: str) -> Endpoint:
-    """Return `endpoint` as its stand-in at the emulator's `root` answers it: no key, no worker, no server."""
+    """Return `endpoint` as its stand-in at the emulator's `root` answers it: no key, no worker, no server, no
+    batch tier of its own: `tier_of` says how the emulator speaks of it."""
     base = f"{root}/at/{quote(endpoint.name, safe='')}/v1"
-    return replace(endpoint, api_base=base, api_key_env=None, workers=None, server=None, emulated=True)
+    return replace(
+        endpoint, api_base=base, api_key_env=None, workers=None, server=None, emulated=True, tier=None
+    )
 
 
 def recorded_models(path: Path) -> list[str]:

@@ -29,7 +29,7 @@ PRICE = Price(Decimal(100), Decimal(400))
 LINES, AT_ONCE = 8, 2
 BUILT = [tier.name for tier in tier_rows().tiers if tier.missing is None]
 FILES = [name for name in BUILT if name != "anthropic"]
-"""Wires A and B."""
+"""Wires A, B and C."""
 
 
 def scaled(name: str) -> BatchTier:
@@ -48,7 +48,7 @@ def held_to(tier: BatchTier, **habits: Any) -> Iterator[Emulator]:
 
 
 def engine_at(emulator: Emulator, tier: BatchTier, keep: Path, journal: MemoryJournal) -> BatchEngine:
-    wire = "anthropic" if tier.name == "anthropic" else "openai"
+    wire = tier.wire
     endpoint = Endpoint("night", f"{wire}/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base)
     endpoint = replace(endpoint, tier=tier, emulated=True)
     context = EngineContext(journal, RunBudget(None), keep=keep)
@@ -107,6 +107,11 @@ def test_a_batch_that_expires_at_each_tier_leaves_what_its_row_says(name: str, t
         ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(LINES)), "run/s")
         replies = {said.row: said for said in engine.collect(ticket)}
         engine.close()
+        if tier.expiry is Expiry.LOSES:
+            assert kinds(replies) == {"expired": LINES}
+            assert journal.statuses == {"unsettled": LINES}, "whether it is billed is not told"
+            assert journal.cost >= billed_usd(emulator)
+            return
         assert kinds(replies) == {"answer": LINES // 2, "expired": LINES // 2}
         assert journal.cost == billed_usd(emulator)
 
