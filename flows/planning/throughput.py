@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from thirdshift.engines.devices import hardware, machine, width
+from thirdshift.engines.devices.cards import card_named
+from thirdshift.engines.devices.model_shape import config_of, shape_of
+from thirdshift.engines.devices.roofline import pace
 from thirdshift.engines.metered.throughput import Rates
 from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
@@ -20,6 +23,10 @@ from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
 
+TYPICAL_READ, TYPICAL_WRITTEN = 1000.0, 300.0
+"""Tokens of a prompt and an answer, for what memory holds at once: the lengths are not known yet."""
+USUAL_SEQS = 256
+"""The fewest that vLLM runs at once unless it is told."""
 ENOUGH_SECONDS = 5.0
 """Seconds of work it takes before what is measured in this run corrects its plan."""
 
@@ -66,7 +73,7 @@ def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> d
         if each.workers is not None:
             place = (each.workers.device, hardware(each.workers))
         row = seen.get((each.model, *place))
-        known = _guess(place[0]) if row is None else _measured(row)
+        known = _before(each, place[0]) if row is None else _measured(row)
         found[each.name] = replace(
             known, throughput=replace(known.throughput, devices=_devices(each.workers))
         )
@@ -191,6 +198,32 @@ def _measured(row: Mapping[str, Any]) -> KnownThroughput:
     )
     version = f" with vLLM {row['vllm']}" if row["vllm"] else ""
     return KnownThroughput(throughput, f"measured on {row['hardware']}{version}, {nights}")
+
+
+def _before(endpoint: Endpoint, device: str) -> KnownThroughput:
+    """Return what is believed before a first night: by the model's shape and the card, where both are known."""
+    spec = endpoint.workers
+    devices = machine().of(device) if spec is not None and device != "cpu" else ()
+    card = card_named(devices[0].name) if devices else None
+    config = config_of(endpoint.model) if card is not None else None
+    shape = shape_of(config, spec.options) if spec is not None and config is not None else None
+    if spec is None or card is None or shape is None:
+        return _guess(device)
+    most = int(spec.options.get("max_num_seqs", USUAL_SEQS))
+    told = pace(shape, card, width(spec.options), TYPICAL_READ, TYPICAL_WRITTEN, most)
+    if told is None:
+        return _guess(device)
+    throughput = replace(
+        DEVICE_PACE[device],
+        prefill_tokens_per_second=told.prefill_tokens_per_second,
+        decode_tokens_per_second=told.decode_tokens_per_second,
+    )
+    return KnownThroughput(
+        throughput,
+        f"reckoned from its config.json ({shape.parameters / 1e9:,.1f} billion parameters, {shape.active / 1e9:,.1f} of "
+        f"them active, {shape.arithmetic}) and {width(spec.options)} x {devices[0].name} ({card.source}), {told.running:,} "
+        "requests at once; until a first night has measured it",
+    )
 
 
 def _guess(device: str) -> KnownThroughput:
