@@ -21,6 +21,9 @@ BACKOFF_SECONDS = 1.0
 
 BACKOFF_MAX_SECONDS = 60.0
 
+TRUSTED_WAITS = 3
+"""So often a request waits no longer than it is told to."""
+
 
 class Step(StrEnum):
     SAME_ENDPOINT = "same_endpoint"
@@ -136,7 +139,11 @@ def ledger_status(
 def backoff_seconds(
     failures: int, retry_after: float | None, rng: random.Random, first: float = BACKOFF_SECONDS
 ) -> float:
-    """How long a request waits after its nth failure (from 1); what the provider asked for comes first."""
+    """How long a request waits after its nth failure (from 1): as long as the provider asks, and longer where that was in
+    vain before (some say "0" or "1" of every limit)."""
     ceiling = min(BACKOFF_MAX_SECONDS, first * 2.0 ** min(failures - 1, 16))
     drawn = ceiling * rng.uniform(0.5, 1.0)
-    return drawn if retry_after is None else retry_after + rng.uniform(0.0, 0.25 * first)
+    if retry_after is None:
+        return drawn
+    asked = retry_after + rng.uniform(0.0, 0.25 * first)
+    return asked if failures <= TRUSTED_WAITS else max(asked, drawn)

@@ -31,6 +31,8 @@ CODES = ("code", "type", "status", "error_code", "status_code", "innererror")
 NUMBER = re.compile(r"(minimax-)?\d{3,6}")
 MAYBE_BILLED = frozenset({FailureKind.TIMEOUT, FailureKind.PARTIAL})
 """Errors of a model that was at work: a gateway that did not wait for it, an answer that its server threw away."""
+SUCCESS = (200, "200", "0", "success", "Success", "ok")
+"""Codes that say that there is no error."""
 READ_CHARACTERS = 20_000
 """So much of an error's words is looked through."""
 
@@ -129,6 +131,8 @@ def error_in(data: Any) -> Mapping[str, Any] | None:
         return error
     if isinstance(error, str) and error:
         return {**{name: data[name] for name in CODES if name in data}, "message": error}
+    if data.get("code") in SUCCESS:
+        return None
     if "choices" not in data and any(data.get(name) for name in (*WORDS, "code", "errors", "error_code")):
         return data
     return None

@@ -24,6 +24,9 @@ from thirdshift.router.values import JSON, FailureKind
 TIERS = {"standard": "default", "on_demand": "default", "on-demand": "default", "batches": "batch"}
 """Tiers under other names."""
 
+WRAPPERS = ("data", "result", "response", "output")
+"""Where gateways, and DashScope's own wire, put the whole completion."""
+
 
 def read_reply(status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
     """What a complete HTTP reply on OpenAI's wire says."""
@@ -107,6 +110,11 @@ def _meaning(
 
 
 def _without_message(data: Mapping[str, Any], choice: Any) -> Reply:
+    for name in WRAPPERS:
+        inner = data.get(name)
+        if choice is None and isinstance(inner, dict) and isinstance(inner.get("choices"), list):
+            whole = {**data, **inner}
+            return read_completion({key: value for key, value in whole.items() if key not in WRAPPERS})
     fault = error_in(data)
     if fault is not None and not choice:
         return _refused_inside(fault, data)

@@ -625,6 +625,11 @@ def test_waits_grow_and_what_the_provider_asks_for_comes_first() -> None:
     assert 0.5 <= waits[0] <= 1.0
     assert all(30.0 <= w <= 60.0 for w in waits[7:])
     assert 7.0 <= backoff_seconds(1, 7.0, rng) <= 7.5
+    assert max(backoff_seconds(n, 0.0, rng) for n in range(1, 4)) <= 0.25
+    patience = sum(
+        backoff_seconds(n, 0.0, rng) for n in range(1, NEXT_STEP[FailureKind.RATE_LIMITED].attempts)
+    )
+    assert patience > 600, "a limit by the minute is outlived, whatever is said of it"
 
 
 def test_every_client_error_of_aiohttp_is_translated() -> None:

@@ -550,12 +550,25 @@ BODIES = st.one_of(
     VALUES.map(lambda value: json.dumps(value).encode()),
     VALUES.map(lambda value: json.dumps(shaped(value)).encode()),
 )
-STATUSES = st.sampled_from([200, 201, 204, 302, 400, 401, 403, 404, 413, 422, 429, 500, 503, 529])
+WAITING = st.dictionaries(
+    st.sampled_from(
+        ["message", "details", "retry_after", "retryDelay", "resets_in_seconds", "estimated_time"]
+    ),
+    VALUES
+    | st.sampled_from(
+        ["26s", "retry in 9s", "resets at 9999-12-31T23:59:59Z", "resets at 2026-13-41 99:99z"]
+    ),
+).map(lambda error: json.dumps({"error": {**error, "details": [error.get("details"), error]}}).encode())
+"""Errors that say, or seem to say, how long to wait."""
+STATUSES = st.sampled_from(
+    [200, 201, 204, 302, 400, 401, 403, 404, 405, 413, 422, 429, 451, 498, 500, 503, 504, 524, 529]
+)
 
 
 @settings(max_examples=400)
-@given(STATUSES, BODIES)
+@given(STATUSES, BODIES | WAITING)
 @example(200, b"[" * 100_000)
+@example(200, b'{"choices":[],"data":' * 400 + b"{}" + b"}" * 400)
 @example(200, b'{"choices":[{"message":{"content":"a","tool_calls":{}},"finish_reason":[]}],"usage":[]}')
 def test_whatever_comes_is_read_without_raising(status: int, body: bytes) -> None:
     for reply in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -136,6 +137,15 @@ def test_what_is_set_aside_counts_bytes_not_letters_and_tools_too() -> None:
     assert sent_bytes(image) > 16_000
     endpoint = Endpoint("e", "openai/m", PriceSchedule(Price(Decimal(1), Decimal(1))))
     assert worst_case_of(endpoint, tools) > worst_case_of(endpoint, plain)
+
+
+def test_what_is_set_aside_covers_a_text_that_grows_when_it_is_composed() -> None:
+    """Qwen's tokenizer composes first; Unicode keeps some letters decomposed even so, which is longer in bytes."""
+    text = "\u0958\u095b\ufb2a" * 4
+    composed = unicodedata.normalize("NFC", text)
+    assert len(composed.encode()) > len(text.encode())
+    asked = Request(0, "r", "h", "t", ({"role": "user", "content": text},))
+    assert sent_bytes(asked) >= len(composed.encode())
 
 
 @given(schedules, instants, st.integers(1, 200))

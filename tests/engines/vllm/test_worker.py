@@ -93,6 +93,12 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
         "required": ["a"],
         "additionalProperties": False,
     }
+    beyond_grammars = {  # llguidance refuses `uniqueItems`: pydantic makes it of a set
+        "type": "object",
+        "properties": {"a": {"type": "array", "items": {"enum": ["x"]}, "maxItems": 1, "uniqueItems": True}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     replies = ask(
         pool,
         [
@@ -103,6 +109,7 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
             request(4, "json", 60, response_schema=schema),
             request(5, "json", 32, response_schema={"type": 7}),
             request(6, "reverse abcd", 32, sampling={"stop": ["b"], "seed": 1, "top_p": 0.9, "logprobs": 2}),
+            request(7, "json", 60, response_schema=beyond_grammars),
         ],
     )
     assert replies[0].output == "cba"
@@ -112,6 +119,8 @@ def test_bad_requests_are_refused_one_by_one_and_the_wave_goes_on(
     assert "no_such_thing" in replies[2].message
     assert replies[4].output in ('{"a":"x"}', '{"a":"y"}', '{"a": "x"}', '{"a": "y"}')
     assert replies[4].valid is True
+    assert json.loads(replies[7].output) in ({"a": []}, {"a": ["x"]})
+    assert replies[7].valid is True
     assert replies[6].output == "dc"
     likely = json.loads(replies[6].logprobs)
     assert [token["token"] for token in likely][:2] == ["d", "c"]
