@@ -20,10 +20,10 @@ from thirdshift.flows.dispatch.dead_runs import take_in
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.flows.runs.folder import RunAlive, alive_runs, locked
+from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
 from thirdshift.router.values import Mode
 from thirdshift.warehouse.errors import WarehouseError
-from thirdshift.warehouse.exchange.purge import purge_outlived
+from thirdshift.warehouse.exchange.purge import outlived_runs, purge_outlived
 from thirdshift.warehouse.intake.frozen import column
 from thirdshift.warehouse.journal.run_folder import folder_to_change
 from thirdshift.warehouse.store import ledger
@@ -183,14 +183,13 @@ def forget(context: RunContext, say: Say) -> None:
     days = context.job.retention_days
     if days is None:
         return
+    path, job = context.warehouse, context.job.name
+    before = min(context.clock(), seen_to_pass()) - timedelta(days=days)
     try:
-        done = purge_outlived(
-            context.warehouse,
-            context.job.name,
-            min(context.clock(), seen_to_pass()) - timedelta(days=days),
-            alive=[context.run_id, *alive_runs(context.warehouse)],
-            say=say,
-        )
+        alive = [
+            run_id for run_id in outlived_runs(path, job, before) if folder_of_dead(path, run_id) is None
+        ]
+        done = purge_outlived(path, job, before, alive=[context.run_id, *alive], say=say)
     except (WarehouseError, OSError) as error:
         say(
             f"retention_days: text older than {days} days is not erased yet ({error}); `thirdshift purge` does it"

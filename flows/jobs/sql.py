@@ -23,6 +23,10 @@ def bound(pieces: Sequence[str], value: Callable[[bool, str], str]) -> tuple[str
         filled = value(bool(escape), name)
         if escape or state in ("--", "/*"):
             made.append(filled if escape else "")
+        elif state in QUOTES and ".." in filled.split("/"):
+            problems.append(
+                f"${{{name}}} leads up a folder ({filled!r}) within quotes; write it outside, where it is bound"
+            )
         elif state in QUOTES:
             made.append(filled.replace(state, state * 2))
         elif state:

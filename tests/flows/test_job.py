@@ -511,6 +511,11 @@ def test_a_param_in_quotes_that_cannot_hold_it_safely_is_refused(tmp_path: Path,
     assert "cannot stand within" in mistakes(tmp_path, text)["input.sql"]
 
 
+def test_a_param_in_quotes_leads_up_no_folder(tmp_path: Path) -> None:
+    text = GOOD.replace("tickets.parquet", "\n  sql: select * from 'in/${ds}.parquet'") + "params: {ds: a}\n"
+    assert "leads up a folder" in mistakes(tmp_path, text, ds="../../elsewhere/x")["input.sql"]
+
+
 def test_comments_nest_and_hide_quotes(tmp_path: Path) -> None:
     text = (
         GOOD.replace("tickets.parquet", "\n  sql: |\n    select /* /* ' */ ' */ ${ds} as prompt")

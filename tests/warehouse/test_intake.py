@@ -698,13 +698,13 @@ def test_a_query_is_one_question_and_its_params_are_values(tmp_path: Path) -> No
         return freeze(InputSpec(SqlSource(sql, bound=bound), tmp_path), tmp_path / "run")
 
     assert asked("select * from 'a.parquet' where request_id = $id", id="2", other="z").rows == 1
-    assert asked("select * from read_parquet($f) where n = $n", f="a.parquet", n="1").rows == 1
+    assert asked("select * from read_parquet('./' || $f) where n = $n", f="a.parquet", n="1").rows == 1
     injected = "a.parquet') ; copy (select 1) to 'out"
     for sql, bound in (
         ("copy (select 1) to 'out'", {}),
         ("select 1; copy (select 1) to 'out'", {}),
         ("select 1) ; copy (select 1) to 'out' ; (select 1", {}),
-        ("select * from read_parquet($f)", {"f": injected}),
+        ("select * from read_parquet('./' || $f)", {"f": injected}),
         ("set threads = 1", {}),
         ("select * from 'a.parquet' where n = $m", {"n": "1"}),
         ("select * from read_csv('https://example.invalid/x.csv')", {}),
@@ -714,6 +714,39 @@ def test_a_query_is_one_question_and_its_params_are_values(tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="extension httpfs, which is not installed"):
         asked("select * from read_csv('https://example.invalid/x.csv')")
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        "read_csv($f)",
+        "read_csv($f::varchar)",
+        "read_csv($f || '/secret.csv')",
+        "read_csv(['in/a.csv', $f])",
+        "read_csv(replace($f, 'x', 'y'))",
+        "read_text($f)",
+        "glob($f)",
+        "query('select * from ' || $f)",
+        "(with t as (select * from read_csv($f)) select * from t)",
+    ],
+)
+def test_a_param_names_no_file_and_leads_out_of_no_folder_that_the_job_names(
+    tmp_path: Path, reading: str
+) -> None:
+    for folder in ("in", "other"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.csv").write_text(f"request_id,prompt\n1,{folder}\n")
+
+    def asked(sql: str, **bound: Any) -> Intake:
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return freeze(InputSpec(SqlSource(sql, bound=bound), tmp_path), tmp_path / "run")
+
+    with pytest.raises(InputError, match=r"\$f decides which file"):
+        asked(f"select * from {reading}", f=str(tmp_path / "other" / "a.csv"))
+    named = "select a.* from read_csv('in/' || $f || '.csv', header = $h) a, range($n) where prompt <> $f"
+    assert asked(named, f="a", h=True, n=1).rows == 1
+    with pytest.raises(InputError, match=r"\$f leads out of the folder"):
+        asked(named, f="../other/a", h=True, n=1)
 
 
 def test_arrows_padding_is_taken_out_at_every_depth_and_nulls_that_were_written_stay(tmp_path: Path) -> None:

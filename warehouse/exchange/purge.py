@@ -116,6 +116,13 @@ def purge(
     return _purge(path, targets, say)
 
 
+def outlived_runs(path: Path, job: str, before: datetime) -> list[str]:
+    """Return the runs of `job` that started before an instant and have text still."""
+    with Warehouse.open(path) as warehouse:
+        targets = warehouse.query(OUTLIVED, job=job, before=before, alive=[])
+    return sorted(set(targets["run_id"].to_pylist()))
+
+
 def purge_outlived(
     path: Path, job: str, before: datetime, *, alive: Collection[str], say: locks.Say | None = None
 ) -> Purged:

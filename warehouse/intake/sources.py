@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.warehouse.errors import InputError, StoreUnreachable, first_line, nearest
+from thirdshift.warehouse.intake.query_files import check_named
 from thirdshift.warehouse.memory import memory_limit
 
 JSONL = (".jsonl", ".ndjson")
@@ -239,6 +240,7 @@ def scan_sql(con: duckdb.DuckDBPyConnection, source: SqlSource, base: Path) -> S
             f"input sql: no param called {missing[0]}, which ${missing[0]} needs{nearest(missing[0], source.bound)}"
         )
     bound = {param: source.bound[param] for param in sorted(used)}
+    check_named(con, relation, bound)
     return Scan(con, relation, _columns(con, relation, "sql", bound), "sql", bound)
 
 
