@@ -89,8 +89,8 @@ class SqlInput(JobSection):
     """An input that is a query."""
 
     sql: Text = Field(repr=False)
-    """A DuckDB query whose rows are the requests: `select … from 'x.parquet'`. A param in it is a value: it fills in a file's
-    name below a folder that the query names (`'data/' || ${ds} || '.csv'`), and leads to no other file."""
+    """A DuckDB query whose rows are the requests: `select … from 'x.parquet'`. A param in it is a value: it fills in a
+    file's name below a folder that the query names (`'data/' || ${ds} || '.csv'`), and leads to no other file."""
     attach: dict[str, Text] = Field(default={}, repr=False)
     """Alias to what DuckDB attaches under it; a password in it is never shown or kept."""
 
