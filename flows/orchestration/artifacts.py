@@ -22,8 +22,9 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.settings import PREFECT_UI_URL
 
-from thirdshift.flows.console import ProgressCounts
+from thirdshift.flows.console import ProgressCounts, money
 from thirdshift.flows.orchestration.events import DEADLINE_RISK, tell
 from thirdshift.flows.orchestration.server import temporary
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked
@@ -34,6 +35,7 @@ from thirdshift.warehouse.store.store import Warehouse
 if TYPE_CHECKING:
     from thirdshift.flows.dispatch.work import ShardWork
     from thirdshift.flows.execution.run import Run
+    from thirdshift.flows.report.data import RunFacts
     from thirdshift.flows.runs.context import RunContext
 
 SHOW_SECONDS = 5.0
@@ -42,68 +44,73 @@ PICTURES = ("frontier", "spend", "timeline")
 """Figures of the report that are images in the UI too; the others are tables there."""
 
 PLANNED = """
-select endpoint, count(*) as requests, sum(input_tokens)::bigint as input_tokens,
-       sum(output_tokens)::bigint as output_tokens,
-       sum(predicted_usd)::double as expected_usd, avg(predicted_quality) as expected_quality
-from assignments where run_id = $run_id group by endpoint order by requests desc
-"""
-BILL = """
-select endpoint, alone_usd::double as alone_usd, spent_usd::double as settled_usd,
-       unsettled_usd::double as unsettled_usd_at_most, saved_usd::double as saved_usd,
-       saved_usd_at_least::double as saved_usd_at_least, requests, reused
-from savings where run_id = $run_id order by alone_usd
-"""
-CERTIFICATES = """
-select coalesce(task, 'all') as task, floor, mean, lower_bound, certified, confidence, scorer, basis, method,
-       population, coalesce(requests, population) as requests, scored
-from certificates where run_id = $run_id order by task nulls first, issued_at desc
+select endpoint, format('{:,}', count(*)) as requests, format('{:,}', sum(input_tokens)::bigint) as "input tokens",
+       format('{:,}', sum(output_tokens)::bigint) as "output tokens",
+       sum(predicted_usd)::double as "expected cost", format('{:.3f}', avg(predicted_quality)) as "expected score"
+from assignments where run_id = $run_id group by endpoint order by count(*) desc
 """
 
 
 def leave_plan(run: Run) -> None:
     """Leave which endpoint answers how much, and what other floors would cost."""
-    _table(run, "plan", _rows(run, PLANNED), "Who answers what, and what it should cost.")
+    planned = [row | {"expected cost": money(row["expected cost"])} for row in _rows(run, PLANNED)]
+    _table(run, "plan", planned, "Who answers what, and what it should cost.")
     kept = load_plan(run.context.folder)
     if kept is not None and kept.points:
-        rows = [{"floor": floor, "cost_usd": kept.spent_usd + cost_usd} for floor, cost_usd in kept.points]
+        rows = by_floor([(floor, kept.spent_usd + cost_usd) for floor, cost_usd in kept.points])
         about = (
             f"What other floors would cost, what is spent by now included; the plan's is {kept.floor:.4f}."
         )
         _table(run, "frontier", rows, about)
 
 
+def by_floor(points: Sequence[tuple[float, float]]) -> list[dict[str, str]]:
+    """Return what floors cost, as people read it; of those that come to the same the highest."""
+    highest = {money(cost_usd): f"{floor:.3f}" for floor, cost_usd in sorted(points)}
+    return [{"floor": floor, "cost": cost} for cost, floor in highest.items()]
+
+
 def leave_end(run: Run, summary: RunSummary) -> None:
     """Leave the bill against every single endpoint alone, the certificate, and the end in words.
 
-    A run of a deployment, which nobody sees end, leaves the report's page and pictures too.
+    A run of a deployment, which nobody sees end, leaves the report's page and pictures too. The log ends with a link to
+    the report, so that it is one click from the flow run.
     """
+    from thirdshift.flows.report import tables
+    from thirdshift.flows.report.data import load_facts
+    from thirdshift.flows.report.markdown import as_markdown, rows_of
+    from thirdshift.flows.report.page import page_of
+
     context = run.context
-    _table(run, "bill", _rows(run, BILL), "What the night cost, and what each endpoint alone would have.")
-    _table(run, "certificate", _rows(run, CERTIFICATES), "What is claimed of the answers' quality.")
+    facts = load_facts(context.warehouse, context.run_id)
+    bill, claims = rows_of(tables.bill(facts)), rows_of(tables.certificates(facts))
+    _table(run, "bill", bill, "What the night cost, and what each endpoint alone would have.")
+    _table(run, "certificate", claims, "What is claimed of the answers' quality.")
     text = [f"- {line}" for line in lines(summary)]
     ask = f"thirdshift report {context.run_id} --warehouse {context.warehouse} --output night.html"
-    text += ["", f"The whole page: `{ask}`"]
+    text += ["", f"The page with its drawings: `{ask}`"]
     if runtime.deployment.id is not None:
         try:
-            text += ["", f"It is also at `{_pictures(context)}`"]
+            text += ["", f"It is also at `{_pictures(context, facts)}`"]
         except Exception as error:  # noqa: BLE001 (the night is done; a picture must not undo it)
             run.console.say(f"the report could not be drawn: {type(error).__name__}: {error}", "yellow")
-    create_markdown_artifact(
+    report = create_markdown_artifact(
         key=_key(context, "report"),
-        markdown="\n".join(text),
+        markdown="\n".join([*text, "", as_markdown(page_of(facts))]),
         description=_of(context, f"Ended with exit {summary.exit}."),
     )
+    if (page := PREFECT_UI_URL.value()) and not temporary():
+        run.console.say(f"the report: {page}/artifacts/artifact/{report}")
 
 
-def _pictures(context: RunContext) -> Path:
+def _pictures(context: RunContext, facts: RunFacts) -> Path:
     """The report in the run's folder, and its figures as images; where the page is."""
-    from thirdshift.flows.report.data import load_facts
     from thirdshift.flows.report.figures import plots
     from thirdshift.flows.report.page import page_of, rendered
 
-    facts, page = load_facts(context.warehouse, context.run_id), context.folder / "report.html"
+    place = context.folder / "report.html"
     with masked(OWNERS_ALONE):
-        page.write_text(rendered(page_of(facts)), encoding="utf-8")
+        place.write_text(rendered(page_of(facts)), encoding="utf-8")
     for name, plot in plots(facts).items():
         if name in PICTURES:
             create_image_artifact(
@@ -111,7 +118,7 @@ def _pictures(context: RunContext) -> Path:
                 key=_key(context, f"picture-{name}"),
                 description=_of(context, plot.description),
             )
-    return page
+    return place
 
 
 class ProgressArtifacts:

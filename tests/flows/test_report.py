@@ -16,11 +16,14 @@ import duckdb
 import pytest
 
 from tests.support.nights import ask, thirdshift
+from thirdshift.flows.orchestration.artifacts import by_floor
 from thirdshift.flows.report import sentences as words
+from thirdshift.flows.report import tables
 from thirdshift.flows.report.curves import _few
 from thirdshift.flows.report.data import RunFacts, load_facts
 from thirdshift.flows.report.drawing import NARROW
 from thirdshift.flows.report.figures import plots
+from thirdshift.flows.report.markdown import MARKS, as_markdown, rows_of
 from thirdshift.flows.report.page import page_of, rendered, write_report
 from thirdshift.flows.report.provenance import QUESTIONS
 from thirdshift.flows.runs.folder import UnknownRun
@@ -347,6 +350,30 @@ def test_each_figure_has_the_sql_that_gives_it(night: RunFacts, warehouse: Path)
     spent = ask(warehouse, "select sum(cost_usd) from ledger")[0][0]
     assert spent in ask(warehouse, page.tiles_sql)[0]
     assert set(QUESTIONS) >= asked.keys()
+
+
+def test_as_markdown_it_has_the_pages_figures_and_nothing_from_outside(night: RunFacts, copied: Path) -> None:
+    text = as_markdown(page_of(night))
+    for part in (
+        "## Done, exit 0",
+        "### What it cost",
+        "this run",
+        "| whole batch |",
+        "### Estimate against actual",
+    ):
+        assert part in text
+    bill = tables.bill(night)
+    assert bill is not None
+    assert all(cell.text in text for row in bill.rows for cell in row if not MARKS.search(cell.text))
+    assert rows_of(bill)[0] == dict(zip(bill.head, (cell.text for cell in bill.rows[0]), strict=True))
+    assert not [row["request_id"] for row in (*night.slowest, *night.dearest) if row["request_id"] in text]
+    change(copied, "update runs set job = $evil", "update certificates set scorer = $evil", evil=EVIL)
+    assert not re.search(r"(?<!\\)<", as_markdown(page_of(load_facts(copied, "demo"))))
+
+
+def test_floors_that_cost_the_same_are_one_line_and_figures_are_for_people() -> None:
+    points = [(0.5 + k / 1000, 0.0123 + k * 1e-7) for k in range(15)] + [(0.9, 1.5)]
+    assert by_floor(points) == [{"floor": "0.514", "cost": "$0.0123"}, {"floor": "0.900", "cost": "$1.5000"}]
 
 
 def test_an_id_is_chosen_whole_by_one_click(page: str) -> None:

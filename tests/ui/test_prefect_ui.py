@@ -187,13 +187,17 @@ def test_a_night_from_form_to_certificate(page: Page, server: str, served: str) 
     expect(page.get_by_text("Completed").first).to_be_visible()
     expect(page.get_by_text(re.compile("plan: .* to dear")).first).to_be_visible()
     picture(page, "run")
+    page.get_by_role("link", name=re.compile("/artifacts/artifact/")).first.click()  # the log's last line
+    expect(page.get_by_text("What it cost").first).to_be_visible()
+    expect(page.get_by_text("this run").first).to_be_visible()
+    picture(page, "report")
 
     for what, shown in {
-        "plan": "expected_usd",
-        "frontier": "cost_usd",
+        "plan": "expected cost",
+        "frontier": "floor",
         "progress": "main: ",
-        "bill": "saved_usd",
-        "certificate": "lower_bound",
+        "bill": "Saved by this run",
+        "certificate": "Lower bound",
         "report": "quality 0.9",
     }.items():
         page.goto(f"{server}/artifacts/key/ticket-triage-{what}")
