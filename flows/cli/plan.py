@@ -93,11 +93,13 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
         table.add_row(endpoint.name, f"{int(outlook.columns.weight[allowed].sum()):,}", total)
     console.print(table)
     count = outlook.context.pilots
+    pilot = f"a pilot will tell: {count:,} requests, at most {money(outlook.pilot_usd)}"
+    if outlook.judged_usd:
+        pilot += f", {money(outlook.judged_usd)} of it for the judge"
+    if not outlook.pilot_usd:  # it is the first of serving
+        pilot = "the first answers will tell: every score is free, and what fails one is sent on to another"
     console.print(
-        f"Which of them is good enough a pilot will tell: {count:,} requests, at most {money(outlook.pilot_usd)}"
-        + (f", {money(outlook.judged_usd)} of it for the judge" if outlook.judged_usd else "")
-        + ".\n"
-        "An endpoint's quality_prior says what to believe before that."
+        f"Which of them is good enough {pilot}.\nAn endpoint's quality_prior says what to believe before that."
     )
 
 

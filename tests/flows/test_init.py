@@ -168,6 +168,8 @@ def test_the_job_plans_as_it_stands(here: Path) -> None:
     assert "numeric" in done.stdout
     assert "Next: thirdshift plan job.yaml" in done.stdout
     assert answer(thirdshift("plan", "job.yaml", "--json"))["feasible"]
+    assert "# system: " in Path("job.yaml").read_text()  # its prompts say themselves what is wanted
+    assert "the first answers will tell" in thirdshift("plan", "job.yaml").stdout
 
 
 def lake(folder: Path, key: str = "dt", above: str = "") -> None:
@@ -198,6 +200,9 @@ def test_folders_by_the_day_become_a_param(here: Path, source: str) -> None:
     assert (job.name, job.given) == ("support-tickets", {"ds": "2026-11-22"})
     assert str(job.input).startswith("../support_tickets/dt=2026-11-22")
     assert job.request.metadata == ("team",)
+    assert (
+        '\n  system: "Answer with one of: bug, praise, and nothing else."\n' in text
+    )  # a body asks for nothing
     planned = answer(thirdshift("plan", here / "jobs/job.yaml", "--param", "ds=2026-11-21", "--json"))
     assert planned["requests"] == 40
 

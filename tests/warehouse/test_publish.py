@@ -333,6 +333,9 @@ def test_a_question_to_a_file_that_is_not_there_makes_none(tmp_path: Path) -> No
     with pytest.raises(StoreError, match="there is no warehouse; run a job first"):
         ask(tmp_path / "w.duckdb", "select 1")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "warehouse.rehearsal.duckdb").touch()
+    with pytest.raises(StoreError, match=r"--warehouse \(here is warehouse.rehearsal.duckdb\)"):
+        ask(tmp_path / "w.duckdb", "select 1")
 
 
 def test_what_a_killed_writer_had_committed_can_be_read(warehouse: Path) -> None:

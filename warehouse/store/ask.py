@@ -31,10 +31,7 @@ def ask(
     Raises AskError: no SQL, several statements, something that is no question, or unknown names. StoreError: no
     warehouse there, or locked for longer than `wait_seconds`.
     """
-    if not path.exists():
-        raise StoreError(
-            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse"
-        )
+    locks.check_exists(path)
     _check(sql)
     own = locks.own_lock(path)
     if not own.acquire(timeout=wait_seconds):

@@ -71,8 +71,10 @@ def opened_read_only(
 def check_exists(path: Path) -> None:
     """Raise StoreError where there is no warehouse file: asking does not make one."""
     if not path.exists():
+        beside = sorted(other.name for other in path.parent.glob("*.duckdb"))[:3]
+        there = f" (here is {', '.join(beside)})" if beside else ""
         raise StoreError(
-            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse"
+            f"{path}: there is no warehouse; run a job first, or name another file with --warehouse{there}"
         )
 
 
