@@ -8,6 +8,17 @@ BIN_VLLM := .venv-vllm/bin
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH_CPU := torch==2.13.0+cpu
 
+# triton-ascend, which vllm-ascend pins, is on an index of Huawei's; this names it, for one step alone.
+ASCEND_INDEX ?= https://mirrors.huaweicloud.com/ascend/repos/pypi
+# what vLLM needs besides PyTorch and what is for NVIDIA alone
+define ASCEND_NEEDS
+import importlib.metadata as m
+for need in m.requires("vllm") or ():
+    if "extra ==" not in need and not need.startswith(("torch", "nvidia", "flashinfer", "quack", "tilelang")):
+        print(need)
+endef
+export ASCEND_NEEDS
+
 # cuda, npu or cpu: what is found on this machine
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || { npu-smi info >/dev/null 2>&1 && echo npu; } || echo cpu)
 
@@ -107,19 +118,35 @@ bench: .venv/.ready-dev .venv-vllm/.ready
 	@test -n "$(PYTHON)" || { echo "thirdshift needs Python 3.11 or newer: install one, or name it: make PYTHON=…" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-vllm
 
-.venv-vllm/.ready: requirements-vllm-cpu.txt | .venv-vllm/bin/python
+# an environment from before there were stamps per device is taken to be for the one that is found
+ifneq ($(wildcard .venv-vllm/.ready),)
+ifeq ($(wildcard .venv-vllm/.ready-*),)
+$(shell cp -p .venv-vllm/.ready .venv-vllm/.ready-$(DEVICE))
+endif
+endif
+
+.venv-vllm/.ready: .venv-vllm/.ready-$(DEVICE)
+	@touch $@
+
+# a stamp per device: another DEVICE installs its build over the one that is there
+.venv-vllm/.ready-$(DEVICE): requirements-vllm-cpu.txt | .venv-vllm/bin/python
 	@echo "installing vLLM for $(DEVICE) into .venv-vllm (minutes, gigabytes)"
 	@$(MAKE) --no-print-directory vllm-$(DEVICE)
 	@$(BIN_VLLM)/python $(COMPILE) .venv-vllm/lib || true
+	@rm -f .venv-vllm/.ready .venv-vllm/.ready-*
 	@touch $@
 
 .PHONY: vllm-cuda vllm-npu vllm-cpu
 vllm-cuda:
 	@$(BIN_VLLM)/python $(PIP_INSTALL) 'vllm==0.32.*'
 
-# pins vLLM 0.23.0, torch 2.10 and torch-npu 2.10; CANN 9.1 must be there
+# vllm-ascend names no vLLM and pins torch 2.10 where vLLM 0.23 pins 2.11: vLLM comes first and alone, then what else it needs
+# together with vllm-ascend. Its wheel is built for the 910B (A2); for a 910C or a 950 name the interpreter of the project's
+# image under python:. CANN 9.1 must be there, its variables set.
 vllm-npu:
-	@$(BIN_VLLM)/python $(PIP_INSTALL) 'vllm-ascend==0.23.*'
+	@$(BIN_VLLM)/python $(PIP_INSTALL) --no-deps 'vllm==0.23.*'
+	@$(BIN_VLLM)/python -c "$$ASCEND_NEEDS" > .venv-vllm/ascend-needs.txt
+	@$(BIN_VLLM)/python $(PIP_INSTALL) --extra-index-url $(ASCEND_INDEX) -r .venv-vllm/ascend-needs.txt 'vllm-ascend==0.23.*'
 
 # a community build of vLLM's CPU backend; the lock leaves out torchvision, torchaudio and torchcodec, whose registry builds
 # are for CUDA and break the import

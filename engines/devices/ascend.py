@@ -18,6 +18,8 @@ BUS = re.compile(r"^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]$
 NAME = re.compile(r"(?:Ascend)?\d{3}\w*")
 MEMORY = re.compile(r"(\d+)\s*/\s*(\d+)")
 HEALTHY = "OK"
+GENERATIONS = (("310P", "_310P"), ("910B", "A2"), ("910", "A3"), ("950", "A5"))
+"""How a chip's name begins, and the `__device_type__` of a vllm-ascend that is built for it; a 910C is printed as 910."""
 
 
 def ascend_npus(environ: Mapping[str, str]) -> tuple[Device, ...]:
@@ -60,6 +62,12 @@ def _card(cells: Sequence[str]) -> tuple[str, bool] | None:
         return None
     health = cells[1] if len(cells[0].split()) > 1 else (cells[2] if len(cells) > 2 else "")
     return words[1].removeprefix("Ascend"), health.strip() == HEALTHY
+
+
+def generation(name: str) -> str | None:
+    """Return what vllm-ascend calls a chip's generation; None for a name that is not known."""
+    chip = name.removeprefix("Ascend").strip()
+    return next((found for begins, found in GENERATIONS if chip.startswith(begins)), None)
 
 
 def visible(devices: Sequence[Device], value: str | None) -> tuple[Device, ...]:

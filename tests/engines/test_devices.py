@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -182,6 +184,31 @@ def test_an_npu_in_ill_health_is_given_to_no_worker() -> None:
     assert environment(here.of("npu")) == {"ASCEND_RT_VISIBLE_DEVICES": "0,2"}
     problems = check(worker_endpoint(device="npu", workers=3), here)
     assert any("1 that it is not OK" in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(("table", "built"), [(A2, "A2"), (A3, "A3"), (P310, "_310P"), (A5, "A5")])
+def test_a_chips_generation_is_what_vllm_ascend_is_built_for(table: str, built: str) -> None:
+    assert {ascend.generation(device.name) for device in parse_ascend(table)} == {built}
+    assert ascend.generation("Ascend 1200") is None
+
+
+def test_a_vllm_ascend_that_is_built_for_another_chip_is_told(tmp_path: Path) -> None:
+    site = tmp_path / "vllm_ascend"
+    site.mkdir()
+    (site / "__init__.py").touch()
+    (site / "_build_info.py").write_text("# Auto-generated file\n__device_type__ = 'A2'\n")
+    (tmp_path / "vllm.py").touch()
+    entry = tmp_path / "vllm_ascend-0.23.0.dist-info"
+    entry.mkdir()
+    (entry / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm_ascend\nVersion: 0.23.0\n")
+    (entry / "entry_points.txt").write_text("[vllm.platform_plugins]\nascend = vllm_ascend:register\n")
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{tmp_path}" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o700)
+    end = worker_endpoint(device="npu", python=str(python))
+    problems = check(end, Machine((), parse_ascend(A3), (0,)))
+    assert any("is built for A2, and Ascend 910 is A3" in problem for problem in problems), problems
+    assert check(end, Machine((), parse_ascend(A2), (0,))) == []
 
 
 # --- workers ---
