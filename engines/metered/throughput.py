@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-READ_PER_WRITTEN = 20.0
-"""Prompt tokens that a GPU reads in the time it writes one, in large batches: a prior, of the order that published
-throughput tables show. It divides the time only where what ran cannot tell the two apart."""
+READ_PER_WRITTEN = 4.0
+"""Prompt tokens that a GPU reads in the time it writes one, in large batches: a prior, of the order that
+`engines/devices/roofline.py` gives. It divides the time only where what ran cannot tell the two apart."""
+
+FULL = 0.8
+"""The share of the requests that an engine can run at once from which it counts as full; below half nothing may count."""
+PLATEAU, LEVEL = 10, 0.9
+"""Tellings in a row that must lie so near each other, where the memory holds fewer requests than the engine would run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,21 @@ class Rates:
     hardware: str = ""
     startup_seconds: float = 0.0
     """Seconds of one worker from its start to its first request; the median."""
+    full: bool = True
+    """Measured with at least half of the requests that the engine runs at once: fewer say nothing of a full one."""
+
+
+class BatchWatch:
+    """Tells whether an engine runs as many requests as it will: a smaller batch is slower for each token."""
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=PLATEAU)
+
+    def full(self, running: float, waiting: float, most: int) -> bool:
+        """Whether so many are, once a second asked: near `most`, or where others wait as many as the memory holds."""
+        self._recent.append(running)
+        level = len(self._recent) == PLATEAU and min(self._recent) >= LEVEL * max(self._recent)
+        return running >= FULL * most or (waiting > 0 and running > 0 and level)
 
 
 class Speedometer:
@@ -36,9 +57,19 @@ class Speedometer:
     def __init__(self) -> None:
         self._rr = self._rw = self._ww = self._rs = self._ws = 0.0
         self.seconds, self.read, self.written = 0.0, 0, 0
+        self.full = 0
+        """Stretches of a full engine; from the first on only such are taken in."""
 
-    def add(self, seconds: float, read: int, written: int) -> None:
-        """Take in a stretch of `seconds` in which so many tokens were read and written."""
+    def add(self, seconds: float, read: int, written: int, *, full: bool = True) -> None:
+        """Take in a stretch of `seconds` in which so many tokens were read and written.
+
+        `full`: at least half of the requests ran that the engine runs at once, or some waited.
+        """
+        if self.full and not full:
+            return
+        if full and not self.full:
+            self.__init__()  # type: ignore[misc]
+        self.full += full
         self.seconds += seconds
         self.read += read
         self.written += written
@@ -51,8 +82,9 @@ class Speedometer:
     @classmethod
     def together(cls, speedometers: Iterable[Speedometer]) -> Speedometer:
         """Add up what several have measured."""
-        whole = cls()
-        for speedometer in speedometers:
+        whole, several = cls(), list(speedometers)
+        full = [speedometer for speedometer in several if speedometer.full]
+        for speedometer in full or several:
             for name, value in vars(speedometer).items():
                 setattr(whole, name, getattr(whole, name) + value)
         return whole
@@ -74,6 +106,7 @@ class Speedometer:
             device,
             hardware,
             startup_seconds,
+            bool(self.full),
         )
 
     def _fitted(self) -> tuple[float, float] | None:

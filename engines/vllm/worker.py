@@ -4,11 +4,11 @@ Its parent speaks JSON lines on stdin and reads JSON lines from what was stdout 
 prints goes to stderr, the log):
 
     → {"model", "options", "parent", "cores", "device", "reasoners"}  the first line: what to load, and what to run on
-    ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs"}
+    ← {"op": "ready", "vllm", "max_model_len", "max_num_seqs", "paced"}
     → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
     → {"op": "go"}                                                   the wave is complete: do not wait for more
     ← {"op": "answer", "id", "text", …} or {"op": "refused", "id", "kind", "message"}, one each, as they finish
-    ← {"op": "alive"}                                                a sign of life while nothing finishes
+    ← {"op": "pace", "at", …}                                        once a second: the engine's counters, a sign of life
     ← {"op": "fault", "kind", "message"}                             the engine is lost; the worker ends
     → {"op": "stop"}
 
@@ -19,9 +19,7 @@ from __future__ import annotations
 
 import sys
 
-if (
-    __name__ == "__main__"
-):  # not in the processes that vLLM spawns, which read this file too and have our path already
+if __name__ == "__main__":  # not in the processes that vLLM spawns, which have our path already
     sys.path[:1] = []  # this script's folder, put there by Python: our neighbours (http, …) are not vLLM's
 
 import ctypes
@@ -44,7 +42,9 @@ TAKE_AT_MOST = 256
 OVERFLOW = ("longer than the maximum", "maximum context length", "max_model_len")
 ENVELOPE = frozenset({"op", "id", "model", "messages", "tools", "tool_choice", "parallel_tool_calls"})
 """What of a request is no sampling parameter."""
-ALIVE_SECONDS = 5.0
+PACE_SECONDS = 1.0
+COUNTERS = ("vllm:prompt_tokens", "vllm:generation_tokens", "vllm:num_requests_")
+"""How the metrics begin that tell of its pace."""
 DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's generation_config may set, for requests that do not say."""
 
@@ -144,8 +144,7 @@ class Reasoning:
         return text, None, 0
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def _opened(self, prompt: list[int]) -> bool:
         """Whether the chat template opened it: the mark stands at the prompt's end, not closed again."""
@@ -182,7 +181,7 @@ class Worker:
 
         self._params, self._structured = SamplingParams, StructuredOutputsParams
         self._final_only = RequestOutputKind.FINAL_ONLY
-        options = dict(hello["options"])
+        options = {"disable_log_stats": False, **hello["options"]}
         reasoner = reasoner_of(hello["model"], options, hello.get("reasoners") or {})
         if reasoner is not None:
             options.setdefault("reasoning_parser", reasoner)
@@ -197,7 +196,7 @@ class Worker:
         usual = self._llm.get_default_sampling_params()
         self._usual = {name: getattr(usual, name) for name in DEFAULTS}
         self._line = line
-        self._said_at = time.monotonic()
+        self._paced_at = time.monotonic()
         self._ids: dict[str, Any] = {}
         """vLLM's name of a request → the parent's."""
 
@@ -237,10 +236,8 @@ class Worker:
 
     def _fits(self, tokens: int) -> None:
         if tokens >= self.max_model_len:
-            raise Refused(
-                "context_overflow",
-                f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}",
-            )
+            text = f"the prompt has {tokens:,} tokens; the worker's context is {self.max_model_len:,}"
+            raise Refused("context_overflow", text)
 
     def _sampling(self, given: dict[str, Any]) -> Any:
         """SamplingParams from OpenAI's names and vLLM's own. An unknown name refuses the request."""
@@ -267,9 +264,17 @@ class Worker:
         """One step of the engine; every request that it finishes is told at once."""
         outputs = [self._outcome_of(output) for output in self._engine.step() if output.finished]
         now = time.monotonic()
-        if outputs or now - self._said_at > ALIVE_SECONDS:
-            self._line.say(*(outputs or ({"op": "alive"},)))
-            self._said_at = now
+        if now - self._paced_at > PACE_SECONDS:
+            outputs.append(self.pace(now))
+            self._paced_at = now
+        if outputs:
+            self._line.say(*outputs)
+
+    def pace(self, now: float) -> dict[str, Any]:
+        """The engine's own counters: answers tell of tokens when they are done, which is late."""
+        told = [metric for metric in self._llm.get_metrics() if metric.name.startswith(COUNTERS)]
+        values = {one.name.partition(":")[2]: one.value for one in told if hasattr(one, "value")}
+        return {"op": "pace", "at": now, **values}
 
     def busy(self) -> bool:
         return bool(self._engine.has_unfinished_requests())
@@ -350,20 +355,12 @@ def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
     tie_to(hello["parent"])
     if hello.get("cores"):
         os.sched_setaffinity(0, hello["cores"])
-    began = time.monotonic()
     import vllm
 
     runs_on(hello.get("device"))
     worker = Worker(line, hello)
-    line.say(
-        {
-            "op": "ready",
-            "vllm": vllm.__version__,
-            "max_model_len": worker.max_model_len,
-            "max_num_seqs": worker.max_num_seqs,
-            "seconds": round(time.monotonic() - began, 3),
-        }
-    )
+    limits = {"max_model_len": worker.max_model_len, "max_num_seqs": worker.max_num_seqs}
+    line.say({"op": "ready", "vllm": vllm.__version__, **limits, "paced": True})
     closing = threading.Event()
     watch(line, closing)
     for lot in waves(heard, worker):
@@ -378,8 +375,8 @@ def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
 def fault(error: BaseException) -> dict[str, str]:
     """An engine that is lost: out of memory asks for smaller waves, all else for a new worker."""
     text = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
-    memory = "OutOfMemory" in type(error).__name__ or "out of memory" in str(error).lower()
-    return {"op": "fault", "kind": "out_of_memory" if memory else "engine", "message": text}
+    kind = "out_of_memory" if "outofmemory" in text.replace(" ", "").lower() else "engine"
+    return {"op": "fault", "kind": kind, "message": text}
 
 
 def main() -> None:

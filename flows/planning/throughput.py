@@ -138,7 +138,7 @@ def throughput_of_run(
     """`paces` corrected by what these engines have measured so far."""
     corrected = dict(throughputs)
     for name, one in _rates(engines):
-        if one.seconds >= ENOUGH_SECONDS:
+        if one.full and one.seconds >= ENOUGH_SECONDS:
             corrected[name] = replace(
                 corrected.get(name, Throughput()),
                 prefill_tokens_per_second=one.prefill_tokens_per_second,

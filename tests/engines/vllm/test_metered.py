@@ -23,10 +23,11 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
-from thirdshift.engines.metered.throughput import Speedometer
+from thirdshift.engines.metered.throughput import PLATEAU, BatchWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
-from thirdshift.flows.planning.throughput import known_paces
+from thirdshift.flows.planning.throughput import known_paces, throughput_of_run
 from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.planning.options import Throughput
 from thirdshift.router.values import (
     Failure,
     FailureKind,
@@ -173,6 +174,45 @@ def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
     rates = speed.rates("0.32.0", "cpu")
     assert not rates.measured
     assert 1000 / rates.prefill_tokens_per_second + 100 / rates.decode_tokens_per_second == pytest.approx(2.0)
+
+
+def test_an_engine_is_full_near_its_most_or_where_others_wait_as_many_as_it_holds() -> None:
+    watch = BatchWatch()
+    assert [watch.full(running, 50, 100) for running in (20, 60, 79, 80, 100)] == [
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
+    held = BatchWatch()
+    assert [held.full(30, 50, 100) for _ in range(PLATEAU)] == [False] * (PLATEAU - 1) + [True]
+    assert not held.full(30, 0, 100), "nobody waits: the work is at its end"
+
+
+def test_stretches_of_a_full_engine_stand_alone() -> None:
+    speed = Speedometer()
+    speed.add(10.0, 100, 10, full=False)
+    thin = speed.rates("0.32.0", "cuda")
+    speed.add(1.0, 1000, 100)
+    speed.add(10.0, 100, 10, full=False)
+    both = Speedometer.together([speed, Speedometer()]).rates("0.32.0", "cuda")
+    assert (thin.full, both.full) == (False, True)
+    assert (both.seconds, both.decode_tokens) == (1.0, 100)
+
+
+def test_tonights_plan_believes_a_full_engine_alone() -> None:
+    class Measured:
+        def __init__(self, full: bool) -> None:
+            self.full = full
+
+        def rates(self) -> Rates:
+            return Rates(10.0, 1.0, True, 99.0, 1, 1, "0.32.0", "cuda", full=self.full)
+
+    believed = throughput_of_run({"house": Throughput()}, {"house": Measured(False)})["house"]
+    assert believed == Throughput()
+    told = throughput_of_run({"house": Throughput()}, {"house": Measured(True)})["house"]
+    assert told.decode_tokens_per_second == 1.0
 
 
 def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,199 @@
+"""What tonight's measurement makes the plan believe of a worker, on engines simulated from published step times.
+
+    .venv/bin/python benchmarks/pace.py [--draws 200] [--seed 3]
+
+An engine's step takes a rest, a time for each request that runs and one for each token of context, as
+`engines/devices/roofline.py` has them for a drawn model and card. Lengths, the size of the batch and that of the pilot are
+drawn. A pilot runs, then the night: sixty seconds into it the pace is asked for, as the plan would ask. Two ways are set
+beside each other: tokens counted when requests end, over every stretch (as it was before), and the engine's own counters,
+of a batch that is full; until five seconds of that are there the roofline stands, off by what `benchmarks/roofline.py`
+finds, drawn. The plan then divides a night's requests between the worker, as many as its pace promises before the
+deadline, and an API at three times the price.
+
+Ends with one line of JSON; exit 1 where the counters' pace is more than 25 % off in more than 5 % of the draws, or costs
+more than 1.05 times what the true pace would have cost in more than 5 %.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from thirdshift.engines.metered.throughput import BatchWatch, Rates, Speedometer
+from thirdshift.flows.planning.throughput import ENOUGH_SECONDS
+
+ASKED_AFTER = 60.0
+OFF, SHARE, DEARER = 0.25, 0.05, 1.05
+PRIOR_ERROR = 0.25
+"""Standard deviation of the logarithm of the roofline's error: a geometric mean error of 1.22."""
+API_TIMES = 3.0
+STEADY_SECONDS = 90.0
+COUNTERS_SECONDS = 1.0
+STEP_TOKENS = 8192
+"""Tokens of prompts that a step reads, as vLLM's `max_num_batched_tokens` has it."""
+
+
+@dataclass
+class Engine:
+    """Requests that run in a batch, step by step."""
+
+    rng: np.random.Generator
+    most: int
+    rest: float
+    each: float
+    context: float
+    reading: float
+    read_mean: float
+    written_mean: float
+
+    def __post_init__(self) -> None:
+        self.left = np.zeros(0, dtype=np.int64)
+        self.held = np.zeros(0)
+        self.asked = np.zeros((0, 2))
+        self.waiting = 0
+        self.now = 0.0
+        self.read = self.written = 0
+
+    def step(self) -> tuple[int, int]:
+        """Run one step. Returns the tokens read and written of the requests that it ended."""
+        new = min(self.waiting, self.most - len(self.left), max(1, int(STEP_TOKENS / self.read_mean)))
+        seconds = 0.0
+        if new:
+            self.waiting -= new
+            reads = np.maximum(8, self.rng.lognormal(np.log(self.read_mean), 0.6, new)).astype(int)
+            writes = np.maximum(4, self.rng.lognormal(np.log(self.written_mean), 0.7, new)).astype(int)
+            self.left = np.concatenate([self.left, writes])
+            self.held = np.concatenate([self.held, reads.astype(float)])
+            self.asked = np.concatenate([self.asked, np.stack([reads, writes], axis=1)])
+            self.read += int(reads.sum())
+            seconds += float(reads.sum()) * self.reading
+        running = len(self.left)
+        seconds += self.rest + running * self.each + float(self.held.sum()) * self.context
+        self.now += seconds
+        self.left -= 1
+        self.held += 1
+        self.written += running
+        over = self.left <= 0
+        done = self.asked[over].sum(axis=0) if over.any() else np.zeros(2)
+        keep = ~over
+        self.left, self.held, self.asked = self.left[keep], self.held[keep], self.asked[keep]
+        return int(done[0]), int(done[1])
+
+
+def drawn(rng: np.random.Generator) -> Engine:
+    """An engine of a drawn model on a drawn card.
+
+    Reading the weights takes so long as the arithmetic of 60 to 400 tokens: 185 on an H100, whatever the model.
+    """
+    weights = 10 ** rng.uniform(-2.9, -1.6)
+    reading = weights / 10 ** rng.uniform(np.log10(60), np.log10(400))
+    return Engine(
+        rng,
+        most=int(rng.choice([128, 256, 512, 1024])),
+        rest=0.0015 + weights,
+        each=18e-6 + reading * 0.47,
+        context=10 ** rng.uniform(-8.6, -7.4),
+        reading=reading,
+        read_mean=float(rng.uniform(200, 3000)),
+        written_mean=float(rng.uniform(60, 700)),
+    )
+
+
+class Watched:
+    """Both ways of measuring one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.ended, self.counted = Speedometer(), Speedometer()
+        self._marked = 0.0
+        self._batch = BatchWatch()
+        self._told = (0.0, 0, 0)
+
+    def run(self, until: float, keep_waiting: int = 0) -> None:
+        """Run until an instant, or until nothing is left; `keep_waiting`: requests that are always there."""
+        engine = self.engine
+        while engine.now < until and (len(engine.left) or engine.waiting or keep_waiting):
+            engine.waiting = max(engine.waiting, keep_waiting)
+            read, written = engine.step()
+            if written:
+                self.ended.add(engine.now - self._marked, read, written)
+                self._marked = engine.now
+            if engine.now - self._told[0] >= COUNTERS_SECONDS:
+                self._tell()
+
+    def idle(self) -> None:
+        """Begin anew after nothing ran."""
+        self._marked = self.engine.now
+        self._told = (self.engine.now, self.engine.read, self.engine.written)
+
+    def _tell(self) -> None:
+        engine, (at, read, written) = self.engine, self._told
+        running = len(engine.left)
+        full = self._batch.full(running, engine.waiting, engine.most)
+        self.counted.add(engine.now - at, engine.read - read, engine.written - written, full=full)
+        self._told = (engine.now, engine.read, engine.written)
+
+
+def request_seconds(rates: Rates, engine: Engine) -> float:
+    """Seconds of a worker that a mean request takes at these rates."""
+    read, written = engine.read_mean * np.exp(0.18), engine.written_mean * np.exp(0.245)
+    return float(read / rates.prefill_tokens_per_second + written / rates.decode_tokens_per_second)
+
+
+def one(rng: np.random.Generator) -> tuple[float, float, float]:
+    """The true seconds of a request, those believed by ended requests, and those believed by the counters."""
+    engine = drawn(rng)
+    watched = Watched(engine)
+    engine.waiting = int(rng.integers(50, 400))
+    watched.run(float("inf"))
+    watched.idle()
+    begun = engine.now
+    watched.run(begun + ASKED_AFTER, keep_waiting=engine.most)
+    ended, counted = watched.ended.rates("", "cuda"), watched.counted.rates("", "cuda")
+    by_ended, by_counted = request_seconds(ended, engine), request_seconds(counted, engine)
+    steady = Watched(engine)
+    steady.idle()
+    while engine.now - begun < ASKED_AFTER + STEADY_SECONDS:
+        steady.run(engine.now + 10.0, keep_waiting=engine.most)
+    true = request_seconds(steady.counted.rates("", "cuda"), engine)
+    if not counted.full or counted.seconds < ENOUGH_SECONDS:
+        by_counted = true * float(np.exp(rng.normal(0, PRIOR_ERROR)))
+    return true, by_ended, by_counted
+
+
+def dearer(believed: float, true: float, share: float) -> float:
+    """What a plan costs by a believed pace, over what it costs by the true one.
+
+    `share`: of the night's requests the worker could answer in time. Those that it is promised and does not answer go to
+    the API in the end, at the same price.
+    """
+    promised = min(1.0, share * true / believed)
+    answered = min(promised, share)
+    best = min(1.0, share)
+    return (answered + API_TIMES * (1 - answered)) / (best + API_TIMES * (1 - best))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=3)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    times, shares = np.array([one(rng) for _ in range(options.draws)]), rng.uniform(0.3, 1.3, options.draws)
+    told: dict[str, float] = {"draws": options.draws}
+    for column, name in ((1, "ended_requests"), (2, "counters")):
+        ratios = times[:, column] / times[:, 0]
+        costs = np.array([dearer(*each) for each in zip(times[:, column], times[:, 0], shares, strict=True)])
+        told[f"{name}_within_25_percent"] = round(float((np.abs(1 / ratios - 1) <= OFF).mean()), 3)
+        told[f"{name}_slowest"] = round(float(ratios.max()), 2)
+        told[f"{name}_cost_95"] = round(float(np.quantile(costs, 0.95)), 3)
+    met = told["counters_within_25_percent"] >= 1 - SHARE and told["counters_cost_95"] <= DEARER
+    print(json.dumps({**told, "met": bool(met)}))
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
