@@ -59,16 +59,21 @@ class Speedometer:
         self.seconds, self.read, self.written = 0.0, 0, 0
         self.full = 0
         """Stretches of a full engine; from the first on only such are taken in."""
+        self.at_work = 0.0
+        """Seconds of all stretches."""
 
     def add(self, seconds: float, read: int, written: int, *, full: bool = True) -> None:
         """Take in a stretch of `seconds` in which so many tokens were read and written.
 
         `full`: at least half of the requests ran that the engine runs at once, or some waited.
         """
+        at_work = self.at_work + seconds
+        self.at_work = at_work
         if self.full and not full:
             return
         if full and not self.full:
             self.__init__()  # type: ignore[misc]
+            self.at_work = at_work
         self.full += full
         self.seconds += seconds
         self.read += read

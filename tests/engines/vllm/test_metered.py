@@ -199,6 +199,7 @@ def test_stretches_of_a_full_engine_stand_alone() -> None:
     both = Speedometer.together([speed, Speedometer()]).rates("0.32.0", "cuda")
     assert (thin.full, both.full) == (False, True)
     assert (both.seconds, both.decode_tokens) == (1.0, 100)
+    assert speed.at_work == 21.0
 
 
 def test_tonights_plan_believes_a_full_engine_alone() -> None:
