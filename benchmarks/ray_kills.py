@@ -154,6 +154,8 @@ class Killer:
     def __init__(self, folder: Path, cluster: RayCluster, seed: int) -> None:
         self._folder, self._cluster, self._rng = folder, cluster, random.Random(seed)
         self._raylets = list(cluster.raylets[1:])
+        self._known: set[tuple[int, float]] = set()
+        """Actors of this cluster, by process id and start."""
         self.nights: list[Night] = []
         self.orphans_seconds = [0.0]
         """How long the last actor lived after its driver, for each driver that was killed."""
@@ -197,6 +199,7 @@ class Killer:
     def _struck(self, kind: str, life: subprocess.Popen[bytes]) -> bool:
         """Kill one of a kind; False: there was none at that instant."""
         if kind == "driver":
+            self._actors()
             life.kill()
             life.wait()
             self._await_orphans()
@@ -222,9 +225,11 @@ class Killer:
                     yield child.pid
 
     def _actors(self) -> list[psutil.Process]:
-        """Actors on this cluster's nodes, those included whose raylet was killed."""
-        mine = {self._cluster.keeper.pid if self._cluster.keeper else 0, 1}
-        return [actor for actor in actors() if mine & _above(actor)]
+        """Actors on this cluster's nodes, those included whose raylet was killed since they were last looked at."""
+        top = 0 if self._cluster.keeper is None else self._cluster.keeper.pid
+        alive = actors()
+        self._known |= {(actor.pid, actor.create_time()) for actor in alive if top in _above(actor)}
+        return [actor for actor in alive if (actor.pid, actor.create_time()) in self._known]
 
     def _await_orphans(self) -> None:
         begun = time.monotonic()
@@ -269,6 +274,10 @@ def judged(nights: Sequence[Night]) -> dict[str, Any]:
             "every_second_is_paid": seconds * USD_PER_HOUR / 3600 <= ledger["usd"],
             "within_the_cap": ledger["usd"] <= CAP_USD,
         }
+        print(
+            f"{night.folder.name}: {dict(night.killed)}, {ledger}, {seconds:.2f} s by the book",
+            file=sys.stderr,
+        )
         laws = {name: laws.get(name, True) and true for name, true in held.items()}
         totals.update(lives=night.lives, answered=len(answered), settled=settled, unsettled=unsettled)
         totals.update(answered_twice=twice, worker_seconds=round(seconds))

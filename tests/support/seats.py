@@ -56,8 +56,8 @@ class Night:
         assert sorted(reply.row for reply in self.replies) == list(range(count))
         return self.replies
 
-    def begin(self, count: int) -> Any:
-        return self.engine.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key")
+    def begin(self, count: int, key: str = "key") -> Any:
+        return self.engine.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), key)
 
     def in_background(self, count: int) -> threading.Thread:
         thread = threading.Thread(target=self.ask, args=(count,))
