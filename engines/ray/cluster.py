@@ -241,7 +241,8 @@ class Cluster:
             raise BridgeEnded(str(lost)) from None
         told = self._reply(seconds + 5.0)
         if told is None or "nodes" not in told:
-            raise self._unreachable(f"the Ray cluster at {self.spec.address} does not answer")
+            why = self.gone or f"it has not answered for {seconds:.0f} s"
+            raise self._unreachable(f"the Ray cluster at {self.spec.address} cannot be looked at: {why}")
         found: list[dict[str, Any]] = told["nodes"]
         return found
 

@@ -16,6 +16,8 @@ from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
 RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
 """Ray's names of our devices."""
+BRIDGES = 4
+"""So many processes that speak with Ray may be killed before a look is given up."""
 VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 
@@ -77,20 +79,24 @@ def survey(cluster: ClusterSpec, model: str) -> ClusterSurvey:
 @lru_cache(maxsize=16)
 def _surveyed(address: str, environment: str, python: str | None, model: str) -> ClusterSurvey:
     spec = ClusterSpec(address, loads(environment), python)
-    try:
-        version, looked = _looked(spec, model)
-    except BridgeEnded:
-        version, looked = _looked(spec, model)
+    version, looked = _looked(spec, model)
     nodes = [ClusterNode(one["name"], one["resources"], one.get("found"), one.get("why")) for one in looked]
     return ClusterSurvey(version, tuple(sorted(nodes, key=lambda node: node.name)))
 
 
-def _looked(spec: ClusterSpec, model: str) -> tuple[str, list[dict[str, Any]]]:
-    cluster = Cluster(spec)
+def _looked(spec: ClusterSpec, model: str, bridges: int = BRIDGES) -> tuple[str, list[dict[str, Any]]]:
+    """Return Ray's version and the nodes, by another bridge where one was killed."""
+    cluster = None
     try:
+        cluster = Cluster(spec)
         return cluster.version, cluster.look(model)
+    except BridgeEnded:
+        if bridges == 1:
+            raise
     finally:
-        cluster.close()
+        if cluster is not None:
+            cluster.close()
+    return _looked(spec, model, bridges - 1)
 
 
 def problems(endpoint: Endpoint, spec: WorkerSpec, found: ClusterSurvey) -> list[str]:
