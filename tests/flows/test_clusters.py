@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.nights import thirdshift, write_sums
+from tests.support.paths import ROOT
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.ray.survey import ClusterNode, ClusterSurvey, hardware_found, problems
 from thirdshift.flows.errors import JobError
@@ -106,6 +107,16 @@ def test_what_a_job_says_wrongly_of_a_cluster_is_told_with_the_remedy(
 ) -> None:
     with pytest.raises(JobError, match=said):
         load_job(job_file(tmp_path, **house), environ={})
+
+
+def test_the_job_of_the_page_on_clusters_is_a_job(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    text = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "cluster.yaml").write_text(text, encoding="utf-8")
+    (house,) = endpoint_values(load_job(tmp_path / "cluster.yaml"), *books())
+    assert house.workers is not None
+    assert house.workers.cluster is not None
+    assert house.workers.cluster.address == "auto"
 
 
 def test_a_plan_without_a_cluster_is_one_sentence_and_exit_2(tmp_path: Path) -> None:
