@@ -161,6 +161,14 @@ def run(
     fresh: FreshOption = False,
     yes: YesOption = False,
     quiet: QuietOption = False,  # noqa: ARG001 (its callback hushes the screen)
+    batch_output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The results as an OpenAI batch's output file, too: a JSON line per request.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run a job: plan it, answer every request, account for every cent.
 
@@ -178,7 +186,7 @@ def run(
         fresh=fresh,
         yes=yes,
     )
-    raise typer.Exit(run_job(call, as_json=as_json))
+    raise typer.Exit(run_job(call, as_json=as_json, batch_output=batch_output))
 
 
 @app.command(epilog="Example: thirdshift resume monday --cap 30")

@@ -27,6 +27,7 @@ from thirdshift.flows.jobs.schema import (
 )
 from thirdshift.flows.models.registry import load_registry
 from thirdshift.router.certification.scorers import Scorer
+from thirdshift.router.embeddings import NO_EMBEDDINGS, asks_for_embeddings, is_embedding_model
 from thirdshift.router.policy import Policy, Rule
 from thirdshift.router.pricing.pricebook import Override, PriceMissing, facts_of, hourly, off_peak_rule
 from thirdshift.router.pricing.service import STANDARD, Service, service_of
@@ -69,6 +70,8 @@ class KnownModel:
     facts: Facts = field(default_factory=Facts)
     context_window: int | None = None
     quality_prior: float | None = None
+    embedding: bool = False
+    """It makes embeddings, and no text."""
     tiers: Callable[[Service], Mapping[str, PriceSchedule]] = _no_tiers
     """From how the endpoint is called to the price by the tier that a reply may say it was served at."""
     surcharges: Mapping[str, Decimal] = field(default_factory=dict)
@@ -98,6 +101,7 @@ def books() -> tuple[PriceLookup, FactsLookup]:
             known_facts,
             window,
             known.catalogue.quality_prior(model),
+            is_embedding_model(model, known.map.prices),
             partial(known.tiers, model),
             known.surcharges(model),
         )
@@ -107,7 +111,10 @@ def books() -> tuple[PriceLookup, FactsLookup]:
 
 def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[Endpoint, ...]:
     """Return all endpoints that answer requests, in the order of the job. Raises JobError naming each that has no price."""
-    endpoints, mistakes = [], []
+    endpoints: list[Endpoint] = []
+    mistakes = _embedding_mistakes(job, known)
+    if mistakes:
+        raise JobError(job.path, mistakes)
     for number, part in enumerate(job.endpoints):
         if part.only is not None:
             continue
@@ -118,6 +125,17 @@ def endpoint_values(job: Job, prices: PriceLookup, known: FactsLookup) -> tuple[
     if mistakes:
         raise JobError(job.path, mistakes)
     return tuple(endpoints)
+
+
+def _embedding_mistakes(job: Job, known: FactsLookup) -> list[Mistake]:
+    """Find endpoints, judges among them, that are asked for embeddings."""
+    mistakes = []
+    for number, part in enumerate(job.endpoints):
+        if asks_for_embeddings(part.api_base):
+            mistakes.append(Mistake(0, place(("endpoints", number, "api_base")), NO_EMBEDDINGS))
+        elif known(part.model).embedding:
+            mistakes.append(Mistake(0, place(("endpoints", number, "model")), NO_EMBEDDINGS))
+    return mistakes
 
 
 def judge_value(job: Job, prices: PriceLookup, known: FactsLookup) -> Endpoint | None:

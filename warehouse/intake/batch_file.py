@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from thirdshift.router.embeddings import NO_EMBEDDINGS, asks_for_embeddings
 from thirdshift.warehouse.errors import InputError, first_line
 from thirdshift.warehouse.intake.messages import FlawError, dumps
 from thirdshift.warehouse.intake.rendering import MOST_TOKENS, RAW, RequestSpec
@@ -56,13 +57,24 @@ def read(files: Files, spec: RequestSpec) -> Iterator[pa.RecordBatch]:
             "request.id, prompt, reference, metadata and policy name columns; a batch file (JSONL) has none: leave them out"
         )
     rows: list[dict[str, Any]] = []
-    for line in _lines(files):
+    for number, line in enumerate(_lines(files)):
+        if not number and is_of_embeddings(line):
+            raise InputError(f"input {files.paths[0]}: {NO_EMBEDDINGS}")
         rows.append(_row(line, spec))
         if len(rows) == ROWS:
             yield pa.RecordBatch.from_pylist(rows, schema=RAW)
             rows = []
     if rows:
         yield pa.RecordBatch.from_pylist(rows, schema=RAW)
+
+
+def is_of_embeddings(line: bytes) -> bool:
+    """Whether a line, and with it the file, asks for embeddings: a batch has one address."""
+    try:
+        parsed = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(parsed, dict) and asks_for_embeddings(parsed.get("url"))
 
 
 def _lines(files: Files) -> Iterator[bytes]:

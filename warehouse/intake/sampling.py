@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from thirdshift.router.embeddings import NO_EMBEDDINGS, asks_for_embeddings
 from thirdshift.warehouse.errors import InputError, first_line
 from thirdshift.warehouse.intake.sources import (
     Files,
@@ -88,6 +89,8 @@ def _is_batch_file(files: Files) -> bool:
             line = json.loads(handle.readline())
         except ValueError:
             return False
+    if isinstance(line, dict) and asks_for_embeddings(line.get("url")):
+        raise InputError(f"input {files.paths[0]}: {NO_EMBEDDINGS}")
     return isinstance(line, dict) and "custom_id" in line and "body" in line
 
 
