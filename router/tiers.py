@@ -250,7 +250,7 @@ class BatchTiers(_TierPart):
         there = [tier for tier in self.tiers for end in tier.hosts if host == end or host.endswith(f".{end}")]
         if there:
             return own if own in there else there[0]
-        speaks = own is not None and own.wire == "openai" and own.name != "openai"
+        speaks = own is not None and own.wire in ("openai", "openrouter", "gemini") and own.name != "openai"
         return own if speaks else self.named(GENERIC)
 
     def limits_to_keep(self, tier: BatchTier) -> TierLimits:

@@ -204,13 +204,13 @@ class OpenAIBatches:
 
 
 def file_name(label: str) -> str:
-    """A label as the name of a file, where a batch takes no other mark."""
-    return label.replace("/", "~") + NAMED
+    """A label as the name of a file, where a batch takes no other mark. A label has `~` and `/`, a name may not."""
+    return label.replace("~", "~t").replace("/", "~s") + NAMED
 
 
 def label_in(name: str) -> str:
     """The label that a file's name carries; a stranger's name is none of ours."""
-    return name.removesuffix(NAMED).replace("~", "/")
+    return name.removesuffix(NAMED).replace("~s", "/").replace("~t", "~")
 
 
 def _azure(endpoint: Endpoint) -> BatchCalls:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.plans import plan
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.jobs.building import tier_value
+from thirdshift.flows.jobs.job import load_job
 
 DAY = {"price": {"input": 1.0, "output": 4.0}}
 HOUR_TIER = {"price": {"input": 0.6, "output": 2.4}, "mode": "batch", "window": "1h"}
@@ -60,3 +63,41 @@ def test_a_tier_that_loses_everything_must_be_cheaper_by_what_it_loses(
 def _asked(capsys: pytest.CaptureFixture[str]) -> list[str]:
     told = json.loads(capsys.readouterr().out)
     return [name for name, share in told["endpoints"].items() if share["requests"]]
+
+
+REFUSED = ["vertex_ai/m", "bedrock/m", "xai/m", "fireworks_ai/m", "cohere/m", "tencent/m", "perplexity/m"]
+
+
+@pytest.mark.parametrize("model", REFUSED)
+def test_a_tier_that_is_not_built_is_refused_with_the_reason(tmp_path: Path, model: str) -> None:
+    endpoint = {"model": model, "mode": "batch", "price": DAY["price"], "api_base": None}
+    with pytest.raises(UserError, match=r"batch does not work yet for") as refused:
+        plan(tmp_path, {"e": endpoint})
+    assert refused.value.exit_code == 2
+
+
+def test_a_job_overrides_a_row_for_its_endpoint(tmp_path: Path) -> None:
+    lines = {
+        "window": "1h",
+        "limits": {
+            "batch_requests": 70,
+            "batch_bytes": 5000,
+            "line_bytes": 900,
+            "batches": 3,
+            "enqueued_tokens": 800,
+        },
+    }
+    endpoints = {"e": DAY_TIER | lines | {"model": "doubleword/one"}}
+    assert plan(tmp_path, endpoints) == 0
+    tier = tier_value(load_job(tmp_path / "job.yaml").endpoints[0])
+    assert tier is not None
+    assert tier.window is not None
+    assert tier.window.name == "1h"
+    assert (tier.limits.requests, tier.limits.bytes, tier.limits.line_bytes) == (70, 5000, 900)
+    assert (tier.limits.batches, tier.limits.enqueued_tokens) == (3, 800)
+
+
+def test_keys_of_a_tier_are_for_batches_alone(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="window") as refused:
+        plan(tmp_path, {"e": DAY | {"window": "1h"}})
+    assert refused.value.exit_code == 2

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.paths import ROOT
 from tests.support.servers import billed_usd
 from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.batch.openai import file_name, label_in
 from thirdshift.engines.batch.watcher import overdue_seconds
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
@@ -27,6 +30,8 @@ from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule, Purpo
 
 PRICE = Price(Decimal(100), Decimal(400))
 LINES, AT_ONCE = 8, 2
+KEY = "run~mark/s"
+"""As a run names a shard."""
 BUILT = [tier.name for tier in tier_rows().tiers if tier.missing is None]
 FILES = [name for name in BUILT if name != "anthropic"]
 """Wires A, B and C."""
@@ -62,7 +67,7 @@ def test_each_row_is_kept_to_and_what_is_billed_is_what_is_booked(name: str, tmp
     work = requests(2 * LINES + 1)
     with held_to(tier, lost_creates=1) as emulator:
         engine = engine_at(emulator, tier, tmp_path, journal)
-        ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), "run/s")
+        ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), KEY)
         replies = {said.row: said for said in engine.collect(ticket)}
         engine.close()
         assert kinds(replies) == {"answer": len(work)}
@@ -77,12 +82,12 @@ def test_what_a_dead_process_left_at_each_tier_is_adopted(name: str, tmp_path: P
     shard = Shard("run", "s", "night", Purpose.MAIN, requests(LINES))
     with held_to(tier, turnaround_seconds=0.5) as emulator:
         first = engine_at(emulator, tier, tmp_path, journal)
-        ticket = first.submit(shard, "run/s")
+        ticket = first.submit(shard, KEY)
         while not first.progress(ticket).done and not _made(emulator, tier):
             pass
         first.close()
         second = engine_at(emulator, tier, tmp_path, journal)
-        replies = {said.row: said for said in second.collect(second.submit(shard, "run/s"))}
+        replies = {said.row: said for said in second.collect(second.submit(shard, KEY))}
         second.close()
         assert kinds(replies) == {"answer": LINES}
         assert len(emulator.books()) == LINES
@@ -104,7 +109,7 @@ def test_a_batch_that_expires_at_each_tier_leaves_what_its_row_says(name: str, t
         assert overdue_seconds(tier) < 0.6
     with held_to(tier, stuck_at=0.5, expires_seconds=0.6) as emulator:
         engine = engine_at(emulator, tier, tmp_path, journal)
-        ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(LINES)), "run/s")
+        ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(LINES)), KEY)
         replies = {said.row: said for said in engine.collect(ticket)}
         engine.close()
         if tier.expiry is Expiry.LOSES:
@@ -128,6 +133,13 @@ def test_what_is_not_built_is_refused_with_the_reason(name: str) -> None:
 def test_twelve_providers_and_more_are_reached_by_the_wires_a_and_b() -> None:
     rows = [tier for tier in tier_rows().tiers if tier.missing is None and tier.name != "compatible"]
     assert len([tier for tier in rows if tier.family in ("A", "B")]) >= 12
+
+
+@given(st.text("abc/~st._:+-0"))
+def test_a_label_is_read_back_from_the_name_of_its_file(label: str) -> None:
+    """A run's key has `~`, and what is not found again is made, and paid, twice."""
+    assert "/" not in file_name(label)
+    assert label_in(file_name(label)) == label
 
 
 def test_the_page_on_tiers_is_current() -> None:
