@@ -67,6 +67,7 @@ STANDS_FOR: Mapping[str, str] = {
     "flows/orchestration/schedules": "nights/test_schedules",
     "flows/orchestration/slot_holders": "flows/test_concurrency",
     "flows/orchestration/server": "nights/test_without_server",
+    "router/embeddings": "flows/test_embeddings",
     "warehouse/object_stores": "nights/test_object_stores",
     "engines/batch": "engines/batch/test_openai",
     "engines/core": "engines/test_realtime",
