@@ -119,7 +119,7 @@ def _facet(
         _bar(axes, n, amount, literal(money(amount)), shortened(task, 32), colour, inks)
     _bars_done(axes, len(tasks), most)
     axes.set_ylim(-0.4, len(tasks) + 0.75)
-    axes.set_xlim(0, most * 1.25)
+    axes.set_xlim(0, (most or 1.0) * 1.25)
     head = f"{shortened(name, 22)}  {literal(money(sum(usd.values())))}"
     axes.annotate(
         head, (0, len(tasks) + 0.02), va="bottom", color=colour, fontweight="bold", annotation_clip=False

@@ -144,8 +144,14 @@ def _leaned_on(situation: Situation, unknown: NDArray[np.int32]) -> NDArray[np.i
 
 
 def _seed(situation: Situation, endpoints: NDArray[np.int32], count: int, rng: np.random.Generator) -> Looks:
-    """These endpoints, all on the same few requests."""
-    rows = stratified(situation.population, min(count, situation.pilot), rng)
+    """These endpoints, all on the same few requests, of those that can be looked at."""
+    population = situation.population
+    if situation.allowed is None:
+        rows = stratified(population, min(count, situation.pilot), rng)
+    else:
+        can = np.flatnonzero(situation.allowed[:, endpoints].any(axis=1))
+        some = population.part(can, np.ones(len(can)))
+        rows = can[stratified(some, min(count, situation.pilot), rng)]
     return Looks(np.repeat(rows, len(endpoints)), np.tile(endpoints, len(rows)))
 
 

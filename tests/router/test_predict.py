@@ -237,6 +237,20 @@ def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
     assert len(np.unique(seen.row)) <= 200
 
 
+def test_the_first_round_is_drawn_from_what_can_be_looked_at() -> None:
+    """Where one request in fifty has a reference, a draw of all would meet one or two of them, and nothing would be learnt."""
+    for seed in range(10):
+        rng = np.random.default_rng([18, seed])
+        population, _ = a_world(rng)
+        scorable = np.zeros((len(population), 3), bool)
+        scorable[rng.permutation(len(population))[: len(population) // 50]] = True
+        situation = a_situation(population, no_observations())
+        looks = next_round(replace(situation, allowed=scorable), rng)
+        assert looks is not None
+        assert scorable[looks.row].all()
+        assert len(looks) == 3 * min(situation.seed, len(population) // 50)
+
+
 def test_a_pilot_cut_short_is_a_sample_of_the_whole_input() -> None:
     """Inputs come sorted, by task or by day: what a limit cuts off a round must not be the end of the file."""
     places = []
