@@ -238,7 +238,7 @@ def test_a_pilot_ends_and_stays_within_what_is_allowed() -> None:
 
 
 def test_the_first_round_is_drawn_from_what_can_be_looked_at() -> None:
-    """Where one request in fifty has a reference, a draw of all would meet one or two of them, and nothing would be learnt."""
+    """Where one request in fifty has a reference, a draw of all would meet one or two of them."""
     for seed in range(10):
         rng = np.random.default_rng([18, seed])
         population, _ = a_world(rng)
