@@ -69,14 +69,22 @@ class ProgressCounts:
     done: int = 0
     batched_done: int = 0
     failed: int = 0
+    unsent: int = 0
+    """Of those done: not sent, as money or time ran out."""
     begun: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
 
-    def count(self, *, failed: bool, batch: bool = False) -> None:
+    @property
+    def sent(self) -> int:
+        """Those done that were sent."""
+        return self.done - self.unsent
+
+    def count(self, *, failed: bool, batch: bool = False, sent: bool = True) -> None:
         with self.lock:
             self.done += 1
             self.batched_done += batch
-            self.failed += failed
+            self.failed += failed and sent
+            self.unsent += not sent
 
     def seconds_left(self) -> float | None:
         """Until the last answer: of what is sent in real time by its rate so far, of batches by what they usually
@@ -95,9 +103,11 @@ class ProgressCounts:
 
     def line(self) -> str:
         seconds = max(time.monotonic() - self.begun, 1e-3)
-        parts = [self.bill(), f"{self.done / seconds:,.0f}/s"]
+        parts = [self.bill(), f"{self.sent / seconds:,.0f}/s"]
         if self.failed:
             parts.append(f"{self.failed:,} failed")
+        if self.unsent:
+            parts.append(f"{self.unsent:,} not sent")
         if (left := self.seconds_left()) is not None and self.done < self.total:
             parts.append(f"{span(left)} left")
         return ", ".join(parts)
@@ -177,7 +187,7 @@ class _Plain(Bar):
 
     def end(self) -> None:
         tally = self._tally
-        self._screen.say(f"{self._title}: {tally.done:,} of {tally.total:,}; {tally.line()}")
+        self._screen.say(f"{self._title}: {tally.sent:,} of {tally.total:,}; {tally.line()}")
 
 
 # --- the answer ---------------------------------------------------------------------------------------------------

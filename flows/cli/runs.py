@@ -24,7 +24,7 @@ def show_runs(
     ] = False,
 ) -> None:
     """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
-    from thirdshift.flows.console import money
+    from thirdshift.flows.console import money, spent
     from thirdshift.flows.dispatch.dead_runs import enter_interrupted
     from thirdshift.flows.formats import jsonable
     from thirdshift.flows.runs.listing import runs_of
@@ -40,8 +40,9 @@ def show_runs(
             "run_id": row["run_id"],
             "status": row["status"],
             "started": f"{row['started_at']:%Y-%m-%d %H:%M}" if row["started_at"] else "",
-            "spent": money(row["spent_usd"])
-            + (f", up to {money(row['unsettled_usd'])} more" if row["unsettled_usd"] else ""),
+            "spent": spent(row["spent_usd"], row["unsettled_usd"])
+            if row["unsettled_usd"]
+            else money(row["spent_usd"]),
             "verdict": row["verdict"],
         }
         for row in rows

@@ -179,7 +179,8 @@ class Dispatcher:
                 and work.purpose not in FOR_SCORES
             ):
                 self.passing.setdefault(work.endpoint, []).append(reply.row)
-            self._count(failed=failed, batch=batch)
+            sent = not (isinstance(reply, Failure) and reply.kind in NOT_SENT)
+            self._count(failed=failed, batch=batch, sent=sent)
         self.journal.seal(work.shard_id)
 
     def _not_run(self, work: ShardWork, failure: Failure) -> None:
@@ -233,9 +234,9 @@ class Dispatcher:
         """Count into `progress` from now on; `redraw` is called as it grows."""
         self.progress, self._redraw = progress, redraw
 
-    def _count(self, *, failed: bool, batch: bool) -> None:
+    def _count(self, *, failed: bool, batch: bool, sent: bool) -> None:
         if self.progress is not None:
-            self.progress.count(failed=failed, batch=batch)
+            self.progress.count(failed=failed, batch=batch, sent=sent)
             if time.monotonic() - self._drawn > REDRAW_SECONDS:
                 self._drawn = time.monotonic()
                 self._redraw()

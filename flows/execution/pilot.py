@@ -61,11 +61,12 @@ def _left_out(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.floa
     """Say why the pilot does not go on, and what that does to the plan."""
     window, left = prepared.run.context.job.budget.window, prepared.run.budget.left_usd
     cap = "the cap" if window == "run" else f"the cap of this {window}"
-    known = (
-        "it is planned by what is known so far"
-        if len(prepared.learner.observed())
-        else ("nobody has been tried, and the plan and its quality are by what is believed beforehand")
-    )
+    if len(prepared.learner.observed()):
+        known = "it is planned by what is known so far"
+    elif len(prepared.learner.before.score):
+        known = "nobody has been tried tonight, and the plan and its quality are by what earlier nights tell"
+    else:
+        known = "nobody has been tried, and the plan and its quality are by what is believed beforehand"
     return (
         f"{money(left or 0)} is left of {cap}: a round of the pilot costs {money(round_usd)} and answering everything "
         f"{money(_cheapest_usd(prepared, cost_usd))} at least, so the pilot ends here; {known}"

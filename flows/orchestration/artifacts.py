@@ -181,7 +181,7 @@ class _ProgressThread(threading.Thread):
 
     def _show(self) -> None:
         counts = self.counts
-        text = f"{self.title}: {counts.done:,} of {counts.total:,}; {counts.line()}"
+        text = f"{self.title}: {counts.sent:,} of {counts.total:,}; {counts.line()}"
         update_progress_artifact(
             self._artifact,
             progress=round(100.0 * counts.done / max(counts.total, 1), 1),

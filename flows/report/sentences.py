@@ -64,9 +64,12 @@ def next_steps(facts: RunFacts) -> Iterator[str]:
         )
     if facts.counts["unsettled"]:
         amount = money(facts.counts["unsettled_usd"])
+        tells = "the invoice tells: thirdshift ledger reconcile --settle."
+        if not facts.over:
+            tells = f"of those that a batch tier still has `resume` learns it, of the others {tells}"
         yield (
-            f"{facts.counts['unsettled']:,} attempts are unsettled: sent, but what became of them was never learnt. "
-            f"They can have cost {amount} together at most; the invoice tells: thirdshift ledger reconcile --settle."
+            f"{facts.counts['unsettled']:,} attempts are unsettled: sent, but what became of them is not known. "
+            f"They can have cost {amount} together at most; {tells}"
         )
     if facts.counts["rejects"]:
         yield f"{facts.counts['rejects']:,} input rows were refused; the reasons stand under Failures."

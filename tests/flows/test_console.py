@@ -49,6 +49,14 @@ def test_of_an_overdue_batch_no_time_is_told() -> None:
     assert "left" not in late.line()
 
 
+def test_what_is_not_sent_has_not_failed_and_is_not_among_what_was_answered() -> None:
+    counts = tally(total=10, done=4, seconds=2)
+    for _ in range(6):
+        counts.count(failed=True, sent=False)
+    assert (counts.sent, counts.failed, counts.seconds_left()) == (4, 0, 0)
+    assert counts.line() == "$0.2500 settled, up to $0.1250 more in flight, 2/s, 6 not sent"
+
+
 def test_times_are_told_as_people_say_them() -> None:
     assert [span(each) for each in (40, 90, 720, 9000)] == ["40 s", "2 min", "12 min", "2.5 h"]
 

@@ -87,7 +87,9 @@ def test_runs_are_listed_with_status_spend_and_verdict(warehouse: Path) -> None:
         "missed": ("done", 0.0, "floor missed"),
         "kept": ("done", 2.0, "≥ 0.930, floor 0.9 certified"),
     }
-    assert "$1.0000, up to" in shown.output
+    said = " ".join(shown.output.replace("│", " ").split())
+    assert "$1.0000" in said
+    assert {"settled,", "unsettled"} <= set(said.split()), "what is settled and what more it can be, by name"
 
 
 def test_a_warehouse_without_runs_says_so(tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_a_batch_tier_that_bills_above_its_ceiling_is_named_stopped_and_exit_4(t
     assert ask(warehouse, "select spent_usd, unsettled_usd, status from runs") == [(books, 0, "budget")]
     assert f"endpoint thinker billed {BILLED:f} USD where" in night.said
     assert "State reasoning_tokens_max, and resume" in night.said
+    assert f"main: {len(first)} of {ROWS}; ${float(books):.4f} spent" in night.said
+    assert f"{ROWS - len(first)} not sent" in night.said
     (most,) = ask(warehouse, "select sum(reserved_usd)::double from ledger where cost_usd > 0")[0]
     billed = f"thinker billed ${float(books):.4f} for {len(first)} attempts"
     assert night.summary["notes"] == [f"{billed} that could cost ${most:.4f} at most by its own ceiling"]
