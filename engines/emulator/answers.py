@@ -102,13 +102,15 @@ class Oracle:
         text = self._text(asked, fact, draws, is_right=is_right)
         if record:
             return _as_recorded(text, record, asked, is_right=is_right)
-        visible, reasoning = _lengths(model, text, draws.length, difficulty)
+        visible, reasoning = _lengths(model, text, draws.length, difficulty, asked.max_tokens)
         return _cut(text, visible, reasoning, asked, is_right=is_right)
 
     def _judge(self, model: EmulatedModel, asked: WireRequest, question: Question) -> EmulatedAnswer:
         draws = Draws.of(self._seed, model.name, asked.messages_key)
         text, is_right = verdict_on(question, model, self._known, draws.right)
-        return _cut(text, *_lengths(model, text, draws.length, 0.0), asked, is_right=is_right)
+        return _cut(
+            text, *_lengths(model, text, draws.length, 0.0, asked.max_tokens), asked, is_right=is_right
+        )
 
     def draw(self, *what: object) -> float:
         return Draws.of(self._seed, *what).trouble
@@ -159,13 +161,19 @@ def _as_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _lengths(model: EmulatedModel, text: str, drawn: float, difficulty: float) -> tuple[int, int]:
+def _lengths(
+    model: EmulatedModel, text: str, drawn: float, difficulty: float, ceiling: int | None
+) -> tuple[int, int]:
     """Return (visible, reasoning) tokens: as drawn, but never fewer visible ones than the text has."""
     output = model.output
     spread = output.spread * NORMAL.inv_cdf(min(max(drawn, 1e-9), 1 - 1e-9)) if output.spread else 0.0
     total = output.median * math.exp(spread + output.growth * difficulty)
     reasoning = round(total * output.reasoning_share)
-    return max(tokens_of(text), round(total) - reasoning, 1), reasoning
+    visible = max(tokens_of(text), round(total) - reasoning, 1)
+    if output.fits and ceiling is not None and tokens_of(text) <= ceiling:
+        visible = min(visible, ceiling)
+        reasoning = min(reasoning, ceiling - visible)
+    return visible, reasoning
 
 
 def _cut(text: str, visible: int, reasoning: int, asked: WireRequest, *, is_right: bool) -> EmulatedAnswer:

@@ -58,6 +58,9 @@ class OutputTokens:
     """The median is multiplied by exp(growth x difficulty)."""
     reasoning_share: float = 0.0
     """How many of these tokens are hidden reasoning."""
+    fits: bool = False
+    """Whether no more is written than max_tokens allows, where the answer's text fits: lengths that are invented cut no
+    answer that is right."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def stand_in(
         price=endpoint.price,
         batch_price=endpoint.price,  # an endpoint's price is for its own mode, never halved again
         ability=ability_for(share),
-        output=output or OutputTokens(median=60.0, spread=0.8),
+        output=output or OutputTokens(median=60.0, spread=0.8, fits=True),
         latency_seconds=latency_seconds,
         limits=endpoint.limits,
         context_window=endpoint.context_window,
