@@ -70,13 +70,13 @@ class ProgressCounts:
     batched_done: int = 0
     failed: int = 0
     unsent: int = 0
-    """Of those done: not sent, as money or time ran out."""
+    """Those of `done` that were not sent, as money or time ran out."""
     begun: float = field(default_factory=time.monotonic)
     lock: Lock = field(default_factory=Lock)
 
     @property
     def sent(self) -> int:
-        """Those done that were sent."""
+        """How many of `done` were sent."""
         return self.done - self.unsent
 
     def count(self, *, failed: bool, batch: bool = False, sent: bool = True) -> None:
