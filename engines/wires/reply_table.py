@@ -11,6 +11,8 @@ from importlib.resources import files
 from typing import Any
 
 from thirdshift.engines.wires.rules import FINISH, PARAMETERS, PHRASES
+from thirdshift.router.pricing.documents import TEXT_TOKENS_MOST
+from thirdshift.router.pricing.pictures import OTHERS, RULES
 from thirdshift.router.values import FailureKind
 
 
@@ -62,7 +64,7 @@ def page() -> str:
         for case in reply_cases()
     ]
     return str(_table()["introduction"]) + "\n".join(
-        [*rows, "", *_finish_reasons(), "", *_words(), "", *_parameters(), ""]
+        [*rows, "", *_finish_reasons(), "", *_words(), "", *_parameters(), "", *_pictures(), ""]
     )
 
 
@@ -104,6 +106,27 @@ def _parameters() -> list[str]:
         "Learnt from the first refusal, left out from then on.",
     ]
     return [*head, "", "| what | by these words |", "| --- | --- |", *lines]
+
+
+def _escaped(pattern: str) -> str:
+    return pattern.replace("|", "\\|") or "others"
+
+
+def _pictures() -> list[str]:
+    lines = [
+        f"| `{_escaped(rule.family)}` | {rule.ceiling:,} | {rule.source}, {rule.as_of} |"
+        for rule in (*RULES, OTHERS)
+    ]
+    words = (
+        "By the model's name; the plan takes the same rule's count for the picture's size, and usage corrects it. A page of"
+        f" a PDF is reserved at a picture's tokens and {TEXT_TOKENS_MOST:,} for its text (`router/pricing/documents.py`)."
+    )
+    head = [
+        "## What a picture is reserved at",
+        "",
+        words,
+    ]
+    return [*head, "", "| models | tokens at most | source |", "| --- | --- | --- |", *lines]
 
 
 if __name__ == "__main__":
