@@ -26,7 +26,7 @@ from drawn.draw import NOISE, Draw, Night, TrueEndpoint
 V = build.values
 CHUNK_SECONDS = 15.0
 AT_ONCE = 32
-IDLE_SECONDS = 300.0
+IDLE_SECONDS, SHORT_BREAK_SECONDS = 300.0, 10.0
 
 
 class World:
@@ -286,6 +286,11 @@ class Worker:
     def _overhead(self, reserved_usd: Decimal) -> Any:
         return self.engine.meter_intent(self.run_id, reserved_usd, self.lifetime.worker_id)
 
+    @property
+    def minimum_left(self) -> float:
+        """Seconds that are paid anyway."""
+        return getattr(self.meter, "minimum_left", 0.0)
+
     def stop(self) -> None:
         self.meter.stop()
         self.lifetime.stopped_at = datetime.fromtimestamp(CLOCK.now, UTC)
@@ -300,6 +305,7 @@ class WorkersEngine(VirtualEngine):
         self.workers: list[Worker] = []
         self.all: list[Worker] = []
         self.planned: int | None = None
+        self.kept = True
         self.worked = self.read = self.written = 0.0
 
     def plan_workers(self, count: int) -> None:
@@ -307,6 +313,16 @@ class WorkersEngine(VirtualEngine):
         if count == 0:
             for worker in [worker for worker in self.workers if not worker.busy]:
                 self._end(worker)
+
+    def keep_idle(self, *, kept: bool) -> None:
+        self.kept = kept
+
+    @property
+    def patience(self) -> float:
+        """For how long an idle worker is kept, by the rule of the build."""
+        if not hasattr(build.VllmEngine, "keep_idle"):
+            return IDLE_SECONDS
+        return min(max(self.true.startup_seconds * self.kept, SHORT_BREAK_SECONDS), IDLE_SECONDS)
 
     def close(self) -> None:
         self._retire_idle()
@@ -346,8 +362,8 @@ class WorkersEngine(VirtualEngine):
     def _retire_idle(self) -> None:
         """Those that were idle for longer than a worker is kept were stopped back then."""
         for worker in [worker for worker in self.workers if not worker.busy]:
-            if CLOCK.now - worker.idle_since > IDLE_SECONDS:
-                now, CLOCK.now = CLOCK.now, worker.idle_since + IDLE_SECONDS
+            if CLOCK.now - worker.idle_since > self.patience and worker.minimum_left <= 0:
+                now, CLOCK.now = CLOCK.now, worker.idle_since + self.patience
                 self._end(worker)
                 CLOCK.now = now
 

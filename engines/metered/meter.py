@@ -84,6 +84,11 @@ class Meter:
         """Seconds left of the time that is paid for."""
         return 0.0 if self._lease is None else self._lease.until - self._clock()
 
+    @property
+    def minimum_left(self) -> float:
+        """Seconds left of a minimum rental, which is paid for whether it is used or not."""
+        return self._began + self._minimum - self._clock() if self._per_second else 0.0
+
     def keep_up(self) -> bool:
         """Lease the next stretch where it is due. Returns False where the cap leaves no room for it."""
         if self._lease is not None and self.seconds_left > RENEW_SECONDS:

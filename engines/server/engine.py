@@ -28,6 +28,8 @@ from thirdshift.router.values import Endpoint, Failure, FailureKind, Intent, Out
 
 STARTUP_SECONDS = 1800.0
 """A cluster's queue, a machine that boots, hundreds of gigabytes from a slow disk."""
+SHORT_BREAK_SECONDS = 10.0
+"""Between two shards a server is kept, whatever comes after them."""
 IDLE_SECONDS = 300.0
 """As for local workers: of the order of a start, which the next shard would have to pay for."""
 TICK_SECONDS = 0.5
@@ -83,9 +85,15 @@ class ServerEngine:
         self._thread: threading.Thread | None = None
         self._ready = self._stopped = self._closing = self._budget_exhausted = False
         self._start_failure: str | None = None
+        self._kept_idle = True
         self._fault: BaseException | None = None
 
     # --- the Engine interface ---
+
+    def keep_idle(self, *, kept: bool) -> None:
+        """Say whether something may come soon for a server that has nothing to do; else it is stopped at once."""
+        with self._changed:
+            self._kept_idle = kept
 
     def submit(self, shard: Shard, key: str) -> Ticket:
         """Wait until the server is up, then hand the shard on; without a server its requests fail."""
@@ -214,7 +222,8 @@ class ServerEngine:
                 if self._collecting or counted != before:
                     self._speed.add(now - began, counted[0] - before[0], counted[1] - before[1])
                 wanted = now if self._collecting else wanted
-                idle = self._usd_per_hour and now - wanted > self._idle_seconds
+                most = self._idle_seconds if self._kept_idle else SHORT_BREAK_SECONDS
+                idle = self._usd_per_hour and now - wanted > most
                 if self._closing or idle:
                     self._ready = False
 

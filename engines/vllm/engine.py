@@ -37,7 +37,8 @@ __all__ = ["VllmEngine", "WorkerLifetime", "check"]
 STARTUP_SECONDS = 1800.0
 """Hundreds of gigabytes from a slow disk, then graph capture."""
 IDLE_SECONDS = 300.0
-"""In the order of a large model's start, which the next shard would have to pay for."""
+"""In the order of a large model's start, which the next shard would have to pay for; a worker that starts faster is kept
+no longer than that took."""
 WORTH_A_WORKER = 64
 """Requests for which another worker is started: fewer are answered before it would be up."""
 
@@ -77,6 +78,8 @@ class VllmEngine:
         self._halted: FailureKind | None = None
         self._start_failure: str | None = None
         """Why workers do not come up; then nothing is tried again."""
+        self._kept_idle = True
+        """Whether a worker that has nothing to do is kept for what may come."""
 
     # --- the Engine interface ---
 
@@ -102,6 +105,11 @@ class VllmEngine:
             self._planned = count
             for supervisor in self._supervisors.values():
                 supervisor.wake()
+
+    def keep_idle(self, *, kept: bool) -> None:
+        """Say whether something may come soon for workers that have nothing to do; else they are stopped at once."""
+        with self._lock:
+            self._kept_idle = kept
 
     def stop(self) -> None:
         self.halt(FailureKind.CANCELLED)
@@ -191,6 +199,11 @@ class VllmEngine:
     def unplanned(self, supervisor: WorkerSupervisor) -> bool:
         """Whether the plan has no use for this worker once it is idle."""
         return self._planned == 0 or self.surplus(supervisor)
+
+    @property
+    def kept_idle(self) -> bool:
+        """Whether something may come soon."""
+        return self._kept_idle
 
     def surplus(self, supervisor: WorkerSupervisor) -> bool:  # noqa: ARG002 (here each keeps what it was given)
         """Whether the others are enough: this worker is given nothing more."""

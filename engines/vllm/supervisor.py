@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,8 @@ WANTED_SECONDS = 5.0
 """An idle worker gives its devices to another model that waits for them after so long: its next shard is a moment away, or
 the others' turn has come."""
 END_SECONDS = 10.0
+SHORT_BREAK_SECONDS = 10.0
+"""Between two shards, and between a round of a pilot and the next, a worker is kept."""
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
 
@@ -64,6 +67,8 @@ class WorkerPool(Protocol):
 
     def find_place(self, supervisor: WorkerSupervisor, worker_id: str) -> Place | None: ...
     def unplanned(self, supervisor: WorkerSupervisor) -> bool: ...
+    @property
+    def kept_idle(self) -> bool: ...
     def surplus(self, supervisor: WorkerSupervisor) -> bool: ...
     def wants(self, supervisor: WorkerSupervisor) -> bool: ...
     def has_work(self) -> bool: ...
@@ -268,8 +273,15 @@ class WorkerSupervisor:
                 return
             elif not self._pool.usd_per_hour and self._pool.spec.cluster is None:
                 continue
-            elif self._pool.unplanned(self) or now - idle > self._terms.idle_seconds:
+            elif self._pool.unplanned(self) or now - idle > self._patience(meter, lifetime):
                 return
+
+    def _patience(self, meter: Meter, lifetime: WorkerLifetime) -> float:
+        """Return for how long a worker is kept idle: as long as its next start would cost, and what is paid anyway."""
+        if meter.minimum_left > 0:
+            return math.inf
+        start = lifetime.startup_seconds if self._pool.kept_idle else None
+        return min(max(start or 0.0, SHORT_BREAK_SECONDS), self._terms.idle_seconds)
 
     def _pay(self, meter: Meter) -> None:
         if not meter.keep_up() and meter.seconds_left < LAST_SECOND:

@@ -44,6 +44,7 @@ from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
 from thirdshift.router.prediction.observations import no_observations
+from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
 
@@ -284,9 +285,19 @@ def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
             input_tokens=int(columns.tokens[e][rows].sum()),
             output_tokens=int(length.mean),
             cost_usd=float(told.cost_usd[rows].sum()),
-            cost_sd_usd=length.sd * float(value.price.base.output) / 1e6,
+            cost_sd_usd=_sd_usd(market, plan, e, value, length.sd),
         )
     return shares
+
+
+def _sd_usd(market: Market, plan: Plan, endpoint: int, value: Endpoint, tokens_sd: float) -> float:
+    """What an endpoint's part of the bill may be off by: for lengths, and where hours are paid for speeds."""
+    workers = next(offer.option.workers for offer in market.offered if offer.endpoint == endpoint)
+    if workers is None:
+        return tokens_sd * float(value.price.base.output) / 1e6
+    paid = workers.usd_per_hour * plan.worker_hours.get(value.name, 0.0)
+    written = tokens_sd / workers.decode_tokens_per_second * workers.usd_per_hour / 3600
+    return float(np.hypot(workers.speed_sd * paid, written))
 
 
 def report_of(outlook: PlanOutlook) -> PlanReport:

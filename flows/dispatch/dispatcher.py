@@ -249,6 +249,12 @@ class Dispatcher:
                 engine_context = self.judge_context if shard.purpose is Purpose.JUDGE else self.engine_context
                 self.engines[lane] = engine_for(self.endpoints[shard.endpoint], engine_context)
                 self._apply_workers(lane)
+        waits = any(self.endpoints[shard.endpoint].mode is Mode.BATCH for shard in shards)
+        for engine in self.engines.values():
+            if isinstance(
+                engine, HasIdleWorkers
+            ):  # what comes next waits for all of these, batches for hours
+                engine.keep_idle(kept=not waits)
 
     def plan_workers(self, counts: Mapping[str, int]) -> None:
         """Have so many workers run for each endpoint named, engines that are made later included."""
@@ -306,3 +312,10 @@ class HasWorkerCount(Protocol):
     """An engine that can be told how many workers to run."""
 
     def plan_workers(self, count: int) -> None: ...
+
+
+@runtime_checkable
+class HasIdleWorkers(Protocol):
+    """An engine that can be told whether its idle workers are kept."""
+
+    def keep_idle(self, *, kept: bool) -> None: ...

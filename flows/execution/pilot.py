@@ -1,4 +1,5 @@
-"""The pilot: requests answered and scored before there is a plan, to learn which endpoint is good enough for which."""
+"""The pilot: requests answered before there is a plan, to learn which endpoint is good enough for which, and how long its
+answers are."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
+from thirdshift.flows.planning.first_answers import first_answers
 from thirdshift.flows.planning.pilot_time import in_time, seconds_of_round
 from thirdshift.router.values import Purpose
 
@@ -38,6 +40,10 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
             break
         if rows_by_endpoint:
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
+    if not run.dispatcher.stopped and (first := first_answers(learner)):
+        count = sum(len(rows) for _, rows in first)
+        run.console.say(f"{count:,} requests first: how long answers are is not known yet")
+        return run.create_shards(Purpose.MAIN, first)
     return []
 
 

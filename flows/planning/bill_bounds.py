@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
-from thirdshift.router.planning import explain
 from thirdshift.router.planning.market import cost_matrix
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.tokens.output_lengths import cost_high
@@ -37,13 +36,14 @@ def ceiling_usd(
     columns: RequestColumns, market: Market, endpoints: Sequence[Endpoint], decision: Decision, plan: Plan
 ) -> float:
     """What the answers of a plan can cost at most: all of them as long as they may be; where what fails is sent on, of
-    every endpoint that is allowed."""
+    every endpoint that is allowed. Infinite where hours are paid, which no ceiling bounds."""
     beside = np.array([endpoint.reasoning_tokens_max or 0 for endpoint in endpoints])
     longest = (columns.max_tokens[:, None] + beside).astype(np.float32)
     most = cost_matrix(endpoints, market.offered, columns.tokens, longest)
+    if any(usd > 0 for usd in plan.worker_hours.values()):
+        return np.inf
     if decision.cascades is None:
         served = np.flatnonzero(plan.choice != NOBODY)
-        hours = plan.cost_usd - float(explain.columns(decision.problem, plan).cost_usd[served].sum())
-        return float(most[served, plan.choice[served]].sum()) + max(hours, 0.0)
+        return float(most[served, plan.choice[served]].sum())
     of = [most[:, market.endpoint == e].max(axis=1, initial=0.0) for e in range(len(endpoints))]
     return float((np.stack(of, axis=1) * columns.allowed).sum())

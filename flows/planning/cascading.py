@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,10 +22,8 @@ Floats = NDArray[np.float64]
 
 
 def sends_on(context: RunContext, scorable: NDArray[np.bool_]) -> bool:
-    """Whether what fails is seen at no cost and can be sent on: every request's score is free, and no endpoint is paid by
-    the hour (what a worker's start costs is a matter of the whole plan, not of one request). `scorable`: [leaders]."""
-    hourly = any(endpoint.price.usd_per_hour is not None for endpoint in context.endpoints)
-    return context.scores_all and bool(scorable.all()) and not hourly
+    """Whether what fails is seen at no cost and can be sent on: every request's score is free. `scorable`: [leaders]."""
+    return context.scores_all and bool(scorable.all())
 
 
 def decide_for(
@@ -44,16 +42,41 @@ def decide_for(
     if aim is None or not sends_on or by_one_rule:
         return decide(columns, market, observations, priors, terms, aim, before, by_one_rule=by_one_rule)
     predictor, population = learnt(observations, columns.population, priors, past=before)
-    cost = np.where(columns.allowed, market.by_endpoint(), np.inf)
-    rng = np.random.default_rng(0)
-    found = cascade_columns(predictor, population, observations, cost, aim, rng, per_task=terms.per_task)
-    posed = problem(columns, market, found.quality, replace(terms, floor=found.floor))
-    posed = with_bills(posed, market, found.cost_usd)
-    plan = solve(posed)
-    if not isinstance(plan, Infeasible):
-        seconds = plan.finish_seconds + _mending_seconds(plan, market, found)
-        plan = replace(plan, finish_seconds=seconds)
-    return Decision(plan, posed, predictor.predict(population), found.floor, found)
+
+    def sequence(priced: Market) -> Decision:
+        allowed = columns.allowed & np.isfinite(priced.by_endpoint())
+        cost = np.where(allowed, priced.by_endpoint(), np.inf)
+        rng = np.random.default_rng(0)
+        found = cascade_columns(predictor, population, observations, cost, aim, rng, per_task=terms.per_task)
+        posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor))
+        posed = with_bills(posed, priced, found.cost_usd)
+        plan = solve(posed)
+        if not isinstance(plan, Infeasible):
+            seconds = plan.finish_seconds + _mending_seconds(plan, priced, found)
+            plan = replace(plan, finish_seconds=seconds)
+        return Decision(plan, posed, predictor.predict(population), found.floor, found)
+
+    return _worth_its_starts(sequence, market)
+
+
+def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) -> Decision:
+    """The plan in which no worker is started for what others failed at alone, unless its start is worth that: a plan
+    reckons with the starts of those that serve first, and with a share of each for what is sent on."""
+    decision = sequence(market)
+    starts = {e: usd for e, usd in market.starts().items() if usd > 0}
+    plan, found = decision.plan, decision.cascades
+    if isinstance(plan, Infeasible) or found is None or not starts:
+        return decision
+    served = plan.choice != NOBODY
+    first = market.endpoint[plan.choice[served]]
+    followers = found.follower[np.flatnonzero(served), first]
+    late = [e for e in starts if (followers == e).any() and not (first == e).any()]
+    if not late:
+        return decision
+    others = sequence(market.without(late))
+    if isinstance(others.plan, Infeasible):
+        return decision
+    return others if others.plan.cost_usd <= plan.cost_usd + sum(starts[e] for e in late) else decision
 
 
 def with_bills(posed: Problem, market: Market, bill: Floats) -> Problem:

@@ -42,11 +42,23 @@ limit {MOST}
 """
 """An endpoint whose name now means another model has no past."""
 
+NEARLY_ALL = 0.8
+"""Of a task's requests: an endpoint that answered so many of them first was not sent those that it does well."""
 SCORED = f"""
--- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well
+-- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well, unless
+-- nearly all of their task went there
+with whole as (select run_id, task, count(*) as requests from requests where row = leader group by all),
+first as (
+    select o.run_id, q.task, o.endpoint
+    from observations o join requests q using (run_id, request_id) join whole w on (w.run_id, w.task) = (q.run_id, q.task)
+    where o.purpose = 'main' and q.row = q.leader
+    group by o.run_id, q.task, o.endpoint, w.requests
+    having count(distinct q.row) >= {NEARLY_ALL} * w.requests)
 select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
 from observations o join runs r using (run_id) join requests q using (run_id, request_id)
-where r.job = $job and o.run_id <> $run_id and o.purpose in ('pilot', 'audit')
+where r.job = $job and o.run_id <> $run_id
+  and (o.purpose in ('pilot', 'audit')
+       or o.purpose = 'main' and (o.run_id, q.task, o.endpoint) in (select (run_id, task, endpoint) from first))
   and ($scorer = '' or o.scorer = $scorer or o.basis = 'human')
   and q.row = q.leader
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
@@ -133,7 +145,8 @@ def past_scores(
     realtime_counterpart: NDArray[np.int32],
     emulated: bool = False,
 ) -> observations.PastScores:
-    """Return what the pilots and audits of earlier runs scored, by the same scorer, or by any where this run has none."""
+    """Return what the pilots and audits of earlier runs scored, and what nearly all of a task's requests did: by the
+    same scorer, or by any where this run has none."""
     values = {
         "job": job,
         "run_id": run_id,

@@ -34,6 +34,23 @@ where nth <= {NEWEST} group by 1
 """
 
 
+BATCHES = f"""
+select endpoint, avg(seconds) as mean, max(seconds) as most, count(*) as batches from (
+    select *, row_number() over (partition by endpoint order by started desc) as nth from (
+        select l.endpoint, date_trunc('minute', l.started_at) as started,
+               max(epoch(l.settled_at) - epoch(l.started_at)) as seconds
+        from ledger l join runs r using (run_id)
+        where l.mode = 'batch' and l.status = 'settled' and l.output_tokens > 0
+          and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
+          and (l.endpoint || ' ' || l.model) in (select unnest($endpoints))
+        group by l.endpoint, l.run_id, l.shard_id, date_trunc('minute', l.started_at)))
+where nth <= {NEWEST} group by 1
+"""
+"""A batch's requests were all sent in one minute, or nearly so."""
+BATCH_MARGIN = 1.05
+"""Many batches one after the other take so much longer than their mean in one night of fifty."""
+
+
 def timed(endpoint: Endpoint) -> bool:
     """Whether its answers take each its own time: it is no batch tier, and no worker paid by the hour."""
     return (
@@ -47,7 +64,13 @@ def earlier_latencies(
     """Return what earlier runs' answers took, by endpoint's name."""
     known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints if timed(endpoint)]
     rows = warehouse.query(EARLIER, None, endpoints=known, emulated=str(emulated).lower()).to_pylist()
-    return {row["endpoint"]: Throughput(seconds_per_request=MARGIN * row["seconds"]) for row in rows}
+    found = {row["endpoint"]: Throughput(seconds_per_request=MARGIN * row["seconds"]) for row in rows}
+    tiers = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints if endpoint.mode is Mode.BATCH]
+    for row in warehouse.query(BATCHES, None, endpoints=tiers, emulated=str(emulated).lower()).to_pylist():
+        if row["batches"] >= ENOUGH:
+            mean = BATCH_MARGIN * row["mean"]
+            found[row["endpoint"]] = Throughput(turnaround_seconds=row["most"], refill_seconds=mean)
+    return found
 
 
 def with_latencies(

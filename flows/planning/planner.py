@@ -30,7 +30,7 @@ from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
 from thirdshift.router.planning.options import Throughput
-from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
+from thirdshift.router.planning.problem import Infeasible, Option, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import features, observations
 from thirdshift.router.prediction.observations import Observations, Population
@@ -43,6 +43,8 @@ from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, find
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
+BYTES_PER_TOKEN = 5
+"""What a request reserves is by its bytes: about four to a token, and what the provider puts around a message."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -145,6 +147,8 @@ class Market:
     hours_usd: NDArray[np.float64] = field(repr=False)
     """[leaders, options] what a worker's busy seconds cost, and each request's share of its start and minimum if all
     requests go there; 0 where tokens are paid for, and for answers held."""
+    most_usd: NDArray[np.float64] = field(repr=False)
+    """[options] what a request reserves of the cap until it is answered, in the mean."""
 
     @property
     def endpoint(self) -> NDArray[np.int32]:
@@ -226,7 +230,10 @@ def market(
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
             paid[held[0][held[1] == offer.endpoint], option] = 0.0
-    return Market(offered, cost, output, lengths, paid)
+    longest = np.repeat(most[:, None].astype(np.float32), len(endpoints), axis=1)
+    sizes = [BYTES_PER_TOKEN * tokens for tokens in columns.tokens]
+    reserved = cost_matrix(endpoints, offered, sizes, longest)
+    return Market(offered, cost, output, lengths, paid, reserved.mean(axis=0) if len(most) else np.zeros(0))
 
 
 def _hit_rates(
@@ -257,7 +264,7 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
     endpoint = market.endpoint
     cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
     return Problem(
-        options=tuple(offer.option for offer in market.offered),
+        options=tuple(_in_batches(columns, market, place, terms) for place in range(len(market.offered))),
         tasks=columns.tasks,
         task=columns.population.task,
         weight=columns.weight,
@@ -267,6 +274,18 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
         output_tokens=market.output_tokens[:, endpoint],
         terms=terms,
     )
+
+
+def _in_batches(columns: RequestColumns, market: Market, place: int, terms: Terms) -> Option:
+    """The option with what one batch can really hold: whole requests, and no more than the cap can be reserved for."""
+    offer, reserved = market.offered[place], float(market.most_usd[place])
+    option, tokens = offer.option, columns.tokens[offer.endpoint]
+    if option.queue_tokens is not None and len(tokens):
+        whole = option.queue_tokens - option.token_factor * float(tokens.mean())
+        option = replace(option, queue_tokens=max(whole, option.queue_tokens / 2))
+    if option.turnaround_seconds > 0 and terms.cap_usd is not None and reserved > 0:
+        option = replace(option, queue_requests=max(int(terms.cap_usd / reserved), 1))
+    return option
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from thirdshift.engines.devices.roofline import pace
 from thirdshift.engines.metered.throughput import Rates
 from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.router.planning.market import DEVICE_PACE
+from thirdshift.router.planning.market import DEVICE_PACE, GUESSED
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Devices
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
@@ -228,5 +228,6 @@ def _before(endpoint: Endpoint, device: str) -> KnownThroughput:
 
 def _guess(device: str) -> KnownThroughput:
     return KnownThroughput(
-        DEVICE_PACE.get(device, Throughput()), f"a guess for {device} until a first night has measured it"
+        DEVICE_PACE.get(device, Throughput(speed_sd=GUESSED)),
+        f"a guess for {device} until a first night has measured it",
     )

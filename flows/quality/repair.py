@@ -165,7 +165,8 @@ class Bench:
         learner, of = self.learner, self.market.endpoint
         now = np.full(self.tried.shape, np.inf)
         for option in np.flatnonzero(~later).tolist():
-            now[:, of[option]] = np.minimum(now[:, of[option]], self.market.cost_usd[:, option])
+            usd = (self.market.cost_usd + self.market.hours_usd)[:, option]
+            now[:, of[option]] = np.minimum(now[:, of[option]], usd)
         now[self.tried | ~learner.columns.allowed] = np.inf
         found = cascade_columns(
             self.predictor, self.population, self.seen, now, QualityTarget(wanted.mean, (), EVEN),

@@ -15,14 +15,12 @@ from thirdshift.router.planning.problem import Option
 from thirdshift.router.pricing.prices import schedule_columns
 from thirdshift.router.values import Endpoint
 
+GUESSED = 0.7
+"""A guess of a worker's speed is off by a factor of two to four either way: models of one kind of device differ so."""
 DEVICE_PACE = {
-    "cuda": Throughput(
-        prefill_tokens_per_second=8000.0, decode_tokens_per_second=2000.0, startup_seconds=120.0
-    ),
-    "npu": Throughput(
-        prefill_tokens_per_second=4800.0, decode_tokens_per_second=1200.0, startup_seconds=180.0
-    ),
-    "cpu": Throughput(prefill_tokens_per_second=2000.0, decode_tokens_per_second=600.0, startup_seconds=40.0),
+    "cuda": Throughput(None, 8000.0, 2000.0, startup_seconds=120.0, speed_sd=GUESSED),
+    "npu": Throughput(None, 4800.0, 1200.0, startup_seconds=180.0, speed_sd=GUESSED),
+    "cpu": Throughput(None, 2000.0, 600.0, startup_seconds=40.0, speed_sd=GUESSED),
 }
 """One worker before any was measured here: guesses to plan the first night with. The CPU's are of a tiny model on two
 cores (FACTS: ready after 32 s); the NPU's are 60 % of the GPU's (FIELD: Ascend 950PR against an H100-class part)."""

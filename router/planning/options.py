@@ -31,6 +31,12 @@ class Throughput:
     decode_tokens_per_second: float = 1_000.0
     """Speed of one worker with everything it runs at a time; measured where there is a measurement."""
     startup_seconds: float = 60.0
+    turnaround_seconds: float | None = None
+    """The longest that a batch has taken, where several were seen; else what the endpoint states is believed."""
+    refill_seconds: float | None = None
+    """What a batch takes in the mean: so soon the next one can be enqueued."""
+    speed_sd: float = 0.05
+    """By what share of itself a worker's speed may be off, as a standard deviation: loads differ from night to night."""
     running: int = 0
     """Workers that are up: what starting them cost is paid."""
     devices: Devices | None = None
@@ -94,7 +100,8 @@ def _option(
     hurried: bool,
 ) -> Option:
     batch = endpoint.mode is Mode.BATCH
-    turnaround = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
+    stated = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
+    turnaround = max(stated, throughput.turnaround_seconds or 0.0)
     tpm = endpoint.limits.tpm
     return Option(
         name=name,
@@ -104,6 +111,7 @@ def _option(
         requests_per_second=_requests_per_second(endpoint, throughput),
         tokens_per_second=None if tpm is None else tpm / 60,
         turnaround_seconds=turnaround if batch else 0.0,
+        refill_seconds=throughput.refill_seconds if batch else None,
         queue_tokens=endpoint.limits.enqueued_tokens if batch else None,
         token_factor=token_factor,
         workers=_workers(endpoint, throughput, hurried=hurried),
@@ -137,4 +145,5 @@ def _workers(endpoint: Endpoint, throughput: Throughput, *, hurried: bool) -> Wo
         startup_seconds=0.0 if up else throughput.startup_seconds,
         minimum_seconds=0.0 if spec is None or up else spec.minimum_minutes * 60,
         devices=throughput.devices,
+        speed_sd=throughput.speed_sd,
     )

@@ -46,6 +46,8 @@ class Workers:
     """A worker once started is paid for at least so long."""
     devices: Devices | None = None
     """What a worker runs on where other pools run too; None: nothing that another wants."""
+    speed_sd: float = 0.0
+    """By what share of themselves the speeds may be off, as a standard deviation."""
 
     @property
     def start_usd(self) -> float:
@@ -77,9 +79,11 @@ class Option:
     turnaround_seconds: float = 0.0
     """How long an answer takes that is sent off at once (a batch); nothing is sent that would come after the
     deadline."""
+    refill_seconds: float | None = None
+    """After how long in the mean a full queue can be filled again; None: after the turnaround."""
     queue_requests: int | None = None
     queue_tokens: float | None = None
-    """What may be enqueued at a time (batch tier), in input tokens; the queue is filled once per turnaround."""
+    """What may be enqueued at a time (batch tier), in input tokens; the queue is filled again when a batch is back."""
     token_factor: float = 1.0
     """This endpoint's input tokens per token of `Problem.input_tokens`."""
     workers: Workers | None = None
@@ -97,7 +101,10 @@ class Option:
             return math.inf
         if self.turnaround_seconds <= 0:
             return math.inf if seconds > 0 else 0.0
-        return float(math.floor(seconds / self.turnaround_seconds + 1e-9))
+        if seconds < self.turnaround_seconds * (1 - 1e-9):
+            return 0.0
+        refill = min(self.refill_seconds or self.turnaround_seconds, self.turnaround_seconds)
+        return 1.0 + math.floor((seconds - self.turnaround_seconds) / refill + 1e-9)
 
     def max_requests(self, seconds: float | None) -> float:
         """Requests it can answer before the deadline; inf where nothing limits it."""

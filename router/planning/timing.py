@@ -47,7 +47,8 @@ def _end(option: Option, count: float, tokens: float, busy: float, workers: int)
     if option.workers is not None:
         work = max(work, option.workers.startup_seconds + busy / max(1, workers))
     sent = _after(option.windows, work)
-    return sent + option.turnaround_seconds * max(1, _rounds(option, count, tokens))
+    refill = min(option.refill_seconds or option.turnaround_seconds, option.turnaround_seconds)
+    return sent + option.turnaround_seconds + refill * max(0, _rounds(option, count, tokens) - 1)
 
 
 def _rounds(option: Option, count: float, tokens: float) -> int:
