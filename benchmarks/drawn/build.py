@@ -24,7 +24,6 @@ Reply = part("engines.core.transport", "engines.transport", "Reply")
 Meter = part("engines.metered.meter", "engines.vllm_meter", "Meter")
 Rates = part("engines.metered.throughput", "engines.vllm_rates", "Rates")
 Lifetime = part("engines.metered.records", "engines.vllm_books", "WorkerLifetime", "WorkerLife")
-VllmEngine = part("engines.vllm.engine", "engines.vllm", "VllmEngine")
 hardware = part("engines.devices", "engines.devices", "hardware")
 price_id = part("router.pricing.prices", "router.prices", "price_id")
 values = import_module("thirdshift.router.values" if NEW else "router.values")
@@ -63,3 +62,12 @@ def planned_figures(job: Path, run_id: str) -> dict[str, Any]:
     return {name: data.get(name) for name in ("feasible", "cost_usd", "cost_usd_high")} | {
         "finish_at": None if finish is None else finish.timestamp()
     }
+
+
+def idle_seconds(started_in: float, minimum_left: float, *, expected: bool) -> float:
+    """For how long a worker is kept idle, by the build's rule."""
+    try:
+        idle = import_module("thirdshift.engines.metered.idle")
+    except ModuleNotFoundError:  # a build that kept each as long
+        return 300.0
+    return float(idle.idle_seconds(started_in, minimum_left, idle.IDLE_SECONDS, expected=expected))

@@ -26,7 +26,6 @@ from drawn.draw import NOISE, Draw, Night, TrueEndpoint
 V = build.values
 CHUNK_SECONDS = 15.0
 AT_ONCE = 32
-IDLE_SECONDS, SHORT_BREAK_SECONDS = 300.0, 10.0
 
 
 class World:
@@ -317,13 +316,6 @@ class WorkersEngine(VirtualEngine):
     def keep_idle(self, *, kept: bool) -> None:
         self.kept = kept
 
-    @property
-    def patience(self) -> float:
-        """For how long an idle worker is kept, by the rule of the build."""
-        if not hasattr(build.VllmEngine, "keep_idle"):
-            return IDLE_SECONDS
-        return min(max(self.true.startup_seconds * self.kept, SHORT_BREAK_SECONDS), IDLE_SECONDS)
-
     def close(self) -> None:
         self._retire_idle()
         for worker in list(self.workers):
@@ -362,8 +354,9 @@ class WorkersEngine(VirtualEngine):
     def _retire_idle(self) -> None:
         """Those that were idle for longer than a worker is kept were stopped back then."""
         for worker in [worker for worker in self.workers if not worker.busy]:
-            if CLOCK.now - worker.idle_since > self.patience and worker.minimum_left <= 0:
-                now, CLOCK.now = CLOCK.now, worker.idle_since + self.patience
+            kept = build.idle_seconds(self.true.startup_seconds, worker.minimum_left, expected=self.kept)
+            if CLOCK.now - worker.idle_since > kept:
+                now, CLOCK.now = CLOCK.now, worker.idle_since + kept
                 self._end(worker)
                 CLOCK.now = now
 

@@ -18,6 +18,7 @@ from decimal import Decimal
 from statistics import median
 
 from thirdshift.engines.core.submission import Said
+from thirdshift.engines.metered.idle import IDLE_SECONDS, idle_seconds
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.queue import ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
@@ -28,10 +29,6 @@ from thirdshift.router.values import Endpoint, Failure, FailureKind, Intent, Out
 
 STARTUP_SECONDS = 1800.0
 """A cluster's queue, a machine that boots, hundreds of gigabytes from a slow disk."""
-SHORT_BREAK_SECONDS = 10.0
-"""Between two shards a server is kept, whatever comes after them."""
-IDLE_SECONDS = 300.0
-"""As for local workers: of the order of a start, which the next shard would have to pay for."""
 TICK_SECONDS = 0.5
 LAST_SECOND = 1.0
 
@@ -179,7 +176,7 @@ class ServerEngine:
             server.start()
             lifetime = self._worker_started(name, server.pid)
             self._await_health(server, meter, lifetime)
-            self._keep(meter)
+            self._keep(meter, lifetime)
         except ServerNotUp as why:
             self._start_failure = str(why)
         except BaseException as error:  # noqa: BLE001 - a full disk, or a bug of ours: raised where shards are submitted
@@ -210,7 +207,7 @@ class ServerEngine:
             lifetime.ready_at, self._ready = datetime.now(UTC), True
             self._changed.notify_all()
 
-    def _keep(self, meter: Meter) -> None:
+    def _keep(self, meter: Meter, lifetime: WorkerLifetime) -> None:
         """Pay until nobody needs it: the run ends, it is idle, or the cap has no more time for it."""
         wanted, counted = time.monotonic(), (self._counting.read, self._counting.written)
         while self._ready and self._paid(meter):
@@ -222,7 +219,8 @@ class ServerEngine:
                 if self._collecting or counted != before:
                     self._speed.add(now - began, counted[0] - before[0], counted[1] - before[1])
                 wanted = now if self._collecting else wanted
-                most = self._idle_seconds if self._kept_idle else SHORT_BREAK_SECONDS
+                start, left = lifetime.startup_seconds, meter.minimum_left
+                most = idle_seconds(start, left, self._idle_seconds, expected=self._kept_idle)
                 idle = self._usd_per_hour and now - wanted > most
                 if self._closing or idle:
                     self._ready = False

@@ -19,6 +19,7 @@ from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
 from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.errors import BadEndpointError
+from thirdshift.engines.metered.idle import IDLE_SECONDS
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
@@ -36,9 +37,6 @@ __all__ = ["VllmEngine", "WorkerLifetime", "check"]
 
 STARTUP_SECONDS = 1800.0
 """Hundreds of gigabytes from a slow disk, then graph capture."""
-IDLE_SECONDS = 300.0
-"""In the order of a large model's start, which the next shard would have to pay for; a worker that starts faster is kept
-no longer than that took."""
 WORTH_A_WORKER = 64
 """Requests for which another worker is started: fewer are answered before it would be up."""
 

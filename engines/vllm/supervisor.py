@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
+from thirdshift.engines.metered.idle import idle_seconds
 from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
@@ -39,8 +39,6 @@ WANTED_SECONDS = 5.0
 """An idle worker gives its devices to another model that waits for them after so long: its next shard is a moment away, or
 the others' turn has come."""
 END_SECONDS = 10.0
-SHORT_BREAK_SECONDS = 10.0
-"""Between two shards, and between a round of a pilot and the next, a worker is kept."""
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
 
@@ -277,11 +275,8 @@ class WorkerSupervisor:
                 return
 
     def _patience(self, meter: Meter, lifetime: WorkerLifetime) -> float:
-        """Return for how long a worker is kept idle: as long as its next start would cost, and what is paid anyway."""
-        if meter.minimum_left > 0:
-            return math.inf
-        start = lifetime.startup_seconds if self._pool.kept_idle else None
-        return min(max(start or 0.0, SHORT_BREAK_SECONDS), self._terms.idle_seconds)
+        most, expected = self._terms.idle_seconds, self._pool.kept_idle
+        return idle_seconds(lifetime.startup_seconds, meter.minimum_left, most, expected=expected)
 
     def _pay(self, meter: Meter) -> None:
         if not meter.keep_up() and meter.seconds_left < LAST_SECOND:

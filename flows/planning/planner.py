@@ -45,6 +45,8 @@ from thirdshift.warehouse.intake.frozen import batches
 
 BYTES_PER_TOKEN = 5
 """What a request reserves is by its bytes: about four to a token, and what the provider puts around a message."""
+BATCH_SHARE = 0.8
+"""The share of a cap that batches may reserve; the rest is for what is asked in real time meanwhile."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -284,7 +286,8 @@ def _in_batches(columns: RequestColumns, market: Market, place: int, terms: Term
         whole = option.queue_tokens - option.token_factor * float(tokens.mean())
         option = replace(option, queue_tokens=max(whole, option.queue_tokens / 2))
     if option.turnaround_seconds > 0 and terms.cap_usd is not None and reserved > 0:
-        option = replace(option, queue_requests=max(int(terms.cap_usd / reserved), 1))
+        most = BATCH_SHARE * terms.cap_usd / reserved
+        option = replace(option, queue_requests=max(int(most), 1))
     return option
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sys
@@ -21,6 +22,7 @@ from tests.support.paths import TESTS
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware
+from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, idle_seconds
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import PLATEAU, BatchWatch, Rates, Speedometer
@@ -351,3 +353,19 @@ def test_after_the_deadline_nothing_starts() -> None:
     assert answers(pool) == [FailureKind.DEADLINE] * 3
     assert pool.worker_lifetimes() == []
     pool.close()
+
+
+@pytest.mark.parametrize(
+    ("started_in", "minimum_left", "expected", "kept"),
+    [
+        (120.0, 0.0, True, 120.0),  # as long as its next start would take
+        (2.0, 0.0, True, SHORT_BREAK_SECONDS),
+        (900.0, 0.0, True, IDLE_SECONDS),
+        (120.0, 0.0, False, SHORT_BREAK_SECONDS),  # what comes next waits for a batch
+        (120.0, 60.0, False, math.inf),  # is paid for anyway
+    ],
+)
+def test_a_worker_is_kept_idle_no_longer_than_its_next_start_would_cost(
+    started_in: float, minimum_left: float, expected: bool, kept: float
+) -> None:
+    assert idle_seconds(started_in, minimum_left, IDLE_SECONDS, expected=expected) == kept

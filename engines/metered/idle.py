@@ -1,0 +1,21 @@
+"""For how long a worker that has nothing to do is kept, where its time costs money."""
+
+from __future__ import annotations
+
+import math
+
+IDLE_SECONDS = 300.0
+"""At most: in the order of a large model's start, which the next shard would have to pay for."""
+SHORT_BREAK_SECONDS = 10.0
+"""At least: between two shards, and between a round of a pilot and the next, there are a few seconds."""
+
+
+def idle_seconds(started_in: float | None, minimum_left: float, most: float, *, expected: bool) -> float:
+    """Return how long a worker may be idle: as long as its next start would take, and what is paid for anyway.
+
+    `started_in`: how long its start took; `minimum_left`: of a minimum rental; `expected`: whether something may come soon.
+    """
+    if minimum_left > 0:
+        return math.inf
+    start = started_in if expected else None
+    return min(max(start or 0.0, SHORT_BREAK_SECONDS), most)

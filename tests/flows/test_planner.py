@@ -1,0 +1,114 @@
+"""The router's decisions on a batch's columns: sequences with workers, and what one batch can hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from thirdshift.flows.planning.cascading import decide_for
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
+from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.planning.options import Throughput, options_for
+from thirdshift.router.planning.problem import Plan, Terms
+from thirdshift.router.prediction.observations import Population, no_observations, no_past
+from thirdshift.router.pricing.pricebook import hourly
+from thirdshift.router.values import Endpoint, Limits, Mode, Price, PriceSchedule, WorkerSpec
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+ROWS, TOKENS = 400, 200
+EVEN = 0.5
+
+
+def priced(name: str, usd: float, mode: Mode = Mode.REALTIME, **limits: int) -> Endpoint:
+    price = PriceSchedule(Price(Decimal(str(usd)), Decimal(str(4 * usd))))
+    return Endpoint(
+        name, f"openai/{name}", price, mode=mode, limits=Limits(**limits), turnaround_seconds=600.0
+    )
+
+
+def pool(minimum_minutes: int) -> Endpoint:
+    spec = WorkerSpec("cpu", 1, "python", minimum_minutes=minimum_minutes)
+    return Endpoint("house", "m/house", hourly(Decimal(1)), workers=spec)
+
+
+def columns_of(endpoints: tuple[Endpoint, ...]) -> RequestColumns:
+    tokens = np.full(ROWS, TOKENS, np.int32)
+    none = np.zeros(ROWS, np.int32)
+    population = Population(np.zeros(ROWS, np.int32), np.zeros((ROWS, 0), np.float32), 1, np.ones(ROWS))
+    return RequestColumns(
+        np.arange(ROWS), np.ones(ROWS, np.int32), population, np.full(ROWS, 256, np.int32),
+        (tokens,) * len(endpoints), np.ones((ROWS, len(endpoints)), bool), (none,) * len(endpoints),
+        np.arange(ROWS), ("default",),
+    )  # fmt: skip
+
+
+def market_of(columns: RequestColumns, endpoints: tuple[Endpoint, ...]) -> Market:
+    return market(columns, endpoints, NO_TOKEN_USAGE, None, {}, now=NOW, deadline=None)
+
+
+def decided(endpoints: tuple[Endpoint, ...], priors: list[float], floor: float) -> tuple[Decision, Market]:
+    columns = columns_of(endpoints)
+    offered = market_of(columns, endpoints)
+    aim = QualityTarget(floor, (), EVEN)
+    decision = decide_for(
+        columns, offered, no_observations(), np.array(priors), Terms(), aim, no_past(), sends_on=True
+    )
+    assert isinstance(decision.plan, Plan)
+    return decision, offered
+
+
+def test_where_scores_are_free_workers_serve_and_what_they_fail_at_is_sent_on() -> None:
+    decision, offered = decided((priced("dear", 20.0), pool(0)), [0.98, 0.7], 0.9)
+    plan, found = decision.plan, decision.cascades
+    assert isinstance(plan, Plan)
+    assert found is not None
+    first = offered.endpoint[plan.choice]
+    assert (first == 1).mean() > 0.5
+    assert plan.workers == {"house": 1}
+    assert (found.follower[first == 1, 1] == 0).mean() > 0.5
+    assert plan.cost_usd < 0.7 * float(offered.by_endpoint()[:, 0].sum())
+
+
+@pytest.mark.parametrize(("minimum_minutes", "starts"), [(0, True), (600, False)])
+def test_no_worker_is_started_for_what_others_failed_at_unless_that_is_worth_its_start(
+    minimum_minutes: int, starts: bool
+) -> None:
+    endpoints = (priced("cheap", 0.05), priced("dear", 60.0), pool(minimum_minutes))
+    decision, offered = decided(endpoints, [0.7, 0.97, 0.97], 0.85)
+    plan, found = decision.plan, decision.cascades
+    assert isinstance(plan, Plan)
+    assert found is not None
+    first = offered.endpoint[plan.choice]
+    asked = set(first.tolist()) | set(found.follower[np.arange(ROWS), first].tolist())
+    assert (2 in asked) is starts
+
+
+def test_a_batch_holds_what_the_cap_can_be_reserved_for_and_whole_requests() -> None:
+    endpoints = (priced("tier", 1.0, Mode.BATCH, enqueued_tokens=30_000),)
+    columns = columns_of(endpoints)
+    offered, quality = market_of(columns, endpoints), np.ones((ROWS, 1), np.float32)
+    reserved = float(offered.most_usd[0])
+    capped = problem(columns, offered, quality, Terms(cap_usd=125.5 * reserved))
+    assert capped.options[0].queue_requests == 100
+    assert reserved >= (TOKENS * 1.0 + 256 * 4.0) / 1e6
+    free = problem(columns, offered, quality, Terms())
+    assert free.options[0].queue_requests is None
+    assert free.options[0].queue_tokens == pytest.approx(30_000 - TOKENS)
+
+
+def test_a_turnaround_is_what_was_seen_where_batches_took_longer_than_stated() -> None:
+    tier = priced("tier", 1.0, Mode.BATCH)
+
+    def rounds(throughput: Throughput | None, seconds: float) -> float:
+        (offer,) = options_for(tier, now=NOW, deadline=None, throughput=throughput)
+        return offer.option.rounds(seconds)
+
+    sooner = Throughput(turnaround_seconds=580.0, refill_seconds=400.0)
+    later = Throughput(turnaround_seconds=900.0, refill_seconds=800.0)
+    assert [rounds(None, s) for s in (599, 600, 1200)] == [0, 1, 2]
+    assert [rounds(sooner, s) for s in (599, 600, 1000, 1400)] == [0, 1, 2, 3]
+    assert [rounds(later, s) for s in (899, 900, 1699, 1700)] == [0, 1, 1, 2]
