@@ -81,7 +81,9 @@ def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) ->
 
 def with_bills(posed: Problem, market: Market, bill: Floats) -> Problem:
     """The problem with a request's whole bill, [leaders, endpoints], in the place of one answer's cost."""
-    dearer = market.cost_usd - market.by_endpoint()[:, market.endpoint]  # at an hour of higher prices
+    least = market.by_endpoint()[:, market.endpoint]
+    dearer = np.subtract(market.cost_usd, least, out=np.zeros(least.shape), where=np.isfinite(least))
+    dearer[~np.isfinite(market.cost_usd)] = np.inf  # else what an hour of higher prices costs more
     return replace(posed, cost=np.where(np.isfinite(posed.cost), bill[:, market.endpoint] + dearer, np.inf))
 
 

@@ -34,6 +34,14 @@ def test_a_plan_on_priors_has_every_figure(tmp_path: Path, capsys: pytest.Captur
     assert sum(share["requests"] for share in told["endpoints"].values()) == 100
 
 
+def test_the_high_figure_knows_that_nobody_has_measured_a_worker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, {"server": {"usd_per_hour": 2, "quality_prior": 0.9}}) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cost_usd_high"] > 2 * told["cost_usd"]
+
+
 def test_figures_that_a_pilot_will_tell_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = {"a": {"price": PRICE}, "b": {"price": PRICE}}
     assert plan(tmp_path, both, quality={"floor": 0.9, "scorer": "numeric"}) == 0
