@@ -55,7 +55,11 @@ def test_a_few_requests_go_first_to_whatever_may_be_the_bargain(tmp_path: Path) 
     [
         (300, {"cheap": CHEAP}, {}),  # nothing is to be chosen
         (60, {"cheap": CHEAP, "dear": DEAR}, {}),  # there is little to save
-        (300, {"cheap": CHEAP, "dear": DEAR}, {"quality": {"floor": 0.5, "scorer": "numeric"}}),  # a pilot tells
+        (
+            300,
+            {"cheap": CHEAP, "dear": DEAR},
+            {"quality": {"floor": 0.5, "scorer": "numeric"}},
+        ),  # a pilot tells
         (300, {"batch": BATCH, "dear": DEAR}, {}),  # a batch takes hours
     ],
 )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from thirdshift.flows.planning.history import ceilings
+from thirdshift.flows.planning.history import ceilings, past_scores
+from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.planning.tiers import same_answers
 from thirdshift.router.tokens.output_lengths import Observed, fit
 from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule
+from thirdshift.warehouse.store import runs
+from thirdshift.warehouse.store.store import Warehouse
 
 CAP = 256
 REALTIME = Endpoint("m", "openai/m", PriceSchedule(Price(Decimal(1), Decimal(4))))
@@ -45,3 +50,43 @@ def test_a_models_tiers_count_as_one_and_other_params_do_not() -> None:
     batch = replace(REALTIME, name="m-batch", mode=Mode.BATCH)
     thoughtful = replace(REALTIME, name="m-high", params={"reasoning_effort": "high"})
     assert same_answers((REALTIME, thoughtful, batch)).tolist() == [0, 1, 0]
+
+
+def test_scores_of_a_task_teach_where_nearly_all_of_it_went_to_one_endpoint(tmp_path: Path) -> None:
+    path, now = tmp_path / "warehouse.duckdb", datetime(2026, 11, 28, tzinfo=UTC)
+    rows = 100
+    ids, tasks = [f"r{n}" for n in range(rows)], ["whole", "split"] * (rows // 2)
+    asked = pa.table({"run_id": ["before"] * rows, "request_id": ids, "task": tasks,
+                      "row": range(rows), "leader": range(rows)})  # fmt: skip
+    # of "split" half went elsewhere, since it was thought to do well there
+    served = [n for n in range(rows) if tasks[n] == "whole" or n % 4 == 1]
+    scored = pa.table({"run_id": ["before"] * len(served), "request_id": [ids[n] for n in served],
+                       "endpoint": ["m"] * len(served), "model": ["openai/m"] * len(served), "score": [1.0] * len(served),
+                       "scorer": ["exact"] * len(served), "purpose": ["main"] * len(served),
+                       "observed_at": [now] * len(served)})  # fmt: skip
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "before", "job": "j", "status": "done", "started_at": now})
+        warehouse.execute("insert into requests by name select * from asked", {"asked": asked})
+        warehouse.execute("insert into observations by name select * from scored", {"scored": scored})
+    past = past_scores(
+        path, "j", "tonight", [REALTIME], ["split", "whole"], scorer=None, realtime_counterpart=np.array([-1])
+    )
+    assert past.task.tolist() == [1] * (rows // 2)
+
+
+def test_batches_that_came_back_sooner_than_stated_are_enqueued_as_soon(tmp_path: Path) -> None:
+    path, begun = tmp_path / "warehouse.duckdb", datetime(2026, 11, 28, tzinfo=UTC)
+    batches = [begun + timedelta(hours=n) for n in range(6) for _ in range(3)]
+    took = [timedelta(minutes=40 + 4 * (n // 3)) for n in range(18)]
+    ledger = pa.table({"entry_id": [f"e{n}" for n in range(18)], "run_id": ["before"] * 18,
+                       "request_id": [f"r{n}" for n in range(18)], "shard_id": ["s"] * 18, "endpoint": ["m-batch"] * 18,
+                       "model": ["openai/m"] * 18, "mode": ["batch"] * 18, "status": ["settled"] * 18,
+                       "output_tokens": [5] * 18, "started_at": batches,
+                       "settled_at": [at + one for at, one in zip(batches, took, strict=True)]})  # fmt: skip
+    tier = replace(REALTIME, name="m-batch", mode=Mode.BATCH, turnaround_seconds=5400.0)
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "before", "job": "j", "status": "done", "started_at": begun})
+        warehouse.execute("insert into ledger by name select * from ledger_rows", {"ledger_rows": ledger})
+        (known,) = earlier_latencies((tier,), warehouse, emulated=False).values()
+    assert known.turnaround_seconds == 60 * 60
+    assert known.refill_seconds == pytest.approx(1.05 * 50 * 60)
