@@ -64,6 +64,9 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
         certificates = finishing.quality_of(warehouse, context).certificates
     spent = run.budget.spent_usd
     due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
+    if due is not None and due[1].opens_at is not None:
+        _wait_until(due[1].opens_at, run.console, "when the price falls")
+        return repair(planned)
     shards = [] if due is None else _shards(planned, *due)
     return shards or score(planned)
 

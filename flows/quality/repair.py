@@ -160,22 +160,18 @@ class Bench:
         context = self.learner.context
         return self.learner.sends_on and all(endpoint.mode is Mode.REALTIME for endpoint in context.endpoints)
 
-    def sent_on(self, wanted: Wanted, posed: Problem, later: NDArray[np.bool_]) -> Mended | None:
+    def sent_on(self, wanted: Wanted, posed: Problem) -> Mended | None:
         """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
         learner, of = self.learner, self.market.endpoint
-        now = np.full(self.tried.shape, np.inf)
-        for option in np.flatnonzero(~later).tolist():
-            usd = (self.market.cost_usd + self.market.hours_usd)[:, option]
-            now[:, of[option]] = np.minimum(now[:, of[option]], usd)
-        now[self.tried | ~learner.columns.allowed] = np.inf
+        each = np.where(self.tried | ~learner.columns.allowed, np.inf, self.market.by_endpoint())
         found = cascade_columns(
-            self.predictor, self.population, self.seen, now, QualityTarget(wanted.mean, (), EVEN),
+            self.predictor, self.population, self.seen, each, QualityTarget(wanted.mean, (), EVEN),
             np.random.default_rng(0), per_task=bool(wanted.tasks), told=False,
         )  # fmt: skip
         asked = np.isnan(known_scores(self.seen, self.quality.shape))
         quality = np.where(asked, found.quality, self.quality)
         cost = with_bills(posed, self.market, found.cost_usd).cost
-        cost = np.where(self.tried[:, of] | later, np.inf, cost)
+        cost = np.where(self.tried[:, of], np.inf, cost)
         vendors = [endpoint.provider for endpoint in learner.context.endpoints]
         nobody = np.zeros(len(quality), bool)
         return mend(replace(posed, cost=cost), of, vendors, quality, self.held, fixed=nobody)
@@ -184,10 +180,9 @@ class Bench:
         """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
         columns, scorable = self.learner.columns, self.learner.scorable
         posed = problem(columns, self.market, self.quality, wanted.terms(terms))
-        later = np.array([offer.option.starts_seconds > 0 for offer in self.market.offered])
-        cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
+        cost = np.where(self.tried[:, self.market.endpoint], np.inf, posed.cost)
         if self.learner.sends_on and wanted.exact:
-            return self.sent_on(wanted, posed, later)
+            return self.sent_on(wanted, posed)
         vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
         every = np.zeros(len(scorable), bool)
         if scorable.all() or self.learner.by_one_rule:
@@ -202,7 +197,6 @@ class Bench:
         if both is not None and both.reached:
             return both
         quality = self.quality.copy()
-        cost = np.where(self.tried[:, self.market.endpoint] | later, np.inf, posed.cost)
         target = np.array([wanted.tasks.get(name, wanted.mean) for name in columns.tasks])
         quality[~scorable] = target[
             columns.population.task[~scorable], None
@@ -265,14 +259,16 @@ def _raised(wanted: Wanted, more: float) -> Wanted:
     return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
 
 
-def due_of(found: Mended, assignment: Assignment) -> PendingRows:
-    """What is to be sent; what is held and better is served at once."""
+def due_of(found: Mended, assignment: Assignment, market: Market, now: float) -> PendingRows:
+    """What is to be sent, or if all of it waits for a lower price until when; what is held and better is served at once."""
     line = np.arange(len(found.new))
     known = ~found.new | assignment.answered[line, found.endpoint]
     swapped = np.flatnonzero(known & (found.endpoint >= 0) & (found.endpoint != assignment.served))
     assignment.override(swapped, found.endpoint[swapped])
     rows = np.flatnonzero(~known)
-    return PendingRows(rows, found.endpoint[rows])
+    starts = np.array([offer.option.starts_seconds for offer in market.offered])[found.option[rows]]
+    opens_at = now + float(starts.min()) if len(rows) and (starts > 0).all() else None
+    return PendingRows(rows[starts <= 0], found.endpoint[rows[starts <= 0]], opens_at)
 
 
 class Repair:
@@ -310,7 +306,8 @@ class Repair:
         found = bench.sure(wanted, terms, aim)
         if found is None:
             return None
-        due = due_of(found, self.assignment)
+        due = due_of(found, self.assignment, bench.market, context.clock().timestamp())
+        self.rounds -= due.opens_at is not None
         if len(due) and by_rule:
             self.say(
                 f"predicted mean score {bench.mean_of(None):.4f}, wanted is {wanted.mean:.4f}: {len(due):,} requests, "

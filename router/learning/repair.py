@@ -62,6 +62,8 @@ class Mended:
     reached: bool
     """Whether that is expected to clear the floor; if not, it is the best that the other terms allow."""
     cost_usd: float
+    option: NDArray[np.int16]
+    """Where it is new, by which of the problem's options: that of a price window that opens later is to be waited for."""
 
 
 def mend(
@@ -100,4 +102,5 @@ def mend(
     endpoint = np.concatenate([of, np.arange(count)])[best.choice]
     sent = (best.choice != NOBODY) & (best.choice < len(of))
     stays = ~sent & (nobody | (best.choice == NOBODY) | ~held[line, endpoint])
-    return Mended(np.where(stays, -1, endpoint).astype(np.int32), sent, reached, best.cost_usd)
+    target = np.where(stays, -1, endpoint).astype(np.int32)
+    return Mended(target, sent, reached, best.cost_usd, np.where(sent, best.choice, NOBODY).astype(np.int16))
