@@ -154,11 +154,10 @@ class Bench:
             mine = columns.population.task == columns.tasks.index(task)
         return float(np.average(quality[mine], weights=columns.weight[mine]))
 
-    @property
-    def in_parts(self) -> bool:
+    def in_parts(self, found: Mended) -> bool:
         """Whether a round costs little time, so that no more is sent than is surely needed."""
-        context = self.learner.context
-        return self.learner.sends_on and all(endpoint.mode is Mode.REALTIME for endpoint in context.endpoints)
+        endpoints = [self.learner.context.endpoints[e] for e in np.unique(found.endpoint[found.new])]
+        return self.learner.sends_on and all(endpoint.mode is Mode.REALTIME for endpoint in endpoints)
 
     def sent_on(self, wanted: Wanted, posed: Problem) -> Mended | None:
         """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
@@ -211,7 +210,7 @@ class Bench:
         for _ in range(3):
             if found is None or not found.reached or not found.new.any():
                 return found
-            if self.in_parts:
+            if self.in_parts(found):
                 return self.part_of(found)
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
@@ -319,7 +318,7 @@ class Repair:
 
     @property
     def _most_rounds(self) -> int:
-        realtime = all(endpoint.mode is Mode.REALTIME for endpoint in self.learner.context.endpoints)
+        realtime = any(endpoint.mode is Mode.REALTIME for endpoint in self.learner.context.endpoints)
         return MOST_SMALL_ROUNDS if self.learner.sends_on and realtime else MOST_ROUNDS
 
     def _of_anchor(self, certificates: Sequence[Certificate], bench: Bench, terms: Terms) -> PendingRows:

@@ -1,22 +1,26 @@
-"""The router's decisions on a batch's columns: sequences with workers, and what one batch can hold."""
+"""The router's decisions on a batch's columns: sequences with workers, what one batch can hold, what waits."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import numpy as np
 import pytest
 
+from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.cascading import decide_for
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
+from thirdshift.flows.quality.repair import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.learning.repair import Mended
 from thirdshift.router.planning.options import Throughput, options_for
-from thirdshift.router.planning.problem import Plan, Terms
+from thirdshift.router.planning.problem import NOBODY, Plan, Terms
 from thirdshift.router.prediction.observations import Population, no_observations, no_past
 from thirdshift.router.pricing.pricebook import hourly
-from thirdshift.router.values import Endpoint, Limits, Mode, Price, PriceSchedule, WorkerSpec
+from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
 ROWS, TOKENS = 400, 200
@@ -111,3 +115,27 @@ def test_a_turnaround_is_what_was_seen_where_batches_took_longer_than_stated() -
     assert [rounds(None, s) for s in (599, 600, 1200)] == [0, 1, 2]
     assert [rounds(sooner, s) for s in (599, 600, 1000, 1400)] == [0, 1, 2, 3]
     assert [rounds(later, s) for s in (899, 900, 1699, 1700)] == [0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_what_is_mended_at_a_price_that_falls_later_waits_for_that_and_holds_up_nothing_else(
+    both: bool,
+) -> None:
+    later = OffPeak(Decimal("0.5"), "UTC", frozenset({7}), frozenset(range(7)))
+    cheap, dear = priced("cheap", 0.05), priced("dear", 20.0)
+    endpoints = (cheap, replace(dear, price=replace(dear.price, off_peak=(later,))))
+    decision, offered = decided(endpoints, [0.7, 0.98], 0.7)
+    assert isinstance(decision.plan, Plan)
+    names = [offer.option.name for offer in offered.offered]
+    assert names == ["cheap", "dear", "dear@07:00"]
+    assignment = Assignment.of(
+        decision.plan, offered, columns_of(endpoints), realtime_counterpart=np.array([-1, -1]), ordered=False, now=NOW
+    )  # fmt: skip
+    assignment.answered[:, 0] = True
+    new = np.arange(ROWS) < 20
+    option = np.where(new, 2, NOBODY).astype(np.int16)
+    option[:5] = 1 if both else 2
+    found = Mended(np.where(new, 1, 0).astype(np.int32), new, True, 1.0, option)
+    due = due_of(found, assignment, offered, NOW.timestamp())
+    assert due.position.tolist() == ([0, 1, 2, 3, 4] if both else [])
+    assert due.opens_at == (None if both else NOW.timestamp() + 7 * 3600)
