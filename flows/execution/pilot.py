@@ -40,7 +40,9 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
             break
         if rows_by_endpoint:
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
-    if not run.dispatcher.stopped and (first := first_answers(learner)):
+    if run.dispatcher.stopped or run.orphans_of({Purpose.MAIN}):  # what a batch tier has is not sent again
+        return []
+    if first := first_answers(learner):
         count = sum(len(rows) for _, rows in first)
         run.console.say(f"{count:,} requests first: how long answers are is not known yet")
         return run.create_shards(Purpose.MAIN, first)

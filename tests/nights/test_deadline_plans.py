@@ -43,7 +43,9 @@ def test_what_a_slow_endpoint_cannot_answer_in_time_goes_to_a_fast_one(
     served = "select run_id, count(*) from results where endpoint = 'cheap' group by 1 order by 1"
     unlearnt = 30 * 2 / 1.0  # a first token alone is guessed to take a second
     for _, count in ask(tmp_path / "warehouse.duckdb", served):
-        assert unlearnt < count <= 30 * 2 / 0.25, "a first few answers tell what one takes, then the night before does"
+        assert unlearnt < count <= 30 * 2 / 0.25, (
+            "a first few answers tell what one takes, then the night before does"
+        )
 
 
 def test_what_turns_out_late_is_planned_anew_while_it_runs(tmp_path: Path) -> None:
