@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.batch_room import in_batches
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible
 from thirdshift.flows.planning.latency import with_latencies
@@ -30,7 +31,7 @@ from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
 from thirdshift.router.planning.options import Throughput
-from thirdshift.router.planning.problem import Infeasible, Option, Plan, Problem, Terms
+from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import features, observations
 from thirdshift.router.prediction.observations import Observations, Population
@@ -45,8 +46,6 @@ from thirdshift.warehouse.intake.frozen import batches
 
 BYTES_PER_TOKEN = 5
 """What a request reserves is by its bytes: about four to a token, and what the provider puts around a message."""
-BATCH_SHARE = 0.8
-"""The share of a cap that batches may reserve; the rest is for what is asked in real time meanwhile."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -266,7 +265,10 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
     endpoint = market.endpoint
     cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
     return Problem(
-        options=tuple(_in_batches(columns, market, place, terms) for place in range(len(market.offered))),
+        options=tuple(
+            in_batches(offer.option, columns.tokens[offer.endpoint], reserved, terms.cap_usd)
+            for offer, reserved in zip(market.offered, market.most_usd.tolist(), strict=True)
+        ),
         tasks=columns.tasks,
         task=columns.population.task,
         weight=columns.weight,
@@ -276,19 +278,6 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
         output_tokens=market.output_tokens[:, endpoint],
         terms=terms,
     )
-
-
-def _in_batches(columns: RequestColumns, market: Market, place: int, terms: Terms) -> Option:
-    """The option with what one batch can really hold: whole requests, and no more than the cap can be reserved for."""
-    offer, reserved = market.offered[place], float(market.most_usd[place])
-    option, tokens = offer.option, columns.tokens[offer.endpoint]
-    if option.queue_tokens is not None and len(tokens):
-        whole = option.queue_tokens - option.token_factor * float(tokens.mean())
-        option = replace(option, queue_tokens=max(whole, option.queue_tokens / 2))
-    if option.turnaround_seconds > 0 and terms.cap_usd is not None and reserved > 0:
-        most = BATCH_SHARE * terms.cap_usd / reserved
-        option = replace(option, queue_requests=max(int(most), 1))
-    return option
 
 
 @dataclass(frozen=True, slots=True)
