@@ -43,7 +43,7 @@ limit {MOST}
 """An endpoint whose name now means another model has no past."""
 
 NEARLY_ALL = 0.8
-"""Of a task's requests: an endpoint that answered so many of them first was not sent those that it does well."""
+"""An endpoint that answered such a share of a task's requests first was not sent just those that it does well."""
 SCORED = f"""
 -- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well, unless
 -- nearly all of their task went there
