@@ -41,9 +41,10 @@ import psutil
 from drivers import comparison
 
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.devices import machine
+from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.vllm.engine import VllmEngine
-from thirdshift.engines.vllm.process import QUIET, place
+from thirdshift.engines.vllm.placing import DevicePlacer
+from thirdshift.engines.vllm.process import QUIET
 from thirdshift.engines.vllm.sizing import Sizing, options_for
 from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.interfaces import EngineContext, Shard
@@ -200,7 +201,11 @@ class Theirs:
     def __init__(self, program: str, end: Endpoint, folder: Path) -> None:
         if end.workers is None:
             raise TypeError("an endpoint with workers")
-        where = place(end.workers, 0, machine())
+        placer = DevicePlacer(end.name, end.workers, machine(), look_again, print, elsewhere=False)
+        where = placer.find(0, lambda: True)
+        if where is None:
+            raise RuntimeError("there is nowhere to run it")
+        self._place = where
         self._process = subprocess.Popen(
             (end.workers.python, "-c", program),
             stdin=subprocess.PIPE,
@@ -227,6 +232,7 @@ class Theirs:
         for process in (self._process, *below):
             process.kill()
         self._process.wait()
+        self._place.release()
 
     def _ask(self, what: dict[str, Any]) -> dict[str, Any]:
         to, back = self._process.stdin, self._process.stdout

@@ -45,6 +45,7 @@ def a_night() -> tuple[RequestColumns, Market]:
         output_tokens=np.ones((ROWS, 2), np.float32),
         lengths=OutputModel.__new__(OutputModel),
         hours_usd=np.zeros((ROWS, 2)),
+        most_usd=np.zeros(2),
     )
     return columns, market
 
