@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 IDLE_SECONDS = 300.0
 """At most: in the order of a large model's start, which the next shard would have to pay for."""
@@ -19,3 +20,12 @@ def idle_seconds(started_in: float | None, minimum_left: float, most: float, *, 
         return math.inf
     start = started_in if expected else None
     return min(max(start or 0.0, SHORT_BREAK_SECONDS), most)
+
+
+@dataclass(frozen=True, slots=True)
+class StartupTerms:
+    """How long a worker may take to start, and how long it may be idle."""
+
+    startup_seconds: float
+    idle_seconds: float
+    """An idle worker is stopped after so long, where time costs money."""

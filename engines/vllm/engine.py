@@ -19,7 +19,7 @@ from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
 from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.errors import BadEndpointError
-from thirdshift.engines.metered.idle import IDLE_SECONDS
+from thirdshift.engines.metered.idle import IDLE_SECONDS, StartupTerms
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
@@ -28,7 +28,7 @@ from thirdshift.engines.vllm.placing import DevicePlacer
 from thirdshift.engines.vllm.preflight import check
 from thirdshift.engines.vllm.process import LocalPlace, Place
 from thirdshift.engines.vllm.sizing import usual_seqs
-from thirdshift.engines.vllm.supervisor import StartupTerms, WorkerSupervisor
+from thirdshift.engines.vllm.supervisor import WorkerSupervisor
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket
 from thirdshift.router.values import Endpoint, FailureKind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.metered.idle import idle_seconds
+from thirdshift.engines.metered.idle import StartupTerms, idle_seconds
 from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
@@ -41,15 +41,6 @@ the others' turn has come."""
 END_SECONDS = 10.0
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
-
-
-@dataclass(frozen=True, slots=True)
-class StartupTerms:
-    """How long a worker may take to start, and how long it may be idle."""
-
-    startup_seconds: float
-    idle_seconds: float
-    """An idle worker is stopped after so long, where time costs money."""
 
 
 class WorkerPool(Protocol):
