@@ -197,7 +197,7 @@ def test_a_night_from_form_to_certificate(page: Page, server: str, served: str) 
         "progress": re.compile(r"(main|repair): \d"),  # the last that there was
         "bill": "Saved by this run",
         "certificate": "Lower bound",
-        "report": "quality 0.9",
+        "report": "floor 0.9 certified",
     }.items():
         page.goto(f"{server}/artifacts/key/ticket-triage-{what}")
         page.locator("a[href*='/artifacts/artifact/']").first.click()
