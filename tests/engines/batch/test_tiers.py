@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from decimal import Decimal
+from multiprocessing import get_context
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
@@ -33,6 +35,9 @@ LINES, AT_ONCE = 8, 2
 KEY = "run~mark/s"
 """As a run names a shard."""
 BUILT = [tier.name for tier in tier_rows().tiers if tier.missing is None]
+PROCESSES = get_context("forkserver")
+"""Each child has what this module imports already, and no thread of the test's."""
+PROCESSES.set_forkserver_preload([__name__])
 FILES = [name for name in BUILT if name != "anthropic"]
 """Wires A, B and C."""
 
@@ -52,9 +57,9 @@ def held_to(tier: BatchTier, **habits: Any) -> Iterator[Emulator]:
         yield emulator
 
 
-def engine_at(emulator: Emulator, tier: BatchTier, keep: Path, journal: MemoryJournal) -> BatchEngine:
+def engine_at(api_base: str, tier: BatchTier, keep: Path, journal: MemoryJournal) -> BatchEngine:
     wire = tier.wire
-    endpoint = Endpoint("night", f"{wire}/m", PriceSchedule(PRICE), Mode.BATCH, api_base=emulator.api_base)
+    endpoint = Endpoint("night", f"{wire}/m", PriceSchedule(PRICE), Mode.BATCH, api_base=api_base)
     endpoint = replace(endpoint, tier=tier, emulated=True)
     context = EngineContext(journal, RunBudget(None), keep=keep)
     return BatchEngine(endpoint, context, poll_first_seconds=0.05, poll_max_seconds=0.1)
@@ -66,7 +71,7 @@ def test_each_row_is_kept_to_and_what_is_billed_is_what_is_booked(name: str, tmp
     tier, journal = scaled(name), MemoryJournal()
     work = requests(2 * LINES + 1)
     with held_to(tier, lost_creates=1) as emulator:
-        engine = engine_at(emulator, tier, tmp_path, journal)
+        engine = engine_at(emulator.api_base, tier, tmp_path, journal)
         ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, work), KEY)
         replies = {said.row: said for said in engine.collect(ticket)}
         engine.close()
@@ -77,21 +82,28 @@ def test_each_row_is_kept_to_and_what_is_billed_is_what_is_booked(name: str, tmp
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_what_a_dead_process_left_at_each_tier_is_adopted(name: str, tmp_path: Path) -> None:
+def test_what_a_killed_process_left_at_each_tier_is_adopted(name: str, tmp_path: Path) -> None:
     tier, journal = scaled(name), MemoryJournal(across_processes=True)
     shard = Shard("run", "s", "night", Purpose.MAIN, requests(LINES))
-    with held_to(tier, turnaround_seconds=0.5) as emulator:
-        first = engine_at(emulator, tier, tmp_path, journal)
+    with held_to(tier, turnaround_seconds=1.0) as emulator:
+        first = engine_at(emulator.api_base, tier, tmp_path, journal)
         ticket = first.submit(shard, KEY)
         while not first.progress(ticket).done and not _made(emulator, tier):
             pass
         first.close()
-        second = engine_at(emulator, tier, tmp_path, journal)
+        second = engine_at(emulator.api_base, tier, tmp_path, journal)
         replies = {said.row: said for said in second.collect(second.submit(shard, KEY))}
         second.close()
         assert kinds(replies) == {"answer": LINES}
         assert len(emulator.books()) == LINES
         assert journal.cost == billed_usd(emulator)
+
+
+def _make(api_base: str, tier: BatchTier, keep: Path) -> None:
+    """Submit a batch and wait for the end, which is a SIGKILL."""
+    engine = engine_at(api_base, tier, keep, MemoryJournal(across_processes=True))
+    list(engine.collect(engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(LINES)), "run/s")))
+    sleep(600)
 
 
 def _made(emulator: Emulator, tier: BatchTier) -> bool:
@@ -108,7 +120,7 @@ def test_a_batch_that_expires_at_each_tier_leaves_what_its_row_says(name: str, t
         tier = tier.model_copy(update={"windows": (tier.window.model_copy(update={"hours": 1e-4}),)})
         assert overdue_seconds(tier) < 0.6
     with held_to(tier, stuck_at=0.5, expires_seconds=0.6) as emulator:
-        engine = engine_at(emulator, tier, tmp_path, journal)
+        engine = engine_at(emulator.api_base, tier, tmp_path, journal)
         ticket = engine.submit(Shard("run", "s", "night", Purpose.MAIN, requests(LINES)), KEY)
         replies = {said.row: said for said in engine.collect(ticket)}
         engine.close()
