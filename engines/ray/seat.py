@@ -2,7 +2,8 @@
 
 The class and the worker's program travel to the node with the actor. The worker is a child of the actor's process, tied
 to it (`worker.tie_to`): whatever ends the actor, kill -9 included, ends the worker. Ray ends the actor with the process
-that asked for it; should Ray itself be cut off from that process, the seat ends when nobody has polled it for a while.
+that asked for it; should Ray itself be cut off from that process, the seat ends when nobody has polled it for a while, and
+at once where the Ray of its node is gone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import IO, Any
 
 LINGER_SECONDS = 0.02
 """Answers that come so soon after each other travel in one block."""
+LOOK_SECONDS = 0.5
 LOG_LINES = 200
 READ_BYTES = 1 << 20
 PROBE_SECONDS = 60.0
@@ -128,8 +130,9 @@ class Seat:
     # --- threads ---
 
     def _watch(self, silence_seconds: float) -> None:
-        while time.monotonic() - self._polled < silence_seconds:
-            time.sleep(silence_seconds / 10)
+        node = os.getppid()  # Ray's own process there, without which nobody would end this one
+        while time.monotonic() - self._polled < silence_seconds and os.getppid() == node:
+            time.sleep(min(LOOK_SECONDS, silence_seconds / 10))
         os._exit(1)
 
     def _keep(

@@ -226,3 +226,18 @@ def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayC
     os.kill(ray.raylets[2], signal.SIGKILL)
     thread.join()
     assert night.answers == 600
+
+
+def test_a_seat_ends_where_nobody_is_left_to_end_it(tmp_path: Path) -> None:
+    """The Ray of its node is killed, and then the process that speaks with Ray for the run."""
+    with ray_cluster({"CPU": 0}, {"CPU": 1}) as cluster:
+        night = Night(house(tmp_path, cluster, workers=1, seconds=0.2), elsewhere=True, away_seconds=0.0)
+        thread = night.in_background(100)
+        pids = night.at_work()
+        os.kill(cluster.raylets[1], signal.SIGKILL)
+        for child in psutil.Process().children():
+            if "thirdshift.engines.ray.bridge" in child.cmdline():
+                child.kill()
+        until(lambda: gone(pids), 20.0)  # far less than the silence that ends any seat
+        night.engine.stop()
+        thread.join()
