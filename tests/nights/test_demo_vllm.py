@@ -32,9 +32,11 @@ def test_a_night_with_real_workers_is_paid_to_the_second_and_measured(tmp_path: 
     results = ask(warehouse, "select count(*) as n, count(error) as errors from results").to_pylist()
     assert results == [{"n": 40, "errors": 0}]
     worker_lifetimes = ask(warehouse, LEDGER).to_pylist()
-    assert {life["endpoint"] for life in worker_lifetimes} == set(MODELS)
+    started = {life["endpoint"] for life in worker_lifetimes}
+    assert started, "one that is not worth its start is left out"
+    assert started <= set(MODELS)
     for life in worker_lifetimes:
         assert abs(life["paid"] / life["usd_per_hour"] * 3600 - life["seconds"]) < 1
         assert not psutil.pid_exists(life["pid"])
     rates = ask(warehouse, "select endpoint from rates where decode_tokens_per_second > 0")
-    assert set(rates["endpoint"].to_pylist()) == set(MODELS)
+    assert set(rates["endpoint"].to_pylist()) == started

@@ -133,7 +133,7 @@ def test_a_plan_above_what_needs_no_approval_waits_for_a_yes(tmp_path: Path) -> 
         assert 0 < spent <= pilot
         assert cheapest > 0
         # only the plan is too dear
-        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.01})
+        job = write_job(tmp_path, emulator, BOTH, quality=quality, budget={"approve_above_usd": 0.005})
         assert night_here(job, "two").code == 4
         pilots = ask(
             tmp_path / "warehouse.duckdb", "select distinct purpose from ledger where run_id = 'two'"
