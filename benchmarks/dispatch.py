@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -68,13 +68,14 @@ REPLY = json.dumps(
 PROMPT = "How many apples are left when seven of forty-nine are eaten? Think, then answer. " * 3
 
 
-def serve(pipe: Connection) -> None:
-    """Answer every chat completion with the same bytes, until the process is ended."""
+def serve(pipe: Connection, reply: bytes = REPLY, came: Callable[[], None] = lambda: None) -> None:
+    """Answer every chat completion with the same bytes, until the process is ended; `came` is called at each."""
     logging.disable()
 
     async def chat(request: web.Request) -> web.Response:
         await request.read()
-        return web.Response(body=REPLY, content_type="application/json")
+        came()
+        return web.Response(body=reply, content_type="application/json")
 
     async def forever() -> None:
         app = web.Application()

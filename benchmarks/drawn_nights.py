@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ if __name__ == "__main__" and "--play" in sys.argv:
     clock.install()  # before anything reads the time
 
 import numpy as np
+from builds.trees import HERE, check_out, played_by, take_away
 
 MEAN_OF_OPTIMUM, MOST_OF_OPTIMUM = 1.05, 1.25
 """In the mean, and in the worst twentieth."""
@@ -122,17 +121,8 @@ def floor_kept(draw: Any, night: Any, served: list[dict[str, Any]]) -> bool:
     return worth / draw.rows >= draw.floor - 0.5 / draw.rows
 
 
-def played_by(tree: Path, seeds: list[int]) -> Iterator[dict[str, Any]]:
-    """The nights in a process of its own that imports the build in `tree`."""
-    source = tree / "src" if (tree / "src" / "thirdshift").exists() else tree
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= {"PYTHONPATH": str(source.resolve()), "OPENBLAS_NUM_THREADS": "1", "THIRDSHIFT_QUIET": "1"}
-    words = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--play", json.dumps(seeds)]
-    with subprocess.Popen(words, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            yield json.loads(line)
-    if process.returncode:
-        raise SystemExit(f"{tree}: its nights could not be played (exit {process.returncode})")
+APART = {"PREFECT_API_URL": None, "THIRDSHIFT_QUIET": "1"}
+"""A played night talks with nobody."""
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------
@@ -182,14 +172,6 @@ def misses(found: dict[str, Any]) -> list[str]:
     return said
 
 
-def worktree_of(ref: str, folder: Path) -> Path:
-    root = Path(__file__).resolve().parent.parent
-    tree = folder / "before"
-    subprocess.run(["git", "-C", str(root), "worktree", "add", "--force", "--detach", str(tree), ref], check=True,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-    return tree
-
-
 def main() -> int:
     ask = argparse.ArgumentParser(description="nights drawn at random beside the optimum that knows the draw")
     ask.add_argument("--draws", type=int, default=100)
@@ -206,22 +188,20 @@ def main() -> int:
     seeds = list(range(given.first, given.first + given.draws))
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="drawn-nights-") as folder:
-        trees = {"now": Path(__file__).resolve().parent.parent}
+        trees = {"now": HERE}
         if given.before:
-            trees["before"] = worktree_of(given.before, Path(folder))
+            trees["before"] = Path(folder) / "before"
+            check_out(given.before, trees["before"])
         for name, tree in trees.items():
             nights = []
-            for night in played_by(tree, seeds):
+            for night in played_by(tree, __file__, seeds, APART):
                 nights.append(night)
                 if given.verbose:
                     print(name, json.dumps(night), file=sys.stderr, flush=True)
             found[name] = figures_of(nights)
             print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
         if given.before:
-            root = str(Path(__file__).resolve().parent.parent)
-            subprocess.run(
-                ["git", "-C", root, "worktree", "remove", "--force", str(trees["before"])], check=False
-            )
+            take_away(trees["before"])
     missed = misses(found["now"])
     print(json.dumps({"benchmark": "drawn_nights", "misses": missed} | found))
     return 1 if missed else 0

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from builds.trees import HERE, played_by
 
 FLOORS = (0.90, 0.95, 0.99)
 CONFIDENCE = 0.95
@@ -162,17 +161,9 @@ def hindsight_usd(outcomes: Any, floor: float) -> float:
     return best
 
 
-def played_by(tree: Path, folder: Path, cells: list[Cell], seeds: int) -> Iterator[dict[str, Any]]:
-    """The same, in a process of its own that imports the build in `tree`."""
-    source = tree / "src" if (tree / "src" / "thirdshift").exists() else tree
-    environment = os.environ | {"PYTHONPATH": str(source.resolve()), "OPENBLAS_NUM_THREADS": "1"}
-    given = json.dumps({"folder": str(folder), "seeds": seeds, "cells": [asdict(cell) for cell in cells]})
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--play", given]
-    with subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout or ():
-            yield json.loads(line)
-    if process.returncode:
-        raise SystemExit(f"{tree}: its nights could not be played (exit {process.returncode})")
+def given_to(folder: Path, cells: list[Cell], seeds: int) -> dict[str, Any]:
+    """What a build is told to play."""
+    return {"folder": str(folder), "seeds": seeds, "cells": [asdict(cell) for cell in cells]}
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------
@@ -254,12 +245,11 @@ def main() -> int:
     before: dict[str, list[dict[str, float]]] = {}
     if given.before is not None:
         plain = {replace(cell, answers=False) for cell in cells if cell.kind != "free"}
-        of_before = played_by(
-            given.before.resolve(), folder, sorted(plain, key=lambda cell: cell.name), given.seeds
-        )
+        order = given_to(folder, sorted(plain, key=lambda cell: cell.name), given.seeds)
+        of_before = played_by(given.before.resolve(), __file__, order)
         before = {line["cell"]: line["nights"] for line in of_before}
     by_name, found = {cell.name: cell for cell in cells}, []
-    for line in played_by(Path(__file__).resolve().parent.parent, folder, cells, given.seeds):
+    for line in played_by(HERE, __file__, given_to(folder, cells, given.seeds)):
         cell = by_name[line["cell"]]
         found.append(summed(cell, line["nights"], before.get(replace(cell, answers=False).name)))
         print(line_of(found[-1]), file=sys.stderr, flush=True)

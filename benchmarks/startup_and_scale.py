@@ -24,17 +24,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
+import dispatch
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from aiohttp import web
+from builds.trees import HERE, check_out, take_away
 
-HERE = Path(__file__).resolve().parents[1]
 PLANNED, SENT, MANY_SENT, LARGE, LARGEST = 300, 2_000, 100_000, 1_000_000, 10_000_000
 ROUNDS, FEW_ROUNDS = 5, 2
 CHUNK = 100_000
@@ -130,29 +131,15 @@ REPLY = {
 }  # fmt: skip
 
 
-def serve(pipe: Any, first: Synchronized[float], seen: Synchronized[int]) -> None:
-    """Answer chat completions with the same bytes until the process is ended."""
-    import asyncio
+def serve(pipe: Connection, first: Synchronized[float], seen: Synchronized[int]) -> None:
+    """Answer chat completions until the process is ended, and tell when the first came and how many."""
 
-    body = json.dumps(REPLY).encode()
-
-    async def chat(request: web.Request) -> web.Response:
-        await request.read()
+    def came() -> None:
         if not seen.value:
             first.value = time.monotonic()
         seen.value += 1
-        return web.Response(body=body, content_type="application/json")
 
-    async def forever() -> None:
-        app = web.Application()
-        app.router.add_post("/v1/chat/completions", chat)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        pipe.send(runner.addresses[0][1])
-        await asyncio.Event().wait()
-
-    asyncio.run(forever())
+    dispatch.serve(pipe, json.dumps(REPLY).encode(), came)
 
 
 @contextmanager
@@ -359,9 +346,7 @@ def earlier(ref: str, folder: Path) -> Build:
     """Check REF out and install it, where it is not there yet."""
     tree, env = folder / "tree", folder / "env"
     if not tree.is_dir():
-        subprocess.run(
-            ["git", "worktree", "add", "--detach", str(tree), ref], cwd=HERE, check=True, stdout=sys.stderr
-        )
+        check_out(ref, tree)
     if not (env / "bin" / "thirdshift").exists():
         print(f"installing {ref} …", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", str(env)], check=True)
@@ -399,9 +384,7 @@ def main() -> int:
             reached = figures(Bench((before, this), server, Path(name), args.scale), args.only)
         finally:
             if args.keep is None:
-                subprocess.run(
-                    ["git", "worktree", "remove", "--force", str(before.folder)], cwd=HERE, check=False
-                )
+                take_away(before.folder)
     why = missed(reached)
     print("\n".join(why) or "met", file=sys.stderr)
     rounded = {row: round(value, 3) for row, value in reached.items()}

@@ -11,9 +11,9 @@ from typing import Any
 
 from thirdshift.engines.batch.http import BatchCalls, again, instant, not_run, paced
 from thirdshift.engines.batch.local_records import BatchRecord
-from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
+from thirdshift.engines.batch.provider import CallError, Remote
 from thirdshift.engines.batch.recorded import RecordedBatches
-from thirdshift.engines.batch.rows import REMOTE, limits_of
+from thirdshift.engines.batch.rows import limits_of, state_of
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import key_of
@@ -62,13 +62,8 @@ class AnthropicBatches(RecordedBatches):
                 raise
         return self.custom_id(head.partition(b"\n")[0])
 
-    @again
     async def cancel(self, batch_id: str) -> None:
-        try:
-            await self._http.call("POST", f"{BATCHES}/{batch_id}/cancel")
-        except CallError as error:
-            if error.status not in (400, 409):  # it has ended meanwhile
-                raise
+        await self._http.cancel(f"{BATCHES}/{batch_id}/cancel")
 
     async def fetch(self, name: str, path: Path) -> None:
         if name.startswith(BATCHES):
@@ -105,7 +100,7 @@ class AnthropicBatches(RecordedBatches):
         return Remote(
             id=str(batch["id"]),
             label="" if record is None else record.label,
-            state=RemoteState.UNKNOWN if meant is None else REMOTE[meant],
+            state=state_of(meant),
             created_at=instant(batch.get("created_at")),
             cut_short=bool(counts.get("canceled") or counts.get("expired")),
             done=counts.get("succeeded", 0) + counts.get("errored", 0),

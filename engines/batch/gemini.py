@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from thirdshift.engines.batch.http import BatchCalls, again, custom_id_in, instant
+from thirdshift.engines.batch.http import BatchCalls, again, custom_id_in, instant, of_endpoint
 from thirdshift.engines.batch.inline import whole, write_lines
 from thirdshift.engines.batch.local_records import BatchRecord
 from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
 from thirdshift.engines.batch.recorded import PAGE, PAGES_MAX, RecordedBatches
-from thirdshift.engines.batch.rows import REMOTE, SHORT, kept_nothing, key_for, limits_of
+from thirdshift.engines.batch.rows import base_of, key_for, limits_of, standing_of
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.registry import tier_of
@@ -42,8 +42,8 @@ class GeminiBatches(RecordedBatches):
         self._tier, self._model = tier_of(endpoint), endpoint.wire_model
         key, missing = key_for(endpoint, self._tier)
         headers = {} if key is None else {"x-goog-api-key": key}
-        base = (endpoint.api_base or self._tier.base or "").rstrip("/")
-        super().__init__(endpoint, keep, BatchCalls(endpoint.name, base, headers, missing), grace_seconds)
+        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), headers, missing)
+        super().__init__(endpoint, keep, http, grace_seconds)
         self._bodies, self.limits = GeminiBodies(endpoint), limits_of(self._tier)
 
     @property
@@ -105,13 +105,8 @@ class GeminiBatches(RecordedBatches):
     async def _first_id(self, remote: Remote) -> str | None:  # noqa: ARG002
         return None
 
-    @again
     async def cancel(self, batch_id: str) -> None:
-        try:
-            await self._http.call("POST", f"/{batch_id}:cancel")
-        except CallError as error:
-            if error.status not in (400, 409):  # it has ended meanwhile
-                raise
+        await self._http.cancel(f"/{batch_id}:cancel")
 
     async def fetch(self, name: str, path: Path) -> None:
         """A batch's answers, a line each with the key of its request; or what we kept of the requests."""
@@ -134,12 +129,7 @@ class GeminiBatches(RecordedBatches):
         return False
 
     def read(self, line: bytes) -> Reply:
-        reply = read_result(line)
-        return (
-            reply
-            if reply.kind is None
-            else reply._replace(message=f"endpoint {self._endpoint}: {reply.message}")
-        )
+        return of_endpoint(self._endpoint, read_result(line))
 
     def _results(self, batch_id: str) -> str:
         return batch_id
@@ -155,25 +145,23 @@ class GeminiBatches(RecordedBatches):
             raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
         status = str(metadata.get("state"))
         meant = self._tier.state_of(status)
-        state = RemoteState.UNKNOWN if meant is None else REMOTE[meant]
-        answers = bool(answers_of(batch))
         done = {
             key: n for key, n in counts.items() if key in ("successfulRequestCount", "failedRequestCount")
         }
-        short = meant in SHORT
-        empty = short and not answers and kept_nothing(self._tier, meant, done)
+        standing = standing_of(self._tier, meant, done, results=bool(answers_of(batch)))
+        over = standing.state is RemoteState.ENDED and not standing.emptied
         error = batch.get("error")
         return Remote(
             id=str(name),
             label="" if record is None else record.label,
-            state=state,
+            state=standing.state,
             created_at=instant(metadata.get("createTime")),
-            cut_short=short and not empty,
-            emptied=empty,
+            cut_short=standing.cut_short,
+            emptied=standing.emptied,
             fault=str(error.get("code"))[:200] if isinstance(error, dict) else "",
             done=sum(done.values()),
             source=None if record is None else str(record.path),
-            results=(str(name),) if state is RemoteState.ENDED and not empty else (),
+            results=(str(name),) if over else (),
             status=status[:40],
         )
 

@@ -99,6 +99,15 @@ class BatchCalls:
         return CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
 
     @again
+    async def cancel(self, path: str) -> None:
+        """Ask for a batch to be cancelled."""
+        try:
+            await self.call("POST", path)
+        except CallError as error:
+            if error.status not in (400, 409):  # it has ended meanwhile, or is ending
+                raise
+
+    @again
     async def fetch(self, path: str, to: Path) -> None:
         """Write what is answered to a file, a piece at a time."""
         with to.open("wb") as file:
@@ -194,6 +203,14 @@ def custom_id_in(line: bytes) -> str | None:
     data = parsed(line)
     custom_id = data.get("custom_id") if isinstance(data, dict) else None
     return custom_id if isinstance(custom_id, str) else None
+
+
+def of_endpoint(name: str, reply: Reply) -> Reply:
+    """What a line says, with the endpoint's name before its message; what expired was not run."""
+    if reply.kind is None:
+        return reply
+    message = f"endpoint {name}: {reply.message}"
+    return not_run(message) if reply.kind is FailureKind.EXPIRED else reply._replace(message=message)
 
 
 def not_run(message: str) -> Reply:

@@ -17,10 +17,10 @@ from thirdshift.engines.batch.http import (
     custom_id_in,
     instant,
     listed,
-    not_run,
+    of_endpoint,
 )
-from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
-from thirdshift.engines.batch.rows import REMOTE, SHORT, kept_nothing, key_for, limits_of
+from thirdshift.engines.batch.provider import CallError, Remote
+from thirdshift.engines.batch.rows import base_of, key_for, limits_of, standing_of
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import OPENAI_BASE, authorization, key_of, missing_key
@@ -73,7 +73,7 @@ class OpenAIBatches:
             self._http = _azure(endpoint)
             return
         key, missing = key_for(endpoint, self._tier)
-        base = (endpoint.api_base or self._tier.base or OPENAI_BASE).rstrip("/")
+        base = base_of(endpoint, self._tier) or OPENAI_BASE
         self._http = BatchCalls(endpoint.name, base, authorization(key), missing)
 
     def line(self, custom_id: str, request: Request) -> bytes:
@@ -145,13 +145,8 @@ class OpenAIBatches:
         """Its metadata say so: there is no doubt on this wire."""
         return not remote.doubtful
 
-    @again
     async def cancel(self, batch_id: str) -> None:
-        try:
-            await self._http.call("POST", f"{self._tier.jobs}/{batch_id}/cancel")
-        except CallError as error:
-            if error.status not in (400, 409):  # it has ended meanwhile, or is ending
-                raise
+        await self._http.cancel(f"{self._tier.jobs}/{batch_id}/cancel")
 
     async def fetch(self, name: str, path: Path) -> None:
         await self._http.fetch(f"/files/{name}/content", path)
@@ -167,12 +162,7 @@ class OpenAIBatches:
         return self._bodies.adapt(parameter, self._bodies.body(request))
 
     def read(self, line: bytes) -> Reply:
-        reply = read_line(line)
-        if reply.kind is None:
-            return reply
-        if reply.kind is FailureKind.EXPIRED:
-            return not_run(f"endpoint {self._name}: {reply.message}")
-        return reply._replace(message=f"endpoint {self._name}: {reply.message}")
+        return of_endpoint(self._name, read_line(line))
 
     async def close(self) -> None:
         await self._http.close()
@@ -185,15 +175,14 @@ class OpenAIBatches:
         meant = self._tier.state_of(status) or ALSO_SEEN.get(status.casefold())
         names = _names(batch, "output_file_id", "error_file_id", "output_file", "error_file")
         codes = _codes(batch.get("errors"))
-        short = meant in SHORT
-        empty = short and not names and kept_nothing(self._tier, meant, _counts(batch))
+        standing = standing_of(self._tier, meant, _counts(batch), results=bool(names))
         return Remote(
             id=_id(batch),
             label=str(_group(batch.get("metadata")).get(LABEL, "")),
-            state=RemoteState.UNKNOWN if meant is None else REMOTE[meant],
+            state=standing.state,
             created_at=instant(batch.get("created_at")),
-            cut_short=short and not empty,
-            emptied=empty,
+            cut_short=standing.cut_short,
+            emptied=standing.emptied,
             queue_full=meant is TierState.FAILED and bool(QUEUE_FULL & set(codes)),
             fault=", ".join(dict.fromkeys(codes))[:200],
             done=sum(_counts(batch).values()),

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from thirdshift.engines.batch.http import BatchCalls, again, instant, not_run
+from thirdshift.engines.batch.http import BatchCalls, again, instant, of_endpoint
 from thirdshift.engines.batch.inline import whole, write_lines
 from thirdshift.engines.batch.local_records import BatchRecord
 from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
 from thirdshift.engines.batch.recorded import PAGES_MAX, RecordedBatches
-from thirdshift.engines.batch.rows import REMOTE, SHORT, kept_nothing, key_for, limits_of
+from thirdshift.engines.batch.rows import base_of, key_for, limits_of, standing_of
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.engines.realtime.http import authorization
@@ -39,10 +39,8 @@ class OpenRouterBatches(RecordedBatches):
     ) -> None:
         self._tier, self._bodies = tier_of(endpoint), bodies
         key, missing = key_for(endpoint, self._tier)
-        base = (endpoint.api_base or self._tier.base or "").rstrip("/")
-        super().__init__(
-            endpoint, keep, BatchCalls(endpoint.name, base, authorization(key), missing), grace_seconds
-        )
+        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), authorization(key), missing)
+        super().__init__(endpoint, keep, http, grace_seconds)
         # the service reads as it comes: endpoint and model stand before the requests
         head = {"endpoint": self._tier.path, "model": endpoint.wire_model, "requests": []}
         self.head = dumps(head).removesuffix(b"]}")
@@ -91,14 +89,7 @@ class OpenRouterBatches(RecordedBatches):
         return self._bodies.adapt(parameter, self._bodies.body(request))
 
     def read(self, line: bytes) -> Reply:
-        reply = read_line(line)
-        if reply.kind is FailureKind.EXPIRED:
-            return not_run(f"endpoint {self._endpoint}: {reply.message}")
-        return (
-            reply
-            if reply.kind is None
-            else reply._replace(message=f"endpoint {self._endpoint}: {reply.message}")
-        )
+        return of_endpoint(self._endpoint, read_line(line))
 
     def _results(self, batch_id: str) -> str:
         return f"{self.jobs}/{batch_id}/results"
@@ -112,21 +103,20 @@ class OpenRouterBatches(RecordedBatches):
             raise CallError(FailureKind.BROKEN_REPLY, words, passing=True, lost=True)
         status, counts = str(batch.get("status")), _counts(batch)
         meant, done = self._tier.state_of(status), {name: n for name, n in counts.items() if name != "total"}
-        state = RemoteState.UNKNOWN if meant is None else REMOTE[meant]
-        short = meant in SHORT
-        empty = short and not any(done.values()) and kept_nothing(self._tier, meant, done)
+        standing = standing_of(self._tier, meant, done, results=any(done.values()))
+        over = standing.state is RemoteState.ENDED and not standing.emptied
         error = batch.get("error")
         return Remote(
             id=str(batch["id"]),
             label="" if record is None else record.label,
-            state=state,
+            state=standing.state,
             created_at=instant(batch.get("created_at")),
-            cut_short=short and not empty,
-            emptied=empty,
+            cut_short=standing.cut_short,
+            emptied=standing.emptied,
             fault=str(error.get("code") or "invalid")[:200] if isinstance(error, dict) else "",
             done=sum(done.values()),
             source=None if record is None else str(record.path),
-            results=(self._results(str(batch["id"])),) if state is RemoteState.ENDED and not empty else (),
+            results=(self._results(str(batch["id"])),) if over else (),
             status=status[:40],
         )
 

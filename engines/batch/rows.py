@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from thirdshift.engines.batch.provider import BatchLimits, RemoteState
@@ -16,15 +16,25 @@ from thirdshift.router.values import Endpoint
 ROOM = 0.995
 """The share of the bytes that are used: a multipart has a little around its file."""
 
-REMOTE: Mapping[TierState, RemoteState] = {
+_REMOTE: Mapping[TierState, RemoteState] = {
     TierState.RUNNING: RemoteState.RUNNING,
     TierState.ENDED: RemoteState.ENDED,
     TierState.EXPIRED: RemoteState.ENDED,
     TierState.CANCELLED: RemoteState.ENDED,
     TierState.FAILED: RemoteState.FAILED,
 }
-SHORT = frozenset({TierState.EXPIRED, TierState.CANCELLED})
+_SHORT = frozenset({TierState.EXPIRED, TierState.CANCELLED})
 """Ends before all is done."""
+
+
+class TierStanding(NamedTuple):
+    """How a batch stands, as the watcher knows it."""
+
+    state: RemoteState
+    cut_short: bool
+    """It ended before all was done, and its results say what was."""
+    emptied: bool
+    """It ended before all was done, and may have done and billed what it does not show."""
 
 
 def limits_of(tier: BatchTier) -> BatchLimits:
@@ -41,7 +51,26 @@ def key_for(endpoint: Endpoint, tier: BatchTier) -> tuple[str | None, str | None
     return key_of(endpoint, *(tier.key if at_home else ()))
 
 
-def kept_nothing(tier: BatchTier, state: TierState | None, counts: Mapping[str, Any]) -> bool:
+def state_of(meant: TierState | None) -> RemoteState:
+    """What a tier's state is to the watcher; None: a word that its row lacks."""
+    return RemoteState.UNKNOWN if meant is None else _REMOTE[meant]
+
+
+def standing_of(
+    tier: BatchTier, meant: TierState | None, counts: Mapping[str, Any], *, results: bool
+) -> TierStanding:
+    """How a batch stands whose state is `meant`. `counts`: what it says was done, by name; `results`: it has some."""
+    short = meant in _SHORT
+    empty = short and not results and _kept_nothing(tier, meant, counts)
+    return TierStanding(state_of(meant), short and not empty, empty)
+
+
+def base_of(endpoint: Endpoint, tier: BatchTier) -> str:
+    """The address that calls go to: the endpoint's own, or its tier's."""
+    return (endpoint.api_base or tier.base or "").rstrip("/")
+
+
+def _kept_nothing(tier: BatchTier, state: TierState | None, counts: Mapping[str, Any]) -> bool:
     """Whether a batch that ended before its time without results may have done, and billed, what it does not show: its
     tier keeps nothing, or nobody says what it keeps, and `counts` (what was done, by name) do not say that it is none."""
     keeps = tier.expiry is Expiry.KEEPS if state is TierState.EXPIRED else tier.cancel == "keeps"

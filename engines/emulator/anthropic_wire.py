@@ -224,12 +224,9 @@ class AnthropicHandlers:
         if fault is not None:
             return _bad(fault)
         path = self._folder / f"messages-{next(self._numbers):06d}.jsonl"
-        with path.open("wb") as sink:
-            sink.writelines(dumps(line) + b"\n" for line in lines)
-        batch = self._batches.create(
-            path, self._wire, "msgbatch_emulated_", {}, len(lines), request.match_info.get("at")
+        batch = self._batches.create_inline(
+            path, lines, self._wire, "msgbatch_emulated_", {}, request.match_info.get("at")
         )
-        path.unlink()  # the batch holds it open
         return hang_up(request) if self._batches.loses_reply() else json_response(self._described(batch))
 
     def _fault(self, lines: Any) -> str | None:

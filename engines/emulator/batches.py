@@ -10,7 +10,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -148,6 +148,22 @@ class Batches:
         task = asyncio.create_task(self._live(batch))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return batch
+
+    def create_inline(
+        self,
+        path: Path,
+        lines: Sequence[Any],
+        wire: Wire,
+        prefix: str,
+        details: Mapping[str, Any],
+        at: str | None,
+    ) -> EmulatedBatch:
+        """Take a batch on whose requests came with the call. `path`: where they lie, for as long as it holds them open."""
+        with path.open("wb") as sink:
+            sink.writelines(dumps(line) + b"\n" for line in lines)
+        batch = self.create(path, wire, prefix, details, len(lines), at)
+        path.unlink()
         return batch
 
     def loses_reply(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.core.json import loads
 from thirdshift.engines.emulator import openai_wire
 from thirdshift.engines.emulator.answers import WireRequest
 from thirdshift.engines.emulator.batches import (
@@ -83,11 +83,8 @@ class InlineDoor(ABC):
         if limits.batches is not None and self._under_way() >= limits.batches:
             return bad(f"at most {limits.batches} batches at once", 429)
         path = self._folder / f"inline-{next(self._numbers):06d}.jsonl"
-        with path.open("wb") as sink:
-            sink.writelines(dumps(line) + b"\n" for line in lines)
         at = request.match_info.get("at") or request.match_info.get("model")
-        batch = self._batches.create(path, self, self.prefix, details, len(lines), at)
-        path.unlink()  # the batch holds it open
+        batch = self._batches.create_inline(path, lines, self, self.prefix, details, at)
         if self._batches.loses_reply():
             return hang_up(request)
         return json_response(self.described(batch), 202 if self._tier.name == "openrouter" else 200)

@@ -73,6 +73,7 @@ def cascades(
     belief leaves possible, so that an endpoint is tried about as often as it is likely to be the bargain."""
     tried = ~np.isnan(score)
     kinds, kind = np.unique(tried, axis=0, return_inverse=True)
+    residual = predictor.covariances.residual.astype(np.float64).tobytes()
     for k, seen in enumerate(kinds):
         rows = np.flatnonzero(kind.ravel() == k)
         held = np.nan_to_num(score[np.ix_(rows, np.flatnonzero(seen))]).max(axis=1, initial=0.0)
@@ -86,7 +87,7 @@ def cascades(
                 expected[world == w] = predictor.draw(population, rows[world == w], rng)
         else:
             expected = predictor.posterior.expected(population.task[rows], population.text[rows])
-        chances = _Chances(predictor.covariances.residual, expected, score[rows], seen)
+        chances = _Chances(residual, expected, score[rows], seen)
         open_ = allowed[rows] & ~seen & np.isfinite(cost_usd[rows])
         yield _weighed(
             rows, held, chances, np.where(open_, cost_usd[rows], np.inf), bool(seen.any()), depth, rng
@@ -97,7 +98,8 @@ def cascades(
 class _Chances:
     """What each endpoint is expected to score, beside what a request has scored and failed before."""
 
-    residual: Floats
+    residual: bytes
+    """The covariance of what is left unexplained, [endpoints, endpoints] of float64: a key of `_gain`."""
     expected: Floats
     """[rows, endpoints] before the requests' own scores."""
     score: Floats
@@ -108,7 +110,7 @@ class _Chances:
         at = [*np.flatnonzero(self.seen).tolist(), *failed]
         mean = self.expected[some, endpoint]
         if at:
-            gain = _gain(self.residual.astype(np.float64).tobytes(), len(self.residual), tuple(at), endpoint)
+            gain = _gain(self.residual, self.expected.shape[1], tuple(at), endpoint)
             scored = self.score[some][:, at].copy()
             scored[:, len(at) - len(failed) :] = 0.0
             mean = mean + (scored - self.expected[some][:, at]) @ gain
