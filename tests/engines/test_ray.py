@@ -219,7 +219,8 @@ def test_a_node_with_notice_is_left_in_time(tmp_path: Path, ray: RayCluster) -> 
 
 
 def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayCluster) -> None:
-    """Last: the node stays dead."""
+    """Last: the node stays dead. The one that was drained is replaced: it may be gone by now."""
+    ray.add_node({"CPU": 1, "NPU": 1})
     night = Night(house(tmp_path, ray, seconds=0.05))
     thread = night.in_background(600)
     night.at_work(workers=1)
