@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import RayCluster, actors, gone, ray_cluster, until
+from tests.support.ray_cluster import RayCluster, actors, ended, gone, ray_cluster, until
 from tests.support.seats import USD_PER_HOUR, Night, house
 from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable
 from thirdshift.engines.ray.survey import problems, survey
@@ -60,7 +60,7 @@ def test_a_seat_takes_an_npu_that_ray_numbers_and_is_named_for_run_endpoint_and_
         (sys.executable, "-c", names, ray.address), capture_output=True, text=True, check=True
     )
     assert f"run/{life.worker_id}" in shown.stdout
-    thread.join()
+    ended(thread)
     assert night.answers == 100
 
 
@@ -70,7 +70,7 @@ def test_a_killed_actor_loses_what_it_had_and_nothing_else(tmp_path: Path, ray: 
     pids = night.at_work(workers=2, answers=20)
     psutil.Process(pids[0]).parent().kill()  # type: ignore[union-attr]
     until(lambda: gone(pids[:1]), 10.0)
-    thread.join()
+    ended(thread)
     assert night.answers == 400
     statuses = night.journal.statuses
     assert statuses["settled"] >= 400  # every answer once, and the leases
@@ -136,7 +136,7 @@ def test_seats_that_the_plan_has_no_use_for_are_given_back(tmp_path: Path, ray: 
     night.engine.plan_workers(1)
     until(lambda: sum(life.stopped_at is not None for life in night.engine.worker_lifetimes()) == 1)
     assert night.answers < 600
-    thread.join()
+    ended(thread)
     assert night.answers == 600
 
 
@@ -150,7 +150,7 @@ def test_a_head_that_is_away_stops_nobody_at_work(tmp_path: Path, ray: RayCluste
         until(lambda: night.answers > before + 100, 60.0)
     finally:
         os.kill(ray.head, signal.SIGCONT)
-    thread.join()
+    ended(thread)
     assert night.answers == 600
     assert len(night.engine.worker_lifetimes()) == 2
 
@@ -188,7 +188,7 @@ def test_a_bridge_that_is_killed_before_the_plan_stops_no_run(ray: RayCluster) -
     killer = threading.Thread(target=kill)
     killer.start()
     found = survey(ClusterSpec(ray.address), "no/model")
-    killer.join()
+    ended(killer)
     assert len(found.nodes) == 3
 
 
@@ -213,7 +213,7 @@ def test_a_node_with_notice_is_left_in_time(tmp_path: Path, ray: RayCluster) -> 
     )
     until(lambda: any(life.stopped_at for life in night.engine.worker_lifetimes()), 30.0)
     assert night.answers < 900
-    thread.join()
+    ended(thread)
     assert night.answers == 900
     assert night.journal.statuses["unsettled"] == 0  # nothing was lost
 
@@ -225,7 +225,7 @@ def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayC
     thread = night.in_background(600)
     night.at_work(workers=1)
     os.kill(ray.raylets[2], signal.SIGKILL)
-    thread.join()
+    ended(thread)
     assert night.answers == 600
 
 
@@ -241,4 +241,4 @@ def test_a_seat_ends_where_nobody_is_left_to_end_it(tmp_path: Path) -> None:
                 child.kill()
         until(lambda: gone(pids), 20.0)  # far less than the silence that ends any seat
         night.engine.stop()
-        thread.join()
+        ended(thread)

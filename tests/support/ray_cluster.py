@@ -8,6 +8,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -122,6 +123,11 @@ def until(true: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.1)
     return value
+
+
+def ended(thread: threading.Thread) -> None:
+    """Wait until the thread has ended, not for ever: with no node left, a night waits for one."""
+    until(lambda: not thread.is_alive())
 
 
 def gone(pids: Sequence[int]) -> bool:
