@@ -34,6 +34,8 @@ from thirdshift.router.values import JSON, ClusterSpec, Endpoint, FailureKind, W
 
 SEAT_SECONDS = 300.0
 """An autoscaler's machine is there by then, or it is not to be had tonight."""
+NO_SEAT_SECONDS = 24 * 3600.0
+"""A cluster without any seat is waited for so long where nobody else may answer: machines may be asked for by hand."""
 AWAY_SECONDS = 600.0
 """A cluster that cannot be reached is tried again for so long."""
 TRY_SECONDS = 5.0
@@ -91,6 +93,7 @@ class RayEngine(VllmEngine):
         engine_context: EngineContext,
         *,
         seat_seconds: float = SEAT_SECONDS,
+        no_seat_seconds: float = NO_SEAT_SECONDS,
         away_seconds: float = AWAY_SECONDS,
         **terms: float,
     ) -> None:
@@ -98,7 +101,11 @@ class RayEngine(VllmEngine):
         if self.spec.cluster is None:
             raise BadEndpointError(f"endpoint {endpoint.name} names no cluster; `on: ray` needs one")
         self._address: ClusterSpec = self.spec.cluster
-        self._seat_seconds, self._away_seconds = seat_seconds, away_seconds
+        self._seat_seconds, self._no_seat_seconds, self._away_seconds = (
+            seat_seconds,
+            no_seat_seconds,
+            away_seconds,
+        )
         self._connecting = threading.Lock()
         self._cluster: Cluster | None = None
         self._said: set[str] = set()
@@ -186,12 +193,13 @@ class RayEngine(VllmEngine):
             if not self._wanted(supervisor):
                 return False
             self._hand_over()
-            if time.monotonic() - asked > self._seat_seconds:
-                self._too_long()
+            waited = time.monotonic() - asked
+            if waited > self._seat_seconds:
+                self._too_long(waited)
         return True
 
-    def _too_long(self) -> None:
-        """Say that the cluster has no room; where another endpoint may answer and no seat is up, give up."""
+    def _too_long(self, waited: float) -> None:
+        """Say that the cluster has no room. Raises NoPlace where no seat is up and others may answer, or for a day."""
         with self._lock:
             up = sum(supervisor.up for supervisor in self._supervisors.values())
             asked = len(self._supervisors)
@@ -199,6 +207,8 @@ class RayEngine(VllmEngine):
         why = f"endpoint {self.endpoint.name}: the Ray cluster has given {have} ({self._size()} each)"
         if not up and self.engine_context.elsewhere:
             raise NoPlace(f"{why}; `thirdshift doctor` shows what it has")
+        if not up and waited > self._no_seat_seconds:
+            raise self._nowhere(f"{why}, and none in {waited / 3600:.0f} hours; `resume` goes on")
         self._say(f"{why}; the run goes on with these, waiting for more costs nothing")
 
     def _nowhere(self, why: str) -> NoPlace:

@@ -114,6 +114,15 @@ def test_with_no_seat_at_all_others_answer(tmp_path: Path, ray: RayCluster) -> N
     assert any("0 of 1 seats" in reply.message for reply in replies if isinstance(reply, Failure))
 
 
+def test_a_cluster_without_seats_is_not_waited_for_without_end(tmp_path: Path, ray: RayCluster) -> None:
+    whole = {"tensor_parallel_size": 2}  # no node has two
+    endpoint = house(tmp_path, ray, workers=1, device="npu", **whole)
+    night = Night(endpoint, seat_seconds=1.0, no_seat_seconds=2.0)
+    replies = night.ask(20)
+    assert {reply.kind for reply in replies if isinstance(reply, Failure)} == {FailureKind.CANCELLED}
+    assert any("`resume` goes on" in words for words in night.said)
+
+
 def test_what_fewer_seats_than_planned_cannot_do_in_time_goes_back_to_the_plan(
     tmp_path: Path, ray: RayCluster
 ) -> None:
