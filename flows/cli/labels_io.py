@@ -71,9 +71,9 @@ def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json:
         check_exists(path)
         with Warehouse.open(path) as warehouse:
             run = _run(warehouse, run_id)
-            if run["purged_at"] is not None:
-                raise UserError(f"run {run_id}: its text was purged; there is nothing left to read and score")
             answers = answers_of(warehouse, run_id)
+            if answers.purged and not len(answers.order):
+                raise UserError(f"run {run_id}: its text was purged; there is nothing left to read and score")
             places = answers.firsts()[:count]
             rows = _rows(warehouse, run_id, answers, places)
         write_labels(output, rows)
@@ -87,10 +87,15 @@ def export_labels(path: Path, run_id: str, output: Path, count: int, *, as_json:
             "rows": len(rows),
             "results": results,
             "seed": seed,
+            "purged": answers.purged,
         }
         print(json.dumps(summary))
         return 0
     print(f"{len(rows):,} answers of {results:,} results, drawn uniformly at random (seed {seed}): {output}")
+    if answers.purged:
+        print(
+            f"left out, as their text was purged: {_some(answers.purged)}; nobody can score them, and they count as 0"
+        )
     print("fill in `score` (0 to 1) from the first row down, without looking at who answered; then:")
     print(f"  thirdshift labels import {run_id} --input {output} --warehouse {path}")
     if relative := _relative_to(run):

@@ -2,7 +2,7 @@
 
 The order in which answers are drawn is one shuffle of all of a run's results by a seed made of its id, so nothing need be
 kept between export and import, and a larger export goes on where a smaller one ended. People are asked about each answer
-once, whoever asked it twice; an answer that is none scores 0 without being asked about.
+once, whoever asked it twice; an answer that is none, or whose text was purged, scores 0 without being asked about.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ any file by chance."""
 PEOPLE = "people"
 
 RESULTS = """
-select q.row, q.leader, q.request_id, q.task, r.endpoint, r.model, r.error is null and r.output is not null as answered,
-       o.score, a.predicted_quality as predicted
+select q.row, q.leader, q.request_id, q.task, r.endpoint, r.model, q.request_hash is null as purged,
+       r.error is null and (r.output is not null or q.request_hash is null) as answered, o.score, a.predicted_quality as predicted
 from results r
 join requests q on q.run_id = r.run_id and q.request_id = r.request_id
 left join (
@@ -54,7 +54,9 @@ class Answers:
     leader: NDArray[np.int64]
     """Place of the request whose answer each of them is served with: its own, or of the one that it repeats."""
     order: NDArray[np.int64]
-    """Places of those with an answer, as they are drawn."""
+    """Places of those with an answer that can be read, as they are drawn."""
+    purged: tuple[str, ...] = ()
+    """Ids of those whose answer was purged."""
 
     def firsts(self) -> NDArray[np.int64]:
         """Places in the order drawn, each answer once, where it was asked for first."""
@@ -64,10 +66,22 @@ class Answers:
 
 
 def answers_of(warehouse: Warehouse, run_id: str) -> Answers:
+    """Return a run's results as people are asked about them; a purge changes nothing in the order of those that stay."""
     table = warehouse.query(RESULTS, run_id=run_id)
-    answered = np.flatnonzero(np.asarray(table["answered"], np.bool_))
+    answered, purged = (np.asarray(table[name], np.bool_) for name in ("answered", "purged"))
     leader = np.searchsorted(np.asarray(table["row"], np.int64), np.asarray(table["leader"], np.int64))
-    return Answers(table, leader, np.random.default_rng(seed_of(run_id, 0)).permutation(answered))
+    order = np.random.default_rng(seed_of(run_id, 0)).permutation(np.flatnonzero(answered))
+    gone = table["request_id"].filter(pa.array(answered & purged)).to_pylist()
+    return Answers(table, _readable(leader, purged), order[~purged[order]], tuple(map(str, gone)))
+
+
+def _readable(leader: NDArray[np.int64], purged: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the leaders with the first that was not purged in place of one that was."""
+    stays = np.flatnonzero(~purged)
+    _, first, group = np.unique(leader[stays], return_index=True, return_inverse=True)
+    changed = leader.copy()
+    changed[stays] = stays[first][group]
+    return changed
 
 
 def certified(

@@ -11,9 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from thirdshift.flows.quality.human_labels import Answers, certified
+from tests.support.warehouses import COUNT, NOW, secret_run
+from thirdshift.flows.cli.labels_io import export_labels
+from thirdshift.flows.errors import UserError
+from thirdshift.flows.quality.human_labels import Answers, _readable, answers_of, certified
 from thirdshift.router.certification.certificate import Method
 from thirdshift.warehouse.exchange.labels import COLUMNS, LabelsError, harmless, read_labels, write_labels
+from thirdshift.warehouse.exchange.purge import purge
+from thirdshift.warehouse.store import runs
+from thirdshift.warehouse.store.store import Warehouse
 
 ROW = dict.fromkeys(COLUMNS, "x") | {"run_id": "r", "score": None}
 
@@ -129,3 +135,41 @@ def test_duplicates_are_asked_about_once_and_count_each() -> None:
     assert len({place // 2 for place in asked}) == 100
     (made,) = certified(answered, dict.fromkeys(asked, 1.0), RUN, again=False)
     assert 100 <= made.scored <= 200
+
+
+def test_a_purge_leaves_the_order_of_the_others_as_it_was(tmp_path: Path) -> None:
+    """Labels that people have begun are still the beginning of the draw, and the erased answer counts as 0."""
+    path = tmp_path / "warehouse.duckdb"
+    secret_run(path, "run", NOW)
+    with Warehouse.open(path) as warehouse:
+        before = answers_of(warehouse, "run")
+    purge(path, request_ids=["r2"])
+    with Warehouse.open(path) as warehouse:
+        after = answers_of(warehouse, "run")
+    assert (before.purged, after.purged) == ((), ("r2",))
+    assert after.firsts().tolist() == [place for place in before.firsts().tolist() if place != 2]
+    (made,) = certified(after, dict.fromkeys(after.firsts().tolist(), 1.0), RUN, again=False)
+    assert (made.population, made.scored, made.mean) == (COUNT, COUNT - 1, 0.75)
+
+
+def test_an_export_leaves_out_what_was_purged_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "warehouse.duckdb", tmp_path / "labels.csv"
+    secret_run(path, "run", NOW)
+    with Warehouse.open(path) as warehouse:
+        runs.update(warehouse, "run", config={"quality": {"relative_to": None}})
+    purge(path, request_ids=["r2"])
+    assert export_labels(path, "run", output, 300, as_json=False) == 0
+    assert "left out, as their text was purged: r2" in capsys.readouterr().out
+    with output.open(encoding="utf-8-sig") as file:
+        assert sorted(row["request_id"] for row in csv.DictReader(file)) == ["r0", "r1", "r3"]
+    purge(path, request_ids=["r0", "r1", "r3"])
+    with pytest.raises(UserError, match="nothing left to read"):
+        export_labels(path, "run", tmp_path / "none.csv", 300, as_json=False)
+
+
+def test_a_repeated_request_is_asked_about_where_the_first_of_its_kind_was_purged() -> None:
+    leader = np.array([0, 0, 2, 0, 2])
+    assert _readable(leader, np.zeros(5, bool)).tolist() == [0, 0, 2, 0, 2]
+    assert _readable(leader, np.array([True, False, False, False, False])).tolist() == [0, 1, 2, 1, 2]
