@@ -33,7 +33,8 @@ PEOPLE = "people"
 
 RESULTS = """
 select q.row, q.leader, q.request_id, q.task, r.endpoint, r.model, q.request_hash is null as purged,
-       r.error is null and (r.output is not null or q.request_hash is null) as answered, o.score, a.predicted_quality as predicted
+       r.error is null and (r.output is not null or q.request_hash is null) as answered, o.score,
+       a.predicted_quality as predicted
 from results r
 join requests q on q.run_id = r.run_id and q.request_id = r.request_id
 left join (
