@@ -55,6 +55,8 @@ class Mode(StrEnum):
 class Purpose(StrEnum):
     PILOT = "pilot"
     MAIN = "main"
+    VOTE = "vote"
+    """A second answer asked to see whether two agree."""
     AUDIT = "audit"
     REPAIR = "repair"
     JUDGE = "judge"

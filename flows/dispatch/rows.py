@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.flows.planning.planner import Decision, RequestColumns
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.values import usd
@@ -29,21 +29,21 @@ def assignments(
     run_id: str,
     batch: PreparedInput,
     columns: RequestColumns,
-    market: Market,
     decision: Decision,
     plan: Plan,
     names: Sequence[str],
 ) -> pa.Table:
     """The plan by request. Duplicates go where the first of them goes, at no cost of their own."""
-    told = explain.columns(decision.problem, plan)
+    told, market = explain.columns(decision.problem, plan), decision.market
     position = columns.positions(batch.leader)
     choice, second = plan.choice[position], plan.runner_up[position]
     endpoint = np.where(choice == NOBODY, -1, market.endpoint[choice])
     follows = batch.leader != np.arange(batch.rows)
     own = np.where(follows, 0.0, told.cost_usd[position])
-    known = pa.array([*names, None], pa.string())
-    by_name = known.take(pa.array(np.where(endpoint < 0, len(names), endpoint)))
-    other = np.where(second == NOBODY, len(names), market.endpoint[second])
+    votes = [offer.option.name for offer in market.offered[market.singles :]]
+    known = pa.array([*names, *votes, None], pa.string())
+    by_name = known.take(pa.array(np.where(endpoint < 0, len(known) - 1, endpoint)))
+    other = np.where(second == NOBODY, len(known) - 1, market.column[second])
     inputs = np.stack(columns.tokens, axis=1)[position, np.maximum(endpoint, 0)]
     outputs = market.output_tokens[position, np.maximum(endpoint, 0)]
     tasks = pa.array(batch.intake.tasks, pa.string())

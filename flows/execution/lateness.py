@@ -67,7 +67,7 @@ def _planned_anew(planned: PlannedRun, market: Market, pending: PendingRows) -> 
 
 def _problem(planned: PlannedRun, market: Market, pending: PendingRows) -> Problem:
     """The plan of what is pending, from now on: the quality that it was planned with, what is left of cap and time."""
-    before, run, rows = planned.decision.problem, planned.run, pending.position
+    before, run, rows = planned.singles, planned.run, pending.position
     quality = np.zeros(market.output_tokens.shape, np.float32)
     for option, endpoint in enumerate(planned.market.endpoint.tolist()):
         quality[:, endpoint] = before.quality[:, option]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 
@@ -11,12 +15,14 @@ from thirdshift.flows.execution.preparation import PreparedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.beliefs import prediction_only
-from thirdshift.flows.planning.planner import Decision, Market, best_possible, save_plan
+from thirdshift.flows.planning.planner import Decision, Market, best_possible
 from thirdshift.flows.planning.throughput import throughput_of_run
+from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import kept_for_judging
-from thirdshift.router.planning.problem import Plan
+from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.router.planning.problem import Plan, Problem
 from thirdshift.router.planning.solve import Compromise
 from thirdshift.router.values import Purpose, usd
 from thirdshift.warehouse.store import dispatch, runs
@@ -40,6 +46,11 @@ class PlannedRun:
     def run(self) -> Run:
         return self.prepared.run
 
+    @property
+    def singles(self) -> Problem:
+        """The problem with the market's options alone, without votes."""
+        return self.decision.problem.narrowed(len(self.market.offered))
+
 
 def plan(prepared: PreparedRun) -> PlannedRun:
     """Decide which endpoint answers each request; write the plan down, and say it.
@@ -55,7 +66,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
     decision = learner.decide(market, run.context.terms(spent_usd=promised))
     chosen, compromise = best_possible(decision, run.console.say)
-    assignment = _assignment(prepared, market, chosen, ordered=compromise is Compromise.STOP)
+    assignment = _assignment(prepared, decision.market, chosen, ordered=compromise is Compromise.STOP)
     planned = PlannedRun(
         prepared,
         market,
@@ -64,7 +75,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         Repair(learner, assignment, run.console.say),
         chosen.cost_usd
         - learner.paid_usd(market, assignment.target)
-        + audit_usd(run.context, prepared.input, prepared.columns, market, chosen),
+        + audit_usd(run.context, prepared.input, prepared.columns, decision.market, chosen),
         out_of_reach=compromise is Compromise.FLOOR,
     )
     run.dispatcher.plan_workers({name: chosen.workers.get(name, 0) for name in run.context.pools})
@@ -91,7 +102,9 @@ def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: b
         ordered=ordered,
         now=run.context.clock(),
     )
-    assignment.keep_answered(run.queries.replies(), columns)
+    replies = run.queries.replies()
+    assignment.keep_answered(replies, columns)
+    keep_votes(run.context.folder, assignment, replies, columns, run.endpoint_names)
     for shard in run.orphans_of({Purpose.MAIN}):
         unanswered = shard.unanswered[np.isin(shard.unanswered, columns.rows)]
         endpoint = run.endpoint_names.index(shard.endpoint)
@@ -106,7 +119,6 @@ def _save(planned: PlannedRun, plan: Plan) -> None:
         context.run_id,
         prepared.input,
         prepared.columns,
-        planned.market,
         planned.decision,
         plan,
         run.endpoint_names,
@@ -115,3 +127,22 @@ def _save(planned: PlannedRun, plan: Plan) -> None:
         dispatch.save_assignments(warehouse, rows)
         runs.update(warehouse, context.run_id, planned_usd=spent + usd(planned.cost_usd))
     save_plan(context.folder, plan, planned.decision, float(spent), context.clock())
+
+
+def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
+    """Write down `plan` with the frontier of its problem; whole or not at all."""
+    aimed = decision.quality is not None
+    told = KeptPlan(
+        made_at=made_at,
+        floor=decision.floor,
+        quality=plan.quality if aimed else None,
+        cost_usd=float(plan.cost_usd),
+        spent_usd=spent_usd,
+        gap=float(plan.gap),
+        points=tuple((point.floor, point.cost_usd) for point in decision.points),
+    )
+    text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
+    beside = folder / f"{NAME}.tmp"
+    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    beside.replace(folder / NAME)

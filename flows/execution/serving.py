@@ -13,6 +13,7 @@ from thirdshift.flows.execution.lateness import on_time
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
+from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
 from thirdshift.router.values import Purpose
 from thirdshift.warehouse.store import results
@@ -28,6 +29,8 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     if planned.run.dispatcher.stopped:
         return adopted
     record_replies(planned)
+    columns, run = planned.prepared.columns, planned.run
+    settle(assignment, run.queries, columns, run.context.scorer, time.time())
     pending = _next_to_send(planned)
     if pending.opens_at is not None:
         back = bool((assignment.out_until == pending.opens_at).any())
@@ -37,7 +40,8 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     if not adopted:
         pending = on_time(planned, pending)
     assignment.in_flight[:] = False  # at the next call, what was adopted has landed
-    return adopted + _shards(planned, Purpose.MAIN, pending)
+    second = assignment.second_to_ask(pending)
+    return adopted + _shards(planned, Purpose.MAIN, pending) + _shards(planned, Purpose.VOTE, second)
 
 
 def score(planned: PlannedRun) -> list[ShardWork]:
@@ -105,7 +109,7 @@ def record_replies(planned: PlannedRun) -> None:
 
 
 def _next_to_send(planned: PlannedRun) -> PendingRows:
-    return planned.assignment.next_to_send(planned.decision.problem, planned.market.endpoint, time.time())
+    return planned.assignment.next_to_send(planned.singles, planned.market.endpoint, time.time())
 
 
 def _wait_until(opens_at: float, console: RunConsole, why: str) -> None:

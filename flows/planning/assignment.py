@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -56,6 +56,12 @@ class Assignment:
     """[endpoints] for a batch tier, the endpoint that serves the same model in real time; -1: none."""
     workers: Mapping[str, int] = field(default_factory=dict)
     """Workers that the plan starts, by endpoint; those with none are left out."""
+    vote: NDArray[np.int16] = field(init=False, repr=False)
+    """[leaders, 3] the first two endpoints that are asked, and the third if those differ; -1: no vote."""
+    decided: NDArray[np.bool_] = field(init=False, repr=False)
+    """[leaders] the vote is over: `target` is whose answer it has come to."""
+    agreed: NDArray[np.bool_] = field(init=False, repr=False)
+    """[leaders] as two answers that agree."""
     passing: NDArray[np.int8] = field(init=False, repr=False)
     """[leaders, endpoints] how often a batch's server failed at the request by a fault that can pass."""
     out_until: NDArray[np.float64] = field(init=False, repr=False)
@@ -64,6 +70,8 @@ class Assignment:
     def __post_init__(self) -> None:
         self.passing = np.zeros(self.answered.shape, np.int8)
         self.out_until = np.zeros(self.answered.shape[1])
+        self.vote = np.full((len(self.target), 3), -1, np.int16)
+        self.decided, self.agreed = np.zeros((2, len(self.target)), bool)
 
     @classmethod
     def of(
@@ -82,7 +90,7 @@ class Assignment:
         opens = now.timestamp() + starts[plan.choice]
         shape = columns.allowed.shape
         none = np.full(len(target), -1, np.int32)
-        return cls(
+        made = cls(
             target,
             opens,
             answered=np.zeros(shape, bool),
@@ -95,6 +103,10 @@ class Assignment:
             realtime_counterpart=realtime_counterpart,
             workers=plan.workers,
         )
+        under = np.flatnonzero(plan.choice >= market.singles)
+        votes = np.array([astuple(vote) for vote in market.votes], np.int16).reshape(-1, 3)
+        made.vote[under] = votes[plan.choice[under] - market.singles]
+        return made
 
     def keep_answered(self, replies: FinalReplies, columns: RequestColumns) -> None:
         """Keep every answer that an earlier process of this run got as planned: a plan of a later hour would pay again."""
@@ -104,6 +116,7 @@ class Assignment:
         """Target requests at the endpoint whose batch has them already, whatever the plan says."""
         self.target[positions] = endpoint
         self.in_flight[positions] = True
+        self.vote[positions] = -1
 
     def record_replies(
         self, replies: FinalReplies, columns: RequestColumns, in_vain: Collection[int] = ()
@@ -162,9 +175,49 @@ class Assignment:
         """[leaders] the endpoint whose answer is the result; -1 where there is none yet."""
         everyone = np.arange(len(self.target))
         has = (self.target >= 0) & self.answered[everyone, self.target]
-        planned = np.where(has, self.target, -1)
+        first = self.vote[:, 0]  # who answered before a vote went against it is better than nobody
+        held = (first >= 0) & self.answered[everyone, first]
+        planned = np.where(has, self.target, np.where(held, first, -1))
         repaired = np.where(self.repaired >= 0, self.repaired, planned)
         return np.where(self.overridden >= 0, self.overridden, repaired).astype(np.int32)
+
+    @property
+    def by_vote(self) -> NDArray[np.bool_]:
+        """[leaders] what is served is what a vote has come to."""
+        replaced = (self.repaired >= 0) | (self.overridden >= 0)
+        ended = np.where(self.agreed, self.vote[:, 0], self.vote[:, 2])
+        return np.asarray((self.vote[:, 0] >= 0) & self.decided & ~replaced & (self.served == ended))
+
+    def settle(
+        self,
+        now: float,
+        same: Callable[[NDArray[np.int64], NDArray[np.int16], NDArray[np.int16]], NDArray[np.bool_]],
+    ) -> None:
+        """End the votes on which enough is known: `same` says which of these requests' two answers agree. Who has failed,
+        or would have to be waited for, agrees with nobody; where the first has, there is no vote."""
+        rows = np.flatnonzero((self.vote[:, 0] >= 0) & ~self.decided)
+        first, second, third = self.vote[rows].T
+        lost = self.target[rows] != first
+        has = self.answered[rows, first] & ~lost
+        both = has & self.answered[rows, second]
+        agreed = np.zeros(len(rows), bool)
+        agreed[both] = same(rows[both], first[both], second[both])
+        gone = ~self.answered[rows, second] & (self.failed[rows, second] | (self.out_until[second] > now))
+        differ = (both & ~agreed) | (has & gone)
+        self.target[rows[differ]] = third[differ]
+        self.decided[rows] = lost | agreed | differ
+        self.agreed[rows] = agreed
+
+    def second_to_ask(self, pending: PendingRows) -> PendingRows:
+        """Return whose second answer is to be had, of those whose first is held or among `pending`."""
+        everyone = np.arange(len(self.target))
+        open_ = (self.vote[:, 0] >= 0) & ~self.decided & (self.target == self.vote[:, 0])
+        second = np.where(open_, self.vote[:, 1], 0)
+        open_ &= ~self.answered[everyone, second] & ~self.failed[everyone, second]
+        sent = self.answered[everyone, np.where(open_, self.target, 0)]
+        sent[pending.position] = True
+        rows = np.flatnonzero(open_ & sent)
+        return PendingRows(rows, second[rows].astype(np.int32))
 
     def next_to_send(self, problem: Problem, endpoint_of: NDArray[np.int32], now: float) -> PendingRows:
         """Return the requests to send next.
@@ -317,12 +370,17 @@ def plan_sentence(
     plan: Plan, assignment: Assignment, weight: NDArray[np.int32], endpoints: Sequence[Endpoint]
 ) -> str:
     """The plan in a line or two."""
-    counts = np.bincount(assignment.target[assignment.target >= 0], minlength=len(endpoints))
+    alone = (assignment.target >= 0) & (assignment.vote[:, 0] < 0)
+    counts = np.bincount(assignment.target[alone], minlength=len(endpoints))
     shares = [
         f"{count:,} to {endpoint.name}{' (emulated)' if endpoint.emulated else ''}"
         for endpoint, count in zip(endpoints, counts.tolist(), strict=True)
         if count
     ]
+    triples, voted = np.unique(assignment.vote[assignment.vote[:, 0] >= 0], axis=0, return_counts=True)
+    for triple, count in zip(triples.tolist(), voted.tolist(), strict=True):
+        first, second, third = (endpoints[e].name for e in triple)
+        shares.append(f"{count:,} to {first} and {second}, where they differ to {third}")
     followers = int(weight.sum()) - len(weight)
     again = f", {followers:,} duplicates answered with them" if followers else ""
     pools = "".join(

@@ -37,10 +37,13 @@ def decide_for(
     *,
     by_one_rule: bool = False,
     sends_on: bool = False,
+    doubt: Sequence[float] = (),
 ) -> Decision:
-    """The cheapest plan that clears the floor, as a sequence where what fails is sent on."""
+    """The cheapest plan that clears the floor, as a sequence where what fails is sent on. `doubt`: see `decide`."""
     if aim is None or not sends_on or by_one_rule:
-        return decide(columns, market, observations, priors, terms, aim, before, by_one_rule=by_one_rule)
+        return decide(
+            columns, market, observations, priors, terms, aim, before, by_one_rule=by_one_rule, doubt=doubt
+        )
     predictor, population = learnt(observations, columns.population, priors, past=before)
 
     def sequence(priced: Market) -> Decision:
@@ -54,7 +57,7 @@ def decide_for(
         if not isinstance(plan, Infeasible):
             seconds = plan.finish_seconds + _mending_seconds(plan, priced, found)
             plan = replace(plan, finish_seconds=seconds)
-        return Decision(plan, posed, predictor.predict(population), found.floor, found)
+        return Decision(plan, posed, priced, predictor.predict(population), found.floor, found)
 
     return _worth_its_starts(sequence, market)
 

@@ -41,10 +41,11 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
         return []
     market = learner.market()
     cheaper = np.where(np.isin(market.endpoint, unknown), HOPED, 1.0)
-    plan = learner.decide(replace(market, cost_usd=market.cost_usd * cheaper), context.terms()).plan
+    decision = learner.decide(replace(market, cost_usd=market.cost_usd * cheaper), context.terms())
+    plan = decision.plan
     if isinstance(plan, Infeasible):
         return []
-    target = np.where(plan.choice == NOBODY, -1, market.endpoint[plan.choice])
+    target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
     rng = np.random.default_rng(0)
     found = []
     for e in unknown:

@@ -33,7 +33,7 @@ left join (select entry_id, bool_or(finish_reason = 'length' or failure_kind = '
            from responses group by 1) f on f.entry_id = l.entry_id
 left join assignments a on a.run_id = l.run_id and a.request_id = l.request_id and a.endpoint = l.endpoint
 where r.job = $job and l.run_id <> $run_id and l.status = 'settled' and l.output_tokens is not null
-  and l.purpose in ('pilot', 'main', 'audit', 'repair')
+  and l.purpose in ('pilot', 'main', 'vote', 'audit', 'repair')
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
   and (l.endpoint || ' ' || l.model) in (select unnest($endpoints))
   and (l.run_id || ' ' || l.endpoint) not in (select unnest($changed))
@@ -57,6 +57,9 @@ first as (
 select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
 from observations o join runs r using (run_id) join requests q using (run_id, request_id)
 where r.job = $job and o.run_id <> $run_id
+  -- what a vote has come to was chosen by its answers, and tells nothing of an endpoint
+  and not (o.purpose = 'audit'
+           and (o.run_id, o.request_id) in (select (run_id, request_id) from ledger where purpose = 'vote'))
   and (o.purpose in ('pilot', 'audit')
        or o.purpose = 'main' and (o.run_id, q.task, o.endpoint) in (select (run_id, task, endpoint) from first))
   and ($scorer = '' or o.scorer = $scorer or o.basis = 'human')

@@ -20,6 +20,7 @@ from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, 
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.planning.silent import leave_out, silent_so_far
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
+from thirdshift.flows.planning.voting import WithVotes, known_answers, with_votes
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSituation, next_trial
 from thirdshift.router.learning.pilot import Looks, Situation, next_round
@@ -287,11 +288,19 @@ class Learner:
     def decide(self, priced: Market, terms: Terms) -> Decision:
         """The plan that what is known now leads to."""
         self.watch()
-        context = self.context
+        given = self.with_votes(priced)
         return decide_for(
-            self.columns, priced, self.observed(), context.priors, terms, self.aim, self.before,
-            by_one_rule=self.by_one_rule, sends_on=self.sends_on,
+            self.columns, given.market, given.observations, given.priors, terms, self.aim, self.before,
+            by_one_rule=self.by_one_rule, sends_on=self.sends_on, doubt=given.doubt,
         )  # fmt: skip
+
+    def with_votes(self, priced: Market) -> WithVotes:
+        """What is known, with the votes that it makes worth weighing: where looking costs, two that agree are evidence."""
+        context, observed = self.context, self.observed()
+        if self.aim is None or self.sends_on or not len(observed):
+            return WithVotes(priced, observed, context.priors)
+        known = known_answers(self.run_queries, self.columns, observed, context.scorer)
+        return with_votes(self.columns, context.endpoints, priced, known, observed, context.priors)
 
 
 def drifts_of(folder: Path) -> tuple[Drift, ...]:

@@ -5,12 +5,9 @@ Columns here are by leader: position k is the k-th request that is answered itse
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +20,10 @@ from thirdshift.flows.planning.input import PreparedInput, eligible
 from thirdshift.flows.planning.latency import with_latencies
 from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
-from thirdshift.flows.runs.plan_file import NAME, KeptPlan
 from thirdshift.router.expiry import expected_losses
 from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.learning.votes import Vote
 from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
@@ -150,16 +147,29 @@ class Market:
     requests go there; 0 where tokens are paid for, and for answers held."""
     most_usd: NDArray[np.float64] = field(repr=False)
     """[options] what a request reserves of the cap until it is answered, in the mean."""
+    votes: tuple[Vote, ...] = ()
+    """What the last options are: two endpoints are asked, and a third where they differ; each is of its first endpoint."""
 
     @property
     def endpoint(self) -> NDArray[np.int32]:
         """[options] which endpoint each option is of."""
         return np.array([offer.endpoint for offer in self.offered], np.int32)
 
+    @property
+    def singles(self) -> int:
+        """How many options are an endpoint alone; they come first."""
+        return len(self.offered) - len(self.votes)
+
+    @property
+    def column(self) -> NDArray[np.int32]:
+        """[options] where a prediction has each option: at its endpoint; votes come after the endpoints."""
+        place = np.arange(len(self.votes), dtype=np.int32) + self.output_tokens.shape[1]
+        return np.concatenate([self.endpoint[: self.singles], place]).astype(np.int32)
+
     def by_endpoint(self) -> NDArray[np.float64]:
         """[leaders, endpoints] USD by the cheapest option of each endpoint, hours included."""
         cost = np.full(self.output_tokens.shape, np.inf)
-        for option, endpoint in enumerate(self.endpoint):
+        for option, endpoint in enumerate(self.endpoint[: self.singles]):
             cost[:, endpoint] = np.minimum(cost[:, endpoint], (self.cost_usd + self.hours_usd)[:, option])
         return cost
 
@@ -261,7 +271,7 @@ def _hit_rates(
 
 
 def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:
-    """`quality`: [leaders, endpoints]."""
+    """`quality`: [leaders, endpoints and votes]."""
     endpoint = market.endpoint
     cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
     return Problem(
@@ -273,7 +283,7 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
         task=columns.population.task,
         weight=columns.weight,
         cost=cost,
-        quality=quality[:, endpoint],
+        quality=quality[:, market.column],
         input_tokens=columns.tokens[0],
         output_tokens=market.output_tokens[:, endpoint],
         terms=terms,
@@ -286,6 +296,8 @@ class Decision:
 
     plan: Plan | Infeasible
     problem: Problem = field(repr=False)
+    market: Market = field(repr=False)
+    """Whose options the problem's are; with votes where some are weighed."""
     quality: NDArray[np.float32] | None = field(default=None, repr=False)
     """[leaders, endpoints] as predicted; None where nothing is to be cleared."""
     floor: float | None = None
@@ -311,17 +323,21 @@ def decide(
     before: observations.PastScores | None = None,
     *,
     by_one_rule: bool = False,
+    doubt: Sequence[float] = (),
 ) -> Decision:
     """The cheapest plan that clears the floor with the confidence asked. `observations`: rows are positions here;
-    `before`: scores of earlier nights; `by_one_rule`: requests with scores are served as those without are."""
+    `before`: scores of earlier nights; `by_one_rule`: requests with scores are served as those without are; `doubt`: by
+    how much each vote of the market may be flattered."""
     population = telling(observations, columns.population, priors)
     predictor = fit(observations, population, priors, past=before)
     # what a request scored in the pilot must not choose who serves it: luck there is no skill elsewhere
     rule = apart if by_one_rule else crossed
     quality = rule(predictor, observations, population, priors, np.random.default_rng(0))
+    width = quality.shape[1] - len(doubt)
+    quality[:, width:] -= np.array(doubt, np.float32)
     if aim is None:
         posed = problem(columns, market, quality, replace(terms, floor=None))
-        return Decision(solve(posed), posed)
+        return Decision(solve(posed), posed, market)
     known = len(observations) or (before is not None and len(before.score))
     floor, margin = aim.floor * _anchor_mean(quality, columns.weight, aim), 0.0
     for _ in range(MARGIN_ROUNDS):
@@ -329,20 +345,20 @@ def decide(
         plan = solve(posed)
         if isinstance(plan, Infeasible) or aim.confidence <= 0.5 or not known:
             break
-        choice = np.where(plan.choice >= 0, market.endpoint[plan.choice], -1)
+        choice = np.where(plan.choice >= 0, market.column[plan.choice], -1)
         stand = standing(predictor, population, choice, aim)
         if stand.short <= 1e-4:
             break
         floor, margin = stand.floor, max(0.0, min(stand.margin, 1.0 - stand.floor))
     if isinstance(plan, Infeasible) and aim.baselines:
         plan = _anchor_alone(posed, market, aim) or plan
-    return Decision(plan, posed, quality, floor)
+    return Decision(plan, posed, market, quality[:, :width], floor)
 
 
 def _anchor_alone(posed: Problem, market: Market, aim: QualityTarget) -> Plan | None:
     """The plan that gives everything to the endpoint that the floor is a share of: it meets any such floor by itself,
     whatever is known of it. None: the other terms do not allow it."""
-    anchor = np.isin(market.endpoint, aim.baselines)
+    anchor = np.isin(market.column, aim.baselines)
     terms = replace(posed.terms, floor=None, margin=0.0, per_task=False)
     alone = solve(replace(posed, cost=np.where(anchor, posed.cost, np.inf), terms=terms))
     return None if isinstance(alone, Infeasible) else alone
@@ -372,22 +388,3 @@ def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan,
     if found is None:
         raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))
     return found
-
-
-def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
-    """Write down `plan` with the frontier of its problem; whole or not at all."""
-    aimed = decision.quality is not None
-    told = KeptPlan(
-        made_at=made_at,
-        floor=decision.floor,
-        quality=plan.quality if aimed else None,
-        cost_usd=float(plan.cost_usd),
-        spent_usd=spent_usd,
-        gap=float(plan.gap),
-        points=tuple((point.floor, point.cost_usd) for point in decision.points),
-    )
-    text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
-    beside = folder / f"{NAME}.tmp"
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    beside.replace(folder / NAME)

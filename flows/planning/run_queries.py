@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,21 @@ from numpy.typing import NDArray
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.warehouse.store.store import Warehouse
 
-SCORES = """
+VOTED = "o.request_id in (select request_id from ledger where run_id = $run_id and purpose = 'vote')"
+"""Who served these was chosen by their answers: what was looked at there tells of the vote, and not of an endpoint."""
+SCORES = f"""
 select q.row, o.endpoint, arg_max(o.score, o.observed_at) as score
 from observations o join requests q using (run_id, request_id)
-where o.run_id = $run_id and q.row = q.leader
+where o.run_id = $run_id and q.row = q.leader and ($voted or not (o.purpose = 'audit' and {VOTED}))
 group by all order by all
 """
 
-PILOT_SCORES = """
+PILOT_SCORES = f"""
 -- in the order of scoring, and only what no score has chosen
 select q.row, o.endpoint, o.score
 from observations o join requests q using (run_id, request_id)
 where o.run_id = $run_id and q.row = q.leader and o.purpose in (select unnest($purposes))
+  and not (o.purpose = 'audit' and {VOTED})
 order by o.observed_at, q.row, o.endpoint
 """
 
@@ -59,6 +62,16 @@ where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 
 group by all order by newest
 """
 """Nor is a server's error in a batch, which can pass: `Assignment.mark_passing` counts those."""
+
+
+ANSWERS = """
+select row, endpoint, output from responses
+where run_id = $run_id and reply = 'answer' and purpose not in ('judge', 'overhead')
+  and row in (select row from wanted)
+qualify row_number() over (
+    partition by row, endpoint order by coalesce(valid, true) desc, settled_at desc, entry_id) = 1
+order by row, endpoint
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +120,10 @@ class RunQueries:
         self._path, self._run_id, self._batches = warehouse, run_id, list(batches)
         self._names = pa.array(endpoints, pa.string())
 
-    def scores(self) -> Observations:
-        """Return the latest score of each answer of this run, by leaders' rows."""
-        row, endpoint, score = self._columns(SCORES, "score")
+    def scores(self, *, voted: bool = False) -> Observations:
+        """Return the latest score of each answer of this run, by leaders' rows. `voted`: those too that were looked at
+        because a vote had come to them."""
+        row, endpoint, score = self._columns(SCORES, "score", voted=voted)
         return Observations(row, endpoint, score.astype(np.float64))
 
     def pilot_scores(self, *, served: bool = False) -> Observations:
@@ -129,15 +143,22 @@ class RunQueries:
         _, endpoint, answers, *figures = self._columns(CALLS, *names)
         return CallFigures(endpoint, answers, *(figure.astype(np.float64) for figure in figures))
 
+    def answers(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], list[str]]:
+        """Return what these rows were answered: columns of one length."""
+        row, endpoint, output = self._columns(ANSWERS, "output", tables={"wanted": pa.table({"row": rows})})
+        return row, endpoint, output.tolist()
+
     def replies(self) -> FinalReplies:
         """Return the final replies by request and endpoint, the latest last."""
         names = "answered", "repaired", "served", "limited"
         row, endpoint, *flags = self._columns(REPLIES, *names, batches=self._batches)
         return FinalReplies(row, endpoint, *(flag.astype(np.bool_) for flag in flags))
 
-    def _columns(self, sql: str, *names: str, **values: Any) -> list[NDArray[Any]]:
+    def _columns(
+        self, sql: str, *names: str, tables: Mapping[str, pa.Table] | None = None, **values: Any
+    ) -> list[NDArray[Any]]:
         with Warehouse.open(self._path) as warehouse:
-            table = warehouse.query(sql, run_id=self._run_id, **values)
+            table = warehouse.query(sql, tables, run_id=self._run_id, **values)
         positions = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
         endpoint: NDArray[np.int32] = np.asarray(positions, np.int32)
         known = endpoint >= 0  # an endpoint that has left the job since

@@ -57,7 +57,7 @@ def labels(
 
 def by_anchor_alone(plan: Plan, market: Market, aim: QualityTarget) -> bool:
     """Whether the plan gives everything to the endpoint that the floor is a share of: its share is 1, unscored."""
-    served = market.endpoint[plan.choice[plan.choice != NOBODY]]
+    served = market.column[plan.choice[plan.choice != NOBODY]]
     return bool(aim.baselines) and bool(np.isin(served, aim.baselines).all())
 
 

@@ -15,6 +15,7 @@ from thirdshift.flows.planning.cascading import with_bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
+from thirdshift.flows.quality.votes_held import VotesHeld
 from thirdshift.flows.runs.context import EVEN, RunContext
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.learning.cascade_columns import cascade_columns
@@ -104,21 +105,25 @@ class Bench:
     predictor: Predictor
     quality: NDArray[np.float32]
     """[leaders, endpoints] what each answer is worth."""
+    votes: VotesHeld
+    """What is served because two answers agree, or do not."""
 
     @staticmethod
     def of(learner: Learner, assignment: Assignment) -> Bench:
-        seen, context = learner.observed(), learner.context
+        votes = VotesHeld.of_run(learner, assignment)
+        seen, priors = votes.observations, votes.priors
         some = np.random.default_rng(0).permutation(np.unique(seen.row))[:TAUGHT]
         taught = seen.where(np.isin(seen.row, some))
-        population = telling(taught, learner.columns.population, context.priors)
-        predictor = fit(taught, population, context.priors, past=learner.before)
+        population = telling(taught, learner.columns.population, priors)
+        predictor = fit(taught, population, priors, past=learner.before)
         if len(taught) < len(seen):
-            predictor = replace(predictor, looked=looked_at(seen, population, len(context.priors)))
+            predictor = replace(predictor, looked=looked_at(seen, population, len(priors)))
         if learner.by_one_rule:
-            quality = apart(predictor, taught, population, context.priors, np.random.default_rng(0))
+            quality = apart(predictor, taught, population, priors, np.random.default_rng(0))
         else:
             quality = expected(predictor, population, seen)
-        return Bench(learner, assignment, learner.market(), seen, population, predictor, quality)
+        quality = votes.told(quality, predictor.predict(population))
+        return Bench(learner, assignment, learner.market(), seen, population, predictor, quality, votes)
 
     @property
     def held(self) -> NDArray[np.bool_]:
@@ -218,7 +223,8 @@ class Bench:
                 more = SLACK * residual / max(int(weight[self.learner.scorable].sum()), 1)
                 raised = self.mended(_raised(wanted, more), terms)
                 return raised if raised is not None and raised.reached else found
-            stand = standing(self.predictor, self.population, found.endpoint, aim)
+            choice = self.votes.columns(found.endpoint, self.assignment)
+            stand = standing(self.predictor, self.population, choice, aim)
             if stand.short <= 1e-4:
                 return found
             wanted = _raised(wanted, stand.short)

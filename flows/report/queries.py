@@ -103,7 +103,7 @@ ESTIMATES = """
 with paid as (
     select request_id, endpoint, sum(cost_usd) as cost_usd, max(input_tokens) as input_tokens,
            max(output_tokens) as output_tokens
-    from ledger where run_id = $run_id and purpose in ('main', 'repair') and status = 'settled' group by all)
+    from ledger where run_id = $run_id and purpose in ('main', 'repair', 'vote') and status = 'settled' group by all)
 select a.endpoint, a.task, count(*) as requests,
        sum(a.input_tokens) filter (where p.input_tokens is not null) as input_tokens_estimated,
        sum(p.input_tokens) as input_tokens_actual,

@@ -184,6 +184,7 @@ def bill(facts: RunFacts) -> str:
 PURPOSES: Mapping[str, str] = {
     "pilot": "the pilot",
     "main": "answers",
+    "vote": "second answers",
     "audit": "the audit",
     "repair": "repair",
     "judge": "the judge",

@@ -21,7 +21,7 @@ from thirdshift.router.backtesting.played_night import (
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes
 from thirdshift.router.learning import votes
 from thirdshift.router.learning.cascades import known_scores
-from thirdshift.router.learning.pilot import Looks, Situation, next_round
+from thirdshift.router.learning.pilot import Situation, next_round
 from thirdshift.router.learning.repair import below
 from thirdshift.router.learning.value_of_information import AssignmentPath, look_out
 from thirdshift.router.learning.votes import Seen, Vote
@@ -166,26 +166,13 @@ def pilot(game: AuditedNight) -> None:
         looks = next_round(situation, night.rng)
         if looks is None:
             break
-        looks = _by_endpoint(looks, options, night.width)
+        looks = votes.by_endpoint(looks, options.votes, night.width)
         game.look(looks.row, looks.endpoint, np.zeros(len(looks), bool))
         night.first = night.first or len(night.seen)
         rounds += 1
     for _ in range(TRYOUTS):
         if not _try_out(game):
             break
-
-
-def _by_endpoint(looks: Looks, options: Options, width: int) -> Looks:
-    """A vote is looked at by what its first two say."""
-    rows, endpoints = [looks.row], [looks.endpoint]
-    for place, vote in enumerate(options.votes):
-        of = looks.row[looks.endpoint == width + place]
-        rows += [of, of]
-        endpoints += [np.full(len(of), vote.first, np.int32), np.full(len(of), vote.second, np.int32)]
-    row, endpoint = np.concatenate(rows), np.concatenate(endpoints)
-    real = endpoint < width
-    pairs = np.unique(np.stack([row[real], endpoint[real].astype(np.int64)]), axis=1)
-    return Looks(pairs[0], pairs[1].astype(np.int32))
 
 
 def _try_out(game: AuditedNight) -> bool:

@@ -213,10 +213,10 @@ def agrees(output: str, baseline: str) -> float:
     left, right = parsed(output), parsed(baseline)
     if left is not NOT_JSON and right is not NOT_JSON:
         return float(bool(left == right))
-    return float(_folded(output) == _folded(baseline))
+    return float(folded(output) == folded(baseline))
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
@@ -330,7 +330,8 @@ def _fields(scorers: Mapping[str, str], output: str, reference: str) -> float | 
     if not isinstance(right, dict):
         return None
     scores = [
-        _field(KINDS[how].compare, _text(given, name), _text(right, name)) for name, how in scorers.items()
+        _field(KINDS[how].compare, field_text(given, name), field_text(right, name))
+        for name, how in scorers.items()
     ]
     return float(np.mean(scores))
 
@@ -341,7 +342,7 @@ def _field(compare: Compare | None, output: str | None, reference: str | None) -
     return compare(output, reference) or 0.0
 
 
-def _text(value: Any, path: str) -> str | None:
+def field_text(value: Any, path: str) -> str | None:
     """A field as text: a string as it is, other values as JSON; None where it is null or absent."""
     for key in (path,) if isinstance(value, dict) and path in value else tuple(path.split(".")):
         value = value.get(key) if isinstance(value, dict) else None

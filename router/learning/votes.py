@@ -14,6 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.learning.pilot import Looks
 from thirdshift.router.prediction.observations import Observations
 
 Floats = NDArray[np.float64]
@@ -77,7 +78,9 @@ def scores(seen: Seen, vote: Vote) -> tuple[NDArray[np.int64], Floats]:
 
 def candidates(seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_]) -> list[tuple[Vote, float]]:
     """The few votes that look best at some price of quality, and by how much each may be flattered."""
-    usual = np.nanmean(np.where(np.isfinite(cost_usd), cost_usd, np.nan), axis=0)
+    finite = np.isfinite(cost_usd)
+    usual = np.where(finite, cost_usd, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+    usual[~finite.any(axis=0)] = np.inf
     able = [
         e for e in np.argsort(usual, kind="stable").tolist() if allowed[:, e].any() and np.isfinite(usual[e])
     ]
@@ -116,17 +119,25 @@ def candidates(seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_]) -> list
     return [(found[c][0], found[c][3]) for c in sorted(order.tolist()) if wins[c]]
 
 
+def differing(seen: Seen, vote: Vote, task: NDArray[np.int32], tasks: int) -> Floats:
+    """[tasks] how often the first two are expected to differ. `task`: of the requests that `seen` is of."""
+    both = np.flatnonzero(seen.held[:, vote.first] & seen.held[:, vote.second])
+    differ = (~agree(seen, vote, both)).astype(np.float64)
+    rate = (differ.sum() + 1.0) / (len(both) + 2.0)
+    total = np.bincount(task[both], differ, tasks) + SHRUNK * rate
+    return np.asarray(total / (np.bincount(task[both], minlength=tasks) + SHRUNK))
+
+
+def cost_of(vote: Vote, left_usd: Floats, differ: Floats) -> Floats:
+    """[n] what a vote is expected to cost yet. `left_usd`: [n, endpoints], 0 where an answer is held; `differ`: [n]."""
+    first, second, third = (left_usd[:, e] for e in (vote.first, vote.second, vote.third))
+    return first + second + differ * third
+
+
 def costs(seen: Seen, votes: Sequence[Vote], cost_usd: Floats, task: NDArray[np.int32], tasks: int) -> Floats:
     """[n, votes] what a vote still costs: answers held are paid for; how often two agree is learnt by task."""
-    columns = []
-    for vote in votes:
-        both = np.flatnonzero(seen.held[:, vote.first] & seen.held[:, vote.second])
-        differ = (~agree(seen, vote, both)).astype(np.float64)
-        rate = (differ.sum() + 1.0) / (len(both) + 2.0)
-        total = np.bincount(task[both], differ, tasks) + SHRUNK * rate
-        each = total / (np.bincount(task[both], minlength=tasks) + SHRUNK)
-        left = np.where(seen.held, 0.0, cost_usd)
-        columns.append(left[:, vote.first] + left[:, vote.second] + each[task] * left[:, vote.third])
+    left = np.where(seen.held, 0.0, cost_usd)
+    columns = [cost_of(vote, left, differing(seen, vote, task, tasks)[task]) for vote in votes]
     return np.stack(columns, axis=1) if columns else np.zeros((len(task), 0))
 
 
@@ -144,3 +155,16 @@ def observed(seen: Seen, votes: Sequence[Vote], observations: Observations) -> O
 def served_by(seen: Seen, vote: Vote, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """[rows] whose answer is served once the first two are held: the first's, or the third's, who is then to be asked."""
     return np.where(agree(seen, vote, rows), vote.first, vote.third).astype(np.int32)
+
+
+def by_endpoint(looks: Looks, voting: Sequence[Vote], width: int) -> Looks:
+    """Looks at endpoints alone, the first `width` columns: a vote is looked at by what its first two say."""
+    rows, endpoints = [looks.row], [looks.endpoint]
+    for place, vote in enumerate(voting):
+        of = looks.row[looks.endpoint == width + place]
+        rows += [of, of]
+        endpoints += [np.full(len(of), vote.first, np.int32), np.full(len(of), vote.second, np.int32)]
+    row, endpoint = np.concatenate(rows), np.concatenate(endpoints)
+    real = endpoint < width
+    pairs = np.unique(np.stack([row[real], endpoint[real].astype(np.int64)]), axis=1)
+    return Looks(pairs[0], pairs[1].astype(np.int32))

@@ -67,7 +67,7 @@ class Multipliers:
             if limit.measure is Measure.COST:
                 cost += price
             elif limit.measure is not Measure.WORTH:
-                flat[limit.measure][list(limit.options)] += price * np.array(limit.devices or 1)
+                flat[limit.measure][list(limit.options)] += price * np.array(limit.takes or 1.0)
             elif limit.task is None:
                 worth += price
             elif limit.task < tasks:

@@ -39,8 +39,8 @@ class Limit:
     bound: float
     options: tuple[int, ...]
     task: int | None = None
-    devices: tuple[int, ...] = ()
-    """For DEVICES: what a worker of each of the options takes."""
+    takes: tuple[float, ...] = ()
+    """By how much each of the options counts (for DEVICES: what a worker takes); empty: once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,17 @@ def _capacities(problem: Problem, totals: RoutableTotals) -> list[Limit]:
     for e, option in enumerate(problem.options):
         requests, tokens = option.max_requests(seconds), option.max_tokens(seconds)
         if requests < totals.count:
-            capacities.append(
-                Limit(f"requests:{option.name}", Measure.COUNT, math.floor(requests + 1e-9), (e,))
-            )
+            most = math.floor(requests + 1e-9)
+            capacities.append(Limit(f"requests:{option.name}", Measure.COUNT, most, *_using(problem, e)))
         if tokens < math.inf and requests > 0:
-            capacities.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, (e,)))
+            capacities.append(Limit(f"tokens:{option.name}", Measure.TOKENS, tokens, *_using(problem, e)))
     return capacities
+
+
+def _using(problem: Problem, e: int) -> tuple[tuple[int, ...], None, tuple[float, ...]]:
+    """The options that take of an option's limits, itself first, and how many calls of it each takes: a `Limit`'s end."""
+    others = [(o, calls) for o, option in enumerate(problem.options) for at, calls in option.calls if at == e]
+    return (e, *(o for o, _ in others)), None, (1.0, *(calls for _, calls in others)) if others else ()
 
 
 def _devices(problem: Problem) -> list[Limit]:
@@ -158,7 +163,7 @@ def _devices(problem: Problem) -> list[Limit]:
         most = max(0.0, min(devices.here for _, _, devices in pools) * seconds - starts)
         options = tuple(e for e, _, _ in pools)
         takes = tuple(devices.each for _, _, devices in pools)
-        limits.append(Limit(f"devices:{kind}", Measure.DEVICES, most, options, devices=takes))
+        limits.append(Limit(f"devices:{kind}", Measure.DEVICES, most, options, takes=takes))
     return limits
 
 
@@ -169,7 +174,12 @@ def _shares(problem: Problem, totals: RoutableTotals) -> list[Limit]:
         return []
     members: dict[str, list[int]] = {}
     for e, option in enumerate(problem.options):
-        members.setdefault(option.vendor, []).append(e)
+        asked = {
+            option.vendor,
+            *(problem.options[at].vendor for at, _ in option.calls),
+        }  # whoever then serves it
+        for vendor in asked:
+            members.setdefault(vendor, []).append(e)
     most = math.floor(share * float(totals.weight.sum()) + 1e-9)
     return [
         Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)

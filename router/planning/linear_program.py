@@ -188,13 +188,13 @@ class LinearProgram:
             case Measure.TOKENS:
                 values = table.tokens[group, option]
             case Measure.DEVICES:
-                takes = np.zeros(table.busy.shape[1])
-                takes[list(limit.options)] = limit.devices
-                values = table.busy[group, option] * takes[option]
+                values = table.busy[group, option]
         counted = np.isin(option, limit.options)
         if limit.task is not None:
             counted &= table.task[group] == limit.task
-        return np.where(counted, values, 0.0)
+        takes = np.ones(table.cost.shape[1])
+        takes[list(limit.options)] = limit.takes or 1.0
+        return np.where(counted, values * takes[option], 0.0)
 
     def _build(self) -> highspy.Highs:
         (num_rows, num_columns), row, column, entry = self._matrix()

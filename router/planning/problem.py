@@ -87,6 +87,8 @@ class Option:
     token_factor: float = 1.0
     """This endpoint's input tokens per token of `Problem.input_tokens`."""
     workers: Workers | None = None
+    calls: tuple[tuple[int, float], ...] = ()
+    """Further options, by position, of whose limits a request here takes so many calls: who else is asked for a vote."""
 
     def open_seconds(self, seconds: float | None) -> float:
         """For how long requests can be sent before the deadline `seconds` from now (None: no deadline)."""
@@ -211,6 +213,18 @@ class Problem:
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
             policy=None if self.policy is None else self.policy[rows],
+        )
+
+    def narrowed(self, options: int) -> Problem:
+        """The same requests with the first options alone."""
+        outputs = self.output_tokens if self.output_tokens.ndim == 1 else self.output_tokens[:, :options]
+        return replace(
+            self,
+            options=self.options[:options],
+            cost=self.cost[:, :options],
+            quality=self.quality[:, :options],
+            output_tokens=outputs,
+            eligible=None if self.eligible is None else self.eligible[:, :options],
         )
 
     def under(self, terms: Terms) -> Problem:

@@ -55,20 +55,20 @@ class PlanUsage:
 
     def used(self, limit: Limit) -> float:
         """What requests take of the cap; workers' start-up and idle hours not."""
-        options = list(limit.options)
+        options, takes = list(limit.options), np.array(limit.takes or 1.0)
         match limit.measure:
             case Measure.WORTH:
                 return float(self.worth.sum() if limit.task is None else self.worth[limit.task])
             case Measure.COST:
                 return float(self.cost[options].sum())
             case Measure.COUNT:
-                return float(self.count[options].sum())
+                return float((self.count[options] * takes).sum())
             case Measure.WEIGHT:
-                return float(self.weight[options].sum())
+                return float((self.weight[options] * takes).sum())
             case Measure.TOKENS:
-                return float(self.tokens[options].sum())
+                return float((self.tokens[options] * takes).sum())
             case Measure.DEVICES:
-                return float((self.busy[options] * limit.devices).sum())
+                return float((self.busy[options] * takes).sum())
 
     def usage(self, limits: Sequence[Limit]) -> Real:
         return np.array([self.used(limit) for limit in limits])

@@ -1,11 +1,18 @@
-"""Where a request goes that its endpoint gave up."""
+"""Where a request goes that its endpoint gave up, and where one under a vote does."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.assignment import Assignment, PendingRows
+from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.router.planning import Option, Problem, Terms
 
 N = 100
@@ -110,3 +117,67 @@ def test_a_price_window_that_opens_after_a_wait_is_over_is_kept() -> None:
     assignment.out_until[SMALL] = 3600.0
     assert assignment.next_to_send(problem(None), OF, now=0.0).opens_at == 7200.0
     assert (assignment.target == SMALL).all()
+
+
+# --- votes
+
+NAMES = ["small", "other", "large"]
+
+
+def under_votes(count: int) -> Assignment:
+    assignment = placed(SMALL)
+    assignment.vote[:count] = (SMALL, OTHER, LARGE)
+    return assignment
+
+
+def even_agree(
+    position: NDArray[np.int64], first: NDArray[np.int16], second: NDArray[np.int16]
+) -> NDArray[np.bool_]:
+    return (position % 2 == 0) & (first == SMALL) & (second == OTHER)
+
+
+def test_both_are_asked_at_once_and_only_where_they_differ_the_third() -> None:
+    assignment = under_votes(60)
+    first = assignment.next_to_send(problem(None), OF, now=0.0)
+    second = assignment.second_to_ask(first)
+    assert len(first) == N
+    assert second.position.tolist() == list(range(60))
+    assert set(second.endpoint.tolist()) == {OTHER}
+    assignment.answered[:, SMALL] = assignment.answered[:60, OTHER] = True
+    assignment.settle(0.0, even_agree)
+    pending = assignment.next_to_send(problem(None), OF, now=0.0)
+    assert pending.position.tolist() == list(range(1, 60, 2))
+    assert set(pending.endpoint.tolist()) == {LARGE}
+    assert not len(assignment.second_to_ask(pending))
+    assert (assignment.served == SMALL).all(), "an answer is better than none, until the third has come"
+    assignment.answered[pending.position, LARGE] = True
+    assert (assignment.served[pending.position] == LARGE).all()
+    assert np.flatnonzero(assignment.by_vote).tolist() == list(range(60))
+
+
+def test_a_second_who_fails_agrees_with_nobody_and_a_first_who_fails_ends_the_vote() -> None:
+    assignment = under_votes(20)
+    assignment.answered[:10, SMALL] = True
+    assignment.mark_failed(np.arange(10), OTHER)
+    assignment.mark_failed(np.arange(10, 20), SMALL)
+    assignment.settle(0.0, even_agree)
+    assert (assignment.target[:10] == LARGE).all()
+    pending = assignment.next_to_send(problem(None), OF, now=0.0)
+    assert set(pending.endpoint[(pending.position >= 10) & (pending.position < 20)].tolist()) == {OTHER}
+    assert not len(assignment.second_to_ask(PendingRows(np.arange(N), np.zeros(N, np.int32))))
+
+
+def test_a_resumed_run_goes_on_with_the_votes_that_it_has_begun(tmp_path: Path) -> None:
+    columns = cast(
+        "Any", SimpleNamespace(rows=np.arange(N), positions=lambda rows: np.searchsorted(np.arange(N), rows))
+    )
+    none = np.zeros(0, np.int64)
+    nothing = FinalReplies(none, none.astype(np.int32), *(np.zeros(0, bool) for _ in range(4)))
+    keep_votes(tmp_path, under_votes(60), nothing, columns, NAMES)
+    begun, yes = np.array([1, 2, 80]), np.ones(3, bool)
+    replies = FinalReplies(begun, np.zeros(3, np.int32), yes, ~yes, yes, ~yes)
+    anew = placed(SMALL)
+    anew.vote[79:82] = (SMALL, OTHER, LARGE)  # a plan of a later hour
+    keep_votes(tmp_path, anew, replies, columns, ["large", *NAMES[:2]])
+    assert np.flatnonzero(anew.vote[:, 0] >= 0).tolist() == [1, 2, 79, 81]
+    assert anew.vote[1].tolist() == [1, 2, 0], "by name: the job's endpoints have another order now"

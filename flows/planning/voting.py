@@ -1,0 +1,256 @@
+"""Votes of a run: which are weighed beside the endpoints, what the answers held say of them, and what came of each.
+
+A request under a vote is sent to two endpoints; where their answers agree, as the job's scorer compares, the first's is
+served, else a third endpoint is asked. Which requests are under which vote is kept in the run's folder, so that a resumed
+run goes on with the same votes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.run_queries import FinalReplies, RunQueries
+from thirdshift.router.certification.equality import answer_key
+from thirdshift.router.certification.scorers import Scorer
+from thirdshift.router.learning import votes
+from thirdshift.router.learning.votes import NOTHING, Seen, Vote
+from thirdshift.router.planning.market import Offer
+from thirdshift.router.planning.problem import Option
+from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.values import Endpoint
+
+Floats = NDArray[np.float64]
+
+FILE = "votes.npz"
+"""In the run's folder: rows under a vote, and the three endpoints of each."""
+TAUGHT = 20_000
+"""Requests whose answers are compared to learn how often endpoints agree; more say nothing new."""
+AT_ONCE = 50_000
+"""Requests whose answers are read at a time."""
+
+
+# --- what is known ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswers:
+    """What the scored requests' answers say: `seen` is of the requests at `position` among the leaders."""
+
+    position: NDArray[np.int64]
+    seen: Seen
+
+    def observations(self, voting: Sequence[Vote], width: int) -> Observations:
+        """The scores of votes, as if each were one more endpoint after the first `width`."""
+        rows, columns, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
+        for place, vote in enumerate(voting):
+            at, score = votes.scores(self.seen, vote)
+            rows.append(self.position[at])
+            columns.append(np.full(len(at), width + place, np.int32))
+            scores.append(score)
+        return Observations(np.concatenate(rows), np.concatenate(columns), np.concatenate(scores))
+
+
+@dataclass(frozen=True, slots=True)
+class ServedByVotes:
+    """Requests whose answer a vote has come to and somebody has looked at."""
+
+    position: NDArray[np.int64]
+    """Among the leaders, ascending."""
+    vote: NDArray[np.int16]
+    """[n, 3]"""
+    score: Floats
+
+
+def known_answers(
+    run_queries: RunQueries,
+    columns: RequestColumns,
+    observed: Observations,
+    scorer: Scorer | None,
+    served: ServedByVotes | None = None,
+) -> KnownAnswers:
+    """`observed`: scores of endpoints for their own sake; `served`: what votes have served and what that scored."""
+    rows = np.unique(observed.row)
+    if len(rows) > TAUGHT:
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:TAUGHT])
+    if served is not None:
+        rows = np.union1d(rows, served.position)
+    shape = (len(rows), columns.allowed.shape[1])
+    score = np.full(shape, np.nan)
+    part = observed.where(np.isin(observed.row, rows))
+    score[np.searchsorted(rows, part.row), part.endpoint] = part.score
+    answer, held = np.full(shape, NOTHING, np.int32), np.zeros(shape, bool)
+    row, endpoint, outputs = run_queries.answers(columns.rows[rows])
+    at = np.searchsorted(columns.rows[rows], row)
+    held[at, endpoint] = True
+    answer[at, endpoint] = _codes([answer_key(scorer, output) for output in outputs])
+    voted, shown = np.full((len(rows), 3), -1, np.int32), np.full(len(rows), np.nan)
+    if served is not None:
+        at = np.searchsorted(rows, served.position)
+        voted[at], shown[at] = served.vote, served.score
+    return KnownAnswers(rows, Seen(score, answer, held, voted, shown))
+
+
+def _codes(keys: Sequence[str | None]) -> NDArray[np.int32]:
+    """Equal numbers for equal keys; NOTHING for none."""
+    numbers: dict[str, int] = {}
+    codes = [NOTHING if key is None else numbers.setdefault(key, len(numbers)) for key in keys]
+    return np.array(codes, np.int32)
+
+
+# --- votes as options -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class WithVotes:
+    """What a plan is made of, with the votes that are weighed."""
+
+    market: Market
+    observations: Observations
+    priors: Floats
+    doubt: tuple[float, ...] = ()
+    """By how much each vote may be flattered by having been chosen."""
+
+
+def with_votes(
+    columns: RequestColumns,
+    endpoints: Sequence[Endpoint],
+    market: Market,
+    known: KnownAnswers,
+    observations: Observations,
+    priors: Floats,
+) -> WithVotes:
+    """The market and what is known with the few votes beside it that look best."""
+    left = np.where(columns.allowed, market.by_endpoint(), np.inf)
+    left[:, ~_able(market, len(endpoints))] = np.inf
+    chosen = votes.candidates(known.seen, left, np.isfinite(left))
+    voting = tuple(vote for vote, _ in chosen)
+    if not voting:
+        return WithVotes(market, observations, priors)
+    return WithVotes(
+        _priced(columns, endpoints, market, known, left, voting),
+        observations.plus(known.observations(voting, len(endpoints))),
+        np.concatenate([priors, np.full(len(voting), np.nan)]),
+        tuple(doubt for _, doubt in chosen),
+    )
+
+
+def _able(market: Market, endpoints: int) -> NDArray[np.bool_]:
+    """[endpoints] who can vote: who answers at once, at one price all night, and is paid by the token."""
+    able: NDArray[np.bool_] = np.bincount(market.endpoint, minlength=endpoints) == 1
+    for offer in market.offered:
+        at_once = not offer.option.windows and offer.option.turnaround_seconds <= 0
+        able[offer.endpoint] &= at_once and offer.option.workers is None
+    return able
+
+
+def _priced(
+    columns: RequestColumns,
+    endpoints: Sequence[Endpoint],
+    market: Market,
+    known: KnownAnswers,
+    left: Floats,
+    voting: tuple[Vote, ...],
+) -> Market:
+    """The market with votes as its last options."""
+    task, tasks = columns.population.task, columns.population.tasks
+    offered, costs, reserved = list(market.offered), [], []
+    place = {offer.endpoint: option for option, offer in enumerate(market.offered)}
+    for vote in voting:
+        differ = votes.differing(known.seen, vote, task[known.position], tasks)[task]
+        option = _option(vote, endpoints, market, place, float(differ.mean()))
+        offered.append(Offer(option, vote.first, market.offered[place[vote.first]].factor))
+        costs.append(votes.cost_of(vote, left, differ))
+        reserved.append(market.most_usd[[place[vote.first], place[vote.second]]].sum())
+    return replace(
+        market,
+        offered=tuple(offered),
+        cost_usd=np.column_stack([market.cost_usd, *costs]),
+        hours_usd=np.column_stack([market.hours_usd, *np.zeros((len(voting), len(left)))]),
+        most_usd=np.concatenate([market.most_usd, reserved]),
+        votes=voting,
+    )
+
+
+def _option(
+    vote: Vote, endpoints: Sequence[Endpoint], market: Market, place: dict[int, int], differ: float
+) -> Option:
+    """The vote as an option: it takes of the limits of all three."""
+    first, second, third = (place[e] for e in (vote.first, vote.second, vote.third))
+    names = [endpoints[e].name for e in (vote.first, vote.second, vote.third)]
+    own = market.offered[first].option
+    return replace(
+        own,
+        name=f"{names[0]} and {names[1]} where they agree, else {names[2]}",
+        calls=((first, 1.0), (second, 1.0), (third, differ)),
+    )
+
+
+# --- votes under way --------------------------------------------------------------------------------------------------
+
+
+def settle(
+    assignment: Assignment,
+    run_queries: RunQueries,
+    columns: RequestColumns,
+    scorer: Scorer | None,
+    now: float,
+) -> None:
+    """Compare the answers that have come: where two agree the first stands, else the third is to be asked."""
+
+    def same(
+        position: NDArray[np.int64], first: NDArray[np.int16], second: NDArray[np.int16]
+    ) -> NDArray[np.bool_]:
+        found = np.zeros(len(position), bool)
+        for begin in range(0, len(position), AT_ONCE):
+            part = slice(begin, begin + AT_ONCE)
+            rows = columns.rows[position[part]]
+            row, endpoint, outputs = run_queries.answers(rows)
+            keys = {
+                (r, e): answer_key(scorer, output)
+                for r, e, output in zip(row.tolist(), endpoint.tolist(), outputs, strict=True)
+            }
+            asked = zip(rows.tolist(), first[part].tolist(), second[part].tolist(), strict=True)
+            both = [(keys.get((r, a)), keys.get((r, b))) for r, a, b in asked]
+            found[part] = [a is not None and a == b for a, b in both]
+        return found
+
+    assignment.settle(now, same)
+
+
+def keep_votes(
+    folder: Path, assignment: Assignment, replies: FinalReplies, columns: RequestColumns, names: Sequence[str]
+) -> None:
+    """Go on with the votes of an earlier process on what it has begun, and write down those of this one."""
+    begun = columns.positions(np.unique(replies.row[replies.served]))
+    before = _load(folder, columns, names)
+    if len(begun):
+        assignment.vote[begun] = -1 if before is None else before[begun]
+    rows = np.flatnonzero(assignment.vote[:, 0] >= 0)
+    if not len(rows) and before is None:
+        return
+    beside = folder / f"{FILE}.tmp"
+    with beside.open("wb") as file:
+        np.savez(file, row=columns.rows[rows], names=np.array(names, np.str_), vote=assignment.vote[rows])
+    beside.replace(folder / FILE)
+
+
+def _load(folder: Path, columns: RequestColumns, names: Sequence[str]) -> NDArray[np.int16] | None:
+    """[leaders, 3] the votes of an earlier process; those with an endpoint that has left the job are over."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        now = [list(names).index(name) if name in names else -1 for name in kept["names"].tolist()]
+        vote = np.array(now, np.int16)[kept["vote"]]
+        row = kept["row"]
+    found = np.full((len(columns.rows), 3), -1, np.int16)
+    there = (vote >= 0).all(axis=1) & np.isin(row, columns.rows)
+    found[columns.positions(row[there])] = vote[there]
+    return found
