@@ -53,12 +53,20 @@ def play(seed: int) -> Iterator[dict[str, Any]]:
             night = draw.night(number)
             best = best_night(draw, night, begins, draw.deadline_seconds)
             line: dict[str, Any] = {"seed": seed, "night": number, "rows": draw.rows, "scored": draw.scored}
+            cap = None if draw.cap_share is None or best is None else draw.cap_share * best.cost_usd
+            uncapped = None if best is None else best.cost_usd
+            if cap is not None:
+                best = best_night(draw, night, begins, draw.deadline_seconds, cap)
             if best is None:
                 yield line | {"optimum": None}
                 continue
-            cap = None if draw.cap_share is None else draw.cap_share * best.cost_usd
             began = time.process_time()
-            line |= {"optimum": best.cost_usd, "cap": cap, "deadline": draw.deadline_seconds}
+            line |= {
+                "optimum": best.cost_usd,
+                "uncapped": uncapped,
+                "cap": cap,
+                "deadline": draw.deadline_seconds,
+            }
             yield (
                 line
                 | one_night(draw, night, number, begins, cap, Path(folder))
@@ -134,6 +142,7 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
     timed = [night for night in possible if night["deadline"] is not None]
     whole = [night for night in possible if night["whole"] and night["floor_kept"]]
     ratio = np.sort([night["spent"] / night["optimum"] for night in whole]) if whole else np.full(1, np.nan)
+    uncapped = np.mean([night["spent"] / night["uncapped"] for night in whole]) if whole else np.nan
     told = [night for night in whole if night.get("cost_usd")]
     off = [abs(night["cost_usd"] / night["spent"] - 1) for night in told]
     high = [
@@ -147,6 +156,7 @@ def figures_of(nights: list[dict[str, Any]]) -> dict[str, Any]:
         "floor_kept": sum(night["floor_kept"] for night in possible if night["whole"])
         / max(sum(night["whole"] for night in possible), 1),
         "of_optimum": float(ratio.mean()),
+        "of_uncapped": float(uncapped),
         "worst_twentieth": float(worst.mean()),
         "deadline_kept": float(np.mean([night["whole"] and not night["late"] for night in timed]))
         if timed

@@ -71,3 +71,12 @@ def idle_seconds(started_in: float, minimum_left: float, *, expected: bool) -> f
     except ModuleNotFoundError:  # a build that kept each as long
         return 300.0
     return float(idle.idle_seconds(started_in, minimum_left, idle.IDLE_SECONDS, expected=expected))
+
+
+def too_late(seconds_left: float, turnaround_seconds: float | None) -> bool:
+    """Whether a further batch is not placed as it would be back after the deadline, by the build's rule."""
+    try:
+        rule = import_module("thirdshift.engines.batch.room").too_late
+    except (ModuleNotFoundError, AttributeError):  # a build that placed it all the same
+        return False
+    return bool(rule(seconds_left, turnaround_seconds))

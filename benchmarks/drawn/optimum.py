@@ -3,7 +3,8 @@
 It knows every endpoint's lengths, latencies, speeds and cache, and how often each is right on each task; not the luck of
 single requests. Where scores are free it may send on what failed, once. Requests of one task and like size are a class.
 Limits: concurrency and requests a minute until the deadline, price windows, a batch tier's turnaround and queue, workers
-in whole numbers with their starts and minima, the floor. None where the draw's terms allow no night at all.
+in whole numbers with their starts and minima, the floor, and the cap as the promise that it is: what waits in batches could
+all be as long as it may be and still be paid. None where the draw's terms allow no night at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 SIZES = 4
 """Classes of size within a task."""
 HORIZON = 7 * 24 * 3600.0
+USUAL = 0.8
+"""The share of the turnaround stated that a batch takes in the mean."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,18 @@ class Best:
     """About when such a night is over; the deadline bounds it."""
 
 
-def best_night(draw: Draw, night: Night, begins: float, seconds: float | None) -> Best | None:
+def best_night(
+    draw: Draw, night: Night, begins: float, seconds: float | None, cap_usd: float | None = None
+) -> Best | None:
     """The optimum, or None where the deadline or the floor cannot be had."""
-    return _Program(draw, night, begins, seconds).solve()
+    return _Program(draw, night, begins, seconds, cap_usd).solve()
 
 
 class _Program:
-    def __init__(self, draw: Draw, night: Night, begins: float, seconds: float | None) -> None:
-        self.draw, self.night, self.begins, self.seconds = draw, night, begins, seconds
+    def __init__(
+        self, draw: Draw, night: Night, begins: float, seconds: float | None, cap_usd: float | None = None
+    ) -> None:
+        self.draw, self.night, self.begins, self.seconds, self.cap_usd = draw, night, begins, seconds, cap_usd
         self.ends = draw.endpoints
         self.parts = [part for e in range(len(self.ends)) for part in self._parts(e)]
         self.group, self.size = self._classes()
@@ -96,6 +103,18 @@ class _Program:
         else:
             quality[:] = [end.job["quality_prior"] for end in self.ends]
         return usd, busy, quality
+
+    def _waiting(self, p: int, asked: dict[int, float]) -> dict[int, float]:
+        """By column: the US dollars that its requests could cost at most while they wait in a batch, in the mean of the
+        time until the deadline. `asked`: how many requests it sends there."""
+        end, seconds = self.ends[self.parts[p].endpoint], self.seconds
+        if end.kind != "batch" or self.cap_usd is None or seconds is None:
+            return {}
+        price, system = end.job["price"], len(self.draw.system.encode())
+        size = self._mean(np.array([len(text) + system for text in self.night.prompts], float))
+        most = (size * price["input"] + self.draw.max_tokens * price["output"]) / 1e6
+        rounds = max(seconds // (USUAL * end.turnaround_seconds), 1.0)
+        return {at: share * float(most[at % len(self.size)]) / rounds for at, share in asked.items()}
 
     def _parts(self, e: int) -> list[Part]:
         """An endpoint's prices until the deadline, each with the seconds that it is in force."""
@@ -183,6 +202,12 @@ class _Program:
             limit({j * k + g: 1.0 for j in range(c)}, self.size[g], self.size[g])
         if self.draw.floor is not None:
             limit(worth, self.draw.floor * float(self.size.sum()) - 1e-9, np.inf)
+        waiting: dict[int, float] = {}
+        for p, asked in calls.items():
+            for at, usd in self._waiting(p, asked).items():
+                waiting[at] = waiting.get(at, 0.0) + usd
+        if waiting and self.cap_usd is not None:
+            limit(waiting, -np.inf, self.cap_usd)
         for p, part in enumerate(self.parts):
             end = self.ends[part.endpoint]
             if p not in use:
@@ -192,7 +217,7 @@ class _Program:
                 if rpm := end.job["limits"].get("rpm"):
                     limit(calls[p], -np.inf, part.seconds * rpm / 60)
             elif end.kind == "batch" and (queue := end.job["limits"].get("enqueued_tokens")) and self.seconds:
-                limit(tokens[p], -np.inf, queue * max(self.seconds // (0.8 * end.turnaround_seconds), 1.0))
+                limit(tokens[p], -np.inf, queue * max(self.seconds // (USUAL * end.turnaround_seconds), 1.0))
             elif end.kind == "workers":
                 n = k * c + pools.index(part.endpoint)
                 paid = n + len(pools)

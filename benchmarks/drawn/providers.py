@@ -214,13 +214,16 @@ class BatchEngine(VirtualEngine):
 
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
-        self.enqueued = 0
+        self.enqueued, self.placed = 0, False
 
     def wake(self) -> None:
         if not self.pending:
             return None
         if self.halted or self.late:
             return self.fail_pending(self.halted or V.FailureKind.DEADLINE)
+        if self.placed and build.too_late(self.deadline - CLOCK.now, self.endpoint.turnaround_seconds):
+            return self.fail_pending(V.FailureKind.EXPIRED)
+        self.placed = True
         most = self.endpoint.limits.enqueued_tokens or float("inf")
         held: list[tuple[Any, Any, Any]] = []
         size = 0

@@ -13,18 +13,17 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 from threading import Lock
 
 from thirdshift.engines.batch.creation import found_by, make
 from thirdshift.engines.batch.labels import prefix
-from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed
+from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, leave
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.batch.providers import wire_for
-from thirdshift.engines.batch.room import QueueRoom
+from thirdshift.engines.batch.room import QueueRoom, too_late
 from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher, overdue_seconds
-from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.returns import RETURNS
@@ -93,7 +92,7 @@ class BatchEngine:
         tokens = endpoint.limits.enqueued_tokens or tier.limits.enqueued_tokens
         self._room = QueueRoom(self._wire.limits.batches, tokens, self._polls[0])
         self._parts.tokens_max = tokens
-        self._closed = False
+        self._closed = self._placed = False
 
     def submit(self, shard: Shard, key: str) -> Ticket:
         with self._lock:
@@ -182,9 +181,8 @@ class BatchEngine:
         shard, key = work.shard, work.ticket.key
         number = attempt or shard.first_attempt
         while True:
-            halted = self._over(work)
-            if halted is not None:
-                await asyncio.to_thread(_leave, work, source, halted)
+            if (halted := self._nothing_more(work)) is not None:
+                await asyncio.to_thread(leave, work, source, halted)
                 return
             part = await asyncio.to_thread(self._parts.cut, shard, key, source, self._path(), number)
             if part is None:
@@ -192,7 +190,7 @@ class BatchEngine:
             work.put_lot(part.said)
             if part.held:
                 work.in_flight += len(part.held)
-                await self._room.wait_for(part.tokens, lambda: self._over(work) is not None)
+                await self._room.wait_for(part.tokens, lambda: self._nothing_more(work) is not None)
                 await self._send(group, work, part)
             elif part.in_vain:
                 self._halt(FailureKind.BUDGET)
@@ -205,8 +203,9 @@ class BatchEngine:
         """Upload a part, unless that is done, and make its batch; neither where nothing more is to be sent by now."""
         remote = None
         try:
-            if source is None and self._over(work) is None:
+            if source is None and self._nothing_more(work) is None:
                 source = await self._wire.upload(part.path, part.label)
+                self._placed = True
             if source is not None:
                 remote = await self._made(work, part, source)
         except CallError as error:
@@ -366,6 +365,13 @@ class BatchEngine:
             return FailureKind.CANCELLED
         return self._halted
 
+    def _nothing_more(self, work: Submission) -> FailureKind | None:
+        """Why no further batch is placed for a shard: `_over`, or it would be back too late. The first is as planned."""
+        halted = self._over(work)
+        if halted is None and self._placed and self._desk.elsewhere:
+            return FailureKind.EXPIRED if too_late(self._left(), self._endpoint.turnaround_seconds) else None
+        return halted
+
     def _left(self) -> float:
         """Seconds to the deadline."""
         deadline = self._desk.deadline
@@ -387,10 +393,3 @@ class BatchEngine:
 
 class _GoneError(Exception):
     """A file is not at the provider any more."""
-
-
-def _leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:
-    """What is left in the source is not sent."""
-    feed = iter(source)
-    while lot := list[Said](unsent(request, kind) for request in islice(feed, 1000)):
-        work.put_lot(lot)

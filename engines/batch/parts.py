@@ -9,13 +9,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from thirdshift.engines.batch.labels import attempt_of, entry_id, label, row_of, tag
 from thirdshift.engines.batch.provider import BatchWire, Remote
+from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.records import ZERO, AttemptRecords, overrun_words
-from thirdshift.engines.core.submission import Said
+from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import Reply, lost, not_sent
 from thirdshift.engines.core.validation import Schema, judged, schema_fault
 from thirdshift.engines.wires.openai import refused_beforehand
@@ -360,3 +362,10 @@ def _lots(held: Iterable[PendingRequest]) -> Iterator[list[PendingRequest]]:
     everything = list(held)
     for start in range(0, len(everything), LOT):
         yield everything[start : start + LOT]
+
+
+def leave(work: Submission, source: RequestFeed, kind: FailureKind) -> None:
+    """Say of what is left in the source that it is not sent."""
+    feed = iter(source)
+    while lot := list[Said](unsent(request, kind) for request in islice(feed, 1000)):
+        work.put_lot(lot)

@@ -6,6 +6,14 @@ from collections.abc import Callable
 
 from thirdshift.engines.core.returns import RETURNS
 
+IN_TIME = 0.95
+"""The share of its turnaround that must be left for a batch: one that was planned to be just in time is placed."""
+
+
+def too_late(seconds_left: float, turnaround_seconds: float | None) -> bool:
+    """Whether a batch placed now would not be back before the deadline, as far as its turnaround is known."""
+    return turnaround_seconds is not None and seconds_left < IN_TIME * turnaround_seconds
+
 
 class QueueRoom:
     """One endpoint's, over all its shards. `batches` and `tokens`: what its tier allows at a time; None: not known."""

@@ -49,6 +49,7 @@ UNSENT = {
     FailureKind.BUDGET: "not sent: the cap leaves no room for what it can cost; resume with a higher --cap",
     FailureKind.DEADLINE: "not sent: the deadline has passed; resume with a later --deadline",
     FailureKind.CANCELLED: "not sent: the run is stopping; resume goes on with it",
+    FailureKind.EXPIRED: "not sent: its batch would not be back before the deadline",
 }
 
 

@@ -109,6 +109,8 @@ class Dispatcher:
         self.passing: dict[str, list[int]] = {}
         """Rows that a batch's server failed at by a fault that can pass, by endpoint, until `take_passing`."""
         self.waits = Waits()
+        self.last = False
+        """Nothing follows what is being sent: a worker that is done with it need not be kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -249,12 +251,17 @@ class Dispatcher:
                 engine_context = self.judge_context if shard.purpose is Purpose.JUDGE else self.engine_context
                 self.engines[lane] = engine_for(self.endpoints[shard.endpoint], engine_context)
                 self._apply_workers(lane)
-        waits = any(self.endpoints[shard.endpoint].mode is Mode.BATCH for shard in shards)
+        batches = any(self.endpoints[shard.endpoint].mode is Mode.BATCH for shard in shards)
+        self._keep_idle(kept=not batches and not self.last)  # what comes next waits for batches for hours
+
+    def rest(self) -> None:
+        """Have idle workers stop: nothing is sent for a while."""
+        self._keep_idle(kept=False)
+
+    def _keep_idle(self, *, kept: bool) -> None:
         for engine in self.engines.values():
-            if isinstance(
-                engine, HasIdleWorkers
-            ):  # what comes next waits for all of these, batches for hours
-                engine.keep_idle(kept=not waits)
+            if isinstance(engine, HasIdleWorkers):
+                engine.keep_idle(kept=kept)
 
     def plan_workers(self, counts: Mapping[str, int]) -> None:
         """Have so many workers run for each endpoint named, engines that are made later included."""

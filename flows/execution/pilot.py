@@ -13,6 +13,9 @@ from thirdshift.flows.planning.first_answers import first_answers
 from thirdshift.flows.planning.pilot_time import in_time, seconds_of_round
 from thirdshift.router.values import Purpose
 
+GUESSED_SHARE = 0.05
+"""Where the cap is too small by a guess of how long answers are, a round of the pilot may cost this share of it."""
+
 
 def pilot(prepared: PreparedRun) -> list[ShardWork]:
     """Return the next shards of the pilot; none where observing more would not pay."""
@@ -62,7 +65,10 @@ def _in_time(prepared: PreparedRun, endpoint: NDArray[np.int32]) -> bool:
 def _affordable(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.float64]) -> bool:
     """Whether the cap leaves, after a round of the pilot, what answering everything costs at least."""
     left = prepared.run.budget.left_usd
-    return left is None or round_usd + _cheapest_usd(prepared, cost_usd) <= left
+    if left is None or round_usd + _cheapest_usd(prepared, cost_usd) <= left:
+        return True
+    # by a guess of how long answers are: a few of them tell whether the cap does
+    return prepared.learner.guesses_lengths and round_usd <= GUESSED_SHARE * float(left)
 
 
 def _left_out(prepared: PreparedRun, round_usd: float, cost_usd: NDArray[np.float64]) -> str:

@@ -13,15 +13,19 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.latency import timed
 from thirdshift.flows.planning.learner import Learner
+from thirdshift.flows.planning.planner import Decision
 from thirdshift.flows.planning.tiers import same_answers
 from thirdshift.router.learning.pilot import stratified
-from thirdshift.router.planning.problem import NOBODY, Infeasible
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
+from thirdshift.router.planning.solve import fallback
 
 FEW = 24
 """Answers that tell a mean length to about a seventh: lengths spread by 0.5 to 0.7 of themselves."""
 HOPED = 0.6
 """Nobody knows what an answer costs of which none was seen; this share of what is guessed is what one in four costs at
 most, so that an endpoint that may be the bargain is among those looked at."""
+SEEN, FEW_OF_A_TASK = 4, 12
+"""A task of which an endpoint has given fewer answers is looked at too, with so many: lengths hang on both."""
 SHARE = 0.2
 """No more than this share of what an endpoint would serve is sent so: of less there is little to save."""
 
@@ -33,24 +37,43 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     offered = np.unique(kind[columns.allowed.any(axis=0)])
     if context.pilots or len(offered) < 2:
         return []
-    known = np.concatenate(
-        [learner.run_queries.token_usage().endpoint, learner.past.lengths.endpoint if learner.past else []]
-    ).astype(np.int64)
-    unknown = [e for e, one in enumerate(endpoints) if timed(one) and kind[e] not in kind[known]]
-    if not unknown:
+    seen = _answers_seen(learner, kind)
+    asked = np.array([timed(endpoint) for endpoint in endpoints])
+    unknown = asked[:, None] & (seen < SEEN)  # [endpoints, tasks]
+    if not unknown.any():
         return []
-    market = learner.market()
-    cheaper = np.where(np.isin(market.endpoint, unknown), HOPED, 1.0)
+    market, task = learner.market(), columns.population.task
+    cheaper = np.where(unknown[market.endpoint][:, task].T, HOPED, 1.0)
     decision = learner.decide(replace(market, cost_usd=market.cost_usd * cheaper), context.terms())
-    plan = decision.plan
-    if isinstance(plan, Infeasible):
+    plan = _carried_out(decision)
+    if plan is None:
         return []
     target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
     rng = np.random.default_rng(0)
     found = []
-    for e in unknown:
-        served = np.flatnonzero(target == e)
-        if SHARE * len(served) >= FEW:
+    for e in np.flatnonzero(unknown.any(axis=1)).tolist():
+        served = np.flatnonzero((target == e) & unknown[e, task])
+        few = FEW if not seen[e].any() else FEW_OF_A_TASK
+        if SHARE * len(served) >= few:
             part = columns.population.part(served, np.ones(len(served)))
-            found.append((endpoints[e].name, columns.rows[np.sort(served[stratified(part, FEW, rng)])]))
+            found.append((endpoints[e].name, columns.rows[np.sort(served[stratified(part, few, rng)])]))
     return found
+
+
+def _answers_seen(learner: Learner, kind: NDArray[np.integer]) -> NDArray[np.int64]:
+    """[endpoints, tasks] answers whose length is known, now and before; of one model, whatever tier gave them."""
+    columns, used = learner.columns, learner.run_queries.token_usage()
+    seen = np.zeros((len(kind), columns.population.tasks), np.int64)
+    np.add.at(seen, (kind[used.endpoint], columns.population.task[columns.positions(used.row)]), 1)
+    if learner.past is not None:
+        np.add.at(seen, (kind[learner.past.lengths.endpoint], learner.past.lengths.task), 1)
+    of_model: NDArray[np.int64] = seen[kind]
+    return of_model
+
+
+def _carried_out(decision: Decision) -> Plan | None:
+    """The plan as it would be carried out: where a limit allows none by what is guessed, what can be had instead."""
+    if not isinstance(decision.plan, Infeasible):
+        return decision.plan
+    compromise = fallback(decision.problem)
+    return None if compromise is None else compromise[0]

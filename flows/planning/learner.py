@@ -19,7 +19,7 @@ from thirdshift.flows.planning.paid_hours import withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.planning.silent import leave_out, silent_so_far
-from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, shared
+from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
 from thirdshift.flows.planning.voting import WithVotes, known_answers, with_votes
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSituation, next_trial
@@ -116,6 +116,14 @@ class Learner:
             Observations(self.columns.positions(seen.row), seen.endpoint, seen.score),
             self.realtime_counterpart,
         )
+
+    @property
+    def guesses_lengths(self) -> bool:
+        """Whether it is a guess how long the answers of some endpoint are: none of its model's was seen, now or before."""
+        kind = same_answers(self.context.endpoints)
+        past = self.past.lengths.endpoint if self.past else np.zeros(0, np.int32)
+        known = kind[np.concatenate([self.run_queries.token_usage().endpoint, past]).astype(np.int64)]
+        return bool(np.setdiff1d(kind[self.columns.allowed.any(axis=0)], known).size)
 
     def market(self) -> Market:
         """Prices and lengths as known now; answers held cost nothing, unless that would choose for the few that have been

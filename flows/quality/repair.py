@@ -15,6 +15,7 @@ from thirdshift.flows.planning.cascading import with_bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
+from thirdshift.flows.quality.repair_rounds import in_parts
 from thirdshift.flows.quality.votes_held import VotesHeld
 from thirdshift.flows.runs.context import EVEN, RunContext
 from thirdshift.router.certification.certificate import Certificate
@@ -159,11 +160,6 @@ class Bench:
             mine = columns.population.task == columns.tasks.index(task)
         return float(np.average(quality[mine], weights=columns.weight[mine]))
 
-    def in_parts(self, found: Mended) -> bool:
-        """Whether a round costs little time, so that no more is sent than is surely needed."""
-        endpoints = [self.learner.context.endpoints[e] for e in np.unique(found.endpoint[found.new])]
-        return self.learner.sends_on and all(endpoint.mode is Mode.REALTIME for endpoint in endpoints)
-
     def sent_on(self, wanted: Wanted, posed: Problem) -> Mended | None:
         """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
         learner, of = self.learner, self.market.endpoint
@@ -215,7 +211,7 @@ class Bench:
         for _ in range(3):
             if found is None or not found.reached or not found.new.any():
                 return found
-            if self.in_parts(found):
+            if in_parts(self.learner, self.market, self.seen, found, terms.seconds):
                 return self.part_of(found)
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)

@@ -2,45 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from tests.support.nights import write_sums
-from thirdshift.flows.api.plans import looking_ahead
-from thirdshift.flows.planning.first_answers import FEW, first_answers
-from thirdshift.flows.planning.learner import Learner
-from thirdshift.flows.planning.run_queries import RunQueries
-from thirdshift.flows.runs.options import RunOptions
-from thirdshift.warehouse.store.store import Warehouse
+from tests.support.learners import learner
+from thirdshift.flows.planning.first_answers import FEW, FEW_OF_A_TASK, SEEN, first_answers
+from thirdshift.flows.planning.history import PastAnswers
+from thirdshift.router.planning.problem import Infeasible
+from thirdshift.router.tokens.output_lengths import Observed
 
 CHEAP = {"price": {"input": 1, "output": 4}, "quality_prior": 0.6}
 SAME = {"price": {"input": 1.2, "output": 4.8}, "quality_prior": 0.6}
 DEAR = {"price": {"input": 20, "output": 80}, "quality_prior": 0.9}
 BATCH = {"price": {"input": 0.5, "output": 2}, "quality_prior": 0.6, "mode": "batch", "turnaround": "1h"}
-
-
-@contextmanager
-def learner(folder: Path, rows: int, endpoints: dict[str, dict[str, Any]], **keys: Any) -> Iterator[Learner]:
-    write_sums(folder / "requests.parquet", rows)
-    named = [
-        {"name": name, "model": f"openai/{name}", "api_base": "http://127.0.0.1:9/v1", **endpoint}
-        for name, endpoint in endpoints.items()
-    ]
-    job = {"name": "sums", "input": "requests.parquet", "warehouse": "warehouse.duckdb", "endpoints": named}
-    (folder / "job.yaml").write_text(yaml.safe_dump(job | keys))
-    with looking_ahead(RunOptions(job=folder / "job.yaml")) as outlook:
-        context = outlook.context
-        with Warehouse.open(context.warehouse):
-            pass
-        names = [endpoint.name for endpoint in context.endpoints]
-        queries = RunQueries(context.warehouse, context.run_id, names)
-        yield Learner.of(context, queries, outlook.columns, outlook.batch, lambda *said: None)
 
 
 def test_a_few_requests_go_first_to_whatever_may_be_the_bargain(tmp_path: Path) -> None:
@@ -68,3 +45,32 @@ def test_nothing_goes_first_where_it_tells_nothing_that_matters(
 ) -> None:
     with learner(tmp_path, rows, endpoints, **keys) as before_the_plan:
         assert first_answers(before_the_plan) == []
+
+
+def test_a_cap_that_is_too_small_by_a_guess_does_not_keep_lengths_from_being_learnt(tmp_path: Path) -> None:
+    budget = {"cap_usd": 0.02}
+    with learner(tmp_path, 300, {"cheap": CHEAP, "same": SAME}, budget=budget) as before_the_plan:
+        plan = before_the_plan.decide(before_the_plan.market(), before_the_plan.context.terms()).plan
+        assert isinstance(plan, Infeasible)
+        assert before_the_plan.guesses_lengths
+        assert dict(first_answers(before_the_plan)).keys() == {"cheap"}
+
+
+@pytest.mark.parametrize(("seen", "looked_at"), [(SEEN - 1, True), (SEEN, False)])
+def test_a_task_of_which_an_endpoint_has_hardly_answered_anything_is_looked_at_too(
+    tmp_path: Path, seen: int, looked_at: bool
+) -> None:
+    with learner(tmp_path, 400, {"cheap": CHEAP, "same": SAME}) as before_the_plan:
+        tasks = before_the_plan.columns.population.tasks
+        assert tasks > 1
+        task = np.repeat(np.arange(tasks), [SEEN] * (tasks - 1) + [seen])
+        both = np.concatenate([np.zeros(len(task), int), np.ones(len(task), int)])
+        lengths = Observed(np.tile(task, 2), both, np.full(2 * len(task), 20), np.full(2 * len(task), 512))
+        none = np.zeros(2 * len(task))
+        before_the_plan.past = PastAnswers(lengths, both.astype(np.int32), none, none, none + np.nan)
+        found = dict(first_answers(before_the_plan))
+        assert found.keys() == ({"cheap"} if looked_at else set())
+        if looked_at:
+            rows = before_the_plan.columns.positions(found["cheap"])
+            assert set(before_the_plan.columns.population.task[rows].tolist()) == {tasks - 1}
+            assert len(rows) == FEW_OF_A_TASK

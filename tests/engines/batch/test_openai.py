@@ -66,6 +66,7 @@ class Night:
         limits: BatchLimits | None = None,
         stated: Limits = Limits(),  # noqa: B008 - a value
         deadline: datetime | None = None,
+        elsewhere: bool = False,
         **more: Any,
     ) -> None:
         self.endpoint = Endpoint(
@@ -81,7 +82,7 @@ class Night:
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
             wire.limits = limits
-        engine_context = EngineContext(self.notes, self.budget, deadline)
+        engine_context = EngineContext(self.notes, self.budget, deadline, elsewhere=elsewhere)
         self.engine = BatchEngine(
             self.endpoint, engine_context, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2
         )
@@ -217,6 +218,29 @@ def test_what_may_wait_at_the_provider_is_kept_to_where_it_is_stated() -> None:
         found = at_provider(night)
         assert len(found) >= 2
         assert all(remote.state is RemoteState.ENDED for remote in found), "none was refused"
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_what_would_be_back_after_the_deadline_is_left_to_others_where_there_are_others(
+    elsewhere: bool,
+) -> None:
+    soon, stated = datetime.now(UTC) + timedelta(minutes=30), Limits(enqueued_tokens=500)
+    with provider(enqueued_tokens=600) as emulator:
+        night = Night(
+            emulator,
+            requests(100),
+            stated=stated,
+            deadline=soon,
+            elsewhere=elsewhere,
+            turnaround_seconds=3600.0,
+        )
+        replies = kinds(night.finish())
+        assert len(at_provider(night)) == 1 or not elsewhere
+        assert replies["answer"] == len(emulator.books())
+        assert replies.get("expired", 0) == 100 - replies["answer"]
+        assert (replies["answer"] < 100) == elsewhere
+        assert night.notes.cost == billed_usd(emulator)
+        assert night.budget.reserved_usd == 0
 
 
 def test_remote_files_are_removed_where_that_is_asked() -> None:
