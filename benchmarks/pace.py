@@ -5,10 +5,11 @@
 An engine's step takes a rest, a time for each request that runs and one for each token of context, as
 `engines/devices/roofline.py` has them for a drawn model and card. Lengths, the size of the batch and that of the pilot are
 drawn. A pilot runs, then the night: sixty seconds into it the pace is asked for, as the plan would ask. Two ways are set
-beside each other: tokens counted when requests end, over every stretch (as it was before), and the engine's own counters,
-of a batch that is full; until five seconds of that are there the roofline stands, off by what `benchmarks/roofline.py`
-finds, drawn. The plan then divides a night's requests between the worker, as many as its pace promises before the
-deadline, and an API at three times the price.
+beside each other: tokens counted when requests end, over every stretch (as it was before), and the engine's own counters
+with its steps; where these do not tell of a full engine yet the roofline stands, off by as much as `benchmarks/roofline.py`
+finds. True is what the minute and a half after that takes by the simulated engine's own book: its seconds of reading by the
+token read, all others by the token written. The plan then divides a night's requests between the worker, as many as its
+pace promises before the deadline, and an API at three times the price.
 
 Ends with one line of JSON; exit 1 where the counters' pace is more than 25 % off in more than 5 % of the draws, or costs
 more than 1.05 times what the true pace would have cost in more than 5 %.
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from thirdshift.engines.metered.throughput import BatchWatch, Rates, Speedometer
+from thirdshift.engines.metered.throughput import PaceWatch, Rates, Speedometer
 from thirdshift.flows.planning.throughput import ENOUGH_SECONDS
 
 ASKED_AFTER = 60.0
@@ -55,7 +56,8 @@ class Engine:
         self.asked = np.zeros((0, 2))
         self.waiting = 0
         self.now = 0.0
-        self.read = self.written = 0
+        self.read = self.written = self.steps = 0
+        self.reading_seconds = 0.0
 
     def step(self) -> tuple[int, int]:
         """Run one step. Returns the tokens read and written of the requests that it ended."""
@@ -70,9 +72,11 @@ class Engine:
             self.asked = np.concatenate([self.asked, np.stack([reads, writes], axis=1)])
             self.read += int(reads.sum())
             seconds += float(reads.sum()) * self.reading
+            self.reading_seconds += seconds
         running = len(self.left)
         seconds += self.rest + running * self.each + float(self.held.sum()) * self.context
         self.now += seconds
+        self.steps += 1
         self.left -= 1
         self.held += 1
         self.written += running
@@ -108,9 +112,8 @@ class Watched:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.ended, self.counted = Speedometer(), Speedometer()
-        self._marked = 0.0
-        self._batch = BatchWatch()
-        self._told = (0.0, 0, 0)
+        self._marked = self._told = 0.0
+        self._watch = PaceWatch(self.counted, engine.most)
 
     def run(self, until: float, keep_waiting: int = 0) -> None:
         """Run until an instant, or until nothing is left; `keep_waiting`: requests that are always there."""
@@ -121,26 +124,53 @@ class Watched:
             if written:
                 self.ended.add(engine.now - self._marked, read, written)
                 self._marked = engine.now
-            if engine.now - self._told[0] >= COUNTERS_SECONDS:
+            if engine.now - self._told >= COUNTERS_SECONDS:
                 self._tell()
 
     def idle(self) -> None:
         """Begin anew after nothing ran."""
         self._marked = self.engine.now
-        self._told = (self.engine.now, self.engine.read, self.engine.written)
 
     def _tell(self) -> None:
-        engine, (at, read, written) = self.engine, self._told
-        running = len(engine.left)
-        full = self._batch.full(running, engine.waiting, engine.most)
-        self.counted.add(engine.now - at, engine.read - read, engine.written - written, full=full)
-        self._told = (engine.now, engine.read, engine.written)
+        """Tell the counters as `engines/vllm/worker.py` does."""
+        engine = self.engine
+        self._told = engine.now
+        self._watch.told(
+            {
+                "worked": engine.now,
+                "steps": engine.steps,
+                "num_requests_running": len(engine.left),
+                "num_requests_waiting": engine.waiting,
+                "generation_tokens": engine.written,
+                "prompt_tokens": engine.read,
+                "prompt_tokens_cached": 0,
+            }
+        )
+
+
+def mean_request(engine: Engine) -> tuple[float, float]:
+    """Tokens that its mean request reads and writes."""
+    return float(engine.read_mean * np.exp(0.18)), float(engine.written_mean * np.exp(0.245))
 
 
 def request_seconds(rates: Rates, engine: Engine) -> float:
     """Seconds of a worker that a mean request takes at these rates."""
-    read, written = engine.read_mean * np.exp(0.18), engine.written_mean * np.exp(0.245)
-    return float(read / rates.prefill_tokens_per_second + written / rates.decode_tokens_per_second)
+    read, written = mean_request(engine)
+    return read / rates.prefill_tokens_per_second + written / rates.decode_tokens_per_second
+
+
+def true_seconds(engine: Engine) -> float:
+    """Seconds of a worker that a mean request takes in the next stretch, by the engine's own book."""
+    begun = engine.now, engine.read, engine.written, engine.reading_seconds
+    Watched(engine).run(engine.now + STEADY_SECONDS, keep_waiting=engine.most)
+    seconds, read, written, reading = (
+        now - before
+        for now, before in zip(
+            (engine.now, engine.read, engine.written, engine.reading_seconds), begun, strict=True
+        )
+    )
+    each_read, each_written = mean_request(engine)
+    return each_read * reading / read + each_written * (seconds - reading) / written
 
 
 def one(rng: np.random.Generator) -> tuple[float, float, float]:
@@ -150,15 +180,10 @@ def one(rng: np.random.Generator) -> tuple[float, float, float]:
     engine.waiting = int(rng.integers(50, 400))
     watched.run(float("inf"))
     watched.idle()
-    begun = engine.now
-    watched.run(begun + ASKED_AFTER, keep_waiting=engine.most)
+    watched.run(engine.now + ASKED_AFTER, keep_waiting=engine.most)
     ended, counted = watched.ended.rates("", "cuda"), watched.counted.rates("", "cuda")
     by_ended, by_counted = request_seconds(ended, engine), request_seconds(counted, engine)
-    steady = Watched(engine)
-    steady.idle()
-    while engine.now - begun < ASKED_AFTER + STEADY_SECONDS:
-        steady.run(engine.now + 10.0, keep_waiting=engine.most)
-    true = request_seconds(steady.counted.rates("", "cuda"), engine)
+    true = true_seconds(engine)
     if not counted.full or counted.seconds < ENOUGH_SECONDS:
         by_counted = true * float(np.exp(rng.normal(0, PRIOR_ERROR)))
     return true, by_ended, by_counted

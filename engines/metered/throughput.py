@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 READ_PER_WRITTEN = 4.0
 """Prompt tokens that a GPU reads in the time it writes one, in large batches: a prior, of the order that
 `engines/devices/roofline.py` gives. It divides the time only where what ran cannot tell the two apart."""
 
 FULL = 0.8
-"""The share of the requests that an engine can run at once from which it counts as full; below half nothing may count."""
+"""The share of the requests that an engine can run at once from which it counts as full."""
 PLATEAU, LEVEL = 10, 0.9
 """Tellings in a row that must lie so near each other, where the memory holds fewer requests than the engine would run."""
+LITTLE = 0.1
+"""The share of the time that steps take whatever runs in them, up to which an engine need not have been full: more
+requests at once would not make a token faster by more."""
+LIKE = 0.05
+"""Stretches whose read and written tokens differ in proportion by less (the squared sine between the two) tell the two not
+apart."""
+ALIKE = 1e-4
+"""The same for the steps, against written tokens: an engine that ran as many requests at all times."""
+STRETCH_SECONDS = 1.0
+"""Stretches are weighed by their seconds' inverse, errors being in proportion to them; shorter ones than this alike."""
+
+COUNTED = (
+    "worked", "steps", "num_requests_running", "generation_tokens", "prompt_tokens", "prompt_tokens_cached",
+)  # fmt: skip
+"""What is told of an engine, all nought when it starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,75 +55,75 @@ class Rates:
     startup_seconds: float = 0.0
     """Seconds of one worker from its start to its first request; the median."""
     full: bool = True
-    """Measured with at least half of the requests that the engine runs at once: fewer say nothing of a full one."""
-
-
-class BatchWatch:
-    """Tells whether an engine runs as many requests as it will: a smaller batch is slower for each token."""
-
-    def __init__(self) -> None:
-        self._recent: deque[float] = deque(maxlen=PLATEAU)
-
-    def full(self, running: float, waiting: float, most: int) -> bool:
-        """Whether so many are, once a second asked: near `most`, or where others wait as many as the memory holds."""
-        self._recent.append(running)
-        level = len(self._recent) == PLATEAU and min(self._recent) >= LEVEL * max(self._recent)
-        return running >= FULL * most or (waiting > 0 and running > 0 and level)
+    """As a full engine has it: fewer requests at once say little of it, unless steps take hardly any time of their own."""
 
 
 class Speedometer:
-    """Least squares of seconds on tokens read and written, stretch by stretch: five sums are all it keeps."""
+    """Least squares of seconds on steps, tokens written and tokens read, stretch by stretch: sums are all it keeps.
+
+    A step of an engine takes a time of its own (reading the weights) however many requests write a token in it. So what a
+    token takes depends on how many run at once, and is told for the most that did.
+    """
 
     def __init__(self) -> None:
-        self._rr = self._rw = self._ww = self._rs = self._ws = 0.0
+        self.squares, self.products = np.zeros((3, 3)), np.zeros(3)
+        """The normal equations of steps, tokens written and tokens read."""
         self.seconds, self.read, self.written = 0.0, 0, 0
-        self.full = 0
-        """Stretches of a full engine; from the first on only such are taken in."""
-        self.at_work = 0.0
-        """Seconds of all stretches."""
+        self.running = 0.0
+        """Requests at once, the most that were seen; 0: nobody told."""
+        self.full = False
 
-    def add(self, seconds: float, read: int, written: int, *, full: bool = True) -> None:
-        """Take in a stretch of `seconds` in which so many tokens were read and written.
+    def add(
+        self,
+        seconds: float,
+        read: int,
+        written: int,
+        *,
+        steps: float = 0.0,
+        running: float = 0.0,
+        full: bool = True,
+    ) -> None:
+        """Take in a stretch of `seconds` at work in which so many tokens were read and written.
 
-        `full`: at least half of the requests ran that the engine runs at once, or some waited.
+        `steps`: of the engine, 0 where they are not told; `full`: as many requests ran as it will run at once.
         """
-        at_work = self.at_work + seconds
-        self.at_work = at_work
-        if self.full and not full:
+        if seconds <= 0:
             return
-        if full and not self.full:
-            self.__init__()  # type: ignore[misc]
-            self.at_work = at_work
-        self.full += full
+        stretch = np.array([steps, written, read], dtype=np.float64)
+        weight = 1.0 / max(seconds, STRETCH_SECONDS)
+        self.squares += weight * np.outer(stretch, stretch)
+        self.products += weight * stretch * seconds
         self.seconds += seconds
         self.read += read
         self.written += written
-        self._rr += read * read
-        self._rw += read * written
-        self._ww += written * written
-        self._rs += read * seconds
-        self._ws += written * seconds
+        self.running = max(self.running, running)
+        self.full |= full
 
     @classmethod
     def together(cls, speedometers: Iterable[Speedometer]) -> Speedometer:
         """Add up what several have measured."""
-        whole, several = cls(), list(speedometers)
-        full = [speedometer for speedometer in several if speedometer.full]
-        for speedometer in full or several:
-            for name, value in vars(speedometer).items():
-                setattr(whole, name, getattr(whole, name) + value)
+        whole = cls()
+        for one in speedometers:
+            whole.squares += one.squares
+            whole.products += one.products
+            whole.seconds += one.seconds
+            whole.read += one.read
+            whole.written += one.written
+            whole.running = max(whole.running, one.running)
+            whole.full |= one.full
         return whole
 
     def rates(
         self, vllm_version: str, device: str, hardware: str = "", startup_seconds: float = 0.0
     ) -> Rates:
         """Return the speed measured so far."""
-        fitted = self._fitted()
-        reading, writing = fitted or self._split()
+        told_apart, (step, writing, reading) = self._fitted()
+        own = step / max(self.running, 1.0)
+        little = own * self.written <= LITTLE * self.seconds and self.seconds > 0
         return Rates(
             1 / reading if reading else 0.0,
-            1 / writing if writing else 0.0,
-            fitted is not None,
+            1 / (writing + own) if reading else 0.0,
+            told_apart,
             self.seconds,
             self.read,
             self.written,
@@ -111,19 +131,81 @@ class Speedometer:
             device,
             hardware,
             startup_seconds,
-            bool(self.full),
+            self.full or (little and self.running > 0),
         )
 
-    def _fitted(self) -> tuple[float, float] | None:
-        """Seconds per token read and written; None where the stretches were too alike, or contradict."""
-        area = self._rr * self._ww - self._rw * self._rw
-        if not self.seconds or area <= 0.05 * self._rr * self._ww:
-            return None
-        reading = (self._rs * self._ww - self._ws * self._rw) / area
-        writing = (self._ws * self._rr - self._rs * self._rw) / area
-        return (reading, writing) if reading > 0 and writing > 0 else None
+    def _fitted(self) -> tuple[bool, tuple[float, float, float]]:
+        """Whether reading and writing were told apart, and the seconds of a step, a written token and a read one.
 
-    def _split(self) -> tuple[float, float]:
+        Where stretches were too alike, or contradict, a stated ratio divides the time between the two.
+        """
+        if not _alike(self.squares, 1, 2, LIKE):
+            columns = np.eye(3)
+            apart = _least(columns.T @ self.squares @ columns, columns.T @ self.products)
+            if apart is not None and apart[2] > 0 and apart[0] + apart[1] > 0:
+                return True, (float(apart[0]), float(apart[1]), float(apart[2]))
+        columns = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1 / READ_PER_WRITTEN]])
+        joined = _least(columns.T @ self.squares @ columns, columns.T @ self.products)
+        if joined is not None and joined[1] > 0:
+            return False, (float(joined[0]), float(joined[1]), float(joined[1]) / READ_PER_WRITTEN)
         work = self.read + READ_PER_WRITTEN * self.written
         reading = self.seconds / work if work else 0.0
-        return reading, reading * READ_PER_WRITTEN
+        return False, (0.0, reading * READ_PER_WRITTEN, reading)
+
+
+class PaceWatch:
+    """Takes one engine's counters in, telling by telling."""
+
+    def __init__(self, speed: Speedometer, most: int) -> None:
+        """`most`: requests that the engine runs at once where the memory holds them."""
+        self._speed, self._most = speed, most
+        self._before: Mapping[str, Any] = dict.fromkeys(COUNTED, 0)
+        self._recent: deque[float] = deque(maxlen=PLATEAU)
+
+    def told(self, now: Mapping[str, Any]) -> None:
+        """Take in the stretch since the telling before: `worked` and `steps` are the worker's, the others vLLM's names."""
+        before, self._before = self._before, now
+        running = float(now["num_requests_running"])
+        steps, written = (
+            now["steps"] - before["steps"],
+            now["generation_tokens"] - before["generation_tokens"],
+        )
+        read = now["prompt_tokens"] - before["prompt_tokens"]
+        read -= now["prompt_tokens_cached"] - before["prompt_tokens_cached"]
+        self._speed.add(
+            now["worked"] - before["worked"],
+            read,
+            written,
+            steps=steps,
+            running=max(running, before["num_requests_running"], written / max(steps, 1)),
+            full=self.full(running, now["num_requests_waiting"]),
+        )
+
+    def full(self, running: float, waiting: float) -> bool:
+        """Whether as many run as will: near the most, or where others wait as many as the memory holds."""
+        self._recent.append(running)
+        level = len(self._recent) == PLATEAU and min(self._recent) >= LEVEL * max(self._recent)
+        return running >= FULL * self._most or (waiting > 0 and running > 0 and level)
+
+
+def _alike(squares: NDArray[np.float64], one: int, other: int, share: float) -> bool:
+    whole = squares[one, one] * squares[other, other]
+    return bool(whole - squares[one, other] ** 2 <= share * whole)
+
+
+def _least(squares: NDArray[np.float64], products: NDArray[np.float64]) -> NDArray[np.float64] | None:
+    """Return the least squares without a negative coefficient: of all choices of columns the best that has none."""
+    width, best, lowest = len(products), None, 0.0
+    for size in range(1, width + 1):
+        for chosen in combinations(range(width), size):
+            if any(squares[c, c] <= 0 for c in chosen):
+                continue
+            if any(_alike(squares, *pair, ALIKE) for pair in combinations(chosen, 2)):
+                continue
+            part = list(chosen)
+            found = np.linalg.solve(squares[np.ix_(part, part)], products[part])
+            gain = -float(found @ products[part])
+            if (found >= 0).all() and gain < lowest:
+                best, lowest = np.zeros(width), gain
+                best[part] = found
+    return best

@@ -260,7 +260,7 @@ class RayEngine(VllmEngine):
         with self._lock:
             up = sum(supervisor.up for supervisor in self._supervisors.values())
             speeds = [speed for each in self._all_supervisors() for speed in each.speeds.values()]
-            worked = sum(speed.at_work for speed in speeds)
+            worked = sum(speed.seconds for speed in speeds)
             if worked < ENOUGH_SECONDS or up >= min(self.spec.workers, self._planned or self.spec.workers):
                 return
             left = (deadline - datetime.now(UTC)).total_seconds()

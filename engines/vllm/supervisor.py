@@ -17,7 +17,7 @@ from thirdshift.engines.metered.idle import StartupTerms, idle_seconds
 from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
-from thirdshift.engines.metered.throughput import BatchWatch, Speedometer
+from thirdshift.engines.metered.throughput import PaceWatch, Speedometer
 from thirdshift.engines.vllm.deaths import BudgetExhausted, NeverReady, NoPlace, WorkerDied, WorkerLost, death
 from thirdshift.engines.vllm.engine_log import EngineFault, EngineLog, FaultKind
 from thirdshift.engines.vllm.process import Place, ProcessEnded, WorkerProcess
@@ -100,9 +100,8 @@ class WorkerSupervisor:
         """By what the processes ran on."""
         self._speed = Speedometer()
         """What the process that is up is measured with."""
-        self._counted: Mapping[str, Any] | None = None
-        """The engine's counters when they were last told; None: answers tell of tokens."""
-        self._tells_pace = False
+        self._pace: PaceWatch | None = None
+        """Takes the engine's counters in; None: answers tell of tokens."""
         self._leaving = False
         """What the process runs on is about to go: it is given nothing more."""
         self.version = ""
@@ -167,7 +166,7 @@ class WorkerSupervisor:
         process = self._process = place.start(pool.endpoint.model, options, log)
         lifetime = pool.worker_started(worker_id, process.pid, place)
         self._speed = self.speeds.setdefault(place.hardware, Speedometer())
-        self._leaving, self._fault, self._counted, self._batch = False, None, None, BatchWatch()
+        self._leaving, self._fault, self._pace = False, None, None
         patience = 0.0
         try:
             self._await_ready(process, meter, lifetime, log)
@@ -237,7 +236,8 @@ class WorkerSupervisor:
     def _ready(self, message: Mapping[str, Any]) -> None:
         self.version = message["vllm"]
         self._window = WAVES * message["max_num_seqs"]
-        self._running, self._tells_pace = message["max_num_seqs"], bool(message.get("paced"))
+        self._running = message["max_num_seqs"]
+        self._pace = PaceWatch(self._speed, self._running) if message.get("paced") else None
         self._longest: int = message["max_model_len"]
 
     def _serve(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
@@ -302,8 +302,8 @@ class WorkerSupervisor:
         for message in messages:
             if message["op"] == "refused":
                 self._refused(message)
-            elif message["op"] == "pace":
-                self._paced(message)
+            elif message["op"] == "pace" and self._pace is not None:
+                self._pace.told(message)
         for message in messages:
             self._note_fault(message)
             self._leaving |= message["op"] == "leaving"
@@ -312,8 +312,8 @@ class WorkerSupervisor:
         now = time.monotonic()
         read = sum(answer["input_tokens"] - answer["cached_tokens"] for answer in answers)
         written = sum(answer["output_tokens"] for answer in answers)
-        if self._counted is None:
-            self._speed.add(now - self._marked, read, written, full=not self._tells_pace)
+        if self._pace is None:
+            self._speed.add(now - self._marked, read, written)
         self._marked, self._deaths = now, 0
         requests = [self._in_flight.pop(answer["id"]) for answer in answers]
         # a written token weighs as ten read ones: about what APIs charge for the two
@@ -332,18 +332,6 @@ class WorkerSupervisor:
             else:
                 done.append((queued, reply))
         self._pool.deliver(done)
-
-    def _paced(self, now: Mapping[str, Any]) -> None:
-        """Take in a stretch between two tellings of the engine's counters."""
-        before, self._counted = self._counted, now
-        running = now["num_requests_running"]
-        full = self._batch.full(running, now["num_requests_waiting"], self._running)
-        if before is None or not (before["num_requests_running"] or running):
-            return
-        written = now["generation_tokens"] - before["generation_tokens"]
-        read = now["prompt_tokens"] - before["prompt_tokens"]
-        read -= now["prompt_tokens_cached"] - before["prompt_tokens_cached"]
-        self._speed.add(now["at"] - before["at"], read, written, full=full)
 
     def _ask_again(self, queued: QueuedRequest) -> None:
         larger = min(queued.request.max_tokens * CUT_EMPTY_FACTOR, self._longest)

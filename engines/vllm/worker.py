@@ -8,7 +8,7 @@ prints goes to stderr, the log):
     → {"op": "ask", "id", "messages", "max_tokens", …}               a request, a body on OpenAI's wire; any number
     → {"op": "go"}                                                   the wave is complete: do not wait for more
     ← {"op": "answer", "id", "text", …} or {"op": "refused", "id", "kind", "message"}, one each, as they finish
-    ← {"op": "pace", "at", …}                                        once a second: the engine's counters, a sign of life
+    ← {"op": "pace", "worked", "steps", …}                           each second of work: its engine's counters
     ← {"op": "fault", "kind", "message"}                             the engine is lost; the worker ends
     → {"op": "stop"}
 
@@ -37,14 +37,16 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1
 """prctl(2): the signal this process gets when the thread that made it ends."""
-TAKE_AT_MOST = 256
-"""Requests read between two steps of the engine: reading a long wave must not keep the GPU waiting."""
+TAKE_AT_MOST = 256  # requests read between two steps of the engine: reading must not keep the GPU waiting
 OVERFLOW = ("longer than the maximum", "maximum context length", "max_model_len")
 ENVELOPE = frozenset({"op", "id", "model", "messages", "tools", "tool_choice", "parallel_tool_calls"})
 """What of a request is no sampling parameter."""
 PACE_SECONDS = 1.0
-COUNTERS = ("vllm:prompt_tokens", "vllm:generation_tokens", "vllm:num_requests_")
-"""How the metrics begin that tell of its pace."""
+COUNTERS = (
+    "vllm:prompt_tokens",
+    "vllm:generation_tokens",
+    "vllm:num_requests_",
+)  # how metrics of its pace begin
 DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's generation_config may set, for requests that do not say."""
 
@@ -196,7 +198,9 @@ class Worker:
         usual = self._llm.get_default_sampling_params()
         self._usual = {name: getattr(usual, name) for name in DEFAULTS}
         self._line = line
-        self._paced_at = time.monotonic()
+        self._paced_at = self._worked = 0.0
+        self._steps = 0
+        self._since: float | None = None  # the engine ended its last step then, and had more to do
         self._ids: dict[str, Any] = {}
         """vLLM's name of a request → the parent's."""
 
@@ -262,19 +266,22 @@ class Worker:
 
     def step(self) -> None:
         """One step of the engine; every request that it finishes is told at once."""
+        begun = self._since or time.monotonic()
         outputs = [self._outcome_of(output) for output in self._engine.step() if output.finished]
         now = time.monotonic()
-        if now - self._paced_at > PACE_SECONDS:
-            outputs.append(self.pace(now))
+        self._worked, self._steps = self._worked + now - begun, self._steps + 1
+        self._since = now if self.busy() else None
+        if now - self._paced_at > PACE_SECONDS or self._since is None:
             self._paced_at = now
+            outputs.append(self.pace())
         if outputs:
             self._line.say(*outputs)
 
-    def pace(self, now: float) -> dict[str, Any]:
-        """The engine's own counters: answers tell of tokens when they are done, which is late."""
+    def pace(self) -> dict[str, Any]:
+        """The engine's own counters, and its seconds at work: answers tell of tokens when they are done, which is late."""
         told = [metric for metric in self._llm.get_metrics() if metric.name.startswith(COUNTERS)]
         values = {one.name.partition(":")[2]: one.value for one in told if hasattr(one, "value")}
-        return {"op": "pace", "at": now, **values}
+        return {"op": "pace", "worked": self._worked, "steps": self._steps, **values}
 
     def busy(self) -> bool:
         return bool(self._engine.has_unfinished_requests())
@@ -359,8 +366,8 @@ def serve(line: ParentPipe, heard: SimpleQueue[bytes]) -> None:
 
     runs_on(hello.get("device"))
     worker = Worker(line, hello)
-    limits = {"max_model_len": worker.max_model_len, "max_num_seqs": worker.max_num_seqs}
-    line.say({"op": "ready", "vllm": vllm.__version__, **limits, "paced": True})
+    limits = {"max_model_len": worker.max_model_len, "max_num_seqs": worker.max_num_seqs, "paced": True}
+    line.say({"op": "ready", "vllm": vllm.__version__, **limits})
     closing = threading.Event()
     watch(line, closing)
     for lot in waves(heard, worker):

@@ -25,7 +25,7 @@ from thirdshift.engines.devices import Device, Machine, hardware
 from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, idle_seconds
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
-from thirdshift.engines.metered.throughput import PLATEAU, BatchWatch, Rates, Speedometer
+from thirdshift.engines.metered.throughput import PLATEAU, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
 from thirdshift.flows.planning.throughput import known_paces, throughput_of_run
 from thirdshift.router.interfaces import EngineContext
@@ -179,29 +179,53 @@ def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
 
 
 def test_an_engine_is_full_near_its_most_or_where_others_wait_as_many_as_it_holds() -> None:
-    watch = BatchWatch()
-    assert [watch.full(running, 50, 100) for running in (20, 60, 79, 80, 100)] == [
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]
-    held = BatchWatch()
-    assert [held.full(30, 50, 100) for _ in range(PLATEAU)] == [False] * (PLATEAU - 1) + [True]
-    assert not held.full(30, 0, 100), "nobody waits: the work is at its end"
+    watch = PaceWatch(Speedometer(), 100)
+    assert [watch.full(running, 50) for running in (20, 60, 79, 80, 100)] == [False, False, False, True, True]
+    held = PaceWatch(Speedometer(), 100)
+    assert [held.full(30, 50) for _ in range(PLATEAU)] == [False] * (PLATEAU - 1) + [True]
+    assert not held.full(30, 0), "nobody waits: the work is at its end"
 
 
-def test_stretches_of_a_full_engine_stand_alone() -> None:
+def engine_told(most: int, batches: list[tuple[int, int]], step: float) -> Speedometer:
+    """What is measured of an engine whose step takes `step` and 20 µs a request: requests at once and steps, each told."""
     speed = Speedometer()
-    speed.add(10.0, 100, 10, full=False)
-    thin = speed.rates("0.32.0", "cuda")
-    speed.add(1.0, 1000, 100)
-    speed.add(10.0, 100, 10, full=False)
-    both = Speedometer.together([speed, Speedometer()]).rates("0.32.0", "cuda")
-    assert (thin.full, both.full) == (False, True)
-    assert (both.seconds, both.decode_tokens) == (1.0, 100)
-    assert speed.at_work == 21.0
+    watch, worked, steps, written, read = PaceWatch(speed, most), 0.0, 0, 0, 0
+    for n, (running, more) in enumerate(batches):
+        worked += more * (step + running * 20e-6) + 1000 * (n % 3) * 10e-6
+        steps, written, read = steps + more, written + more * running, read + 1000 * (n % 3)
+        watch.told(
+            {
+                "worked": worked, "steps": steps, "num_requests_running": running, "num_requests_waiting": 0,
+                "generation_tokens": written, "prompt_tokens": read, "prompt_tokens_cached": 0,
+            }
+        )  # fmt: skip
+    return speed
+
+
+def test_a_token_takes_what_it_does_with_the_most_requests_at_once_that_were_seen() -> None:
+    batches = [(n, 60) for n in (40, 30, 20, 10, 5)]
+    before = engine_told(512, batches, 0.016).rates("0.32.0", "cuda")
+    assert not before.full, "at 40 of 512 most of a step is its own time"
+    told = engine_told(512, [*batches, (250, 50), (500, 50)], 0.016).rates("0.32.0", "cuda")
+    assert told.full
+    assert told.decode_tokens_per_second == pytest.approx(1 / (20e-6 + 0.016 / 500), rel=0.02)
+    assert told.prefill_tokens_per_second == pytest.approx(1 / 10e-6, rel=0.02)
+
+
+def test_a_batch_that_is_not_full_is_believed_where_steps_take_hardly_a_time_of_their_own() -> None:
+    batches = [(n, 60) for n in (300, 280, 180, 90, 40)]
+    assert engine_told(1024, batches, 0.0002).rates("0.32.0", "cuda").full
+    assert not engine_told(1024, batches, 0.016).rates("0.32.0", "cuda").full
+
+
+def test_several_engines_are_measured_as_one() -> None:
+    whole = engine_told(512, [(500, 50), (250, 60), (30, 40)], 0.016)
+    halves = [engine_told(512, [(500, 50)], 0.016), engine_told(512, [(250, 60), (30, 40)], 0.016)]
+    together = Speedometer.together([*halves, Speedometer()]).rates("0.32.0", "cuda")
+    assert together.decode_tokens_per_second == pytest.approx(
+        whole.rates("0.32.0", "cuda").decode_tokens_per_second
+    )
+    assert (together.full, together.decode_tokens) == (True, whole.written)
 
 
 def test_tonights_plan_believes_a_full_engine_alone() -> None:
