@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -63,6 +63,8 @@ class EngineContext:
     """Shard to entry to what is set aside already: attempts of a dead process, until they are adopted or disowned."""
     keep: Path | None = None
     """A folder of the run's, for what an engine must still know when its process has died."""
+    rented_until: Mapping[str, Sequence[datetime]] = field(default_factory=dict)
+    """Endpoint to until when workers are paid for that earlier processes of this run have rented."""
     elsewhere: bool = False
     """Another endpoint may answer what one will not: then nobody waits for hours."""
     say: Callable[[str], None] = _say_nothing

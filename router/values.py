@@ -197,6 +197,14 @@ class WorkerSpec:
     python: str  # the interpreter that has vLLM
     options: Mapping[str, JSON] = field(default_factory=dict)  # passed through to vllm.LLM
     minimum_minutes: float = 0.0
+    billing_increment_minutes: float = 0.0
+    """Each that has begun is paid for as a whole; 0: by the second."""
+    node_price: bool = False
+    """The price is the machine's, whether or not all its workers are up."""
+    spot_price: str | None = None
+    """A command that prints what an hour costs now."""
+    usd_per_kwh: Decimal | None = None
+    """What electricity costs, by the devices' own counters: charged back, not planned with."""
     accounting_usd_per_hour: Decimal | None = None
     """Charged back, not planned with: hardware already paid."""
     cluster: ClusterSpec | None = None

@@ -5,8 +5,9 @@ begins, and ends at what of it no answer was charged for: start-up, idle time, t
 the answers it will pay for, once for its own entry, which a dead process leaves behind at the whole lease. So the
 ledger never passes the cap, however it ends.
 
-A minimum rental is one lease, and reserves what the plan reckons with: the minimum, once. What answers are charged of it
-is taken off its entry (a new entry for the rest follows the old one), so that the two together are the minimum.
+Time that is paid for whether it is used or not (a minimum, a started hour) is one lease, and reserves what the plan reckons
+with: its price, once. What answers are charged of it is taken off its entry (a new entry for the rest follows the old one),
+so that the two together are its price.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 from typing import Protocol
 
+from thirdshift.engines.metered.tariff import FlatTariff, Rental, Tariff
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import QUANTUM, Intent, LedgerStatus, Outcome, usd, usd_up
 
@@ -25,7 +27,7 @@ ZERO = Decimal(0)
 LEASES_SECONDS = (60.0, 15.0, 5.0)
 """The usual lease; and the smaller ones tried when the cap leaves no room for it."""
 ROOMS_SECONDS = (*LEASES_SECONDS, 0.0)
-"""Seconds of a minimum rental that are reserved twice, if the cap has room, lest each answer need a new entry."""
+"""Seconds of a block that are reserved twice, if the cap has room, lest each answer need a new entry."""
 RENEW_SECONDS = 3.0
 """A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
 
@@ -47,6 +49,8 @@ class Lease:
     """Left of what is reserved for answers."""
     overhead: Decimal = ZERO
     """Charged to this entry so far."""
+    block: bool = False
+    """Paid for as a whole, whether it is used or not."""
 
     @property
     def reserved_usd(self) -> Decimal:
@@ -67,14 +71,25 @@ class Meter:
         overhead: MakesIntent,
         *,
         minimum_seconds: float = 0.0,
+        increment_seconds: float = 0.0,
+        tariff: Tariff | None = None,
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
+        paid_until: float | None = None,
+        leave: Callable[[float], None] | None = None,
     ) -> None:
-        """`began`: since when its time is paid, on that clock; None: from now on."""
-        self._per_second = usd_per_hour / 3600
+        """`increment_seconds`: each that has begun is paid for as a whole. `tariff`: None: `usd_per_hour` at all times.
+        `began`: since when its time is paid, on that clock; None: from now on. `paid_until`: of a rental that goes on; its
+        minimum is paid, and nothing is charged before. `leave` is told until when what is left at the end is paid for."""
+        self._costs = usd_per_hour > 0
+        self._tariff = FlatTariff(usd_per_hour) if tariff is None else tariff
         self._engine_context, self._overhead, self._clock = engine_context, overhead, clock
-        self._minimum = minimum_seconds
-        self._began = self._marked = clock() if began is None else began
+        self._rental = Rental(minimum_seconds, increment_seconds)
+        began = clock() if began is None else began
+        if paid_until is not None and paid_until > began:
+            began, self._rental = paid_until, Rental(0.0, increment_seconds)
+        self._began = self._marked = began
+        self._leave = leave
         self._lease: Lease | None = None
         self.cost_usd = ZERO
         """Charged so far, answers and overhead together: never more than a rounding from seconds times price."""
@@ -86,8 +101,19 @@ class Meter:
 
     @property
     def minimum_left(self) -> float:
-        """Seconds left of a minimum rental, which is paid for whether it is used or not."""
-        return self._began + self._minimum - self._clock() if self._per_second else 0.0
+        """Seconds left of what is paid for whether it is used or not: a minimum, a started hour."""
+        return self.paid_until - self._clock() if self._costs else 0.0
+
+    @property
+    def paid_until(self) -> float:
+        """Until when a worker that ended now would be paid for, on the meter's clock."""
+        return self._rental.paid_until(self._began, self._clock())
+
+    @property
+    def block_ends_in(self) -> float:
+        """Seconds until another stretch begins that is paid for as a whole; infinite where time is paid by the second."""
+        increment = self._rental.increment_seconds
+        return self.minimum_left if self._costs and increment > LEASES_SECONDS[0] else float("inf")
 
     def keep_up(self) -> bool:
         """Lease the next stretch where it is due. Returns False where the cap leaves no room for it."""
@@ -104,7 +130,7 @@ class Meter:
             for weight in weights
         ]
         shares[-1] += amount - sum(shares, ZERO)
-        if self._lease is not None and amount > self._lease.answers and self._in_minimum(self._lease):
+        if self._lease is not None and amount > self._lease.answers and self._lease.block:
             self._lease = self._rest_of(self._lease, amount)
         if self._lease is not None and amount:
             covered = min(amount, self._lease.answers)
@@ -119,73 +145,79 @@ class Meter:
             self._lease.overhead += amount
 
     def stop(self) -> None:
-        """Settle the last lease once the worker has ended. What a minimum rental leaves unused is overhead too."""
+        """Settle the last lease once the worker has ended. What is paid for and left unused is overhead too."""
         self.idle()
+        now, until = self._clock(), self.paid_until
         if self._lease is not None:
-            short = self._began + self._minimum - self._clock()
-            if short > 0:
-                rest = usd(self._per_second * Decimal(short))
+            if self._costs and until > now:
+                rest = usd(self._tariff.cost(self._began, until)) - self.cost_usd
                 self._lease.overhead += rest
                 self.cost_usd += rest
             self._settle(self._lease)
-            self._lease = None
+        if self._leave is not None and self._costs and until > now and (self._lease or now < self._began):
+            self._leave(until)
+        self._lease = None
 
     # --- leases ---
 
     def _stretches(self) -> tuple[float, ...]:
-        if not self._per_second:
-            return (float("inf"),)
-        return LEASES_SECONDS
+        return LEASES_SECONDS if self._costs else (float("inf"),)
 
-    def _in_minimum(self, lease: Lease) -> bool:
-        return self._minimum > LEASES_SECONDS[0] and lease.until <= self._began + self._minimum
+    def _most(self, start: float, end: float) -> Decimal:
+        return usd_up(self._tariff.cost(start, end)) if self._costs and end > start else ZERO
 
-    def _rent(self) -> bool:
-        """Lease the minimum rental."""
-        amount = usd_up(self._per_second * Decimal(self._minimum))
+    def _block(self, amount: Decimal, until: float) -> Lease | None:
+        """Lease a stretch that is paid for as a whole, with room for answers as far as the cap has it."""
         for seconds in ROOMS_SECONDS:
-            room = usd_up(self._per_second * Decimal(seconds))
+            room = self._most(until - seconds, until)
             if self._engine_context.budget.reserve(amount + room):
-                intent = self._overhead(amount)
-                self._engine_context.journal.sent((intent,))
-                self._lease = Lease(intent, self._began + self._minimum, room)
-                return True
-        return False
+                return Lease(self._sent(amount), until, room, block=True)
+        return None
+
+    def _sent(self, amount: Decimal) -> Intent:
+        intent = self._overhead(amount)
+        self._engine_context.journal.sent((intent,))
+        return intent
 
     def _rest_of(self, old: Lease, amount: Decimal) -> Lease:
         """Replace the entry of a minimum rental by one for what is left of it, with room for answers of `amount`."""
         budget = self._engine_context.budget
         free = old.reserved_usd - old.overhead
-        left = usd_up(self._per_second * Decimal(max(0.0, old.until - self._clock())))
+        left = self._most(self._clock(), old.until)
         left = max(ZERO, min(left, free - amount))
         room, extra = free - left, ZERO
         for seconds in LEASES_SECONDS:
-            more = amount + usd_up(self._per_second * Decimal(seconds)) - room
+            more = amount + self._most(old.until - seconds, old.until) - room
             if more <= 0:
                 break
             if budget.reserve(more):
                 room, extra = room + more, more
                 break
         self._book(old)
-        intent = self._overhead(left)
-        self._engine_context.journal.sent((intent,))
+        intent = self._sent(left)
         budget.settle(old.reserved_usd + extra - left - room, old.overhead)
-        return Lease(intent, old.until, room)
+        return Lease(intent, old.until, room, block=True)
 
     def _take(self, seconds: float) -> bool:
         now, old = self._clock(), self._lease
-        if old is None and self._per_second and self._minimum > LEASES_SECONDS[0]:
-            return self._rent()
         begins = now if old is None else max(now, old.until)
-        covered = Decimal(begins - self._marked) + Decimal(seconds) if self._per_second else ZERO
-        amount = usd_up(self._per_second * covered) if covered else ZERO
-        if amount and not self._engine_context.budget.reserve(2 * amount):
+        if self._costs and begins < self._began:  # what is paid for already
+            until = self._began
+        else:
+            until = begins + seconds
+            until = self._rental.paid_until(self._began, until) if self._costs else until
+        amount = self._most(self._marked, until)
+        if until - begins > LEASES_SECONDS[0] + RENEW_SECONDS and amount:
+            new = self._block(amount, until)
+        elif amount and not self._engine_context.budget.reserve(2 * amount):
+            new = None
+        else:
+            new = Lease(self._sent(amount), until, amount)
+        if new is None:
             return False
-        intent = self._overhead(amount)
-        self._engine_context.journal.sent((intent,))
         if old is not None:
             self._settle(old)
-        self._lease = Lease(intent, begins + seconds, amount)
+        self._lease = new
         return True
 
     def _settle(self, lease: Lease) -> None:
@@ -199,8 +231,8 @@ class Meter:
 
     def _accrue(self) -> Decimal:
         """Return what the time since the last mark costs; these add up to the whole's price, to the last place."""
-        self._marked = self._clock()
-        whole = usd(self._per_second * Decimal(self._marked - self._began))
+        self._marked = max(self._began, self._clock())
+        whole = usd(self._tariff.cost(self._began, self._marked)) if self._costs else ZERO
         amount = whole - self.cost_usd
         self.cost_usd = whole
         return amount

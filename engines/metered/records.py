@@ -49,8 +49,14 @@ class WorkerLifetime:
     """The machine that it runs on."""
     hardware: str = ""
     """What of it, as in the table `rates`."""
+    usd_per_kwh: Decimal | None = None
+    """For charge-back only."""
     ready_at: datetime | None = None
     stopped_at: datetime | None = None
+    paid_until: datetime | None = None
+    """Until when what it ran on is paid for, where that is longer than it was up."""
+    energy_kwh: float | None = None
+    """What its devices have drawn by their own counters; None: they tell nothing, or nobody asked."""
     cost_usd: Decimal = ZERO
 
     @property
@@ -60,11 +66,19 @@ class WorkerLifetime:
 
     @property
     def accounting_usd(self) -> Decimal | None:
-        """US dollars that its time is charged back at; None where its hours are paid, or it is still up."""
-        if self.accounting_usd_per_hour is None or self.stopped_at is None:
+        """US dollars that its time and its electricity are charged back at; None where neither is, or it is still up."""
+        hourly, energy = self.accounting_usd_per_hour, self.energy_usd
+        if self.stopped_at is None or (hourly is None and energy is None):
             return None
         seconds = (self.stopped_at - self.started_at).total_seconds()
-        return usd(self.accounting_usd_per_hour / 3600 * Decimal(seconds))
+        return usd((hourly or ZERO) / 3600 * Decimal(seconds) + (energy or ZERO))
+
+    @property
+    def energy_usd(self) -> Decimal | None:
+        """US dollars of the electricity that its devices have drawn."""
+        if self.usd_per_kwh is None or self.energy_kwh is None:
+            return None
+        return self.usd_per_kwh * Decimal(str(self.energy_kwh))
 
 
 class WorkerRecords:

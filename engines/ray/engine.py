@@ -59,6 +59,10 @@ class SeatPlace:
         return self.seat.node
 
     @property
+    def rented(self) -> tuple[str, ...]:
+        return (self.node,)
+
+    @property
     def found_at(self) -> float | None:
         return self.seat.found_at
 
@@ -79,6 +83,9 @@ class SeatPlace:
         }
         self.seat.begin(str(found["python"]), hello, environment)
         return self.seat
+
+    def joules(self) -> float | None:
+        """Return nothing: the counters are on another machine."""
 
     def release(self) -> None:
         self.seat.release()

@@ -22,6 +22,7 @@ from thirdshift.engines.metered.idle import IDLE_SECONDS, idle_seconds
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.queue import ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
+from thirdshift.engines.metered.tariff import DailyTariff
 from thirdshift.engines.metered.throughput import Rates, Speedometer
 from thirdshift.engines.server.process import ServerNotUp, ServerProcess
 from thirdshift.router.interfaces import Engine, EngineContext, Journal, Progress, Shard, Ticket
@@ -164,6 +165,7 @@ class ServerEngine:
             self._usd_per_hour,
             self.engine_context,
             lambda amount: self._records.overhead(run_id, name, amount),
+            tariff=DailyTariff(self.endpoint.price, time.monotonic) if self.endpoint.price.off_peak else None,
         )
         server, lifetime = ServerProcess(self.endpoint, self._startup_seconds), None
         try:

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from statistics import median
 
 from thirdshift.engines.core.attempts import unsent
@@ -19,6 +18,7 @@ from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
 from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.errors import BadEndpointError
+from thirdshift.engines.metered.billing import WorkerBilling
 from thirdshift.engines.metered.idle import IDLE_SECONDS, StartupTerms
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
@@ -55,8 +55,9 @@ class VllmEngine:
         if endpoint.workers is None:
             raise BadEndpointError(f"endpoint {endpoint.name} has no workers; `engine: vllm` gives it some")
         self.endpoint, self.engine_context, self.spec = endpoint, engine_context, endpoint.workers
-        self.usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self.records = WorkerRecords(endpoint, engine_context)
+        self.billing = WorkerBilling(endpoint, engine_context, self.records)
+        self.usd_per_hour = self.billing.usd_per_hour
         self._placer = DevicePlacer(
             endpoint.name, self.spec, machine(), look_again, engine_context.say, engine_context.elsewhere
         )
@@ -282,6 +283,7 @@ class VllmEngine:
             self.spec.accounting_usd_per_hour,
             node=place.node,
             hardware=place.hardware,
+            usd_per_kwh=self.spec.usd_per_kwh,
         )
         with self._lock:
             self._lifetimes.append(lifetime)

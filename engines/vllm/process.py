@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from thirdshift.engines.core.json import dumps, loads
 from thirdshift.engines.devices import width
 from thirdshift.engines.devices.allocation import Allocation
+from thirdshift.engines.devices.energy import joules
 from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.engines.vllm.reasoners import REASONERS
 from thirdshift.engines.vllm.shared_memory import SharedMemory
@@ -70,11 +71,18 @@ class Place(Protocol):
         """What the worker runs on there, as in the table `rates`."""
 
     @property
+    def rented(self) -> tuple[str, ...]:
+        """What names the devices or the machine that are paid for; empty: any other of the endpoint is as good."""
+
+    @property
     def found_at(self) -> float | None:
         """Since when its time is paid, on the monotonic clock; None: from the worker's start on."""
 
     def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
         """Start the worker. What it logs goes to `log`."""
+
+    def joules(self) -> float | None:
+        """Return what its devices have drawn so far, by their counters; None where they tell nothing."""
 
     def release(self) -> None:
         """Give the place back: no worker was started."""
@@ -95,8 +103,15 @@ class LocalPlace:
     allocation: Allocation | None = None
     """The devices, until the worker has ended."""
 
+    @property
+    def rented(self) -> tuple[str, ...]:
+        return () if self.allocation is None else tuple(one.lock_name for one in self.allocation.devices)
+
     def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
         return Process(self, model, options, log)
+
+    def joules(self) -> float | None:
+        return None if self.allocation is None else joules(self.allocation.devices)
 
     def release(self) -> None:
         if self.allocation is not None:

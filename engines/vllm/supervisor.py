@@ -6,15 +6,17 @@ import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
+from thirdshift.engines.metered.billing import WorkerBilling
 from thirdshift.engines.metered.idle import StartupTerms, idle_seconds
-from thirdshift.engines.metered.meter import LEASES_SECONDS, Meter
+from thirdshift.engines.metered.meter import LEASES_SECONDS
+from thirdshift.engines.metered.node import WorkerMeter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
 from thirdshift.engines.metered.throughput import PaceWatch, Speedometer
@@ -38,7 +40,10 @@ SILENCE_SECONDS = 900.0
 WANTED_SECONDS = 5.0
 """An idle worker gives its devices to another model that waits for them after so long: its next shard is a moment away, or
 the others' turn has come."""
+JOULES_PER_KWH = 3.6e6
 END_SECONDS = 10.0
+BLOCK_ENDS_SECONDS = END_SECONDS + 5.0
+"""A worker that has nothing to do ends so long before another started hour is paid for: ending takes time too."""
 LAST_SECOND = 1.0
 """Time that is paid for and left unused, so that the ending itself is paid too."""
 
@@ -51,6 +56,7 @@ class WorkerPool(Protocol):
     spec: WorkerSpec
     usd_per_hour: Decimal
     records: WorkerRecords
+    billing: WorkerBilling
     bodies: Bodies
     closing: bool
 
@@ -148,14 +154,11 @@ class WorkerSupervisor:
         place = pool.find_place(self, worker_id)
         if place is None:
             return
-        meter = Meter(  # time is paid from here on, where a place was waited for too
-            pool.usd_per_hour,
-            pool.engine_context,
-            lambda amount: pool.records.overhead(self.run_id, worker_id, amount),
-            minimum_seconds=60.0 * pool.spec.minimum_minutes,
-            began=place.found_at,
+        meter = pool.billing.meter(  # time is paid from here on, where a place was waited for too
+            self.run_id, worker_id, node=place.node, rented=place.rented, began=place.found_at
         )
         if not meter.keep_up():
+            meter.stop()
             place.release()
             self._await_money()
             return
@@ -165,6 +168,7 @@ class WorkerSupervisor:
         )
         process = self._process = place.start(pool.endpoint.model, options, log)
         lifetime = pool.worker_started(worker_id, process.pid, place)
+        drawn = place.joules() if pool.spec.usd_per_kwh is not None else None
         self._speed = self.speeds.setdefault(place.hardware, Speedometer())
         self._leaving, self._fault, self._pace = False, None, None
         patience = 0.0
@@ -181,8 +185,19 @@ class WorkerSupervisor:
             process.end(0.0 if self._in_flight or pool.closing else patience)
             log.close()
             meter.stop()
-            lifetime.stopped_at, lifetime.cost_usd = datetime.now(UTC), meter.cost_usd
+            self._close_books(lifetime, meter, place, drawn)
             self._lose_jobs()
+
+    @staticmethod
+    def _close_books(lifetime: WorkerLifetime, meter: WorkerMeter, place: Place, drawn: float | None) -> None:
+        """Note what a worker has cost that has ended. `drawn`: joules of its devices when it began."""
+        now, left = datetime.now(UTC), meter.minimum_left
+        lifetime.stopped_at, lifetime.cost_usd = now, meter.cost_usd
+        if left > 0:
+            lifetime.paid_until = now + timedelta(seconds=left)
+        after = None if drawn is None else place.joules()
+        if drawn is not None and after is not None:
+            lifetime.energy_kwh = max(0.0, after - drawn) / JOULES_PER_KWH
 
     def _starts_again(self, died: WorkerDied) -> bool:
         """Whether another process is started after this death. What one ran on being gone says nothing of the next."""
@@ -213,7 +228,7 @@ class WorkerSupervisor:
         budget.settle(amount, Decimal(0))
 
     def _await_ready(
-        self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime, log: EngineLog
+        self, process: WorkerProcess, meter: WorkerMeter, lifetime: WorkerLifetime, log: EngineLog
     ) -> None:
         give_up = time.monotonic() + self._terms.startup_seconds
         while lifetime.ready_at is None:
@@ -240,10 +255,12 @@ class WorkerSupervisor:
         self._pace = PaceWatch(self._speed, self._running) if message.get("paced") else None
         self._longest: int = message["max_model_len"]
 
-    def _serve(self, process: WorkerProcess, meter: Meter, lifetime: WorkerLifetime) -> None:
+    def _serve(self, process: WorkerProcess, meter: WorkerMeter, lifetime: WorkerLifetime) -> None:
         """Keep the engine fed until there is nothing more to do for it."""
         last_heard = idle = time.monotonic()
         while not self._pool.closing:
+            if not self._in_flight and meter.block_ends_in < BLOCK_ENDS_SECONDS and not self._pool.has_work():
+                return  # another hour would begin
             self._pay(meter)
             self._feed(process, meter)
             messages = process.receive(TICK_SECONDS)
@@ -265,18 +282,18 @@ class WorkerSupervisor:
             elif self._pool.unplanned(self) or now - idle > self._patience(meter, lifetime):
                 return
 
-    def _patience(self, meter: Meter, lifetime: WorkerLifetime) -> float:
+    def _patience(self, meter: WorkerMeter, lifetime: WorkerLifetime) -> float:
         most, expected = self._terms.idle_seconds, self._pool.kept_idle
         return idle_seconds(lifetime.startup_seconds, meter.minimum_left, most, expected=expected)
 
-    def _pay(self, meter: Meter) -> None:
+    def _pay(self, meter: WorkerMeter) -> None:
         if not meter.keep_up() and meter.seconds_left < LAST_SECOND:
             meter.idle()
             raise BudgetExhausted
 
     # --- requests ---
 
-    def _feed(self, process: WorkerProcess, meter: Meter) -> None:
+    def _feed(self, process: WorkerProcess, meter: WorkerMeter) -> None:
         """Send more requests once a quarter of those in flight is answered."""
         room = self._window - len(self._in_flight)
         if room * 4 < self._window or self._leaving or self._pool.surplus(self):
@@ -295,7 +312,7 @@ class WorkerSupervisor:
             lines.append({"op": "ask", "id": self._next_id, **self._pool.bodies.body(queued.request)})
         process.send([*lines, {"op": "go"}])
 
-    def _take_in(self, messages: Sequence[Mapping[str, Any]], meter: Meter) -> None:
+    def _take_in(self, messages: Sequence[Mapping[str, Any]], meter: WorkerMeter) -> None:
         answers = [message for message in messages if message["op"] == "answer"]
         if answers:
             self._answered(answers, meter)
@@ -308,7 +325,7 @@ class WorkerSupervisor:
             self._note_fault(message)
             self._leaving |= message["op"] == "leaving"
 
-    def _answered(self, answers: Sequence[Mapping[str, Any]], meter: Meter) -> None:
+    def _answered(self, answers: Sequence[Mapping[str, Any]], meter: WorkerMeter) -> None:
         now = time.monotonic()
         read = sum(answer["input_tokens"] - answer["cached_tokens"] for answer in answers)
         written = sum(answer["output_tokens"] for answer in answers)

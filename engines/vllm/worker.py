@@ -42,11 +42,7 @@ OVERFLOW = ("longer than the maximum", "maximum context length", "max_model_len"
 ENVELOPE = frozenset({"op", "id", "model", "messages", "tools", "tool_choice", "parallel_tool_calls"})
 """What of a request is no sampling parameter."""
 PACE_SECONDS = 1.0
-COUNTERS = (
-    "vllm:prompt_tokens",
-    "vllm:generation_tokens",
-    "vllm:num_requests_",
-)  # how metrics of its pace begin
+COUNTERS = ("vllm:prompt_tokens", "vllm:generation_tokens", "vllm:num_requests_")  # metrics of its pace
 DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """What a model's generation_config may set, for requests that do not say."""
 

@@ -41,6 +41,7 @@ from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.frontier import Point
+from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
 from thirdshift.router.prediction.observations import no_observations
@@ -295,7 +296,8 @@ def _sd_usd(market: Market, plan: Plan, endpoint: int, value: Endpoint, tokens_s
     workers = next(offer.option.workers for offer in market.offered if offer.endpoint == endpoint)
     if workers is None:
         return tokens_sd * float(value.price.base.output) / 1e6
-    paid = workers.usd_per_hour * plan.worker_hours.get(value.name, 0.0)
+    hours = sum(up for name, up in plan.worker_hours.items() if name.partition("@")[0] == value.name)
+    paid = workers.usd_per_hour * hours
     written = tokens_sd / workers.decode_tokens_per_second * workers.usd_per_hour / 3600
     return float(np.hypot(workers.speed_sd * paid, written))
 
@@ -364,7 +366,7 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
                 share.input_tokens,
                 share.output_tokens,
                 share.cost_usd,
-                solved.workers.get(name),
+                workers_to_run(context.reached[name], solved.workers) or None,
             )
             for name, share in outlook.shares.items()
         },

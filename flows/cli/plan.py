@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from thirdshift.flows.console import money
 from thirdshift.flows.formats import jsonable, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Infeasible
 
 if TYPE_CHECKING:
@@ -116,11 +118,18 @@ def _table(outlook: PlanOutlook) -> Table:
             f"{share.input_tokens:,}",
             f"{share.output_tokens:,}",
             money(share.cost_usd),
-            f"{workers[name]}" if name in workers else "",
+            _up(outlook, name, workers),
         )
     for column_ in table.columns[1:]:
         column_.justify = "right"
     return table
+
+
+def _up(outlook: PlanOutlook, name: str, workers: Mapping[str, int]) -> str:
+    """Return how many workers of an endpoint run, for a cell; empty where none do."""
+    endpoint = next(one for one in outlook.context.endpoints if one.name == name)
+    count = workers_to_run(endpoint, workers)
+    return f"{count}" if count else ""
 
 
 def _frontier(outlook: PlanOutlook) -> Table:

@@ -48,6 +48,7 @@ def context_lent(
     budget: Budget,
     committed: dict[str, dict[str, Decimal]],
     console: RunConsole,
+    rented_until: Mapping[str, Sequence[datetime]],
 ) -> EngineContext:
     """What a run lends to its engines. With several endpoints none is waited for that wants to be left alone for hours."""
     return EngineContext(
@@ -56,6 +57,7 @@ def context_lent(
         context.deadline,
         committed,
         context.folder,
+        rented_until,
         elsewhere=len(context.endpoints) > 1,
         say=lambda words: console.say(words, style="yellow"),
     )

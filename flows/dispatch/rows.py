@@ -105,25 +105,36 @@ def save_shard(warehouse: Warehouse, run_id: str, work: ShardWork, status: str, 
     dispatch.save_shards(warehouse, pa.Table.from_pylist([row], schema))
 
 
+LIFETIME = (
+    "worker_id",
+    "node",
+    "device",
+    "pid",
+    "started_at",
+    "ready_at",
+    "stopped_at",
+    "paid_until",
+    "energy_kwh",
+)
+
+
 def worker_rows(run_id: str, worker_lifetimes: Sequence[tuple[str, Any]]) -> pa.Table:
     """The `workers` table: one row per local worker's life."""
     rows = [
         {
             "run_id": run_id,
             "endpoint": endpoint,
-            **{
-                name: getattr(life, name)
-                for name in ("worker_id", "node", "device", "pid", "started_at", "ready_at", "stopped_at")
-            },
+            **{name: getattr(life, name) for name in LIFETIME},
             "usd_per_hour": twelve_places(life.usd_per_hour),
             "cost_usd": life.cost_usd,
             "accounting_usd": life.accounting_usd,
         }
         for endpoint, life in worker_lifetimes
     ]
-    types = dict.fromkeys(("started_at", "ready_at", "stopped_at"), INSTANT)
+    types = dict.fromkeys(("started_at", "ready_at", "stopped_at", "paid_until"), INSTANT)
     types |= {
         "pid": pa.int64(),
+        "energy_kwh": pa.float64(),
         "usd_per_hour": pa.decimal128(18, 12),
         "cost_usd": USD,
         "accounting_usd": USD,

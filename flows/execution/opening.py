@@ -26,6 +26,7 @@ from thirdshift.flows.execution.approval import ApprovalLimit, Ask, ask_nobody
 from thirdshift.flows.execution.notices import Notifier
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
+from thirdshift.flows.planning.paid_hours import rented_until
 from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.quality.scoring import judge_context
@@ -43,6 +44,7 @@ from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 from thirdshift.warehouse.memory import hold_little
 from thirdshift.warehouse.store import ledger, requests, runs
+from thirdshift.warehouse.store.dispatch import paid_ahead
 from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, ingested_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -260,7 +262,14 @@ def _run(
         budget = RunBudget(context.cap_usd, spent.most_usd - ahead, unsettled_usd=spent.unsettled_usd - ahead)
         telemetry = _telemetry(context, console, over=over)
         observed = telemetry.journal(journal, orphans.committed)
-        lent = context_lent(context, observed, budget, orphans.set_aside(budget), console)
+        lent = context_lent(
+            context,
+            observed,
+            budget,
+            orphans.set_aside(budget),
+            console,
+            rented_until(context.endpoints, paid_ahead(warehouse, context.run_id, context.clock())),
+        )
         dispatcher = Dispatcher(
             context.run_id,
             context.folder,

@@ -22,6 +22,7 @@ from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import kept_for_judging
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Plan, Problem
 from thirdshift.router.planning.solve import Compromise
 from thirdshift.router.values import Purpose, usd
@@ -78,7 +79,13 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         + audit_usd(run.context, prepared.input, prepared.columns, decision.market, chosen),
         out_of_reach=compromise is Compromise.FLOOR,
     )
-    run.dispatcher.plan_workers({name: chosen.workers.get(name, 0) for name in run.context.pools})
+    run.dispatcher.plan_workers(
+        {
+            endpoint.name: workers_to_run(endpoint, chosen.workers)
+            for endpoint in run.context.endpoints
+            if endpoint.name in run.context.pools
+        }
+    )
     _save(planned, chosen)
     run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
     if predicted := prediction_only(run.context):

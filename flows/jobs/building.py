@@ -217,7 +217,8 @@ def _model(part: EndpointPart, base: Path) -> str:
 
 def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:
     if part.engine == "vllm" or (part.usd_per_hour is not None and part.price is None):
-        return hourly(part.usd_per_hour or usd(0))
+        rules = () if part.off_peak is None else (_off_peak(part.off_peak),)
+        return hourly(part.usd_per_hour or usd(0), off_peak=rules)
     override = Override()
     if part.price is not None:
         override = Override(Price(part.price.input, part.price.output, part.price.cached_input))
@@ -267,6 +268,10 @@ def _workers(part: EndpointPart, base: Path) -> WorkerSpec | None:
         python=named or str(vllm_python()),
         options=part.vllm,
         minimum_minutes=part.minimum_minutes,
+        billing_increment_minutes=part.billing_increment_minutes,
+        node_price=part.price_per == "node",
+        spot_price=part.spot_price,
+        usd_per_kwh=part.usd_per_kwh,
         accounting_usd_per_hour=part.accounting_usd_per_hour,
         cluster=None if part.on is None else _cluster(part, named),
     )

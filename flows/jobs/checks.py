@@ -22,24 +22,13 @@ from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
 from thirdshift.flows.jobs.quality_checks import Finds, check_quality
 from thirdshift.flows.jobs.redaction import SECRET
 from thirdshift.flows.jobs.unsupported import refused, values_at
+from thirdshift.flows.jobs.worker_checks import clusters, endpoints_of, workers_are_whole
 from thirdshift.router.certification.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
 from thirdshift.router.pricing.service import OWN_KEYS, STANDARD_TIERS, own_keys_fault
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.messages import schema_problem
 from thirdshift.warehouse.intake.sources import find
 
-WORKERS_ONLY = (
-    "device",
-    "workers",
-    "usd_per_hour",
-    "accounting_usd_per_hour",
-    "minimum_minutes",
-    "vllm",
-    "python",
-    "on",
-    "cluster",
-)
-"""Keys of an endpoint that say how workers are started and paid."""
 NODES_SECRET = re.compile(rf"{SECRET.pattern}|_(token|key)$", re.IGNORECASE)
 """Names of variables in a `runtime_env` that people keep a secret in: HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
 
@@ -62,18 +51,10 @@ def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict
         finds += [
             *_keys(document.data, environ),
             *_batch_tiers(document.data),
-            *_clusters(document.data, environ),
+            *clusters(document.data, environ),
             *_webhook(document.data, environ),
         ]
     return data, [*document.mistakes, *(document.mistake(loc, what) for loc, what in finds)]
-
-
-def _endpoints(data: dict[str, Any]) -> list[tuple[Loc, dict[str, Any]]]:
-    return [
-        (loc, endpoint)
-        for loc, endpoint in values_at(data, ["endpoints", "[]"])
-        if isinstance(endpoint, dict)
-    ]
 
 
 def _texts(data: dict[str, Any], place: str) -> list[tuple[Loc, str]]:
@@ -84,7 +65,7 @@ def _texts(data: dict[str, Any], place: str) -> list[tuple[Loc, str]]:
 
 
 def _names_are_unique(data: dict[str, Any]) -> Finds:
-    names = [(loc, endpoint.get("name")) for loc, endpoint in _endpoints(data)]
+    names = [(loc, endpoint.get("name")) for loc, endpoint in endpoints_of(data)]
     counts = Counter(name for _, name in names if isinstance(name, str))
     for loc, name in names:
         if isinstance(name, str) and counts[name] > 1:
@@ -93,7 +74,7 @@ def _names_are_unique(data: dict[str, Any]) -> Finds:
 
 
 def _named_endpoints_exist(data: dict[str, Any]) -> Finds:
-    stated = [endpoint["name"] for _, endpoint in _endpoints(data) if isinstance(endpoint.get("name"), str)]
+    stated = [endpoint["name"] for _, endpoint in endpoints_of(data) if isinstance(endpoint.get("name"), str)]
     names = list(dict.fromkeys(stated))
     for place in ("quality.relative_to", "quality.judge.endpoint"):
         for loc, name in _texts(data, place):
@@ -159,82 +140,8 @@ def _prompt_names_columns(data: dict[str, Any]) -> Finds:
             yield loc, "names no column, so all rows would ask the same; write {column} where a value goes"
 
 
-def _workers_are_whole(data: dict[str, Any]) -> Finds:
-    for loc, endpoint in _endpoints(data):
-        if endpoint.get("engine") == "vllm":
-            yield from _worker(loc, endpoint)
-            continue
-        for key in WORKERS_ONLY:
-            if endpoint.get(key) is not None and not (
-                key == "usd_per_hour" and endpoint.get("api_base") is not None
-            ):
-                yield (*loc, key), "is for engine: vllm; this endpoint has none"
-        yield from _server(loc, endpoint)
-
-
-def _server(loc: Loc, endpoint: dict[str, Any]) -> Finds:
-    """Check a server of the user's, which the job starts or which is paid by the hour."""
-    health = endpoint.get("health")
-    if isinstance(health, str) and not re.match(r"https?://\S+$", health):
-        yield (*loc, "health"), "is a URL (http://…/health) that answers 200 when the server is ready"
-    for key in ("up", "health"):
-        if endpoint.get(key) is not None and endpoint.get("api_base") is None:
-            yield (*loc, key), "is of a server that has an api_base; say where it answers"
-        if endpoint.get(key) is not None and endpoint.get("mode") == "batch":
-            yield (*loc, key), "does not go with mode: batch, which goes on when the server is down"
-    if endpoint.get("down") is not None and endpoint.get("up") is None:
-        yield (*loc, "down"), "stops what `up` starts; state both"
-    if endpoint.get("usd_per_hour") is not None and endpoint.get("price") is not None:
-        yield (*loc, "price"), "is by the token and usd_per_hour by the hour; state one of them"
-
-
-def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
-    if endpoint.get("device") is None:
-        yield (*loc, "device"), "is required with engine: vllm; devices are cuda, npu, cpu"
-    if endpoint.get("usd_per_hour") is None and endpoint.get("accounting_usd_per_hour") is None:
-        yield (
-            (*loc, "usd_per_hour"),
-            "is required (0 if it costs nothing), or accounting_usd_per_hour for hardware already paid",
-        )
-    for key in ("api_base", "api_key_env", "price", "off_peak", "up", "health", "down"):
-        if endpoint.get(key) is not None:
-            yield (
-                (*loc, key),
-                "does not go with engine: vllm, whose workers run here and are paid by the hour",
-            )
-    if endpoint.get("mode") not in {None, "realtime"}:
-        yield (*loc, "mode"), "does not go with engine: vllm, whose workers have one price"
-
-
-def _clusters(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
-    """Check that workers on Ray have a cluster, and those that are not have none."""
-    for loc, endpoint in _endpoints(data):
-        cluster = endpoint.get("cluster")
-        address = cluster.get("address") if isinstance(cluster, dict) else None
-        if endpoint.get("on") != "ray":
-            if cluster is not None and endpoint.get("engine") == "vllm":
-                yield (*loc, "cluster"), "is for workers that run on one; say on: ray"
-            if endpoint.get("workers") == "max" and endpoint.get("engine") == "vllm":
-                yield (
-                    (*loc, "workers"),
-                    "max is for on: ray, where the cluster says how many; here say a number",
-                )
-            continue
-        address = address or environ.get("RAY_ADDRESS")
-        if not address:
-            yield (
-                (*loc, "cluster"),
-                "is required with on: ray: {address: host:6379}, or the variable RAY_ADDRESS",
-            )
-        elif str(address).startswith("ray://"):
-            yield (
-                (*loc, "cluster"),
-                f"{address} is a proxy for clients; run thirdshift on a node of the cluster, and name its head, host:6379",
-            )
-
-
 def _no_keys_within(data: dict[str, Any]) -> Finds:
-    for loc, endpoint in _endpoints(data):
+    for loc, endpoint in endpoints_of(data):
         for place in _secrets(endpoint.get("params"), (*loc, "params")):
             yield place, "looks like a key; put it in a variable and name that: api_key_env: SOME_KEY"
         cluster = endpoint.get("cluster")
@@ -259,7 +166,7 @@ def _secrets(value: Any, loc: Loc, names: re.Pattern[str] = SECRET) -> Iterator[
 
 def _batch_keys(data: dict[str, Any]) -> Finds:
     """Refuse what is asked of a batch where there is none, or of a tier that cannot be asked for it."""
-    for loc, endpoint in _endpoints(data):
+    for loc, endpoint in endpoints_of(data):
         stated = endpoint.get("limits")
         limits = [key for key in BATCH_LIMITS if isinstance(stated, dict) and stated.get(key) is not None]
         if endpoint.get("mode") != "batch":
@@ -275,7 +182,7 @@ def _batch_keys(data: dict[str, Any]) -> Finds:
 
 def _params_leave_ours_alone(data: dict[str, Any]) -> Finds:
     """Refuse what would change a request's ceiling or the number of answers, and tiers that contradict the mode."""
-    for loc, endpoint in _endpoints(data):
+    for loc, endpoint in endpoints_of(data):
         params, mode = endpoint.get("params"), endpoint.get("mode", "realtime")
         if not isinstance(params, dict):
             continue
@@ -296,7 +203,7 @@ CHECKS = (
     _reuse_is_no_sample,
     _scorer_can_be_used,
     _prompt_names_columns,
-    _workers_are_whole,
+    workers_are_whole,
     _no_keys_within,
     _params_leave_ours_alone,
     _batch_keys,
@@ -306,7 +213,7 @@ CHECKS = (
 
 
 def _keys(data: dict[str, Any], environ: Mapping[str, str]) -> Finds:
-    for loc, endpoint in _endpoints(data):
+    for loc, endpoint in endpoints_of(data):
         stated, model = endpoint.get("api_key_env"), endpoint.get("model")
         if isinstance(stated, str):
             if not VARIABLE.fullmatch(stated):  # which is not quoted: it may be a key
@@ -340,7 +247,7 @@ def _tier_keys(model: str, endpoint: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _batch_tiers(data: dict[str, Any]) -> Finds:
     """Check that each batch endpoint has a batch tier; not for a rehearsal, whose emulated provider has them all."""
-    for loc, endpoint in _endpoints(data):
+    for loc, endpoint in endpoints_of(data):
         model, base = endpoint.get("model"), endpoint.get("api_base")
         if (
             endpoint.get("mode") != "batch"

@@ -340,7 +340,7 @@ class EndpointPart(JobSection):
     price: PricePart | None = None
     """Default: the price book's; an endpoint without a price is refused."""
     off_peak: OffPeakPart | None = None
-    """Hours in which it costs less (or more)."""
+    """Hours in which it costs less (or more); of workers, by `usd_per_hour`."""
     limits: LimitsPart = LimitsPart()
     """What the provider allows; what it says in its headers is learnt besides."""
     context_window: Count | None = None
@@ -375,7 +375,17 @@ class EndpointPart(JobSection):
     accounting_usd_per_hour: Usd | None = None
     """For hardware already paid: charged back, not planned with."""
     minimum_minutes: Annotated[float, Field(ge=0)] = 0.0
-    """What a started worker costs at least."""
+    """What a started worker costs at least: of its rental, which outlasts a restart and another model on the same card."""
+    billing_increment_minutes: Annotated[float, Field(ge=0)] = 0.0
+    """Rented time is paid for in such steps, each that has begun in full: `60` by the hour, `1` by the minute. 0: by the
+    second."""
+    price_per: Literal["worker", "node"] = "worker"
+    """`node`: `usd_per_hour` is for the machine with all `workers`, and is paid whether or not all of them are up."""
+    spot_price: Text | None = None
+    """A command, run in the job's folder, that prints what an hour costs now in USD; asked when a run or a plan begins, and
+    taken in place of `usd_per_hour`, which a rehearsal goes on with."""
+    usd_per_kwh: Usd | None = None
+    """For `device: cuda`: what electricity costs, by the counter of the card; charged back, not planned with."""
     vllm: dict[str, Any] = {}
     """vLLM's own options, passed through: `{max_model_len: 8192}`."""
     python: Text | None = None

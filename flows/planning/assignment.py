@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.planner import Market, RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
 from thirdshift.router.planning.shards import Cutting, batch_cutting, cut
 from thirdshift.router.planning.usage import costs_of
@@ -339,7 +340,7 @@ def shards_of(
     cuttings = {
         option.name: _cutting(
             endpoints[offer.endpoint],
-            (workers or {}).get(option.endpoint, 1),
+            workers_to_run(endpoints[offer.endpoint], workers or {}) or 1,
             int((due.endpoint == offer.endpoint).sum()),
             ordered=ordered,
         )
@@ -384,7 +385,9 @@ def plan_sentence(
     followers = int(weight.sum()) - len(weight)
     again = f", {followers:,} duplicates answered with them" if followers else ""
     pools = "".join(
-        f"; {count} worker{'s' if count > 1 else ''} of {name}" for name, count in plan.workers.items()
+        f"; {count} worker{'s' if count > 1 else ''} of {endpoint.name}"
+        for endpoint in endpoints
+        if (count := workers_to_run(endpoint, plan.workers))
     )
     waits = "".join(
         f"; {name} waits {timedelta(seconds=round(seconds))} for its price"

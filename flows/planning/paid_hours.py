@@ -6,11 +6,16 @@ are tried first, and a worker is started where what it may save is worth that.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
 import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.planner import Market
 from thirdshift.router.planning.problem import Infeasible, Plan
+from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.store.dispatch import TimePaid
 
 CHANCE = 0.5
 """The chance that a model nobody has tried is good enough, where a look at it costs a worker's start."""
@@ -41,3 +46,18 @@ def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible) ->
         return True
     saves = without.cost_usd - float(market.by_endpoint()[:, endpoint].sum())
     return CHANCE * saves > (1.0 - CHANCE) * market.starts()[endpoint]
+
+
+def rented_until(endpoints: Sequence[Endpoint], paid: Sequence[TimePaid]) -> dict[str, tuple[datetime, ...]]:
+    """Return until when workers are paid for that earlier processes of a run have rented, by endpoint."""
+    until: dict[str, tuple[datetime, ...]] = {}
+    for endpoint in endpoints:
+        hourly = endpoint.price.usd_per_hour
+        if endpoint.workers is None or not hourly:
+            continue
+        until[endpoint.name] = tuple(
+            one.until or one.since + timedelta(hours=float(one.usd / hourly))
+            for one in paid
+            if one.endpoint == endpoint.name
+        )
+    return until

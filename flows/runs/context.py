@@ -29,6 +29,7 @@ from thirdshift.flows.jobs.job import Job, load_job
 from thirdshift.flows.runs.clusters import cluster_problems, surveyed
 from thirdshift.flows.runs.ids import derive_run_id
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.flows.runs.spot_prices import with_spot_price
 from thirdshift.flows.runs.unfinished import unfinished_run
 from thirdshift.router.certification.judge import Judge
 from thirdshift.router.certification.scorers import Need, Scorer, kind_of, needs
@@ -220,10 +221,12 @@ class RunContext:
 
 
 def with_clusters(context: RunContext) -> RunContext:
-    """Return the context with what the clusters of its workers have. Raises UserError where one cannot be reached."""
+    """Return the context with what the clusters of its workers have, and what their hours cost now. Raises UserError where
+    one cannot be reached, or a price is not told."""
     if context.call.emulated:
         return context
-    return replace(context, endpoints=tuple(map(surveyed, context.endpoints)))
+    priced = tuple(with_spot_price(endpoint, context.job.base) for endpoint in context.endpoints)
+    return replace(context, endpoints=tuple(map(surveyed, priced)))
 
 
 def ready(context: RunContext) -> None:

@@ -75,7 +75,7 @@ def cost_matrix(
     for column, offer in enumerate(offered):
         endpoint = endpoints[offer.endpoint]
         if endpoint.price.usd_per_hour is not None:
-            continue
+            continue  # hours are in the option's workers
         factor = offer.option.token_factor
         counted = input_tokens[offer.endpoint]
         counted = counted if factor == 1.0 else np.rint(counted * factor).astype(np.int32)
@@ -102,7 +102,9 @@ def hours_matrix(
             continue
         read = input_tokens[offer.endpoint] * offer.option.token_factor
         busy = workers.seconds(read, output_tokens[:, offer.endpoint])
-        idle = max(0.0, max(workers.startup_seconds, workers.minimum_seconds) - float(busy.sum()))
+        total = float(busy.sum())
+        paid = workers.paid_seconds(total if workers.increment_seconds else 0.0)
+        idle = max(0.0, paid - total)
         seconds = np.maximum(busy, 0.0) + idle / max(len(busy), 1)
         cost[:, column] = seconds * (workers.usd_per_hour / 3600)
     return cost

@@ -4,7 +4,8 @@ second."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -65,19 +66,20 @@ def options_for(
     aware."""
     throughput = throughput or Throughput()
     end = now + HORIZON if deadline is None else deadline
-    by_the_hour = endpoint.workers is not None or endpoint.price.usd_per_hour is not None
-    found = [] if by_the_hour else list(windows(endpoint.price, now, end))
+    found = list(windows(endpoint.price, now, end))
     factors = list(dict.fromkeys(window.factor for window in found))
     if len(factors) <= 1:
         factor = factors[0] if factors else Decimal(1)
-        option = _option(endpoint, endpoint.name, (), throughput, token_factor, hurried=deadline is not None)
+        hours = _workers(endpoint, throughput, factor, hurried=deadline is not None)
+        option = _option(endpoint, endpoint.name, (), throughput, token_factor, hours)
         return (Priced(option, factor),)
     priced = []
     for factor in factors:
         mine = [window for window in found if window.factor == factor]
         name = endpoint.name if mine[0].start <= now else f"{endpoint.name}@{mine[0].start:%H:%M}"
         spans = _spans(mine, now, endless=deadline is None)
-        option = _option(endpoint, name, spans, throughput, token_factor, hurried=deadline is not None)
+        hours = _workers(endpoint, throughput, factor, hurried=deadline is not None)
+        option = _option(endpoint, name, spans, throughput, token_factor, hours)
         priced.append(Priced(option, factor))
     return tuple(priced)
 
@@ -96,8 +98,7 @@ def _option(
     spans: tuple[tuple[float, float], ...],
     throughput: Throughput,
     token_factor: float,
-    *,
-    hurried: bool,
+    workers: Workers | None,
 ) -> Option:
     batch = endpoint.mode is Mode.BATCH
     stated = endpoint.turnaround_seconds if endpoint.turnaround_seconds is not None else BATCH_SECONDS
@@ -114,7 +115,7 @@ def _option(
         refill_seconds=throughput.refill_seconds if batch else None,
         queue_tokens=endpoint.limits.enqueued_tokens if batch else None,
         token_factor=token_factor,
-        workers=_workers(endpoint, throughput, hurried=hurried),
+        workers=workers,
     )
 
 
@@ -127,23 +128,34 @@ def _requests_per_second(endpoint: Endpoint, throughput: Throughput) -> float | 
     return min(rates, default=None)
 
 
-def _workers(endpoint: Endpoint, throughput: Throughput, *, hurried: bool) -> Workers | None:
-    """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one.
+def _workers(endpoint: Endpoint, throughput: Throughput, factor: Decimal, *, hurried: bool) -> Workers | None:
+    """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one. `factor`: on the price.
 
-    Workers that are up cost their hours alone, and where no deadline asks for more, there are no more.
+    Workers that are up cost their hours alone, and where no deadline asks for more, there are no more. Of a machine that
+    is rented as a whole all workers run, and are one here: whatever it answers, it has one price.
     """
     spec = endpoint.workers
     if spec is None and endpoint.price.usd_per_hour is None:
         return None
-    most = 1 if spec is None else spec.workers
+    together = spec.workers if spec is not None and spec.node_price else 1
+    most = 1 if spec is None or spec.node_price else spec.workers
     up = throughput.running > 0 and (not hurried or throughput.running >= most)
+    devices = throughput.devices
     return Workers(
         max_workers=min(most, throughput.running) if up else most,
-        usd_per_hour=float(endpoint.price.usd_per_hour or 0),
-        prefill_tokens_per_second=throughput.prefill_tokens_per_second,
-        decode_tokens_per_second=throughput.decode_tokens_per_second,
+        usd_per_hour=float((endpoint.price.usd_per_hour or 0) * factor),
+        prefill_tokens_per_second=together * throughput.prefill_tokens_per_second,
+        decode_tokens_per_second=together * throughput.decode_tokens_per_second,
         startup_seconds=0.0 if up else throughput.startup_seconds,
         minimum_seconds=0.0 if spec is None or up else spec.minimum_minutes * 60,
-        devices=throughput.devices,
+        increment_seconds=0.0 if spec is None else spec.billing_increment_minutes * 60,
+        devices=None if devices is None else replace(devices, each=together * devices.each),
         speed_sd=throughput.speed_sd,
     )
+
+
+def workers_to_run(endpoint: Endpoint, planned: Mapping[str, int]) -> int:
+    """Return how many workers of an endpoint run at once. `planned`: by option, as a plan counts them."""
+    mine = [count for name, count in planned.items() if name.partition("@")[0] == endpoint.name]
+    spec = endpoint.workers
+    return max(mine, default=0) * (spec.workers if spec is not None and spec.node_price else 1)

@@ -44,6 +44,10 @@ class Workers:
     startup_seconds: float = 0.0
     minimum_seconds: float = 0.0
     """A worker once started is paid for at least so long."""
+    increment_seconds: float = 0.0
+    """Each that has begun is paid for as a whole; 0: by the second."""
+    most_seconds: float = math.inf
+    """A worker is up for so long at most."""
     devices: Devices | None = None
     """What a worker runs on where other pools run too; None: nothing that another wants."""
     speed_sd: float = 0.0
@@ -51,8 +55,15 @@ class Workers:
 
     @property
     def start_usd(self) -> float:
-        """What one that answers nothing costs: its start-up, or its minimum where that is longer."""
-        return max(self.startup_seconds, self.minimum_seconds) * self.usd_per_hour / 3600
+        """What one that answers nothing costs: its start-up, or what is paid for at least where that is longer."""
+        return self.paid_seconds(0.0) * self.usd_per_hour / 3600
+
+    def paid_seconds(self, busy: float) -> float:
+        """How long one worker is paid for that is busy for so many seconds."""
+        used = self.startup_seconds + busy
+        if self.increment_seconds:
+            used = math.ceil(used / self.increment_seconds - 1e-9) * self.increment_seconds
+        return max(self.minimum_seconds, used)
 
     def seconds(self, input_tokens: Floats, output_tokens: Floats) -> Floats:
         """How long one worker is busy with requests of so many tokens."""
@@ -119,8 +130,10 @@ class Option:
     def worker_seconds(self, seconds: float | None) -> float:
         """How long one worker can be busy before the deadline, its start-up taken off; inf without a
         deadline."""
-        startup = self.workers.startup_seconds if self.workers else 0.0
-        return max(0.0, self.open_seconds(seconds) - startup)
+        if self.workers is None:
+            return self.open_seconds(seconds)
+        up = min(self.open_seconds(seconds), self.workers.most_seconds)
+        return max(0.0, up - self.workers.startup_seconds)
 
     @property
     def starts_seconds(self) -> float:

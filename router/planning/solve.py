@@ -9,6 +9,7 @@ from enum import StrEnum
 import numpy as np
 
 from thirdshift.router.planning.aggregation import SINGLY
+from thirdshift.router.planning.blocks import in_whole_blocks
 from thirdshift.router.planning.coefficients import table_of_rows
 from thirdshift.router.planning.duals import BEST, CHEAPEST, Multipliers, Objective
 from thirdshift.router.planning.plan_building import FeasibleAssignment, as_plan, first_and_second
@@ -92,7 +93,15 @@ def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
 
 def optimise(problem: Problem, aim: Objective) -> FeasibleAssignment | None:
     """The best assignment for `aim` under the terms; None where there is none (or none was found)."""
-    return _Optimiser(problem, aim).run()
+    result = _Optimiser(problem, aim).run()
+    if result is None or not any(pool.spec.increment_seconds for pool in result.prices.pools):
+        return result
+    tried = [_Optimiser(variant, aim).run() for variant in in_whole_blocks(problem, result)]
+    kept = [one for one in tried if one is not None]
+    if not kept:
+        return None
+    best = min(kept, key=lambda one: one.value)
+    return replace(best, bound=min(result.bound, best.value))
 
 
 class _Optimiser:

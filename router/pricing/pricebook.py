@@ -108,10 +108,16 @@ def schedule_for(
     return schedule if stated.off_peak is None else replace(schedule, off_peak=stated.off_peak)
 
 
-def hourly(usd_per_hour: Decimal, *, source: str = "job", as_of: date | None = None) -> PriceSchedule:
+def hourly(
+    usd_per_hour: Decimal,
+    *,
+    off_peak: tuple[OffPeak, ...] = (),
+    source: str = "job",
+    as_of: date | None = None,
+) -> PriceSchedule:
     """Hardware paid by the hour: its tokens cost nothing."""
     free = Price(Decimal(0), Decimal(0), Decimal(0))
-    return PriceSchedule(free, usd_per_hour=usd_per_hour, source=source, as_of=as_of)
+    return PriceSchedule(free, (), off_peak, usd_per_hour, source, as_of)
 
 
 def resolve(model: str, prices: PriceMap) -> str | None:

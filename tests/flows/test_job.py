@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.paths import TESTS
-from thirdshift.flows.errors import JobError
+from tests.support.workers import worker_endpoint
+from thirdshift.flows.errors import JobError, UserError
 from thirdshift.flows.jobs.building import (
     KnownModel,
     books,
@@ -31,6 +32,7 @@ from thirdshift.flows.jobs.messages import keys_at
 from thirdshift.flows.jobs.parsing import read
 from thirdshift.flows.jobs.unsupported import NOT_YET
 from thirdshift.flows.runs.ids import checked_run_id, derive_run_id, named_after
+from thirdshift.flows.runs.spot_prices import with_spot_price
 from thirdshift.router.policy import Rule
 from thirdshift.router.pricing.pricebook import Override
 from thirdshift.router.values import Facts, Mode, Price, PriceSchedule
@@ -138,6 +140,10 @@ ONE_MISTAKE = [
     (GOOD + WORKER + "device: gpu, usd_per_hour: 1}\n", "endpoints[1].device", "is none of cuda, npu, cpu"),
     (GOOD + WORKER + "device: cpu}\n", "endpoints[1].usd_per_hour", "is required"),
     (GOOD + WORKER + "device: cpu, usd_per_hour: 1, api_base: http://x}\n", "endpoints[1].api_base", "go"),
+    (GOOD + WORKER + "device: npu, usd_per_hour: 1, usd_per_kwh: 0.3}\n", "endpoints[1].usd_per_kwh", "device: cuda"),
+    (GOOD + WORKER + "device: cpu, accounting_usd_per_hour: 1, spot_price: ./now}\n", "endpoints[1].spot_price", "needs"),
+    (GOOD + WORKER + "device: cpu, usd_per_hour: 1, price_per: rack}\n", "endpoints[1].price_per", "worker, node"),
+    (on_endpoint("billing_increment_minutes: 60"), "endpoints[0].billing_increment_minutes", "is for engine: vllm"),
     (on_endpoint("device: cpu"), "endpoints[0].device", "is for engine: vllm"),
     (on_endpoint("engine: vlm"), "endpoints[0].engine", "can only be vllm"),
     # keys
@@ -391,6 +397,39 @@ def test_a_worker_is_paid_by_the_hour_and_its_paths_are_from_the_job(tmp_path: P
     assert house.price.usd_per_hour == 0
     assert house.facts.self_hosted
     assert house.provider == "vllm"
+
+
+def test_workers_are_rented_as_the_job_says(tmp_path: Path) -> None:
+    text = (
+        GOOD
+        + "  - {name: house, engine: vllm, model: m/m, device: cuda, usd_per_hour: 20, workers: 8, price_per: node,"
+        + " minimum_minutes: 60, billing_increment_minutes: 30, usd_per_kwh: 0.31, spot_price: ./now,"
+        + " off_peak: {factor: 0.5, hours: [0-5]}}\n"
+    )
+    house = endpoint_value(job(tmp_path, text).endpoints[1], nothing_known, KnownModel(), tmp_path)
+    spec = house.workers
+    assert spec is not None
+    assert (spec.node_price, spec.minimum_minutes, spec.billing_increment_minutes) == (True, 60, 30)
+    assert (spec.usd_per_kwh, spec.spot_price) == (Decimal("0.31"), "./now")
+    assert (house.price.usd_per_hour, house.price.off_peak[0].hours) == (20, {0, 1, 2, 3, 4, 5})
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("echo 1.75", None),
+        ("echo free", "like 1.23"),
+        ("echo none >&2; exit 3", "status 3: none"),
+        ("echo -1", "-1"),
+    ],
+)
+def test_a_spot_price_is_what_its_command_prints(tmp_path: Path, command: str, told: str | None) -> None:
+    house = worker_endpoint(usd_per_hour=Decimal(3), spot_price=command)
+    if told is None:
+        assert with_spot_price(house, tmp_path).price.usd_per_hour == Decimal("1.75")
+        return
+    with pytest.raises(UserError, match=f"endpoint house: its spot_price command is to print .*{told}"):
+        with_spot_price(house, tmp_path)
 
 
 def test_an_endpoint_without_a_price_is_named_with_the_line_to_add(tmp_path: Path) -> None:

@@ -63,6 +63,30 @@ def test_as_many_workers_run_as_the_plan_chose(tmp_path: Path, provider: Emulato
     assert cost == done_usd(done.summary) == pytest.approx(Decimal(HOUR_USD), abs=Decimal("1e-6"))
 
 
+def test_plan_table_ledger_and_bill_agree_on_a_rented_machine(tmp_path: Path, provider: Emulator) -> None:
+    """A machine of two workers at the price of this moment, by the started hour."""
+    machine = house(
+        tmp_path, workers=2, price_per="node", billing_increment_minutes=60, spot_price="echo 2.00"
+    )
+    job = with_house(write_job(tmp_path, provider, {}), machine | {"minimum_minutes": 0})
+    planned = answer(thirdshift("plan", job, "--json"))
+    assert planned["endpoints"]["house"]["workers"] == 2
+    assert planned["cost_usd"] == pytest.approx(2, rel=0.01)
+    done = night_here(job, "one")
+    assert done.code == 0, done.said
+    ((count, by_table, price),) = ask(
+        tmp_path / "warehouse.duckdb", "select count(*), sum(cost_usd), max(usd_per_hour) from workers"
+    )
+    ((by_ledger, priced),) = ask(
+        tmp_path / "warehouse.duckdb",
+        "select (select sum(cost_usd) from ledger), (select max(usd_per_hour) from prices where endpoint = 'house')",
+    )
+    assert (count, price, priced) == (2, 2, 2)
+    assert by_table == pytest.approx(Decimal(2), abs=Decimal("1e-6"))
+    assert by_ledger == done_usd(done.summary)
+    assert by_ledger - by_table < Decimal("0.01"), "the rest is the API's"
+
+
 def done_usd(summary: dict[str, Any]) -> Decimal:
     return Decimal(str(summary["spent_usd"]))
 

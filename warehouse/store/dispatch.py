@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
 import pyarrow as pa
 
 from thirdshift.warehouse.store.store import Warehouse
@@ -20,3 +24,29 @@ def save_shards(warehouse: Warehouse, shards: pa.Table) -> None:
 def save_workers(warehouse: Warehouse, workers: pa.Table) -> None:
     """Put in workers instead of those of the same ids."""
     warehouse.replace("workers", workers, ["run_id", "worker_id"])
+
+
+@dataclass(frozen=True, slots=True)
+class TimePaid:
+    """Time of a worker that is paid for, whoever uses it."""
+
+    endpoint: str
+    since: datetime
+    until: datetime | None
+    """None: as long as `usd` pays for at the endpoint's price, from `since` on."""
+    usd: Decimal
+
+
+AHEAD = """
+select endpoint, started_at as since, paid_until as until, cost_usd as usd
+from workers where run_id = $run_id and paid_until > $now
+union all
+select endpoint, started_at, null, reserved_usd from ledger
+where run_id = $run_id and purpose = 'overhead' and status in ('unsettled', 'reserved') and reserved_usd > 0
+"""
+"""A process that was killed leaves its leases unsettled, at their whole price; others say until when they have paid."""
+
+
+def paid_ahead(warehouse: Warehouse, run_id: str, now: datetime) -> list[TimePaid]:
+    """Return what earlier processes of a run have paid for of their workers' time that may not be over."""
+    return [TimePaid(**row) for row in warehouse.query(AHEAD, run_id=run_id, now=now).to_pylist()]

@@ -7,7 +7,7 @@ extension is needed to open the file. No keys: an anti-join is cheaper than an i
 
 from __future__ import annotations
 
-VERSION = 8
+VERSION = 9
 """What this program writes. A file of a later one is refused, of an earlier one migrated by `thirdshift migrate`."""
 
 TABLES = """
@@ -140,6 +140,16 @@ MIGRATIONS: dict[int, tuple[str, str]] = {
     8: (
         "The machine that a worker ran on.",
         "alter table workers add column node varchar;",
+    ),
+    9: (
+        "Until when a worker's rental is paid for, and what its devices drew; what a measured speed holds for.",
+        """
+        alter table workers add column paid_until timestamptz;
+        alter table workers add column energy_kwh double;
+        alter table rates add column setting varchar;
+        alter table rates add column driver varchar;
+        alter table rates add column is_full boolean;
+        """,
     ),
 }
 """Version → what it brought, in a sentence, and the SQL that makes it of the one before. DuckDB cannot alter a table
