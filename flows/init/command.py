@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from thirdshift.flows.errors import UserError
+
 
 def register(app: typer.Typer) -> None:
     """Make the command part of `app`."""
@@ -30,9 +32,17 @@ def init(
             metavar="URL", help="A server whose models to use: its /v1/models is read.", show_default=False
         ),
     ] = None,
+    api_key_env: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The variable that holds its key.", show_default=False),
+    ] = None,
 ) -> None:
     """Look at the data, the keys and the devices, and write a commented job file that can be planned as it stands."""
     from thirdshift.flows.init.servers import USUAL_PORTS
     from thirdshift.flows.init.writing import write_job
 
-    raise typer.Exit(write_job(source, output, force=force, server=endpoint, ports=USUAL_PORTS))
+    if endpoint is None and api_key_env is not None:
+        raise UserError(f"--api-key-env {api_key_env}: whose key is it? name the server: --endpoint URL")
+    raise typer.Exit(
+        write_job(source, output, force=force, server=endpoint, key_variable=api_key_env, ports=USUAL_PORTS)
+    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request
 
 from thirdshift.engines.direct import opener
 from thirdshift.flows.errors import UserError
@@ -26,9 +27,13 @@ ASKED_SECONDS = 5.0
 TRIED_SECONDS = 0.5
 """A port of this machine answers at once or not at all."""
 MOST_BYTES = 1 << 20
+KEY_WANTED = (401, 403, 500)
+"""What is answered where a key is missing; litellm's proxy without a database says 500."""
 MOST_MODELS = 8
 WINDOWS = ("max_model_len", "context_length", "context_window")
 """Where servers tell a model's context window: vLLM and SGLang, OpenRouter's like, others."""
+LLAMA_CPP_WINDOWS = ("n_ctx", "n_ctx_train")
+"""Where llama.cpp's server does, under `meta`: a slot's share of what it was started with; the model's own."""
 
 
 class NoModels(ValueError):
@@ -45,21 +50,25 @@ class ServedModel:
     name: str
     """For the job's endpoint."""
     context_window: int | None
+    api_key_env: str | None = None
+    """The variable that holds the server's key."""
 
 
-def served_at(url: str, seconds: float = ASKED_SECONDS) -> list[ServedModel]:
+def served_at(url: str, key: str | None = None, seconds: float = ASKED_SECONDS) -> list[ServedModel]:
     """Return what the server lists under /v1/models. Raises NoModels; UserError where `url` is none of a server."""
     base = _base(url)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
     try:
-        with opener().open(f"{base}/models", timeout=seconds) as reply:
+        with opener().open(Request(f"{base}/models", headers=headers), timeout=seconds) as reply:  # noqa: S310 (http: _base)
             listed = json.loads(reply.read(MOST_BYTES))
     except HTTPError as error:
         error.close()
-        wanted = (
-            "; it wants a key: write the endpoint by hand, with api_key_env"
-            if error.code in (401, 403)
-            else ""
+        refused = (
+            "; it does not take the key"
+            if key
+            else "; if it wants a key, name its variable: --api-key-env NAME"
         )
+        wanted = refused if error.code in KEY_WANTED else ""
         raise NoModels(f"{base}/models answered {error.code}{wanted}") from error
     except (OSError, ValueError) as error:
         raise NoModels(f"{base}/models lists no models: {getattr(error, 'reason', error)}") from error
@@ -74,7 +83,7 @@ def usual_servers(ports: Iterable[int] = tuple(USUAL_PORTS)) -> Iterator[ServedM
     """Yield what answers on the usual ports of this machine."""
     for port in ports:
         try:
-            yield from served_at(f"http://127.0.0.1:{port}/v1", TRIED_SECONDS)
+            yield from served_at(f"http://127.0.0.1:{port}/v1", seconds=TRIED_SECONDS)
         except NoModels:
             continue
 
@@ -95,7 +104,7 @@ def _is_model(entry: Any) -> bool:
 def _model(base: str, entry: dict[str, Any]) -> ServedModel:
     meta = entry.get("meta")
     told = [entry.get(key) for key in WINDOWS]
-    told += [meta.get("n_ctx_train")] if isinstance(meta, dict) else []  # llama.cpp's server
+    told += [meta.get(key) for key in LLAMA_CPP_WINDOWS] if isinstance(meta, dict) else []
     window = next((value for value in told if isinstance(value, int) and value > 0), None)
     short = re.sub(r"[^a-z0-9.-]+", "-", entry["id"].rstrip("/").rpartition("/")[2].lower()).strip("-.")
     return ServedModel(base, entry["id"], short[:60] or "server", window)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for, with_servers
 from thirdshift.flows.init.inference import CHARACTERS_PER_TOKEN, Choice, NoPrompt, Proposal, propose
 from thirdshift.flows.init.partitions import by_day, job_name
-from thirdshift.flows.init.servers import NoModels, served_at, usual_servers
+from thirdshift.flows.init.servers import NoModels, ServedModel, served_at, usual_servers
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.models.registry import load_registry, plain
 from thirdshift.warehouse.errors import InputError
@@ -38,11 +39,13 @@ def write_job(
     force: bool,
     environ: Mapping[str, str] = os.environ,
     server: str | None = None,
+    key_variable: str | None = None,
     ports: Iterable[int] = (),
 ) -> int:
     """Sample `source`, write the job, print what was chosen and why; return 0.
 
-    `server`: a URL whose models become the endpoints; `ports` of this machine are asked for servers to offer.
+    `server`: a URL whose models become the endpoints, with the key that `key_variable` holds; `ports` of this machine are
+    asked for servers to offer.
     Raises UserError: the input is unreadable or empty, `output` is there already, or it cannot be written.
     """
     if output.exists() and not force:
@@ -52,7 +55,7 @@ def write_job(
     try:
         data = sample(source, Path.cwd())
         proposal = propose(data)
-        served = () if server is None else tuple(served_at(server))
+        served = () if server is None else _served(server, key_variable, environ)
     except (InputError, NoPrompt, NoModels) as error:
         raise UserError(str(error)) from error
     if not data.rows:
@@ -63,6 +66,18 @@ def write_job(
     _write(output, job_text(data, proposal, endpoints, output), environ)
     _tell(output, [*proposal.choices, *endpoints.choices])
     return 0
+
+
+def _served(url: str, key_variable: str | None, environ: Mapping[str, str]) -> tuple[ServedModel, ...]:
+    """Return the models of a server, asked with the key of a variable. Raises NoModels; UserError: no key is there."""
+    if key_variable is None:
+        return tuple(served_at(url))
+    key = environ.get(key_variable)
+    if not key:
+        raise UserError(
+            f"--api-key-env {key_variable}: this variable is not set; put the server's key into it"
+        )
+    return tuple(replace(model, api_key_env=key_variable) for model in served_at(url, key))
 
 
 def job_text(data: InputSample, proposal: Proposal, endpoints: Endpoints, output: Path) -> str:

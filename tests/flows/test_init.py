@@ -228,7 +228,7 @@ def test_a_job_is_named_after_its_data() -> None:
 
 MODELS = [
     {"id": "Qwen/Qwen3-8B", "max_model_len": 40960},
-    {"id": "/models/qwen3-8b", "meta": {"n_ctx_train": 32768}},
+    {"id": "/models/qwen3-8b", "meta": {"n_ctx_train": 131072, "n_ctx": 32768}},
     {"id": 7},
     {"id": "it's odd: #x"},
 ]

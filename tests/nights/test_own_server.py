@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.support.nights import answer, ask, thirdshift
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.other_servers import free_port, running
 from tests.support.workers import MODEL, VLLM_PYTHON
 from thirdshift.flows.cli.demo.emulated import write_requests
 from thirdshift.flows.cli.demo.exercises import items
@@ -28,28 +23,12 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Where vLLM's own server listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     quiet = {"VLLM_NO_USAGE_STATS": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    process = subprocess.Popen(
-        [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--served-model-name", "tiny",
-         "--host", "127.0.0.1", "--port", port, "--max-model-len", "512", "--enforce-eager"],
-        env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    last = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                break
-        except httpx.HTTPError:
-            pass
-        assert process.poll() is None
-        assert time.monotonic() < last
-        time.sleep(0.5)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(PATIENCE_SECONDS)
+    command = [VLLM_PYTHON, "-m", "vllm.entrypoints.openai.api_server", "--model", MODEL, "--served-model-name", "tiny",
+               "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512", "--enforce-eager"]  # fmt: skip
+    with running(command, port, "/health", quiet) as address:
+        yield address
 
 
 def test_a_night_on_vllms_own_server_is_begun_by_its_address_and_costs_nothing(
