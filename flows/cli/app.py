@@ -130,6 +130,14 @@ QuietOption = Annotated[
     bool,
     typer.Option("--quiet", "-q", help="Say nothing but warnings and the end.", callback=_hush),
 ]
+BatchOutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The results as an OpenAI batch's output file, too: a JSON line per request.",
+        show_default=False,
+    ),
+]
 
 
 @app.command(epilog="Example: thirdshift plan triage.yaml --param ds=2026-11-22")
@@ -161,14 +169,7 @@ def run(
     fresh: FreshOption = False,
     yes: YesOption = False,
     quiet: QuietOption = False,  # noqa: ARG001 (its callback hushes the screen)
-    batch_output: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The results as an OpenAI batch's output file, too: a JSON line per request.",
-            show_default=False,
-        ),
-    ] = None,
+    batch_output: BatchOutputOption = None,
 ) -> None:
     """Run a job: plan it, answer every request, account for every cent.
 
@@ -203,6 +204,7 @@ def resume(
     as_json: JsonOption = False,
     yes: YesOption = False,
     quiet: QuietOption = False,  # noqa: ARG001 (likewise)
+    batch_output: BatchOutputOption = None,
 ) -> None:
     """Go on with a run that was stopped or killed. What was answered is not paid for again."""
     from thirdshift.flows.api.runs import options_to_resume
@@ -210,7 +212,7 @@ def resume(
 
     place = (warehouse or Path("warehouse.duckdb")).resolve()
     call = options_to_resume(run_id, place, cap_usd=cap, deadline=deadline, yes=yes)
-    raise typer.Exit(run_job(call, as_json=as_json))
+    raise typer.Exit(run_job(call, as_json=as_json, batch_output=batch_output))
 
 
 @app.command(epilog="Example: thirdshift rehearse triage.yaml --outcomes last_year.parquet")
@@ -286,7 +288,9 @@ def serve(
     raise typer.Exit(serve_job(call, None if cron is None else Schedule(cron, timezone)))
 
 
-@app.command(epilog='Example: thirdshift sql "select endpoint, sum(cost_usd) from ledger group by all"')
+@app.command(
+    epilog='Example: thirdshift sql "select endpoint, status, sum(cost_usd) from ledger group by all"'
+)
 def sql(
     query: Annotated[str | None, typer.Argument(metavar="[QUERY]", show_default=False)] = None,
     warehouse: WarehouseOption = None,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.history import FileHistory
 
 HELP = """\
-A question ends with a semicolon and may run over several lines: select endpoint, sum(cost_usd) from ledger group by all;
+A question ends with a semicolon and may run over several lines:
+  select endpoint, status, sum(cost_usd) from ledger group by all;
 Only questions are answered: nothing here changes the warehouse. Tab completes tables, columns and keywords.
 .tables            what there is to ask
 .mode box          a table as wide as the terminal; .mode line: a line for each column; .mode json

@@ -140,7 +140,7 @@ def bill(facts: RunFacts) -> ReportTable | None:
              Cell(""), words("paid"))]  # fmt: skip
     if counts["unsettled"]:
         most = usd(counts["unsettled_usd"])
-        ours.append((words("this run, unsettled"), most, Cell(""), Cell(""), words("at most, besides")))
+        ours.append((words("this run, unsettled"), most, Cell(""), Cell(""), words("at most")))
     alone = [
         (words(row["endpoint"] + (" (emulated)" if row["endpoint"] in facts.emulated else "")), usd(row["alone_usd"]),
          score(row["score"], row["scored"]), usd(row["saved_usd"]), words(BILL_BASES.get(row["basis"], row["basis"])))
@@ -148,16 +148,17 @@ def bill(facts: RunFacts) -> ReportTable | None:
     ]  # fmt: skip
     return table(
         "bill", "Cost of the whole batch",
-        ("Endpoint", "Cost", "Mean score", "Saved by this run", "How it is known"),
+        ("Endpoint", "Cost", "Mean score", "Saved by this run", "Known"),
         ours + alone if alone else (),
-        "The score of an endpoint alone is its mean in the pilot. A negative saving means that the endpoint alone "
-        "would have been cheaper; see whether it would have cleared the floor.",
+        "What an endpoint alone would have cost is known by its pilot (its mean cost there, for all requests) or by tokens "
+        "(those of the answers served, at its price); its score is its mean in the pilot. A negative saving means that "
+        "the endpoint alone would have been cheaper; see whether it would have cleared the floor.",
     )  # fmt: skip
 
 
 BILL_BASES = {
-    "pilot": "its mean cost in the pilot, for all requests",
-    "tokens": "the tokens of the answers served, at its price",
+    "pilot": "by its pilot",
+    "tokens": "by tokens",
 }
 
 

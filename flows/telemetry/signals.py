@@ -32,6 +32,18 @@ SCOPE = "thirdshift"
 TOKEN_BOUNDS = [4.0**power for power in range(14)]
 SECOND_BOUNDS = [0.01 * 2.0**power for power in range(14)]
 """Both as the conventions advise."""
+PROVIDERS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "moonshot": "moonshot_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""What the conventions call a provider where it is not what litellm calls it."""
 Attributes = dict[str, Any]
 
 
@@ -120,7 +132,7 @@ def labels_of(endpoint: str, model: str, provider: str, mode: Mode, purpose: Pur
     """Return what every span and figure of a shard says of where it was sent."""
     return {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": provider,
+        "gen_ai.provider.name": PROVIDERS.get(provider, provider),
         "gen_ai.request.model": model.partition("/")[2] or model,
         "thirdshift.endpoint": endpoint,
         "thirdshift.mode": mode.value,
@@ -177,7 +189,8 @@ class _Figures:
             self.refused.add(1, {**labels, "http.response.status_code": 429})
         usage = outcome.usage
         if usage is not None:
-            answered = {**labels, "gen_ai.response.model": outcome.model_reported or ""}
+            reported = {"gen_ai.response.model": outcome.model_reported} if outcome.model_reported else {}
+            answered = {**labels, **reported}
             self.tokens.record(usage.input_tokens, {**answered, "gen_ai.token.type": "input"})
             self.tokens.record(usage.output_tokens, {**answered, "gen_ai.token.type": "output"})
         if intent is not None and intent.row is not None:

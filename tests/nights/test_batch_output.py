@@ -35,7 +35,11 @@ def test_every_line_of_a_batch_file_has_one_in_the_output_file(tmp_path: Path) -
         price = {"price": {"input": 1, "output": 4}}
         job = write_job(tmp_path, emulator, {"cheap": price}, input="batch.jsonl")
         done = thirdshift("run", job, "--batch-output", "out.jsonl", cwd=tmp_path)
-    assert done.returncode == 6, done.stderr
+        assert done.returncode == 6, done.stderr
+        ((run_id,),) = ask(tmp_path / "warehouse.duckdb", "select run_id from runs")
+        over = thirdshift("resume", run_id, "--batch-output", "again.jsonl", cwd=tmp_path)
+    assert over.returncode == 6, over.stderr
+    assert (tmp_path / "again.jsonl").read_bytes() == (tmp_path / "out.jsonl").read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["custom_id"] for line in lines] == ids
     assert all(set(line) == {"id", "custom_id", "response", "error"} for line in lines)

@@ -23,7 +23,9 @@ from tests.support.nights import PROGRAM, answer, ask, night_here, unwatched, wr
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.servers import cheap, dear, emulated
 from thirdshift.engines.emulator import Trouble, ability_for
+from thirdshift.flows.telemetry.signals import PROVIDERS, labels_of
 from thirdshift.flows.telemetry.telemetry import NoTelemetry, telemetry_for, wanted
+from thirdshift.router.values import Mode, Purpose
 
 STATIONS = ["prepare", "pilot", "plan", "approve", "serve", "audit and repair", "finish"]
 STATION_OF = {"pilot": "pilot", "main": "serve"}
@@ -258,3 +260,19 @@ def test_without_a_variable_a_night_imports_nothing_of_opentelemetrys_sdk() -> N
         ).returncode
         == 0
     )
+
+
+def test_providers_are_named_as_the_conventions_name_them() -> None:
+    known = {value.value for value in gen_ai.GenAiProviderNameValues} | {
+        "moonshot_ai"
+    }  # newer than the package
+    assert set(PROVIDERS.values()) <= known
+    assert not known & PROVIDERS.keys()
+
+    def told_of(provider: str) -> str:
+        labels = labels_of("mine", f"{provider}/some-model", provider, Mode.REALTIME, Purpose.MAIN)
+        return str(labels[gen_ai.GEN_AI_PROVIDER_NAME])
+
+    assert [told_of(name) for name in ("gemini", "openai", "xai", "127.0.0.1")] == [
+        "gcp.gemini", "openai", "x_ai", "127.0.0.1",
+    ]  # fmt: skip

@@ -8,50 +8,36 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
-from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tests.support.nights import PROGRAM, write_job, write_sums
+from tests.support.other_servers import free_port, running
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.pictures import picture
 from tests.support.servers import cheap, dear, emulated
 from thirdshift.engines.emulator import ability_for
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SECONDS = 90_000
-"""Milliseconds that a page, or a night, is waited for on a busy machine."""
-expect.set_options(timeout=SECONDS)
-SMALL = 100_000
-"""Bytes of a picture."""
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server of its own, UI and all."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    process = subprocess.Popen(
-        [PROGRAM.with_name("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        env={
-            **os.environ,
-            "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
-            "PREFECT_SERVER_UI_API_URL": f"{address}/api",
-        },
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    until(lambda: httpx.get(f"{address}/api/health").status_code == 200)
-    yield address
-    process.terminate()
-    process.wait(30)
+    port = free_port()
+    command = [PROGRAM.with_name("prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    environ = {
+        "PREFECT_HOME": str(tmp_path_factory.mktemp("prefect")),
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{port}/api",
+    }
+    with running(command, port, "/api/health", environ) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +92,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, server: str) -> Iterator[Page]:
     """A page that reaches nothing but the server; whatever else is asked for is a fault."""
-    context = browser.new_context(viewport={"width": 1100, "height": 720})
-    context.set_default_timeout(SECONDS)
+    context = browser.new_context(viewport={"width": 1280, "height": 720})
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     opened = context.new_page()
     abroad: list[str] = []
     opened.on("request", lambda request: None if _ours(request.url, server) else abroad.append(request.url))
@@ -120,7 +106,7 @@ def _ours(url: str, server: str) -> bool:
     return url.startswith((server, server.replace("http", "ws", 1), "data:", "blob:"))
 
 
-def until(is_so: object, seconds: float = 90.0) -> None:
+def until(is_so: object, seconds: float = PATIENCE_SECONDS) -> None:
     assert callable(is_so)
     last = time.monotonic() + seconds
     while True:
@@ -131,20 +117,6 @@ def until(is_so: object, seconds: float = 90.0) -> None:
             pass
         assert time.monotonic() < last
         time.sleep(0.3)
-
-
-def picture(page: Page, name: str) -> None:
-    """Kept for the docs where asked for; a small one in any case."""
-    folder = os.environ.get("SCREENSHOTS")
-    if folder is None:
-        return
-    path = Path(folder) / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    page.wait_for_timeout(1500)
-    page.screenshot(path=path)
-    with Image.open(path) as image:
-        image.convert("RGB").quantize(48).save(path, optimize=True)
-    assert path.stat().st_size <= SMALL
 
 
 def part(page: Page, name: str) -> Locator:
@@ -176,9 +148,7 @@ def test_a_night_from_form_to_certificate(page: Page, server: str, served: str) 
     page.wait_for_url(re.compile(rf"/deployments/deployment/{served}$|/runs/flow-run/"))
 
     runs = f"{server}/api/flow_runs/filter"
-    until(
-        lambda: httpx.post(runs, json={}).json()[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED"), 180
-    )
+    until(lambda: httpx.post(runs, json={}).json()[0]["state_type"] in ("COMPLETED", "FAILED", "CRASHED"))
     (run,) = httpx.post(runs, json={}).json()
     assert (run["state_type"], run["name"]) == ("COMPLETED", "ticket-triage.ds=2026-11-22")
     assert set(run["tags"]) == {"cheap", "dear", "team:support"}

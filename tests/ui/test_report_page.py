@@ -11,6 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.pictures import picture
 from thirdshift.flows.report.page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -145,6 +146,14 @@ def test_a_figures_sql_is_one_click_away_and_an_id_is_chosen_by_one(browser: Bro
     assert hidden.is_visible()
     page.locator("h1 .whole").click()
     assert page.evaluate("getSelection().toString()") == "demo"
+    page.context.close()
+
+
+def test_what_it_cost_is_told_beside_every_endpoint_alone(browser: Browser, report: Path) -> None:
+    page, _ = opened(browser, report, 900)
+    cost = page.locator("figure", has_text="This run against every endpoint alone")
+    assert cost.is_visible()
+    picture(cost, "cost")
     page.context.close()
 
 

@@ -58,7 +58,7 @@ QUERIES = (
     ("Who answered what, and how well?",
      "select endpoint, task, count(*) as requests, avg(score) as score from results group by all order by all"),
     ("Where did the money go?",
-     "select endpoint, purpose, attempts, cost_usd from spend_by_endpoint order by cost_usd desc"),
+     "select endpoint, purpose, attempts, settled_usd, unsettled_usd from spend_by_endpoint order by settled_usd desc"),
     ("What would a single endpoint have cost?", ALONE),
 )  # fmt: skip
 
