@@ -19,6 +19,16 @@ for need in m.requires("vllm") or ():
 endef
 export ASCEND_NEEDS
 
+# FlashInfer's kernels, which vLLM otherwise fetches and compiles for minutes at a worker's first start: those that need no
+# compiler are a package of their own, the others are on an index of the project's, by CUDA version; this names it
+# (https://flashinfer.ai/whl/cu129), empty: they are compiled when they are wanted.
+FLASHINFER_INDEX ?=
+define FLASHINFER_VERSION
+import importlib.metadata as m
+print(m.version("flashinfer-python"))
+endef
+export FLASHINFER_VERSION
+
 # cuda, npu or cpu: what is found on this machine
 DEVICE ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo cuda || { npu-smi info >/dev/null 2>&1 && echo npu; } || echo cpu)
 
@@ -139,6 +149,8 @@ endif
 .PHONY: vllm-cuda vllm-npu vllm-cpu
 vllm-cuda:
 	@$(BIN_VLLM)/python $(PIP_INSTALL) 'vllm==0.32.*'
+	@$(BIN_VLLM)/python $(PIP_INSTALL) --no-deps "flashinfer-cubin==$$($(BIN_VLLM)/python -c "$$FLASHINFER_VERSION")"
+	@test -z "$(FLASHINFER_INDEX)" || $(BIN_VLLM)/python $(PIP_INSTALL) --no-deps --index-url $(FLASHINFER_INDEX) "flashinfer-jit-cache==$$($(BIN_VLLM)/python -c "$$FLASHINFER_VERSION")"
 
 # vllm-ascend names no vLLM and pins torch 2.10 where vLLM 0.23 pins 2.11: vLLM comes first and alone, then what else it needs
 # together with vllm-ascend. Its wheel is built for the 910B (A2); for a 910C or a 950 name the interpreter of the project's

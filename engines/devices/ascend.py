@@ -18,6 +18,7 @@ BUS = re.compile(r"^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]$
 NAME = re.compile(r"(?:Ascend)?\d{3}\w*")
 MEMORY = re.compile(r"(\d+)\s*/\s*(\d+)")
 HEALTHY = "OK"
+DRIVER = re.compile(r"npu-smi\s+\S+\s+Version:\s*(\S+)")
 GENERATIONS = (("310P", "_310P"), ("910B", "A2"), ("910", "A3"), ("950", "A5"))
 """How a chip's name begins, and the `__device_type__` of a vllm-ascend that is built for it; a 910C is printed as 910."""
 
@@ -35,6 +36,7 @@ def parse_ascend(printed: str) -> tuple[Device, ...]:
     """
     devices: list[Device] = []
     card: tuple[str, bool] | None = None
+    told = DRIVER.search(printed)
     for line in printed.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         bus = next((cell for cell in cells if BUS.match(cell)), None)
@@ -46,7 +48,14 @@ def parse_ascend(printed: str) -> tuple[Device, ...]:
             free = whole - used if whole else None
             devices.append(
                 Device(
-                    "npu", len(devices), f"Ascend {name}", whole or None, f"NPU-{bus}-{chip}", free, healthy
+                    "npu",
+                    len(devices),
+                    f"Ascend {name}",
+                    whole or None,
+                    f"NPU-{bus}-{chip}",
+                    free,
+                    healthy,
+                    told[1] if told else "",
                 )
             )
             card = None

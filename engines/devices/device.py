@@ -26,6 +26,8 @@ class Device:
     """Memory that nobody held when it was looked at."""
     healthy: bool = True
     """False: its own tool says that it is not."""
+    driver: str = ""
+    """Version of its driver; empty where its tool does not say."""
 
     @property
     def lock_name(self) -> str:

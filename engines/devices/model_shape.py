@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,20 @@ FOUR_BITS = {"mxfp4", "awq", "gptq", "awq_marlin", "gptq_marlin", "bitsandbytes"
 CACHE = "~/.cache/huggingface/hub"
 
 
+def folders_of(model: str) -> tuple[Path, ...]:
+    """Return where a model may be on this machine: its own folder, what the hub's cache has of it."""
+    cache = Path(os.environ["HF_HUB_CACHE"] if os.environ.get("HF_HUB_CACHE") else CACHE).expanduser()
+    return (
+        Path(model).expanduser(),
+        *sorted((cache / f"models--{model.replace('/', '--')}" / "snapshots").glob("*")),
+    )
+
+
 def config_of(model: str) -> dict[str, JSON] | None:
     """Return the config.json of a model on disk or in the hub's cache; None where there is none yet."""
-    folder = Path(model).expanduser()
-    snapshots = Path(CACHE).expanduser() / f"models--{model.replace('/', '--')}" / "snapshots"
-    for path in (folder / "config.json", *sorted(snapshots.glob("*/config.json"))):
+    for folder in folders_of(model):
         try:
-            config: dict[str, JSON] = json.loads(path.read_bytes())
+            config: dict[str, JSON] = json.loads((folder / "config.json").read_bytes())
         except (OSError, ValueError):
             continue
         return config

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from thirdshift.engines.devices.device import Device, ask
 
 VISIBLE, ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
-QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free,mig.mode.current"
-COLUMNS = 6
+QUERY = "--query-gpu=index,uuid,name,memory.total,memory.free,mig.mode.current,driver_version"
+COLUMNS = 7
 GPU = re.compile(r"^GPU (?P<index>\d+): (?P<name>.+?) \(UUID: (?P<uuid>[^)\s]+)\)")
 SLICE = re.compile(r"^\s+MIG (?P<profile>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>MIG-[^)\s]+)\)")
 GIGABYTES = re.compile(r"(\d+)gb", re.IGNORECASE)
@@ -29,14 +29,16 @@ def parse_nvidia(printed: str, listed: Callable[[], str] = str) -> tuple[Device,
     parts: dict[str, list[Device]] | None = None
     for line in printed.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != COLUMNS or not cells[0].isdigit():
+        if (
+            len(cells) not in {COLUMNS - 1, COLUMNS} or not cells[0].isdigit()
+        ):  # nodes of a cluster tell no driver
             continue
-        index, uuid, name, total, free, mig = cells
+        index, uuid, name, total, free, mig, driver = (*cells, "")[:COLUMNS]
         if mig == "Enabled":
             parts = parse_slices(listed()) if parts is None else parts
             devices += parts.get(uuid, [])
         else:
-            devices.append(Device("cuda", int(index), name, _mib(total), uuid, _mib(free)))
+            devices.append(Device("cuda", int(index), name, _mib(total), uuid, _mib(free), driver=driver))
     return tuple(devices)
 
 

@@ -42,6 +42,13 @@ def check(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
     return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
 
 
+def oversized(endpoint: Endpoint, known: Machine | None = None) -> list[str]:
+    """Return why the devices of this machine do not hold an endpoint's weights. Starts nothing."""
+    here = machine() if known is None else known
+    problems = [] if endpoint.workers is None else weights_problems(endpoint.model, endpoint.workers, here)
+    return [f"endpoint {endpoint.name}: {problem}" for problem in problems]
+
+
 def _options(spec: WorkerSpec) -> Iterator[str]:
     copies = spec.options.get("data_parallel_size", 1)
     if copies != 1:

@@ -12,7 +12,7 @@ from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.harvest import with_turnarounds
 from thirdshift.flows.planning.silent import silent_before
 from thirdshift.flows.planning.throughput import with_throughput
-from thirdshift.flows.runs.context import RunContext, with_clusters
+from thirdshift.flows.runs.context import RunContext, too_large, with_clusters
 from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -33,7 +33,7 @@ def informed_context(context: RunContext, say: Say) -> RunContext:
             silent = silent_before(known, context.job.name, "", endpoints, emulated=context.call.emulated)
             informed = replace(informed, silent=tuple(silent))
         informed = _within_window(informed, known, say)
-    for line in throughputs:
+    for line in (*too_large(context), *throughputs):
         say(line)
     return informed
 

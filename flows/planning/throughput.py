@@ -13,6 +13,7 @@ from thirdshift.engines.devices import hardware, machine, width
 from thirdshift.engines.devices.cards import card_named
 from thirdshift.engines.devices.model_shape import config_of, shape_of
 from thirdshift.engines.devices.roofline import pace
+from thirdshift.engines.devices.setting import driver, setting
 from thirdshift.engines.metered.throughput import Rates
 from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
@@ -60,24 +61,49 @@ class KnownThroughput:
 
 def known_paces(endpoints: Sequence[Endpoint], warehouse: Warehouse | None) -> dict[str, KnownThroughput]:
     """Return the throughput of every endpoint that is paid by the hour, by name."""
-    rows = rates.known(warehouse).to_pylist() if warehouse is not None else []
-    seen = {(row["model"], row["device"], row["hardware"]): row for row in rows}
+    seen = Measured(rates.known(warehouse).to_pylist() if warehouse is not None else [])
     found = {}
     for each in endpoints:
-        if each.workers is None and each.price.usd_per_hour is None:
+        spec = each.workers
+        if spec is None and each.price.usd_per_hour is None:
             continue
-        place = ("server", each.api_base)
-        if each.workers is not None and each.workers.cluster is not None:
-            found[each.name] = _on_cluster(each.model, each.workers.device, each.workers.cluster, seen)
+        if spec is not None and spec.cluster is not None:
+            found[each.name] = _on_cluster(each.model, spec, spec.cluster, seen)
             continue
-        if each.workers is not None:
-            place = (each.workers.device, hardware(each.workers))
-        row = seen.get((each.model, *place))
-        known = _before(each, place[0]) if row is None else _measured(row)
-        found[each.name] = replace(
-            known, throughput=replace(known.throughput, devices=_devices(each.workers))
-        )
+        place = ("server", each.api_base or "") if spec is None else (spec.device, hardware(spec))
+        row = seen.of(each.model, *place, setting(spec), driver(spec))
+        known = _before(each, place[0]) if row is None or row[WRITTEN] is None else _measured(row)
+        if row is not None and row[WRITTEN] is None:
+            known = replace(
+                known, throughput=replace(known.throughput, startup_seconds=row["startup_seconds"])
+            )
+        found[each.name] = replace(known, throughput=replace(known.throughput, devices=_devices(spec)))
     return found
+
+
+WRITTEN = "decode_tokens_per_second"
+
+
+class Measured:
+    """What earlier nights have measured, by what it holds for."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """`rows`: as `rates.known` has them, the best first."""
+        self._rows = rows
+
+    def of(
+        self, model: str, device: str, hardware: str, setting: str, driver: str
+    ) -> Mapping[str, Any] | None:
+        """Return the row for this, or for the same with another driver, or one that says nothing of its options (earlier
+        versions wrote none); None: there is none."""
+        here = [
+            row
+            for row in self._rows
+            if (row["model"], row["device"], row["hardware"]) == (model, device, hardware)
+        ]
+        same = [row for row in here if row["setting"] == setting]
+        exact = [row for row in same if (row["driver"] or "") == driver]
+        return next(iter((*exact, *same, *(row for row in here if row["setting"] is None))), None)
 
 
 def _devices(spec: WorkerSpec | None) -> Devices | None:
@@ -87,14 +113,13 @@ def _devices(spec: WorkerSpec | None) -> Devices | None:
     return Devices(spec.device, width(spec.options), len(machine().of(spec.device)))
 
 
-def _on_cluster(
-    model: str, device: str, cluster: ClusterSpec, seen: Mapping[tuple[str, str, str], Mapping[str, Any]]
-) -> KnownThroughput:
+def _on_cluster(model: str, spec: WorkerSpec, cluster: ClusterSpec, seen: Measured) -> KnownThroughput:
     """Return the mean worker of a cluster: each kind of hardware that was measured, by how many there is room for."""
+    device, how = spec.device, setting(spec)
     kinds = [
-        (seen[model, device, name], count)
+        (row, count)
         for name, count in cluster.hardware
-        if (model, device, name) in seen
+        if (row := seen.of(model, device, name, how, "")) is not None and row[WRITTEN] is not None
     ]
     if len(kinds) == 1:
         return _measured(kinds[0][0])
@@ -154,12 +179,15 @@ def throughput_of_run(
 
 def keep_rates(warehouse: Warehouse, context: RunContext, engines: Mapping[str, object]) -> None:
     """Write down what this process has measured."""
-    models = {each.name: each.model for each in context.endpoints}
+    endpoints = {each.name: each for each in context.endpoints}
     found = [
         {
             "run_id": context.run_id,
             "endpoint": name,
-            "model": models[name],
+            "model": endpoints[name].model,
+            "setting": setting(endpoints[name].workers),
+            "driver": driver(endpoints[name].workers),
+            "is_full": one.full,
             "device": one.device,
             "hardware": one.hardware,
             "vllm": one.vllm_version,

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.engines.vllm.preflight import check
+from thirdshift.engines.vllm.preflight import check, oversized
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.jobs.building import (
     books,
@@ -240,6 +240,12 @@ def ready(context: RunContext) -> None:
         raise UserError(
             "\n  ".join(["workers cannot be started:", *problems] if len(problems) > 1 else problems)
         )
+
+
+def too_large(context: RunContext) -> list[str]:
+    """Return what is known before a plan of models whose weights this machine's devices do not hold: a run refuses them."""
+    local = [one for one in context.endpoints if one.workers is not None and one.workers.cluster is None]
+    return [] if context.call.emulated else [problem for one in local for problem in oversized(one)]
 
 
 def _problems(endpoint: Endpoint) -> list[str]:

@@ -240,3 +240,11 @@ def test_a_part_of_a_gpu_works_alone() -> None:
     machine = Machine(parts, (), (0,))
     problems = check(worker_endpoint(device="cuda", options={"tensor_parallel_size": 2}), machine)
     assert any("MIG" in problem for problem in problems), problems
+
+
+def test_the_drivers_version_is_read_where_its_tool_tells_it() -> None:
+    (card,) = parse_nvidia("0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570.86.15\n")
+    assert (card.name, card.free_mib, card.driver) == ("NVIDIA H200", 143000, "570.86.15")
+    (without,) = parse_nvidia("0, GPU-0, NVIDIA H200, 143771, 143000, Disabled\n")
+    assert without.driver == ""
+    assert {npu.driver for npu in parse_ascend(A2)} == {"25.5.0"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import random
@@ -27,7 +28,8 @@ from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import PLATEAU, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
-from thirdshift.flows.planning.throughput import known_paces, throughput_of_run
+from thirdshift.engines.vllm.preflight import oversized
+from thirdshift.flows.planning.throughput import Measured, known_paces, throughput_of_run
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.values import (
@@ -277,6 +279,47 @@ def test_the_next_plan_takes_the_rates_of_the_last_nights_and_says_so(tmp_path: 
     assert found.source == f"measured on {here} with vLLM 0.32.0, the last 2 nights"
 
 
+def night(model: str, read: float, written: float, **more: Any) -> dict[str, Any]:
+    """A row of `rates`: so many tokens a second read and written, of one second."""
+    return {
+        "endpoint": "house", "model": model, "device": "cpu", "vllm": "0.32.0", "startup_seconds": 9.0, "seconds": 1.0,
+        "prefill_tokens_per_second": read, "decode_tokens_per_second": written, "prefill_tokens": int(read),
+        "decode_tokens": int(written), "measured_at": datetime(2026, 11, 1, tzinfo=UTC), "is_full": True, **more,
+    }  # fmt: skip
+
+
+def test_a_measured_speed_holds_for_its_options_and_driver(tmp_path: Path) -> None:
+    plain, fast = worker_endpoint(), worker_endpoint(options={"quantization": "fp8", "seed": 3})
+    here = hardware(plain.workers)
+    nights = [
+        night(MODEL, 1000.0, 100.0, hardware=here, setting="", driver=""),
+        night(MODEL, 5000.0, 500.0, hardware=here, setting='quantization="fp8"', driver="570.1"),
+        night(MODEL, 7000.0, 700.0, hardware=here, setting='quantization="fp8"', driver=""),
+        night(MODEL, 9000.0, 900.0, hardware=here),
+    ]
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        rates.save(warehouse, pa.Table.from_pylist(nights, rates.MEASURED))
+        seen = Measured(rates.known(warehouse).to_pylist())
+        known = [known_paces([one], warehouse)["house"].throughput for one in (plain, fast)]
+    assert [speed.decode_tokens_per_second for speed in known] == [100.0, 700.0]
+    other = seen.of(MODEL, "cpu", here, 'quantization="fp8"', "580.2")
+    assert other is not None, "with another driver, rather than by a guess"
+    unlike = seen.of(MODEL, "cpu", here, "max_num_seqs=4", "")
+    assert unlike is not None
+    assert unlike["decode_tokens_per_second"] == 900.0, "of a version that wrote no options"
+
+
+def test_a_night_of_thin_batches_tells_how_long_a_start_takes_and_no_speed(tmp_path: Path) -> None:
+    house = worker_endpoint()
+    thin = night(MODEL, 50.0, 5.0, hardware=hardware(house.workers), setting="", driver="", is_full=False)
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        rates.save(warehouse, pa.Table.from_pylist([thin | {"startup_seconds": 77.0}], rates.MEASURED))
+        after = known_paces([house], warehouse)["house"]
+        guess = known_paces([house], None)["house"]
+    assert after.throughput == replace(guess.throughput, startup_seconds=77.0)
+    assert after.source == guess.source
+
+
 # --- refused beforehand ---
 
 
@@ -324,6 +367,36 @@ def test_weights_that_do_not_fit_are_told_before_anything_is_started(tmp_path: P
     assert "tensor_parallel_size: 8" in problem
     assert told(tensor_parallel_size=8) == []
     assert told(tensor_parallel_size=4, quantization="fp8") == []
+
+
+def test_weights_of_a_hubs_model_are_told_by_what_its_cache_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    large = replace(worker_endpoint("lab/large"), workers=worker_endpoint(device="cuda").workers)
+    card = Machine((Device("cuda", 0, "NVIDIA L4", 23034, "GPU-0"),), (), (0,))
+    assert oversized(large, card) == [], "nothing is known of it yet"
+    snapshot = tmp_path / "models--lab--large" / "snapshots" / "1a2b"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text(
+        json.dumps(
+            {
+                "num_hidden_layers": 80,
+                "hidden_size": 8192,
+                "num_attention_heads": 64,
+                "num_key_value_heads": 8,
+                "intermediate_size": 28672,
+                "vocab_size": 128256,
+                "torch_dtype": "bfloat16",
+            }
+        )
+    )
+    (by_config,) = oversized(large, card)
+    assert by_config.startswith("endpoint house: the weights take 141 GB, 141 on each of 1 NVIDIA L4")
+    (snapshot / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 90000000000}}')
+    (by_files,) = oversized(large, card)
+    assert "the weights take 90 GB" in by_files
+    assert oversized(large, replace(card, gpus=())) == []
 
 
 def test_a_gpu_is_not_paid_for_a_build_for_the_cpu() -> None:
