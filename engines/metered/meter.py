@@ -28,6 +28,8 @@ LEASES_SECONDS = (60.0, 15.0, 5.0)
 """The usual lease; and the smaller ones tried when the cap leaves no room for it."""
 ROOMS_SECONDS = (*LEASES_SECONDS, 0.0)
 """Seconds of a block that are reserved twice, if the cap has room, lest each answer need a new entry."""
+INSTANT_SECONDS = 1e-6
+"""What is left of paid time below this is a rounding."""
 RENEW_SECONDS = 3.0
 """A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
 
@@ -102,12 +104,22 @@ class Meter:
     @property
     def minimum_left(self) -> float:
         """Seconds left of what is paid for whether it is used or not: a minimum, a started hour."""
-        return self.paid_until - self._clock() if self._costs else 0.0
+        now = self._clock()
+        left = self._rental.paid_until(self._began, now) - now if self._costs else 0.0
+        return left if left > INSTANT_SECONDS else 0.0
 
     @property
     def paid_until(self) -> float:
         """Until when a worker that ended now would be paid for, on the meter's clock."""
         return self._rental.paid_until(self._began, self._clock())
+
+    @property
+    def least_usd(self) -> Decimal:
+        """US dollars that the cap must have room for before the first lease can be taken."""
+        begins = max(self._clock(), self._began)
+        until = self._rental.paid_until(self._began, begins + LEASES_SECONDS[-1]) if self._costs else begins
+        amount = self._most(self._began, until)
+        return amount if self._whole(begins, until) else 2 * amount
 
     @property
     def block_ends_in(self) -> float:
@@ -163,6 +175,11 @@ class Meter:
     def _stretches(self) -> tuple[float, ...]:
         return LEASES_SECONDS if self._costs else (float("inf"),)
 
+    @staticmethod
+    def _whole(begins: float, until: float) -> bool:
+        """Whether a stretch is longer than time is leased by the second."""
+        return until - begins > LEASES_SECONDS[0] + RENEW_SECONDS
+
     def _most(self, start: float, end: float) -> Decimal:
         return usd_up(self._tariff.cost(start, end)) if self._costs and end > start else ZERO
 
@@ -207,7 +224,7 @@ class Meter:
             until = begins + seconds
             until = self._rental.paid_until(self._began, until) if self._costs else until
         amount = self._most(self._marked, until)
-        if until - begins > LEASES_SECONDS[0] + RENEW_SECONDS and amount:
+        if amount and self._whole(begins, until):
             new = self._block(amount, until)
         elif amount and not self._engine_context.budget.reserve(2 * amount):
             new = None

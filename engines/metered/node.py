@@ -26,6 +26,8 @@ class WorkerMeter(Protocol):
     @property
     def block_ends_in(self) -> float: ...
     @property
+    def least_usd(self) -> Decimal: ...
+    @property
     def paid_until(self) -> float: ...
     def keep_up(self) -> bool: ...
     def charge(self, weights: Sequence[float]) -> list[Decimal]: ...
@@ -90,6 +92,10 @@ class NodeShare:
     @property
     def block_ends_in(self) -> float:
         return self._meter.block_ends_in
+
+    @property
+    def least_usd(self) -> Decimal:
+        return self._meter.least_usd
 
     @property
     def paid_until(self) -> float:

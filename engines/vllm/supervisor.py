@@ -15,7 +15,6 @@ from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.metered.billing import WorkerBilling
 from thirdshift.engines.metered.idle import StartupTerms, idle_seconds
-from thirdshift.engines.metered.meter import LEASES_SECONDS
 from thirdshift.engines.metered.node import WorkerMeter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
@@ -26,7 +25,7 @@ from thirdshift.engines.vllm.process import Place, ProcessEnded, WorkerProcess
 from thirdshift.engines.vllm.sizing import Sizing, options_for
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext
-from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec, usd_up
+from thirdshift.router.values import Endpoint, Failure, FailureKind, WorkerSpec
 
 RESTARTS = 4
 """A worker that dies so often without an answer in between is given up."""
@@ -160,7 +159,7 @@ class WorkerSupervisor:
         if not meter.keep_up():
             meter.stop()
             place.release()
-            self._await_money()
+            self._await_money(meter.least_usd)
             return
         options, log = (
             options_for(pool.endpoint, pool.spec, self._sizing),
@@ -215,10 +214,9 @@ class WorkerSupervisor:
         folder = self._pool.engine_context.keep
         return None if folder is None else folder / "workers" / f"{worker_id.replace('#', '.')}.log"
 
-    def _await_money(self) -> None:
-        """Wait until the cap has room for a worker's time, or nothing is left to do. Raises BudgetExhausted."""
+    def _await_money(self, amount: Decimal) -> None:
+        """Wait until the cap has room for a worker's first lease, or nothing is left to do. Raises BudgetExhausted."""
         budget = self._pool.engine_context.budget
-        amount = usd_up(2 * self._pool.usd_per_hour / 3600 * Decimal(LEASES_SECONDS[-1]))
         while not budget.reserve(amount):
             if not budget.reserved_usd:
                 raise BudgetExhausted

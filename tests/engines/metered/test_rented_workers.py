@@ -19,7 +19,7 @@ from thirdshift.engines.metered.records import WorkerLifetime
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.flows.dispatch.rows import worker_rows
 from thirdshift.flows.planning.paid_hours import rented_until
-from thirdshift.router.values import Answer
+from thirdshift.router.values import Answer, Failure, FailureKind
 from thirdshift.warehouse.store.dispatch import TimePaid, paid_ahead, save_workers
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -43,6 +43,16 @@ def test_a_worker_that_dies_and_comes_back_within_its_hour_is_paid_for_one(tmp_p
     assert journal.cost == budget.spent_usd == USD_PER_HOUR
     assert second.paid_until is not None
     assert abs(second.paid_until - first.started_at - timedelta(hours=1)) < timedelta(seconds=5)
+
+
+def test_a_cap_without_room_for_the_minimum_ends_the_work_and_is_not_asked_for_ever(tmp_path: Path) -> None:
+    journal, budget = MemoryJournal(), RunBudget(USD_PER_HOUR / 2)
+    made = rented(pool(tmp_path, journal, budget))
+    replies = ask(made, 8)
+    made.close()
+    assert {reply.kind for reply in replies if isinstance(reply, Failure)} == {FailureKind.BUDGET}
+    assert not any(isinstance(reply, Answer) for reply in replies)
+    assert (budget.spent_usd, budget.reserved_usd, made.worker_lifetimes()) == (0, 0, [])
 
 
 def test_a_run_that_goes_on_within_the_hour_pays_nothing_before_its_end(tmp_path: Path) -> None:
