@@ -27,7 +27,7 @@ from thirdshift.router.values import JSON, WorkerSpec
 PROGRAM = Path(__file__).with_name("worker.py")
 READ_BYTES = 1 << 20
 CPU_CACHE_GIB = 1
-"""vLLM asks for a size on CPUs; a job's `vllm:` cannot say it, so the environment may."""
+"""vLLM asks for a size on CPUs; a job may say another by `kv_cache_memory_bytes`, and the environment overrides both."""
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads wait for each other spinning, and where another process wants the core they spin against it: 300
 short answers of the tiny model took 24 to 28 s beside four busy processes on two cores, with sleeping threads 3.5 to
@@ -126,6 +126,8 @@ def cpu_environment(spec: WorkerSpec, own_cores: Iterable[int]) -> dict[str, str
         "VLLM_TARGET_DEVICE": "cpu",
         **PATIENT,
     }
+    if "kv_cache_memory_bytes" in spec.options:
+        del variables["VLLM_CPU_KVCACHE_SPACE"]  # which would override it
     if width(spec.options) == 1:
         variables["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # ready after 5 s instead of 32 (FACTS)
     else:

@@ -22,6 +22,7 @@ from thirdshift.engines.devices import (
 )
 from thirdshift.engines.vllm.placing import on_cores
 from thirdshift.engines.vllm.preflight import check
+from thirdshift.engines.vllm.process import cpu_environment
 from thirdshift.router.values import WorkerSpec
 
 # --- NVIDIA ---
@@ -248,3 +249,15 @@ def test_the_drivers_version_is_read_where_its_tool_tells_it() -> None:
     (without,) = parse_nvidia("0, GPU-0, NVIDIA H200, 143771, 143000, Disabled\n")
     assert without.driver == ""
     assert {npu.driver for npu in parse_ascend(A2)} == {"25.5.0"}
+
+
+def test_a_jobs_own_size_of_the_cache_is_not_overridden_on_the_processor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)
+    usual, stated = (
+        cpu_environment(WorkerSpec("cpu", 1, "python", options), (0, 1))
+        for options in ({}, {"kv_cache_memory_bytes": 1 << 18})
+    )
+    assert usual["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert "VLLM_CPU_KVCACHE_SPACE" not in stated
