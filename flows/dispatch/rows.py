@@ -32,8 +32,9 @@ def assignments(
     decision: Decision,
     plan: Plan,
     names: Sequence[str],
+    difficulty: NDArray[np.float64],
 ) -> pa.Table:
-    """The plan by request. Duplicates go where the first of them goes, at no cost of their own."""
+    """The plan by request. Duplicates go where the first of them goes, at no cost of their own. `difficulty`: [leaders]"""
     told, market = explain.columns(decision.problem, plan), decision.market
     position = columns.positions(batch.leader)
     choice, second = plan.choice[position], plan.runner_up[position]
@@ -55,22 +56,13 @@ def assignments(
             "endpoint": by_name,
             "input_tokens": pa.array(inputs.astype(np.int64)),
             "output_tokens": pa.array(np.rint(outputs).astype(np.int64)),
-            "difficulty": pa.array(
-                difficulty(decision.problem.quality if decision.quality is None else decision.quality)[
-                    position
-                ]
-            ),
+            "difficulty": pa.array(difficulty[position], from_pandas=True),  # null where it is not known
             "predicted_quality": pa.array(told.quality[position]),
             "predicted_usd": dollars(own),
             "runner_up": known.take(pa.array(other)),
             "runner_up_usd": dollars(np.where(follows, 0.0, told.runner_up_usd[position])),
         }
     )
-
-
-def difficulty(quality: NDArray[Any]) -> NDArray[np.float64]:
-    """[n] what share of the options is expected to get a request wrong, 0 easy to 1 hard."""
-    return np.asarray(1.0 - quality.mean(axis=1), np.float64)
 
 
 def dollars(amounts: NDArray[np.float64]) -> pa.Array:

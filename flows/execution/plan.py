@@ -129,6 +129,7 @@ def _save(planned: PlannedRun, plan: Plan) -> None:
         planned.decision,
         plan,
         run.endpoint_names,
+        prepared.learner.difficulty(),
     )
     with run.warehouse() as warehouse:
         dispatch.save_assignments(warehouse, rows)

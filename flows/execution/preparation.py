@@ -79,7 +79,7 @@ def prepare(run: Run) -> PreparedRun:
             say(warning, "yellow")
     rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""
     say(f"{context.run_id}: {prepared_input.rows:,} requests{rejects}")
-    return PreparedRun(run, prepared_input, columns, learner, audit)
+    return PreparedRun(run, prepared_input, learner.columns, learner, audit)
 
 
 def _check_input(row: Mapping[str, Any] | None, prepared_input: PreparedInput) -> None:

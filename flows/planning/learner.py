@@ -15,6 +15,7 @@ from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.cascading import decide_for, sends_on
 from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
 from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.paid_hours import withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.run_queries import RunQueries
@@ -26,6 +27,7 @@ from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSitu
 from thirdshift.router.learning.pilot import Looks, Situation, next_round
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.problem import Terms
+from thirdshift.router.prediction.difficulty import difficulty
 from thirdshift.router.prediction.drift import Drift, since_then
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.prediction.observations import PastScores as Scores
@@ -82,6 +84,8 @@ class Learner:
             *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterpart, emulated=emulated
         )
         check_beliefs(context, before, columns.allowed)
+        if past is None and not len(before.score):  # whose scores are of no kind
+            columns = in_kinds(context, columns)
         return Learner(
             context,
             run_queries,
@@ -116,6 +120,11 @@ class Learner:
             Observations(self.columns.positions(seen.row), seen.endpoint, seen.score),
             self.realtime_counterpart,
         )
+
+    def difficulty(self) -> NDArray[np.float64]:
+        """[leaders] how hard each request is expected to be, NaN where nothing is known."""
+        population, priors = self.columns.population, self.context.priors
+        return difficulty(self.observed(), population, priors, past=self.before)
 
     @property
     def guesses_lengths(self) -> bool:

@@ -28,6 +28,7 @@ def in_parts(
         return True
     options = np.unique(found.option[found.new])
     longest = max(market.offered[option].option.turnaround_seconds for option in options)
-    scored, sent = (np.bincount(e, minlength=len(endpoints))[: len(endpoints)] for e in (seen.endpoint, new))
+    known = np.concatenate([seen.endpoint, learner.before.endpoint])
+    scored, sent = (np.bincount(e, minlength=len(endpoints))[: len(endpoints)] for e in (known, new))
     unknown = bool(((scored < FEWEST) & (sent > FEWEST)).any())
     return unknown and (seconds is None or seconds > TWO_ROUNDS * longest)

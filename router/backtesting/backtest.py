@@ -21,6 +21,7 @@ from thirdshift.router.backtesting.played_night import (
 )
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, best_mix_usd, oracle_usd, read
 from thirdshift.router.prediction import features
+from thirdshift.router.prediction.kinds import with_kinds
 from thirdshift.router.prediction.observations import Population
 
 Floats = NDArray[np.float64]
@@ -74,10 +75,12 @@ def _met(
     return bool((mean >= asked - 1e-12).all())
 
 
-def population_of(outcomes: Outcomes, rng: np.random.Generator) -> Population:
+def population_of(outcomes: Outcomes, rng: np.random.Generator, *, kinds: bool = True) -> Population:
+    """The requests as a night sees them; `kinds`: like prompts act as tasks where none is named."""
     text = features.learn(outcomes.prompts, rng)
     columns = features.in_chunks(text, [outcomes.prompts])
-    return Population(outcomes.task, columns, len(outcomes.tasks))
+    population = Population(outcomes.task, columns, len(outcomes.tasks))
+    return with_kinds(population) if kinds else population
 
 
 def backtest(
@@ -91,7 +94,7 @@ def backtest(
 ) -> tuple[dict[str, Any], list[str]]:
     """The answer of `thirdshift backtest`, and what to say on stderr. Night k of a seed plays with (seed, k)."""
     outcomes, said = read(table, endpoints, shortlist)
-    population = population_of(outcomes, np.random.default_rng(seed))
+    population = population_of(outcomes, np.random.default_rng(seed), kinds=not settings.per_task)
     repeats = []
     for k in range(repeat):
         played = play(outcomes, population, settings, np.random.default_rng([seed, k]))

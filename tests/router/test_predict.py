@@ -11,6 +11,7 @@ from thirdshift.router.learning.pilot import PART, Situation, next_round, strati
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.value_of_information import look_out
 from thirdshift.router.prediction import features
+from thirdshift.router.prediction.difficulty import difficulty
 from thirdshift.router.prediction.drift import worse
 from thirdshift.router.prediction.features import in_chunks, learn
 from thirdshift.router.prediction.mixed_model import Covariances, condition, looked_at
@@ -362,3 +363,38 @@ def test_directions_by_either_solver_keep_as_much_of_the_texts() -> None:
     by_dense = features._dense_directions(words, features.DIRECTIONS)
     kept = [float(np.linalg.norm(words @ directions)) for directions in (by_sparse, by_dense)]
     assert kept[1] == pytest.approx(kept[0], rel=1e-3)
+
+
+def wrong_is_harder(hard: np.ndarray, wrong: np.ndarray) -> float:
+    """The chance that of two requests the one that was wrong is told to be the harder; ties count half."""
+    more = hard[wrong][:, None] - hard[~wrong][None, :]
+    return float((more > 0).mean() + 0.5 * (more == 0).mean())
+
+
+def test_what_was_answered_in_the_pilot_is_not_told_to_be_the_harder() -> None:
+    rng = np.random.default_rng(12)
+    n, tasks = 4000, 8
+    population = some_population(n, tasks, 4, rng)
+    hard = rng.normal(0, 1.0, tasks)[population.task] + 1.2 * population.text[:, 1] + rng.normal(0, 0.5, n)
+    score = (rng.random((n, 3)) < 1 / (1 + np.exp(hard[:, None] - np.array([0.0, 0.5, 1.0])))).astype(float)
+    rows = stratified(population, 300, rng)
+    seen = every_pair(rows, score)
+    told = difficulty(seen, population, UNKNOWN)
+    rest = np.setdiff1d(np.arange(n), rows)
+    for some in (rows, rest):
+        within = [
+            wrong_is_harder(told[part], score[part, 1] < 0.5)
+            for part in (some[population.task[some] == task] for task in range(tasks))
+        ]
+        assert np.mean(within) > 0.6, "within a task, too"
+    plain = difficulty(seen, population.plain(), UNKNOWN)
+    for task in range(tasks):
+        assert len(np.unique(plain[population.task == task])) == 1, "a task's requests have one level"
+
+
+def test_difficulty_is_unknown_where_nothing_tells_one_request_from_another() -> None:
+    rng = np.random.default_rng(13)
+    population = some_population(500, 1, 4, rng)
+    score = (rng.random((500, 3)) < 0.5).astype(float)
+    assert np.isnan(difficulty(every_pair(np.arange(200), score), population, UNKNOWN)).all()
+    assert np.isnan(difficulty(no_observations(), some_population(500, 3, 4, rng), UNKNOWN)).all()
