@@ -3,14 +3,17 @@ answers are."""
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
+from thirdshift.flows.execution.waiting import wait_until
 from thirdshift.flows.planning.first_answers import first_answers
-from thirdshift.flows.planning.pilot_time import in_time, seconds_of_round
+from thirdshift.flows.planning.pilot_time import falls_in, in_time, seconds_of_round
 from thirdshift.router.values import Purpose
 
 GUESSED_SHARE = 0.05
@@ -42,6 +45,7 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
             )
             break
         if rows_by_endpoint:
+            _wait_for_price(prepared)
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
     if run.dispatcher.stopped or run.orphans_of({Purpose.MAIN}):  # what a batch tier has is not sent again
         return []
@@ -50,6 +54,15 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
         run.console.say(f"{count:,} requests first: how long answers are is not known yet")
         return run.create_shards(Purpose.MAIN, first)
     return []
+
+
+def _wait_for_price(prepared: PreparedRun) -> None:
+    """Wait with the first round for a lower price where the plan waits for it anyway."""
+    run, learner = prepared.run, prepared.learner
+    if learner.rounds == 1 and (seconds := falls_in(learner.decide(learner.market(), run.context.terms()))):
+        wait_until(
+            time.time() + seconds, run, "when the price falls: the plan waits for it, and so does its pilot"
+        )
 
 
 def _in_time(prepared: PreparedRun, endpoint: NDArray[np.int32]) -> bool:

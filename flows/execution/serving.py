@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 
 import numpy as np
 
@@ -11,15 +10,12 @@ from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.lateness import on_time
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
-from thirdshift.flows.execution.run import Run
+from thirdshift.flows.execution.waiting import wait_until
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
 from thirdshift.router.values import Purpose
 from thirdshift.warehouse.store import results
-
-WAIT_SECONDS = 30.0
-"""How often a run that waits for a price window looks at the clock."""
 
 
 def serve(planned: PlannedRun) -> list[ShardWork]:
@@ -36,7 +32,7 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     if pending.opens_at is not None:
         back = bool((assignment.out_until == pending.opens_at).any())
         why = "when an endpoint may be asked again" if back else "when the price falls"
-        _wait_until(pending.opens_at, planned.run, why)
+        wait_until(pending.opens_at, planned.run, why)
         pending = _next_to_send(planned)
     if not adopted:
         pending = on_time(planned, pending)
@@ -70,7 +66,7 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     spent = run.budget.spent_usd
     due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
     if due is not None and due[1].opens_at is not None:
-        _wait_until(due[1].opens_at, run, "when the price falls")
+        wait_until(due[1].opens_at, run, "when the price falls")
         return repair(planned)
     shards = [] if due is None else _shards(planned, *due)
     return shards or score(planned)
@@ -111,16 +107,6 @@ def record_replies(planned: PlannedRun) -> None:
 
 def _next_to_send(planned: PlannedRun) -> PendingRows:
     return planned.assignment.next_to_send(planned.singles, planned.market.endpoint, time.time())
-
-
-def _wait_until(opens_at: float, run: Run, why: str) -> None:
-    """Wait for a price window, or for an endpoint. `opens_at`: POSIX time."""
-    if opens_at > time.time():
-        run.dispatcher.rest()
-        at = datetime.fromtimestamp(opens_at, UTC)
-        run.console.say(f"waiting until {at:%H:%M} UTC, {why}; kill at will, `resume` goes on")
-    while (seconds := opens_at - time.time()) > 0:
-        time.sleep(min(seconds, WAIT_SECONDS))
 
 
 def _shards(planned: PlannedRun, purpose: Purpose, pending: PendingRows) -> list[ShardWork]:

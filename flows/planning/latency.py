@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from thirdshift.flows.planning.run_queries import CallFigures
-from thirdshift.router.planning.options import Throughput
+from thirdshift.router.planning.options import BATCH_SECONDS, Throughput
 from thirdshift.router.values import Endpoint, Mode
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -82,9 +82,11 @@ def with_latencies(
     """Return the throughputs with a latency for every API. `output_tokens`: [leaders, endpoints], as expected."""
     found = dict(throughputs)
     for e, endpoint in enumerate(endpoints):
+        here = measured.endpoint == e
+        if endpoint.mode is Mode.BATCH and here.any() and measured.answers[here].sum() >= ENOUGH:
+            found[endpoint.name] = _as_tonight(endpoint, float(measured.seconds[here][0]), found)
         if not timed(endpoint):
             continue
-        here = measured.endpoint == e
         if here.any() and measured.answers[here].sum() >= ENOUGH:
             found[endpoint.name] = Throughput(seconds_per_request=MARGIN * float(measured.seconds[here][0]))
         elif endpoint.name not in found:
@@ -93,3 +95,13 @@ def with_latencies(
                 seconds_per_request=FIRST_TOKEN_SECONDS + tokens / TOKENS_PER_SECOND
             )
     return found
+
+
+def _as_tonight(endpoint: Endpoint, mean_seconds: float, known: Mapping[str, Throughput]) -> Throughput:
+    """Return a batch tier's turnaround as this run's batches correct it: what is stated or was known holds unless they took
+    longer; a queue is refilled halfway between what was believed and their mean, as they are few."""
+    before = known.get(endpoint.name, Throughput())
+    stated = before.turnaround_seconds or endpoint.turnaround_seconds or BATCH_SECONDS
+    mean = BATCH_MARGIN * mean_seconds
+    refill = ((before.refill_seconds or stated) + mean) / 2
+    return Throughput(turnaround_seconds=max(stated, mean), refill_seconds=refill)

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.paid_hours import withheld
-from thirdshift.flows.planning.planner import Market, RequestColumns, problem
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, problem
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.pilot import CHECKED, SEED
-from thirdshift.router.planning.problem import Terms
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Terms
 from thirdshift.router.planning.solve import cheapest
 
 
@@ -39,6 +39,15 @@ def in_time(columns: RequestColumns, market: Market, terms: Terms, seconds: floa
     quality = np.zeros(market.output_tokens.shape, np.float32)
     left = replace(terms, floor=None, cap_usd=None, seconds=max(terms.seconds - seconds, 0.0))
     return cheapest(problem(columns, market, quality, left)) is not None
+
+
+def falls_in(decision: Decision) -> float | None:
+    """Return in how many seconds the price falls that a plan waits for with every request; None where some can be sent."""
+    if isinstance(decision.plan, Infeasible):
+        return None
+    used = np.unique(decision.plan.choice[decision.plan.choice != NOBODY])
+    first = min((decision.problem.options[k].starts_seconds for k in used), default=0.0)
+    return first if first > 0 else None
 
 
 def first_looks(

@@ -46,4 +46,5 @@ def _centres(population: Population) -> NDArray[np.float32]:
     """[tasks, width] the mean text of each task."""
     count = np.bincount(population.task, minlength=population.tasks).clip(1)
     sums = [np.bincount(population.task, column, population.tasks) for column in population.text.T]
-    return (np.stack(sums, axis=1) / count[:, None]).astype(np.float32)
+    means: NDArray[np.float32] = (np.stack(sums, axis=1) / count[:, None]).astype(np.float32)
+    return means

@@ -11,8 +11,10 @@ import pytest
 
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.cascading import decide_for
+from thirdshift.flows.planning.latency import with_latencies
+from thirdshift.flows.planning.pilot_time import falls_in
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
-from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
+from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE, CallFigures
 from thirdshift.flows.quality.repair import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import Mended
@@ -139,3 +141,36 @@ def test_what_is_mended_at_a_price_that_falls_later_waits_for_that_and_holds_up_
     due = due_of(found, assignment, offered, NOW.timestamp())
     assert due.position.tolist() == ([0, 1, 2, 3, 4] if both else [])
     assert due.opens_at == (None if both else NOW.timestamp() + 7 * 3600)
+
+
+def test_the_pilot_waits_for_a_lower_price_where_the_whole_plan_does() -> None:
+    later = OffPeak(Decimal("0.5"), "UTC", frozenset({7}), frozenset(range(7)))
+    cheap, dear = priced("cheap", 0.05), priced("dear", 20.0)
+    at_night = replace(dear, price=replace(dear.price, off_peak=(later,)))
+    alone, _ = decided((at_night,), [0.98], 0.9)
+    assert falls_in(alone) == 7 * 3600
+    both, _ = decided((cheap, at_night), [0.7, 0.98], 0.7)
+    assert falls_in(both) is None, "what is cheap anyway is sent now"
+
+
+@pytest.mark.parametrize(
+    ("took", "turnaround", "refill"),
+    [
+        (1200.0, 1260.0, (600.0 + 1260.0) / 2),  # longer than is stated
+        (300.0, 600.0, (600.0 + 315.0) / 2),
+    ],
+)
+def test_a_batch_tiers_turnaround_is_corrected_by_what_this_nights_batches_took(
+    took: float, turnaround: float, refill: float
+) -> None:
+    tier = priced("tier", 1.0, Mode.BATCH)
+    one = np.ones(1)
+    calls = CallFigures(np.zeros(1, np.int32), np.full(1, 50), took * one, one, 0 * one)
+    found = with_latencies({}, (tier,), np.full((ROWS, 1), 50, np.float32), calls)["tier"]
+    assert (found.turnaround_seconds, found.refill_seconds) == (turnaround, refill)
+    few = replace(calls, answers=np.full(1, 2))
+    assert "tier" not in with_latencies({}, (tier,), np.full((ROWS, 1), 50, np.float32), few)
+    offered = market(
+        columns_of((tier,)), (tier,), NO_TOKEN_USAGE, None, {}, now=NOW, deadline=None, calls=calls
+    )
+    assert offered.offered[0].option.turnaround_seconds == turnaround
