@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any
 
-from thirdshift.engines.emulator.answer_key import AnswerKey, KnownAnswer
+from thirdshift.engines.emulator.answer_key import (
+    AnswerKey,
+    KnownAnswer,
+    last_user_text,
+    messages_key,
+    text_key,
+)
 from thirdshift.engines.emulator.generation import instance, wrong
 from thirdshift.engines.emulator.judging import invented, verdict_on
 from thirdshift.engines.emulator.models import EmulatedModel
@@ -25,6 +31,8 @@ BYTES_PER_TOKEN = 4
 """Characters of English per token: no tokenizer is loaded, so that a server is up within a second."""
 MESSAGE_TOKENS = 4
 """Per message for its role and marks, and once for the reply's."""
+UNREAD = "unread"
+"""How an answer begins whose recorded text nobody could read: no two are equal."""
 CACHED_FROM, CACHED_STEP = 1024, 128
 """A prefix counts as cached from so many tokens on, in steps of so many: OpenAI's rule."""
 
@@ -99,6 +107,9 @@ class Oracle:
         difficulty = self._difficulty(asked, fact)
         chance = record.score if record else logistic(model.slope * (model.ability - difficulty))
         is_right = draws.right < chance
+        if record and self._recorded and self._recorded.has_answers:
+            text = record.answer or f"{UNREAD} {draws.text % 1_000_003}"
+            return _as_recorded(text, record, asked, is_right=is_right)
         text = self._text(asked, fact, draws, is_right=is_right)
         if record:
             return _as_recorded(text, record, asked, is_right=is_right)
@@ -107,10 +118,18 @@ class Oracle:
 
     def _judge(self, model: EmulatedModel, asked: WireRequest, question: Question) -> EmulatedAnswer:
         draws = Draws.of(self._seed, model.name, asked.messages_key)
-        text, is_right = verdict_on(question, model, self._known, draws.right)
+        text, is_right = verdict_on(question, model, self._known, draws.right, self._scored(question))
         return _cut(
             text, *_lengths(model, text, draws.length, 0.0, asked.max_tokens), asked, is_right=is_right
         )
+
+    def _scored(self, question: Question) -> float | None:
+        """Return what the answer that is judged scored, where recorded answers are given."""
+        if self._recorded is None or not self._recorded.has_answers:
+            return None
+        prompt = text_key(last_user_text(question.messages))
+        fact = self._known.find(messages_key(question.messages), prompt)
+        return self._recorded.score_of(question.answer, fact.request_id if fact else None, prompt) or 0.0
 
     def draw(self, *what: object) -> float:
         return Draws.of(self._seed, *what).trouble

@@ -9,16 +9,22 @@ from thirdshift.engines.emulator.models import EmulatedModel
 from thirdshift.router.certification.judge import Question
 from thirdshift.router.certification.scorers import agrees
 
+EVEN = 0.5
+"""From this score on an answer counts as right."""
 
-def verdict_on(question: Question, model: EmulatedModel, known: AnswerKey, drawn: float) -> tuple[str, bool]:
-    """Return (what the judge says, whether that is so). `drawn`: a random number in 0..1 for this question."""
+
+def verdict_on(
+    question: Question, model: EmulatedModel, known: AnswerKey, drawn: float, recorded: float | None = None
+) -> tuple[str, bool]:
+    """Return (what the judge says, whether that is so). `drawn`: a random number in 0..1 for this question; `recorded`:
+    what the answer scored, where that is known."""
     messages = question.messages
     key = messages_key(messages)
     fact = known.find(key, text_key(last_user_text(messages)))
     reference = question.reference if fact is None or fact.reference is None else fact.reference
-    is_right = _is_right(question.answer, reference or invented(key))
-    errs = drawn < (model.harsh if is_right else model.lenient)
-    score = float(is_right != errs)
+    true = recorded if recorded is not None else float(_is_right(question.answer, reference or invented(key)))
+    errs = drawn < (model.harsh if true >= EVEN else model.lenient)
+    score = 1.0 - true if errs else true
     return json.dumps({"reason": "an emulated judge's verdict", "score": score}), not errs
 
 

@@ -55,10 +55,12 @@ def invention_sentence(endpoints: Sequence[Endpoint]) -> str:
 
 @contextmanager
 def emulated(
-    endpoints: Sequence[Endpoint], frozen: Path, outcomes: Path | None
+    endpoints: Sequence[Endpoint], frozen: Path, outcomes: Path | None, *, judge: str | None = None
 ) -> Iterator[Mapping[str, Endpoint]]:
-    """The endpoints by name, reached at an emulated provider that knows the references of the frozen input."""
-    recorded = {} if outcomes is None else _recorded(endpoints, outcomes)
+    """The endpoints by name, reached at an emulated provider that knows the references of the frozen input. `judge`: who
+    only judges, of whom nothing is recorded."""
+    answering = [endpoint for endpoint in endpoints if endpoint.name != judge]
+    recorded = {} if outcomes is None else _recorded(answering, outcomes)
     quality = invented_quality(endpoints)
     cast = [
         stand_in(

@@ -320,4 +320,6 @@ def _emulation(context: RunContext) -> AbstractContextManager[Mapping[str, Endpo
     """Return the emulated provider of a rehearsal, not started: it reads the frozen input. None for a real run."""
     if not context.call.emulated:
         return None
-    return emulated(tuple(context.reached.values()), context.folder, context.call.outcomes)
+    answering = {endpoint.name for endpoint in context.endpoints}
+    judge = next((name for name in context.reached if name not in answering), None)
+    return emulated(tuple(context.reached.values()), context.folder, context.call.outcomes, judge=judge)
