@@ -23,7 +23,7 @@ from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
 from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.composition import composing_saves
-from thirdshift.flows.planning.history import past_nights, past_scores
+from thirdshift.flows.planning.history import past_nights, past_outputs, past_scores
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
 from thirdshift.flows.planning.planner import (
@@ -36,6 +36,7 @@ from thirdshift.flows.planning.planner import (
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.silent import leave_out
 from thirdshift.flows.planning.tiers import realtime_counterparts
+from thirdshift.flows.planning.voting import WithVotes, known_answers, with_votes
 from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
@@ -250,10 +251,19 @@ def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns)
     if terms.seconds is not None:
         left = max(terms.seconds - pilot_seconds, 0.0)
         terms = replace(terms, seconds=left, before_seconds=pilot_seconds)
+    given = WithVotes(priced, no_observations(), context.priors, before)
+    if aim is not None and not context.scores_all and context.scorer is not None:
+        earlier_answers = known_answers(
+            None, columns, given.observations, past_outputs(*earlier, scorer=context.scorer), context.scorer
+        )
+        given = with_votes(
+            columns, context.endpoints, priced, earlier_answers, given.observations, given.priors, before
+        )
     decision = decide_for(
-        columns, priced, no_observations(), context.priors, less_pilot(terms, pilot, share), aim, before,
-        sends_on=sending_on,
+        columns, given.market, given.observations, given.priors, less_pilot(terms, pilot, share), aim, given.before,
+        sends_on=sending_on, doubt=given.doubt,
     )  # fmt: skip
+    priced = given.market
     words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
     return PlanOutlook(

@@ -15,6 +15,7 @@ from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, r
 from thirdshift.flows.console import money
 from thirdshift.flows.formats import jsonable, printable
 from thirdshift.flows.planning.beliefs import prediction_only
+from thirdshift.flows.planning.voting import vote_sentences
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Infeasible
@@ -58,6 +59,8 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         _show_range(outlook, console)
         return
     console.print(_table(outlook))
+    for line in vote_sentences(outlook.market, plan):
+        console.print(line, markup=False)
     pilot = outlook.pilot_usd
     console.print(
         f"expected {money(report.cost_usd)}, at most {money(report.cost_usd_high)} (95 %)"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.router.learning.votes import ENOUGH
 from thirdshift.router.planning.market import cost_matrix
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.tokens.output_lengths import cost_high
 from thirdshift.router.values import Endpoint
+
+SURE = 1.645
+"""Standard deviations that 95 of 100 keep to."""
 
 
 def high_usd(
@@ -28,8 +33,21 @@ def high_usd(
         - plan.cost_usd
     )
     by_mending = 0.0 if decision.cascades is None else (decision.cascades.high - 1.0) * plan.cost_usd
-    high = plan.cost_usd + float(np.hypot(max(by_length, 0.0), by_mending))
+    by_voting = SURE * float(np.hypot.reduce(_by_voting(market, plan)))
+    high = plan.cost_usd + float(np.hypot.reduce([max(by_length, 0.0), by_mending, by_voting]))
     return max(min(high, ceiling_usd(columns, market, endpoints, decision, plan)), plan.cost_usd)
+
+
+def _by_voting(market: Market, plan: Plan) -> list[float]:
+    """For each vote what its part of the bill may be off by, as a standard deviation: how often two differ was learnt from
+    few requests."""
+    spreads, usd = [0.0], market.by_endpoint()
+    for place, vote in enumerate(market.votes):
+        option = market.offered[market.singles + place].option
+        differ = dict(option.calls)[int(np.flatnonzero(market.endpoint[: market.singles] == vote.third)[0])]
+        third = float(usd[plan.choice == market.singles + place, vote.third].sum())
+        spreads.append(third * float(np.sqrt(differ * (1.0 - differ) / ENOUGH)))
+    return spreads
 
 
 def ceiling_usd(
@@ -42,8 +60,13 @@ def ceiling_usd(
     most = cost_matrix(endpoints, market.offered, columns.tokens, longest)
     if any(usd > 0 for usd in plan.worker_hours.values()):
         return np.inf
+    single = market.endpoint[: market.singles]
+    of = np.stack(
+        [most[:, np.flatnonzero(single == e)].max(axis=1, initial=0.0) for e in range(len(endpoints))], axis=1
+    )
     if decision.cascades is None:
+        for place, vote in enumerate(market.votes):
+            most[:, market.singles + place] = of[:, astuple(vote)].sum(axis=1)
         served = np.flatnonzero(plan.choice != NOBODY)
         return float(most[served, plan.choice[served]].sum())
-    of = [most[:, market.endpoint == e].max(axis=1, initial=0.0) for e in range(len(endpoints))]
-    return float((np.stack(of, axis=1) * columns.allowed).sum())
+    return float((of * columns.allowed).sum())

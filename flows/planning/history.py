@@ -54,7 +54,7 @@ first as (
     where o.purpose = 'main' and q.row = q.leader
     group by o.run_id, q.task, o.endpoint, w.requests
     having count(distinct q.row) >= {NEARLY_ALL} * w.requests)
-select q.task, o.endpoint, o.score, dense_rank() over (order by o.run_id, q.leader) as request
+select q.task, o.endpoint, o.score, o.run_id, q.leader, dense_rank() over (order by o.run_id, q.leader) as request
 from observations o join runs r using (run_id) join requests q using (run_id, request_id)
 where r.job = $job and o.run_id <> $run_id
   -- what a vote has come to was chosen by its answers, and tells nothing of an endpoint
@@ -71,6 +71,38 @@ qualify row_number() over (partition by o.run_id, o.request_id, o.endpoint order
 order by o.observed_at desc, request, o.endpoint
 limit {MOST}
 """
+
+ANSWERED = f"""
+-- with what was answered; of an answer that was erased nothing is known
+with scored as ({SCORED}),
+said as (
+    select r.run_id, r.row, r.endpoint, r.reply, r.output from responses r
+    where r.purpose not in ('judge', 'overhead') and (r.run_id, r.row) in (select (run_id, leader) from scored)
+    qualify row_number() over (
+        partition by r.run_id, r.row, r.endpoint
+        order by r.reply, coalesce(r.valid, true) desc, r.settled_at desc, r.entry_id) = 1)
+select s.*, case when r.reply = 'answer' then r.output end as output,
+       r.reply is null or r.reply = 'answer' and r.output is null as erased
+from scored s left join said r on r.run_id = s.run_id and r.row = s.leader and r.endpoint = s.endpoint
+order by s.request, s.endpoint
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PastOutputs:
+    """What earlier runs were answered where it was scored: columns of one length, requests as in their scores."""
+
+    request: NDArray[np.int64]
+    task: NDArray[np.int32]
+    endpoint: NDArray[np.int32]
+    score: NDArray[np.float64]
+    output: list[str | None]
+    """None: no answer."""
+
+    def without(self, endpoints: Sequence[int]) -> PastOutputs:
+        kept = ~np.isin(self.endpoint, list(endpoints))
+        said = [output for output, stays in zip(self.output, kept.tolist(), strict=True) if stays]
+        return PastOutputs(self.request[kept], self.task[kept], self.endpoint[kept], self.score[kept], said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +182,7 @@ def past_scores(
 ) -> observations.PastScores:
     """Return what the pilots and audits of earlier runs scored, and what nearly all of a task's requests did: by the
     same scorer, or by any where this run has none."""
-    values = {
-        "job": job,
-        "run_id": run_id,
-        "scorer": scorer.shown if scorer else "",
-        "emulated": str(emulated).lower(),
-    }
+    values = _asked(job, run_id, scorer, emulated=emulated)
     rows, task, endpoint = _query(path, SCORED, endpoints, tasks, **values)
     if not len(task):
         return observations.no_past()
@@ -166,6 +193,43 @@ def past_scores(
         Observations(request, endpoint, np.asarray(rows["score"], np.float64)), realtime_counterpart
     )
     return observations.PastScores(of_request[scores.row], scores.endpoint, scores.score, scores.row)
+
+
+def past_outputs(
+    path: Path,
+    job: str,
+    run_id: str,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[str],
+    *,
+    scorer: Scorer | None,
+    emulated: bool = False,
+) -> PastOutputs | None:
+    """Return the answers behind `past_scores`; None where there are none. Requests of which one was erased are left out."""
+    values = _asked(job, run_id, scorer, emulated=emulated)
+    rows, task, endpoint = _query(path, ANSWERED, endpoints, tasks, **values)
+    if not len(task):
+        return None
+    _, request = np.unique(np.asarray(rows["request"], np.int64), return_inverse=True)
+    erased = np.bincount(request, np.asarray(rows["erased"], np.bool_)) > 0
+    kept = ~erased[request]
+    score = np.asarray(rows["score"], np.float64)
+    return PastOutputs(
+        request[kept],
+        task[kept],
+        endpoint[kept],
+        score[kept],
+        rows["output"].filter(pa.array(kept)).to_pylist(),
+    )
+
+
+def _asked(job: str, run_id: str, scorer: Scorer | None, *, emulated: bool) -> dict[str, str]:
+    return {
+        "job": job,
+        "run_id": run_id,
+        "scorer": scorer.shown if scorer else "",
+        "emulated": str(emulated).lower(),
+    }
 
 
 def _query(

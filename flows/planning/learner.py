@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.cascading import decide_for, sends_on
-from thirdshift.flows.planning.history import PastAnswers, past_nights, past_scores
+from thirdshift.flows.planning.history import (
+    PastAnswers,
+    PastOutputs,
+    past_nights,
+    past_outputs,
+    past_scores,
+)
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.paid_hours import withheld, worth_starting
@@ -21,7 +27,13 @@ from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, 
 from thirdshift.flows.planning.run_queries import RunQueries
 from thirdshift.flows.planning.silent import leave_out, silent_so_far
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
-from thirdshift.flows.planning.voting import WithVotes, known_answers, with_votes
+from thirdshift.flows.planning.voting import (
+    KnownAnswers,
+    ServedByVotes,
+    WithVotes,
+    known_answers,
+    with_votes,
+)
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSituation, next_trial
 from thirdshift.router.learning.pilot import Looks, Situation, next_round
@@ -49,6 +61,7 @@ class Learner:
         scorable: NDArray[np.bool_],
         past: PastAnswers | None,
         before: Scores,
+        past_outputs: PastOutputs | None,
         realtime_counterpart: NDArray[np.int32],
         say: Callable[..., None],
     ) -> None:
@@ -60,6 +73,8 @@ class Learner:
         )
         self.before = before
         """Scores of earlier nights, those of endpoints that got worse taken out."""
+        self.past_outputs = past_outputs
+        """The answers behind those scores."""
         self.drifts: list[Drift] = []
         self.scorable = scorable
         """[leaders]"""
@@ -93,6 +108,9 @@ class Learner:
             batch.scorable[columns.rows],
             past,
             before,
+            past_outputs(*earlier, scorer=context.scorer, emulated=emulated)
+            if context.learns and not context.scores_all
+            else None,
             realtime_counterpart,
             say,
         )
@@ -307,17 +325,27 @@ class Learner:
         self.watch()
         given = self.with_votes(priced)
         return decide_for(
-            self.columns, given.market, given.observations, given.priors, terms, self.aim, self.before,
+            self.columns, given.market, given.observations, given.priors, terms, self.aim, given.before,
             by_one_rule=self.by_one_rule, sends_on=self.sends_on, doubt=given.doubt,
         )  # fmt: skip
 
     def with_votes(self, priced: Market) -> WithVotes:
         """What is known, with the votes that it makes worth weighing: where looking costs, two that agree are evidence."""
         context, observed = self.context, self.observed()
-        if self.aim is None or self.sends_on or not len(observed):
-            return WithVotes(priced, observed, context.priors)
-        known = known_answers(self.run_queries, self.columns, observed, context.scorer)
-        return with_votes(self.columns, context.endpoints, priced, known, observed, context.priors)
+        if self.aim is None or self.sends_on:
+            return WithVotes(priced, observed, context.priors, self.before)
+        return with_votes(
+            self.columns, context.endpoints, priced, self.known_answers(observed), observed, context.priors, self.before
+        )  # fmt: skip
+
+    def known_answers(self, observed: Observations, served: ServedByVotes | None = None) -> KnownAnswers:
+        """What scored answers say of votes; of endpoints that got worse earlier nights say nothing."""
+        context, past = self.context, self.past_outputs
+        names = [endpoint.name for endpoint in context.endpoints]
+        worse = [names.index(each.endpoint) for each in self.drifts]
+        if past is not None and worse:
+            past = past.without(worse)
+        return known_answers(self.run_queries, self.columns, observed, past, context.scorer, served)
 
 
 def drifts_of(folder: Path) -> tuple[Drift, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.history import PastOutputs
 from thirdshift.flows.planning.planner import Market, RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies, RunQueries
 from thirdshift.router.certification.equality import answer_key
@@ -22,8 +23,8 @@ from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.learning import votes
 from thirdshift.router.learning.votes import NOTHING, Seen, Vote
 from thirdshift.router.planning.market import Offer
-from thirdshift.router.planning.problem import Option
-from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.planning.problem import Option, Plan
+from thirdshift.router.prediction.observations import Observations, PastScores
 from thirdshift.router.values import Endpoint
 
 Floats = NDArray[np.float64]
@@ -41,20 +42,39 @@ AT_ONCE = 50_000
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswers:
-    """What the scored requests' answers say: `seen` is of the requests at `position` among the leaders."""
+    """What the scored requests' answers say: `seen` is of tonight's, then of those of earlier nights."""
 
     position: NDArray[np.int64]
+    """Tonight's requests, by their places among the leaders, ascending."""
+    request: NDArray[np.int64]
+    """Those of earlier nights, by their numbers in `PastScores`."""
+    task: NDArray[np.int32]
+    """Of all of them."""
     seen: Seen
 
     def observations(self, voting: Sequence[Vote], width: int) -> Observations:
-        """The scores of votes, as if each were one more endpoint after the first `width`."""
+        """Tonight's scores of votes, as if each were one more endpoint after the first `width`."""
+        at, column, score = self._scores(voting, width)
+        here = at < len(self.position)
+        return Observations(self.position[at[here]], column[here], score[here])
+
+    def past(self, voting: Sequence[Vote], width: int) -> PastScores:
+        """The same of earlier nights."""
+        at, column, score = self._scores(voting, width)
+        there = at >= len(self.position)
+        at = at[there]
+        return PastScores(self.task[at], column[there], score[there], self.request[at - len(self.position)])
+
+    def _scores(
+        self, voting: Sequence[Vote], width: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32], Floats]:
         rows, columns, scores = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
         for place, vote in enumerate(voting):
             at, score = votes.scores(self.seen, vote)
-            rows.append(self.position[at])
+            rows.append(at)
             columns.append(np.full(len(at), width + place, np.int32))
             scores.append(score)
-        return Observations(np.concatenate(rows), np.concatenate(columns), np.concatenate(scores))
+        return np.concatenate(rows), np.concatenate(columns), np.concatenate(scores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +89,10 @@ class ServedByVotes:
 
 
 def known_answers(
-    run_queries: RunQueries,
+    run_queries: RunQueries | None,
     columns: RequestColumns,
     observed: Observations,
+    past: PastOutputs | None,
     scorer: Scorer | None,
     served: ServedByVotes | None = None,
 ) -> KnownAnswers:
@@ -81,20 +102,29 @@ def known_answers(
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:TAUGHT])
     if served is not None:
         rows = np.union1d(rows, served.position)
-    shape = (len(rows), columns.allowed.shape[1])
-    score = np.full(shape, np.nan)
+    requests = np.zeros(0, np.int64) if past is None else np.unique(past.request)
+    count, width = len(rows), columns.allowed.shape[1]
+    shape = (count + len(requests), width)
+    score, answer, held = np.full(shape, np.nan), np.full(shape, NOTHING, np.int32), np.zeros(shape, bool)
+    task = np.concatenate([columns.population.task[rows], np.zeros(len(requests), np.int32)])
     part = observed.where(np.isin(observed.row, rows))
     score[np.searchsorted(rows, part.row), part.endpoint] = part.score
-    answer, held = np.full(shape, NOTHING, np.int32), np.zeros(shape, bool)
-    row, endpoint, outputs = run_queries.answers(columns.rows[rows])
-    at = np.searchsorted(columns.rows[rows], row)
-    held[at, endpoint] = True
-    answer[at, endpoint] = _codes([answer_key(scorer, output) for output in outputs])
-    voted, shown = np.full((len(rows), 3), -1, np.int32), np.full(len(rows), np.nan)
+    if count and run_queries is not None:
+        row, endpoint, outputs = run_queries.answers(columns.rows[rows])
+        at = np.searchsorted(columns.rows[rows], row)
+        held[at, endpoint] = True
+        answer[at, endpoint] = _codes([answer_key(scorer, output) for output in outputs])
+    if past is not None:
+        at = count + np.searchsorted(requests, past.request)
+        held[at, past.endpoint] = True
+        score[at, past.endpoint] = past.score
+        answer[at, past.endpoint] = _codes([answer_key(scorer, output) for output in past.output])
+        task[at] = past.task
+    voted, shown = np.full((len(score), 3), -1, np.int32), np.full(len(score), np.nan)
     if served is not None:
         at = np.searchsorted(rows, served.position)
         voted[at], shown[at] = served.vote, served.score
-    return KnownAnswers(rows, Seen(score, answer, held, voted, shown))
+    return KnownAnswers(rows, requests, task, Seen(score, answer, held, voted, shown))
 
 
 def _codes(keys: Sequence[str | None]) -> NDArray[np.int32]:
@@ -114,6 +144,7 @@ class WithVotes:
     market: Market
     observations: Observations
     priors: Floats
+    before: PastScores
     doubt: tuple[float, ...] = ()
     """By how much each vote may be flattered by having been chosen."""
 
@@ -125,6 +156,7 @@ def with_votes(
     known: KnownAnswers,
     observations: Observations,
     priors: Floats,
+    before: PastScores,
 ) -> WithVotes:
     """The market and what is known with the few votes beside it that look best."""
     left = np.where(columns.allowed, market.by_endpoint(), np.inf)
@@ -132,11 +164,12 @@ def with_votes(
     chosen = votes.candidates(known.seen, left, np.isfinite(left))
     voting = tuple(vote for vote, _ in chosen)
     if not voting:
-        return WithVotes(market, observations, priors)
+        return WithVotes(market, observations, priors, before)
     return WithVotes(
         _priced(columns, endpoints, market, known, left, voting),
         observations.plus(known.observations(voting, len(endpoints))),
         np.concatenate([priors, np.full(len(voting), np.nan)]),
+        before.plus(known.past(voting, len(endpoints))),
         tuple(doubt for _, doubt in chosen),
     )
 
@@ -163,7 +196,7 @@ def _priced(
     offered, costs, reserved = list(market.offered), [], []
     place = {offer.endpoint: option for option, offer in enumerate(market.offered)}
     for vote in voting:
-        differ = votes.differing(known.seen, vote, task[known.position], tasks)[task]
+        differ = votes.differing(known.seen, vote, known.task, tasks)[task]
         option = _option(vote, endpoints, market, place, float(differ.mean()))
         offered.append(Offer(option, vote.first, market.offered[place[vote.first]].factor))
         costs.append(votes.cost_of(vote, left, differ))
@@ -190,6 +223,16 @@ def _option(
         name=f"{names[0]} and {names[1]} where they agree, else {names[2]}",
         calls=((first, 1.0), (second, 1.0), (third, differ)),
     )
+
+
+def vote_sentences(market: Market, plan: Plan) -> list[str]:
+    """How many requests of the plan are voted on, by whom."""
+    counts = np.bincount(plan.choice[plan.choice >= market.singles], minlength=len(market.offered))
+    return [
+        f"{count:,} of them are voted on: {offer.option.name}"
+        for offer, count in zip(market.offered, counts.tolist(), strict=True)
+        if count
+    ]
 
 
 # --- votes under way --------------------------------------------------------------------------------------------------

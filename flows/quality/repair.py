@@ -116,7 +116,7 @@ class Bench:
         some = np.random.default_rng(0).permutation(np.unique(seen.row))[:TAUGHT]
         taught = seen.where(np.isin(seen.row, some))
         population = telling(taught, learner.columns.population, priors)
-        predictor = fit(taught, population, priors, past=learner.before)
+        predictor = fit(taught, population, priors, past=votes.before)
         if len(taught) < len(seen):
             predictor = replace(predictor, looked=looked_at(seen, population, len(priors)))
         if learner.by_one_rule:

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.learner import Learner
-from thirdshift.flows.planning.voting import KnownAnswers, ServedByVotes, known_answers
+from thirdshift.flows.planning.voting import KnownAnswers, ServedByVotes
 from thirdshift.router.learning import votes
 from thirdshift.router.learning.votes import Vote
-from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.prediction.observations import Observations, PastScores
 
 Floats = NDArray[np.float64]
 
@@ -29,6 +29,8 @@ class VotesHeld:
     observations: Observations
     """Scores of endpoints for their own sake, and of votes."""
     priors: Floats
+    before: PastScores
+    """Scores of earlier nights, likewise."""
     known: KnownAnswers | None
     scores: Observations
     """All of the run, whoever chose what was looked at."""
@@ -46,12 +48,14 @@ class VotesHeld:
         scores = Observations(learner.columns.positions(scores.row), scores.endpoint, scores.score)
         under = np.flatnonzero(assignment.by_vote)
         if not len(under):
-            return VotesHeld((), (), assignment.agreed, observed, context.priors, None, scores, False)
+            return VotesHeld(
+                (), (), assignment.agreed, observed, context.priors, learner.before, None, scores, False
+            )
         triples, which = np.unique(assignment.vote[under], axis=0, return_inverse=True)
         voting = tuple(Vote(*triple) for triple in triples.tolist())
         mine = tuple(under[which.ravel() == place] for place in range(len(voting)))
         served = _served(assignment, under, scores)
-        known = known_answers(learner.run_queries, learner.columns, observed, context.scorer, served)
+        known = learner.known_answers(observed, served)
         width = len(context.priors)
         return VotesHeld(
             voting,
@@ -59,6 +63,7 @@ class VotesHeld:
             assignment.agreed,
             observed.plus(known.observations(voting, width)),
             np.concatenate([context.priors, np.full(len(voting), np.nan)]),
+            learner.before.plus(known.past(voting, width)),
             known,
             scores,
             learner.by_one_rule,
@@ -84,7 +89,8 @@ class VotesHeld:
         own[self.scores.row, self.scores.endpoint] = self.scores.score
         for vote, mine in zip(self.of, self.mine, strict=True):
             seen = self.known.seen
-            both = np.flatnonzero(seen.held[:, vote.first] & seen.held[:, vote.second])
+            tonight = np.arange(len(seen.held)) < len(self.known.position)
+            both = np.flatnonzero(tonight & seen.held[:, vote.first] & seen.held[:, vote.second])
             same = votes.agree(seen, vote, both)
             for agreed in (True, False):
                 rows = mine[self.agreed[mine] == agreed]

@@ -49,6 +49,20 @@ class PastScores:
     request: NDArray[np.int64] | None = None
     """Scores with one number were of one request. None: each is of its own."""
 
+    def plus(self, other: PastScores) -> PastScores:
+        """Of the same requests, where both say which those are."""
+        request = (
+            None
+            if self.request is None or other.request is None
+            else np.concatenate([self.request, other.request])
+        )
+        return PastScores(
+            np.concatenate([self.task, other.task]),
+            np.concatenate([self.endpoint, other.endpoint]),
+            np.concatenate([self.score, other.score]),
+            request,
+        )
+
     def without(self, endpoints: Sequence[int]) -> PastScores:
         kept = ~np.isin(self.endpoint, list(endpoints))
         request = None if self.request is None else self.request[kept]

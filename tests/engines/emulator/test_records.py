@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.servers import chat, cheap, dear, emulated, fetch, known_items, right_share
+from tests.support.servers import chat, cheap, dear, emulated, endpoint, fetch, known_items, right_share
 from thirdshift.engines.emulator import KnownRow
 from thirdshift.engines.emulator.generation import instance, wrong
-from thirdshift.router.certification.scorers import KINDS
+from thirdshift.router.certification.judge import Judge, Question
+from thirdshift.router.certification.scorers import KINDS, last_letter
 
 ITEMS = known_items(200)
 
@@ -57,6 +58,37 @@ def test_recorded_outcomes_are_replayed_exactly(outcomes: Path) -> None:
         share = right_share(emulator, "half", ITEMS[:100])
         assert 0.3 < share < 0.7
         assert chat(emulator, "cheap", str(ITEMS[150].prompt)).text != ITEMS[150].reference  # by ability
+
+
+def test_recorded_answers_are_given_and_an_emulated_judge_knows_what_they_scored(tmp_path: Path) -> None:
+    said = {"old/one": ["B", "A", None], "old/two": ["B", "C", None]}
+    rows = [
+        {"request_id": f"q{n}", "prompt": f"question {n}", "task": "t", "model": model, "score": float(answer == "B"),
+         "input_tokens": 9, "output_tokens": 3, "cost_usd": 0.0, "answer": answer}
+        for model, answers in said.items() for n, answer in enumerate(answers)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outcomes.parquet")
+    models = [
+        cheap(recorded_as="old/one"),
+        dear(recorded_as="old/two"),
+        cheap(name="wise", lenient=0, harsh=0),
+    ]
+    with emulated(models, outcomes=tmp_path / "outcomes.parquet") as emulator:
+        judge = Judge(endpoint(emulator, "wise"), "is it right?")
+
+        def text(name: str, n: int) -> str:
+            return chat(emulator, name, f"question {n}").text
+
+        def score(n: int, answer: str) -> float:
+            question = Question(({"role": "user", "content": f"question {n}"},), answer)
+            said = chat(emulator, "wise", str(judge.messages(question)[-1]["content"])).text
+            return float(json.loads(said)["score"])
+
+        assert [text("cheap", 0), text("cheap", 1), text("dear", 1)] == ["B", "A", "C"]
+        unread = [text("cheap", 2), text("dear", 2)]
+        assert len({*unread, "A", "B", "C"}) == 5, "an answer that nobody could read agrees with none"
+        assert all(last_letter(each) is None for each in unread)
+        assert [score(0, "B"), score(1, "A"), score(1, "C"), score(2, unread[0])] == [1, 0, 0, 0]
 
 
 def test_without_anything_known_a_record_is_found_by_its_prompt(outcomes: Path) -> None:
