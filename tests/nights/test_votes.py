@@ -8,12 +8,17 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.support.nights import Here, answer, ask, night_here, start, thirdshift, write_job, write_sums
 from tests.support.servers import billed_usd, emulated
 from thirdshift.engines.emulator import EmulatedModel, Emulator, ability_for
+from thirdshift.flows.api.plans import looking_ahead, report_of, why
+from thirdshift.flows.planning.voting import vote_sentences
+from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.planning.problem import Plan
 from thirdshift.router.values import Limits, Price
 
 REQUESTS, AT_ONCE = 640, 4
@@ -109,8 +114,11 @@ def check_votes(warehouse: Path) -> None:
         assert not agree or same
 
 
-def test_the_books_of_a_night_with_votes_are_the_providers(tmp_path: Path, provider: Emulator) -> None:
-    done: Here = night_here(job_in(tmp_path, provider), "one")
+def test_the_books_of_a_night_with_votes_are_the_providers_and_the_next_plan_knows_them(
+    tmp_path: Path, provider: Emulator
+) -> None:
+    job = job_in(tmp_path, provider)
+    done: Here = night_here(job, "one")
     warehouse = tmp_path / "warehouse.duckdb"
     assert done.summary["results"] == REQUESTS
     assert "where they differ to dear" in done.said
@@ -121,3 +129,15 @@ def test_the_books_of_a_night_with_votes_are_the_providers(tmp_path: Path, provi
         "vote",
     }
     check_votes(warehouse)
+
+    with looking_ahead(RunOptions(job=job)) as outlook:
+        plan, report = outlook.plan, report_of(outlook)
+        assert isinstance(plan, Plan)
+        assert any("voted on" in line for line in vote_sentences(outlook.market, plan))
+        voted = np.flatnonzero(plan.choice >= outlook.market.singles)[0]
+        said = why(outlook, f"r{voted:05d}")
+    assert "where they agree, else dear" in said[0]
+    assert report.cost_usd is not None
+    assert report.cost_usd_high is not None
+    assert report.cost_usd < report.cost_usd_high
+    assert len(report.frontier) > 1
