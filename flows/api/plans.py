@@ -36,8 +36,9 @@ from thirdshift.flows.planning.planner import (
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.silent import leave_out
 from thirdshift.flows.planning.tiers import realtime_counterparts
-from thirdshift.flows.planning.voting import WithVotes, known_answers, with_votes
+from thirdshift.flows.planning.voting import votes_of_before
 from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
+from thirdshift.flows.quality.proof import cheapest_with_proof
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning import explain
@@ -45,7 +46,6 @@ from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
-from thirdshift.router.prediction.observations import no_observations
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
@@ -251,19 +251,21 @@ def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns)
     if terms.seconds is not None:
         left = max(terms.seconds - pilot_seconds, 0.0)
         terms = replace(terms, seconds=left, before_seconds=pilot_seconds)
-    given = WithVotes(priced, no_observations(), context.priors, before)
-    if aim is not None and not context.scores_all and context.scorer is not None:
-        earlier_answers = known_answers(
-            None, columns, given.observations, past_outputs(*earlier, scorer=context.scorer), context.scorer
-        )
-        given = with_votes(
-            columns, context.endpoints, priced, earlier_answers, given.observations, given.priors, before
-        )
-    decision = decide_for(
-        columns, given.market, given.observations, given.priors, less_pilot(terms, pilot, share), aim, given.before,
-        sends_on=sending_on, doubt=given.doubt,
-    )  # fmt: skip
-    priced = given.market
+    outputs = (
+        past_outputs(*earlier, scorer=context.scorer) if context.learns and not context.scores_all else None
+    )
+    given = votes_of_before(
+        columns, context.endpoints, priced, outputs, context.scorer, context.priors, before
+    )
+    terms, priced = less_pilot(terms, pilot, share), given.market
+
+    def decide(times: float) -> Decision:
+        return decide_for(
+            columns, priced, given.observations, given.priors, terms, aim and replace(aim, floor=aim.floor * times),
+            given.before, sends_on=sending_on, doubt=given.doubt,
+        )  # fmt: skip
+
+    decision = cheapest_with_proof(context, batch, columns, decide)
     words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
     return PlanOutlook(

@@ -19,6 +19,7 @@ from thirdshift.flows.planning.planner import Decision, Market, best_possible
 from thirdshift.flows.planning.throughput import throughput_of_run
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
+from thirdshift.flows.quality.proof import cheapest_with_proof
 from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import kept_for_judging
 from thirdshift.flows.runs.plan_file import NAME, KeptPlan
@@ -65,7 +66,13 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     learner.leave_out_silent()
     market = learner.market()
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
-    decision = learner.decide(market, run.context.terms(spent_usd=promised))
+    terms = run.context.terms(spent_usd=promised)
+    decision = cheapest_with_proof(
+        run.context,
+        prepared.input,
+        prepared.columns,
+        lambda times: learner.decide(market, terms, times=times),
+    )
     chosen, compromise = best_possible(decision, run.console.say)
     assignment = _assignment(prepared, decision.market, chosen, ordered=compromise is Compromise.STOP)
     planned = PlannedRun(

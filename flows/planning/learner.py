@@ -320,12 +320,13 @@ class Learner:
         names = [each.name for each in self.context.endpoints]
         return [(names[e], rows[fresh & (endpoint == e)]) for e in np.unique(endpoint[fresh])]
 
-    def decide(self, priced: Market, terms: Terms) -> Decision:
-        """The plan that what is known now leads to."""
+    def decide(self, priced: Market, terms: Terms, *, times: float = 1.0) -> Decision:
+        """The plan that what is known now leads to. `times`: it aims at so many times the floor."""
         self.watch()
-        given = self.with_votes(priced)
+        given, aim = self.with_votes(priced), self.aim
+        aim = aim and replace(aim, floor=aim.floor * times)
         return decide_for(
-            self.columns, given.market, given.observations, given.priors, terms, self.aim, given.before,
+            self.columns, given.market, given.observations, given.priors, terms, aim, given.before,
             by_one_rule=self.by_one_rule, sends_on=self.sends_on, doubt=given.doubt,
         )  # fmt: skip
 

@@ -24,7 +24,7 @@ from thirdshift.router.learning import votes
 from thirdshift.router.learning.votes import NOTHING, Seen, Vote
 from thirdshift.router.planning.market import Offer
 from thirdshift.router.planning.problem import Option, Plan
-from thirdshift.router.prediction.observations import Observations, PastScores
+from thirdshift.router.prediction.observations import Observations, PastScores, no_observations
 from thirdshift.router.values import Endpoint
 
 Floats = NDArray[np.float64]
@@ -172,6 +172,23 @@ def with_votes(
         before.plus(known.past(voting, len(endpoints))),
         tuple(doubt for _, doubt in chosen),
     )
+
+
+def votes_of_before(
+    columns: RequestColumns,
+    endpoints: Sequence[Endpoint],
+    market: Market,
+    past: PastOutputs | None,
+    scorer: Scorer | None,
+    priors: Floats,
+    before: PastScores,
+) -> WithVotes:
+    """The same before anything was asked tonight."""
+    nothing = no_observations()
+    if past is None:
+        return WithVotes(market, nothing, priors, before)
+    known = known_answers(None, columns, nothing, past, scorer)
+    return with_votes(columns, endpoints, market, known, nothing, priors, before)
 
 
 def _able(market: Market, endpoints: int) -> NDArray[np.bool_]:

@@ -1,0 +1,80 @@
+"""How high a plan aims where looking at scores costs: at that quality at which answers and their proof cost least.
+
+A floor that is cleared by a hair's breadth takes a census to show; a little more quality is often cheaper than the verdicts
+that it saves. So the plan's own frontier, what each floor costs, is held against what showing the job's floor would cost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.flows.quality.label_budget import labels
+from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.planning.problem import Infeasible, Plan
+
+WORTH = 0.98
+"""A plan that aims higher must cost less than this share of what it would replace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What showing a job's floor is expected to cost."""
+
+    context: RunContext
+    batch: PreparedInput
+    columns: RequestColumns
+    market: Market
+
+    def usd(self, plan: Plan) -> float:
+        """US dollars for the audit if the quality is as predicted; infinite where the scores allowed are too few."""
+        found = labels(self.context, self.batch, self.columns, self.market, plan)
+        if found is None:
+            return 0.0
+        allowed = self._allowed
+        if found.needed is None or found.needed > allowed:
+            return math.inf
+        return found.needed * found.usd
+
+    @property
+    def _allowed(self) -> float:
+        quality = self.context.job.quality
+        kept = math.inf
+        if quality.labels is not None:
+            kept = quality.labels - (self.context.pilot_labels or 0)
+        return kept if quality.audit is None else min(kept, quality.audit)
+
+
+def cheapest_with_proof(
+    context: RunContext,
+    batch: PreparedInput,
+    columns: RequestColumns,
+    decide: Callable[[float], Decision],
+) -> Decision:
+    """The plan of all floors at least the job's that costs least with its proof.
+
+    `decide`: the plan for so many times the job's floor.
+    """
+    decision = decide(1.0)
+    plan, floor = decision.plan, decision.floor
+    audited = context.learns and not context.scores_all and not context.by_sample
+    if not audited or isinstance(plan, Infeasible) or not floor:
+        return decision
+    proof = Proof(context, batch, columns, decision.market)
+    above = max(plan.quality - floor, 0.0)  # the margin, which every floor of the frontier has too
+    found = plan.cost_usd + proof.usd(plan)
+    least, best = found, None
+    for point in decision.points:
+        usd = point.cost_usd + proof.usd(replace(plan, quality=min(point.floor + above, 1.0)))
+        if point.floor > floor and usd < WORTH * least:
+            least, best = usd, point.floor
+    if best is None:
+        return decision
+    higher = decide(best / floor)
+    if isinstance(higher.plan, Infeasible):
+        return decision
+    usd = higher.plan.cost_usd + proof.usd(higher.plan)
+    return replace(higher, floor=floor) if usd < found else decision
