@@ -224,14 +224,8 @@ def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns)
     )
     past, now = past_nights(*earlier), context.clock()
     on_market = partial(
-        market,
-        columns,
-        context.endpoints,
-        NO_TOKEN_USAGE,
-        past,
-        context.throughputs,
-        deadline=context.deadline,
-    )
+        market, columns, context.endpoints, NO_TOKEN_USAGE, past, context.throughputs, deadline=context.deadline
+    )  # fmt: skip
     priced = on_market(now=now)
     check_beliefs(context, before, columns.allowed)
     known = believed(context, before)
