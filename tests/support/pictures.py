@@ -10,7 +10,7 @@ from playwright.sync_api import FloatRect, Locator, Page
 
 SMALL = 100_000
 """Bytes of a picture."""
-MARGIN = 24
+MARGIN = 12
 """Pixels around a part of a page."""
 
 
