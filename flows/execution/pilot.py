@@ -58,8 +58,10 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
 
 def _wait_for_price(prepared: PreparedRun) -> None:
     """Wait with the first round for a lower price where the plan waits for it anyway."""
-    run, learner = prepared.run, prepared.learner
-    if learner.rounds == 1 and (seconds := falls_in(learner.decide(learner.market(), run.context.terms()))):
+    run, learner, market = prepared.run, prepared.learner, prepared.learner.market()
+    if learner.rounds > 1 or not any(offer.option.starts_seconds > 0 for offer in market.offered):
+        return
+    if seconds := falls_in(learner.decide(market, run.context.terms())):
         wait_until(
             time.time() + seconds, run, "when the price falls: the plan waits for it, and so does its pilot"
         )
