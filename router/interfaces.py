@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from thirdshift.router.values import Answer, Failure, Intent, Outcome, Purpose, Request, _say_nothing
+from thirdshift.world import REAL, World
 
 
 class RequestSource(Protocol):
@@ -69,6 +70,8 @@ class EngineContext:
     """Another endpoint may answer what one will not: then nobody waits for hours."""
     say: Callable[[str], None] = _say_nothing
     """For what people should know at once: an endpoint is given up, and until when."""
+    world: World = REAL
+    """Where time, chance, connections and disk come from."""
 
 
 @dataclass(frozen=True, slots=True)

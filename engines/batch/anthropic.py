@@ -22,6 +22,7 @@ from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.anthropic import AnthropicBodies, read_result
 from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request
+from thirdshift.world import REAL, World
 
 BASE = "https://api.anthropic.com"
 BASE_VARIABLES = ("ANTHROPIC_API_BASE", "ANTHROPIC_BASE_URL")
@@ -36,11 +37,18 @@ class AnthropicBatches(RecordedBatches):
     jobs, cursor = BATCHES, "after_id"
     head = b'{"requests":['
 
-    def __init__(self, endpoint: Endpoint, keep: Path | None, *, grace_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keep: Path | None,
+        world: World = REAL,
+        *,
+        grace_seconds: float | None = None,
+    ) -> None:
         key, missing = key_of(endpoint, None if endpoint.emulated else "ANTHROPIC_API_KEY")
         headers = {"anthropic-version": VERSION, **({} if key is None else {"x-api-key": key})}
-        http = BatchCalls(endpoint.name, _base(endpoint), headers, missing)
-        super().__init__(endpoint, keep, http, grace_seconds)
+        http = BatchCalls(endpoint.name, _base(endpoint), headers, missing, world)
+        super().__init__(endpoint, keep, http, grace_seconds, world)
         self._bodies, self._tier = AnthropicBodies(endpoint), tier_of(endpoint)
         self.limits = limits_of(self._tier)
 
@@ -53,7 +61,7 @@ class AnthropicBatches(RecordedBatches):
         try:
             async with self._http.request("GET", remote.results[0]) as response:
                 await self._http.check(response)
-                async for piece in paced(pieces(response)):
+                async for piece in paced(pieces(response), self._world):
                     head += piece
                     if b"\n" in head or len(head) > CALL_BYTES:
                         break

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -24,7 +23,6 @@ from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, Remo
 from thirdshift.engines.batch.providers import wire_for
 from thirdshift.engines.batch.room import QueueRoom, too_late
 from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher, overdue_seconds
-from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.returns import RETURNS
 from thirdshift.engines.core.submission import Said, Submission
@@ -65,11 +63,10 @@ class BatchEngine:
         cancel_seconds: float = CANCEL_SECONDS,
     ) -> None:
         bodies, tier = Bodies(endpoint), tier_of(endpoint)
-        self._endpoint, self._desk = endpoint, engine_context
-        self._wire = wire or wire_for(endpoint, bodies, engine_context.keep)
-        self._parts = BatchParts(
-            engine_context, AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep), self._wire
-        )
+        self._endpoint, self._desk, self._world = endpoint, engine_context, engine_context.world
+        self._wire = wire or wire_for(endpoint, bodies, engine_context.keep, self._world)
+        records = AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep, self._world)
+        self._parts = BatchParts(engine_context, records, self._wire)
         first = EMULATED_POLL_SECONDS if endpoint.emulated else POLL_FIRST_SECONDS
         self._polls = (first if poll_first_seconds is None else poll_first_seconds, poll_max_seconds)
         self._watcher = BatchWatcher(
@@ -79,6 +76,7 @@ class BatchEngine:
             unknown_seconds=unknown_seconds,
             cancel_seconds=cancel_seconds,
             overdue_seconds=overdue_seconds(tier),
+            world=self._world,
         )
         # in the run's folder, where purge finds what a killed process leaves
         self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=engine_context.keep))
@@ -100,7 +98,7 @@ class BatchEngine:
             if known is None:
                 known = self._works[key] = Submission(shard, key)
                 self._cut_off[key] = asyncio.Event()
-                event_loop().call_soon_threadsafe(self._begin, known)
+                self._world.loop().call_soon_threadsafe(self._begin, known)
             return known.ticket
 
     def progress(self, ticket: Ticket) -> Progress:
@@ -114,17 +112,17 @@ class BatchEngine:
 
         Returns at once: `collect` ends when the provider has reached its final state and all is booked.
         """
-        event_loop().call_soon_threadsafe(self._cut_off[ticket.key].set)
+        self._world.loop().call_soon_threadsafe(self._cut_off[ticket.key].set)
 
     def stop(self) -> None:
-        event_loop().call_soon_threadsafe(self._halt, FailureKind.CANCELLED)
+        self._world.loop().call_soon_threadsafe(self._halt, FailureKind.CANCELLED)
 
     def close(self) -> None:
         """Stop watching. Batches under way go on at the provider, for a later process to adopt."""
         with self._lock:
             closed, self._closed = self._closed, True
         if not closed:
-            start(self._close()).result()
+            self._world.run(self._close())
             shutil.rmtree(self._folder, ignore_errors=True)
 
     # --- a shard ---
@@ -375,7 +373,7 @@ class BatchEngine:
     def _left(self) -> float:
         """Seconds to the deadline."""
         deadline = self._desk.deadline
-        return float("inf") if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
+        return float("inf") if deadline is None else (deadline - self._world.now()).total_seconds()
 
     def _late(self) -> bool:
         return self._left() <= 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import shutil
-import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.gemini import GeminiBodies, key_of_line, line_of, read_result
 from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request
+from thirdshift.world import REAL, World
 
 LISTED = "operations(name,metadata(displayName,state,createTime,batchStats)),nextPageToken"
 """What is asked of the list, by the parameter that all of Google's APIs take: no answers of others' batches."""
@@ -38,12 +38,19 @@ class GeminiBatches(RecordedBatches):
 
     jobs, cursor = "/batches", "pageToken"
 
-    def __init__(self, endpoint: Endpoint, keep: Path | None, *, grace_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        keep: Path | None,
+        world: World = REAL,
+        *,
+        grace_seconds: float | None = None,
+    ) -> None:
         self._tier, self._model = tier_of(endpoint), endpoint.wire_model
         key, missing = key_for(endpoint, self._tier)
         headers = {} if key is None else {"x-goog-api-key": key}
-        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), headers, missing)
-        super().__init__(endpoint, keep, http, grace_seconds)
+        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), headers, missing, world)
+        super().__init__(endpoint, keep, http, grace_seconds, world)
         self._bodies, self.limits = GeminiBodies(endpoint), limits_of(self._tier)
 
     @property
@@ -77,9 +84,9 @@ class GeminiBatches(RecordedBatches):
             async for operation in self._listed():
                 if _metadata(operation).get("displayName") == wanted:
                     remote = self._remote(operation, record)
-                    await asyncio.to_thread(record.give_name, remote.id)
+                    await asyncio.to_thread(record.give_name, remote.id, self._world)
                     return remote
-            left = record.made_at + self._grace - time.time()
+            left = record.made_at + self._grace - self._world.time()
             if left <= 0:
                 await asyncio.to_thread(record.forget)
                 return None

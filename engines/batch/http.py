@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from thirdshift.engines.realtime.reply_size import CALL_BYTES, pieces, read_boun
 from thirdshift.engines.wires.errors import read_error
 from thirdshift.engines.wires.parsing import parsed
 from thirdshift.router.values import FailureKind
+from thirdshift.world import REAL, World
 
 SILENCE_SECONDS = 120.0
 """Without a byte in a transfer, it is lost."""
@@ -46,8 +46,16 @@ again = stamina.retry(on=passing, attempts=8, timeout=None, wait_initial=0.2, wa
 class BatchCalls:
     """`missing`: the sentence where the key is not there; then nothing is sent."""
 
-    def __init__(self, name: str, base: str, headers: Mapping[str, str], missing: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        base: str,
+        headers: Mapping[str, str],
+        missing: str | None,
+        world: World = REAL,
+    ) -> None:
         self._name, self._base, self._headers, self._missing = name, base, headers, missing
+        self._world = world
         self._proxy = proxy_for(base)
         self._session: aiohttp.ClientSession | None = None
 
@@ -65,8 +73,9 @@ class BatchCalls:
         if self._missing is not None:
             raise CallError(FailureKind.AUTH, self._missing, passing=False)
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
-            self._session = new_session(self._headers, timeout)
+            self._session = new_session(self._headers, self._world)
+        without_end = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=SILENCE_SECONDS)
+        body.setdefault("timeout", without_end)
         return _Guarded(
             self._session.request(
                 method, self._base + path, proxy=self._proxy, allow_redirects=False, **body
@@ -113,7 +122,7 @@ class BatchCalls:
         with to.open("wb") as file:
             async with self.request("GET", path) as response:
                 await self.check(response)
-                async for piece in paced(pieces(response)):
+                async for piece in paced(pieces(response), self._world):
                     file.write(piece)
 
     async def check(self, response: aiohttp.ClientResponse) -> None:
@@ -131,16 +140,16 @@ class BatchCalls:
             self._session = None
 
 
-async def paced(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def paced(source: AsyncIterator[bytes], world: World) -> AsyncIterator[bytes]:
     """The same pieces. Raises TimeoutError where they come more slowly than LEAST_PACE over SILENCE_SECONDS."""
-    begun, came = time.monotonic(), 0
+    begun, came = world.monotonic(), 0
     async for piece in source:
         came += len(piece)
-        seconds = time.monotonic() - begun
+        seconds = world.monotonic() - begun
         if seconds >= SILENCE_SECONDS:
             if came < LEAST_PACE * seconds:
                 raise TimeoutError
-            begun, came = time.monotonic(), 0
+            begun, came = world.monotonic(), 0
         yield piece
 
 

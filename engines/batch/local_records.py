@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from secrets import token_hex
 
 from thirdshift.engines.core.json import dumps, loads
+from thirdshift.world import REAL, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +32,9 @@ class BatchRecord:
         place = _name_path(self.path)
         return place.read_text() if place.exists() else None
 
-    def give_name(self, batch_id: str) -> None:
+    def give_name(self, batch_id: str, world: World = REAL) -> None:
         """Durable when this returns."""
-        _replace(_name_path(self.path), [batch_id.encode()])
+        _replace(_name_path(self.path), [batch_id.encode()], world)
 
     def holds(self, custom_id: str) -> bool:
         return short(custom_id) in self.ids
@@ -48,19 +47,20 @@ class BatchRecord:
 class BatchRecords:
     """All of one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, world: World = REAL) -> None:
+        self._folder, self._world = folder, world
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, label: str, custom_ids: list[str], newest: str) -> BatchRecord:
         """A batch about to be made. Durable when this returns."""
         path = self._folder / f"{hashlib.blake2b(label.encode(), digest_size=16).hexdigest()}.jsonl"
         _name_path(path).unlink(missing_ok=True)
-        at = time.time()
+        at = self._world.time()
         head = {"label": label, "count": len(custom_ids), "newest": newest, "made_at": at}
         _replace(
             path,
             [dumps(head) + b"\n", *(dumps({"custom_id": custom_id}) + b"\n" for custom_id in custom_ids)],
+            self._world,
         )
         return BatchRecord(path, label, len(custom_ids), newest, at, frozenset(map(short, custom_ids)))
 
@@ -93,18 +93,17 @@ def _name_path(path: Path) -> Path:
     return path.with_suffix(".name")
 
 
-def _replace(path: Path, pieces: list[bytes]) -> None:
+def _replace(path: Path, pieces: list[bytes], world: World) -> None:
     """Whole or not at all, and on the disk when this returns."""
-    temporary = path.with_suffix(
-        f"{path.suffix}.{token_hex(4)}.tmp"
-    )  # a cancelled call's thread may be at it still
+    unique = world.random_bytes(4).hex()  # a cancelled call's thread may be at it still
+    temporary = path.with_suffix(f"{path.suffix}.{unique}.tmp")
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.writelines(pieces)
         file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
+        world.sync(file.fileno())
+    world.replace(temporary, path)
     handle = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        world.sync(handle)
     finally:
         os.close(handle)

@@ -30,6 +30,7 @@ from thirdshift.engines.wires.openai import Bodies
 from thirdshift.engines.wires.usage import count
 from thirdshift.router.tiers import BatchTier, TierState
 from thirdshift.router.values import Endpoint, FailureKind, Request
+from thirdshift.world import REAL, World
 
 LABEL = "thirdshift_key"
 """Where a batch's metadata carry its label. A value may have 512 characters."""
@@ -64,17 +65,19 @@ QUEUE_FULL = {"token_limit_exceeded", "enqueued_token_limit_exceeded", "rate_lim
 class OpenAIBatches:
     """`BatchWire` over HTTP, as a row of the tiers has it. `limits`: the row's, less a little for what is around a file."""
 
-    def __init__(self, endpoint: Endpoint, bodies: Bodies, tier: BatchTier | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, bodies: Bodies, tier: BatchTier | None = None, world: World = REAL
+    ) -> None:
         self._name, self._bodies = endpoint.name, bodies
         self._tier = tier or tier_of(endpoint)
         self._model = endpoint.wire_model
         self.limits = limits_of(self._tier)
         if endpoint.api_base is None and self._tier.name == "azure":
-            self._http = _azure(endpoint)
+            self._http = _azure(endpoint, world)
             return
         key, missing = key_for(endpoint, self._tier)
         base = base_of(endpoint, self._tier) or OPENAI_BASE
-        self._http = BatchCalls(endpoint.name, base, authorization(key), missing)
+        self._http = BatchCalls(endpoint.name, base, authorization(key), missing, world)
 
     def line(self, custom_id: str, request: Request) -> bytes:
         body = self._bodies.body(request)
@@ -202,13 +205,14 @@ def label_in(name: str) -> str:
     return name.removesuffix(NAMED).replace("~s", "/").replace("~t", "~")
 
 
-def _azure(endpoint: Endpoint) -> BatchCalls:
+def _azure(endpoint: Endpoint, world: World) -> BatchCalls:
     """Azure's address with OpenAI's wire: as its documentation has it, and run by nobody here."""
     base = os.environ.get("AZURE_API_BASE", "").rstrip("/")
     key, missing = key_of(endpoint, "AZURE_API_KEY")
     if not base:
         missing = missing_key(endpoint, "AZURE_API_BASE")
-    return BatchCalls(endpoint.name, f"{base}/openai/v1", {} if key is None else {"api-key": key}, missing)
+    headers = {} if key is None else {"api-key": key}
+    return BatchCalls(endpoint.name, f"{base}/openai/v1", headers, missing, world)
 
 
 def _id(batch: Mapping[str, Any]) -> str:

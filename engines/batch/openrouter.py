@@ -27,6 +27,7 @@ from thirdshift.engines.wires.lines import read_line
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.engines.wires.usage import count
 from thirdshift.router.values import Endpoint, FailureKind, Request
+from thirdshift.world import REAL, World
 
 
 class OpenRouterBatches(RecordedBatches):
@@ -35,12 +36,18 @@ class OpenRouterBatches(RecordedBatches):
     jobs, cursor = "/batches", "after"
 
     def __init__(
-        self, endpoint: Endpoint, bodies: Bodies, keep: Path | None, *, grace_seconds: float | None = None
+        self,
+        endpoint: Endpoint,
+        bodies: Bodies,
+        keep: Path | None,
+        world: World = REAL,
+        *,
+        grace_seconds: float | None = None,
     ) -> None:
         self._tier, self._bodies = tier_of(endpoint), bodies
         key, missing = key_for(endpoint, self._tier)
-        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), authorization(key), missing)
-        super().__init__(endpoint, keep, http, grace_seconds)
+        http = BatchCalls(endpoint.name, base_of(endpoint, self._tier), authorization(key), missing, world)
+        super().__init__(endpoint, keep, http, grace_seconds, world)
         # the service reads as it comes: endpoint and model stand before the requests
         head = {"endpoint": self._tier.path, "model": endpoint.wire_model, "requests": []}
         self.head = dumps(head).removesuffix(b"]}")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
@@ -211,7 +210,7 @@ class BatchParts:
     def disown(self, shard: Shard) -> None:
         """What an earlier process wrote down and the provider does not have was never sent: void, its money free."""
         never = self._desk.committed.pop(shard.shard_id, {})
-        now = datetime.now(UTC)
+        now = self._desk.world.now()
         self._desk.journal.settled(
             [Outcome(entry, LedgerStatus.VOID, ZERO, now, final=False) for entry in never]
         )

@@ -12,15 +12,16 @@ from thirdshift.engines.batch.provider import BatchWire
 from thirdshift.engines.registry import tier_of
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.values import Endpoint
+from thirdshift.world import REAL, World
 
 
-def wire_for(endpoint: Endpoint, bodies: Bodies, keep: Path | None) -> BatchWire:
+def wire_for(endpoint: Endpoint, bodies: Bodies, keep: Path | None, world: World = REAL) -> BatchWire:
     """The wire of an endpoint's row. Raises BadEndpointError where there is none, or it is not built."""
     tier = tier_of(endpoint)
     if tier.wire == "anthropic":
-        return AnthropicBatches(endpoint, keep)
+        return AnthropicBatches(endpoint, keep, world)
     if tier.wire == "openrouter":
-        return OpenRouterBatches(endpoint, bodies, keep)
+        return OpenRouterBatches(endpoint, bodies, keep, world)
     if tier.wire == "gemini":
-        return GeminiBatches(endpoint, keep)
-    return OpenAIBatches(endpoint, bodies, tier)
+        return GeminiBatches(endpoint, keep, world)
+    return OpenAIBatches(endpoint, bodies, tier, world)

@@ -9,7 +9,6 @@ is over. Until then nothing is sent again, and it is not cancelled: it may be so
 from __future__ import annotations
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from thirdshift.engines.batch.local_records import BatchRecord, BatchRecords
 from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.router.values import Endpoint, FailureKind
+from thirdshift.world import World
 
 PAGE = 100
 PAGES_MAX = 50
@@ -41,10 +41,15 @@ class RecordedBatches(ABC):
     cursor: str
 
     def __init__(
-        self, endpoint: Endpoint, keep: Path | None, http: BatchCalls, grace_seconds: float | None
+        self,
+        endpoint: Endpoint,
+        keep: Path | None,
+        http: BatchCalls,
+        grace_seconds: float | None,
+        world: World,
     ) -> None:
-        self._endpoint, self._http = endpoint.name, http
-        self._records = BatchRecords(kept_at(endpoint, keep))
+        self._endpoint, self._http, self._world = endpoint.name, http, world
+        self._records = BatchRecords(kept_at(endpoint, keep), world)
         quick = 0.2 if endpoint.emulated else GRACE_SECONDS
         self._grace = quick if grace_seconds is None else grace_seconds
         self._foreign: set[str] = set()
@@ -105,7 +110,7 @@ class RecordedBatches(ABC):
                     await asyncio.to_thread(record.forget)
                 raise
             remote = self._remote(made, record)
-            await asyncio.to_thread(record.give_name, remote.id)
+            await asyncio.to_thread(record.give_name, remote.id, self._world)
             return remote
 
     def _write(self, source: Path, label: str, newest: str) -> tuple[BatchRecord, int]:
@@ -145,7 +150,7 @@ class RecordedBatches(ABC):
                     doubtful = replace(batch, doubtful=True)
                 elif await self.claim(batch):
                     return batch
-            left = record.made_at + self._grace - time.time()
+            left = record.made_at + self._grace - self._world.time()
             if doubtful is not None or left <= 0:
                 break
             await asyncio.sleep(min(left, 1.0))
@@ -178,7 +183,7 @@ class RecordedBatches(ABC):
         record = await asyncio.to_thread(local_records.read, Path(remote.source or ""))
         custom_id = await self._first_id(remote)
         if custom_id is not None and record.holds(custom_id):
-            await asyncio.to_thread(record.give_name, remote.id)
+            await asyncio.to_thread(record.give_name, remote.id, self._world)
             return True
         self._foreign.add(remote.id)
         return False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable
 
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.core.submission import Submission
 from thirdshift.engines.errors import UnknownBatchError
 from thirdshift.router.tiers import BatchTier
+from thirdshift.world import REAL, World
 
 POLL_GROWTH = 1.5
 UNKNOWN_SECONDS = 1800.0
@@ -43,22 +43,23 @@ class BatchWatcher:
         unknown_seconds: float,
         cancel_seconds: float,
         overdue_seconds: float = float("inf"),
+        world: World = REAL,
     ) -> None:
         self._wire, self._polls, self._left = wire, polls, left
         self._unknown_seconds, self._cancel_seconds = unknown_seconds, cancel_seconds
-        self._overdue_seconds = overdue_seconds
+        self._overdue_seconds, self._world = overdue_seconds, world
 
     async def watch(self, remote: Remote, work: Submission, cut_off: asyncio.Event) -> Remote:
         """The batch when it is over, or as it is when it is not waited for any longer. It is cancelled at the deadline, or
         when `cut_off` is set. Raises CallError."""
         wait, longest = self._polls
-        cancelled, give_up_at, began = False, _NEVER, time.monotonic()
+        cancelled, give_up_at, began = False, _NEVER, self._world.monotonic()
         work.done_elsewhere += remote.done
-        while remote.state in UNDER_WAY and time.monotonic() < give_up_at:
+        while remote.state in UNDER_WAY and self._world.monotonic() < give_up_at:
             if not cancelled and (cut_off.is_set() or self._late() or self._overdue(remote, began)):
                 await self._cancel(remote)
                 cancelled, wait = True, self._polls[0]
-                give_up_at = time.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
+                give_up_at = self._world.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
             elif not cancelled:
                 give_up_at = self._unknown_until(remote, give_up_at)
             pause = wait if self._left is None else min(wait, max(self._left(), self._polls[0]))
@@ -78,7 +79,7 @@ class BatchWatcher:
     def _overdue(self, remote: Remote, began: float) -> bool:
         """Whether a batch hangs: it should have been over long ago. Counted from when it was first looked at here: what
         providers say of a batch's beginning is no time to act upon."""
-        return time.monotonic() - began > self._overdue_seconds and not remote.doubtful
+        return self._world.monotonic() - began > self._overdue_seconds and not remote.doubtful
 
     async def _cancel(self, remote: Remote) -> None:
         if remote.doubtful:
@@ -93,7 +94,7 @@ class BatchWatcher:
             return _NEVER
         if remote.results:  # whatever it calls that, it has results
             return 0.0
-        return min(give_up_at, time.monotonic() + self._unknown_seconds)
+        return min(give_up_at, self._world.monotonic() + self._unknown_seconds)
 
     def _cancel_patience(self, *, harvested: bool) -> float:
         """Seconds that a cancelled batch is waited for; where its rest goes elsewhere, half of what is left."""

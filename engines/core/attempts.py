@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -108,6 +107,7 @@ class Attempts:
         rng: random.Random,
     ) -> None:
         self._endpoint, self._desk, self._transport, self._books = endpoint, engine_context, transport, books
+        self._world = engine_context.world
         self._first_wait = backoff_first_seconds
         self._rng = rng
         self._expect = Expectation()
@@ -124,12 +124,13 @@ class Attempts:
             first_wait_seconds=backoff_first_seconds,
             elsewhere=engine_context.elsewhere,
             deadline=self._deadline,
+            world=self._world,
         )
         self._outcomes: list[tuple[Decimal, Outcome]] = []
         """Not in the journal yet, each with what was reserved for it."""
         self._slots: list[tuple[int, int | None]] = []
         """To be given back once the money that they took is settled: tokens expected, and used."""
-        self.limiter = Limiter(endpoint.limits)
+        self.limiter = Limiter(endpoint.limits, self._world.monotonic)
 
     def halt(self, kind: FailureKind) -> None:
         """Send nothing more; `kind` is why. Whoever waits is told at once."""
@@ -145,7 +146,7 @@ class Attempts:
 
     @property
     def halted(self) -> FailureKind | None:
-        if self._halted is None and self._deadline is not None and time.time() >= self._deadline:
+        if self._halted is None and self._deadline is not None and self._world.time() >= self._deadline:
             self.halt(FailureKind.DEADLINE)
         return self._halted
 

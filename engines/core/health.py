@@ -7,11 +7,11 @@ night can wait.
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from thirdshift.engines.core.transport import Reply, not_sent
 from thirdshift.router.values import FailureKind
+from thirdshift.world import World
 
 NEVER_ANSWERED_IN_A_ROW = 3
 """So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
@@ -62,9 +62,10 @@ class EndpointHealth:
         first_wait_seconds: float,
         elsewhere: bool,
         deadline: float | None,
+        world: World,
     ) -> None:
         self._name, self._patience, self._first_wait = name, patience_seconds, first_wait_seconds
-        self._elsewhere, self._deadline = elsewhere, deadline
+        self._elsewhere, self._deadline, self._world = elsewhere, deadline, world
         self.answers = 0
         """Replies with an answer so far."""
         self._at_fault: set[int] = set()
@@ -93,7 +94,7 @@ class EndpointHealth:
 
     def is_back(self) -> bool:
         """Whether the wait that it asked for, and was given up for, is over; it is then asked again like a new one."""
-        if self.out_until is None or time.time() < self.out_until:
+        if self.out_until is None or self._world.time() < self.out_until:
             return False
         self.out_until, self._limited = None, (0, 0.0)
         return True
@@ -122,7 +123,7 @@ class EndpointHealth:
         if reply.kind is not FailureKind.CONNECTION or not reply.unbilled:
             self._unreachable_since = None
             return None
-        now = time.monotonic()
+        now = self._world.monotonic()
         if self._unreachable_since is None:
             self._unreachable_since = now
         away = now - self._unreachable_since
@@ -139,13 +140,14 @@ class EndpointHealth:
             if reply.kind not in NO_WORD:
                 self._limited = (0, 0.0)
             return None
-        now, wait = time.monotonic(), reply.retry_after or 0.0
+        now, wait = self._world.monotonic(), reply.retry_after or 0.0
         count, since = self._limited[0] + 1, self._limited[1] or now
         self._limited = (count, since)
         if wait > self._longest_wait():
-            self.out_until = time.time() + wait
+            self.out_until = self._world.time() + wait
             return _for_everybody(
-                reply, f"endpoint {self._name}: out until {until(wait)}, as it asks{self._goes_on()}"
+                reply,
+                f"endpoint {self._name}: out until {until(wait, self._world.now())}, as it asks{self._goes_on()}",
             )
         patience = LIMITED_SECONDS if self._elsewhere else LIMITED_ALONE_SECONDS
         if count >= LIMITED_AT_LEAST and now - since >= min(patience, self._patience):
@@ -156,7 +158,9 @@ class EndpointHealth:
     def _longest_wait(self) -> float:
         """The longest wait that is worth it: the deadline and the other endpoints weighed."""
         longest = LONG_WAIT_SECONDS if self._elsewhere else LONGEST_WAIT_SECONDS
-        return longest if self._deadline is None else min(longest, max(0.0, self._deadline - time.time()))
+        return (
+            longest if self._deadline is None else min(longest, max(0.0, self._deadline - self._world.time()))
+        )
 
     def _goes_on(self) -> str:
         return "; what it has not answered goes to the others" if self._elsewhere else ""
@@ -168,7 +172,7 @@ class EndpointHealth:
             return None
         if self._errors is None:
             return None
-        count, now = self._errors[0] + 1, time.monotonic()
+        count, now = self._errors[0] + 1, self._world.monotonic()
         first = self._errors[1] or now
         self._errors = count, first
         if count < NEVER_A_WORD or now - first < NEVER_A_WORD * self._first_wait:
@@ -182,10 +186,10 @@ def _for_everybody(reply: Reply, message: str) -> Reply:
     )
 
 
-def until(seconds: float) -> str:
-    """An instant so many seconds from now, for people."""
+def until(seconds: float, now: datetime) -> str:
+    """An instant so many seconds from `now`, for people."""
     try:
-        at = datetime.now(UTC) + timedelta(seconds=seconds)
+        at = now + timedelta(seconds=seconds)
     except OverflowError:
         return "the end of time"
     return f"{at:%H:%M} UTC" if seconds < 72_000 else f"{at:%Y-%m-%d %H:%M} UTC"

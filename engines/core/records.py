@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from thirdshift.router.values import (
     usd,
     usd_up,
 )
+from thirdshift.world import REAL, World
 
 ZERO = Decimal(0)
 _ONE = Decimal(1)
@@ -61,8 +61,10 @@ class AttemptRecords:
     """Writes the records of one endpoint's attempts. `extra_bytes`: what its params add to each; `keep`: the run's folder,
     where what servers said of failures is kept."""
 
-    def __init__(self, endpoint: Endpoint, extra_bytes: int = 0, keep: Path | None = None) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self, endpoint: Endpoint, extra_bytes: int = 0, keep: Path | None = None, world: World = REAL
+    ) -> None:
+        self._endpoint, self._world = endpoint, world
         self._words = None if keep is None else ServerWords(keep, endpoint.api_key_env)
         self._provider = endpoint.provider
         self._extra = extra_bytes
@@ -106,9 +108,9 @@ class AttemptRecords:
         at: datetime | None = None,
     ) -> Intent:
         """The record before sending; `tokens`, the input expected, decides which tier's price is named."""
-        end, now = self._endpoint, at or datetime.now(UTC)
+        end, now = self._endpoint, at or self._world.now()
         return Intent(
-            entry_id=entry_id or os.urandom(16).hex(),
+            entry_id=entry_id or self._world.random_bytes(16).hex(),
             run_id=shard.run_id,
             shard_id=shard.shard_id,
             row=request.row,
@@ -147,7 +149,7 @@ class AttemptRecords:
             entry_id=intent.entry_id,
             status=status,
             cost_usd=cost,
-            settled_at=datetime.now(UTC),
+            settled_at=self._world.now(),
             usage=reply.usage,
             model_reported=reply.model,
             provider_ref=reply.ref,

@@ -66,7 +66,7 @@ class Reply(NamedTuple):
 
 
 class Transport(Protocol):
-    """How one endpoint is reached. Used from the event loop of `thirdshift.engines.core.event_loop` only."""
+    """How one endpoint is reached. Used from the event loop of the run's world only."""
 
     async def send(self, request: Request) -> Reply:
         """Send once and wait for what comes. Never raises but on cancellation, never sends twice."""

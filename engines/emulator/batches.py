@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -111,20 +110,25 @@ class EmulatedBatch:
         custom_id, asked = self.wire.read(line)
         return custom_id, addressed(asked, self.at)
 
-    def enter(self, state: EmulatedBatchState) -> None:
+    def enter(self, state: EmulatedBatchState, at: float) -> None:
         self.state = state
-        self.reached[state] = time.time()
+        self.reached[state] = at
 
 
 class Batches:
     def __init__(self, provider: Provider, habits: BatchHabits, folder: Path) -> None:
-        self._provider = provider
+        self._provider, self._world = provider, provider.world
         self.habits = habits
         self._folder = folder
         self._numbers = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """One for each batch under way."""
         self._lost = habits.lost_creates
         self.all: dict[str, EmulatedBatch] = {}
+
+    def now(self) -> float:
+        """Seconds since 1970 by the provider's clock."""
+        return self._world.time()
 
     def create(
         self,
@@ -136,7 +140,7 @@ class Batches:
         at: str | None = None,
     ) -> EmulatedBatch:
         """Take a batch on. It is worked through from now on, in a task of its own."""
-        now = time.time()
+        now = self.now()
         never = self.habits.tier is not None and self.habits.tier.expiry is Expiry.NEVER
         expires = now + (10 * 365 * 86_400 if never else self.habits.expires_seconds)
         opened = source.open("rb")
@@ -146,8 +150,8 @@ class Batches:
         batch.reached[EmulatedBatchState.VALIDATING] = now
         self.all[batch.id] = batch
         task = asyncio.create_task(self._live(batch))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
         return batch
 
     def create_inline(
@@ -186,7 +190,7 @@ class Batches:
         ):
             return False
         if not batch.cancel.is_set():
-            batch.enter(EmulatedBatchState.CANCELLING)
+            batch.enter(EmulatedBatchState.CANCELLING, self.now())
             batch.cancel.set()
         return True
 
@@ -204,8 +208,8 @@ class Batches:
         total = batch.requests
         if batch.state in ENDED or batch.state is EmulatedBatchState.FINALIZING:
             return total, batch.completed, batch.failed
-        until = batch.reached.get(EmulatedBatchState.CANCELLING, time.time())
-        return total, self.done_by(batch, time.time() if self.habits.cancel_goes_on else until), 0
+        until = batch.reached.get(EmulatedBatchState.CANCELLING, self.now())
+        return total, self.done_by(batch, self.now() if self.habits.cancel_goes_on else until), 0
 
     # --- a batch's life ---
 
@@ -214,11 +218,11 @@ class Batches:
             await asyncio.sleep(self.habits.validating_seconds)
             await self._validate(batch)
             if batch.faults:
-                batch.enter(EmulatedBatchState.FAILED)
+                batch.enter(EmulatedBatchState.FAILED, self.now())
                 return
-            batch.started_at = time.time()
+            batch.started_at = self.now()
             if batch.state is EmulatedBatchState.VALIDATING:
-                batch.enter(EmulatedBatchState.IN_PROGRESS)
+                batch.enter(EmulatedBatchState.IN_PROGRESS, self.now())
             ended, until = await self._ending(batch)
             done = (
                 self.done_by(batch, until)
@@ -226,9 +230,9 @@ class Batches:
                 else len(batch.offsets)
             )
             if ended is not EmulatedBatchState.CANCELLED:
-                batch.enter(EmulatedBatchState.FINALIZING)
+                batch.enter(EmulatedBatchState.FINALIZING, self.now())
             await self._finalize(batch, done, ended)
-            batch.enter(ended)
+            batch.enter(ended, self.now())
 
     async def _validate(self, batch: EmulatedBatch) -> None:
         offset, ids, tokens, faults = 0, set[str](), dict[str, int](), batch.faults
@@ -283,7 +287,7 @@ class Batches:
         whole = start + self.habits.turnaround_seconds if self._stuck_at(batch) is None else float("inf")
         end = min(whole, batch.expires_at)
         try:
-            async with asyncio.timeout(max(0.0, end - time.time())):
+            async with asyncio.timeout(max(0.0, end - self.now())):
                 await batch.cancel.wait()
         except TimeoutError:
             return (
@@ -291,7 +295,7 @@ class Batches:
             ), end
         cancelled_at = batch.reached[EmulatedBatchState.CANCELLING]
         await asyncio.sleep(self.habits.cancel_seconds)
-        return EmulatedBatchState.CANCELLED, time.time() if self.habits.cancel_goes_on else cancelled_at
+        return EmulatedBatchState.CANCELLED, self.now() if self.habits.cancel_goes_on else cancelled_at
 
     async def _finalize(self, batch: EmulatedBatch, done: int, ended: EmulatedBatchState) -> None:
         output, errors = (self._folder / f"{batch.id}-{kind}.jsonl" for kind in ("output", "errors"))

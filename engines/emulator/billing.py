@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +14,7 @@ from thirdshift.engines.emulator.answers import EmulatedAnswer
 from thirdshift.engines.emulator.models import EmulatedModel
 from thirdshift.router.pricing.prices import price_at
 from thirdshift.router.values import Mode, Price, PriceSchedule, Usage, usd
+from thirdshift.world import World
 
 PIECE = 1 << 20
 
@@ -42,7 +41,8 @@ class ModelTotals:
 class Billing:
     """Bills answers at the model's price of the moment. Entries go to an unnamed file that ends with the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self._world = world
         self._entries = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - lives as long as we do
         self._schedules: dict[tuple[str, Mode], PriceSchedule] = {}
         self.totals: dict[str, ModelTotals] = {}
@@ -62,7 +62,7 @@ class Billing:
     ) -> Decimal:
         """Bill one answer, whether it arrives or not."""
         usage = answer.usage
-        cost = bill_usd(price_at(self._schedule(model, mode), datetime.now(UTC), usage.input_tokens), usage)
+        cost = bill_usd(price_at(self._schedule(model, mode), self._world.now(), usage.input_tokens), usage)
         entry = {
             "id": ref,
             "model": model.name,
@@ -78,7 +78,7 @@ class Billing:
             "right": answer.right,
             "finish_reason": answer.finish_reason,
             "trouble": trouble,
-            "at": round(time.time(), 6),
+            "at": round(self._world.time(), 6),
         }
         self._entries.write(dumps(entry) + b"\n")
         total = self.of(model.name)
@@ -105,6 +105,10 @@ class Billing:
             piece = os.pread(self._entries.fileno(), min(PIECE, end - at), at)
             at += len(piece)
             yield piece
+
+    def close(self) -> None:
+        """Forget the entries."""
+        self._entries.close()
 
     def summary(self) -> dict[str, Any]:
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +128,8 @@ class FilesDoor:
     # --- files ---
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
-        number = next(self._numbers)
-        path, name, purpose = self._folder / f"upload-{number:06d}", "", ""
+        path, number = self.place()
+        name, purpose = "", ""
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):
                 continue
@@ -141,6 +140,15 @@ class FilesDoor:
                         sink.write(part.decode(piece))
             elif part.name == "purpose":
                 purpose = await part.text()
+        return self.take(path, name, purpose, number)
+
+    def place(self) -> tuple[Path, int]:
+        """Where the next file is put, and its number."""
+        number = next(self._numbers)
+        return self._folder / f"upload-{number:06d}", number
+
+    def take(self, path: Path, name: str, purpose: str, number: int) -> web.StreamResponse:
+        """Take in what was uploaded to `path`, or say what is wrong with it."""
         if not name or not purpose:
             return _bad("a file and a purpose are wanted")
         if self._tier is not None and purpose != self._tier.purpose:
@@ -151,7 +159,7 @@ class FilesDoor:
         return json_response(self._keep(path, name, purpose, number).described())
 
     def _keep(self, path: Path, name: str, purpose: str, number: int) -> StoredFile:
-        stored = StoredFile(f"file-emulated-{number:06d}", path, name, purpose, int(time.time()))
+        stored = StoredFile(f"file-emulated-{number:06d}", path, name, purpose, int(self._batches.now()))
         self._files[stored.id] = stored
         return stored
 

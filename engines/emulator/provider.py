@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ from thirdshift.engines.emulator.billing import Billing
 from thirdshift.engines.emulator.models import PERSISTENT, EmulatedModel, Trouble
 from thirdshift.engines.emulator.rate_limits import Allowance, retry_headers
 from thirdshift.router.values import Mode
+from thirdshift.world import REAL, World
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +58,10 @@ STATUSES = {
 class Provider:
     """`models` by the names on the wire."""
 
-    def __init__(self, models: Iterable[EmulatedModel], oracle: Oracle) -> None:
+    def __init__(self, models: Iterable[EmulatedModel], oracle: Oracle, world: World = REAL) -> None:
         self.models = {model.name: model for model in models}
-        self.oracle = oracle
-        self.billing = Billing()
+        self.oracle, self.world = oracle, world
+        self.billing = Billing(world)
         self._allowances = {name: Allowance(model.limits) for name, model in self.models.items()}
         self._attempts: Counter[tuple[str, int]] = Counter()
         self._prefixes: set[tuple[str, int]] = set()
@@ -77,8 +77,8 @@ class Provider:
         answer = self._with_cache(model, asked, self.oracle.answer(model, asked))
         totals = self.billing.of(model.name)
         totals.requests += 1
-        wait = allowance.admit(answer.usage.input_tokens + answer.usage.output_tokens, time.monotonic())
-        headers = allowance.headers(time.monotonic())
+        wait = allowance.admit(answer.usage.input_tokens + answer.usage.output_tokens, self.world.monotonic())
+        headers = allowance.headers(self.world.monotonic())
         if wait > 0.0:
             result: BilledAnswer | ErrorResponse | DroppedConnection = ErrorResponse(
                 429, "rate_limit_exceeded", "Rate limit reached", {**headers, **retry_headers(wait)}

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from threading import Lock
 
 from thirdshift.engines.core.attempts import Admission, Attempts
-from thirdshift.engines.core.event_loop import event_loop, start
 from thirdshift.engines.core.failures import BACKOFF_SECONDS
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.submission import Said, Submission
@@ -68,18 +67,19 @@ class RealtimeEngine:
         backoff_first_seconds: float = BACKOFF_SECONDS,
         seed: int | None = None,
     ) -> None:
-        bodies = Bodies(endpoint)
+        bodies, world = Bodies(endpoint), engine_context.world
+        self._world = world
         self._transport = transport or HttpTransport(
-            endpoint, bodies, timeout_seconds or patience_with(endpoint)
+            endpoint, bodies, timeout_seconds or patience_with(endpoint), world
         )
         self._attempts = Attempts(
             endpoint,
             engine_context,
             self._transport,
-            AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep),
+            AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep, world),
             patience_seconds=patience_seconds,
             backoff_first_seconds=backoff_first_seconds,
-            rng=random.Random(seed),  # noqa: S311 - jitter, not secrets
+            rng=random.Random(world.random_bytes(8) if seed is None else seed),  # noqa: S311 - jitter, not secrets
         )
         self._deadline = engine_context.deadline
         self._lock = Lock()
@@ -95,7 +95,7 @@ class RealtimeEngine:
             known = self._works.get(key)
             if known is None:
                 known = self._works[key] = Submission(shard, key)
-                event_loop().call_soon_threadsafe(self._begin, known)
+                self._world.loop().call_soon_threadsafe(self._begin, known)
             return known.ticket
 
     @property
@@ -110,20 +110,20 @@ class RealtimeEngine:
         return self._works[ticket.key].drain()
 
     def stop(self) -> None:
-        event_loop().call_soon_threadsafe(self._attempts.halt, FailureKind.CANCELLED)
+        self._world.loop().call_soon_threadsafe(self._attempts.halt, FailureKind.CANCELLED)
 
     def close(self) -> None:
         """Stops, gives up what is in flight (it is booked as unsettled), closes connections."""
         with self._lock:
             closed, self._closed = self._closed, True
         if not closed:
-            start(self._close()).result()
+            self._world.run(self._close())
 
     # --- on the event loop ---
 
     def _begin(self, work: Submission) -> None:
         if self._deadline is not None and self._alarm is None:
-            self._alarm = _at(self._deadline.timestamp(), self._ring)
+            self._set_alarm(self._deadline)
         task = asyncio.create_task(self._serve(work))
         self._shards.add(task)
         task.add_done_callback(self._shards.discard)
@@ -132,7 +132,12 @@ class RealtimeEngine:
         """At the deadline, wake whoever waits; before it (the clock was set back), look again later."""
         self._alarm = None
         if self._attempts.halted is None and self._deadline is not None:
-            self._alarm = _at(self._deadline.timestamp(), self._ring)
+            self._set_alarm(self._deadline)
+
+    def _set_alarm(self, deadline: datetime) -> None:
+        """Ring at the deadline, or at most a minute before it for another look."""
+        wait = max(0.0, min(deadline.timestamp() - self._world.time(), 60.0))
+        self._alarm = asyncio.get_running_loop().call_later(wait, self._ring)
 
     async def _serve(self, work: Submission) -> None:
         """A shard from its first request to its last answer."""
@@ -198,12 +203,6 @@ class RealtimeEngine:
             self._attempts.flush()
         finally:
             await self._transport.close()
-
-
-def _at(timestamp: float, what: Callable[[], None]) -> asyncio.TimerHandle:
-    """Call back at a wall-clock instant, or at most a minute before it for another look."""
-    wait = max(0.0, min(timestamp - time.time(), 60.0))
-    return asyncio.get_running_loop().call_later(wait, what)
 
 
 async def _raise(error: BaseException) -> None:

@@ -16,6 +16,7 @@ from thirdshift.engines.realtime.reply_size import TooLongError, read_bounded, r
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.engines.wires.replies import read_reply
 from thirdshift.router.values import Endpoint, FailureKind, Request
+from thirdshift.world import REAL, World
 
 OPENAI_BASE = "https://api.openai.com/v1"
 
@@ -58,8 +59,10 @@ def missing_key(endpoint: Endpoint, variable: str) -> str:
 class HttpTransport:
     """`timeout_seconds`: from sending to the last byte of the reply."""
 
-    def __init__(self, endpoint: Endpoint, bodies: Bodies, timeout_seconds: float) -> None:
-        self._name = endpoint.name
+    def __init__(
+        self, endpoint: Endpoint, bodies: Bodies, timeout_seconds: float, world: World = REAL
+    ) -> None:
+        self._name, self._world = endpoint.name, world
         self._bodies = bodies
         base = (endpoint.api_base or OPENAI_BASE).rstrip("/")
         self._url = f"{base}/chat/completions"
@@ -76,7 +79,7 @@ class HttpTransport:
         if self._missing is not None:
             return not_sent(FailureKind.AUTH, self._missing)
         if self._session is None:
-            self._session = new_session(self._headers, self._timeout)
+            self._session = new_session(self._headers, self._world)
         try:
             return await self._exchange(self._session, request)
         except Exception as error:  # noqa: BLE001 - EXCEPTIONS is the table; its last line is for the rest
@@ -85,7 +88,9 @@ class HttpTransport:
     async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Reply:
         body = self._bodies.body(request)
         sent = aiohttp.BytesPayload(dumps(body), content_type="application/json")
-        async with session.post(self._url, data=sent, proxy=self._proxy, allow_redirects=False) as response:
+        async with session.post(
+            self._url, data=sent, proxy=self._proxy, allow_redirects=False, timeout=self._timeout
+        ) as response:
             raw = await read_bounded(response, reply_bytes_max(body, request.max_tokens))
             reply = read_reply(response.status, response.headers, raw)
         if reply.kind is None:
@@ -110,14 +115,15 @@ def authorization(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Authorization": f"Bearer {key}"}
 
 
-def new_session(headers: Mapping[str, str], timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
-    """A session without a bound of its own on connections: the limiter is the bound."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=60),
-        headers={"Accept-Encoding": "gzip, deflate", **headers},
-        timeout=timeout,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,  # `reply_size` does it, within bounds
+def new_session(headers: Mapping[str, str], world: World) -> aiohttp.ClientSession:
+    """A session without a bound of its own on connections: the limiter is the bound. Each call has its own timeout."""
+    return world.session(
+        lambda: aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS, ttl_dns_cache=60),
+            headers={"Accept-Encoding": "gzip, deflate", **headers},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # `reply_size` does it, within bounds
+        )
     )
 
 

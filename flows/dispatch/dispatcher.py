@@ -6,11 +6,9 @@ into a part by the process that journalled it. Threads call `answer`, this proce
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -27,9 +25,10 @@ from thirdshift.flows.planning.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.flows.telemetry.telemetry import NoTelemetry, Telemetry
-from thirdshift.router.interfaces import Budget, Engine, EngineContext, Journal, Shard
+from thirdshift.router.interfaces import Budget, Engine, EngineContext, Journal, Shard, Ticket
 from thirdshift.router.values import Endpoint, Failure, FailureKind, Mode, Purpose
 from thirdshift.warehouse.intake.frozen import RowSource
+from thirdshift.warehouse.journal.files import sync
 from thirdshift.warehouse.journal.journal import FileJournal
 
 REDRAW_SECONDS = 0.2
@@ -60,6 +59,7 @@ def context_lent(
         rented_until,
         elsewhere=len(context.endpoints) > 1,
         say=lambda words: console.say(words, style="yellow"),
+        world=context.world,
     )
 
 
@@ -87,7 +87,7 @@ class Dispatcher:
         `connect`, gives the same endpoints as they are reached in a rehearsal.
         """
         self.run_id, self.folder = run_id, folder
-        self.mark = mark_of(folder)
+        self.mark = mark_of(folder, engine_context.world)
         self.endpoints, self.engine_context, self.journal = endpoints, engine_context, journal
         self.judge_context = judge_context or engine_context
         self.harvest = harvest
@@ -99,6 +99,7 @@ class Dispatcher:
         self.progress: ProgressCounts | None = None
         self._redraw: Callable[[], None] = lambda: None
         self._drawn = 0.0
+        self._world = engine_context.world
         self._under_way: dict[str, ShardWork] = {}
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
@@ -141,17 +142,22 @@ class Dispatcher:
     def create_shards(
         self, purpose: Purpose, rows_by_endpoint: Sequence[tuple[str, NDArray[np.int64]]]
     ) -> list[ShardWork]:
-        """Name a shard for each (endpoint, rows) and write its rows down; numbers go on from the run's last shard."""
+        """Name a shard for each (endpoint, rows) and write its rows down, so that they outlive the machine: without them a
+        batch is not taken up again. Numbers go on from the run's last shard."""
         home = self.folder / "shards"
         home.mkdir(mode=0o700, exist_ok=True)
         number = 1 + max((int(path.stem.split("-")[0]) for path in home.glob("*.npy")), default=0)
         shards = []
         for offset, (endpoint, rows) in enumerate(rows_by_endpoint):
             shard = ShardWork(
-                f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows, datetime.now(UTC)
+                f"{number + offset:05d}-{purpose}-{endpoint}", endpoint, purpose, rows, self._world.now()
             )
-            np.save(rows_file(self.folder, shard.shard_id), rows)
+            with rows_file(self.folder, shard.shard_id).open("wb") as file:
+                np.save(file, rows)
+                file.flush()
+                self._world.sync(file.fileno())
             shards.append(shard)
+        sync(home, self._world)
         return shards
 
     def answer(self, shard_id: str) -> None:
@@ -161,7 +167,8 @@ class Dispatcher:
         with self._telemetry.shard(shard_id, endpoint, work.purpose, len(work.unanswered)):
             self._answer(work)
 
-    def _answer(self, work: ShardWork) -> None:
+    def submit(self, work: ShardWork) -> tuple[Engine, Ticket]:
+        """Hand a shard to its engine, once however often this is called."""
         engine = self.engines[self._lane(work)]
         requests = work.requests or RowSource(self.folder, work.unanswered)
         shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests)
@@ -169,6 +176,10 @@ class Dispatcher:
         ticket = engine.submit(shard, key=f"{self.run_id}~{self.mark}/{work.shard_id}")
         if self.harvest is not None:
             self.harvest.watch(engine, ticket, work.endpoint, work.begun)
+        return engine, ticket
+
+    def _answer(self, work: ShardWork) -> None:
+        engine, ticket = self.submit(work)
         for reply in engine.collect(ticket):
             failed = isinstance(reply, Failure) or reply.valid is False
             batch = self.endpoints[work.endpoint].mode is Mode.BATCH
@@ -194,7 +205,7 @@ class Dispatcher:
             return
         endpoint = work.endpoint
         closed = self.harvest is not None and endpoint in self.harvest.closed
-        late = self.engine_context.deadline is not None and datetime.now(UTC) >= self.engine_context.deadline
+        late = self.engine_context.deadline is not None and self._world.now() >= self.engine_context.deadline
         if late and failure.kind in (FailureKind.EXPIRED, FailureKind.CANCELLED):
             self.stopped[FailureKind.DEADLINE] += 1
         elif closed or failure.kind is FailureKind.EXPIRED:
@@ -241,8 +252,9 @@ class Dispatcher:
     def _count(self, *, failed: bool, batch: bool, sent: bool) -> None:
         if self.progress is not None:
             self.progress.count(failed=failed, batch=batch, sent=sent)
-            if time.monotonic() - self._drawn > REDRAW_SECONDS:
-                self._drawn = time.monotonic()
+            now = self._world.monotonic()
+            if now - self._drawn > REDRAW_SECONDS:
+                self._drawn = now
                 self._redraw()
 
     def ensure_engines(self, shards: Sequence[ShardWork]) -> None:

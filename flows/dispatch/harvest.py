@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from math import inf
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +16,7 @@ from thirdshift.router.interfaces import Engine, Ticket
 from thirdshift.router.tiers import BatchHistory
 from thirdshift.router.values import Endpoint, Mode
 from thirdshift.warehouse.store.store import Warehouse
+from thirdshift.world import REAL, World
 
 LOOK_SECONDS = 1.0
 """How often it is asked whether the moment has come."""
@@ -63,15 +64,15 @@ class Successor:
 class Harvest:
     """Looks at the batches under way, and cuts those of an endpoint short when their moment has come."""
 
-    def __init__(self, deadline: datetime, rest: Mapping[str, Successor]) -> None:
+    def __init__(self, deadline: datetime, rest: Mapping[str, Successor], world: World = REAL) -> None:
         """`rest`: batch endpoint → who answers what it leaves."""
         self.closed: set[str] = set()
         """Endpoints that are sent no more batches."""
-        self._deadline, self._rest = deadline, rest
+        self._deadline, self._rest, self._world = deadline, rest, world
         self._watched: dict[str, Watched] = {}
         self._lock = threading.Lock()
-        self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._closed = False
+        self._stop_looking: Callable[[], None] | None = None
 
     def watch(self, engine: Engine, ticket: Ticket, endpoint: str, began: datetime) -> None:
         if endpoint not in self._rest or not isinstance(engine, CanHarvest):
@@ -80,17 +81,17 @@ class Harvest:
             self._watched[ticket.key] = Watched(engine, ticket, endpoint, began)
             if endpoint in self.closed:
                 engine.harvest(ticket)
-            if (self._thread is None or not self._thread.is_alive()) and not self._over.is_set():
-                self._thread = threading.Thread(target=self._look_often, name="harvest", daemon=True)
-                self._thread.start()
+            if self._stop_looking is None and not self._closed:
+                self._stop_looking = self._world.repeat("harvest", LOOK_SECONDS, self._look_now)
 
     def close(self) -> None:
-        self._over.set()
+        self._closed = True
+        if self._stop_looking is not None:
+            self._stop_looking()
 
-    def _look_often(self) -> None:
-        while not self._over.wait(LOOK_SECONDS):
-            with self._lock:
-                self._look(datetime.now(UTC))
+    def _look_now(self) -> None:
+        with self._lock:
+            self._look(self._world.now())
 
     def _look(self, now: datetime) -> None:
         left: dict[str, int] = {}
@@ -118,7 +119,7 @@ class Harvest:
 
 
 def harvest_of(
-    endpoints: Sequence[Endpoint], deadline: datetime | None, warehouse: Warehouse
+    endpoints: Sequence[Endpoint], deadline: datetime | None, warehouse: Warehouse, world: World = REAL
 ) -> Harvest | None:
     """Make the harvest of a run; None where no deadline ends it, or nothing could answer the rest."""
     others = [
@@ -137,7 +138,7 @@ def harvest_of(
     for tier, realtime_counterpart in zip(endpoints, realtime_counterparts(endpoints).tolist(), strict=True):
         taker = fastest if realtime_counterpart < 0 else realtime_counterpart
         rest[tier.name] = Successor(endpoints[taker].name, rates[taker], keeps_on_cancel(tier.tier))
-    return Harvest(deadline, rest)
+    return Harvest(deadline, rest, world)
 
 
 def with_turnarounds(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from decimal import Decimal
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.router.interfaces import Budget, EngineContext
 from thirdshift.router.values import Endpoint, Mode, Purpose
 from thirdshift.warehouse.journal.journal import FileJournal, attempts, open_journals, pending
+from thirdshift.world import World
 
 
 class NotAdopted(UserError):
@@ -43,7 +44,12 @@ class Orphans:
         return [shard.shard_id for shard in self.shards]
 
     def cancel_and_book(
-        self, run_id: str, folder: Path, endpoints: Sequence[Endpoint], say: Callable[[str], None]
+        self,
+        run_id: str,
+        folder: Path,
+        endpoints: Sequence[Endpoint],
+        say: Callable[[str], None],
+        world: World,
     ) -> None:
         """Cancel what an abandoned run has at its providers, wait for the end, and book what was billed.
 
@@ -51,8 +57,9 @@ class Orphans:
         """
         by_name = {endpoint.name: endpoint for endpoint in endpoints}
         budget = RunBudget(None)
-        with FileJournal(folder) as journal:
-            engine_context = EngineContext(journal, budget, datetime.now(UTC), self.set_aside(budget), folder)
+        with FileJournal(folder, world) as journal:
+            committed = self.set_aside(budget)
+            engine_context = EngineContext(journal, budget, world.now(), committed, folder, world=world)
             with Dispatcher(run_id, folder, by_name, engine_context, journal) as dispatcher:
                 for shard in self.shards:
                     say(

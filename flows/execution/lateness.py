@@ -6,7 +6,6 @@ Only real-time requests are: a batch is the provider's once it is sent, and a wo
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -79,5 +78,5 @@ def _problem(planned: PlannedRun, market: Market, pending: PendingRows) -> Probl
     terms = replace(terms, floor=floor, per_task=False, seconds=LEAVES * (terms.seconds or 0.0))
     posed = problem(planned.prepared.columns, market, quality, terms)
     assignment = planned.assignment
-    unable = (assignment.failed | (assignment.out_until > time.time()))[:, market.endpoint]
+    unable = (assignment.failed | (assignment.out_until > run.context.world.time()))[:, market.endpoint]
     return replace(posed, cost=np.where(unable, np.inf, posed.cost)).part(rows)

@@ -47,6 +47,7 @@ from thirdshift.warehouse.store import ledger, requests, runs
 from thirdshift.warehouse.store.dispatch import paid_ahead
 from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, ingested_parts, missing_parts
 from thirdshift.warehouse.store.store import Warehouse
+from thirdshift.world import REAL, World
 
 ASIDE = "aside"
 """A file of this name in a run's folder holds the id that the run is being given."""
@@ -69,6 +70,7 @@ def open_run(
     *,
     ask: Ask = ask_nobody,
     slots_for: SlotsFor = unlimited,
+    world: World = REAL,
 ) -> Iterator[Run]:
     """Open a run, new or resumed, and release its resources on exit.
 
@@ -80,17 +82,17 @@ def open_run(
     folder: Path | None = None
     hold_little()
     try:
-        context = context_for(call, run_id)
+        context = context_for(call, run_id, world=world)
         folder = context.folder
         enter_interrupted(context.warehouse)
         if call.fresh or (folder / ASIDE).exists():
             _set_aside(context, console)
         with masked(OWNERS_ALONE) as users_mask, ExitStack() as sharing, locked(context.folder):
             orphans = find_orphans(context.folder, tuple(context.reached.values()))
-            recover(context.folder, adopt=orphans.shard_ids)
+            recover(context.folder, orphans.shard_ids, world)
             sharing.enter_context(earlier_runs.sharing(context))
             context = _entered(context, call, console)
-            with FileJournal(context.folder) as journal:
+            with FileJournal(context.folder, world) as journal:
                 run = _run(context, journal, console, orphans, users_mask, ask, slots_for)
                 with closing(run.telemetry), closing(run.notifier), run.dispatcher, _failing(run):
                     yield run
@@ -131,8 +133,9 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
         return
     with locked(context.folder):
         orphans = find_orphans(context.folder, tuple(context.reached.values()))
-        orphans.cancel_and_book(context.run_id, context.folder, tuple(context.reached.values()), console.say)
-        recover(context.folder)
+        reached = tuple(context.reached.values())
+        orphans.cancel_and_book(context.run_id, context.folder, reached, console.say, context.world)
+        recover(context.folder, world=context.world)
         taken = {path.name for path in context.folder.parent.iterdir()}
         mark = context.folder / ASIDE
         aside = next(name for n in count(1) if (name := f"{context.run_id}~{n}") not in taken)
@@ -196,7 +199,7 @@ def _entered(context: RunContext, call: RunOptions, console: RunConsole) -> RunC
             )
         if row is not None:
             _check_text(row)
-            context = context_for(call, context.run_id, started=row["started_at"])
+            context = context_for(call, context.run_id, started=row["started_at"], world=context.world)
             if before is None and row["status"] != "done":
                 _without_folder(warehouse, context, console)
         if row is None or row["status"] != "done":
@@ -277,7 +280,7 @@ def _run(
             lent,
             journal,
             judge_context=None if over else judge_context(warehouse, context, lent),
-            harvest=harvest_of(endpoints, context.deadline, warehouse) if late else None,
+            harvest=harvest_of(endpoints, context.deadline, warehouse, context.world) if late else None,
             emulation=_emulation(context),
             telemetry=telemetry,
         )

@@ -15,7 +15,7 @@ from thirdshift.flows.execution.preparation import PreparedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.beliefs import prediction_only
-from thirdshift.flows.planning.planner import Decision, Market, best_possible
+from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
 from thirdshift.flows.planning.throughput import throughput_of_run
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
@@ -106,7 +106,7 @@ def approve(planned: PlannedRun) -> None:
 
 
 def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: bool) -> Assignment:
-    """Return the plan as an assignment; what an earlier process got, or has in flight, stays where it is."""
+    """Return the plan as an assignment, with what an earlier process of the run has left."""
     run, columns = prepared.run, prepared.columns
     assignment = Assignment.of(
         plan,
@@ -116,14 +116,22 @@ def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: b
         ordered=ordered,
         now=run.context.clock(),
     )
+    keep_earlier(run, columns, assignment)
+    return assignment
+
+
+def keep_earlier(run: Run, columns: RequestColumns, assignment: Assignment) -> None:
+    """Leave what an earlier process got, or has in flight, where it is.
+
+    A shard that a batch tier still has is in flight whole: what was booked of it before that process died stands in its
+    open journal, and nobody else knows of it until the shard is sealed.
+    """
     replies = run.queries.replies()
     assignment.keep_answered(replies, columns)
     keep_votes(run.context.folder, assignment, replies, columns, run.endpoint_names)
     for shard in run.orphans_of({Purpose.MAIN}):
-        unanswered = shard.unanswered[np.isin(shard.unanswered, columns.rows)]
-        endpoint = run.endpoint_names.index(shard.endpoint)
-        assignment.mark_in_flight(columns.positions(unanswered), endpoint)
-    return assignment
+        rows = shard.rows[np.isin(shard.rows, columns.rows)]
+        assignment.mark_in_flight(columns.positions(rows), run.endpoint_names.index(shard.endpoint))
 
 
 def _save(planned: PlannedRun, plan: Plan) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -77,7 +76,7 @@ class Run:
         """Shards that failed as a whole."""
         self._orphans = list(orphans.shards)
         self._users_mask = users_mask
-        self._score_at = time.monotonic() + SCORE_SECONDS
+        self._score_at = context.world.monotonic() + SCORE_SECONDS
         self._to_land: list[tuple[ShardWork, str | None]] = []
         """Finished shards whose parts are not in the warehouse yet, each with why it broke."""
         self._said: set[str] = set()
@@ -159,10 +158,10 @@ class Run:
             Warehouse.open(context.warehouse, wait_seconds=LAND_SECONDS, say=self._say_once) as warehouse,
         ):
             self._take_in(warehouse)
-            begun = time.monotonic()
+            begun = context.world.monotonic()
             if begun > self._score_at:
                 self.score_new(warehouse)
-                ended = time.monotonic()
+                ended = context.world.monotonic()
                 self._score_at = ended + max(SCORE_SECONDS, (ended - begun) / SCORE_SHARE)
 
     def _take_in(self, warehouse: Warehouse) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 
 from thirdshift.flows.dispatch.work import ShardWork
@@ -27,7 +25,7 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     planned.run.dispatcher.last = not planned.run.context.learns
     record_replies(planned)
     columns, run = planned.prepared.columns, planned.run
-    settle(assignment, run.queries, columns, run.context.scorer, time.time())
+    settle(assignment, run.queries, columns, run.context.scorer, run.context.world.time())
     pending = _next_to_send(planned)
     if pending.opens_at is not None:
         back = bool((assignment.out_until == pending.opens_at).any())
@@ -106,7 +104,8 @@ def record_replies(planned: PlannedRun) -> None:
 
 
 def _next_to_send(planned: PlannedRun) -> PendingRows:
-    return planned.assignment.next_to_send(planned.singles, planned.market.endpoint, time.time())
+    now = planned.run.context.world.time()
+    return planned.assignment.next_to_send(planned.singles, planned.market.endpoint, now)
 
 
 def _shards(planned: PlannedRun, purpose: Purpose, pending: PendingRows) -> list[ShardWork]:

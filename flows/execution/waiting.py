@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime
 
 from thirdshift.flows.execution.run import Run
@@ -13,9 +12,10 @@ LOOK_SECONDS = 30.0
 
 def wait_until(opens_at: float, run: Run, why: str) -> None:
     """Wait, with nothing in flight. `opens_at`: POSIX time."""
-    if opens_at > time.time():
+    world = run.context.world
+    if opens_at > world.time():
         run.dispatcher.rest()
         at = datetime.fromtimestamp(opens_at, UTC)
         run.console.say(f"waiting until {at:%H:%M} UTC, {why}; kill at will, `resume` goes on")
-    while (seconds := opens_at - time.time()) > 0:
-        time.sleep(min(seconds, LOOK_SECONDS))
+    while (seconds := opens_at - world.time()) > 0:
+        world.sleep(min(seconds, LOOK_SECONDS))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from thirdshift.router.planning.market import Offer
 from thirdshift.router.planning.problem import Option, Plan
 from thirdshift.router.prediction.observations import Observations, PastScores, no_observations
 from thirdshift.router.values import Endpoint
+from thirdshift.warehouse.journal.files import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -295,10 +297,9 @@ def keep_votes(
     rows = np.flatnonzero(assignment.vote[:, 0] >= 0)
     if not len(rows) and before is None:
         return
-    beside = folder / f"{FILE}.tmp"
-    with beside.open("wb") as file:
-        np.savez(file, row=columns.rows[rows], names=np.array(names, np.str_), vote=assignment.vote[rows])
-    beside.replace(folder / FILE)
+    written = BytesIO()
+    np.savez(written, row=columns.rows[rows], names=np.array(names, np.str_), vote=assignment.vote[rows])
+    write_whole(folder / FILE, written.getvalue())
 
 
 def _load(folder: Path, columns: RequestColumns, names: Sequence[str]) -> NDArray[np.int16] | None:

@@ -42,6 +42,7 @@ from thirdshift.warehouse.errors import StoreUnreachable
 from thirdshift.warehouse.intake.intake import InputSpec, Intake
 from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.prices import price_rows
+from thirdshift.world import REAL, World
 
 NEED_COLUMNS = {Need.REFERENCE: "reference", Need.RESPONSE_SCHEMA: "response_schema"}
 """What a scorer needs of a row, to the frozen input's column that has it."""
@@ -69,9 +70,11 @@ class RunContext:
     """Positions of the endpoints that answered nothing in the job's last run."""
     judge: Judge | None = None
     """Who scores answers, where the scorer is a judge."""
+    world: World = REAL
+    """Where time, chance, connections and disk come from."""
 
     def clock(self) -> datetime:
-        return datetime.now(UTC)
+        return self.world.now()
 
     @property
     def input(self) -> InputSpec:
@@ -296,7 +299,9 @@ def name_of_run(call: RunOptions, say: Callable[[str], None] = lambda _: None) -
     return derive_run_id(job, now=datetime.now(UTC), token=secrets.token_hex(3))
 
 
-def context_for(call: RunOptions, run_id: str, *, started: datetime | None = None) -> RunContext:
+def context_for(
+    call: RunOptions, run_id: str, *, started: datetime | None = None, world: World = REAL
+) -> RunContext:
     """Everything that is known before the input is read. Raises UserError (JobError lists every mistake)."""
     job, place = load(call)
     prices, facts = books()
@@ -305,7 +310,7 @@ def context_for(call: RunOptions, run_id: str, *, started: datetime | None = Non
     if call.emulated:
         endpoints = tuple(replace(endpoint, emulated=True) for endpoint in endpoints)
     text = call.deadline or job.deadline
-    begun = datetime.now(UTC)
+    begun = world.now()
     if started is not None and call.deadline is None and text is not None and duration(text) is not None:
         begun = started  # 8h are 8 hours from the run's start, however often it is resumed
     return RunContext(
@@ -318,6 +323,7 @@ def context_for(call: RunOptions, run_id: str, *, started: datetime | None = Non
         deadline=None if text is None else resolve_deadline(text, begun),
         cap_usd=call.cap if call.cap is not None else job.budget.cap_usd,
         judge=judge,
+        world=world,
     )
 
 

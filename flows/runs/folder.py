@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,9 @@ from typing import Any
 
 from thirdshift.flows.errors import UserError
 from thirdshift.warehouse.errors import StoreError
+from thirdshift.warehouse.journal.files import write_whole
 from thirdshift.warehouse.journal.run_folder import MARKER, check_marked, run_folder
+from thirdshift.world import REAL, World
 
 OWNERS_ALONE = 0o077
 
@@ -60,30 +61,18 @@ def locked(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def mark_of(folder: Path) -> str:
+def mark_of(folder: Path, world: World = REAL) -> str:
     """What tells this run from others of its name, at a provider that knows them all: eight letters and digits, drawn
-    when it is first asked."""
+    when it is first asked. It outlives the machine: batches are found again by it."""
     place = folder / "mark"
     if not place.exists():
-        temporary = place.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(secrets.token_hex(4))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(place)
+        write_whole(place, world.random_bytes(4).hex().encode(), world)
     return place.read_text(encoding="utf-8")
 
 
 def remember(folder: Path, facts: dict[str, Any]) -> None:
     """Keep what `resume` needs to know of how the run was called."""
-    temporary = folder / "job.json.tmp"
-    with open(
-        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as file:
-        json.dump(facts, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(folder / "job.json")
+    write_whole(folder / "job.json", json.dumps(facts, indent=1).encode())
 
 
 def recall(folder: Path) -> dict[str, Any] | None:

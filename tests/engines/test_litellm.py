@@ -16,7 +16,6 @@ import pytest
 from tests.support.engines import MemoryJournal, endpoint_at, kinds, requests, shard
 from tests.support.scripted import Said, completion, failed, scripted
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.core.event_loop import start
 from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.emulator import EmulatedModel, Emulator
 from thirdshift.engines.realtime.litellm import (
@@ -38,6 +37,7 @@ from thirdshift.router.values import (
     Price,
     Request,
 )
+from thirdshift.world import REAL
 
 PRICE = Price(Decimal(1), Decimal(2))
 MODEL = "hosted_vllm/m"
@@ -123,7 +123,7 @@ def test_limits_and_what_a_cache_was_given_are_learnt_from_a_provider_with_a_wir
     with Emulator([model]) as emulator:
         transport = LitellmTransport(endpoint_at(emulator.root, PRICE, "anthropic/claude-opus-4-7"), 20.0)
         asked = Request(0, "r", "h", "t", ({"role": "user", "content": "hi"},), 9, temperature=None)
-        reply = start(transport.send(asked)).result()
+        reply = REAL.run(transport.send(asked))
         assert reply.kind is None, reply.message
         assert reply.usage is not None
         assert reply.usage.input_tokens == emulator.books()[0]["input_tokens"]
@@ -131,7 +131,7 @@ def test_limits_and_what_a_cache_was_given_are_learnt_from_a_provider_with_a_wir
         kept = replace(asked, messages=({"role": "system", "content": parts}, *asked.messages))
         costs = []
         for first in (True, False):
-            usage = start(transport.send(kept)).result().usage
+            usage = REAL.run(transport.send(kept)).usage
             assert usage is not None
             assert (usage.written_tokens > 0) == first
             costs.append(cost_usd(model.price_for(Mode.REALTIME).base, usage))

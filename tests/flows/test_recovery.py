@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,9 @@ from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
 from thirdshift.flows.dispatch.work import rows_file
+from thirdshift.flows.execution.plan import keep_earlier
+from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.run_queries import FinalReplies
 from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.router.interfaces import EngineContext, Shard
@@ -31,6 +36,9 @@ PRICE = Price(Decimal(100), Decimal(400))
 SHARD_ID = "00001-main-night"
 KEY = f"run/{SHARD_ID}"
 REQUESTS = [Request(i, f"r{i}", f"h{i}", "t", ({"role": "user", "content": f"{i}?"},), 8) for i in range(20)]
+NO_REPLIES = FinalReplies(
+    np.zeros(0, np.int64), np.zeros(0, np.int32), *(np.zeros(0, bool) for _ in range(4))
+)
 SHARD = Shard("run", SHARD_ID, "night", Purpose.MAIN, REQUESTS)
 
 
@@ -122,6 +130,46 @@ def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
     assert booked > 0
     assert budget.spent_usd == billed_usd(emulator)
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
+
+
+def test_what_a_dead_process_has_booked_of_a_batch_is_not_sent_again_while_the_rest_is_awaited(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    go_on(tmp_path, endpoint, Decimal(10))
+    journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-5]))  # as if it had died while the results were booked
+    orphans = find_orphans(tmp_path, [endpoint])
+    run: Any = SimpleNamespace(
+        queries=SimpleNamespace(replies=lambda: NO_REPLIES),  # nothing is sealed
+        orphans_of=lambda _: orphans.shards,
+        endpoint_names=["night"],
+    )
+    rows = np.arange(len(REQUESTS))
+    columns: Any = SimpleNamespace(rows=rows, positions=lambda some: np.searchsorted(rows, some))
+    assignment = planned_for_one(len(REQUESTS))
+    keep_earlier(run, columns, assignment)
+    assert assignment.in_flight.all()
+    assert len(orphans.shards[0].unanswered) == 5
+
+
+def planned_for_one(count: int) -> Assignment:
+    """A plan that gives every request to the only endpoint."""
+    nobody, nothing = np.full(count, -1, np.int32), np.zeros((count, 1), bool)
+    return Assignment(
+        target=np.zeros(count, np.int32),
+        opens=np.zeros(count),
+        answered=nothing,
+        failed=nothing.copy(),
+        ordered=False,
+        repaired=nobody,
+        overridden=nobody.copy(),
+        in_flight=np.zeros(count, bool),
+        not_run=np.zeros((count, 1), np.int8),
+        realtime_counterpart=np.full(1, -1, np.int32),
+    )
 
 
 def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from thirdshift.world import REAL, World
+
 BUILDING = ".building"
 COMPLETE = ".complete"
 
@@ -25,11 +27,11 @@ def private_dir(path: Path) -> Path:
     return path
 
 
-def sync(path: Path) -> None:
+def sync(path: Path, world: World = REAL) -> None:
     """Wait until a file or a directory is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        world.sync(handle)
     finally:
         os.close(handle)
 
@@ -71,13 +73,13 @@ def _replace(new: Path, old: Path) -> None:
     new.replace(old)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, world: World = REAL) -> None:
     """Write a small file beside its place, sync it and rename it; mode 0600."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync(path.parent)
+        world.sync(file.fileno())
+    world.replace(beside, path)
+    sync(path.parent, world)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from thirdshift.warehouse.errors import JournalError
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.files import private_dir, sync
 from thirdshift.warehouse.journal.records import decode, encode
+from thirdshift.world import REAL, World
 
 OVERHEAD = "overhead"
 SYNC_SECONDS = 1.0
@@ -29,9 +30,9 @@ SYNC_SECONDS = 1.0
 class FileJournal:
     """`interfaces.Journal` in files. Safe from any thread; close it, or use it as a context manager."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, world: World = REAL) -> None:
         """Journals that `recover` left for adoption are taken up where they end."""
-        self._folder = folder
+        self._folder, self._world = folder, world
         self._dir = private_dir(private_dir(folder) / "journal")
         self._lock = threading.Lock()
         self._sealing = threading.Lock()
@@ -40,8 +41,7 @@ class FileJournal:
         self._dirty: set[str] = set()
         self._shard_of: dict[str, str] = {}
         self._sync_error: OSError | None = None
-        self._closing = threading.Event()
-        self._syncer: threading.Thread | None = None
+        self._stop_syncing: Callable[[], None] | None = None
         for path in _journals(folder):
             self._shard_of |= dict.fromkeys(_read(path).pending, path.stem)
 
@@ -93,16 +93,15 @@ class FileJournal:
             self._dirty.discard(shard_id)
             self._shard_of = {e: s for e, s in self._shard_of.items() if s != shard_id}
         with self._sealing:
-            return _seal(self._folder, shard_id)
+            return _seal(self._folder, shard_id, self._world)
 
     def close(self) -> None:
         """Sync and close the files; what they hold stays. Idempotent."""
-        self._closing.set()
-        if self._syncer is not None:
-            self._syncer.join()
+        if self._stop_syncing is not None:
+            self._stop_syncing()
         with self._lock:
             for handle in self._files.values():
-                os.fsync(handle)
+                self._world.sync(handle)
                 os.close(handle)
             self._files.clear()
 
@@ -114,7 +113,7 @@ class FileJournal:
             for shard_id, texts in lines.items():
                 handle = self._file(shard_id)
                 grown.append((handle, os.fstat(handle).st_size))
-                _write(handle, b"".join(texts))
+                _write(handle, b"".join(texts), self._world)
                 self._dirty.add(shard_id)
         except (OSError, JournalError) as error:
             # all lines or none: what was not acknowledged must not be found later
@@ -136,31 +135,26 @@ class FileJournal:
                 handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             except OSError as error:
                 raise JournalError(f"{path}: cannot be opened for writing: {error.strerror}") from error
-            sync(self._dir)
+            sync(self._dir, self._world)
             self._files[shard_id] = handle
-            self._start_syncer()
+            if self._stop_syncing is None:
+                self._stop_syncing = self._world.repeat("journal-sync", SYNC_SECONDS, self._sync_dirty)
         return handle
 
-    def _start_syncer(self) -> None:
-        if self._syncer is None:
-            self._syncer = threading.Thread(target=self._sync_often, name="journal-sync", daemon=True)
-            self._syncer.start()
-
-    def _sync_often(self) -> None:
-        while not self._closing.wait(SYNC_SECONDS):
-            with self._lock:
-                handles = [os.dup(self._files[shard_id]) for shard_id in self._dirty]
-                self._dirty.clear()
-            for handle in handles:
-                try:
-                    os.fsync(handle)
-                except OSError as error:
-                    self._sync_error = error
-                finally:
-                    os.close(handle)
+    def _sync_dirty(self) -> None:
+        with self._lock:
+            handles = [os.dup(self._files[shard_id]) for shard_id in self._dirty]
+            self._dirty.clear()
+        for handle in handles:
+            try:
+                self._world.sync(handle)
+            except OSError as error:
+                self._sync_error = error
+            finally:
+                os.close(handle)
 
 
-def recover(folder: Path, adopt: Collection[str] = ()) -> list[str]:
+def recover(folder: Path, adopt: Collection[str] = (), world: World = REAL) -> list[str]:
     """Seal the journals that a dead process left, except those of the shards in `adopt` (batches that go on elsewhere).
 
     Returns the shards sealed. One that is corrupt is left as it is and named in a JournalError, after all
@@ -174,7 +168,7 @@ def recover(folder: Path, adopt: Collection[str] = ()) -> list[str]:
         if path.stem in adopt:
             continue
         try:
-            sealed.extend([path.stem] if _seal(folder, path.stem) else [])
+            sealed.extend([path.stem] if _seal(folder, path.stem, world) else [])
         except JournalError as error:
             bad.append(error)
     if bad:
@@ -207,7 +201,7 @@ def _journals(folder: Path) -> list[Path]:
 # --- sealing ------------------------------------------------------------------------------------------------
 
 
-def _seal(folder: Path, shard_id: str) -> Path | None:
+def _seal(folder: Path, shard_id: str, world: World) -> Path | None:
     path = folder / "journal" / f"{shard_id}.jsonl"
     if not path.exists():
         return None
@@ -216,7 +210,7 @@ def _seal(folder: Path, shard_id: str) -> Path | None:
     if contents.intents and part is None:
         entries = parts.entries((i, contents.outcomes.get(e)) for e, i in contents.intents.items())
         try:
-            part = parts.write(folder, shard_id, entries)
+            part = parts.write(folder, shard_id, entries, world)
         except OSError as error:
             raise JournalError(f"{path}: cannot be sealed: {error.strerror}; the journal is kept") from error
     path.unlink()
@@ -276,10 +270,10 @@ def _take(contents: _Contents, line: bytes, path: Path, number: int) -> None:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _write(handle: int, data: bytes) -> None:
-    written = os.write(handle, data)
+def _write(handle: int, data: bytes, world: World) -> None:
+    written = world.write(handle, data)
     while written < len(data):
-        written += os.write(handle, data[written:])
+        written += world.write(handle, data[written:])
 
 
 def _cut_torn_line(path: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from thirdshift.router.values import Answer, Failure, Intent, LedgerStatus, Outcome, Usage
 from thirdshift.warehouse.errors import StoreError, first_line
 from thirdshift.warehouse.journal.files import private_dir, sync
+from thirdshift.world import REAL, World
 
 USD = pa.decimal128(18, 9)
 INSTANT = pa.timestamp("us", tz="UTC")
@@ -124,17 +125,17 @@ def _fit(usage: Usage | None) -> bool:
     return usage is None or max(_of_usage(usage)) < BEYOND_TOKENS
 
 
-def write(folder: Path, name: str, table: pa.Table) -> Path:
+def write(folder: Path, name: str, table: pa.Table, world: World = REAL) -> Path:
     """Write a part called `name`, or `name-2` and so on where that is taken; it is on disk when this returns."""
-    return put(table, free(private_dir(folder / "parts"), name))
+    return put(table, free(private_dir(folder / "parts"), name), world)
 
 
-def put(table: pa.Table, path: Path) -> Path:
+def put(table: pa.Table, path: Path, world: World = REAL) -> Path:
     """Write a part beside its place, sync it and rename it, so that it is whole or absent; mode 0600."""
-    return put_all([table], path)
+    return put_all([table], path, world)
 
 
-def put_all(tables: Iterable[pa.Table], path: Path) -> Path:
+def put_all(tables: Iterable[pa.Table], path: Path, world: World = REAL) -> Path:
     """Write one part of the rows of several tables, as `put` does; one of them in memory at a time."""
     beside = path.with_name(f".{path.name}.tmp")
     try:
@@ -144,11 +145,11 @@ def put_all(tables: Iterable[pa.Table], path: Path) -> Path:
                 for table in tables:
                     writer.write_table(table)
             file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+            world.sync(file.fileno())
+        world.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)  # a full disk wants it back
-    sync(path.parent)
+    sync(path.parent, world)
     return path
 
 

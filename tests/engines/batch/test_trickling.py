@@ -15,6 +15,7 @@ from thirdshift.engines.batch import http
 from thirdshift.engines.batch.http import BatchCalls, paced
 from thirdshift.engines.batch.provider import CallError
 from thirdshift.router.values import FailureKind
+from thirdshift.world import REAL
 
 
 class _Trickling(BaseHTTPRequestHandler):
@@ -97,6 +98,6 @@ def test_pieces_that_come_fast_enough_may_take_as_long_as_they_take(monkeypatch:
             for number in range(5):
                 yield bytes([number])
 
-        return [piece async for piece in paced(pieces())]
+        return [piece async for piece in paced(pieces(), REAL)]
 
     assert len(asyncio.run(all_of_them())) == 5

@@ -1,0 +1,132 @@
+"""What the files of a run say: its entries from sealed parts and open journals, as whoever resumes would read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.router.values import (
+    Answer,
+    Endpoint,
+    Failure,
+    FailureKind,
+    Intent,
+    LedgerStatus,
+    Mode,
+    Outcome,
+)
+from thirdshift.warehouse.journal import parts
+from thirdshift.warehouse.journal.journal import attempts, open_journals
+
+COLUMNS = [
+    "entry_id", "shard_id", "started_at", "row", "endpoint", "purpose", "status", "cost_usd", "settled_at", "reply",
+    "valid", "failure_kind", "final",
+]  # fmt: skip
+CAN_PASS = (FailureKind.OVERLOADED, FailureKind.RATE_LIMITED)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One attempt."""
+
+    entry_id: str
+    shard_id: str
+    started_at: datetime
+    row: int
+    endpoint: str
+    purpose: str
+    status: LedgerStatus
+    cost_usd: Decimal
+    settled_at: datetime | None
+    reply: str | None
+    """`answer`, `failure`, or nothing yet."""
+    valid: bool | None
+    failure_kind: str | None
+    final: bool | None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is an answer that is paid and stays."""
+        return self.reply == "answer" and bool(self.final)
+
+
+class RunBooks:
+    """One run's, over all lives; a part is read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Path, list[Entry]] = {}
+
+    def sealed(self, folder: Path) -> list[Entry]:
+        """The entries of all parts, each once."""
+        known: dict[str, Entry] = {}
+        for path in parts.of_run(folder):
+            if path not in self._read:
+                rows = pq.ParquetFile(path).read(COLUMNS, use_threads=False).to_pylist()
+                self._read[path] = [Entry(**{**row, "status": LedgerStatus(row["status"])}) for row in rows]
+            for entry in self._read[path]:
+                known.setdefault(entry.entry_id, entry)
+        return list(known.values())
+
+    def everything(self, folder: Path) -> list[Entry]:
+        """Those and what stands in open journals; an attempt without an outcome may have cost all that it could."""
+        known = {entry.entry_id: entry for entry in self.sealed(folder)}
+        for shard_id in open_journals(folder):
+            for intent, outcome in attempts(folder, shard_id):
+                known.setdefault(intent.entry_id, _entry(intent, outcome))
+        return list(known.values())
+
+
+def _entry(intent: Intent, outcome: Outcome | None) -> Entry:
+    reply = None if outcome is None else outcome.reply
+    return Entry(
+        intent.entry_id,
+        intent.shard_id or "",
+        intent.started_at,
+        intent.row or 0,
+        intent.endpoint,
+        intent.purpose,
+        LedgerStatus.UNSETTLED if outcome is None else outcome.status,
+        intent.reserved_usd if outcome is None else outcome.cost_usd,
+        None if outcome is None else outcome.settled_at,
+        "answer" if isinstance(reply, Answer) else None if reply is None else "failure",
+        reply.valid if isinstance(reply, Answer) else None,
+        reply.kind if isinstance(reply, Failure) else None,
+        None if outcome is None else outcome.final,
+    )
+
+
+def replies(entries: Sequence[Entry], endpoints: Sequence[Endpoint]) -> FinalReplies:
+    """What the query REPLIES of `run_queries.py` makes of them."""
+    places = {endpoint.name: place for place, endpoint in enumerate(endpoints)}
+    groups: dict[tuple[int, str], list[Entry]] = {}
+    for entry in _heard(entries, {end.name for end in endpoints if end.mode is Mode.BATCH}):
+        groups.setdefault((entry.row, entry.endpoint), []).append(entry)
+    newest = sorted(groups.items(), key=lambda group: max(str(entry.settled_at) for entry in group[1]))
+    answers = [[entry for entry in group if entry.reply == "answer"] for _, group in newest]
+    return FinalReplies(
+        row=np.array([row for (row, _), _ in newest], np.int64),
+        endpoint=np.array([places[name] for (_, name), _ in newest], np.int32),
+        answered=np.array([bool(held) for held in answers], bool),
+        repaired=np.array([any(entry.purpose == "repair" for entry in held) for held in answers], bool),
+        served=np.array([any(entry.purpose == "main" for entry in held) for held in answers], bool),
+        limited=np.array(
+            [all(entry.failure_kind == FailureKind.RATE_LIMITED for entry in group) for _, group in newest],
+            bool,
+        ),
+    )
+
+
+def _heard(entries: Sequence[Entry], batches: set[str]) -> Iterator[Entry]:
+    """Final replies, without what a batch has left undone."""
+    for entry in entries:
+        undone = entry.failure_kind == FailureKind.EXPIRED
+        passing = entry.failure_kind in CAN_PASS and entry.endpoint in batches
+        if entry.reply is not None and entry.final and not undone and not passing:
+            yield entry

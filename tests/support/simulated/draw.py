@@ -1,0 +1,207 @@
+"""What one night is like, drawn from its seed: endpoints, limits, troubles, habits of batches, the net, the deaths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from random import Random
+
+from tests.support.simulated.provider import HOST, Net
+from thirdshift.engines.emulator.models import BatchHabits, EmulatedModel, OutputTokens, Trouble
+from thirdshift.engines.registry import tier_rows
+from thirdshift.router.values import Endpoint, Limits, Mode, Price, PriceSchedule, Request, usd
+
+ROWS = 200
+HOUR = 3600.0
+ALWAYS_RIGHT = 50.0
+"""Whether answers are right is outside of the simulation."""
+KEY = "SIMULATED_API_KEY"
+WORDS = ["apples", "pears", "plums", "trains", "clocks", "stones", "letters", "rivers"]
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
+PASSING = (
+    Trouble.ERROR_500, Trouble.ERROR_503, Trouble.ERROR_408, Trouble.ERROR_429, Trouble.ERROR_429_SILENT,
+    Trouble.DROP_BEFORE, Trouble.DROP_AFTER, Trouble.HANG, Trouble.TRUNCATE, Trouble.CUT_EMPTY, Trouble.INVALID_JSON,
+    Trouble.SLOW,
+)  # fmt: skip
+LASTING = (Trouble.REFUSE, Trouble.OVERFLOW)
+TIERS = ("openai", "anthropic", "compatible", "azure")
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How a life ends before its time."""
+
+    steps: int
+    """Turns of the loop and operations of the disk that it lives."""
+    of_machine: bool
+    """What was not synced may be lost."""
+    away_seconds: float
+    """Until somebody resumes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnNight:
+    """Everything about a night but what comes of it."""
+
+    seed: int
+    endpoints: tuple[Endpoint, ...]
+    models: tuple[EmulatedModel, ...]
+    habits: BatchHabits
+    net: Net
+    requests: tuple[Request, ...]
+    plan: tuple[int, ...]
+    """By row, the position of the endpoint that is to answer it."""
+    cap_usd: Decimal | None
+    deadline_seconds: float | None
+    harvested: bool
+    """Whether late batches are cut short."""
+    jumps: tuple[tuple[float, float], ...]
+    """When the machine's clock is set, and by how much it is then wrong, seconds."""
+    deaths: tuple[Death, ...]
+
+    @property
+    def faults(self) -> set[str]:
+        """What can go wrong, by name."""
+        troubles = {trouble.value for model in self.models for trouble in model.troubles}
+        net, habits = self.net, self.habits
+        named = {
+            "refused": net.refused, "lost on the way": net.lost_there, "lost on the way back": net.lost_back,
+            "lies": net.lies, "outage": net.outage, "stuck batch": habits.stuck_at is not None,
+            "failing lines": habits.failed_share, "creation unheard of": habits.lost_creates,
+            "full queue": habits.enqueued_tokens, "clock set": self.jumps, "process killed": self.deaths,
+            "machine killed": any(death.of_machine for death in self.deaths),
+        }  # fmt: skip
+        return troubles | {name for name, has in named.items() if has}
+
+
+def drawn(seed: int) -> DrawnNight:
+    rng = Random(f"night {seed}")
+    kinds = [Mode.REALTIME] + [
+        rng.choice((Mode.REALTIME, Mode.BATCH)) for _ in range(rng.choice((0, 1, 1, 2)))
+    ]
+    if rng.random() < 0.2:
+        kinds = [Mode.BATCH]
+    models = tuple(_model(rng, f"{mode.value}-{place}", mode) for place, mode in enumerate(kinds))
+    endpoints = tuple(_endpoint(rng, mode, model) for mode, model in zip(kinds, models, strict=True))
+    requests = tuple(_request(rng, row) for row in range(ROWS))
+    first = rng.randrange(len(kinds))
+    spread = rng.random() < 0.5
+    plan = tuple(rng.randrange(len(kinds)) if spread else first for _ in range(ROWS))
+    expected = sum(_expected_usd(endpoints[e], request) for e, request in zip(plan, requests, strict=True))
+    cap = None if rng.random() < 0.4 else usd(expected * 10 ** rng.uniform(-0.7, 1.2))
+    deadline = None if rng.random() < 0.5 else 10 ** rng.uniform(2.0, 4.3)
+    return DrawnNight(
+        seed,
+        endpoints,
+        models,
+        _habits(rng),
+        _net(rng),
+        requests,
+        plan,
+        cap,
+        deadline,
+        harvested=deadline is not None and kinds[0] is Mode.REALTIME and rng.random() < 0.7,
+        jumps=_jumps(rng),
+        deaths=tuple(_death(rng) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))),
+    )
+
+
+def _share(rng: Random, chance: float, most: float) -> float:
+    """With that chance a share up to `most`, small ones likelier; else none."""
+    return round(most * rng.random() ** 2, 4) if rng.random() < chance else 0.0
+
+
+def _model(rng: Random, name: str, mode: Mode) -> EmulatedModel:
+    price = Price(Decimal(rng.choice(("0.1", "1", "3"))), Decimal(rng.choice(("0.4", "4", "15"))))
+    passing = {trouble: _share(rng, 0.15, 0.2) for trouble in PASSING}
+    lasting = {trouble: _share(rng, 0.1, 0.1) for trouble in LASTING}
+    limits = Limits(
+        rpm=rng.choice((None, None, 120, 600)),
+        tpm=rng.choice((None, None, 20_000)),
+        concurrency=rng.choice((None, None, 8, 50)),
+    )
+    return EmulatedModel(
+        name=name,
+        price=price,
+        ability=ALWAYS_RIGHT,
+        batch_price=price if mode is Mode.BATCH else None,
+        output=OutputTokens(median=rng.choice((1.0, 40.0)), spread=0.5, fits=True),
+        latency_seconds=rng.choice((0.0, 0.3, 2.0)),
+        seconds_per_token=rng.choice((0.0, 0.01)),
+        limits=limits if mode is Mode.REALTIME else Limits(),
+        troubles={trouble: rate for trouble, rate in (lasting | passing).items() if rate},
+        retry_after_seconds=rng.choice((1.0, 1.0, 20.0, 7200.0)),
+        hang_seconds=HOUR,
+    )
+
+
+def _endpoint(rng: Random, mode: Mode, model: EmulatedModel) -> Endpoint:
+    tier = tier_rows().named(rng.choice(TIERS)) if mode is Mode.BATCH else None
+    wire = "anthropic" if tier is not None and tier.wire == "anthropic" else "openai"
+    stated = model.limits if rng.random() < 0.5 else Limits()
+    price = model.price if isinstance(model.price, Price) else model.price.base
+    return Endpoint(
+        model.name,
+        f"{wire}/{model.name}",
+        PriceSchedule(price),
+        mode,
+        api_base=f"http://{HOST}/at/{model.name}/v1",
+        api_key_env=KEY,
+        limits=stated,
+        tier=tier,
+    )
+
+
+def _habits(rng: Random) -> BatchHabits:
+    stuck = rng.random() < 0.2
+    return BatchHabits(
+        turnaround_seconds=10 ** rng.uniform(0.0, 4.0),
+        validating_seconds=rng.choice((0.0, 5.0)),
+        failed_share=_share(rng, 0.3, 0.5),
+        stuck_at=rng.random() if stuck else None,
+        stuck_batches=rng.random() if stuck else 1.0,
+        expires_seconds=rng.choice((600.0, HOUR, 6 * HOUR, 24 * HOUR)),
+        cancel_seconds=rng.choice((0.0, 5.0, 300.0, 2000.0)),
+        cancel_goes_on=rng.random() < 0.5,
+        enqueued_tokens=rng.choice((None, None, None, 3_000)),
+        lost_creates=rng.choice((0, 0, 0, 1, 3)),
+    )
+
+
+def _net(rng: Random) -> Net:
+    outage = None
+    if rng.random() < 0.2:
+        start = 10 ** rng.uniform(0.0, 4.0)
+        outage = start, start + 10 ** rng.uniform(0.5, 4.0)
+    return Net(
+        (0.01, rng.choice((0.05, 1.0))),
+        refused=_share(rng, 0.2, 0.3),
+        lost_there=_share(rng, 0.2, 0.2),
+        lost_back=_share(rng, 0.2, 0.2),
+        lies=_share(rng, 0.2, 0.2),
+        outage=outage,
+    )
+
+
+def _jumps(rng: Random) -> tuple[tuple[float, float], ...]:
+    count = rng.choice((0, 0, 0, 1, 2))
+    return tuple(
+        sorted((10 ** rng.uniform(0.0, 4.0), rng.uniform(-2 * HOUR, 2 * HOUR)) for _ in range(count))
+    )
+
+
+def _death(rng: Random) -> Death:
+    away = rng.choice((1.0, 60.0, HOUR, 30 * HOUR))
+    return Death(int(10 ** rng.uniform(0.3, 3.5)), rng.random() < 0.4, away)
+
+
+def _request(rng: Random, row: int) -> Request:
+    text = f"{row}: how many {' '.join(rng.choices(WORDS, k=rng.randint(2, 40)))} are there?"
+    schema = SCHEMA if rng.random() < 0.1 else None
+    messages = ({"role": "user", "content": text},)
+    return Request(row, f"r{row}", f"h{row}", "t", messages, rng.choice((16, 64)), response_schema=schema)
+
+
+def _expected_usd(endpoint: Endpoint, request: Request) -> float:
+    price = endpoint.price.base
+    return (60 * float(price.input) + 40 * float(price.output)) / 1e6

@@ -1,0 +1,103 @@
+"""An event loop in virtual time: where nothing is ready, the clock jumps to the next timer."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from contextvars import Context
+from random import Random
+from typing import Any
+
+THREAD_SECONDS = 0.003
+"""What is done on a thread takes up to so long."""
+
+
+class Stuck(Exception):
+    """Everybody waits, and for nothing; or nothing ends by the last instant that is allowed."""
+
+
+class _NoSockets(selectors.BaseSelector):
+    """Polls nothing: a wait is a jump of the clock."""
+
+    def __init__(self, wait: Callable[[float | None], None]) -> None:
+        self._wait = wait
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        return selectors.SelectorKey(fileobj, 0, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        return selectors.SelectorKey(fileobj, 0, 0, None)
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        self._wait(timeout)
+        return []
+
+    def get_map(self) -> dict[Any, Any]:
+        return {}
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """One thread does it all: what a program sends to a thread is done a drawn moment later.
+
+    `until` bounds the virtual time; `at_turn` is called at every turn of the loop, and what it raises ends the turn.
+    """
+
+    def __init__(self, rng: Random, until: float) -> None:
+        self.now, self.until, self.turns = 0.0, until, 0
+        self.at_turn: Callable[[], None] = lambda: None
+        self._rng = rng
+        self._wanted: Callable[[], bool] = lambda: False
+        super().__init__(_NoSockets(self._jump))
+
+    def _jump(self, timeout: float | None) -> None:
+        self.turns += 1
+        self.at_turn()
+        if self._wanted():
+            self.stop()
+            return
+        if timeout is None:
+            raise Stuck("everybody waits, and for nothing")
+        self.now += timeout
+        if self.now > self.until:
+            raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
+
+    def time(self) -> float:
+        return self.now
+
+    def play_until(self, wanted: Callable[[], bool]) -> None:
+        """Run until `wanted` holds; it is asked at every turn."""
+        self._wanted = wanted
+        try:
+            while not wanted():
+                self.run_forever()
+        finally:
+            self._wanted = lambda: False
+
+    def pass_time(self, seconds: float) -> None:
+        """Let so much time pass."""
+        passed: list[bool] = []
+        self.call_later(seconds, passed.append, True)
+        self.play_until(lambda: bool(passed))
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        return self.call_soon(callback, *args, context=context)
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """Do it a moment later; as a thread would, also where nobody waits for it any more."""
+        future = self.create_future()
+
+        def do() -> None:
+            try:
+                result = func(*args)
+            except Exception as error:  # noqa: BLE001 - raised where the future is awaited
+                if not future.cancelled():
+                    future.set_exception(error)
+            else:
+                if not future.cancelled():
+                    future.set_result(result)
+
+        self.call_later(self._rng.uniform(0.0, THREAD_SECONDS), do)
+        return future

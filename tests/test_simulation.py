@@ -1,0 +1,49 @@
+"""Simulated nights: a seed decides everything, and the laws hold after every death."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.simulated.draw import drawn
+from tests.support.simulated.laws import broken, reached
+from tests.support.simulated.night import NightStory, SimulatedNight
+from thirdshift.router.values import LedgerStatus
+
+SEEDS = range(20)
+
+
+def play(seed: int, place: Path) -> NightStory:
+    return SimulatedNight(drawn(seed), place).play()
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> list[NightStory]:
+    return [play(seed, tmp_path_factory.mktemp(f"night-{seed}")) for seed in SEEDS]
+
+
+def test_the_laws_hold_in_every_night(stories: list[NightStory]) -> None:
+    assert {story.drawn.seed: found for story in stories if (found := broken(story))} == {}
+
+
+def test_these_few_nights_reach_deaths_batches_and_every_end_of_an_attempt(stories: list[NightStory]) -> None:
+    states = set[str]().union(*map(reached, stories))
+    assert {f"entry {status}" for status in LedgerStatus if status is not LedgerStatus.RESERVED} <= states
+    assert {"1 lives", "2 lives", "stopped by budget", "stopped by deadline", "failure expired"} <= states
+    faults = Counter(fault for story in stories for fault in story.drawn.faults)
+    assert {"process killed", "machine killed", "clock set", "outage", "lies", "stuck batch"} <= faults.keys()
+
+
+def test_the_same_seed_writes_the_same_files_byte_for_byte(tmp_path: Path) -> None:
+    seed = next(seed for seed in SEEDS if len(drawn(seed).deaths) > 1)
+    first, second = ({}, {})
+    for name, files in (("first", first), ("second", second)):
+        play(seed, tmp_path / name)
+        for path in sorted((tmp_path / name).rglob("*")):
+            if path.suffix in (".jsonl", ".npy", ".parquet"):
+                files[str(path.relative_to(tmp_path / name))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert first == second
+    assert any(name.endswith(".parquet") for name in first)
