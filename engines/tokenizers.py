@@ -12,6 +12,7 @@ import binascii
 import os
 import re
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import count as counting
 from itertools import pairwise
@@ -32,6 +33,9 @@ FEW_BYTES = 200_000
 """Texts of so many bytes in all are counted here in less time than tiktoken takes to load its tables (0.3 s)."""
 LONG_WORD = 200
 """A word of more bytes is left to tiktoken: merging takes the square of them here."""
+
+AT_ONCE = 200
+"""Texts that a thread is given; tiktoken's own batches give one at a time, which takes longer than counting it."""
 
 BYTES_PER_TOKEN = 4
 """What a text that its tokenizer cannot take is estimated by."""
@@ -74,8 +78,12 @@ class TiktokenCounter:
             import tiktoken
 
             self._encoding = tiktoken.get_encoding(self.name)
-        encoded = self._encoding.encode_ordinary_batch(texts, num_threads=self._threads)
-        return [len(tokens) for tokens in encoded]
+        lots = [texts[begin : begin + AT_ONCE] for begin in range(0, len(texts), AT_ONCE)]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return [length for lengths in pool.map(self._lengths, lots) for length in lengths]
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        return [len(self._encoding.encode_ordinary(text)) for text in texts]
 
 
 SHORT_TEXTS = "o200k_base"

@@ -341,6 +341,9 @@ COLLECT_AFTER = 100_000
 def main() -> None:
     """Run the program: a user's mistake ends in one message and its exit code; a fault of ours keeps its traceback."""
     gc.set_threshold(COLLECT_AFTER, 10, 10)
+    os.environ.setdefault(
+        "PYDANTIC_DISABLE_PLUGINS", "__all__"
+    )  # looking for some reads every installed package
     try:
         _named_first(sys.argv[1:2])()
     except UserError as error:

@@ -26,7 +26,7 @@ from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.votes import Vote
 from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
-from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers
+from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers, reserved_usd
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
@@ -41,8 +41,6 @@ from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, find
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
-BYTES_PER_TOKEN = 5
-"""What a request reserves is by its bytes: about four to a token, and what the provider puts around a message."""
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
 
@@ -83,6 +81,7 @@ def request_columns(
         ]
         for rule in map(cache_rule, endpoints)
     }
+    tokens = {id(column): column[rows] for column in batch.input_tokens}  # one for each tokenizer
     return RequestColumns(
         rows=rows,
         weight=batch.weight[rows],
@@ -90,7 +89,7 @@ def request_columns(
             batch.task[rows], text, len(batch.intake.tasks), batch.weight[rows].astype(np.float64)
         ),
         max_tokens=batch.max_tokens[rows],
-        tokens=tuple(tokens[rows] for tokens in batch.input_tokens),
+        tokens=tuple(tokens[id(column)] for column in batch.input_tokens),
         allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
         cached=tuple(cached[cache_rule(endpoint)] for endpoint in endpoints),
         prefix=_groups(prefixes)[rows],
@@ -100,6 +99,8 @@ def request_columns(
 
 def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[rows, endpoints] by leader: allowed for every request that its answer serves, whatever policy each is under."""
+    if allowed.all():
+        return allowed
     refused = [np.bincount(leader, ~column, len(leader)) > 0 for column in allowed.T]
     return ~np.stack(refused, axis=1)
 
@@ -170,7 +171,8 @@ class Market:
         """[leaders, endpoints] USD by the cheapest option of each endpoint, hours included."""
         cost = np.full(self.output_tokens.shape, np.inf)
         for option, endpoint in enumerate(self.endpoint[: self.singles]):
-            cost[:, endpoint] = np.minimum(cost[:, endpoint], (self.cost_usd + self.hours_usd)[:, option])
+            asked = self.cost_usd[:, option] + self.hours_usd[:, option]
+            cost[:, endpoint] = np.minimum(cost[:, endpoint], asked)
         return cost
 
     def starts(self) -> dict[int, float]:
@@ -241,10 +243,8 @@ def market(
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
             paid[held[0][held[1] == offer.endpoint], option] = 0.0
-    longest = np.repeat(most[:, None].astype(np.float32), len(endpoints), axis=1)
-    sizes = [BYTES_PER_TOKEN * tokens for tokens in columns.tokens]
-    reserved = cost_matrix(endpoints, offered, sizes, longest)
-    return Market(offered, cost, output, lengths, paid, reserved.mean(axis=0) if len(most) else np.zeros(0))
+    reserved = reserved_usd(endpoints, offered, columns.tokens, most)
+    return Market(offered, cost, output, lengths, paid, reserved)
 
 
 def _hit_rates(

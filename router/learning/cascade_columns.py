@@ -7,12 +7,13 @@ vendors' shares hold of the sequence as they do of single answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.learning.cascades import Cascades, cascades
+from thirdshift.router.learning.cascades import DEPTH, Cascades, cascades, in_worlds
 from thirdshift.router.learning.free_scores import NEAR, Road, absolute_floor, road_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.prediction.observations import Observations, Population
@@ -30,6 +31,8 @@ WORLDS = 40
 """Worlds drawn from belief to tell how large the bill may become."""
 WORLD_ROWS = 1_000
 """Requests that stand for all in each of them."""
+ENTRIES = 1 << 20
+"""Of requests times worlds times orders of endpoints, about so many are reckoned at a time: 30 MB."""
 HIGH = 0.95
 HELD_FIRST = 1e-6
 """By this share an answer that is held is preferred to asking at once who would mend it."""
@@ -80,17 +83,29 @@ class _Given:
         found[place[here], seen.endpoint[here]] = seen.score[here]
         return found
 
-    def parts(self, rows: NDArray[np.int64], *, explore: bool = False) -> list[Cascades]:
+    def parts(self, rows: NDArray[np.int64]) -> list[Cascades]:
         some = self.population.part(rows, np.ones(len(rows)))
         cost = self.cost_usd[rows]
-        allowed = np.isfinite(cost)
-        return list(
-            cascades(self.predictor, some, self.score(rows), cost, allowed, self.rng, explore=explore)
-        )
+        return list(cascades(self.predictor, some, self.score(rows), cost, np.isfinite(cost), self.rng))
 
-    def roads(self, rows: NDArray[np.int64], *, explore: bool = False) -> list[Road]:
+    def roads(self, rows: NDArray[np.int64]) -> list[Road]:
         """The way of these rows, which stand for all: of each task where the floor holds for each, else of all."""
-        parts = self.parts(rows, explore=explore)
+        return self.roads_of(rows, self.parts(rows), self.predictor)
+
+    def roads_in(self, worlds: int, rows: NDArray[np.int64]) -> list[list[Road]]:
+        """The same in so many worlds drawn from belief."""
+        some = self.population.part(rows, np.ones(len(rows)))
+        cost, drawn = self.cost_usd[rows], []
+
+        def draw() -> Iterator[Predictor]:
+            for _ in range(worlds):
+                drawn.append(_one_world(self.predictor, self.rng))
+                yield drawn[-1]
+
+        parts = in_worlds(draw(), some, self.score(rows), cost, np.isfinite(cost), self.rng)
+        return [self.roads_of(rows, mine, world) for mine, world in zip(parts, drawn, strict=True)]
+
+    def roads_of(self, rows: NDArray[np.int64], parts: list[Cascades], world: Predictor) -> list[Road]:
         if not parts:
             return []
         best = np.nan_to_num(self.score(rows)).max(axis=1)
@@ -103,7 +118,7 @@ class _Given:
                 if self.per_task
                 else np.ones(len(self.population), bool)
             )
-            floor = absolute_floor(self.predictor, self.population, self.aim, everyone)
+            floor = absolute_floor(world, self.population, self.aim, everyone)
             found.append(road_of(parts, weight, best, group, floor))
         return found
 
@@ -132,7 +147,10 @@ def cascade_columns(
     follower = np.full(cost_usd.shape, -1, np.int8)
     for begin in range(0, len(population), CHUNK):
         rows = np.arange(begin, min(begin + CHUNK, len(population)))
-        _columns(given, rows, prices, cost, quality, follower)
+        distinct, kind = _distinct(given, rows)
+        _columns(given, rows[distinct], prices, cost, quality, follower)
+        for column in (cost, quality, follower):
+            column[rows] = column[rows[distinct]][kind]
     floor = absolute_floor(predictor, population, aim, np.ones(len(population), bool))
     scale = len(population) / max(len(sample), 1)
     return CascadeColumns(
@@ -144,6 +162,25 @@ def cascade_columns(
         prices,
         _high(given) if told else 1.0,
     )
+
+
+def _distinct(given: _Given, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions in `rows` of requests that differ in what decides, ascending, and for each row which of them it is like.
+    All of few: there is nothing to be saved. Of a million tickets of a few hundred lengths some thousand are left."""
+    everyone = np.arange(len(rows))
+    if len(given.population) <= SAMPLE or given.population.text.shape[1]:
+        return everyone, everyone
+    told = np.column_stack([given.population.task[rows], given.cost_usd[rows], given.score(rows)])
+    mixed = np.zeros(len(rows), np.uint64)
+    for column in np.ascontiguousarray(told.T).view(np.uint64):
+        mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+    _, first, kind = np.unique(mixed, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    distinct, kind = first[order], np.argsort(order)[kind]
+    if not np.array_equal(told[distinct][kind], told, equal_nan=True):  # two that differ were mixed alike
+        return everyone, everyone
+    return distinct, kind
 
 
 def _prices(given: _Given, roads: list[Road], sample: NDArray[np.int64]) -> Floats:
@@ -206,13 +243,11 @@ def _high(given: _Given) -> float:
     expected = sum(road.cost_of(road.floor) for road in given.roads(rows))
     if expected <= 0.0:
         return 1.0
-    bills = []
-    for _ in range(WORLDS):
-        world = _Given(
-            _one_world(given.predictor, given.rng), given.population, given.observations, given.cost_usd, given.aim,
-            given.per_task, given.rng,
-        )  # fmt: skip
-        bills.append(sum(_reachable(road) for road in world.roads(rows)))
+    at_once = max(1, ENTRIES // (len(rows) * given.cost_usd.shape[1] ** DEPTH))
+    bills: list[float] = []
+    while len(bills) < WORLDS:
+        worlds = given.roads_in(min(at_once, WORLDS - len(bills)), rows)
+        bills += [sum(_reachable(road) for road in roads) for roads in worlds]
     return max(1.0, float(np.quantile(bills, HIGH)) / expected)
 
 

@@ -8,7 +8,7 @@ endpoints; of what it says only the first step is done, and then it is reckoned 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
@@ -71,27 +71,66 @@ def cascades(
 ) -> Iterator[Cascades]:
     """By what requests have been tried on. `score`: NaN where not tried. `explore`: each request in one of the worlds that
     belief leaves possible, so that an endpoint is tried about as often as it is likely to be the bargain."""
-    tried = ~np.isnan(score)
-    kinds, kind = np.unique(tried, axis=0, return_inverse=True)
-    residual = predictor.covariances.residual.astype(np.float64).tobytes()
-    for k, seen in enumerate(kinds):
-        rows = np.flatnonzero(kind.ravel() == k)
-        held = np.nan_to_num(score[np.ix_(rows, np.flatnonzero(seen))]).max(axis=1, initial=0.0)
-        rows, held = rows[held < RIGHT], held[held < RIGHT]
-        if not len(rows):
-            continue
+    for kind in _kinds(score, cost_usd, allowed):
+        rows = kind.rows
         if explore:
-            expected = np.empty((len(rows), len(seen)))
+            expected = np.empty((len(rows), score.shape[1]))
             world = rng.integers(WORLDS, size=len(rows))
             for w in range(WORLDS):
                 expected[world == w] = predictor.draw(population, rows[world == w], rng)
         else:
             expected = predictor.posterior.expected(population.task[rows], population.text[rows])
-        chances = _Chances(residual, expected, score[rows], seen)
-        open_ = allowed[rows] & ~seen & np.isfinite(cost_usd[rows])
-        yield _weighed(
-            rows, held, chances, np.where(open_, cost_usd[rows], np.inf), bool(seen.any()), depth, rng
-        )
+        yield _weighed(kind, predictor, expected[None], [_sample(rows, rng)], depth)[0]
+
+
+def in_worlds(
+    worlds: Iterable[Predictor],
+    population: Population,
+    score: Floats,
+    cost_usd: Floats,
+    allowed: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> list[list[Cascades]]:
+    """`cascades` of the same requests in each of several worlds, reckoned together. At least one world."""
+    kinds = list(_kinds(score, cost_usd, allowed))
+    # `worlds` may draw from `rng`: a world's samples follow on its own draw
+    drawn = [(world, [_sample(kind.rows, rng) for kind in kinds]) for world in worlds]
+    columns = []
+    for k, kind in enumerate(kinds):
+        task, text = population.task[kind.rows], population.text[kind.rows]
+        expected = np.stack([world.posterior.expected(task, text) for world, _ in drawn])
+        columns.append(_weighed(kind, drawn[0][0], expected, [samples[k] for _, samples in drawn], DEPTH))
+    return [[column[w] for column in columns] for w in range(len(drawn))]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Requests that were tried on the same endpoints, none of them right yet."""
+
+    rows: NDArray[np.int64]
+    held: Floats
+    """The best score of each."""
+    score: Floats
+    """[rows, endpoints]"""
+    seen: NDArray[np.bool_]
+    """[endpoints]"""
+    cost: Floats
+    """[rows, endpoints] infinite where one may not be asked, or was."""
+
+
+def _kinds(score: Floats, cost_usd: Floats, allowed: NDArray[np.bool_]) -> Iterator[_Kind]:
+    kinds, kind = np.unique(~np.isnan(score), axis=0, return_inverse=True)
+    for k, seen in enumerate(kinds):
+        rows = np.flatnonzero(kind.ravel() == k)
+        held = np.nan_to_num(score[np.ix_(rows, np.flatnonzero(seen))]).max(axis=1, initial=0.0)
+        rows, held = rows[held < RIGHT], held[held < RIGHT]
+        if len(rows):
+            cost = np.where(allowed[rows] & ~seen, cost_usd[rows], np.inf)
+            yield _Kind(rows, held, score[rows], seen, np.where(np.isfinite(cost), cost, np.inf))
+
+
+def _sample(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.sort(rng.permutation(len(rows))[:SAMPLE])
 
 
 @dataclass(slots=True)
@@ -105,15 +144,19 @@ class _Chances:
     score: Floats
     seen: NDArray[np.bool_]
 
-    def after(self, failed: tuple[int, ...], endpoint: int, some: NDArray[np.int64] | slice) -> Floats:
-        """[some] what `endpoint` is expected to score where besides `failed` scored nothing."""
-        at = [*np.flatnonzero(self.seen).tolist(), *failed]
-        mean = self.expected[some, endpoint]
+    def of(self, some: NDArray[np.int64]) -> _Chances:
+        return _Chances(self.residual, self.expected[some], self.score[some], self.seen)
+
+    def after(self, failed: tuple[int, ...], endpoint: int) -> Floats:
+        """[rows] what `endpoint` is expected to score where besides `failed` scored nothing."""
+        seen = np.flatnonzero(self.seen).tolist()
+        at = [*seen, *failed]
+        mean = self.expected[:, endpoint]
         if at:
             gain = _gain(self.residual, self.expected.shape[1], tuple(at), endpoint)
-            scored = self.score[some][:, at].copy()
-            scored[:, len(at) - len(failed) :] = 0.0
-            mean = mean + (scored - self.expected[some][:, at]) @ gain
+            surprise = -self.expected[:, at]
+            surprise[:, : len(seen)] += self.score[:, seen]
+            mean = mean + surprise @ gain
         clipped: Floats = np.clip(mean, UNSURE, 1.0 - UNSURE)
         return clipped
 
@@ -126,69 +169,88 @@ def _gain(residual: bytes, endpoints: int, at: tuple[int, ...], endpoint: int) -
 
 
 def _weighed(
-    rows: NDArray[np.int64],
-    held: Floats,
-    chances: _Chances,
-    cost: Floats,
-    served: bool,
-    depth: int,
-    rng: np.random.Generator,
-) -> Cascades:
-    sample = np.sort(rng.permutation(len(rows))[:SAMPLE])
-    able = np.flatnonzero(np.isfinite(cost).any(axis=0)).tolist()
+    kind: _Kind, predictor: Predictor, expected: Floats, samples: list[NDArray[np.int64]], depth: int
+) -> list[Cascades]:
+    """In each world. `expected`: [worlds, rows, endpoints]; `samples`: positions in `rows`, equally many in each."""
+    worlds, count, endpoints = expected.shape
+    residual = predictor.covariances.residual.astype(np.float64).tobytes()
+    held, cost = np.tile(kind.held, worlds), np.tile(kind.cost, (worlds, 1))
+    flat = expected.reshape(-1, endpoints)
+    chances = _Chances(residual, flat, np.tile(kind.score, (worlds, 1)), kind.seen)
+    sample = np.concatenate([world * count + rows for world, rows in enumerate(samples)])
+    looked = held[sample], chances.of(sample), cost[sample]
+    usual = _usual(kind.cost)
+
+    def by_world(columns: tuple[Floats, Floats]) -> list[tuple[Floats, Floats]]:
+        shape = (
+            worlds,
+            len(columns[0]) // worlds,
+            columns[0].shape[1],
+        )  # of no order, where nobody is left to ask
+        spent, reached = (column.reshape(shape) for column in columns)
+        return list(zip(spent, reached, strict=True))
+
+    able = np.flatnonzero(np.isfinite(kind.cost).any(axis=0)).tolist()
     singles: list[tuple[int, ...]] = [(endpoint,) for endpoint in able]
     if len(able) > WIDE:
-        best = _competing(*_columns(singles, held, chances, cost, sample), WIDE)
+        best = _competing(*_columns(singles, usual, *looked), WIDE)
         able = [able[place] for place in best.tolist()]
     every = singles + [order for length in range(2, depth + 1) for order in permutations(able, length)]
-    spent, reached = _columns(every, held, chances, cost, sample)
-    alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
-    chosen = np.union1d(_competing(spent, reached), alone).astype(np.int64)
-    steps = [every[c] for c in chosen]
-    if len(sample) < len(rows):
-        spent, reached = _columns(steps, held, chances, cost, slice(None))
+    weighed = by_world(_columns(every, usual, *looked))
+    alone = range(len(singles))  # any of them may have to serve
+    chosen = [np.union1d(_competing(spent, reached), alone).astype(np.int64) for spent, reached in weighed]
+    if len(sample) < len(held):
+        used = np.unique(np.concatenate(chosen))
+        weighed = by_world(_columns([every[c] for c in used], usual, held, chances, cost))
+        places = [np.searchsorted(used, mine) for mine in chosen]
     else:
-        spent, reached = spent[:, chosen], reached[:, chosen]
-    stay = np.full((len(rows), 1), 0.0 if served else np.inf)
-    return Cascades(rows, ((), *steps), np.hstack([stay, spent]), np.hstack([held[:, None], reached]))
+        places = chosen
+    stay = np.full((count, 1), 0.0 if kind.seen.any() else np.inf)
+    return [
+        Cascades(
+            kind.rows,
+            ((), *(every[c] for c in mine)),
+            np.hstack([stay, spent[:, at]]),
+            np.hstack([kind.held[:, None], reached[:, at]]),
+        )
+        for (spent, reached), mine, at in zip(weighed, chosen, places, strict=True)
+    ]
 
 
 def _columns(
-    every: list[tuple[int, ...]],
-    held: Floats,
-    chances: _Chances,
-    cost: Floats,
-    some: NDArray[np.int64] | slice,
+    every: list[tuple[int, ...]], usual: Floats, held: Floats, chances: _Chances, cost: Floats
 ) -> tuple[Floats, Floats]:
-    """[some, cascades] expected cost and score in the end. Whatever the order, the same endpoints are believed to reach the
+    """[rows, cascades] expected cost and score in the end. Whatever the order, the same endpoints are believed to reach the
     same, as reckoned from the cheapest upwards: no order is dearer for the sake of an approximation."""
     if not every:
-        return np.zeros((len(held[some]), 0)), np.zeros((len(held[some]), 0))
-    finite = np.where(np.isfinite(cost), cost, np.nan)
-    usual = np.nan_to_num(
-        np.nanmean(np.where(np.isnan(finite).all(axis=0), np.inf, finite), axis=0), nan=np.inf
-    )
+        return np.zeros((len(held), 0)), np.zeros((len(held), 0))
     upwards = [tuple(sorted(order, key=lambda e: (usual[e], e))) for order in every]
     known: dict[tuple[int, ...], tuple[Floats, Floats, Floats]] = {}
-    start = held[some]
-    known[()] = (np.zeros(len(start)), start, np.ones(len(start)))
+    known[()] = (np.zeros(len(held)), held, np.ones(len(held)))
     beginnings = {order[:length] for order in every + upwards for length in range(1, len(order) + 1)}
     beginnings |= {(endpoint,) for order in every for endpoint in order}
     for order in sorted(beginnings, key=len):
         spent, reached, left = known[order[:-1]]
-        chance = chances.after(order[:-1], order[-1], some)
+        chance = chances.after(order[:-1], order[-1])
         if len(order) > 1:  # together they are right at least as often as the last alone
             alone = known[order[-1:]][2]
             chance = np.maximum(chance, np.clip(1.0 - alone / left, 0.0, 1.0 - UNSURE))
         known[order] = (
-            spent + left * cost[some, order[-1]],
-            reached + left * chance * (1.0 - start),
+            spent + left * cost[:, order[-1]],
+            reached + left * chance * (1.0 - held),
             left * (1.0 - chance),
         )
     return (
         np.stack([known[order][0] for order in every], axis=1),
         np.stack([known[order][1] for order in upwards], axis=1),
     )
+
+
+def _usual(cost: Floats) -> Floats:
+    """[endpoints] what an answer costs in the mean; infinite where none may be asked."""
+    finite = np.where(np.isfinite(cost), cost, np.nan)
+    mean = np.nanmean(np.where(np.isnan(finite).all(axis=0), np.inf, finite), axis=0)
+    return np.asarray(np.nan_to_num(mean, nan=np.inf), np.float64)
 
 
 def _competing(cost: Floats, quality: Floats, most: int = CANDIDATES) -> NDArray[np.int64]:

@@ -26,6 +26,12 @@ DEVICE_PACE = {
 cores (FACTS: ready after 32 s); the NPU's are 60 % of the GPU's (FIELD: Ascend 950PR against an H100-class part)."""
 
 
+BYTES_PER_TOKEN = 5
+"""What a request reserves is by its bytes: about four to a token, and what the provider puts around a message."""
+CHUNK = 100_000
+"""Requests at a time of which only a sum is wanted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """An option with what it takes to price it."""
@@ -86,6 +92,22 @@ def cost_matrix(
             endpoint.price, offer.factor, counted, output_tokens[:, offer.endpoint].astype(np.float64), cached
         )
     return cost
+
+
+def reserved_usd(
+    endpoints: Sequence[Endpoint],
+    offered: Sequence[Offer],
+    input_tokens: Sequence[NDArray[np.int32]],
+    max_tokens: NDArray[np.int32],
+) -> NDArray[np.float64]:
+    """USD [options] that a request reserves in the mean, until its answer tells what it cost."""
+    total = np.zeros(len(offered))
+    for begin in range(0, len(max_tokens), CHUNK):
+        some = slice(begin, begin + CHUNK)
+        longest = np.repeat(max_tokens[some, None].astype(np.float32), len(endpoints), axis=1)
+        sizes = [BYTES_PER_TOKEN * tokens[some] for tokens in input_tokens]
+        total += cost_matrix(endpoints, offered, sizes, longest).sum(axis=0)
+    return total / max(len(max_tokens), 1)
 
 
 def hours_matrix(

@@ -36,6 +36,9 @@ root."""
 SAMPLE_BYTES = 12_000_000
 """Long documents are counted in part: some 3 million tokens, 3 s on one core."""
 
+CHUNK = 100_000
+"""Rows estimated at a time."""
+
 SAMPLE_LEAST = 100
 """But so many in any case."""
 
@@ -111,9 +114,8 @@ def estimate(
     """
     used = template or Template()
     small = rows < exact_below
-    columns, drawn = _read(
-        batches, 1.0 if small else min(sample / rows, 1.0), EXACT_BYTES if small else SAMPLE_BYTES, rng
-    )
+    drawn = _Sample(1.0 if small else min(sample / rows, 1.0), EXACT_BYTES if small else SAMPLE_BYTES)
+    columns = _read(batches, rows, drawn, rng)
     if len(drawn.rows) == len(columns):
         return {t.name: _all_counted(columns, drawn, t, used) for t in tokenizers}
     return {t.name: _calibrated(columns, drawn, t, used) for t in tokenizers}
@@ -239,22 +241,21 @@ class _Sample:
 
 
 def _read(
-    batches: Iterable[pa.RecordBatch], limit: float, most_bytes: int, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], _Sample]:
-    """One pass: cheap columns of all rows, the last of them the number of messages; texts of a sample."""
-    drawn = _Sample(limit, most_bytes)
-    columns: list[NDArray[np.float32]] = [np.zeros((0, len(FEATURES) + 1), np.float32)]
+    batches: Iterable[pa.RecordBatch], rows: int, drawn: _Sample, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """One pass: cheap columns of all rows, the last of them the number of messages; texts of a sample into `drawn`."""
+    columns = np.zeros((rows, len(FEATURES) + 1), np.float32)
     first = 0
     for batch in batches:
-        columns.append(_cheap(batch))
+        columns[first : first + batch.num_rows] = _cheap(batch)
         keys = rng.random(batch.num_rows)
         at = np.flatnonzero(keys < drawn.limit)
-        some = batch.take(pa.array(at))
+        some = batch if len(at) == batch.num_rows else batch.take(pa.array(at))
         for i, messages, tools in zip(at, some.column("messages"), _tools(some), strict=True):
             if keys[i] < drawn.limit:
                 drawn.add(float(keys[i]), first + int(i), texts_of(messages.as_py(), tools))
         first += batch.num_rows
-    return np.concatenate(columns), drawn
+    return columns
 
 
 def _all_counted(
@@ -284,13 +285,14 @@ def _calibrated(
     held_out = _cross_predict(known, truth)
     share = np.abs(held_out - truth) / np.maximum(truth, 1)
     level = float(truth.sum() / max(_apply(known, weights).sum(), 1.0))
-    tokens = np.rint(_apply(columns, weights) * level)
-    tokens += columns[:, -1] * template.per_message + template.per_request
+    tokens = np.zeros(len(columns), np.int32)
+    for begin in range(0, len(columns), CHUNK):
+        some = columns[begin : begin + CHUNK]
+        bare = np.rint(_apply(some, weights) * level)
+        tokens[begin : begin + CHUNK] = bare + some[:, -1] * template.per_message + template.per_request
     spread = float(np.std(held_out - truth) / np.sqrt(len(truth)))
     error = 1.96 * spread / max(float(truth.mean()), 1.0)
-    return TokenColumn(
-        tokens.astype(np.int32), tokenizer.name, "calibrated", len(truth), error, float(np.median(share))
-    )
+    return TokenColumn(tokens, tokenizer.name, "calibrated", len(truth), error, float(np.median(share)))
 
 
 def _design(columns: NDArray[np.float32]) -> NDArray[np.float32]:

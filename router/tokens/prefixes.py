@@ -60,14 +60,16 @@ def find(batches: Iterable[pa.RecordBatch]) -> Prefixes:
     shared = np.zeros(len(total), np.int32)
     sharers = np.ones(len(total), np.int32)
     for level in range(levels):
+        ordered = np.sort(hashes[:, level])
+        repeated = (ordered[1:] == ordered[:-1]) & (ordered[1:] != _NONE)
+        if not repeated.any():  # seen in a tenth of the time that it takes to tell which rows are alike
+            hashes = hashes[:, :level]
+            break
         values, which, counts = np.unique(hashes[:, level], return_inverse=True, return_counts=True)
         common = (counts[which] > 1) & (values[which] != _NONE)
         shared[common] = LENGTHS[level]
         sharers[common] = counts[which][common]
         hashes[~common, level:] = _NONE
-        if not common.any():
-            hashes = hashes[:, :level]
-            break
     keys = tuple(hashes[:, level] for level in reversed(range(hashes.shape[1])))
     order = np.lexsort(keys) if keys else np.arange(len(total))
     return Prefixes(shared, total.astype(np.int32), sharers, order.astype(np.int64))

@@ -12,8 +12,10 @@ from tests.support.outcomes import FIGURES, outcomes
 from thirdshift.router.backtesting.backtest import backtest, figures, play, population_of
 from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, read
+from thirdshift.router.learning import cascade_columns
 from thirdshift.router.learning.cascades import WIDE, cascades, known_scores
-from thirdshift.router.prediction.observations import Observations, no_observations
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.prediction.observations import Observations, Population, no_observations
 from thirdshift.router.prediction.predict import fit
 
 TABLE = outcomes(n=900)
@@ -156,3 +158,35 @@ def test_what_failed_is_expected_to_fail_elsewhere_more_often_than_what_was_not_
         mended = failed.quality[known.task[failed.row] == task, failed.steps.index((2,))]
         untried = fresh.quality[known.task[fresh.row] == task, fresh.steps.index((2,))]
         assert mended.mean() < untried.mean()
+
+
+def test_requests_that_are_alike_are_reckoned_once_and_cost_the_same_as_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows, kinds, priors = 400, 40, np.array([0.5, 0.9])
+    kind = np.arange(rows) % kinds
+    population = Population((kind % 3).astype(np.int32), np.zeros((rows, 0), np.float32), 3)
+    cost = np.stack([0.01 + 0.001 * kind, 0.1 + 0.01 * kind], axis=1)
+    cost[kind == 7, 0] = np.inf
+    predictor = fit(no_observations(), population, priors)
+    given = predictor, population, no_observations(), cost, QualityTarget(0.8)
+    weighed: list[int] = []
+    real = cascade_columns._columns
+    monkeypatch.setattr(cascade_columns, "SAMPLE", rows - 1)
+    monkeypatch.setattr(
+        cascade_columns,
+        "_columns",
+        lambda given, some, *more: (weighed.append(len(some)), real(given, some, *more)),
+    )
+    together = cascade_columns.cascade_columns(*given, np.random.default_rng(0), told=False)
+    monkeypatch.setattr(cascade_columns, "_distinct", lambda _, some: (np.arange(rows), np.arange(rows)))
+    one_by_one = cascade_columns.cascade_columns(*given, np.random.default_rng(0), told=False)
+    assert weighed == [kinds, rows]
+    np.testing.assert_array_equal(together.prices, one_by_one.prices)
+    price = one_by_one.prices[population.task][
+        :, None
+    ]  # who has just this price may as well be left as sent on
+    net = [found.cost_usd - price * found.quality for found in (together, one_by_one)]
+    np.testing.assert_allclose(*net, rtol=1e-5)
+    marginal = (together.follower != one_by_one.follower).any(axis=1)
+    assert len(set(kind[marginal])) <= 1

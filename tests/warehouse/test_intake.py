@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from thirdshift.router.values import Request
 from thirdshift.warehouse.errors import InputError
-from thirdshift.warehouse.intake import intake
+from thirdshift.warehouse.intake import frozen_writer, messages
 from thirdshift.warehouse.intake.frozen import RowSource, batches, column
 from thirdshift.warehouse.intake.intake import (
     InputSpec,
@@ -36,6 +36,7 @@ from thirdshift.warehouse.intake.intake import (
     frozen,
     reject,
 )
+from thirdshift.warehouse.intake.rendering import RAW
 from thirdshift.warehouse.journal import files
 
 USER = [{"role": "user", "content": "hi"}]
@@ -589,7 +590,7 @@ def test_frozen_files_are_their_owners_alone(tmp_path: Path) -> None:
 
 
 def test_requests_are_read_in_the_order_asked_from_any_row_group_and_again(tmp_path: Path) -> None:
-    count = intake.GROUP_ROWS * 2 + 100
+    count = frozen_writer.GROUP_ROWS * 2 + 100
     ids = [f"r{n}" for n in range(count)]
     put(tmp_path / "in.parquet", request_id=ids, prompt=[f"question {n}" for n in range(count)])
     take(tmp_path)
@@ -609,8 +610,8 @@ def test_requests_are_read_in_the_order_asked_from_any_row_group_and_again(tmp_p
 def test_a_big_input_is_split_into_files_and_read_as_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "FILE_ROWS", intake.GROUP_ROWS)
-    count = intake.GROUP_ROWS * 2 + 1
+    monkeypatch.setattr(frozen_writer, "FILE_ROWS", frozen_writer.GROUP_ROWS)
+    count = frozen_writer.GROUP_ROWS * 2 + 1
     put(tmp_path / "in.parquet", request_id=[str(n) for n in range(count)], prompt=["x"] * count)
     take(tmp_path)
     assert len(list((tmp_path / "run/requests").iterdir())) == 3
@@ -634,6 +635,30 @@ def test_files_complete_but_not_in_place_are_put_in_place(tmp_path: Path) -> Non
     files.settle(tmp_path)
     assert (tmp_path / "x").read_text() == "new"
     assert not place.exists()
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1), st.booleans())
+def test_prompts_that_are_rendered_together_are_rendered_as_each_alone(
+    prompts: list[str], with_schema: bool
+) -> None:
+    def rendered(prompts: list[str], max_tokens: list[int]) -> pa.RecordBatch:
+        columns: dict[str, list[Any]] = {name: [None] * len(prompts) for name in RAW.names}
+        columns |= {
+            "prompt": prompts,
+            "system": ['Say "yes" \u00e9'] * len(prompts),
+            "max_tokens": max_tokens,
+        }
+        columns["response_schema"] = ['{"type": "object"}' if with_schema else None] * len(prompts)
+        return messages.render(pa.RecordBatch.from_pydict(columns, schema=RAW), 5)
+
+    count = len(prompts)
+    together = rendered(prompts, [7] * count)
+    alone = rendered([*prompts, "another"], [*[7] * count, 8])  # rows that differ are looked at one by one
+    assert together == alone.slice(0, count)
+    assert together.column("prompt_bytes").to_pylist() == [
+        len(text.encode()) + (len('{"type": "object"}') if with_schema else 0)
+        for text in together.column("messages").to_pylist()
+    ]
 
 
 def test_a_pipe_as_input_is_refused_and_not_waited_for(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """Freeze any input for a run: accepted requests in `requests/`, refused rows in `rejects.parquet`, figures in
 `frozen.json`.
 
-Two passes. The first reads the source once, renders and checks every row and stages it. Then the ids and hashes alone
-are searched for repetitions (DuckDB, which can spill). The second pass numbers what stands. What grows with the
-input is 17 bytes a row.
+The source is read once; every row is rendered, checked and staged as if it were to stand. Then the ids and hashes alone
+are searched for repetitions (DuckDB, which can spill). Where there are none, and no row is refused, what was staged is
+what is frozen; else a second pass numbers what stands. What grows with the input is 17 bytes a row.
 
 Of rows with one id the first that is acceptable stands. Leaders, with `dedupe`: the first of those with one hash.
 """
@@ -11,10 +11,9 @@ Of rows with one id the first that is acceptable stands. Leaders, with `dedupe`:
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +28,8 @@ from numpy.typing import NDArray
 from thirdshift.warehouse.errors import InputError, first_line
 from thirdshift.warehouse.intake import batch_file
 from thirdshift.warehouse.intake.frozen import batches, column
-from thirdshift.warehouse.intake.messages import RENDERED, render, schema_problem
+from thirdshift.warehouse.intake.frozen_writer import FROZEN, GROUP_ROWS, FrozenWriter
+from thirdshift.warehouse.intake.messages import render, schema_problem
 from thirdshift.warehouse.intake.rendering import RequestSpec, select_raw
 from thirdshift.warehouse.intake.sources import Scan, SqlSource, connect, find, quoted, scan_parquet, scan_sql
 from thirdshift.warehouse.journal.files import building, private_dir, settle
@@ -38,29 +38,15 @@ __all__ = [
     "FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "freeze", "frozen", "gives_same_rows", "reject",
 ]  # fmt: skip
 
-GROUP_ROWS = 8192
-FILE_ROWS = GROUP_ROWS * 128
-FROZEN = pa.schema(
-    [("row", pa.int64()), *((f.name, f.type) for f in RENDERED if f.name != "flaw"), ("leader", pa.int64())]
-)
 ID_TYPES = "id_types.json"
 """A file of the run's folder: column → DuckDB type, for the columns that make a request's id."""
+STAGED = "staged"
+"""A folder that is there while the input is read."""
 DIGEST = "rows.digest"
 """A file of the run's folder: what tells whether an input still gives the rows that it gave, in whatever order."""
+FLAWS = pa.schema([("source_row", pa.int64()), ("flaw", pa.string())])
 REJECTS = pa.schema([("request_id", pa.string()), ("source_row", pa.int64()), ("reason", pa.string())])
 ROW_HASH = "hash(request_id, request_hash, task, policy, metadata, reference, flaw)"
-REPEATED = [
-    "task",
-    "policy",
-    "metadata",
-    "tools",
-    "max_tokens",
-    "temperature",
-    "sampling",
-    "response_schema",
-    "reference",
-]
-"""Columns worth a dictionary; texts and hashes are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +83,21 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
     if known is not None:
         return known
     with building(folder) as place:
-        staged = place / "staged.parquet"
         con = connect(place)
         try:
-            rows = _stage(_texts_as_asked(_raw_batches(spec, con, place), spec.request), staged)
-            (place / DIGEST).write_text(_digest(con, f"read_parquet({quoted(str(staged))})"))
-            keep, leader_of, repeated = _find_repetitions(con, staged, rows, spec.dedupe)
+            staged = _stage(
+                _texts_as_asked(_raw_batches(spec, con, place), spec.request), place / STAGED / "requests"
+            )
+            staged.select_from(con)
+            (place / DIGEST).write_text(_digest(con, "staged"))
+            repetitions = _find_repetitions(con, spec.dedupe)
         finally:
             con.close()
-        intake = _write(place, _numbered(staged, keep, leader_of, repeated), rows)
-        staged.unlink()
+        intake = (
+            _all_stand(place, staged)
+            if not (staged.flaws or repetitions)
+            else _number(place, staged, repetitions)
+        )
         _check_some_row(intake, place, spec)
         (place / "frozen.json").write_text(json.dumps(asdict(intake)))
     return intake
@@ -167,7 +158,9 @@ def reject(
     stays = np.ones(known.rows, dtype=np.bool_)
     stays[np.fromiter(rows_with_reasons, np.int64, len(rows_with_reasons))] = False
     with building(folder) as place:
-        source = _renumbered(folder, stays, _new_leaders(folder, stays, leader), rows_with_reasons)
+        source = _renumbered(
+            folder, stays, _new_leaders(folder, stays, leader), rows_with_reasons.__getitem__
+        )
         intake = _write(place, source, known.source_rows, before=folder / "rejects.parquet")
         (place / "frozen.json").write_text(json.dumps(asdict(intake)))
     return intake
@@ -214,51 +207,85 @@ def _scanned(scan: Scan, request: RequestSpec, place: Path) -> Iterator[pa.Recor
         raise InputError(f"input {scan.described}: {first_line(error)}") from error
 
 
-def _stage(batches: Iterable[pa.RecordBatch], path: Path) -> int:
-    rows = 0
-    with pq.ParquetWriter(path, RENDERED, compression="lz4", use_dictionary=REPEATED) as writer:
-        for batch in batches:
-            writer.write_batch(render(batch, rows))
-            rows += batch.num_rows
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """All rows of the source, rendered: each leads itself, and its `row` is its number in the source."""
+
+    written: FrozenWriter
+    flaws: Mapping[int, str]
+    """Row of the source → why it is refused."""
+
+    def select_from(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Make it the relation `staged`."""
+        files = quoted(str(self.written.folder / "part-*.parquet"))
+        rows = f"read_parquet({files}, hive_partitioning = false)"
+        flaws = {"source_row": list(self.flaws), "flaw": list(self.flaws.values())}
+        con.register("flawed", pa.table(flaws, schema=FLAWS))
+        joined = "left join flawed f using (source_row)" if self.flaws else ""
+        flaw = "f.flaw" if self.flaws else "null::varchar as flaw"
+        con.execute(f"create temp view staged as select s.*, {flaw} from {rows} s {joined}")
+
+
+def _stage(batches: Iterable[pa.RecordBatch], folder: Path) -> _Staged:
+    written, flaws, first = FrozenWriter(folder), dict[int, str](), 0
+    for batch in batches:
+        rendered = render(batch, first)
+        flaw = rendered.column("flaw")
+        if flaw.null_count < len(flaw):
+            flaws |= {first + at: text for at, text in enumerate(flaw.to_pylist()) if text is not None}
+        rows = rendered.column("source_row")
+        columns = {
+            "row": rows,
+            "leader": rows,
+            **dict(zip(rendered.schema.names, rendered.columns, strict=True)),
+        }
+        written.add(pa.table([columns[name] for name in FROZEN.names], schema=FROZEN))
+        first += batch.num_rows
+    written.close()
+    return _Staged(written, flaws)
 
 
 # --- repetitions --------------------------------------------------------------------------------------------
 
 FIRST = """
-    select s.source_row, f.first from read_parquet({staged}) s
-    join (select {key}, min(source_row) as first from read_parquet({staged}) where flaw is null {but}
+    select s.source_row, f.first from staged s
+    join (select {key}, min(source_row) as first from staged where flaw is null {but}
           group by {key} having count(*) > 1) f using ({key})
     where s.flaw is null and s.source_row > f.first {but_s}
+    order by 1
 """
 """Accepted rows that repeat an earlier one, each with the first."""
 
 
-def _find_repetitions(
-    con: duckdb.DuckDBPyConnection, staged: Path, rows: int, dedupe: bool
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], dict[str, NDArray[np.int64]]]:
-    """Return, by source row, whether it stands and its leader's source row; and repeated ids as source rows with firsts."""
-    name = quoted(str(staged))
-    sound = con.execute(f"select source_row from read_parquet({name}) where flaw is null").fetchnumpy()[
-        "source_row"
-    ]
-    keep = np.zeros(rows, dtype=np.bool_)
-    keep[np.asarray(sound, np.int64)] = True
-    con.execute(
-        "create temp table repeated as " + FIRST.format(staged=name, key="request_id", but="", but_s="")
-    )
-    repeated = {
-        k: np.asarray(v, np.int64) for k, v in con.execute("from repeated order by 1").fetchnumpy().items()
-    }
-    keep[repeated["source_row"]] = False
-    leader_of = np.arange(rows, dtype=np.int64)
-    if dedupe:
+@dataclass(frozen=True, slots=True)
+class _Repetitions:
+    """Rows of the source, ascending, each with the first that it repeats."""
+
+    ids: Mapping[str, NDArray[np.int64]]
+    """Columns `source_row` and `first`."""
+    requests: Mapping[str, NDArray[np.int64]]
+    """The same of what asks the same; empty where each is answered for itself."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ids["source_row"].size or self.requests["source_row"].size)
+
+
+def _find_repetitions(con: duckdb.DuckDBPyConnection, dedupe: bool) -> _Repetitions:
+    con.execute("create temp table repeated as " + FIRST.format(key="request_id", but="", but_s=""))
+    ids = _columns(con, "from repeated order by 1")
+    if not dedupe:
+        return _Repetitions(ids, {name: np.zeros(0, np.int64) for name in ids})
+    but, but_s = "", ""
+    if ids["source_row"].size:
         but = "and source_row not in (select source_row from repeated)"
         but_s = "and s.source_row not in (select source_row from repeated)"
-        query = FIRST.format(staged=name, key="request_hash", but=but, but_s=but_s)
-        followers = con.execute(query).fetchnumpy()
-        leader_of[np.asarray(followers["source_row"], np.int64)] = followers["first"]
-    return keep, leader_of, repeated
+    return _Repetitions(ids, _columns(con, FIRST.format(key="request_hash", but=but, but_s=but_s)))
+
+
+def _columns(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, NDArray[np.int64]]:
+    """The columns of row numbers that a query gives."""
+    table = con.execute(query).to_arrow_table()
+    return {name: table[name].to_numpy().astype(np.int64, copy=False) for name in table.column_names}
 
 
 # --- second pass: number what stands ------------------------------------------------------------------------
@@ -267,36 +294,28 @@ Numbered = tuple[pa.Table, pa.Table]
 """Accepted rows with FROZEN's columns, and refused rows with REJECTS' columns."""
 
 
-def _numbered(
-    staged: Path,
-    keep: NDArray[np.bool_],
-    leader_of: NDArray[np.int64],
-    repeated: Mapping[str, NDArray[np.int64]],
-) -> Iterator[Numbered]:
-    row_of = np.cumsum(keep, dtype=np.int64) - 1
-    for batch in pq.ParquetFile(staged).iter_batches(GROUP_ROWS):
-        table = pa.Table.from_batches([batch])
-        source = np.asarray(table["source_row"])
-        mask = keep[source]
-        yield _accepted(table.filter(pa.array(mask)), row_of, leader_of), _refused(table, mask, repeated)
+def _all_stand(place: Path, staged: _Staged) -> Intake:
+    """What was staged is what is frozen."""
+    staged.written.folder.rename(place / "requests")
+    (place / STAGED).rmdir()
+    return _keep_rejects(place, staged.written, [], staged.written.rows)
 
 
-def _accepted(table: pa.Table, row_of: NDArray[np.int64], leader_of: NDArray[np.int64]) -> pa.Table:
-    source = np.asarray(table["source_row"])
-    table = table.append_column("row", pa.array(row_of[source]))
-    return (
-        table.append_column("leader", pa.array(row_of[leader_of[source]])).select(FROZEN.names).cast(FROZEN)
-    )
+def _number(place: Path, staged: _Staged, repetitions: _Repetitions) -> Intake:
+    rows, ids, requests = staged.written.rows, repetitions.ids, repetitions.requests
+    keep, leader_of = np.ones(rows, np.bool_), np.arange(rows, dtype=np.int64)
+    keep[np.fromiter(staged.flaws, np.int64, len(staged.flaws))] = False
+    keep[ids["source_row"]] = False
+    leader_of[requests["source_row"]] = requests["first"]
+    first = dict(zip(ids["source_row"].tolist(), ids["first"].tolist(), strict=True))
 
+    def reason(row: int) -> str:
+        flaw = staged.flaws.get(row)
+        return flaw if flaw is not None else f"request_id is that of row {first[row]}, which stands"
 
-def _refused(table: pa.Table, mask: NDArray[np.bool_], repeated: Mapping[str, NDArray[np.int64]]) -> pa.Table:
-    bad = table.filter(pa.array(~mask)).select(["request_id", "source_row", "flaw"])
-    at = np.searchsorted(repeated["source_row"], np.asarray(bad["source_row"]))
-    reasons = [
-        flaw if flaw is not None else f"request_id is that of row {repeated['first'][i]}, which stands"
-        for flaw, i in zip(bad["flaw"].to_pylist(), at, strict=True)
-    ]
-    return pa.table([bad["request_id"], bad["source_row"], pa.array(reasons, pa.string())], schema=REJECTS)
+    intake = _write(place, _renumbered(place / STAGED, keep, leader_of, reason), rows)
+    shutil.rmtree(place / STAGED)
+    return intake
 
 
 def _new_leaders(
@@ -312,75 +331,40 @@ def _new_leaders(
 
 
 def _renumbered(
-    folder: Path, stays: NDArray[np.bool_], leaders: NDArray[np.int64], reasons: Mapping[int, str]
+    folder: Path, stays: NDArray[np.bool_], leaders: NDArray[np.int64], reason: Callable[[int], str]
 ) -> Iterator[Numbered]:
+    """By a row's number in `folder`: whether it stays, who leads it, why it is refused."""
     row_of = np.cumsum(stays, dtype=np.int64) - 1
     for batch in batches(folder, FROZEN.names):
         table = pa.Table.from_batches([batch])
         old = np.asarray(table["row"])
         mask = stays[old]
-        accepted = table.filter(pa.array(mask))
+        accepted = table if mask.all() else table.filter(pa.array(mask))
         old_kept = old[mask]
         accepted = accepted.set_column(0, "row", pa.array(row_of[old_kept]))
         accepted = accepted.set_column(
             accepted.num_columns - 1, "leader", pa.array(row_of[leaders[old_kept]])
         )
-        refused = table.filter(pa.array(~mask)).select(["request_id", "source_row"])
-        reason = pa.array([reasons[int(row)] for row in old[~mask]], pa.string())
-        yield accepted, refused.append_column("reason", reason)
+        refused = table.select(["request_id", "source_row"]).filter(pa.array(~mask))
+        reasons = pa.array([reason(row) for row in old[~mask].tolist()], pa.string())
+        yield accepted, pa.table([*refused.columns, reasons], schema=REJECTS)
 
 
 def _write(place: Path, numbered: Iterable[Numbered], source_rows: int, before: Path | None = None) -> Intake:
     """Write accepted and refused rows; `before` is a file of rejects that come first."""
-    digest = blake2b(digest_size=16)
-    tasks: Counter[str] = Counter()
     refused = [] if before is None else [pq.read_table(before)]
-    requests = _Parts(private_dir(place / "requests"))
+    requests = FrozenWriter(place / "requests")
     for accepted, bad in numbered:
         refused.extend([bad] if bad.num_rows else [])
         requests.add(accepted)
-        for name in ("request_id", "request_hash", "task"):
-            digest.update("\n".join(accepted[name].to_pylist()).encode())
-        tasks.update(accepted["task"].unique().to_pylist())
     requests.close()
+    return _keep_rejects(place, requests, refused, source_rows)
+
+
+def _keep_rejects(place: Path, requests: FrozenWriter, refused: list[pa.Table], source_rows: int) -> Intake:
     rejects = pa.concat_tables(refused) if refused else REJECTS.empty_table()
     pq.write_table(rejects.sort_by("source_row"), place / "rejects.parquet", compression="zstd")
-    return Intake(requests.rows, rejects.num_rows, source_rows, digest.hexdigest(), tuple(sorted(tasks)))
-
-
-class _Parts:
-    """Parquet files of FROZEN's columns whose row groups are full but the last of each file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.rows = folder, 0
-        self._held: list[pa.Table] = []
-        self._held_rows = 0
-        self._writer: pq.ParquetWriter | None = None
-
-    def add(self, table: pa.Table) -> None:
-        self._held.append(table)
-        self._held_rows += table.num_rows
-        if self._held_rows >= GROUP_ROWS:
-            pending = pa.concat_tables(self._held)
-            whole = pending.num_rows - pending.num_rows % GROUP_ROWS
-            self._put(pending.slice(0, whole))
-            self._held, self._held_rows = [pending.slice(whole)], pending.num_rows - whole
-
-    def close(self) -> None:
-        if self._held_rows or self._writer is None:
-            self._put(pa.concat_tables(self._held) if self._held else FROZEN.empty_table())
-        if self._writer is not None:
-            self._writer.close()
-
-    def _put(self, table: pa.Table) -> None:
-        if self._writer is not None and self.rows % FILE_ROWS == 0:
-            self._writer.close()
-            self._writer = None
-        if self._writer is None:
-            path = self.folder / f"part-{self.rows // FILE_ROWS:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, FROZEN, compression="zstd", use_dictionary=REPEATED)
-        self._writer.write_table(table, row_group_size=GROUP_ROWS)
-        self.rows += table.num_rows
+    return Intake(requests.rows, rejects.num_rows, source_rows, requests.fingerprint, requests.tasks)
 
 
 def _check_some_row(intake: Intake, place: Path, spec: InputSpec) -> None:
