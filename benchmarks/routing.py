@@ -1,14 +1,15 @@
 """What a night costs on recorded outcomes, beside an earlier build, the best single model and the best cascade there is.
 
-    .venv/bin/python benchmarks/routing.py FOLDER [--before WORKTREE] [--cells WORDS] [--seeds 40] [--rows 0,2000,500,200]
+    .venv/bin/python benchmarks/routing.py FOLDER [--before REF] [--cells WORDS] [--seeds 40] [--first 0]
+        [--rows 0,2000,500,200]
 
 FOLDER holds outcome files (columns as `thirdshift backtest` reads them). A cell is a file, a number of rows (0: all, else
 drawn anew for each seed), a floor as a share of the best single model's mean, told as a share (relative) or as a number
 (absolute), with the file's answers or without; or a night of free scores. `--before` plays the same nights with another
-build (a git worktree; it knows neither answers nor free scores). `--untasked` plays them once more without tasks.
-`--cells "mmlu 0.95 free"`: only cells with all these
-words. Files whose tasks end in /easy and /hard are two; models whose cost was imputed are left out, but in the hard half.
-Ends with one JSON line; exits 1 where a figure misses what is stated below.
+build (a git ref, or a worktree of one; it knows neither answers nor free scores). `--cells "mmlu 0.95 free"`: only cells
+with all these words; `--cells "0.95 -answers"`: and none with that one. `--first`: the first seed. Files whose tasks end in
+/easy and /hard are two; models whose cost was imputed are left out, but in the hard half. Ends with one JSON line; exits 1
+where a figure misses what is stated below.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from itertools import permutations, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from builds.trees import HERE, played_by
+from builds.trees import HERE, check_out, played_by, take_away
 
 FLOORS = (0.90, 0.95, 0.99)
 CONFIDENCE = 0.95
@@ -36,8 +39,6 @@ MOST_OF_SINGLE = 1.02
 """No cell's mean bill is above so much of the best single model's."""
 MEAN_OF_BEFORE, MOST_OF_BEFORE = 0.60, 1.05
 MOST_OF_HINDSIGHT = 1.3
-MOST_UNTASKED = 1.15
-"""Of the bill of the same nights with a task column, where there is none."""
 DEPTH = 3
 """Endpoints of a cascade in hindsight at most."""
 
@@ -79,7 +80,11 @@ def cells_of(files: list[tuple[str, bool]], rows: list[int], words: list[str]) -
         kinds = [("relative", False), ("absolute", False), ("free", False)]
         kinds += [("relative", True), ("absolute", True)] if answers else []
         found += [Cell(file, count, floor, kind, voted) for kind, voted in kinds]
-    return [cell for cell in found if all(word in cell.name for word in words)]
+    return [
+        cell
+        for cell in found
+        if all((word[1:] not in cell.name) if word[0] == "-" else word in cell.name for word in words)
+    ]
 
 
 # --- playing, in this build or another --------------------------------------------------------------------------------
@@ -90,8 +95,8 @@ def of_build(new: str, old: str) -> Any:
     return import_module(new if (Path.cwd() / "src" / "thirdshift").exists() else old)
 
 
-def play(folder: Path, cells: list[Cell], seeds: int, *, untasked: bool = False) -> Iterator[dict[str, Any]]:
-    """A line for every cell: what its nights cost, and whether they met the floor. `untasked`: no row names its task."""
+def play(folder: Path, cells: list[Cell], seeds: range) -> Iterator[dict[str, Any]]:
+    """A line for every cell: what its nights cost, and whether they met the floor."""
     backtest = of_build("thirdshift.router.backtesting.backtest", "router.backtest")
     outcomes = of_build("thirdshift.router.backtesting.recorded_outcomes", "router.outcomes")
     night = of_build("thirdshift.router.backtesting.played_night", "router.backtest")
@@ -105,14 +110,9 @@ def play(folder: Path, cells: list[Cell], seeds: int, *, untasked: bool = False)
                     if cell.answers
                     else table.drop_columns([c for c in ("answer",) if c in table.column_names])
                 )
-                if untasked:
-                    nothing = pa.array(["all"] * kept.num_rows)
-                    kept = kept.set_column(kept.column_names.index("task"), "task", nothing)
                 whole, _ = outcomes.read(kept)
                 known[cell.answers] = whole, backtest.population_of(whole, np.random.default_rng(0))
-            nights = [
-                one_night(backtest, settings_type, *known[cell.answers], cell, seed) for seed in range(seeds)
-            ]
+            nights = [one_night(backtest, settings_type, *known[cell.answers], cell, seed) for seed in seeds]
             yield {"cell": cell.name, "nights": nights}
 
 
@@ -167,10 +167,13 @@ def hindsight_usd(outcomes: Any, floor: float) -> float:
     return best
 
 
-def given_to(folder: Path, cells: list[Cell], seeds: int, *, untasked: bool = False) -> dict[str, Any]:
+def given_to(folder: Path, cells: list[Cell], seeds: range) -> dict[str, Any]:
     """What a build is told to play."""
-    told = [asdict(cell) for cell in cells]
-    return {"folder": str(folder), "seeds": seeds, "cells": told, "untasked": untasked}
+    return {
+        "folder": str(folder),
+        "seeds": [seeds.start, seeds.stop],
+        "cells": [asdict(cell) for cell in cells],
+    }
 
 
 # --- what is said of it -----------------------------------------------------------------------------------------------
@@ -208,8 +211,6 @@ def misses(found: list[dict[str, Any]]) -> list[str]:
             said.append(f"{name}: {cell['cost']:.2f} of the best single model's bill")
         if cell.get("hindsight") and cell["cost"] > MOST_OF_HINDSIGHT * cell["hindsight"]:
             said.append(f"{name}: {cell['cost'] / cell['hindsight']:.2f} of the best cascade in hindsight")
-        if cell.get("untasked", 0.0) > MOST_UNTASKED:
-            said.append(f"{name}: {cell['untasked']:.2f} of its bill where no row names its task")
         worse = cell.get("before") and cell["cost"] > MOST_OF_BEFORE * cell["before"]
         if worse and cell["before_met"] >= MET_CELL:
             said.append(f"{name}: {cell['cost'] / cell['before']:.2f} of the build before")
@@ -225,25 +226,55 @@ def line_of(cell: dict[str, Any]) -> str:
     said = f"{cell['cell']:42} {cell['cost']:.4f} of the best, learning {cell['learning']:.3f}, met {cell['met']:.0%}"
     if "before" in cell:
         said += f"; before {cell['before']:.3f}, met {cell['before_met']:.0%}: {cell['cost'] / cell['before']:.2f}"
-    if "untasked" in cell:
-        said += f"; without tasks {cell['untasked']:.3f} of it"
     return said + (f"; hindsight {cell['hindsight']:.4f}" if "hindsight" in cell else "")
+
+
+def played(folder: Path, cells: list[Cell], seeds: range, ref: str | None) -> list[dict[str, Any]]:
+    """Every cell, in the build before first; a line of each on stderr."""
+    before: dict[str, list[dict[str, float]]] = {}
+    if ref is not None:
+        plain = {replace(cell, answers=False) for cell in cells if cell.kind != "free"}
+        order = given_to(folder, sorted(plain, key=lambda cell: cell.name), seeds)
+        with tree_of(ref) as tree:
+            before = {line["cell"]: line["nights"] for line in played_by(tree, __file__, order)}
+    by_name, found = {cell.name: cell for cell in cells}, []
+    for line in played_by(HERE, __file__, given_to(folder, cells, seeds)):
+        cell = by_name[line["cell"]]
+        found.append(summed(cell, line["nights"], before.get(replace(cell, answers=False).name)))
+        print(line_of(found[-1]), file=sys.stderr, flush=True)
+    return found
+
+
+@contextmanager
+def tree_of(ref: str) -> Iterator[Path]:
+    """The worktree that REF names, or one of that commit for as long as it is needed."""
+    if Path(ref).is_dir():
+        yield Path(ref).resolve()
+        return
+    with TemporaryDirectory() as folder:
+        tree = Path(folder) / "before"
+        check_out(ref, tree)
+        try:
+            yield tree
+        finally:
+            take_away(tree)
 
 
 def main() -> int:
     ask = argparse.ArgumentParser(description="a night's cost on recorded outcomes")
     ask.add_argument("folder", type=Path, nargs="?")
-    ask.add_argument("--before", type=Path)
-    ask.add_argument("--untasked", action="store_true")
+    ask.add_argument("--before")
     ask.add_argument("--cells", default="")
     ask.add_argument("--seeds", type=int, default=40)
+    ask.add_argument("--first", type=int, default=0)
     ask.add_argument("--rows", default="0,2000,500,200")
     ask.add_argument("--play", help=argparse.SUPPRESS)
     given = ask.parse_args()
     if given.play:
         order = json.loads(given.play)
-        cells = [Cell(**cell) for cell in order["cells"]]
-        for line in play(Path(order["folder"]), cells, order["seeds"], untasked=order["untasked"]):
+        for line in play(
+            Path(order["folder"]), [Cell(**cell) for cell in order["cells"]], range(*order["seeds"])
+        ):
             print(json.dumps(line), flush=True)
         return 0
     files = [] if given.folder is None else [(n, "answer" in t.column_names) for n, t in tables(given.folder)]
@@ -254,27 +285,19 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    folder = given.folder.resolve()
-    before: dict[str, list[dict[str, float]]] = {}
-    if given.before is not None:
-        plain = {replace(cell, answers=False) for cell in cells if cell.kind != "free"}
-        order = given_to(folder, sorted(plain, key=lambda cell: cell.name), given.seeds)
-        of_before = played_by(given.before.resolve(), __file__, order)
-        before = {line["cell"]: line["nights"] for line in of_before}
-    untasked: dict[str, list[dict[str, float]]] = {}
-    if given.untasked:
-        of_untasked = played_by(HERE, __file__, given_to(folder, cells, given.seeds, untasked=True))
-        untasked = {line["cell"]: line["nights"] for line in of_untasked}
-    by_name, found = {cell.name: cell for cell in cells}, []
-    for line in played_by(HERE, __file__, given_to(folder, cells, given.seeds)):
-        cell = by_name[line["cell"]]
-        found.append(summed(cell, line["nights"], before.get(replace(cell, answers=False).name)))
-        if given.untasked:
-            bill = float(np.mean([night["cost_usd"] for night in untasked[line["cell"]]]))
-            found[-1]["untasked"] = bill / float(np.mean([night["cost_usd"] for night in line["nights"]]))
-        print(line_of(found[-1]), file=sys.stderr, flush=True)
+    found = played(given.folder.resolve(), cells, range(given.first, given.first + given.seeds), given.before)
     missed = misses(found)
-    print(json.dumps({"benchmark": "routing", "seeds": given.seeds, "misses": missed, "cells": found}))
+    print(
+        json.dumps(
+            {
+                "benchmark": "routing",
+                "seeds": given.seeds,
+                "first": given.first,
+                "misses": missed,
+                "cells": found,
+            }
+        )
+    )
     return 1 if missed else 0
 
 

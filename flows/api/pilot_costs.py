@@ -14,7 +14,8 @@ from thirdshift.flows.planning.planner import (
 )
 from thirdshift.flows.quality.label_budget import judging_usd_at_most
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.router.learning.pilot import CHECKED, SEED
+from thirdshift.router.learning.first_looks import SEED
+from thirdshift.router.learning.pilot import CHECKED
 from thirdshift.router.planning.problem import Terms
 
 

@@ -36,8 +36,9 @@ from thirdshift.flows.planning.voting import (
 )
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSituation, next_trial
-from thirdshift.router.learning.pilot import Looks, Situation, next_round
+from thirdshift.router.learning.pilot import next_round
 from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.learning.situation import Looks, Situation
 from thirdshift.router.planning.problem import Terms
 from thirdshift.router.prediction.difficulty import difficulty
 from thirdshift.router.prediction.drift import Drift, since_then

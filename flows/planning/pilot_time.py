@@ -11,7 +11,8 @@ from thirdshift.flows.planning.paid_hours import withheld
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, problem
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.router.learning.pilot import CHECKED, SEED
+from thirdshift.router.learning.first_looks import SEED
+from thirdshift.router.learning.pilot import CHECKED
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Terms
 from thirdshift.router.planning.solve import cheapest
 

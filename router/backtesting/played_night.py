@@ -48,6 +48,8 @@ class PlayedNight:
     paid: NDArray[np.bool_]
     spent: Observations
     """Costs of the answers paid for, in the place of scores."""
+    costs: Floats | None = None
+    """What answers are expected to cost, by those paid for until now; None: to be reckoned again."""
     first: int = 0
     """How many of `seen` are of the first round, on rows drawn before anything was scored."""
 
@@ -74,6 +76,7 @@ class PlayedNight:
         new = ~self.paid[row, endpoint]
         row, endpoint = row[new], endpoint[new]
         self.paid[row, endpoint] = True
+        self.costs = None if len(row) else self.costs
         self.spent = self.spent.plus(Observations(row, endpoint, self.outcomes.cost_usd[row, endpoint]))
 
     def look(self, row: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
@@ -89,6 +92,13 @@ def start(
 
 
 def expected_costs(night: PlayedNight) -> Floats:
+    """See `_expected_costs`; reckoned once for the same answers."""
+    if night.costs is None:
+        night.costs = _expected_costs(night)
+    return night.costs
+
+
+def _expected_costs(night: PlayedNight) -> Floats:
     """What each answer is expected to cost, from those paid for: NaN where none was bought of an endpoint.
 
     Costs vary by factors (long answers are long everywhere), so their logarithms are what is shared between tasks and
@@ -110,6 +120,12 @@ def expected_costs(night: PlayedNight) -> Floats:
     factor = np.where(guessed > 0, paid / np.where(guessed > 0, guessed, 1.0), np.nan)
     expected, left = fitted.beside(night.population)
     return _by_task(night, np.exp(centre + spread * expected) * factor**left)
+
+
+def usual_costs(night: PlayedNight) -> Floats:
+    """[endpoints] what an answer costs in the mean; infinite where nobody knows."""
+    usual: Floats = expected_costs(night).mean(axis=0)
+    return np.where(np.isnan(usual), np.inf, usual)
 
 
 def _by_task(night: PlayedNight, guess: Floats) -> Floats:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from thirdshift.router.learning.cascades import Cascades, cascades, known_scores
 from thirdshift.router.learning.greedy_path import Ladder, climb
-from thirdshift.router.learning.pilot import Looks, stratified
+from thirdshift.router.learning.pilot import stratified
 from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.learning.situation import Looks
 from thirdshift.router.prediction.observations import Observations, PastScores, Population
 from thirdshift.router.prediction.predict import Predictor, learnt, without
 

@@ -8,101 +8,37 @@ margin costs what the next point of quality costs. Few rounds, each on as many r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.learning.quality_target import QualityTarget, standing
-from thirdshift.router.learning.value_of_information import AssignmentPath, best_chances, look_out
-from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
-from thirdshift.router.prediction.predict import learnt, without
+from thirdshift.router.learning.baseline_looks import FEWEST, baseline_looks, leaned_on_most, rivals_looks
+from thirdshift.router.learning.situation import Looks, Situation, survey, together
+from thirdshift.router.learning.value_of_information import AssignmentPath, best_chances
+from thirdshift.router.prediction.observations import Observations, Population
 
 Floats = NDArray[np.float64]
 
-SEED = 80
-"""Requests on which every endpoint is tried in the first round."""
-SEED_SHARE, SEED_FEWEST = 0.04, 20
-"""A small input has a smaller first round: what every endpoint is tried on is wasted but for one of them."""
 CHECKED = 40
 """Requests on which an endpoint that past nights know is tried again before they are believed: an endpoint that was right
-in 0.9 and now is in 0.7 is told by so many as a rule, and a smaller fall costs little."""
+in 0.9 and now is in 0.7 is told by so many as a rule, and a smaller fall costs little. Of a dear one fewer: half of what
+it would be tried on first."""
 SERVES = 0.05
 """An endpoint with a smaller share of the plan is not checked."""
-ROUNDS = 5
-ROUND_FRACTION = (0.5, 0.7, 1.0, 1.0)
-"""The share of the looks thought best that is made in each round: the first reckonings are rough."""
+ROUNDS = 6
 FRESH = 110
 """So many more requests than in the rounds before are tried on a cheap endpoint: 80, 190, 380, 760, …"""
-FEWEST = 10
-"""Looks below which a round is not worth its while."""
+FRESH_SHARE = 0.1
+"""The share of a small input that is tried so in one round at most."""
 CHEAP = 0.2
 """An endpoint is tried freely if it costs at most this share of the likeliest best one."""
-SAVES = 0.03
-"""Even an answer that will be served costs this share of itself as a look: it might not be."""
-LIKELY = 0.05
-"""An anchor with less chance to be the best is not looked at for its own sake."""
-STEPS = (0, 30, 60, 120, 240, 480, 960, 1920)
-"""Numbers of looks that are weighed against each other."""
 WORLDS = 16
 """Worlds drawn from belief in one round: an endpoint is tried about as often as it is likely to be the bargain."""
-CARRIES = 0.2
-"""An endpoint that serves this share of the plan is looked at for its own sake, as an anchor is."""
 LEFT = 0.5
 """Fresh looks leave this share of the scores still allowed: a round later dear ones may need them."""
 PART = 20_000
 """Requests that stand for all while the pilot is planned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What is known before a round of looking. Columns have a row per request, `endpoint` counts the run's endpoints."""
-
-    population: Population
-    cost_usd: NDArray[np.float64] | NDArray[np.float32]
-    """Shape (n, endpoints): what an answer is expected to cost; NaN in a column where nothing is known yet."""
-    allowed: NDArray[np.bool_] | None
-    """Shape (n, endpoints): policy and context windows; None: all."""
-    priors: Floats
-    """Shape (endpoints,): quality expected before anything was observed, NaN where unknown."""
-    aim: QualityTarget
-    observations: Observations
-    """Scores of this run."""
-    pilot: int
-    """Requests that may be looked at at most."""
-    looks: int
-    """Answers (request x endpoint) that may be scored at most, those in `observations` counted."""
-    rounds: int = 0
-    """Rounds that were played."""
-    past: PastScores | None = None
-    """Scores of past nights, which spare looks tonight."""
-    endpoints: int | None = None
-    """So many of the first columns are endpoints, the others votes, which are looked at by their endpoints; None: all."""
-
-    @property
-    def width(self) -> int:
-        """How many columns are endpoints."""
-        return len(self.priors) if self.endpoints is None else self.endpoints
-
-    @property
-    def seed(self) -> int:
-        """Requests on which every endpoint is tried first."""
-        return min(SEED, max(SEED_FEWEST, round(SEED_SHARE * len(self.population))))
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """Pairs to have answered and scored: two columns of one length."""
-
-    row: NDArray[np.int64]
-    endpoint: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def plus(self, other: Looks) -> Looks:
-        return Looks(np.concatenate([self.row, other.row]), np.concatenate([self.endpoint, other.endpoint]))
 
 
 def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
@@ -110,26 +46,36 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     seen = situation.observations
     if situation.rounds >= ROUNDS or not situation.pilot or len(seen) >= situation.looks:
         return None
-    unknown = _unknown(situation)
-    if len(unknown) or not situation.rounds:
-        found = _seed(situation, unknown, situation.seed, rng).plus(
-            _seed(situation, _leaned_on(situation, unknown), CHECKED, rng)
-        )
-    else:
-        rows, part = _part(situation, rng)
-        found = _informed(part, rng)
-        found = Looks(rows[found.row], found.endpoint)
-    found = _fresh(situation, found)
+    first = _fresh(situation, _first(situation, rng))
+    if len(first) or not situation.rounds:
+        return first if len(first) else None
+    rows, part = _part(situation, rng)
+    found = _informed(part, rng)
+    found = _fresh(situation, Looks(rows[found.row], found.endpoint))
     return found if len(found) >= min(FEWEST, situation.pilot) else None
 
 
+def _first(situation: Situation, rng: np.random.Generator) -> Looks:
+    """Looks at endpoints of which too little is known, and in the first round at those that earlier nights know."""
+    unknown, counts = _unknown(situation), situation.first
+    found = _tried(situation, unknown, counts[unknown], rng)
+    leaned_on = _leaned_on(situation, unknown)
+    return found.plus(
+        _tried(situation, leaned_on, np.maximum(np.minimum(CHECKED, counts[leaned_on] // 2), 1), rng)
+    )
+
+
 def _unknown(situation: Situation) -> NDArray[np.int32]:
-    """Endpoints of which nothing was seen, in the first round; later those whose cost nobody knows."""
-    unpriced = np.logical_or.reduce(np.isnan(situation.cost_usd), axis=0)
-    before = np.zeros(0, np.int32) if situation.past is None else situation.past.endpoint
-    unseen = np.bincount(before, minlength=len(situation.priors)) < min(situation.seed, situation.pilot)
-    unknown = np.flatnonzero(unpriced if situation.rounds else unpriced | unseen).astype(np.int32)
-    return unknown[unknown < situation.width]
+    """Endpoints of which too little was seen to weigh anything, while it is the pilot's beginning; later those whose cost
+    nobody knows."""
+    width, seen = situation.width, situation.observations.endpoint
+    unpriced = np.logical_or.reduce(np.isnan(situation.cost_usd), axis=0)[:width]
+    if situation.rounds > 1:
+        return np.flatnonzero(unpriced).astype(np.int32)
+    if situation.past is not None:
+        seen = np.concatenate([seen, situation.past.endpoint])
+    count = np.bincount(seen, minlength=len(situation.priors))[:width]
+    return np.flatnonzero(unpriced | (count < np.minimum(situation.first, situation.pilot))).astype(np.int32)
 
 
 def _leaned_on(situation: Situation, unknown: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -143,16 +89,29 @@ def _leaned_on(situation: Situation, unknown: NDArray[np.int32]) -> NDArray[np.i
     return every[used & np.isin(every, situation.past.endpoint) & ~np.isin(every, unknown)]
 
 
-def _seed(situation: Situation, endpoints: NDArray[np.int32], count: int, rng: np.random.Generator) -> Looks:
-    """These endpoints, all on the same few requests, of those that can be looked at."""
-    population = situation.population
-    if situation.allowed is None:
-        rows = stratified(population, min(count, situation.pilot), rng)
-    else:
+def _tried(
+    situation: Situation, endpoints: NDArray[np.int32], counts: NDArray[np.int64], rng: np.random.Generator
+) -> Looks:
+    """Each of these endpoints on so many of the same requests, of those that can be looked at: first where others were
+    looked at, so that scores can be compared."""
+    if not len(endpoints):
+        return together([], [])
+    population, looked = situation.population, np.unique(situation.observations.row)
+    can = np.arange(len(population))
+    if situation.allowed is not None:
         can = np.flatnonzero(situation.allowed[:, endpoints].any(axis=1))
-        some = population.part(can, np.ones(len(can)))
-        rows = can[stratified(some, min(count, situation.pilot), rng)]
-    return Looks(np.repeat(rows, len(endpoints)), np.tile(endpoints, len(rows)))
+    most = min(int(counts.max()), situation.pilot)
+    again = rng.permutation(np.intersect1d(looked, can))[:most]
+    other = np.setdiff1d(can, looked)
+    some = other[stratified(population.part(other, np.ones(len(other))), most - len(again), rng)]
+    rows = np.concatenate([again, some])
+    return together(
+        [rows[:count] for count in counts.tolist()],
+        [
+            np.full(len(rows[:count]), e, np.int32)
+            for e, count in zip(endpoints, counts.tolist(), strict=True)
+        ],
+    )
 
 
 def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
@@ -161,129 +120,14 @@ def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
         outlook.predictor,
         outlook.population,
         outlook.choice,
-        outlook.aim.baselines or _dearest(outlook, situation.width),
+        outlook.aim.baselines or leaned_on_most(outlook, situation.width),
     )
-    dear, price = _anchor_looks(situation, outlook, chances, rng)
+    dear, price = baseline_looks(situation, outlook, chances, rng)
+    if outlook.standing.quality < outlook.standing.floor:
+        dear = dear.plus(rivals_looks(situation, outlook, rng))
     spare = int((1.0 - LEFT) * max(0, situation.looks - len(situation.observations) - len(dear)))
     cheap = _cheap_looks(situation, outlook, chances, price, spare, rng)
     return dear.plus(cheap)
-
-
-def survey(situation: Situation) -> AssignmentPath:
-    """The plan as it would be if nothing more were looked at."""
-    seen, priors = situation.observations, situation.priors
-    predictor, population = learnt(seen, situation.population, priors, past=situation.past)
-    cost = np.array(situation.cost_usd, dtype=np.float64)
-    cost[seen.row, seen.endpoint] = 0.0
-    return look_out(
-        predictor, population, predictor.predict(population), cost, situation.aim, allowed=situation.allowed
-    )
-
-
-def _dearest(outlook: AssignmentPath, width: int) -> tuple[int, ...]:
-    """Without anchors: the endpoint whose error weighs most is the one that the plan leans on most."""
-    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
-    return (int(counts[:width].argmax()),)
-
-
-def _carrying(outlook: AssignmentPath) -> list[int]:
-    """Endpoints that serve enough of the plan for their own error to weigh in the margin."""
-    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
-    return [int(e) for e in np.flatnonzero(counts >= CARRIES * len(outlook.choice))]
-
-
-@dataclass(slots=True)
-class _BaselineEndpoint:
-    """How the error falls with looks at one endpoint: own / (seen + more)."""
-
-    rows: NDArray[np.int64]
-    """Where to look, best first."""
-    seen: int
-    own: float
-    more: int = 0
-
-    @property
-    def variance(self) -> float:
-        return self.own / (self.seen + self.more)
-
-
-def _anchor_looks(
-    situation: Situation, outlook: AssignmentPath, chances: dict[int, float], rng: np.random.Generator
-) -> tuple[Looks, float]:
-    """Looks at what may be the best endpoint or carries the plan, as many as pay; and the price of quality then."""
-    likely = sorted((a for a, p in chances.items() if p >= LIKELY), key=lambda a: -chances[a])[:3]
-    likely += [e for e in _carrying(outlook) if e not in likely and e < situation.width]
-    baselines = {a: found for a in likely if (found := _study(situation, outlook, a, rng)) is not None}
-    spread = outlook.standing.spread
-    deviations = outlook.standing.margin / max(spread, 1e-9)
-    other = max(spread**2 - sum(baseline.variance for baseline in baselines.values()), 1e-8)
-
-    def needed() -> float:
-        variance = other + sum(baseline.variance for baseline in baselines.values())
-        return outlook.standing.floor + deviations * float(np.sqrt(variance))
-
-    for _ in range(3 if len(baselines) > 1 else 1):
-        for endpoint, baseline in baselines.items():
-            baseline.more = _worth(outlook, endpoint, baseline, needed)
-    haste = ROUND_FRACTION[min(max(situation.rounds, 1), len(ROUND_FRACTION)) - 1]
-    rows, endpoints = [], []
-    for endpoint, baseline in baselines.items():
-        count = min(int(baseline.more * haste), 2 * baseline.seen + 50)
-        if count >= FEWEST:
-            rows.append(baseline.rows[:count])
-            endpoints.append(np.full(len(rows[-1]), endpoint, dtype=np.int32))
-    return _together(rows, endpoints), outlook.price(needed())
-
-
-def _together(rows: list[NDArray[np.int64]], endpoints: list[NDArray[np.int32]]) -> Looks:
-    none = no_observations()
-    return Looks(np.concatenate([none.row, *rows]), np.concatenate([none.endpoint, *endpoints]))
-
-
-def _study(
-    situation: Situation, outlook: AssignmentPath, endpoint: int, rng: np.random.Generator
-) -> _BaselineEndpoint | None:
-    """What looks at this endpoint would do to the error, by pretending that some were made."""
-    seen = situation.observations
-    held = np.zeros(len(outlook.population), dtype=bool)
-    held[seen.row[seen.endpoint == endpoint]] = True
-    looked = np.zeros(len(held))
-    looked[seen.row] = 1.0
-    free = ~held if situation.allowed is None else ~held & situation.allowed[:, endpoint]
-    rows = np.flatnonzero(free)
-    rows = rows[np.argsort(-(looked[rows] + rng.random(len(rows))))]  # beside other answers, as a rule
-    rows = rows[: int(looked[rows].sum()) + max(0, situation.pilot - int(looked.sum()))]
-    made = max(1, int(held.sum()))
-    more = min(len(rows), max(60, made))
-    if more < FEWEST:
-        return None
-    pretended = Observations(
-        rows[:more],
-        np.full(more, endpoint, np.int32),
-        outlook.quality[rows[:more], endpoint].astype(np.float64),
-    )
-    then = without(outlook.predictor, seen.plus(pretended), outlook.population, situation.priors)
-    spread = standing(then, outlook.population, outlook.choice, outlook.aim).spread
-    fall = max(outlook.standing.spread**2 - spread**2, 0.0)
-    return _BaselineEndpoint(rows, made, fall / (1.0 / made - 1.0 / (made + more)))
-
-
-def _worth(
-    outlook: AssignmentPath, endpoint: int, baseline: _BaselineEndpoint, needed: Callable[[], float]
-) -> int:
-    """The number of looks after which the night is cheapest: looks that are not served, and the margin's price."""
-    rows, price = baseline.rows, outlook.price(needed())
-    worth = price * outlook.quality[rows] - outlook.cost_usd[rows]
-    gain = np.maximum(price * outlook.quality[rows, endpoint] - worth.max(axis=1), 0.0)
-    cost = outlook.cost_usd[rows, endpoint]
-    wasted = np.concatenate([[0.0], np.cumsum(np.maximum(cost - gain, SAVES * cost))])
-    best, cheapest = 0, np.inf
-    for step in STEPS:
-        baseline.more = min(step, len(rows))
-        total = wasted[baseline.more] + outlook.cost_of(needed())
-        if total < cheapest:
-            best, cheapest = baseline.more, total
-    return best
 
 
 def _cheap_looks(
@@ -299,10 +143,12 @@ def _cheap_looks(
     mean_cost = np.nanmean(situation.cost_usd, axis=0)
     dear = mean_cost > CHEAP * mean_cost[max(chances, key=lambda a: chances[a])]
     before = 0 if situation.past is None else len(situation.past.score) // len(mean_cost)
-    count = min(len(seen) + FRESH - before, situation.pilot - len(seen), spare)
+    few = int(FRESH_SHARE * len(outlook.population))
+    more = min(len(seen) + FRESH, max(few, FEWEST)) if few < FRESH else len(seen) + FRESH
+    count = min(more - before, situation.pilot - len(seen), spare)
     left = np.setdiff1d(np.arange(len(outlook.population)), seen)
     if dear.all() or count < FEWEST or not len(left):
-        return _together([], [])
+        return together([], [])
     rows = left[stratified(outlook.population.part(left, np.ones(len(left))), count, rng)]
     bargain = outlook.cost_usd[rows] - price * _worlds(outlook, rows, rng)
     bargain[:, dear] = np.inf

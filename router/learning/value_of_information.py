@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,16 @@ from thirdshift.router.prediction.predict import Predictor
 
 Floats = NDArray[np.float64]
 
+PLACES = 16
+"""Places on the path at which the surest is sought where none is sure enough."""
+SURER = 0.01
+"""A difference of probabilities that is not worth paying for."""
+EVEN = 0.5
+MAYBE = 0.05
+"""An endpoint with less chance to be the best is no measure of what a night may cost."""
+KNOWN = 8
+"""Scores below which a dear endpoint is not ruled out."""
+NEAR = 1e-9
 BEST_SHARE = 0.005
 """An anchor that is the best with less probability is left out of the reckoning."""
 
@@ -38,6 +49,8 @@ class AssignmentPath:
     """Mean quality after each step of the ladder, shape (steps + 1,)."""
     spent: Floats
     """What it costs after each step, shape (steps + 1,)."""
+    outright_usd: float = np.inf
+    """What is left of the bill of the dearest endpoint that may be the best."""
 
     @property
     def sure(self) -> bool:
@@ -52,7 +65,11 @@ class AssignmentPath:
         return float(self.ladder.cost_usd[at] / self.ladder.quality[at])
 
     def cost_of(self, quality: float) -> float:
-        """USD for a mean of `quality`; what is beyond reach costs the last step's price and more."""
+        """USD for a mean of `quality`; what is beyond reach costs the last step's price and more, and nothing costs more
+        than the endpoint that is likely the best for everything: looking at more saves no more than that."""
+        return min(self._cost_of(quality), self.outright_usd)
+
+    def _cost_of(self, quality: float) -> float:
         at = int(np.searchsorted(self.reached, quality))
         if at < len(self.reached):
             return float(self.spent[at])
@@ -69,22 +86,104 @@ def look_out(
     aim: QualityTarget,
     *,
     allowed: NDArray[np.bool_] | None = None,
+    endpoints: int | None = None,
+    paid_usd: Floats | None = None,
 ) -> AssignmentPath:
-    """`cost_usd`: what answers still cost, 0 where held. `quality`: see `thirdshift.router.prediction.predict.crossed`."""
+    """`cost_usd`: what answers still cost, 0 where held. `quality`: see `thirdshift.router.prediction.predict.crossed`.
+    `endpoints`: so many of the first columns are endpoints, the others votes; None: all. `paid_usd`: [endpoints] what
+    answers held have cost.
+
+    Nothing is chosen with which the night would cost more than everything from the dearest endpoint that may be the best.
+    Where nothing within that is sure enough, it is what is surest, as to pay more for the same doubt would be no remedy;
+    asked for no more than an even chance, it is what is expected to be the best."""
     ladder = climb(cost_usd, quality, allowed)
     likely = QualityTarget(aim.floor, contenders(predictor, population, ladder.start, aim), aim.confidence)
-    low, high = 0, len(ladder)
+    reached, spent = _path(ladder, population, cost_usd, quality)
+    width = len(predictor.covariances.ability) if endpoints is None else endpoints
+    paid = np.zeros(width) if paid_usd is None else paid_usd
+    alone, limit = outright(predictor, population, cost_usd, paid, ladder.start, allowed)
+    most = max(0, int(np.searchsorted(spent, limit * (1.0 + NEAR), side="right")) - 1)
+
+    def at(steps: int) -> Standing:
+        return standing(predictor, population, ladder.at(steps), likely)
+
+    steps = _first_sure(at, 0, most)
+    choice, found = ladder.at(steps), at(steps)
+    if found.short > 0 and aim.confidence > EVEN:
+        steps = _surest(at, most)
+        choice, found = ladder.at(steps), at(steps)
+        simple = standing(predictor, population, alone, likely)
+        if simple.sure > found.sure + SURER and _bill(cost_usd, population, alone) <= limit * (1.0 + NEAR):
+            choice, found = alone, simple
+    reached += at(steps).quality - reached[steps]  # what own scores say of the requests looked at
+    return AssignmentPath(
+        predictor, population, likely, cost_usd, quality, ladder, steps, choice, found, reached, spent, limit
+    )
+
+
+def _first_sure(at: Callable[[int], Standing], low: int, high: int) -> int:
+    """The first step that is sure enough, as if no later one were less sure; `high` where none is."""
     while low < high:
         middle = (low + high) // 2
-        point_standing = standing(predictor, population, ladder.at(middle), likely)
-        low, high = (low, middle) if point_standing.short <= 0 else (middle + 1, high)
-    choice = ladder.at(low)
-    reached, spent = _path(ladder, population, cost_usd, quality)
-    at = standing(predictor, population, choice, likely)
-    reached += at.quality - reached[low]  # what own scores say of the requests looked at
-    return AssignmentPath(
-        predictor, population, likely, cost_usd, quality, ladder, low, choice, at, reached, spent
-    )
+        low, high = (low, middle) if at(middle).short <= 0 else (middle + 1, high)
+    return low
+
+
+def _surest(at: Callable[[int], Standing], most: int) -> int:
+    """The step that is likeliest to clear the floor. Several dear endpoints that are each the best in some tasks may be
+    less sure together than one of them alone, so the last step need not be it. Or the first that is sure enough."""
+    places = np.unique(np.linspace(0, most, PLACES).astype(int)).tolist()
+    sure: list[float] = []
+    for before, place in zip([0, *places], places, strict=False):
+        here = at(place)
+        if here.short <= 0:
+            return _first_sure(at, before, place)
+        sure.append(here.sure)
+    best = max(sure)
+    return int(next(place for place, each in zip(places, sure, strict=True) if each >= best - SURER))
+
+
+def outright(
+    predictor: Predictor,
+    population: Population,
+    cost_usd: Floats,
+    paid: Floats,
+    start: NDArray[np.int32],
+    allowed: NDArray[np.bool_] | None,
+) -> tuple[NDArray[np.int32], float]:
+    """Everything to the endpoint that is likeliest the best; where it may not be asked, to the cheapest. And what is left
+    of the bill of the dearest endpoint that may yet be the best.
+
+    `start`: the cheapest endpoint of each request."""
+
+    def alone(endpoint: int) -> NDArray[np.int32]:
+        can = start >= 0 if allowed is None else allowed[:, endpoint]
+        return np.where(can, endpoint, start).astype(np.int32)
+
+    bills = {e: paid[e] + _bill(cost_usd, population, alone(e)) for e in range(len(paid))}
+    likeliest, others = rivals(predictor, population, start, np.array(list(bills.values())))
+    return alone(likeliest), max(0.0, max(bills[e] for e in (likeliest, *others)) - float(paid.sum()))
+
+
+def rivals(
+    predictor: Predictor, population: Population, choice: NDArray[np.integer], usual: Floats
+) -> tuple[int, list[int]]:
+    """The endpoint that is likeliest the best, and all others that may yet be: those with some chance, and dearer ones of
+    which too little is known to say. `usual`: [endpoints] what they cost."""
+    chances = best_chances(predictor, population, choice, tuple(range(len(usual))))
+    likeliest = max(chances, key=lambda endpoint: chances[endpoint])
+    known = predictor.counts
+    return likeliest, [
+        e
+        for e, chance in chances.items()
+        if e != likeliest and (chance >= MAYBE or (known[e] < KNOWN and usual[e] > usual[likeliest]))
+    ]
+
+
+def _bill(cost_usd: Floats, population: Population, choice: NDArray[np.int32]) -> float:
+    weight = np.ones(len(population)) if population.weight is None else population.weight
+    served = np.flatnonzero(choice >= 0)
+    return float(weight[served] @ cost_usd[served, choice[served]])
 
 
 def _path(

@@ -14,7 +14,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.learning.pilot import Looks
+from thirdshift.router.learning.situation import Looks
 from thirdshift.router.prediction.observations import Observations
 
 Floats = NDArray[np.float64]

@@ -37,6 +37,8 @@ Floats = NDArray[np.float64]
 
 ROUNDS = 12
 """Rounds of expectation and maximisation; the plan no longer changes after eight or so."""
+MORE_ROUNDS = 3
+"""Rounds where covariances of fewer observations are the start."""
 RESIDUAL_INFLATION = 1.15
 """By what luck is taken to be larger than learnt: scores are less regular than a Gaussian, and the endpoint that looks
 best is chosen. On recorded outcomes predicted quality is then neither too high nor too low (benchmarks/routing.py)."""
@@ -58,6 +60,14 @@ class Predictor:
     tempered: Covariances
     """As used: luck by TEMPER larger."""
     past: PastScores | None = None
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """[endpoints] scores seen of each, earlier nights' included."""
+        found = np.zeros(len(self.covariances.ability), np.int64)
+        for pattern in self.looked.patterns:
+            found[pattern.endpoints] += len(pattern.rows)
+        return found if self.past is None else found + np.bincount(self.past.endpoint, minlength=len(found))
 
     def predict(self, population: Population, rows: Any = slice(None)) -> NDArray[np.float32]:
         """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
@@ -146,10 +156,19 @@ def telling(observations: Observations, population: Population, priors: Floats) 
 
 
 def learnt(
-    observations: Observations, population: Population, priors: Floats, *, past: PastScores | None = None
+    observations: Observations,
+    population: Population,
+    priors: Floats,
+    *,
+    past: PastScores | None = None,
+    before: Predictor | None = None,
 ) -> tuple[Predictor, Population]:
-    """The prediction, and the population it is for: with its text or, where that tells nothing, without."""
+    """The prediction, and the population it is for: with its text or, where that tells nothing, without. `before`: a
+    prediction from fewer observations of the same endpoints, to go on from; whether text tells is not asked again."""
     plain = population.plain()
+    if before is not None and len(before.covariances.ability) == len(priors):
+        same = plain if before.looked.common.shape[1] == 1 else population
+        return fit(observations, same, priors, start=before.covariances, rounds=MORE_ROUNDS, past=past), same
     without_text = fit(observations, plain, priors, past=past)
     if not population.text.shape[1] or len(np.unique(observations.row)) < FEW:
         return without_text, plain
@@ -168,8 +187,7 @@ def crossed(
     """Quality of all requests; for those with scores, from a fit that does not know them."""
     quality = predictor.predict(population)
     rows = np.unique(observations.row)
-    fold = np.full(len(population), -1)
-    fold[rows] = rng.permutation(len(rows)) % FOLDS
+    fold = rng.permutation(len(population)) % FOLDS
     for k in range(FOLDS if len(rows) else 0):
         others = without(predictor, observations.where(fold[observations.row] != k), population, priors)
         held = rows[fold[rows] == k]

@@ -7,8 +7,9 @@ import pytest
 from scipy import sparse
 
 from thirdshift.router.learning.greedy_path import climb
-from thirdshift.router.learning.pilot import PART, Situation, next_round, stratified
+from thirdshift.router.learning.pilot import PART, next_round, stratified
 from thirdshift.router.learning.quality_target import QualityTarget, standing
+from thirdshift.router.learning.situation import Situation
 from thirdshift.router.learning.value_of_information import look_out
 from thirdshift.router.prediction import features
 from thirdshift.router.prediction.difficulty import difficulty
@@ -249,7 +250,7 @@ def test_the_first_round_is_drawn_from_what_can_be_looked_at() -> None:
         looks = next_round(replace(situation, allowed=scorable), rng)
         assert looks is not None
         assert scorable[looks.row].all()
-        assert len(looks) == 3 * min(situation.seed, len(population) // 50)
+        assert len(looks) == np.minimum(situation.first, len(population) // 50).sum()
 
 
 def test_a_pilot_cut_short_is_a_sample_of_the_whole_input() -> None:

@@ -1,0 +1,34 @@
+"""The first looks of a pilot: every endpoint on a few requests, and on the fewer the dearer it is.
+
+What every endpoint is tried on is wasted but for one of them. So a small input, or one in which a single endpoint costs as
+much as all others together, is not tried on everything: each endpoint may cost the same small share of the dearest one's
+whole bill, and what is known of it then decides on more.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+SEED = 80
+"""Requests on which an endpoint is tried at most before anything is weighed."""
+MOST = 0.2
+"""The share of a small input on which an endpoint is tried first at most."""
+PRICED = 0.005
+"""The share of the requests on which an endpoint is tried whose price nobody knows."""
+SHARE = 0.0075
+"""The share of the dearest endpoint's whole bill that the first looks at each endpoint may cost."""
+
+
+def first_counts(cost_usd: Floats, rows: int) -> NDArray[np.int64]:
+    """[endpoints] on how many requests each is tried first. `cost_usd`: [n, endpoints], NaN where nobody knows."""
+    least = min(SEED, max(1, round(PRICED * rows)))
+    known = ~np.isnan(cost_usd).all(axis=0)
+    counts = np.full(cost_usd.shape[1], least, np.int64)
+    if known.any():
+        usual = np.nanmean(cost_usd[:, known], axis=0)
+        affordable = SHARE * rows * usual.max() / np.maximum(usual, 1e-300)
+        counts[known] = np.clip(affordable, least, max(least, min(SEED, MOST * rows))).astype(np.int64)
+    return counts

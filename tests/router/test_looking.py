@@ -1,0 +1,136 @@
+"""Whether and how far a night looks is decided by what can be saved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.outcomes import outcomes
+from thirdshift.router.backtesting.backtest import backtest
+from thirdshift.router.backtesting.played_night import BacktestSettings
+from thirdshift.router.learning.baseline_looks import FEW, SIDE, rivals_looks
+from thirdshift.router.learning.first_looks import SEED, SHARE, first_counts
+from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.learning.situation import Situation, survey
+from thirdshift.router.learning.value_of_information import look_out, rivals
+from thirdshift.router.prediction.observations import Observations, Population, no_observations
+from thirdshift.router.prediction.predict import fit
+
+N = 400
+PLAIN = Population(np.zeros(N, np.int32), np.zeros((N, 0), np.float32), 1)
+COST = np.tile([1.0, 90.0, 100.0], (N, 1))
+
+
+def some_scores(counts: list[int], means: list[float]) -> Observations:
+    """The first requests, looked at on each endpoint so often, with so many of them right."""
+    row = np.concatenate([np.arange(count) for count in counts])
+    endpoint = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    score = np.concatenate(
+        [(np.arange(c) % 10 < 10 * m).astype(float) for c, m in zip(counts, means, strict=True)]
+    )
+    return Observations(row, endpoint, score)
+
+
+@pytest.mark.parametrize("rows", [1, 30, 200, 500, 6000, 1_000_000])
+def test_the_dearer_an_endpoint_the_fewer_its_first_looks(rows: int) -> None:
+    counts = first_counts(np.array([[1.0, 10.0, 100.0]]), rows)
+    assert (np.diff(counts) <= 0).all()
+    assert 1 <= counts[2] <= max(1, SHARE * rows)
+    assert counts[0] <= min(SEED, max(1, 0.2 * rows))
+
+
+def test_what_nobody_knows_the_price_of_is_tried_on_next_to_nothing() -> None:
+    counts = first_counts(np.full((500, 3), np.nan), 500)
+    assert counts.tolist() == [2, 2, 2]
+
+
+def test_no_plan_costs_more_than_the_dearest_endpoint_that_may_be_the_best() -> None:
+    """Two dear endpoints alike: sure it would be with many answers of both, at twice the bill of either."""
+    seen = some_scores([200, 40, 40], [0.5, 0.9, 0.9])
+    predictor = fit(seen, PLAIN, np.full(3, np.nan))
+    aim = QualityTarget(0.999, (0, 1, 2))
+    cost = COST.copy()
+    cost[seen.row, seen.endpoint] = 0.0
+    paid = np.array([200.0, 3600.0, 4000.0])
+    path = look_out(predictor, PLAIN, predictor.predict(PLAIN), cost, aim, paid_usd=paid)
+    still = cost[np.arange(N), path.choice].sum()
+    assert not path.sure
+    assert still + paid.sum() <= 100.0 * N * (1 + 1e-9)
+    assert path.cost_of(2.0) == path.outright_usd <= 100.0 * N - paid.sum() + 1e-6
+
+
+def test_where_nothing_is_sure_enough_the_surest_is_chosen_and_not_the_dearest() -> None:
+    seen = some_scores([300, 30, 30], [0.5, 0.9, 0.6])
+    predictor = fit(seen, PLAIN, np.full(3, np.nan))
+    quality = predictor.predict(PLAIN)
+    path = look_out(predictor, PLAIN, quality, COST, QualityTarget(0.97))
+    assert not path.sure
+    assert (path.choice == 1).all()
+
+
+def test_a_dear_endpoint_of_which_too_little_is_known_is_not_ruled_out() -> None:
+    unlucky = fit(some_scores([300, 200, 2], [0.5, 0.9, 0.0]), PLAIN, np.full(3, np.nan))
+    likeliest, others = rivals(unlucky, PLAIN, np.zeros(N, np.int32), np.array([1.0, 90.0, 100.0]))
+    assert (likeliest, others) == (1, [2])
+    known = fit(some_scores([300, 200, 40], [0.5, 0.9, 0.1]), PLAIN, np.full(3, np.nan))
+    assert rivals(known, PLAIN, np.zeros(N, np.int32), np.array([1.0, 90.0, 100.0])) == (1, [])
+
+
+def a_situation(seen: Observations) -> Situation:
+    return Situation(
+        PLAIN, COST, None, np.full(3, np.nan), QualityTarget(0.95, (0, 1, 2)), seen, N, 10 * N, 2
+    )
+
+
+def test_what_may_be_the_best_is_looked_at_twice_as_often_and_other_rivals_for_little() -> None:
+    seen = some_scores([300, 30, 20], [0.5, 0.9, 0.9])
+    situation = a_situation(seen)
+    outlook = survey(situation)
+    looks = rivals_looks(situation, outlook, np.random.default_rng(0))
+    counts = np.bincount(looks.endpoint, minlength=3)
+    likeliest = int(counts.argmax())
+    assert likeliest in (1, 2)
+    assert counts[0] == 0
+    assert counts[likeliest] in (20, 30)
+    other = 3 - likeliest
+    assert COST[0, other] * (counts[other] + (seen.endpoint == other).sum()) <= SIDE * 100.0 * N
+    assert not np.isin(looks.row * 3 + looks.endpoint, seen.row * 3 + seen.endpoint).any()
+
+
+def test_where_the_likeliest_has_answered_everything_its_rivals_are_looked_at_as_far_as_the_bill_goes() -> (
+    None
+):
+    seen = some_scores([N, N, 60], [0.5, 0.7, 0.7])
+    last = seen.endpoint == 2
+    seen = replace(
+        seen, score=np.where(last, np.roll(seen.score, 5), seen.score)
+    )  # right where others are wrong
+    situation = a_situation(seen)
+    outlook = replace(survey(situation), outright_usd=3_000.0)
+    looks = rivals_looks(situation, outlook, np.random.default_rng(0))
+    counts = np.bincount(looks.endpoint, minlength=3)
+    assert counts[2] == 30  # what is left of the bill
+    within = rivals_looks(replace(situation, pilot=0), outlook, np.random.default_rng(0))
+    assert len(within) == 30
+    assert np.isin(within.row, seen.row).all()
+    nothing = replace(outlook, outright_usd=0.0)
+    assert not len(rivals_looks(situation, nothing, np.random.default_rng(0)))
+    assert FEW > 0
+
+
+def test_a_small_night_keeps_its_floor_and_costs_no_more_than_the_best_endpoint_alone() -> None:
+    """150 requests: a pilot of 80 on every endpoint would be half of the dearest one's bill."""
+    night = backtest(outcomes(150), BacktestSettings(0.85))[0]["mean"]
+    assert night["met"]
+    assert night["cost_usd"] <= night["cost_best_single"]
+    cheap = backtest(outcomes(150), BacktestSettings(0.55))[0]["mean"]
+    assert cheap["met"]
+    assert cheap["cost_usd"] <= 0.15 * cheap["cost_best_single"]
+
+
+def test_nothing_seen_nothing_is_ruled_out() -> None:
+    blank = fit(no_observations(), PLAIN, np.full(3, np.nan))
+    likeliest, others = rivals(blank, PLAIN, np.zeros(N, np.int32), np.array([1.0, 90.0, 100.0]))
+    assert sorted([likeliest, *others]) == [0, 1, 2]
