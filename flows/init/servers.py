@@ -27,8 +27,8 @@ ASKED_SECONDS = 5.0
 TRIED_SECONDS = 0.5
 """A port of this machine answers at once or not at all."""
 MOST_BYTES = 1 << 20
-KEY_WANTED = (401, 403, 500)
-"""What is answered where a key is missing; litellm's proxy without a database says 500."""
+KEY_WANTED = (400, 401, 403, 500)
+"""What is answered where a key is missing or wrong; litellm's proxy without a database says 500 and 400."""
 MOST_MODELS = 8
 WINDOWS = ("max_model_len", "context_length", "context_window")
 """Where servers tell a model's context window: vLLM and SGLang, OpenRouter's like, others."""

@@ -20,6 +20,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.init.candidates import endpoints_for
 from thirdshift.flows.init.inference import NoPrompt, propose
 from thirdshift.flows.init.partitions import job_name
+from thirdshift.flows.init.servers import NoModels, served_at
 from thirdshift.flows.init.writing import job_text, write_job
 from thirdshift.flows.jobs.building import books, endpoint_values
 from thirdshift.flows.jobs.job import Job, load_job
@@ -282,6 +283,8 @@ def test_a_server_that_lists_nothing_is_told(here: Path) -> None:
 
     with listing(401) as url:
         assert "it wants a key" in says(url)
+        with pytest.raises(NoModels, match="does not take the key"):
+            served_at(url, "sk-another")
     with listing(body=["x"]) as url:
         assert "lists no models" in says(url)
         assert "answered 302" in says(f"{url}/moved")
