@@ -29,7 +29,7 @@ def right(output, reference, request):
 """
 ABILITY = {"one": 0.6, "two": 0.6, "dear": 0.95}
 PRICES = {"one": (0.1, 0.4), "two": (0.15, 0.6), "dear": (5.0, 25.0)}
-QUALITY = {"floor": 0.75, "scorer": "right_sums:right", "pilot": 60, "labels": 400, "audit": 60}
+QUALITY = {"floor": 0.75, "scorer": "right_sums:right", "labels": 900, "audit": 60}
 
 
 def job_in(folder: Path, provider: Emulator, **limits: Any) -> Path:
