@@ -146,6 +146,7 @@ def test_what_a_dead_process_has_booked_of_a_batch_is_not_sent_again_while_the_r
         queries=SimpleNamespace(replies=lambda: NO_REPLIES),  # nothing is sealed
         orphans_of=lambda _: orphans.shards,
         endpoint_names=["night"],
+        context=SimpleNamespace(folder=tmp_path),
     )
     rows = np.arange(len(REQUESTS))
     columns: Any = SimpleNamespace(rows=rows, positions=lambda some: np.searchsorted(rows, some))
