@@ -2,11 +2,13 @@
 
     python benchmarks/simulate.py [--seeds 1000] [--from 0] [--workers 2]
     python benchmarks/simulate.py --replay SEED
+    python benchmarks/simulate.py --planted
 
 A night is 200 requests at one to three emulated providers, in real time and in batches, with troubles, outages, lies, a
 cap, a deadline, a clock that is set, and processes and machines that die at any moment and are resumed (docs/design/
 simulation.md says what is inside). After every death and at the end the laws of tests/support/simulated/laws.py must hold.
-`--replay` plays one night with its log. The last line is JSON; exit 1 where a law is broken.
+`--replay` plays one night with its log. `--planted` puts the faults of tests/planted/ one at a time into a copy of the
+program, and says by which seed each is found. The last line is JSON; exit 1 where a law is broken, or a fault is not found.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import gc
 import json
 import logging
 import multiprocessing
+import os
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -76,6 +81,32 @@ def judged(seeds: range) -> Verdict:
     return verdict
 
 
+def first_broken(first: int, seeds: int) -> int | None:
+    """The first seed by which a law is broken."""
+    return next((seed for seed in range(first, first + seeds) if broken(play(seed))), None)
+
+
+def planted(first: int, seeds: int) -> int:
+    """Plant each fault in a copy of the program, and look for it there."""
+    root, found = Path(__file__).resolve().parents[1], {}
+    for patch in sorted((root / "tests" / "planted").glob("*.patch")):
+        with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+            copy = Path(folder) / "copy"
+            ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "findings")
+            shutil.copytree(root, copy, symlinks=True, ignore=ignored)
+            subprocess.run(["git", "apply", patch], cwd=copy, check=True)
+            command = [sys.executable, "benchmarks/simulate.py", "--first-broken"]
+            done = subprocess.run(
+                [*command, "--from", str(first), "--seeds", str(seeds)],
+                cwd=copy, env=os.environ | {"PYTHONPATH": str(copy / "src")}, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        found[patch.stem] = done.stdout.strip() or None
+        print(f"{patch.stem}: {found[patch.stem] or 'not found'}", flush=True)
+    count = sum(seed is not None for seed in found.values())
+    print(json.dumps({"benchmark": "simulate", "planted": len(found), "found": count, "seeds": found}))
+    return 0 if count == len(found) else 1
+
+
 def table(met: Counter[tuple[str, str]]) -> Iterator[str]:
     """States down, faults across: in how many nights they met."""
     states, faults = sorted({state for state, _ in met}), sorted({fault for _, fault in met})
@@ -90,9 +121,17 @@ def main() -> int:
     parser.add_argument("--from", type=int, default=0, dest="first")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--replay", type=int, metavar="SEED")
+    parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--first-broken", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable()
     gc.set_threshold(50_000, 50, 50)
+    if args.planted:
+        return planted(args.first, args.seeds)
+    if args.first_broken:
+        seed = first_broken(args.first, args.seeds)
+        print("" if seed is None else seed)
+        return 0
     if args.replay is not None:
         found = broken(play(args.replay, print))
         print(json.dumps({"benchmark": "simulate", "seed": args.replay, "broken": found}))

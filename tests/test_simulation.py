@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.paths import ROOT
 from tests.support.simulated.draw import drawn
 from tests.support.simulated.laws import broken, reached
 from tests.support.simulated.night import NightStory, SimulatedNight
 from thirdshift.router.values import LedgerStatus
 
 SEEDS = range(20)
+PLANTED = sorted((ROOT / "tests" / "planted").glob("*.patch"))
+"""Faults that the laws must find: `benchmarks/simulate.py --planted`."""
 
 
 def play(seed: int, place: Path) -> NightStory:
@@ -47,3 +50,10 @@ def test_the_same_seed_writes_the_same_files_byte_for_byte(tmp_path: Path) -> No
                 files[str(path.relative_to(tmp_path / name))] = hashlib.sha256(path.read_bytes()).hexdigest()
     assert first == second
     assert any(name.endswith(".parquet") for name in first)
+
+
+@pytest.mark.parametrize("patch", PLANTED, ids=lambda patch: patch.stem)
+def test_a_planted_fault_is_of_the_code_as_it_is(patch: Path) -> None:
+    lines = patch.read_text(encoding="utf-8").splitlines()
+    source = (ROOT / lines[0].removeprefix("--- a/")).read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in lines[2:] if line.startswith("-")} <= set(source)
