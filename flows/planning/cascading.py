@@ -47,10 +47,10 @@ def decide_for(
     predictor, population = learnt(observations, columns.population, priors, past=before)
 
     def sequence(priced: Market) -> Decision:
-        allowed = columns.allowed & np.isfinite(priced.by_endpoint())
-        cost = np.where(allowed, priced.by_endpoint(), np.inf)
-        rng = np.random.default_rng(0)
-        found = cascade_columns(predictor, population, observations, cost, aim, rng, per_task=terms.per_task)
+        found = cascade_columns(
+            predictor, population, observations, _asked(columns, priced), aim, np.random.default_rng(0),
+            per_task=terms.per_task,
+        )  # fmt: skip
         posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor))
         posed = with_bills(posed, priced, found.cost_usd)
         plan = solve(posed)
@@ -60,6 +60,12 @@ def decide_for(
         return Decision(plan, posed, priced, predictor.predict(population), found.floor, found)
 
     return _worth_its_starts(sequence, market)
+
+
+def _asked(columns: RequestColumns, market: Market) -> Floats:
+    """[leaders, endpoints] what an answer costs; infinite where it may not be asked for."""
+    cost = market.by_endpoint()
+    return np.where(columns.allowed & np.isfinite(cost), cost, np.inf)
 
 
 def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) -> Decision:
@@ -84,10 +90,17 @@ def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) ->
 
 def with_bills(posed: Problem, market: Market, bill: Floats) -> Problem:
     """The problem with a request's whole bill, [leaders, endpoints], in the place of one answer's cost."""
-    least = market.by_endpoint()[:, market.endpoint]
-    dearer = np.subtract(market.cost_usd, least, out=np.zeros(least.shape), where=np.isfinite(least))
-    dearer[~np.isfinite(market.cost_usd)] = np.inf  # else what an hour of higher prices costs more
-    return replace(posed, cost=np.where(np.isfinite(posed.cost), bill[:, market.endpoint] + dearer, np.inf))
+    least, cost = market.by_endpoint(), np.full(posed.cost.shape, np.inf)
+    for option, endpoint in enumerate(
+        market.endpoint
+    ):  # one at a time: of ten million requests each takes 80 MB
+        own, cheapest = market.cost_usd[:, option], least[:, endpoint]
+        dearer = np.subtract(own, cheapest, out=np.zeros(len(own)), where=np.isfinite(cheapest))
+        may = np.isfinite(posed.cost[:, option]) & np.isfinite(
+            own
+        )  # where not, what an hour of higher prices costs more
+        cost[may, option] = bill[may, endpoint] + dearer[may]
+    return replace(posed, cost=cost)
 
 
 def _mending_seconds(plan: Plan, market: Market, found: CascadeColumns) -> float:

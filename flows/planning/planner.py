@@ -283,11 +283,16 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
         task=columns.population.task,
         weight=columns.weight,
         cost=cost,
-        quality=quality[:, market.column],
+        quality=_picked(quality, market.column),
         input_tokens=columns.tokens[0],
-        output_tokens=market.output_tokens[:, endpoint],
+        output_tokens=_picked(market.output_tokens, endpoint),
         terms=terms,
     )
+
+
+def _picked(columns: NDArray[np.float32], places: NDArray[np.int32]) -> NDArray[np.float32]:
+    """`columns` at these places, without a copy where that is all of them in their order."""
+    return columns if np.array_equal(places, np.arange(columns.shape[1])) else columns[:, places]
 
 
 @dataclass(frozen=True, slots=True)
