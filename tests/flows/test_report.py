@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -16,7 +16,7 @@ import duckdb
 import pytest
 
 from tests.support.nights import ask, thirdshift
-from thirdshift.flows.orchestration.artifacts import by_floor
+from thirdshift.flows.orchestration.artifacts import by_floor, claims_of
 from thirdshift.flows.report import sentences as words
 from thirdshift.flows.report import tables
 from thirdshift.flows.report.curves import _few
@@ -386,3 +386,12 @@ def test_a_shard_without_an_end_is_under_way_only_while_its_run_is(copied: Path)
     over = rendered(page_of(load_facts(copied, "demo")))
     assert "broke off" in over
     assert "under way" not in over
+
+
+def test_a_single_claim_is_told_fact_by_fact_so_that_no_screen_cuts_its_verdict(night: RunFacts) -> None:
+    claims = claims_of(night)
+    assert {row["claim"] for row in claims} >= {"Floor", "Lower bound", "Certified"}
+    several = claims_of(replace(night, certificates=[*night.certificates, *night.certificates]))
+    assert [row["Floor"] for row in several] == [
+        next(r["value"] for r in claims if r["claim"] == "Floor")
+    ] * 2
