@@ -51,7 +51,7 @@ class KnownAnswers:
     request: NDArray[np.int64]
     """Those of earlier nights, by their numbers in `PastScores`."""
     task: NDArray[np.int32]
-    """Of all of them."""
+    """All of them."""
     seen: Seen
 
     def observations(self, voting: Sequence[Vote], width: int) -> Observations:

@@ -32,7 +32,7 @@ WORLDS = 40
 WORLD_ROWS = 1_000
 """Requests that stand for all in each of them."""
 ENTRIES = 1 << 20
-"""Of requests times worlds times orders of endpoints, about so many are reckoned at a time: 30 MB."""
+"""So many of requests times worlds times orders of endpoints are reckoned at a time, about 30 MB."""
 HIGH = 0.95
 HELD_FIRST = 1e-6
 """By this share an answer that is held is preferred to asking at once who would mend it."""

@@ -50,7 +50,7 @@ class PastScores:
     """Scores with one number were of one request. None: each is of its own."""
 
     def plus(self, other: PastScores) -> PastScores:
-        """Of the same requests, where both say which those are."""
+        """Add scores; requests keep their numbers where both sides have them, which then mean the same requests."""
         request = (
             None
             if self.request is None or other.request is None
