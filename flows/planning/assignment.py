@@ -256,7 +256,9 @@ class Assignment:
         )
         quality, target = problem.quality[lost], self.target[lost]
         free = ~self.failed[lost][:, endpoint_of] & np.isfinite(problem.cost[lost])
-        free &= self.not_run[lost][:, endpoint_of] == 0
+        # a batch that was undone once is tried again where nobody else is left
+        again = self.not_run[lost][:, endpoint_of] > 0
+        free &= ~again | self.failed[lost, target][:, None]
         # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
         planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
         cost = costs_of(problem, lost, self.workers)
@@ -265,6 +267,7 @@ class Assignment:
         # what a batch left undone goes to the same model, if that can be had in real time
         realtime_counterpart = np.where(undone[lost], self.realtime_counterpart[target], -1)
         order[endpoint_of == realtime_counterpart[:, None]] = -1.0
+        order[again] += 1e5
         # where all that is left has to be waited for, that which is back first
         order[:, out[endpoint_of]] = 1e6 + (self.out_until - now)[endpoint_of[out[endpoint_of]]]
         order[~free] = np.inf

@@ -85,6 +85,19 @@ def test_what_failed_everywhere_is_answerable_no_longer_and_what_was_never_sent_
     assert answerable[10:].all()
 
 
+def test_what_a_batch_left_undone_once_goes_there_again_where_all_others_have_failed() -> None:
+    assignment = placed(SMALL)
+    assignment.mark_not_run(np.arange(N), SMALL)
+    pending = assignment.next_to_send(problem(None), OF, now=0.0)
+    assert (pending.endpoint == OTHER).all()
+    assignment.mark_failed(np.arange(N), OTHER)
+    assignment.mark_failed(np.arange(10), LARGE)
+    assert (assignment.next_to_send(problem(None), OF, now=0.0).endpoint[10:] == LARGE).all()
+    assert (assignment.target[:10] == SMALL).all()
+    assignment.mark_not_run(np.arange(10), SMALL)
+    assert (assignment.next_to_send(problem(None), OF, now=0.0).position == np.arange(10, N)).all()
+
+
 def test_what_would_wait_for_an_endpoint_that_is_out_goes_to_another() -> None:
     assignment = placed(SMALL)
     assignment.out_until[SMALL] = 3600.0
