@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
+from logging import DEBUG, WARNING, getLogger
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ COLLECT_AFTER = 10_000
 """New objects, before Python looks for cycles among them: at its own 700 that takes a sixth of a request's time, because
 requests in flight are objects that live. `benchmarks/dispatch.py` shows it."""
 
+_LOG = getLogger("thirdshift")
 _lock = Lock()
 _running: dict[int, asyncio.AbstractEventLoop] = {}
 """By process id: a forked child has the object but not the thread."""
@@ -57,12 +59,18 @@ class World:
     # --- what goes on beside ---
 
     def repeat(self, name: str, seconds: float, look: Callable[[], None]) -> Callable[[], None]:
-        """Call `look` every so many seconds, beside everything else, until the function returned is called."""
+        """Call `look` every so many seconds, beside everything else, until the function returned is called. One that
+        fails is followed by others; the first failure is told."""
         over = Event()
 
         def often() -> None:
+            told = False
             while not over.wait(seconds):
-                look()
+                try:
+                    look()
+                except Exception:  # noqa: BLE001 - whatever it is, the thread lives
+                    _LOG.log(DEBUG if told else WARNING, "%s failed, and is tried again", name, exc_info=True)
+                    told = True
 
         thread = Thread(target=often, name=name, daemon=True)
         thread.start()

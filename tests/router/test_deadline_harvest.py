@@ -9,7 +9,6 @@ from decimal import Decimal
 from pathlib import Path
 from threading import Event
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -123,7 +122,6 @@ def test_late_batches_are_cut_short_after_the_cap_stopped_the_pilot_too(tmp_path
             assert dispatcher.closed == {"night"}
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_look_that_failed_is_followed_by_others() -> None:
     began = datetime.now(UTC) - timedelta(hours=2)
     harvest = Harvest(began + timedelta(hours=1), {"night": Successor("day", 1.0)})
