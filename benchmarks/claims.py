@@ -133,6 +133,11 @@ class Memory:
             named == "repair", named == "main", np.zeros(len(row), bool),
         )  # fmt: skip
 
+    def answers(self, _: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], list[str]]:
+        """No texts are held, so that nobody votes."""
+        none = np.zeros(0, np.int64)
+        return none, none.astype(np.int32), []
+
     def answer(
         self, world: World, row: NDArray[np.int64], endpoint: NDArray[Any], purpose: str, *, scored: bool
     ) -> None:
@@ -179,6 +184,7 @@ class Night:
             world.scorable,
             None,
             no_past(),
+            None,
             none,
             lambda *_: None,
         )

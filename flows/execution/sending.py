@@ -18,6 +18,7 @@ from thirdshift.flows.execution.stopping import KEEP_SECONDS, stoppable
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.summary import RunSummary
 from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.world import REAL, World
 
 LANES = 64
 """Shards under way at once; each is a thread that waits for its engine."""
@@ -32,13 +33,18 @@ class Future(Protocol):
         """Wait for the shard's end. Raises what broke it."""
 
 
-def run_in_threads(options: RunOptions, console: RunConsole | None = None) -> RunSummary:
+def run_in_threads(
+    options: RunOptions, console: RunConsole | None = None, *, world: World = REAL
+) -> RunSummary:
     """Run one job in threads of this process, watched by nobody, and return how it ended. Raises as `open_run` does.
 
     `options.run_id` must be given.
     """
     run_id = str(options.run_id)
-    with open_run(run_id, options, console) as run, stoppable(run_id, run.dispatcher, partial(_keep, run)):
+    with (
+        open_run(run_id, options, console, world=world) as run,
+        stoppable(run_id, run.dispatcher, partial(_keep, run)),
+    ):
         if run.finished is not None:
             run.publish(run.finished)
             run.tidy()

@@ -18,8 +18,7 @@ import yaml
 
 from tests.support.nights import ask, night_here
 from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
-from thirdshift.engines.core import health
-from thirdshift.flows.execution import serving
+from thirdshift.world import World
 
 PRICE = {"input": 1.0, "output": 10.0}
 
@@ -115,12 +114,11 @@ def test_an_endpoint_that_is_out_for_hours_leaves_the_rest_to_the_other(tmp_path
     assert served == {"cheap": 10, "dear": 90}
 
 
-class Clock:
-    """The clock of whoever waits: to sleep is to be there at once."""
+class Impatient(World):
+    """A world in which to sleep is to be there at once, by the clock of whoever waits."""
 
     def __init__(self) -> None:
         self.slept = 0.0
-        self.monotonic = time.monotonic
 
     def time(self) -> float:
         return time.time() + self.slept
@@ -130,18 +128,16 @@ class Clock:
 
 
 def test_where_all_ask_to_be_left_alone_the_night_waits_and_asks_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    clock = Clock()
-    monkeypatch.setattr(health, "time", clock)
-    monkeypatch.setattr(serving, "time", clock)
+    world = Impatient()
     write_rows(tmp_path, 60)
 
     def resting(seconds: float) -> Script:
         """Answers ten rows, then asks for a wait until that is over."""
 
         def script(body: dict[str, Any]) -> Said:
-            if row_of(body) < 10 or clock.slept >= seconds:
+            if row_of(body) < 10 or world.slept >= seconds:
                 return Said(completion())
             return failed(429, "later", {"retry-after": str(seconds)})
 
@@ -152,7 +148,7 @@ def test_where_all_ask_to_be_left_alone_the_night_waits_and_asks_again(
             at(cheap, "cheap", limits={"concurrency": 4}),
             at(dear, "dear", price={"input": 10.0, "output": 100.0}, limits={"concurrency": 4}),
         ]
-        night = night_here(write_job(tmp_path, endpoints, deadline="8h"), "n1")
+        night = night_here(write_job(tmp_path, endpoints, deadline="8h"), "n1", world=world)
         assert len(cheap.bodies) <= 10 + 8, "what was told to wait is not asked over and over"
     assert (night.code, night.summary["results"], night.summary["errors"]) == (0, 60, 0)
     assert "when an endpoint may be asked again" in night.said

@@ -25,6 +25,7 @@ from thirdshift.flows.execution.sending import run_in_threads
 from thirdshift.flows.execution.stopping import process_goes_on
 from thirdshift.flows.formats import jsonable
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.world import REAL, World
 
 PROGRAM = Path(sys.executable).parent / "thirdshift"
 
@@ -107,12 +108,12 @@ class Here:
     said: str
 
 
-def night_here(job: Path, run_id: str, **call: Any) -> Here:
+def night_here(job: Path, run_id: str, *, world: World = REAL, **call: Any) -> Here:
     """A night in threads of this process, as the command runs it without a server. `call`: further options."""
     printed = io.StringIO()
     console = RunConsole(Console(file=printed, width=500))
     with process_goes_on():
-        summary = run_in_threads(RunOptions(job=job, run_id=run_id, **call), console)
+        summary = run_in_threads(RunOptions(job=job, run_id=run_id, **call), console, world=world)
     return Here(
         summary.exit_code, json.loads(json.dumps(asdict(summary), default=jsonable)), printed.getvalue()
     )
