@@ -110,7 +110,7 @@ class Memory:
     looked: Observations = field(default_factory=no_observations)
     held: list[tuple[int, int, str]] = field(default_factory=list)
 
-    def scores(self) -> Observations:
+    def scores(self, *, voted: bool = False) -> Observations:  # noqa: ARG002 - as RunQueries has it
         return self.seen
 
     def pilot_scores(self, *, served: bool = False) -> Observations:  # noqa: ARG002 - as RunQueries has it
