@@ -63,10 +63,10 @@ demo: .venv/.ready
 demo-vllm: .venv/.ready .venv-vllm/.ready
 	@$(BIN)/thirdshift demo --vllm
 
-# four processes, whatever the machine: a test waits more than it computes; a file's tests stay together, they share a night;
+# two processes: four keep two cores so busy that nights with a deadline of half a minute miss it; a file's tests stay together, they share a night;
 # files go in their order, so that the many short ones of router and warehouse are left for the end, when some have no more
 test: .venv/.ready-dev .venv-vllm/.ready
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # what pip gives a user: the wheel, with the newest versions that it admits; stdout must be the answer alone
 test-newest: .venv/.ready-dev
