@@ -52,7 +52,7 @@ def test_what_turns_out_late_is_planned_anew_while_it_runs(tmp_path: Path) -> No
     models = [cheap(latency_seconds=3, limits=Limits(concurrency=4)), dear(latency_seconds=0.01)]
     with emulated(models, items=items, seed=5) as emulator:
         slow = {**SLOW, "limits": {"concurrency": 4}}
-        job = write_job(tmp_path, emulator, {"cheap": slow, "dear": FAST}, deadline="35s")
+        job = write_job(tmp_path, emulator, {"cheap": slow, "dear": FAST}, deadline="45s")
         done = night_here(job, "one")
     assert done.code == 0, done.said
     assert "answers come later than planned" in done.said
