@@ -158,8 +158,7 @@ class Assignment:
         self.failed[positions, endpoint] |= ~self.answered[positions, endpoint]
 
     def mark_passing(self, positions: NDArray[np.int64], endpoint: int) -> None:
-        """These failed in a batch by a fault of the server's that can pass: another batch, or the same model in real time,
-        is asked, a few times."""
+        """A server's fault that can pass: another batch, or the same model in real time, is asked, a few times."""
         self.passing[positions, endpoint] += 1
         self.not_run[positions, endpoint] = np.maximum(self.not_run[positions, endpoint], 1)
         often = self.passing[positions, endpoint] >= MOST_PASSING
@@ -256,8 +255,7 @@ class Assignment:
         )
         quality, target = problem.quality[lost], self.target[lost]
         free = ~self.failed[lost][:, endpoint_of] & np.isfinite(problem.cost[lost])
-        # a batch that was undone once is tried again where nobody else is left
-        again = self.not_run[lost][:, endpoint_of] > 0
+        again = self.not_run[lost][:, endpoint_of] > 0  # tried again where nobody else is left
         free &= ~again | self.failed[lost, target][:, None]
         # as good as what was planned if there is such a one, then the cheapest of them; else the best there is
         planned = (quality * (endpoint_of == target[:, None])).max(axis=1, initial=0.0)
