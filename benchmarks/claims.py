@@ -203,8 +203,7 @@ class Night:
         decision = self.learner.decide(market, self.context.terms())
         plan, _ = best_possible(decision, lambda _: None)
         assignment = Assignment.of(
-            plan, market, self.learner.columns,
-            realtime_counterpart=self.learner.realtime_counterpart, ordered=False, now=self.context.clock(),
+            plan, market, realtime_counterpart=self.learner.realtime_counterpart, ordered=False, now=self.context.clock(),
         )  # fmt: skip
         line = np.arange(ROWS)
         repair = Repair(self.learner, assignment, lambda *_: None)

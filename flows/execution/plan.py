@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -22,7 +20,7 @@ from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.proof import cheapest_with_proof
 from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import kept_for_judging
-from thirdshift.flows.runs.plan_file import NAME, KeptPlan
+from thirdshift.flows.runs.plan_file import KeptPlan, keep_plan
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Plan, Problem
 from thirdshift.router.planning.solve import Compromise
@@ -107,16 +105,15 @@ def approve(planned: PlannedRun) -> None:
 
 def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: bool) -> Assignment:
     """Return the plan as an assignment, with what an earlier process of the run has left."""
-    run, columns = prepared.run, prepared.columns
+    run = prepared.run
     assignment = Assignment.of(
         plan,
         market,
-        columns,
         realtime_counterpart=prepared.learner.realtime_counterpart,
         ordered=ordered,
         now=run.context.clock(),
     )
-    keep_earlier(run, columns, assignment)
+    keep_earlier(run, prepared.columns, assignment)
     return assignment
 
 
@@ -153,7 +150,7 @@ def _save(planned: PlannedRun, plan: Plan) -> None:
 
 
 def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, made_at: datetime) -> None:
-    """Write down `plan` with the frontier of its problem; whole or not at all."""
+    """Write down `plan` with the frontier of its problem."""
     aimed = decision.quality is not None
     told = KeptPlan(
         made_at=made_at,
@@ -164,8 +161,4 @@ def save_plan(folder: Path, plan: Plan, decision: Decision, spent_usd: float, ma
         gap=float(plan.gap),
         points=tuple((point.floor, point.cost_usd) for point in decision.points),
     )
-    text = json.dumps(asdict(told), default=datetime.isoformat, indent=1)
-    beside = folder / f"{NAME}.tmp"
-    with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    beside.replace(folder / NAME)
+    keep_plan(folder, told)

@@ -39,24 +39,24 @@ class Assignment:
     """[leaders] the endpoint whose answer is wanted; -1: none."""
     opens: NDArray[np.float64]
     """[leaders] POSIX time before which the request is not sent: its price window is not open."""
-    answered: NDArray[np.bool_] = field(repr=False)
-    """[leaders, endpoints] a usable answer is held."""
-    failed: NDArray[np.bool_] = field(repr=False)
-    """[leaders, endpoints] the endpoint failed at the request, and is not asked again."""
-    ordered: bool
-    """A limit will stop the run: requests are sent in the order of the input."""
-    repaired: NDArray[np.int32] = field(repr=False)
-    """[leaders] the endpoint whose answer the last repair brought; -1: none."""
-    overridden: NDArray[np.int32] = field(repr=False)
-    """[leaders] the endpoint whose held answer is served instead of the planned or repaired one; -1: none."""
-    in_flight: NDArray[np.bool_] = field(repr=False)
-    """[leaders] with an adopted batch: not sent again until that batch is over."""
-    not_run: NDArray[np.int8] = field(repr=False)
-    """[leaders, endpoints] number of batches that ended before they ran the request."""
     realtime_counterpart: NDArray[np.int32] = field(repr=False)
     """[endpoints] for a batch tier, the endpoint that serves the same model in real time; -1: none."""
+    ordered: bool = False
+    """A limit will stop the run: requests are sent in the order of the input."""
     workers: Mapping[str, int] = field(default_factory=dict)
     """Workers that the plan starts, by endpoint; those with none are left out."""
+    answered: NDArray[np.bool_] = field(init=False, repr=False)
+    """[leaders, endpoints] a usable answer is held."""
+    failed: NDArray[np.bool_] = field(init=False, repr=False)
+    """[leaders, endpoints] the endpoint failed at the request, and is not asked again."""
+    repaired: NDArray[np.int32] = field(init=False, repr=False)
+    """[leaders] the endpoint whose answer the last repair brought; -1: none."""
+    overridden: NDArray[np.int32] = field(init=False, repr=False)
+    """[leaders] the endpoint whose held answer is served instead of the planned or repaired one; -1: none."""
+    in_flight: NDArray[np.bool_] = field(init=False, repr=False)
+    """[leaders] with an adopted batch: not sent again until that batch is over."""
+    not_run: NDArray[np.int8] = field(init=False, repr=False)
+    """[leaders, endpoints] number of batches that ended before they ran the request."""
     vote: NDArray[np.int16] = field(init=False, repr=False)
     """[leaders, 3] the first two endpoints that are asked, and the third if those differ; -1: no vote."""
     decided: NDArray[np.bool_] = field(init=False, repr=False)
@@ -69,17 +69,19 @@ class Assignment:
     """[endpoints] POSIX time until which an endpoint has asked to be left alone; 0: it can be asked."""
 
     def __post_init__(self) -> None:
-        self.passing = np.zeros(self.answered.shape, np.int8)
-        self.out_until = np.zeros(self.answered.shape[1])
-        self.vote = np.full((len(self.target), 3), -1, np.int16)
-        self.decided, self.agreed = np.zeros((2, len(self.target)), bool)
+        leaders, endpoints = len(self.target), len(self.realtime_counterpart)
+        self.answered, self.failed = np.zeros((2, leaders, endpoints), bool)
+        self.not_run, self.passing = np.zeros((2, leaders, endpoints), np.int8)
+        self.repaired, self.overridden = np.full((2, leaders), -1, np.int32)
+        self.in_flight, self.decided, self.agreed = np.zeros((3, leaders), bool)
+        self.vote = np.full((leaders, 3), -1, np.int16)
+        self.out_until = np.zeros(endpoints)
 
     @classmethod
     def of(
         cls,
         plan: Plan,
         market: Market,
-        columns: RequestColumns,
         *,
         realtime_counterpart: NDArray[np.int32],
         ordered: bool,
@@ -89,21 +91,7 @@ class Assignment:
         target = np.where(nobody, -1, market.endpoint[plan.choice]).astype(np.int32)
         starts = np.array([*(offer.option.starts_seconds for offer in market.offered), 0.0])
         opens = now.timestamp() + starts[plan.choice]
-        shape = columns.allowed.shape
-        none = np.full(len(target), -1, np.int32)
-        made = cls(
-            target,
-            opens,
-            answered=np.zeros(shape, bool),
-            failed=np.zeros(shape, bool),
-            ordered=ordered,
-            repaired=none,
-            overridden=none.copy(),
-            in_flight=np.zeros(len(target), bool),
-            not_run=np.zeros(shape, np.int8),
-            realtime_counterpart=realtime_counterpart,
-            workers=plan.workers,
-        )
+        made = cls(target, opens, realtime_counterpart, ordered, plan.workers)
         under = np.flatnonzero(plan.choice >= market.singles)
         votes = np.array([astuple(vote) for vote in market.votes], np.int16).reshape(-1, 3)
         made.vote[under] = votes[plan.choice[under] - market.singles]

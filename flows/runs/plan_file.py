@@ -7,9 +7,11 @@ is made, so it is written down then. A resumed run plans anew and writes anew.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
+
+from thirdshift.warehouse.journal.files import write_whole
 
 NAME = "plan.json"
 
@@ -33,6 +35,12 @@ class KeptPlan:
     @property
     def total_usd(self) -> float:
         return self.spent_usd + self.cost_usd
+
+
+def keep_plan(folder: Path, plan: KeptPlan) -> None:
+    """Write a run's plan down; whole or not at all."""
+    text = json.dumps(asdict(plan), default=datetime.isoformat, indent=1)
+    write_whole(folder / NAME, text.encode())
 
 
 def load_plan(folder: Path) -> KeptPlan | None:

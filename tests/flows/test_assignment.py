@@ -21,20 +21,7 @@ OF = np.array([SMALL, OTHER, LARGE], np.int32)
 
 
 def placed(target: int) -> Assignment:
-    none = np.full(N, -1, np.int32)
-    nothing = np.zeros((N, 3), bool)
-    return Assignment(
-        target=np.full(N, target, np.int32),
-        opens=np.zeros(N),
-        answered=nothing.copy(),
-        failed=nothing.copy(),
-        ordered=False,
-        repaired=none,
-        overridden=none.copy(),
-        in_flight=np.zeros(N, bool),
-        not_run=np.zeros((N, 3), np.int8),
-        realtime_counterpart=np.full(3, -1, np.int32),
-    )
+    return Assignment(np.full(N, target, np.int32), np.zeros(N), np.full(3, -1, np.int32))
 
 
 def problem(share: float | None) -> Problem:

@@ -131,7 +131,7 @@ def test_what_is_mended_at_a_price_that_falls_later_waits_for_that_and_holds_up_
     names = [offer.option.name for offer in offered.offered]
     assert names == ["cheap", "dear", "dear@07:00"]
     assignment = Assignment.of(
-        decision.plan, offered, columns_of(endpoints), realtime_counterpart=np.array([-1, -1]), ordered=False, now=NOW
+        decision.plan, offered, realtime_counterpart=np.array([-1, -1]), ordered=False, now=NOW
     )  # fmt: skip
     assignment.answered[:, 0] = True
     new = np.arange(ROWS) < 20

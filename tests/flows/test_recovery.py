@@ -115,15 +115,20 @@ def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
     assert statuses == {"void"}
 
 
+def lose_the_last_outcomes(folder: Path, count: int) -> None:
+    """Leave the open journal as if the process had died before it settled the last so many."""
+    journal = folder / "journal" / f"{SHARD_ID}.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-count]))
+
+
 def test_what_the_open_journal_has_answers_for_is_spent_and_not_asked_again(
     tmp_path: Path, emulator: Emulator
 ) -> None:
     endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     die_before_the_batch_is_made(tmp_path, endpoint)
     go_on(tmp_path, endpoint, Decimal(10))
-    journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:-5]))  # as if it had died before the last five were settled
+    lose_the_last_outcomes(tmp_path, 5)
     booked = booked_usd(tmp_path)
     orphans, budget, said = go_on(tmp_path, endpoint, Decimal(10))
     assert len(orphans.shards[0].unanswered) == len(said) == 5
@@ -138,9 +143,7 @@ def test_what_a_dead_process_has_booked_of_a_batch_is_not_sent_again_while_the_r
     endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
     die_before_the_batch_is_made(tmp_path, endpoint)
     go_on(tmp_path, endpoint, Decimal(10))
-    journal = tmp_path / "journal" / f"{SHARD_ID}.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join(lines[:-5]))  # as if it had died while the results were booked
+    lose_the_last_outcomes(tmp_path, 5)
     orphans = find_orphans(tmp_path, [endpoint])
     run: Any = SimpleNamespace(
         queries=SimpleNamespace(replies=lambda: NO_REPLIES),  # nothing is sealed
@@ -150,27 +153,11 @@ def test_what_a_dead_process_has_booked_of_a_batch_is_not_sent_again_while_the_r
     )
     rows = np.arange(len(REQUESTS))
     columns: Any = SimpleNamespace(rows=rows, positions=lambda some: np.searchsorted(rows, some))
-    assignment = planned_for_one(len(REQUESTS))
+    only = np.zeros(len(REQUESTS), np.int32)  # all for the one endpoint
+    assignment = Assignment(only, np.zeros(len(REQUESTS)), np.full(1, -1, np.int32))
     keep_earlier(run, columns, assignment)
     assert assignment.in_flight.all()
     assert len(orphans.shards[0].unanswered) == 5
-
-
-def planned_for_one(count: int) -> Assignment:
-    """A plan that gives every request to the only endpoint."""
-    nobody, nothing = np.full(count, -1, np.int32), np.zeros((count, 1), bool)
-    return Assignment(
-        target=np.zeros(count, np.int32),
-        opens=np.zeros(count),
-        answered=nothing,
-        failed=nothing.copy(),
-        ordered=False,
-        repaired=nobody,
-        overridden=nobody.copy(),
-        in_flight=np.zeros(count, bool),
-        not_run=np.zeros((count, 1), np.int8),
-        realtime_counterpart=np.full(1, -1, np.int32),
-    )
 
 
 def test_a_shard_of_another_tier_is_sealed_not_adopted(tmp_path: Path, emulator: Emulator) -> None:

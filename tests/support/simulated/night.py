@@ -398,20 +398,8 @@ class Life:
         )
 
     def _assignment(self, columns: RequestColumns) -> Assignment:
-        count, width = len(self.drawn.requests), len(self.endpoints)
-        nobody = np.full(count, -1, np.int32)
-        assignment = Assignment(
-            target=np.array(self.drawn.plan, np.int32),
-            opens=np.zeros(count),
-            answered=np.zeros((count, width), bool),
-            failed=np.zeros((count, width), bool),
-            ordered=False,
-            repaired=nobody,
-            overridden=nobody.copy(),
-            in_flight=np.zeros(count, bool),
-            not_run=np.zeros((count, width), np.int8),
-            realtime_counterpart=np.full(width, -1, np.int32),
-        )
+        target = np.array(self.drawn.plan, np.int32)
+        assignment = Assignment(target, np.zeros(len(target)), np.full(len(self.endpoints), -1, np.int32))
         run: Any = self
         keep_earlier(run, columns, assignment)
         return assignment
