@@ -17,8 +17,9 @@ OUTSIDE = {
 }  # fmt: skip
 """Calls that reach for the world directly."""
 MAIN_PATH = (
-    "engines/core", "engines/batch", "engines/realtime", "engines/emulator", "flows/dispatch", "flows/execution/run.py",
-    "flows/execution/serving.py", "flows/execution/waiting.py", "flows/execution/lateness.py", "warehouse/journal",
+    "engines/core", "engines/batch", "engines/realtime", "engines/emulator", "flows/dispatch", "flows/execution/pilot.py",
+    "flows/execution/run.py", "flows/execution/serving.py", "flows/execution/waiting.py", "flows/execution/lateness.py",
+    "warehouse/journal",
 )  # fmt: skip
 ELSEWHERE = {
     "engines/core/server_words.py": "when a server said something, for people",

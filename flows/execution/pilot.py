@@ -3,8 +3,6 @@ answers are."""
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,9 +60,8 @@ def _wait_for_price(prepared: PreparedRun) -> None:
     if learner.rounds > 1 or not any(offer.option.starts_seconds > 0 for offer in market.offered):
         return
     if seconds := falls_in(learner.decide(market, run.context.terms())):
-        wait_until(
-            time.time() + seconds, run, "when the price falls: the plan waits for it, and so does its pilot"
-        )
+        opens_at = run.context.world.time() + seconds
+        wait_until(opens_at, run, "when the price falls: the plan waits for it, and so does its pilot")
 
 
 def _in_time(prepared: PreparedRun, endpoint: NDArray[np.int32]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -139,8 +138,8 @@ class Bench:
     @property
     def tried(self) -> NDArray[np.bool_]:
         """[leaders, endpoints] held, given up, left undone by a batch, or not to be asked now."""
-        place = self.assignment
-        return self.held | place.failed | (place.not_run > 0) | (place.out_until > time.time())
+        place, now = self.assignment, self.learner.context.world.time()
+        return self.held | place.failed | (place.not_run > 0) | (place.out_until > now)
 
     def mean_of(self, task: str | None) -> float:
         """The mean that is predicted of what is served, of all requests or of a task's."""
