@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,28 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal
+from tests.support.meters import BEGINS, Clock, metered, work
 from tests.support.workers import worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.metered.billing import WorkerBilling
-from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.node import WorkerMeter
 from thirdshift.engines.metered.records import WorkerRecords
 from thirdshift.engines.metered.rentals import Rentals
 from thirdshift.engines.metered.tariff import DailyTariff, Rental
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.pricing.pricebook import hourly, off_peak_rule
-from thirdshift.router.values import Intent, Mode, Purpose
 
 HOUR = 3600.0
 PRICE = Decimal("2.49")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Desk:
@@ -223,31 +213,15 @@ def test_started_hours_are_paid_once_and_the_cap_holds_even_if_killed(
     terms: tuple[float, float],
     paid: float | None,
 ) -> None:
-    journal, budget, clock = MemoryJournal(), RunBudget(cap), Clock()
+    begins = BEGINS + (paid or 0.0)
+    meter, journal, budget, clock = metered(
+        price, cap, minimum_seconds=terms[0], increment_seconds=terms[1], paid_until=begins
+    )
 
-    def overhead(amount: Decimal) -> Intent:
-        return Intent(
-            os.urandom(8).hex(), "run", None, None, None, "house", "m", "vllm", Mode.REALTIME, Purpose.OVERHEAD,
-            1, amount, datetime.now(UTC),
-        )  # fmt: skip
-
-    begins = clock.now + (paid or 0.0)
-    meter = Meter(
-        price, EngineContext(journal, budget), overhead, minimum_seconds=terms[0], increment_seconds=terms[1],
-        clock=clock, paid_until=begins,
-    )  # fmt: skip
-    answers, alive = Decimal(0), meter.keep_up()
-    for seconds, weights in stretches:
-        if not alive:
-            break
+    def wait(seconds: float) -> None:
         clock.now += min(seconds, max(meter.seconds_left - 1.0, 0.0))
-        if weights:
-            answers += sum(meter.charge(weights))
-        else:
-            meter.idle()
-        assert cap is None or journal.worst_usd() + answers <= cap
-        assert cap is None or budget.spent_usd + budget.reserved_usd <= cap
-        alive = meter.keep_up() or meter.seconds_left > 2.5
+
+    answers = work(meter, journal, budget, cap, stretches, wait)
     until = Rental(0.0 if paid else terms[0], terms[1]).paid_until(begins, clock.now)
     meter.stop()
     total = answers + journal.cost

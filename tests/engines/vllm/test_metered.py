@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import sys
 from dataclasses import replace
@@ -19,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal, request, shard
+from tests.support.meters import metered, work
 from tests.support.paths import TESTS
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware
 from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, idle_seconds
-from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import PLATEAU, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
@@ -35,9 +34,6 @@ from thirdshift.router.planning.options import Throughput
 from thirdshift.router.values import (
     Failure,
     FailureKind,
-    Intent,
-    Mode,
-    Purpose,
 )
 from thirdshift.warehouse.store import rates
 from thirdshift.warehouse.store.store import Warehouse
@@ -70,33 +66,6 @@ def test_without_shared_prefixes_the_longest_work_comes_first() -> None:
 # --- money ---
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def metered(
-    usd_per_hour: Decimal, cap: Decimal | None, **more: Any
-) -> tuple[Meter, MemoryJournal, RunBudget, Clock]:
-    journal, budget, clock = MemoryJournal(), RunBudget(cap), Clock()
-
-    def overhead(amount: Decimal) -> Intent:
-        return Intent(
-            os.urandom(8).hex(), "run", None, None, None, "house", "m", "vllm", Mode.REALTIME, Purpose.OVERHEAD,
-            1, amount, datetime.now(UTC),
-        )  # fmt: skip
-
-    return (
-        Meter(usd_per_hour, EngineContext(journal, budget), overhead, clock=clock, **more),
-        journal,
-        budget,
-        clock,
-    )
-
-
 @given(
     st.decimals(Decimal("0.01"), Decimal(100), places=2),
     st.one_of(st.none(), st.decimals(Decimal("0.001"), Decimal(2), places=3)),
@@ -107,18 +76,12 @@ def test_seconds_are_paid_once_and_the_cap_holds_even_if_killed(
     usd_per_hour: Decimal, cap: Decimal | None, stretches: list[tuple[float, list[float]]], minimum: float
 ) -> None:
     meter, journal, budget, clock = metered(usd_per_hour, cap, minimum_seconds=minimum)
-    began, answers, alive = clock.now, Decimal(0), meter.keep_up()
-    for seconds, weights in stretches:
-        if not alive:
-            break
+    began = clock.now
+
+    def wait(seconds: float) -> None:
         clock.now += seconds
-        if weights:
-            answers += sum(meter.charge(weights))
-        else:
-            meter.idle()
-        assert cap is None or journal.worst_usd() + answers <= cap
-        assert cap is None or budget.spent_usd + budget.reserved_usd <= cap
-        alive = meter.keep_up() or meter.seconds_left > 2.5
+
+    answers = work(meter, journal, budget, cap, stretches, wait)
     meter.stop()
     paid = answers + journal.cost
     assert paid == meter.cost_usd == budget.spent_usd
