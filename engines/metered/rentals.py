@@ -25,16 +25,13 @@ class Rentals:
         with self._lock:
             self._until[rented].append(until)
 
-    def take(self, *rented: Hashable) -> float | None:
-        """Return until when a machine of these is paid for, the longest of the first that has one; None: none is."""
+    def take(self, rented: Hashable) -> float | None:
+        """Return until when such a machine is paid for, the longest of them; None: none is."""
         now = self._clock()
         with self._lock:
-            for one in rented:
-                live = sorted(until for until in self._until[one] if until > now)
-                if live:
-                    self._until[one] = live[:-1]
-                    return live[-1]
-        return None
+            live = sorted(until for until in self._until[rented] if until > now)
+            self._until[rented] = live[:-1]
+        return live[-1] if live else None
 
 
 RENTALS = Rentals()

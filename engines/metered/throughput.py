@@ -140,8 +140,7 @@ class Speedometer:
         Where stretches were too alike, or contradict, a stated ratio divides the time between the two.
         """
         if not _alike(self.squares, 1, 2, LIKE):
-            columns = np.eye(3)
-            apart = _least(columns.T @ self.squares @ columns, columns.T @ self.products)
+            apart = _least(self.squares, self.products)
             if apart is not None and apart[2] > 0 and apart[0] + apart[1] > 0:
                 return True, (float(apart[0]), float(apart[1]), float(apart[2]))
         columns = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1 / READ_PER_WRITTEN]])

@@ -108,11 +108,8 @@ class RayEngine(VllmEngine):
         if self.spec.cluster is None:
             raise BadEndpointError(f"endpoint {endpoint.name} names no cluster; `on: ray` needs one")
         self._address: ClusterSpec = self.spec.cluster
-        self._seat_seconds, self._no_seat_seconds, self._away_seconds = (
-            seat_seconds,
-            no_seat_seconds,
-            away_seconds,
-        )
+        self._seat_seconds, self._away_seconds = seat_seconds, away_seconds
+        self._no_seat_seconds = no_seat_seconds
         self._connecting = threading.Lock()
         self._cluster: Cluster | None = None
         self._said: set[str] = set()

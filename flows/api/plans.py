@@ -43,7 +43,7 @@ from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.frontier import Point
-from thirdshift.router.planning.options import workers_to_run
+from thirdshift.router.planning.options import of_endpoint, workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
 from thirdshift.router.values import Endpoint
@@ -245,9 +245,7 @@ def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns)
     if terms.seconds is not None:
         left = max(terms.seconds - pilot_seconds, 0.0)
         terms = replace(terms, seconds=left, before_seconds=pilot_seconds)
-    outputs = (
-        past_outputs(*earlier, scorer=context.scorer) if context.learns and not context.scores_all else None
-    )
+    outputs = past_outputs(*earlier, scorer=context.scorer) if context.pays_for_scores else None
     given = votes_of_before(
         columns, context.endpoints, priced, outputs, context.scorer, context.priors, before
     )
@@ -302,8 +300,7 @@ def _sd_usd(market: Market, plan: Plan, endpoint: int, value: Endpoint, tokens_s
     workers = next(offer.option.workers for offer in market.offered if offer.endpoint == endpoint)
     if workers is None:
         return tokens_sd * float(value.price.base.output) / 1e6
-    hours = sum(up for name, up in plan.worker_hours.items() if name.partition("@")[0] == value.name)
-    paid = workers.usd_per_hour * hours
+    paid = workers.usd_per_hour * sum(of_endpoint(value, plan.worker_hours))
     written = tokens_sd / workers.decode_tokens_per_second * workers.usd_per_hour / 3600
     return float(np.hypot(workers.speed_sd * paid, written))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from thirdshift.flows.formats import jsonable, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.voting import vote_sentences
 from thirdshift.flows.runs.options import RunOptions
-from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Infeasible
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     if report.cost_usd is None or report.cost_usd_high is None:
         _show_range(outlook, console)
         return
-    console.print(_table(outlook))
+    console.print(_table(outlook, report))
     for line in vote_sentences(outlook.market, plan):
         console.print(line, markup=False)
     pilot = outlook.pilot_usd
@@ -108,31 +106,23 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
     )
 
 
-def _table(outlook: PlanOutlook) -> Table:
+def _table(outlook: PlanOutlook, report: PlanReport) -> Table:
     from rich.table import Table
 
     table = Table("endpoint", "requests", "input tokens", "output tokens", "expected", "workers")
-    plan = outlook.plan
-    workers = {} if isinstance(plan, Infeasible) else plan.workers
     for name, share in outlook.shares.items():
+        workers = report.endpoints[name].workers
         table.add_row(
             name,
             f"{share.requests:,}",
             f"{share.input_tokens:,}",
             f"{share.output_tokens:,}",
             money(share.cost_usd),
-            _up(outlook, name, workers),
+            f"{workers}" if workers else "",
         )
     for column_ in table.columns[1:]:
         column_.justify = "right"
     return table
-
-
-def _up(outlook: PlanOutlook, name: str, workers: Mapping[str, int]) -> str:
-    """Return how many workers of an endpoint run, for a cell; empty where none do."""
-    endpoint = next(one for one in outlook.context.endpoints if one.name == name)
-    count = workers_to_run(endpoint, workers)
-    return f"{count}" if count else ""
 
 
 def _frontier(outlook: PlanOutlook) -> Table:

@@ -110,7 +110,7 @@ class Learner:
             past,
             before,
             past_outputs(*earlier, scorer=context.scorer, emulated=emulated)
-            if context.learns and not context.scores_all
+            if context.pays_for_scores
             else None,
             realtime_counterpart,
             say,

@@ -60,7 +60,7 @@ def cheapest_with_proof(
     """
     decision = decide(1.0)
     plan, floor = decision.plan, decision.floor
-    audited = context.learns and not context.scores_all and not context.by_sample
+    audited = context.pays_for_scores and not context.by_sample
     if not audited or isinstance(plan, Infeasible) or not floor:
         return decision
     proof = Proof(context, batch, columns, decision.market)

@@ -128,6 +128,11 @@ class RunContext:
         return self.scores_free and not self.by_sample
 
     @property
+    def pays_for_scores(self) -> bool:
+        """Whether it learns from scores of some answers alone, because a score costs something."""
+        return self.learns and not self.scores_all
+
+    @property
     def reached(self) -> dict[str, Endpoint]:
         """All that may be sent to, by name: who answers, and who judges."""
         judges = () if self.judge is None else (self.judge.endpoint,)

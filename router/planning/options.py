@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 from thirdshift.router.harvest import CONCURRENCY
 from thirdshift.router.planning.problem import Devices, Option, Workers
 from thirdshift.router.pricing.prices import Window, windows
 from thirdshift.router.values import Endpoint, Mode
+
+Figure = TypeVar("Figure", int, float)
 
 HORIZON = timedelta(hours=24)
 """Without a deadline prices are looked at for a day; what is cheap then is taken to be cheap the days
@@ -154,8 +157,13 @@ def _workers(endpoint: Endpoint, throughput: Throughput, factor: Decimal, *, hur
     )
 
 
+def of_endpoint(endpoint: Endpoint, planned: Mapping[str, Figure]) -> list[Figure]:
+    """Return the figures of an endpoint's options, one for each of its price windows. `planned`: by option's name."""
+    return [figure for name, figure in planned.items() if name.partition("@")[0] == endpoint.name]
+
+
 def workers_to_run(endpoint: Endpoint, planned: Mapping[str, int]) -> int:
     """Return how many workers of an endpoint run at once. `planned`: by option, as a plan counts them."""
-    mine = [count for name, count in planned.items() if name.partition("@")[0] == endpoint.name]
+    mine = of_endpoint(endpoint, planned)
     spec = endpoint.workers
     return max(mine, default=0) * (spec.workers if spec is not None and spec.node_price else 1)
