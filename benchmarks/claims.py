@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.history import EarlierNights
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import RequestColumns, best_possible
 from thirdshift.flows.planning.run_queries import CallFigures, FinalReplies, RunQueries, TokenUsage
@@ -182,9 +183,7 @@ class Night:
             cast("RunQueries", memory),
             columns,
             world.scorable,
-            None,
-            no_past(),
-            None,
+            EarlierNights(None, no_past(), None),
             none,
             lambda *_: None,
         )

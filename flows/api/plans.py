@@ -23,7 +23,7 @@ from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
 from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.composition import composing_saves
-from thirdshift.flows.planning.history import past_nights, past_outputs, past_scores
+from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
 from thirdshift.flows.planning.planner import (
@@ -35,7 +35,6 @@ from thirdshift.flows.planning.planner import (
 )
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.silent import leave_out
-from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.planning.voting import votes_of_before
 from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.quality.proof import cheapest_with_proof
@@ -205,7 +204,9 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     check_charges(folder, context.job.charge_by)
     columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
     leave_out(columns.allowed, context.silent)
-    check = partial(_planned, batch=batch, columns=columns)
+    check = partial(
+        _planned, batch=batch, columns=columns, earlier=earlier_nights(context, batch.intake.tasks, run_id="")
+    )
     outlook = check(context)
     if isinstance(outlook.plan, Infeasible):
         nearest, terms = outlook.plan.nearest, outlook.decision.problem.terms
@@ -216,15 +217,14 @@ def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
     return replace(outlook, points=points, shares=_shares(outlook, outlook.plan))
 
 
-def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns) -> PlanOutlook:
+def _planned(
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, earlier: EarlierNights
+) -> PlanOutlook:
     """The plan of a job over an input that was read already."""
-    earlier = context.warehouse, context.job.name, "", context.endpoints, batch.intake.tasks
-    before = past_scores(
-        *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterparts(context.endpoints)
-    )
-    past, now = past_nights(*earlier), context.clock()
+    before, now = earlier.scores, context.clock()
     on_market = partial(
-        market, columns, context.endpoints, NO_TOKEN_USAGE, past, context.throughputs, deadline=context.deadline
+        market, columns, context.endpoints, NO_TOKEN_USAGE, earlier.answers, context.throughputs,
+        deadline=context.deadline,
     )  # fmt: skip
     priced = on_market(now=now)
     check_beliefs(context, before, columns.allowed)
@@ -245,9 +245,8 @@ def _planned(context: RunContext, batch: PreparedInput, columns: RequestColumns)
     if terms.seconds is not None:
         left = max(terms.seconds - pilot_seconds, 0.0)
         terms = replace(terms, seconds=left, before_seconds=pilot_seconds)
-    outputs = past_outputs(*earlier, scorer=context.scorer) if context.pays_for_scores else None
     given = votes_of_before(
-        columns, context.endpoints, priced, outputs, context.scorer, context.priors, before
+        columns, context.endpoints, priced, earlier.outputs, context.scorer, context.priors, before
     )
     terms, priced = less_pilot(terms, pilot, share), given.market
 

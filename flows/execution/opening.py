@@ -36,6 +36,7 @@ from thirdshift.flows.runs.ids import checked_run_id
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.unfinished import facts_of
 from thirdshift.flows.telemetry.telemetry import NoTelemetry, Telemetry, telemetry_for
+from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import PublishError, WarehouseError, of_storage
 from thirdshift.warehouse.intake.intake import frozen
@@ -253,8 +254,9 @@ def _run(
         enter_under_way(warehouse, context.run_id, context.folder, orphans.shard_ids)
         spent = ledger.spending(warehouse, context.run_id)
         context = earlier_runs.within_window(warehouse, context, console.say)
-        late = context.job.on_deadline == "realtime"
-        endpoints = with_turnarounds(context.endpoints, warehouse, cut_short=late)
+        endpoints = with_turnarounds(
+            context.endpoints, warehouse, cut_short=context.job.on_deadline == "realtime"
+        )
         row = runs.get(warehouse, context.run_id) or {}
         over = row.get("status") == "done"
         context = replace(context, endpoints=endpoints)
@@ -264,26 +266,10 @@ def _run(
         ahead = orphans.committed_usd  # in the ledger as in flight; it is set aside below
         budget = RunBudget(context.cap_usd, spent.most_usd - ahead, unsettled_usd=spent.unsettled_usd - ahead)
         telemetry = _telemetry(context, console, over=over)
+        rented = rented_until(context.endpoints, paid_ahead(warehouse, context.run_id, context.clock()))
         observed = telemetry.journal(journal, orphans.committed)
-        lent = context_lent(
-            context,
-            observed,
-            budget,
-            orphans.set_aside(budget),
-            console,
-            rented_until(context.endpoints, paid_ahead(warehouse, context.run_id, context.clock())),
-        )
-        dispatcher = Dispatcher(
-            context.run_id,
-            context.folder,
-            context.reached,
-            lent,
-            journal,
-            judge_context=None if over else judge_context(warehouse, context, lent),
-            harvest=harvest_of(endpoints, context.deadline, warehouse, context.world) if late else None,
-            emulation=_emulation(context),
-            telemetry=telemetry,
-        )
+        lent = context_lent(context, observed, budget, orphans.set_aside(budget), console, rented)
+        dispatcher = _dispatcher(warehouse, context, journal, lent, telemetry, over=over)
         finished = finishing.summary(warehouse, context, row) if over else None
     notifier = Notifier(context, console.say)
     return Run(
@@ -299,6 +285,30 @@ def _run(
         orphans=orphans,
         finished=finished,
         users_mask=users_mask,
+    )
+
+
+def _dispatcher(
+    warehouse: Warehouse,
+    context: RunContext,
+    journal: FileJournal,
+    lent: EngineContext,
+    telemetry: Telemetry,
+    *,
+    over: bool,
+) -> Dispatcher:
+    """Who sends shards and cuts batches short. `over`: the run is done, and nothing will be sent."""
+    late = context.job.on_deadline == "realtime"
+    return Dispatcher(
+        context.run_id,
+        context.folder,
+        context.reached,
+        lent,
+        journal,
+        judge_context=None if over else judge_context(warehouse, context, lent),
+        harvest=harvest_of(context.endpoints, context.deadline, warehouse, context.world) if late else None,
+        emulation=_emulation(context),
+        telemetry=telemetry,
     )
 
 

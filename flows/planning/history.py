@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.tiers import shared
+from thirdshift.flows.planning.tiers import realtime_counterparts, shared
+from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.prediction import observations
 from thirdshift.router.prediction.observations import Observations
@@ -122,6 +123,28 @@ class PastAnswers:
         """Return (estimated, actual) input tokens on these endpoints, which count alike."""
         chosen = np.isin(self.endpoint, endpoints) & np.isfinite(self.estimated)
         return self.estimated[chosen], self.input_tokens[chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierNights:
+    """What the earlier runs of a job have left for the next one."""
+
+    answers: PastAnswers | None
+    scores: observations.PastScores
+    outputs: PastOutputs | None
+    """Where they can teach votes."""
+
+
+def earlier_nights(context: RunContext, tasks: Sequence[str], *, run_id: str) -> EarlierNights:
+    """Read what there is. `run_id`: the run that it is read for, of which nothing is taken."""
+    endpoints, scorer = context.endpoints, context.scorer
+    of, emulated = (context.warehouse, context.job.name, run_id, endpoints, tasks), context.call.emulated
+    counterparts = realtime_counterparts(endpoints)
+    return EarlierNights(
+        past_nights(*of, emulated=emulated),
+        past_scores(*of, scorer=scorer, realtime_counterpart=counterparts, emulated=emulated),
+        past_outputs(*of, scorer=scorer, emulated=emulated) if context.pays_for_scores else None,
+    )
 
 
 def past_nights(

@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.cascading import decide_for, sends_on
-from thirdshift.flows.planning.history import (
-    PastAnswers,
-    PastOutputs,
-    past_nights,
-    past_outputs,
-    past_scores,
-)
+from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.paid_hours import withheld, worth_starting
@@ -43,7 +37,6 @@ from thirdshift.router.planning.problem import Terms
 from thirdshift.router.prediction.difficulty import difficulty
 from thirdshift.router.prediction.drift import Drift, since_then
 from thirdshift.router.prediction.observations import Observations
-from thirdshift.router.prediction.observations import PastScores as Scores
 
 KNOWN = 20
 """Scores of earlier nights that spare a night whose scores are free all trials but the first."""
@@ -60,21 +53,16 @@ class Learner:
         run_queries: RunQueries,
         columns: RequestColumns,
         scorable: NDArray[np.bool_],
-        past: PastAnswers | None,
-        before: Scores,
-        past_outputs: PastOutputs | None,
+        earlier: EarlierNights,
         realtime_counterpart: NDArray[np.int32],
         say: Callable[..., None],
     ) -> None:
         self.context, self.run_queries, self.columns, self.say = context, run_queries, columns, say
-        self.past, self.realtime_counterpart, self.throughputs = (
-            past,
-            realtime_counterpart,
-            context.throughputs,
-        )
-        self.before = before
+        self.realtime_counterpart, self.throughputs = realtime_counterpart, context.throughputs
+        self.past = earlier.answers
+        self.before = earlier.scores
         """Scores of earlier nights, those of endpoints that got worse taken out."""
-        self.past_outputs = past_outputs
+        self.past_outputs = earlier.outputs
         """The answers behind those scores."""
         self.drifts: list[Drift] = []
         self.scorable = scorable
@@ -93,26 +81,17 @@ class Learner:
         say: Callable[..., None],
     ) -> Learner:
         """With what earlier nights tell."""
-        earlier = context.warehouse, context.job.name, context.run_id, context.endpoints, batch.intake.tasks
-        realtime_counterpart, emulated = realtime_counterparts(context.endpoints), context.call.emulated
-        past = past_nights(*earlier, emulated=emulated)
-        before = past_scores(
-            *earlier, scorer=context.scorer, realtime_counterpart=realtime_counterpart, emulated=emulated
-        )
-        check_beliefs(context, before, columns.allowed)
-        if past is None and not len(before.score):  # whose scores are of no kind
+        earlier = earlier_nights(context, batch.intake.tasks, run_id=context.run_id)
+        check_beliefs(context, earlier.scores, columns.allowed)
+        if earlier.answers is None and not len(earlier.scores.score):  # whose scores are of no kind
             columns = in_kinds(context, columns)
         return Learner(
             context,
             run_queries,
             columns,
             batch.scorable[columns.rows],
-            past,
-            before,
-            past_outputs(*earlier, scorer=context.scorer, emulated=emulated)
-            if context.pays_for_scores
-            else None,
-            realtime_counterpart,
+            earlier,
+            realtime_counterparts(context.endpoints),
             say,
         )
 
