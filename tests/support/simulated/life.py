@@ -1,0 +1,239 @@
+"""One life of a simulated night: the product's own code from what a dead process left (`find_orphans`, `recover`) over the
+dispatcher, its engines, journal and budget to the last shard.
+
+What is sent next is decided by the stage `serve` and its `Assignment`. The plan is drawn; prediction, scores and the DuckDB
+file are outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.support.simulated.books import Entry, replies
+from tests.support.simulated.loop import Stuck
+from tests.support.simulated.world import SimulatedWorld
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.flows.dispatch.dispatcher import Dispatcher
+from thirdshift.flows.dispatch.harvest import Harvest, Successor
+from thirdshift.flows.dispatch.recovery import Orphans, find_orphans, never_twice
+from thirdshift.flows.dispatch.work import ShardWork
+from thirdshift.flows.execution.plan import keep_earlier
+from thirdshift.flows.execution.serving import record_replies, serve
+from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.planner import RequestColumns
+from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.router.expiry import keeps_on_cancel
+from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.planning import Option, Problem, Terms
+from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose
+from thirdshift.warehouse.errors import WarehouseError
+from thirdshift.warehouse.journal.journal import FileJournal, recover
+
+if TYPE_CHECKING:
+    from tests.support.simulated.night import SimulatedNight
+
+RUN_ID = "night"
+MOST_ROUNDS = 60
+"""A life ends within so many rounds of sending."""
+
+
+@dataclass(slots=True)
+class LifeStory:
+    """What one life came to."""
+
+    ended: bool
+    """It was not killed."""
+    stopped: frozenset[FailureKind] = frozenset()
+    """Why requests were left unsent."""
+    served: int = 0
+    """Requests with an answer."""
+    open_rows: int = 0
+    """Requests without one that somebody could still answer."""
+    seconds: float = 0.0
+
+
+class Life:
+    """One process on the run, from what the last one left."""
+
+    def __init__(self, night: SimulatedNight, world: SimulatedWorld) -> None:
+        self.night, self.world, self.drawn, self.folder = night, world, night.drawn, night.folder
+        self.endpoints, self.endpoint_names = (
+            night.drawn.endpoints,
+            [end.name for end in night.drawn.endpoints],
+        )
+        self.broken_shards: list[ShardWork] = []
+        self.console = SimpleNamespace(say=night.say)
+        self.queries = SimpleNamespace(replies=self._replies)
+        self.context = SimpleNamespace(
+            world=world,
+            folder=self.folder,
+            endpoints=self.endpoints,
+            terms=self._terms,
+            scorer=None,
+            learns=False,
+        )
+
+    def live(self) -> LifeStory:
+        """Open what there is, send what is missing, close."""
+        self._orphans = find_orphans(self.folder, self.endpoints)
+        recover(self.folder, self._orphans.shard_ids, self.world)
+        entries = self.night.books.everything(self.folder)
+        spent = _costs(entries, LedgerStatus.SETTLED)
+        unsettled = _costs(entries, LedgerStatus.UNSETTLED) - self._orphans.committed_usd  # that is set aside
+        self.budget = RunBudget(self.drawn.cap_usd, spent + unsettled, unsettled_usd=unsettled)
+        with FileJournal(self.folder, self.world) as journal:
+            self.journal = journal
+            lent = EngineContext(
+                journal,
+                self.budget,
+                self.night.deadline,
+                self._orphans.set_aside(self.budget),
+                self.folder,
+                elsewhere=len(self.endpoints) > 1,
+                say=self.night.say,
+                world=self.world,
+            )
+            by_name = dict(zip(self.endpoint_names, self.endpoints, strict=True))
+            with Dispatcher(
+                RUN_ID, self.folder, by_name, lent, journal, harvest=self._harvest()
+            ) as dispatcher:
+                self.dispatcher = dispatcher
+                return self._serve()
+
+    def _serve(self) -> LifeStory:
+        planned = self._planned()
+        rounds = 0
+        while shards := serve(planned):
+            rounds += 1
+            if rounds > MOST_ROUNDS:
+                raise Stuck(f"still sending after {rounds} rounds: {[shard.shard_id for shard in shards]}")
+            self._send(shards)
+        record_replies(planned)
+        left = planned.assignment.answerable(planned.prepared.columns.allowed)
+        served = int((planned.assignment.served >= 0).sum())
+        return LifeStory(True, frozenset(self.dispatcher.stopped), served, int(left.sum()))
+
+    def _send(self, shards: Sequence[ShardWork]) -> None:
+        """As `execution/sending.py` does, on one thread: all are begun, and landed as they end."""
+        self.dispatcher.ensure_engines(shards)
+        under_way = [(shard, *self.dispatcher.submit(shard)) for shard in shards]
+        while under_way:
+            self.night.loop.play_until(
+                lambda: any(engine.progress(ticket).finished for _, engine, ticket in under_way)
+            )
+            for shard, engine, ticket in list(under_way):
+                if engine.progress(ticket).finished:
+                    under_way.remove((shard, engine, ticket))
+                    self._land(shard)
+
+    def _land(self, shard: ShardWork) -> None:
+        try:
+            self.dispatcher.answer(shard.shard_id)
+        except WarehouseError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as `sending.fault_of` has it
+            self.night.say(f"shard {shard.shard_id} failed: {error}")
+            never_twice(shard, str(error), self.folder, self.dispatcher.endpoints[shard.endpoint].mode)
+            self.broken_shards.append(shard)
+            self.journal.seal(shard.shard_id)
+
+    # --- what `serve` and what it calls read of a run ---
+
+    def create_shards(
+        self, purpose: Purpose, rows_by_endpoint: Sequence[tuple[str, NDArray[np.int64]]]
+    ) -> list[ShardWork]:
+        return self._filled(self.dispatcher.create_shards(purpose, rows_by_endpoint))
+
+    def orphans_of(self, _: object) -> list[ShardWork]:
+        return self._filled(self._orphans.shards)
+
+    def take_orphans(self, _: object) -> list[ShardWork]:
+        taken, self._orphans = self._orphans, Orphans()
+        return self._filled(taken.shards)
+
+    def enter_shards(self, shards: Sequence[ShardWork]) -> None:
+        """The warehouse's file is outside of the simulation."""
+
+    def _filled(self, shards: Sequence[ShardWork]) -> list[ShardWork]:
+        """The shards with their requests, which otherwise the frozen input holds."""
+        every = self.drawn.requests
+        return [
+            replace(shard, requests=[every[row] for row in shard.unanswered.tolist()]) for shard in shards
+        ]
+
+    def _replies(self) -> FinalReplies:
+        return replies(self.night.books.sealed(self.folder), self.endpoints)
+
+    def _terms(self) -> Terms:
+        return Terms()
+
+    def _harvest(self) -> Harvest | None:
+        if not self.drawn.harvested or self.night.deadline is None:
+            return None
+        taker = next(end for end in self.endpoints if end.mode is Mode.REALTIME)
+        rest = {
+            end.name: Successor(taker.name, 5.0, keeps_on_cancel(end.tier))
+            for end in self.endpoints
+            if end.mode is Mode.BATCH
+        }
+        return Harvest(self.night.deadline, rest, self.world)
+
+    def _planned(self) -> Any:
+        """The drawn plan in the form that the stages hand on."""
+        count, width = len(self.drawn.requests), len(self.endpoints)
+        columns: Any = SimpleNamespace(
+            rows=np.arange(count),
+            tokens=(np.full(count, 60),),
+            prefix=np.arange(count),
+            allowed=np.ones((count, width), bool),
+            positions=lambda rows: np.searchsorted(np.arange(count), rows),
+        )
+        offered = [
+            SimpleNamespace(endpoint=place, option=Option(end.name, end.name, end.provider))
+            for place, end in enumerate(self.endpoints)
+        ]
+        market = SimpleNamespace(
+            offered=offered,
+            endpoint=np.arange(width, dtype=np.int32),
+            output_tokens=np.full((count, width), 20.0),
+        )
+        prepared = SimpleNamespace(run=self, audit=None, columns=columns)
+        assignment, problem = self._assignment(columns), self._problem(offered)
+        return SimpleNamespace(
+            run=self,
+            prepared=prepared,
+            assignment=assignment,
+            market=market,
+            singles=problem,
+        )
+
+    def _problem(self, offered: Sequence[Any]) -> Problem:
+        count, width = len(self.drawn.requests), len(offered)
+        return Problem(
+            tuple(offer.option for offer in offered),
+            ("t",),
+            np.zeros(count, np.int32),
+            np.ones(count, np.int64),
+            np.tile([float(end.price.base.output) for end in self.endpoints], (count, 1)),
+            np.full((count, width), 0.8, np.float32),
+            np.full(count, 60.0),
+            np.full((count, width), 20.0),
+        )
+
+    def _assignment(self, columns: RequestColumns) -> Assignment:
+        target = np.array(self.drawn.plan, np.int32)
+        assignment = Assignment(target, np.zeros(len(target)), np.full(len(self.endpoints), -1, np.int32))
+        run: Any = self
+        keep_earlier(run, columns, assignment)
+        return assignment
+
+
+def _costs(entries: Sequence[Entry], status: LedgerStatus) -> Decimal:
+    return sum((entry.cost_usd for entry in entries if entry.status is status), Decimal(0))
