@@ -20,8 +20,8 @@ endef
 export ASCEND_NEEDS
 
 # FlashInfer's kernels, which vLLM otherwise fetches and compiles for minutes at a worker's first start: those that need no
-# compiler are a package of their own, the others are on an index of the project's, by CUDA version; this names it
-# (https://flashinfer.ai/whl/cu129), empty: they are compiled when they are wanted.
+# compiler are a package of their own, the others are on an index of the project's, by CUDA version; this names it,
+# for one step alone. Empty: they are compiled when they are wanted.
 FLASHINFER_INDEX ?=
 define FLASHINFER_VERSION
 import importlib.metadata as m
@@ -63,8 +63,9 @@ demo: .venv/.ready
 demo-vllm: .venv/.ready .venv-vllm/.ready
 	@$(BIN)/thirdshift demo --vllm
 
-# two processes: four keep two cores so busy that nights with a deadline of half a minute miss it; a file's tests stay together, they share a night;
-# files go in their order, so that the many short ones of router and warehouse are left for the end, when some have no more
+# two processes: four keep two cores so busy that nights with a deadline of half a minute miss it; a file's tests stay
+# together, they share a night; files go in their order, so that the many short ones of router and warehouse are left for
+# the end, when some have no more
 test: .venv/.ready-dev .venv-vllm/.ready
 	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -17,7 +17,6 @@ from thirdshift.router.backtesting.played_night import (
     certified,
     expected_costs,
     start,
-    usual_costs,
 )
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes
 from thirdshift.router.learning import votes
@@ -27,7 +26,7 @@ from thirdshift.router.learning.pilot import next_round
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import below
 from thirdshift.router.learning.situation import Looks, Situation
-from thirdshift.router.learning.value_of_information import AssignmentPath, look_out, rivals
+from thirdshift.router.learning.value_of_information import AssignmentPath, look_out, rivals, usual_costs
 from thirdshift.router.learning.votes import Seen, Vote
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import Predictor, crossed, learnt
@@ -250,7 +249,7 @@ def _believed(night: PlayedNight, choice: NDArray[np.int32]) -> NDArray[np.bool_
 def _shared(game: AuditedNight, path: AssignmentPath, choice: NDArray[np.int32]) -> NDArray[np.int32]:
     """Some of what an endpoint is tried on goes to rivals at its price that were looked at less: that costs nothing."""
     night, shared = game.night, choice.copy()
-    usual = usual_costs(night)
+    usual = usual_costs(expected_costs(night))
     seen = np.bincount(night.seen.endpoint, minlength=night.width)
     likeliest, others = rivals(path.predictor, path.population, path.choice, usual)
     for endpoint in range(night.width):
@@ -278,7 +277,7 @@ def _open(game: AuditedNight, options: Options) -> NDArray[np.bool_]:
     Of two answers that are held, what is believed without a request's own score is lower where that score is high: picking
     again and again among them picks the worse."""
     night = game.night
-    usual = usual_costs(night)
+    usual = usual_costs(expected_costs(night))
     allowed = np.ones(options.cost_usd.shape, bool)
     rows = np.flatnonzero(game.picked >= 0)
     at = game.picked[rows]

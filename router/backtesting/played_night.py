@@ -122,12 +122,6 @@ def _expected_costs(night: PlayedNight) -> Floats:
     return _by_task(night, np.exp(centre + spread * expected) * factor**left)
 
 
-def usual_costs(night: PlayedNight) -> Floats:
-    """[endpoints] what an answer costs in the mean; infinite where nobody knows."""
-    usual: Floats = expected_costs(night).mean(axis=0)
-    return np.where(np.isnan(usual), np.inf, usual)
-
-
 def _by_task(night: PlayedNight, guess: Floats) -> Floats:
     """The guess drawn towards what each task's answers cost on the mean: few are very long, and tasks differ in that."""
     bought, shape = night.spent, (night.population.tasks, night.width)

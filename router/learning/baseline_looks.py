@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from thirdshift.router.learning.quality_target import standing
 from thirdshift.router.learning.situation import Looks, Situation, together
-from thirdshift.router.learning.value_of_information import AssignmentPath, rivals
+from thirdshift.router.learning.value_of_information import AssignmentPath, rivals, usual_costs
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.prediction.predict import without
 
@@ -39,14 +39,17 @@ CARRIES = 0.2
 
 def leaned_on_most(outlook: AssignmentPath, width: int) -> tuple[int, ...]:
     """Without anchors: the endpoint whose error weighs most is the one that the plan leans on most."""
-    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
-    return (int(counts[:width].argmax()),)
+    return (int(_served(outlook)[:width].argmax()),)
 
 
 def _carrying(outlook: AssignmentPath) -> list[int]:
     """Endpoints that serve enough of the plan for their own error to weigh in the margin."""
-    counts = np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
-    return [int(e) for e in np.flatnonzero(counts >= CARRIES * len(outlook.choice))]
+    return [int(e) for e in np.flatnonzero(_served(outlook) >= CARRIES * len(outlook.choice))]
+
+
+def _served(outlook: AssignmentPath) -> NDArray[np.int64]:
+    """[options] how many requests the plan gives each."""
+    return np.bincount(outlook.choice[outlook.choice >= 0], minlength=outlook.cost_usd.shape[1])
 
 
 @dataclass(slots=True)
@@ -141,8 +144,7 @@ def rivals_looks(situation: Situation, outlook: AssignmentPath, rng: np.random.G
     wasted, as without them it is what serves everything. Other rivals are looked at as long as that costs little, or
     where the likeliest has nothing more to tell; all of them within what is left of the bill."""
     n, seen = len(outlook.population), situation.observations
-    usual = np.asarray(situation.cost_usd[:, : situation.width], np.float64).mean(axis=0)
-    usual = np.where(np.isnan(usual), np.inf, usual)
+    usual = usual_costs(situation.cost_usd[:, : situation.width])
     likeliest, others = rivals(outlook.predictor, outlook.population, outlook.choice, usual)
     told = (seen.endpoint == likeliest).sum() + FEW > n
     aside = np.inf if told else SIDE * n * float(np.max(usual, where=np.isfinite(usual), initial=0.0))

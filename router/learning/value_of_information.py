@@ -165,6 +165,12 @@ def outright(
     return alone(likeliest), max(0.0, max(bills[e] for e in (likeliest, *others)) - float(paid.sum()))
 
 
+def usual_costs(cost_usd: NDArray[np.floating]) -> Floats:
+    """[endpoints] what an answer costs in the mean; infinite where nobody knows. `cost_usd`: [n, endpoints]"""
+    usual: Floats = np.asarray(cost_usd, np.float64).mean(axis=0)
+    return np.where(np.isnan(usual), np.inf, usual)
+
+
 def rivals(
     predictor: Predictor, population: Population, choice: NDArray[np.integer], usual: Floats
 ) -> tuple[int, list[int]]:

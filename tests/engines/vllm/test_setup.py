@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
-@pytest.mark.parametrize("index", ["", "https://flashinfer.ai/whl/cu129"])
+@pytest.mark.parametrize("index", ["", "https://wheels.example/cu129"])
 def test_flashinfers_kernels_are_fetched_when_vllm_is_installed(index: str) -> None:
     """Of FlashInfer's own version; those that must be compiled only where their index is named."""
     printed = subprocess.run(
