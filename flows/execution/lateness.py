@@ -6,7 +6,8 @@ Only real-time requests are: a batch is the provider's once it is sent, and a wo
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.planning.assignment import PendingRows
 from thirdshift.flows.planning.latency import ENOUGH, timed
 from thirdshift.flows.planning.planner import Market, problem
+from thirdshift.router.harvest import CONCURRENCY
 from thirdshift.router.planning.problem import NOBODY, Problem
 from thirdshift.router.planning.solve import best_within, cheapest
 
@@ -33,26 +35,63 @@ def on_time(planned: PlannedRun, pending: PendingRows) -> PendingRows:
     if left is None or not left or assignment.ordered or not all(map(timed, endpoints)):
         return pending
     market = planned.prepared.learner.market()
-    rates = {offer.endpoint: offer.option.requests_per_second or math.inf for offer in market.offered}
+    paces = _paces(planned, market)
     counts = np.bincount(pending.endpoint)
-    if any(count > rates.get(e, math.inf) * left for e, count in enumerate(counts.tolist())):
-        pending = _planned_anew(planned, market, pending)
-    measured = planned.run.queries.calls()
-    known = set(measured.endpoint[measured.answers >= ENOUGH].tolist())
+    if any(count > paces[e].most(left) for e, count in enumerate(counts.tolist()) if e in paces):
+        late = [e for e, pace in paces.items() if not pace.most(LEAVES * left)]
+        pending = _planned_anew(planned, market, pending, late)
     sent = np.ones(len(pending), bool)
     for e in np.unique(pending.endpoint).tolist():
-        mine, most = np.flatnonzero(pending.endpoint == e), rates.get(e, math.inf) * left
+        pace, mine = paces[e], np.flatnonzero(pending.endpoint == e)
+        most = pace.rate * left
         if len(mine) > SURE * most:
-            share = SLICE if e in known else FIRST_SLICE
-            at_once = context.endpoints[e].limits.concurrency or 1
-            sent[mine[max(math.ceil(share * most), at_once, ENOUGH) :]] = False
+            share = SLICE if pace.seconds else FIRST_SLICE
+            waves = max(math.ceil(share * most / pace.lanes), math.ceil(ENOUGH / pace.lanes))
+            sent[mine[waves * pace.lanes :]] = False
     return PendingRows(pending.position[sent], pending.endpoint[sent])
 
 
-def _planned_anew(planned: PlannedRun, market: Market, pending: PendingRows) -> PendingRows:
-    """Give the pending requests the endpoints that answer them in time, as good as planned where that can be had."""
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """How fast an endpoint answers: so many requests a second, so many at once, and what each takes in this run."""
+
+    rate: float
+    lanes: int
+    seconds: float
+    """0: this run has not measured it."""
+
+    def most(self, left: float) -> float:
+        """Return how many requests it answers in so many seconds; what is begun and not over by then is none."""
+        whole = self.lanes * math.floor(left / self.seconds) if self.seconds else math.inf
+        return min(self.rate * left, whole)
+
+
+def _paces(planned: PlannedRun, market: Market) -> dict[int, _Pace]:
+    """Return the pace of each endpoint, by number; of one that is not on offer any more nobody asks."""
+    context, measured = planned.run.context, planned.run.queries.calls()
+    seconds = {
+        e: took
+        for e, took, answers in zip(
+            measured.endpoint.tolist(), measured.seconds.tolist(), measured.answers.tolist(), strict=True
+        )
+        if answers >= ENOUGH
+    }
+    rates = {offer.endpoint: offer.option.requests_per_second or math.inf for offer in market.offered}
+    return {
+        e: _Pace(rates.get(e, math.inf), endpoint.limits.concurrency or CONCURRENCY, seconds.get(e, 0.0))
+        for e, endpoint in enumerate(context.endpoints)
+    }
+
+
+def _planned_anew(
+    planned: PlannedRun, market: Market, pending: PendingRows, late: Sequence[int]
+) -> PendingRows:
+    """Give the pending requests the endpoints that answer them in time, as good as planned where that can be had.
+
+    `late`: endpoints, by number, that answer nothing more in time.
+    """
     run, assignment, rows = planned.run, planned.assignment, pending.position
-    posed = _problem(planned, market, pending)
+    posed = _problem(planned, market, pending, late)
     plan = cheapest(posed) or best_within(posed)
     if plan is None:
         return pending
@@ -64,7 +103,7 @@ def _planned_anew(planned: PlannedRun, market: Market, pending: PendingRows) -> 
     return PendingRows(rows, target.astype(np.int32))
 
 
-def _problem(planned: PlannedRun, market: Market, pending: PendingRows) -> Problem:
+def _problem(planned: PlannedRun, market: Market, pending: PendingRows, late: Sequence[int]) -> Problem:
     """The plan of what is pending, from now on: the quality that it was planned with, what is left of cap and time."""
     before, run, rows = planned.singles, planned.run, pending.position
     quality = np.zeros(market.output_tokens.shape, np.float32)
@@ -79,4 +118,5 @@ def _problem(planned: PlannedRun, market: Market, pending: PendingRows) -> Probl
     posed = problem(planned.prepared.columns, market, quality, terms)
     assignment = planned.assignment
     unable = (assignment.failed | (assignment.out_until > run.context.world.time()))[:, market.endpoint]
+    unable = unable | np.isin(market.endpoint, late)
     return replace(posed, cost=np.where(unable, np.inf, posed.cost)).part(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -109,7 +110,8 @@ def test_a_report_is_of_the_latest_run_where_none_is_named(demo_night: Path, tmp
 
 
 def test_labels_are_imported_by_the_run_that_exported_them(demo_night: Path, tmp_path: Path) -> None:
-    place, file = demo_night / "warehouse.duckdb", tmp_path / "labels.csv"
+    night, file = shutil.copytree(demo_night, tmp_path / "night"), tmp_path / "labels.csv"
+    place = night / "warehouse.duckdb"
     done = command("labels", "export", "--output", file, "--count", "5", "--warehouse", place)
     assert done.exit_code == 0, done.output
     assert f"thirdshift labels import demo --input {file}" in done.output
