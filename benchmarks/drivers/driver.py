@@ -53,7 +53,8 @@ class Counted(FileJournal):
 def engine(hello: dict[str, Any], journal: FileJournal) -> VllmEngine:
     """Make the engine that HELLO asks for."""
     cluster = ClusterSpec(hello["address"], python=hello["python"]) if hello.get("address") else None
-    rented = {"minimum_minutes": 600.0}  # up to the end: an idle engine would be stopped while the other driver works
+    # up to the end: an idle engine would be stopped while the other driver works
+    rented = {"minimum_minutes": 600.0}
     spec = WorkerSpec(hello["device"], 1, hello["python"], hello["options"], cluster=cluster, **rented)
     price = PriceSchedule(Price(Decimal(0), Decimal(0)), usd_per_hour=Decimal(1))
     endpoint = Endpoint("house", hello["model"], price, workers=spec)

@@ -3,6 +3,7 @@
 from thirdshift.engines.devices.ascend import parse_ascend
 from thirdshift.engines.devices.device import Device
 from thirdshift.engines.devices.machine import (
+    VARIABLES,
     Machine,
     cores_of,
     environment,
@@ -16,6 +17,7 @@ from thirdshift.engines.devices.machine import (
 from thirdshift.engines.devices.nvidia import parse_nvidia
 
 __all__ = [
+    "VARIABLES",
     "Device",
     "Machine",
     "cores_of",

@@ -18,14 +18,15 @@ BUS = re.compile(r"^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-9A-Fa-f]$
 NAME = re.compile(r"(?:Ascend)?\d{3}\w*")
 MEMORY = re.compile(r"(\d+)\s*/\s*(\d+)")
 HEALTHY = "OK"
+NUMBERS = re.compile(r"\d+(?:,\d+)*")
 DRIVER = re.compile(r"npu-smi\s+\S+\s+Version:\s*(\S+)")
 GENERATIONS = (("310P", "_310P"), ("910B", "A2"), ("910", "A3"), ("950", "A5"))
 """How a chip's name begins, and the `__device_type__` of a vllm-ascend that is built for it; a 910C is printed as 910."""
 
 
-def ascend_npus(environ: Mapping[str, str]) -> tuple[Device, ...]:
-    """Return the NPUs that this process may use, those in ill health too."""
-    return visible(parse_ascend(ask("npu-smi", "info")), environ.get(VISIBLE))
+def ascend_npus() -> tuple[Device, ...]:
+    """Return the NPUs of this machine, those in ill health too."""
+    return parse_ascend(ask("npu-smi", "info"))
 
 
 def parse_ascend(printed: str) -> tuple[Device, ...]:
@@ -80,18 +81,32 @@ def generation(name: str) -> str | None:
 
 
 def visible(devices: Sequence[Device], value: str | None) -> tuple[Device, ...]:
-    """Return the NPUs of the numbers that ASCEND_RT_VISIBLE_DEVICES names, up to the first that names none."""
+    """Return the NPUs that ASCEND_RT_VISIBLE_DEVICES names, as the runtime reads it: numbers and commas alone, up to the
+    first other character (a space, the dash of a range) or the first number that is none's."""
     if value is None:
         return tuple(devices)
     chosen: list[Device] = []
-    for entry in value.split(","):
-        number = entry.strip()
-        if not number.isdigit() or int(number) >= len(devices):
+    read = NUMBERS.match(value)
+    for number in read[0].split(",") if read else ():
+        if int(number) >= len(devices):
             break
-        chosen.append(replace(devices[int(number)], index=int(number)))
+        if all(device.index != int(number) for device in chosen):
+            chosen.append(replace(devices[int(number)], index=int(number)))
     return tuple(chosen)
 
 
+def doubtful(environ: Mapping[str, str]) -> str | None:
+    """Return what the runtime does not read of ASCEND_RT_VISIBLE_DEVICES; None: it reads the whole."""
+    value = environ.get(VISIBLE, "")
+    if not value or NUMBERS.fullmatch(value):
+        return None
+    read = NUMBERS.match(value)
+    return (
+        f"of {VISIBLE}={value} CANN reads {read[0] if read else 'nothing'}: it knows numbers and commas, no spaces and no "
+        "ranges; write 0,1,2"
+    )
+
+
 def environment(devices: Sequence[Device]) -> dict[str, str]:
-    """Return the variables of a process that is to see these NPUs alone."""
-    return {VISIBLE: ",".join(str(device.index) for device in devices)}
+    """Return the variables of a process that is to see these NPUs alone; CANN takes numbers in ascending order only."""
+    return {VISIBLE: ",".join(map(str, sorted(device.index for device in devices)))}

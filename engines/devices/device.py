@@ -36,14 +36,37 @@ class Device:
 
 
 def ask(program: str, *arguments: str) -> str:
-    """Return what a tool prints; empty where it is not there, hangs or fails."""
+    """Return what a tool prints, empty where it is not there or hangs. One that fails for one device may still tell of the
+    others."""
+    done = _run(program, *arguments)
+    return "" if isinstance(done, str) else done.stdout
+
+
+def complaint(program: str, *arguments: str) -> str | None:
+    """Return what keeps a tool from telling, in its own words where it has any; None: it runs well, or is not there."""
+    done = _run(program, *arguments)
+    if isinstance(done, str):
+        return done or None
+    lines = [line.strip() for line in (*done.stderr.splitlines(), *done.stdout.splitlines()) if line.strip()]
+    return (lines[0] if lines else f"it ended with status {done.returncode}") if done.returncode else None
+
+
+def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str] | str:
+    """Run a tool. Returns why it told nothing where it did not end; empty: it is not there."""
     path = shutil.which(program)
     if path is None:
         return ""
     try:
-        done = subprocess.run(
-            (path, *arguments), capture_output=True, text=True, timeout=ASK_SECONDS, check=False
+        return subprocess.run(
+            (path, *arguments),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ASK_SECONDS,
+            check=False,
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+    except subprocess.TimeoutExpired:
+        return f"it did not end in {ASK_SECONDS:.0f} s"
+    except OSError as error:
+        return str(error)

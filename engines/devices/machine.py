@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from thirdshift.engines.devices import ascend, nvidia
@@ -16,6 +16,9 @@ SPLITS = ("tensor_parallel_size", "pipeline_parallel_size", "prefill_context_par
 """What vLLM multiplies to the number of its processes, one device each (`ParallelConfig.world_size`); how a context is
 split for decoding uses the same devices."""
 
+VARIABLES = {"cuda": nvidia.VISIBLE, "npu": ascend.VISIBLE}
+"""By kind of device: the variable that says which of them a process may use."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -25,6 +28,8 @@ class Machine:
     npus: tuple[Device, ...]
     cores: tuple[int, ...]
     """Those that this process may use."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """By kind of device: why the variable that hides some may mean others than it seems to."""
 
     def of(self, kind: str) -> tuple[Device, ...]:
         """Return the devices of a kind that a worker can be given, those in ill health left out."""
@@ -40,13 +45,22 @@ class Machine:
 @lru_cache(maxsize=1)
 def machine() -> Machine:
     """Return the devices of this machine. Looked up once a process: each tool takes a second."""
-    return Machine(nvidia.nvidia_gpus(os.environ), ascend.ascend_npus(os.environ), cpu_cores())
+    gpus, npus = nvidia.nvidia_gpus(), ascend.ascend_npus()
+    doubts = {"cuda": nvidia.doubtful(gpus, os.environ), "npu": ascend.doubtful(os.environ)}
+    return Machine(
+        visible("cuda", gpus, os.environ.get(VARIABLES["cuda"])),
+        visible("npu", npus, os.environ.get(VARIABLES["npu"])),
+        cpu_cores(),
+        {kind: doubt for kind, doubt in doubts.items() if doubt is not None},
+    )
 
 
 def look_again(kind: str) -> tuple[Device, ...]:
     """Return the sound devices of a kind, with the memory that is free now."""
-    look = {"cuda": nvidia.nvidia_gpus, "npu": ascend.ascend_npus}[kind]
-    return tuple(device for device in look(os.environ) if device.healthy)
+    devices = {"cuda": nvidia.nvidia_gpus, "npu": ascend.ascend_npus}[kind]()
+    return tuple(
+        device for device in visible(kind, devices, os.environ.get(VARIABLES[kind])) if device.healthy
+    )
 
 
 def width(options: Mapping[str, JSON]) -> int:

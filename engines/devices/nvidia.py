@@ -15,12 +15,10 @@ SLICE = re.compile(r"^\s+MIG (?P<profile>\S+)\s+Device\s+\d+: \(UUID: (?P<uuid>M
 GIGABYTES = re.compile(r"(\d+)gb", re.IGNORECASE)
 
 
-def nvidia_gpus(environ: Mapping[str, str]) -> tuple[Device, ...]:
-    """Return the GPUs that this process may use, the parts of a divided one in its place."""
-    devices = parse_nvidia(
-        ask("nvidia-smi", QUERY, "--format=csv,noheader,nounits"), lambda: ask("nvidia-smi", "-L")
-    )
-    return visible(devices, environ.get(VISIBLE))
+def nvidia_gpus() -> tuple[Device, ...]:
+    """Return the GPUs of this machine, the parts of a divided one in its place, those in ill health too."""
+    printed = ask("nvidia-smi", QUERY, "--format=csv,noheader,nounits")
+    return parse_nvidia(printed, lambda: ask("nvidia-smi", "-L"))
 
 
 def parse_nvidia(printed: str, listed: Callable[[], str] = str) -> tuple[Device, ...]:
@@ -38,7 +36,11 @@ def parse_nvidia(printed: str, listed: Callable[[], str] = str) -> tuple[Device,
             parts = parse_slices(listed()) if parts is None else parts
             devices += parts.get(uuid, [])
         else:
-            devices.append(Device("cuda", int(index), name, _mib(total), uuid, _mib(free), driver=driver))
+            lost = not uuid.startswith("GPU-")  # `[GPU is lost]`, `[Unknown Error]` in place of what is asked
+            identity = "" if lost else uuid
+            devices.append(
+                Device("cuda", int(index), name, _mib(total), identity, _mib(free), not lost, driver)
+            )
     return tuple(devices)
 
 

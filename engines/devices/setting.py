@@ -17,6 +17,10 @@ SAME_SPEED = frozenset(
     }
 )  # fmt: skip
 """Options of vLLM that leave its speed as it is; all others are taken to change it."""
+USUAL_SEQS = 256
+LARGE_CARD_SEQS = 1024
+LARGE_CARD_MIB = 70 * 1024
+"""vLLM's own defaults of `max_num_seqs` for `LLM`: 1,024 on cards from 70 GiB, 256 on others (`engine/arg_utils.py`)."""
 
 
 def setting(spec: WorkerSpec | None) -> str:
@@ -32,3 +36,9 @@ def driver(spec: WorkerSpec | None, known: Machine | None = None) -> str:
         return ""
     here = (machine() if known is None else known).of(spec.device)
     return here[0].driver if here else ""
+
+
+def usual_seqs(spec: WorkerSpec, memory_mib: int | None) -> int:
+    """Return how many requests an engine runs at once before it has said so, on a device with so much memory."""
+    usual = LARGE_CARD_SEQS if (memory_mib or 0) >= LARGE_CARD_MIB else USUAL_SEQS
+    return int(spec.options.get("max_num_seqs", usual))

@@ -15,12 +15,12 @@ from importlib.util import find_spec
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from thirdshift.engines.core.json import dumps, loads
+from thirdshift.engines.core.json import dumps
 from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
 from thirdshift.engines.vllm.deaths import WorkerLost
 from thirdshift.engines.vllm.engine_log import EngineLog
-from thirdshift.engines.vllm.process import QUIET, ProcessEnded, ending
+from thirdshift.engines.vllm.process import QUIET, ProcessEnded, ending, messages_in
 from thirdshift.router.values import JSON, ClusterSpec
 
 CONNECT_SECONDS = 60.0
@@ -172,7 +172,7 @@ class ClusterSeat:
                 for line in header["log"]:
                     self.log.add(line)
                 if payload:
-                    self.received.put([loads(line) for line in payload.splitlines()])
+                    self.received.put(list(messages_in(payload.splitlines(), self.log)))
                 if header["status"] is not None:
                     self.status = header["status"]
                     self.received.put(None)

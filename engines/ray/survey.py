@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import hardware_named, parse_ascend, parse_nvidia, visible, width
+from thirdshift.engines.devices import VARIABLES, hardware_named, parse_ascend, parse_nvidia, visible, width
 from thirdshift.engines.ray.cluster import BridgeEnded, Cluster
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
@@ -18,7 +18,6 @@ RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
 """Ray's names of our devices."""
 BRIDGES = 4
 """So many processes that speak with Ray may be killed before a look is given up."""
-VARIABLES = {"cuda": "CUDA_VISIBLE_DEVICES", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +147,8 @@ def missing(model: str, spec: WorkerSpec, found: Mapping[str, Any]) -> list[str]
 
 def _packages(found: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
-        packages: dict[str, Any] = loads(found["packages"] or "")
-    except ValueError:
+        packages: dict[str, Any] = loads((found["packages"] or "").splitlines()[-1])
+    except (ValueError, IndexError):
         return None
     return packages
 

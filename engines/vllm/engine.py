@@ -17,6 +17,7 @@ from thirdshift.engines.core.attempts import unsent
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.core.validation import schema_fault
 from thirdshift.engines.devices import look_again, machine
+from thirdshift.engines.devices.setting import usual_seqs
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.billing import WorkerBilling
 from thirdshift.engines.metered.idle import IDLE_SECONDS, StartupTerms
@@ -27,7 +28,6 @@ from thirdshift.engines.vllm.engine_log import EngineFault
 from thirdshift.engines.vllm.placing import DevicePlacer
 from thirdshift.engines.vllm.preflight import check
 from thirdshift.engines.vllm.process import LocalPlace, Place
-from thirdshift.engines.vllm.sizing import usual_seqs
 from thirdshift.engines.vllm.supervisor import WorkerSupervisor
 from thirdshift.engines.wires.openai import Bodies, refused_beforehand
 from thirdshift.router.interfaces import EngineContext, Progress, Shard, Ticket

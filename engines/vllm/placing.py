@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from thirdshift.engines.devices import Device, Machine, cores_of, environment, hardware, width
+from thirdshift.engines.devices import (
+    Device,
+    Machine,
+    cores_of,
+    environment,
+    hardware,
+    hardware_named,
+    width,
+)
 from thirdshift.engines.devices.allocation import ALLOCATOR, DeviceAllocator
 from thirdshift.engines.vllm.deaths import NoPlace
 from thirdshift.engines.vllm.engine_log import EngineFault, FaultKind
@@ -18,6 +26,9 @@ LOOK_SECONDS = 2.0
 """Between two looks at devices that are waited for."""
 FOREIGN_SECONDS = 600.0
 """Memory that another program holds is waited for so long, where another endpoint may answer instead."""
+
+UNSEEN_SECONDS = 60.0
+"""Devices that are not shown any more are looked for so long: a tool fails at times and shows none at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class DevicePlacer:
     """Another endpoint may answer what this one does not."""
     allocator: DeviceAllocator = ALLOCATOR
     foreign_seconds: float = FOREIGN_SECONDS
+    unseen_seconds: float = UNSEEN_SECONDS
 
     def find(self, number: int, wanted: Callable[[], bool]) -> LocalPlace | None:
         """Return the place of worker `number`, waiting while others hold the devices; None: it is not wanted any more.
@@ -42,11 +54,20 @@ class DevicePlacer:
         Raises NoPlace.
         """
         if self.spec.device == "cpu":
-            return on_cores(self.spec, number, self.known)
-        waiting_since, said = time.monotonic(), False
+            return self._on_cores(number)
+        waiting_since = seen = time.monotonic()
+        said = False
         with self.allocator.wanting(self.spec.device):
             while wanted():
-                place = self._take()
+                devices = self.allocator.sound(self.look(self.spec.device))
+                if len(devices) >= self._count:
+                    seen = time.monotonic()
+                elif (
+                    len(self.allocator.sound(self.known.of(self.spec.device))) < self._count
+                    or time.monotonic() - seen > self.unseen_seconds
+                ):
+                    raise self._too_few(len(devices))
+                place = self._take(devices)
                 if place is not None:
                     return place
                 if not said:
@@ -72,7 +93,7 @@ class DevicePlacer:
 
     def note(self, place: LocalPlace, fault: EngineFault) -> None:
         """Leave out a device that the engine said has failed; where it did not say which, all that it had."""
-        if fault.kind is not FaultKind.SICK or place.allocation is None:
+        if fault.kind is not FaultKind.SICK or place.allocation is None or self.spec.device == "cpu":
             return
         devices = place.allocation.devices
         rank = fault.tensor_rank
@@ -83,28 +104,53 @@ class DevicePlacer:
             f"endpoint {self.name}: device {names} is left out from now on, its engine said: {fault.message}"
         )
 
-    def _take(self) -> LocalPlace | None:
-        count = width(self.spec.options)
-        devices = self.allocator.sound(self.look(self.spec.device))
-        if len(devices) < count:
-            raise NoPlace(
-                f"endpoint {self.name}: a worker takes {self._needs()}, and {len(devices)} sound ones are here; "
-                "see to those that failed, or lower tensor_parallel_size"
-            )
-        allocation = self.allocator.take([one for one in devices if room(one, self.spec.options)], count)
-        if allocation is None:
-            return None
-        return LocalPlace(
-            self.spec.python,
-            environment(allocation.devices),
-            hardware=hardware(self.spec, self.known),
-            device=self.spec.device,
-            allocation=allocation,
+    def _on_cores(self, number: int) -> LocalPlace:
+        """Return the cores of a worker, or another's where a worker of another model has these; where none are free, they
+        are shared."""
+        for other in range(self.spec.workers if self.spec.workers > 1 else 0):
+            place = on_cores(self.spec, number + other, self.known)
+            cores = [Device("cpu", core, "core") for core in place.cores]
+            allocation = self.allocator.take(cores, len(cores))
+            if allocation is not None:
+                return replace(place, allocation=allocation)
+        return on_cores(self.spec, number, self.known)
+
+    def _take(self, devices: Sequence[Device]) -> LocalPlace | None:
+        free = [one for one in devices if room(one, self.spec.options)]
+        for alike in _alike(free, self._count):
+            allocation = self.allocator.take(alike, self._count)
+            if allocation is not None:
+                return LocalPlace(
+                    self.spec.python,
+                    environment(allocation.devices),
+                    hardware=hardware_named(self.spec, [one.name for one in allocation.devices]),
+                    device=self.spec.device,
+                    allocation=allocation,
+                )
+        return None
+
+    def _too_few(self, here: int) -> NoPlace:
+        return NoPlace(
+            f"endpoint {self.name}: a worker takes {self._needs()}, and {here} sound ones are here; "
+            "see to those that failed, or lower tensor_parallel_size"
         )
 
+    @property
+    def _count(self) -> int:
+        return width(self.spec.options)
+
     def _needs(self) -> str:
-        count = width(self.spec.options)
-        return f"{count} {self.spec.device} device{'s' if count > 1 else ''}"
+        return f"{self._count} {self.spec.device} device{'s' if self._count > 1 else ''}"
+
+
+def _alike(devices: Sequence[Device], count: int) -> list[list[Device]]:
+    """Return what a worker's devices are taken from: of a machine with several models of card those of one; where none has
+    enough of them, all."""
+    models: dict[str, list[Device]] = {}
+    for device in devices:
+        models.setdefault(device.name, []).append(device)
+    enough = [alike for alike in models.values() if len(alike) >= count]
+    return enough or [list(devices)]
 
 
 def room(device: Device, options: Mapping[str, JSON]) -> bool:

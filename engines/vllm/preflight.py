@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from thirdshift.engines.core.json import loads
-from thirdshift.engines.devices import Machine, machine, width
+from thirdshift.engines.devices import VARIABLES, Machine, machine, width
 from thirdshift.engines.devices.ascend import generation
-from thirdshift.engines.devices.nvidia import doubtful
+from thirdshift.engines.devices.device import complaint
 from thirdshift.engines.vllm.weights import weights_problems
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
@@ -28,6 +28,7 @@ print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "
 """
 """Finds without importing: vLLM's own import takes ten seconds, or fails where its device is missing."""
 PROBE_SECONDS = 60.0
+NAMES, TOOLS = {"cuda": "NVIDIA GPU", "npu": "Ascend NPU"}, {"cuda": "nvidia-smi", "npu": "npu-smi info"}
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
 
 
@@ -88,8 +89,8 @@ def _interpreter(spec: WorkerSpec, here: Machine) -> Iterator[str]:
 def _probe(path: str) -> dict[str, JSON] | None:
     try:
         done = subprocess.run((path, "-c", PROBE), capture_output=True, timeout=PROBE_SECONDS, check=True)
-        has: dict[str, JSON] = loads(done.stdout)
-    except (OSError, subprocess.SubprocessError, ValueError):
+        has: dict[str, JSON] = loads(done.stdout.splitlines()[-1])  # images print a banner before it
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
     return has
 
@@ -97,19 +98,18 @@ def _probe(path: str) -> dict[str, JSON] | None:
 def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
     if spec.device == "cpu":
         return
-    names = {"cuda": ("NVIDIA GPU", "nvidia-smi"), "npu": ("Ascend NPU", "npu-smi info")}
-    if spec.device not in names:
+    if spec.device not in NAMES:
         yield f"there is no device {spec.device!r}; devices are cuda, npu, cpu"
         return
-    name, tool = names[spec.device]
+    name, tool = NAMES[spec.device], TOOLS[spec.device]
     have, want = here.of(spec.device), spec.workers * width(spec.options)
     ill = [f"{device.index}" for device in here.all_of(spec.device) if not device.healthy]
-    if spec.device == "cuda" and (doubt := doubtful(have, os.environ)) is not None:
-        yield doubt
+    if spec.device in here.doubts:
+        yield here.doubts[spec.device]
     if ill and len(have) < want:
         yield f"{tool} says of {name} {', '.join(ill)} that it is not OK: it is left out; see to it, or lower workers:"
     if not have:
-        yield f"device {spec.device}, but {tool} shows no {name} here; `device: cpu` runs it on the processor"
+        yield f"device {spec.device}, but {_unseen(spec.device, tool)}; `device: cpu` runs it on the processor"
     elif len(have) < want:
         yield (
             f"{spec.workers} workers of {width(spec.options)} {name}s each need {want}, and {len(have)} are here; "
@@ -117,6 +117,16 @@ def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
         )
     elif width(spec.options) > 1 and any(device.uuid.startswith("MIG-") for device in have):
         yield "a part of a GPU (MIG) works alone, CUDA shows a process one of them; leave out tensor_parallel_size"
+
+
+def _unseen(device: str, tool: str) -> str:
+    """Say why no device is there: by what its tool complains of, or the variable that hides all."""
+    said = complaint(*tool.split())
+    if said is not None:
+        return f"{tool} shows no {NAMES[device]} here; it says: {said}"
+    value = os.environ.get(VARIABLES[device])
+    hidden = f" that {VARIABLES[device]}={value} leaves to this process" if value is not None else ""
+    return f"{tool} shows no {NAMES[device]} here{hidden}"
 
 
 def _model(endpoint: Endpoint, spec: WorkerSpec) -> Iterator[str]:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +105,9 @@ class LocalPlace:
 
     @property
     def rented(self) -> tuple[str, ...]:
-        return () if self.allocation is None else tuple(one.lock_name for one in self.allocation.devices)
+        """Cores are no rental: any are as good."""
+        devices = () if self.allocation is None else self.allocation.devices
+        return tuple(device.lock_name for device in devices if device.kind != "cpu")
 
     def start(self, model: str, options: Mapping[str, JSON], log: EngineLog) -> WorkerProcess:
         return Process(self, model, options, log)
@@ -231,14 +233,27 @@ class Process:
         rest = b""
         while data := os.read(self._answers, READ_BYTES):
             *lines, rest = (rest + data).split(b"\n")
-            if lines:
-                self._received.put([loads(line) for line in lines])
+            if messages := list(messages_in(lines, self._log)):
+                self._received.put(messages)
         os.close(self._answers)
         self._received.put(None)
 
     def _read_log(self) -> None:
         for line in self._errors:
             self._log.add(line.decode(errors="replace"))
+
+
+def messages_in(lines: Iterable[bytes], log: EngineLog) -> Iterator[dict[str, Any]]:
+    """Read a worker's messages. What is none (the banner that an image's Python begins with) goes to the log."""
+    for line in lines:
+        try:
+            message = loads(line)
+        except ValueError:
+            message = None
+        if isinstance(message, dict) and "op" in message:
+            yield message
+        else:
+            log.add(line.decode(errors="replace"))
 
 
 def without_secrets(environ: Mapping[str, str], model: str) -> dict[str, str]:

@@ -16,10 +16,6 @@ USUAL_SHARE = {"cuda": 0.92, "npu": 0.9}
 0.32 and in the 0.23 that vllm-ascend 0.23 belongs to); on CPUs a variable says how much."""
 LESS_SHARE = 0.05
 LEAST_SHARE = 0.5
-USUAL_SEQS = 256
-LARGE_CARD_SEQS = 1024
-LARGE_CARD_MIB = 70 * 1024
-"""vLLM's own defaults of `max_num_seqs` for `LLM`: 1,024 on cards from 70 GiB, 256 on others (`engine/arg_utils.py`)."""
 FITTED = -1
 """vLLM then takes the longest context that the memory holds."""
 
@@ -72,9 +68,3 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing) -> dict[st
 def share_of(options: Mapping[str, JSON], device: str) -> float:
     """Return the share of a device's memory that vLLM takes in advance."""
     return float(options.get("gpu_memory_utilization", USUAL_SHARE.get(device, 0.0)))
-
-
-def usual_seqs(spec: WorkerSpec, memory_mib: int | None) -> int:
-    """Return how many requests an engine runs at once before it has said so, on a device with so much memory."""
-    usual = LARGE_CARD_SEQS if (memory_mib or 0) >= LARGE_CARD_MIB else USUAL_SEQS
-    return int(spec.options.get("max_num_seqs", usual))

@@ -377,6 +377,7 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
 
 
 def why(outlook: PlanOutlook, request_id: str) -> list[str]:
+    """Return why a request goes where it goes, line by line, and what the speed of workers is believed by."""
     plan = outlook.plan
     ids = column(outlook.batch.folder, "request_id")
     found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))
@@ -389,4 +390,7 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
     known = outlook.believed if outlook.context.aim else None
     first, second = explain.why(outlook.decision.problem, plan, position, known=known)
     goes_on = sent_on(outlook.decision, plan, outlook.market, outlook.context.endpoints, position)
-    return [first.replace(f"row {position} ", f"{request_id} ", 1), second, *goes_on]
+    options = outlook.decision.problem.options
+    named = [options[at].endpoint for at in (plan.choice[position], plan.runner_up[position]) if at != NOBODY]
+    speeds = [outlook.context.speeds[name] for name in dict.fromkeys(named) if name in outlook.context.speeds]
+    return [first.replace(f"row {position} ", f"{request_id} ", 1), second, *goes_on, *speeds]

@@ -13,7 +13,7 @@ from thirdshift.engines.devices import hardware, machine, width
 from thirdshift.engines.devices.cards import card_named
 from thirdshift.engines.devices.model_shape import config_of, shape_of
 from thirdshift.engines.devices.roofline import pace
-from thirdshift.engines.devices.setting import driver, setting
+from thirdshift.engines.devices.setting import driver, setting, usual_seqs
 from thirdshift.engines.metered.throughput import Rates
 from thirdshift.flows.planning.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
@@ -26,8 +26,6 @@ from thirdshift.warehouse.store.store import Warehouse
 
 TYPICAL_READ, TYPICAL_WRITTEN = 1000.0, 300.0
 """Tokens of a prompt and an answer, for what memory holds at once: the lengths are not known yet."""
-USUAL_SEQS = 256
-"""The fewest that vLLM runs at once unless it is told."""
 ENOUGH_SECONDS = 5.0
 """Seconds of work it takes before what is measured in this run corrects its plan."""
 
@@ -144,17 +142,17 @@ def _on_cluster(model: str, spec: WorkerSpec, cluster: ClusterSpec, seen: Measur
 def with_throughput(context: RunContext, warehouse: Warehouse | None) -> tuple[RunContext, list[str]]:
     """The setting with what is known of its workers' pace, and that in sentences."""
     known = known_paces(context.endpoints, warehouse)
-    sentences = [
-        f"{name}: a worker is taken to read {found.throughput.prefill_tokens_per_second:,.0f} tokens a second, "
+    speeds = {
+        name: f"{name}: a worker is taken to read {found.throughput.prefill_tokens_per_second:,.0f} tokens a second, "
         f"to write {found.throughput.decode_tokens_per_second:,.0f} and to start in "
         f"{found.throughput.startup_seconds:.0f} s: {found.source}"
         for name, found in known.items()
-    ]
+    }
     throughputs = {name: one.throughput for name, one in known.items()}
     if warehouse is not None:
         emulated = context.call.emulated
         throughputs |= earlier_latencies(context.endpoints, warehouse, emulated=emulated)
-    return replace(context, throughputs=throughputs), sentences
+    return replace(context, throughputs=throughputs, speeds=speeds), list(speeds.values())
 
 
 def throughput_of_run(
@@ -237,7 +235,7 @@ def _before(endpoint: Endpoint, device: str) -> KnownThroughput:
     shape = shape_of(config, spec.options) if spec is not None and config is not None else None
     if spec is None or card is None or shape is None:
         return _guess(device)
-    most = int(spec.options.get("max_num_seqs", USUAL_SEQS))
+    most = usual_seqs(spec, devices[0].memory_mib)
     told = pace(shape, card, width(spec.options), TYPICAL_READ, TYPICAL_WRITTEN, most)
     if told is None:
         return _guess(device)

@@ -66,6 +66,8 @@ class RunContext:
     deadline: datetime | None
     cap_usd: Decimal | None
     throughputs: Mapping[str, Throughput] = field(default_factory=dict)
+    speeds: Mapping[str, str] = field(default_factory=dict)
+    """What the workers of an endpoint are taken to do in a second and what that is believed by, in a sentence."""
     silent: tuple[int, ...] = ()
     """Positions of the endpoints that answered nothing in the job's last run."""
     judge: Judge | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from thirdshift.engines.devices import (
     ascend,
     environment,
     hardware,
+    machine,
     nvidia,
     parse_ascend,
     parse_nvidia,
@@ -79,6 +81,90 @@ def test_what_cuda_visible_devices_leaves_is_what_cuda_makes_of_it(
     value: str | None, uuids: list[str]
 ) -> None:
     assert [device.uuid for device in nvidia.visible(ALL, value)] == uuids
+
+
+def test_a_gpu_that_is_lost_is_seen_and_given_to_nobody() -> None:
+    """As nvidia-smi prints it: an error in place of each figure, or a line of words among those of the others."""
+    printed = (
+        "Unable to determine the device handle for GPU 0000:BA:00.0: Unknown Error\n"
+        "0, GPU-5f2a, NVIDIA H200, 143771, 143203, Disabled, 570.86.15\n"
+        "1, [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost]\n"
+        "2, [Unknown Error], NVIDIA H200, [Unknown Error], [Unknown Error], [N/A], 570.86.15\n"
+        "3, GPU-91cc, NVIDIA GB10, [N/A], [N/A], [N/A], 580.95.05\n"
+    )
+    here = Machine(parse_nvidia(printed), (), (0,))
+    assert [device.uuid for device in here.of("cuda")] == ["GPU-5f2a", "GPU-91cc"]
+    problems = check(worker_endpoint(device="cuda", workers=3), here)
+    assert any("nvidia-smi says of NVIDIA GPU 1, 2 that it is not OK" in problem for problem in problems)
+
+
+def test_parts_of_gpus_have_names_with_marks_and_uuids_of_two_kinds() -> None:
+    listed = (
+        "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-77aa)\n"
+        "  MIG 1g.10gb+me  Device  0: (UUID: MIG-c6d4f1ef)\n"
+        "  MIG 1c.3g.40gb  Device  1: (UUID: MIG-GPU-77aa/1/0)\n"
+    )
+    parts = parse_nvidia(
+        "0, GPU-77aa, NVIDIA H100 80GB HBM3, 81559, 80000, Enabled, 570.86.15\n", lambda: listed
+    )
+    assert [(part.uuid, part.memory_mib) for part in parts] == [
+        ("MIG-c6d4f1ef", 10240),
+        ("MIG-GPU-77aa/1/0", 40960),
+    ]
+    assert nvidia.visible(parts, "MIG-GPU-77aa/1/0") == parts[1:]
+    assert parse_nvidia("0, GPU-77aa, NVIDIA H100, 81559, 80000, Enabled, 570\n") == (), (
+        "divided, no part made"
+    )
+
+
+@pytest.fixture
+def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], None]]:
+    """Make what stands for a tool: its name, and the shell that it runs."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+
+    def make(name: str, shell: str) -> None:
+        (tmp_path / name).write_text(f"#!/bin/sh\n{shell}\n")
+        (tmp_path / name).chmod(0o700)
+        machine.cache_clear()
+
+    yield make
+    machine.cache_clear()
+
+
+def test_a_tool_that_fails_for_one_gpu_is_believed_of_the_others(tool: Callable[[str, str], None]) -> None:
+    tool("nvidia-smi", "echo '0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570'; exit 15")
+    assert [device.uuid for device in machine().gpus] == ["GPU-0"]
+
+
+def test_where_no_device_is_seen_the_tools_own_words_say_why(tool: Callable[[str, str], None]) -> None:
+    tool(
+        "nvidia-smi", 'echo "NVIDIA-SMI has failed because it couldn\'t communicate with the driver."; exit 9'
+    )
+    (problem,) = [one for one in check(worker_endpoint(device="cuda")) if "shows no" in one]
+    assert "it says: NVIDIA-SMI has failed because it couldn't communicate with the driver." in problem
+
+
+def test_a_variable_that_hides_all_devices_is_named(
+    tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("nvidia-smi", "echo '0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570'")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
+    problems = check(worker_endpoint(device="cuda"))
+    assert any("no NVIDIA GPU here that CUDA_VISIBLE_DEVICES=GPU-7 leaves" in one for one in problems), (
+        problems
+    )
+
+
+def test_a_number_among_unlike_gpus_is_doubted_though_it_leaves_one(
+    tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570\n1, GPU-1, NVIDIA L4, 23034, 23000, Disabled, 570"
+    tool("nvidia-smi", f"cat <<END\n{lines}\nEND")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    problems = check(worker_endpoint(device="cuda"))
+    assert any("numbers unlike GPUs" in problem for problem in problems), problems
 
 
 def test_numbers_of_unlike_gpus_want_an_order() -> None:
@@ -174,9 +260,40 @@ def test_the_tables_of_every_generation_are_read(
     assert len({device.uuid for device in devices}) == len(devices)
 
 
-@pytest.mark.parametrize(("value", "numbers"), [(None, [0, 1, 2]), ("2,0", [2, 0]), ("", []), ("1,7,0", [1])])
+@pytest.mark.parametrize(
+    ("value", "numbers"),
+    [
+        (None, [0, 1, 2]),
+        ("2,0", [2, 0]),
+        ("", []),
+        ("1,7,0", [1]),
+        ("1, 2", [1]),
+        ("0-2", [0]),
+        ("1,1,2", [1, 2]),
+        ("-1", []),
+    ],
+)
 def test_visible_npus_are_places_in_the_table(value: str | None, numbers: list[int]) -> None:
     assert [device.index for device in ascend.visible(parse_ascend(A2), value)] == numbers
+
+
+def test_npus_are_named_in_ascending_order_alone() -> None:
+    """CANN's documentation: numbers with commas between them, in ascending order, and nothing else."""
+    npus = ascend.visible(parse_ascend(A2), "2,0")
+    assert environment(npus) == {"ASCEND_RT_VISIBLE_DEVICES": "0,2"}
+    for value in ("0-2", "1, 2", "all"):
+        assert "CANN reads" in (ascend.doubtful({"ASCEND_RT_VISIBLE_DEVICES": value}) or "")
+    for environ in ({"ASCEND_RT_VISIBLE_DEVICES": "0,1"}, {"ASCEND_RT_VISIBLE_DEVICES": ""}, {}):
+        assert ascend.doubtful(environ) is None
+
+
+def test_a_range_of_npus_is_told_before_anything_is_started(
+    tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("npu-smi", f"cat <<'END'\n{A2}\nEND")
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "0-2")
+    problems = check(worker_endpoint(device="npu", workers=2))
+    assert any("CANN reads 0:" in problem for problem in problems), problems
 
 
 def test_an_npu_in_ill_health_is_given_to_no_worker() -> None:
@@ -218,13 +335,13 @@ def test_a_vllm_ascend_that_is_built_for_another_chip_is_told(tmp_path: Path) ->
 def test_workers_are_given_devices_by_name_and_cores_of_their_own() -> None:
     gpus = tuple(Device("cuda", n, "H200", uuid=f"GPU-{n}") for n in range(4))
     spec = WorkerSpec("cuda", 2, "python", {"tensor_parallel_size": 2})
-    machine = Machine(gpus, (), (0, 1, 2, 3))
-    assert hardware(spec, machine) == "2 x H200"
+    here = Machine(gpus, (), (0, 1, 2, 3))
+    assert hardware(spec, here) == "2 x H200"
     assert environment(gpus[1:3]) == {
         "CUDA_VISIBLE_DEVICES": "GPU-1,GPU-2",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    cores = [on_cores(replace(spec, device="cpu", options={}), n, machine).cores for n in range(2)]
+    cores = [on_cores(replace(spec, device="cpu", options={}), n, here).cores for n in range(2)]
     assert cores == [(0, 1), (2, 3)]
 
 
@@ -238,8 +355,8 @@ def test_every_split_that_takes_devices_counts() -> None:
 
 def test_a_part_of_a_gpu_works_alone() -> None:
     parts = tuple(device for device in ALL if device.uuid.startswith("MIG-"))
-    machine = Machine(parts, (), (0,))
-    problems = check(worker_endpoint(device="cuda", options={"tensor_parallel_size": 2}), machine)
+    here = Machine(parts, (), (0,))
+    problems = check(worker_endpoint(device="cuda", options={"tensor_parallel_size": 2}), here)
     assert any("MIG" in problem for problem in problems), problems
 
 

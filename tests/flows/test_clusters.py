@@ -200,6 +200,13 @@ def test_what_a_node_with_the_devices_lacks_is_told_with_its_name(found: dict[st
     assert said in sentence
 
 
+def test_a_banner_before_what_a_nodes_python_says_is_passed_by() -> None:
+    asked = endpoint(device="cuda")
+    assert asked.workers is not None
+    greeting = node("a", {"packages": '== CUDA ==\n\n{"vllm": true, "plugins": []}'}, GPU=8)
+    assert problems(asked, asked.workers, ClusterSurvey("2.60.0", (greeting,))) == []
+
+
 def test_a_node_that_cannot_be_looked_at_stops_a_run_only_where_it_is_the_only_one() -> None:
     asked = endpoint(device="cuda")
     assert asked.workers is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.plans import plan
+from thirdshift.engines.devices import machine
 from thirdshift.flows.api.plans import INFEASIBLE
 from thirdshift.flows.cli.plan import show_plan
 from thirdshift.flows.runs.options import RunOptions
@@ -123,6 +124,31 @@ def test_why_says_to_whom_a_request_goes_on(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "r00000 " in said
     assert "every answer is scored" in said
+
+
+def test_why_says_what_the_speed_of_a_worker_is_believed_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a first night: the model's config.json and the card's data sheet."""
+    card = tmp_path / "nvidia-smi"
+    card.write_text("#!/bin/sh\necho '0, GPU-0, NVIDIA H100 80GB HBM3, 81559, 81000, Disabled, 570.86.15'\n")
+    card.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    shape = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+             "intermediate_size": 14336, "vocab_size": 128256, "torch_dtype": "bfloat16"}  # fmt: skip
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
+    machine.cache_clear()
+    house = {"engine": "vllm", "model": "./model", "device": "cuda", "usd_per_hour": 2}
+    try:
+        assert plan(tmp_path, {"house": house}, why="r00000") == 0
+    finally:
+        machine.cache_clear()
+    said = capsys.readouterr().out
+    assert "r00000 (easy) goes to house" in said
+    assert "reckoned from its config.json (8.0 billion parameters, 7.5 of them active, bf16)" in said
+    assert "1 x NVIDIA H100 80GB HBM3 (NVIDIA, H100 data sheet, 2023)" in said
 
 
 def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(

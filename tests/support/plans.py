@@ -11,6 +11,8 @@ from tests.support.nights import write_sums
 from thirdshift.flows.cli.plan import show_plan
 from thirdshift.flows.runs.options import RunOptions
 
+AT = {"api_base": "http://127.0.0.1:9/v1"}
+
 
 def plan(
     folder: Path,
@@ -24,7 +26,7 @@ def plan(
     job = {
         "name": "sums",
         "input": "requests.parquet",
-        "endpoints": [{"name": n, "model": f"openai/{n}", "api_base": "http://127.0.0.1:9/v1", **more}
+        "endpoints": [{"name": n, **({} if "engine" in more else AT), "model": f"openai/{n}", **more}
                       for n, more in endpoints.items()],
         **keys,
     }  # fmt: skip

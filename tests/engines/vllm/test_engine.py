@@ -21,6 +21,7 @@ from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
 from tests.support.workers import USD_PER_HOUR, ask, pool
 from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.vllm.engine import check
 from thirdshift.engines.vllm.process import without_secrets
 from thirdshift.engines.vllm.shared_memory import PLACE, SharedMemory
 from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
@@ -51,6 +52,17 @@ def test_two_workers_share_a_shard_and_each_is_paid_to_the_second(tmp_path: Path
     rates = made.rates()
     assert rates is not None
     assert (rates.prefill_tokens, rates.decode_tokens) == (4000, 800)
+
+
+def test_a_banner_that_an_images_python_begins_with_is_no_message(tmp_path: Path) -> None:
+    made = pool(tmp_path, MemoryJournal(), RunBudget(Decimal(10)), keep=tmp_path)
+    python = tmp_path / "stand-in-python"
+    python.write_text(python.read_text().replace("#!/bin/sh\n", "#!/bin/sh\necho '== CUDA ==\n[1] 7'\n"))
+    assert check(made.endpoint) == []
+    assert all(isinstance(reply, Answer) for reply in ask(made, 3))
+    made.close()
+    (log,) = (tmp_path / "workers").iterdir()
+    assert "== CUDA ==" in log.read_text()
 
 
 def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from tests.support.engines import MemoryJournal
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.workers import ask, pool
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.devices import Device, machine
+from thirdshift.engines.devices import Device, Machine, machine
 from thirdshift.engines.devices.allocation import VARIABLE, DeviceAllocator
+from thirdshift.engines.vllm.deaths import NoPlace
 from thirdshift.engines.vllm.engine import VllmEngine
-from thirdshift.engines.vllm.placing import room
-from thirdshift.router.values import Answer, Failure
+from thirdshift.engines.vllm.placing import DevicePlacer, room
+from thirdshift.router.values import Answer, Failure, WorkerSpec
 
 LOGS = Path(__file__).with_name("logs")
 CARDS = [Device("cuda", number, "H200", 143771, f"GPU-{number}", 143000) for number in range(4)]
@@ -95,6 +96,61 @@ def test_memory_that_others_hold_is_seen_before_a_start(
     free: int | None, options: dict[str, Any], fits: bool
 ) -> None:
     assert room(Device("cuda", 0, "H200", 143771, "GPU-0", free), options) is fits
+
+
+# --- where workers go ---
+
+
+def placer(folder: Path, *looks: Sequence[Device], workers: int = 1, **given: Any) -> DevicePlacer:
+    """A placer that sees these devices, look by look, the last for ever."""
+    several = list(looks)
+    spec = WorkerSpec(given.pop("device", "cuda"), workers, "python", given.pop("options", {}))
+    known = Machine(tuple(CARDS), (), (0, 1))
+    return DevicePlacer(
+        "house", spec, known, lambda _: several.pop(0) if len(several) > 1 else several[0],
+        lambda _: None, elsewhere=True, allocator=DeviceAllocator(folder), **given,
+    )  # fmt: skip
+
+
+def wanted() -> bool:
+    return True
+
+
+def test_a_look_that_shows_nothing_is_no_machine_without_devices(tmp_path: Path) -> None:
+    place = placer(tmp_path, [], CARDS[:2]).find(0, wanted)
+    assert place is not None
+    assert place.environment["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+
+
+def test_a_gpu_that_vanishes_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    with pytest.raises(NoPlace, match="0 sound ones are here"):
+        placer(tmp_path, [], unseen_seconds=0.0).find(0, wanted)
+
+
+def test_the_gpus_of_a_worker_are_of_one_model_and_give_its_speed_their_name(tmp_path: Path) -> None:
+    small = [Device("cuda", 4 + n, "L4", 23034, f"GPU-{4 + n}", 23000) for n in range(2)]
+    both = placer(tmp_path, [CARDS[0], *small], options={"tensor_parallel_size": 2})
+    place = both.find(0, wanted)
+    assert place is not None
+    assert place.environment["CUDA_VISIBLE_DEVICES"] == "GPU-4,GPU-5"
+    assert place.hardware == "2 x L4"
+    unlike = placer(tmp_path / "others", [CARDS[0], small[0]], options={"tensor_parallel_size": 2})
+    assert unlike.find(0, wanted) is not None, "a machine's only two"
+
+
+def test_workers_of_two_models_take_cores_of_their_own_while_there_are_some(tmp_path: Path) -> None:
+    one, other = (placer(tmp_path, [], workers=2, device="cpu") for _ in range(2))
+    first, second, third = (each.find(0, wanted) for each in (one, other, one))
+    assert first is not None
+    assert second is not None
+    assert third is not None
+    assert (first.cores, second.cores) == ((0,), (1,))
+    assert second.environment["VLLM_CPU_OMP_THREADS_BIND"] == "1"
+    assert third.cores == (0,), "all are in use: they are shared"
+    assert first.rented == ()
+    first.release()
+    assert (again := other.find(1, wanted)) is not None
+    assert again.cores == (0,)
 
 
 # --- pools ---

@@ -16,8 +16,9 @@ import pytest
 from tests.support.engines import MemoryJournal
 from tests.support.workers import ask, pool
 from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.devices.setting import usual_seqs
 from thirdshift.engines.vllm.engine_log import EngineFault, EngineLog, FaultKind
-from thirdshift.engines.vllm.sizing import FITTED, Sizing, usual_seqs
+from thirdshift.engines.vllm.sizing import FITTED, Sizing
 from thirdshift.router.values import Answer, Failure, FailureKind, WorkerSpec
 
 LOGS = Path(__file__).with_name("logs")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ import pytest
 from tests.support.engines import MemoryJournal, request, shard
 from tests.support.paths import TESTS
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.workers import VLLM_PYTHON, worker_endpoint
+from tests.support.workers import MODEL, VLLM_PYTHON, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.engines.devices.allocation import VARIABLE
+from thirdshift.engines.devices.machine import cpu_cores
+from thirdshift.engines.vllm.engine import VllmEngine, WorkerLifetime
 from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.router.interfaces import EngineContext, Shard, Ticket
 from thirdshift.router.values import (
@@ -51,10 +54,18 @@ def budget() -> RunBudget:
 
 
 @pytest.fixture(scope="module")
-def pool(journal: MemoryJournal, budget: RunBudget) -> Iterator[VllmEngine]:
-    made = VllmEngine(worker_endpoint(usd_per_hour=USD_PER_HOUR), EngineContext(journal, budget))
-    yield made
-    made.close()
+def pool(
+    journal: MemoryJournal, budget: RunBudget, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[VllmEngine]:
+    """Half of the cores is a device: a plan for one worker of two leaves the other half to others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("locks")))
+        made = VllmEngine(
+            worker_endpoint(usd_per_hour=USD_PER_HOUR, workers=2), EngineContext(journal, budget)
+        )
+        made.plan_workers(1)
+        yield made
+        made.close()
 
 
 def submit(pool: VllmEngine, requests: list[Request]) -> Ticket:
@@ -169,6 +180,38 @@ def test_a_worker_killed_in_mid_shard_costs_no_answer_and_none_is_paid_twice(
     assert not any(outcome.final or outcome.cost_usd for outcome in lost)
 
 
+@pytest.mark.skipif(len(cpu_cores()) < 2, reason="one core is one device")
+def test_two_models_have_cores_of_their_own_and_one_works_while_the_other_loads(
+    pool: VllmEngine, tmp_path: Path
+) -> None:
+    shutil.copytree(MODEL, tmp_path / "other")
+    other = VllmEngine(
+        worker_endpoint(str(tmp_path / "other"), workers=2), EngineContext(MemoryJournal(), RunBudget(None))
+    )
+    other.plan_workers(1)
+    lives: list[WorkerLifetime] = []
+    ask(pool, [request(0, "sort cab", 32)])
+    ticket, meanwhile, give_up = (
+        submit(other, [request(0, "sort cab", 32)]),
+        0,
+        time.monotonic() + PATIENCE_SECONDS,
+    )
+    try:
+        while not all(life.ready_at for life in lives) or not lives:
+            assert time.monotonic() < give_up, lives
+            ask(pool, [request(0, "sort bca", 32)])
+            meanwhile += bool(lives)
+            lives = other.worker_lifetimes()
+        assert [reply.output for reply in other.collect(ticket)] == ["abc"]
+        ours, theirs = (
+            set(psutil.Process(made.worker_lifetimes()[-1].pid).cpu_affinity()) for made in (pool, other)
+        )
+    finally:
+        other.close()
+    assert meanwhile > 0
+    assert not ours & theirs
+
+
 def test_what_it_costs_is_the_seconds_up_times_the_price(
     pool: VllmEngine, journal: MemoryJournal, budget: RunBudget
 ) -> None:
@@ -196,7 +239,7 @@ import time
 from tests.support.engines import MemoryJournal, request, shard
 from tests.support.workers import worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.engines.vllm.engine import VllmEngine
+from thirdshift.engines.vllm.engine import VllmEngine, WorkerLifetime
 from thirdshift.router.interfaces import EngineContext
 pool = VllmEngine(worker_endpoint(usd_per_hour=Decimal("3.6")), EngineContext(MemoryJournal(), RunBudget(None)))
 work = [request(n, f"add {n} {n}", 2000, sampling={"ignore_eos": True}) for n in range(600)]
