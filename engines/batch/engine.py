@@ -24,7 +24,7 @@ from thirdshift.engines.batch.providers import wire_for
 from thirdshift.engines.batch.room import QueueRoom, too_late
 from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher, overdue_seconds
 from thirdshift.engines.core.records import AttemptRecords
-from thirdshift.engines.core.returns import RETURNS
+from thirdshift.engines.core.returns import RETURNS, pauses
 from thirdshift.engines.core.submission import Said, Submission
 from thirdshift.engines.core.transport import lost, not_sent
 from thirdshift.engines.errors import ClosedError
@@ -88,7 +88,7 @@ class BatchEngine:
         self._tasks: set[asyncio.Task[None]] = set()
         self._halted: FailureKind | None = None
         tokens = endpoint.limits.enqueued_tokens or tier.limits.enqueued_tokens
-        self._room = QueueRoom(self._wire.limits.batches, tokens, self._polls[0])
+        self._room = QueueRoom(self._wire.limits.batches, tokens, self._polls[0], self._left)
         self._parts.tokens_max = tokens
         self._closed = self._placed = False
 
@@ -112,7 +112,7 @@ class BatchEngine:
 
         Returns at once: `collect` ends when the provider has reached its final state and all is booked.
         """
-        self._world.loop().call_soon_threadsafe(self._cut_off[ticket.key].set)
+        self._world.loop().call_soon_threadsafe(self._cut_short, ticket.key)
 
     def stop(self) -> None:
         self._world.loop().call_soon_threadsafe(self._halt, FailureKind.CANCELLED)
@@ -177,7 +177,7 @@ class BatchEngine:
     ) -> None:
         """Cut and place part after part until the source is empty or nothing more is to be sent."""
         shard, key = work.shard, work.ticket.key
-        number = attempt or shard.first_attempt
+        number, waits = attempt or shard.first_attempt, pauses(self._polls[0])
         while True:
             if (halted := self._nothing_more(work)) is not None:
                 await asyncio.to_thread(leave, work, source, halted)
@@ -188,12 +188,13 @@ class BatchEngine:
             work.put_lot(part.said)
             if part.held:
                 work.in_flight += len(part.held)
+                waits = pauses(self._polls[0])
                 await self._room.wait_for(part.tokens, lambda: self._nothing_more(work) is not None)
                 await self._send(group, work, part)
             elif part.in_vain:
                 self._halt(FailureKind.BUDGET)
             elif part.stopped_by_cap:
-                await RETURNS.wait(self._polls[0])
+                await self._room.news(next(waits))
 
     async def _send(
         self, group: asyncio.TaskGroup, work: Submission, part: BatchPart, source: str | None = None
@@ -354,6 +355,11 @@ class BatchEngine:
     def _halt(self, kind: FailureKind) -> None:
         if self._halted is None:
             self._halted = kind
+            RETURNS.tell()
+
+    def _cut_short(self, key: str) -> None:
+        self._cut_off[key].set()
+        RETURNS.tell()
 
     def _over(self, work: Submission) -> FailureKind | None:
         """Why nothing more is sent for a shard, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from thirdshift.engines.core.returns import RETURNS
+from thirdshift.engines.core.returns import RETURNS, pauses
 
 IN_TIME = 0.95
 """The share of its turnaround that must be left for a batch: one that was planned to be just in time is placed."""
@@ -16,11 +16,14 @@ def too_late(seconds_left: float, turnaround_seconds: float | None) -> bool:
 
 
 class QueueRoom:
-    """One endpoint's, over all its shards. `batches` and `tokens`: what its tier allows at a time; None: not known."""
+    """One endpoint's, over all its shards. `batches` and `tokens`: what its tier allows at a time; None: not known. `left`:
+    seconds to the deadline."""
 
-    def __init__(self, batches: int | None, tokens: int | None, poll_seconds: float) -> None:
+    def __init__(
+        self, batches: int | None, tokens: int | None, poll_seconds: float, left: Callable[[], float]
+    ) -> None:
         self.tokens = tokens
-        self._batches, self._poll_seconds = batches, poll_seconds
+        self._batches, self._poll_seconds, self._left = batches, poll_seconds, left
         self.under_way = 0
         """Batches that are not over, or are about to be made."""
         self._waiting_tokens = 0
@@ -42,9 +45,13 @@ class QueueRoom:
 
     async def one_less(self, over: Callable[[], bool]) -> None:
         """Wait until a batch is over, or nothing more is to be sent."""
-        before = self.under_way
+        before, waits = self.under_way, pauses(self._poll_seconds)
         while self.under_way >= before and not over():
-            await RETURNS.wait(self._poll_seconds)
+            await self.news(next(waits))
+
+    async def news(self, seconds: float) -> None:
+        """Wait until something is told, so long at most, and not past the deadline."""
+        await RETURNS.wait(min(seconds, max(self._left(), self._poll_seconds)))
 
     def _full(self, tokens: int) -> bool:
         if self._batches is not None and self.under_way >= self._batches:

@@ -19,7 +19,7 @@ from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP, Step, 
 from thirdshift.engines.core.health import EndpointHealth
 from thirdshift.engines.core.rate_limits import Limiter
 from thirdshift.engines.core.records import ZERO, AttemptRecords, overrun_words
-from thirdshift.engines.core.returns import RETURNS
+from thirdshift.engines.core.returns import RETURNS, pauses
 from thirdshift.engines.core.transport import Reply, Transport, lost, not_sent
 from thirdshift.engines.core.validation import judged, schema_fault
 from thirdshift.router.interfaces import EngineContext, Shard
@@ -138,6 +138,7 @@ class Attempts:
             self._halted = kind
             self._over.set()
             self.limiter.wake_all()
+            RETURNS.tell()
 
     @property
     def out_until(self) -> float | None:
@@ -172,7 +173,7 @@ class Attempts:
 
     async def _reserve(self, amount: Decimal) -> bool:
         """Set money aside. While others hold some, wait for what returns: the tail is spent one by one."""
-        budget = self._desk.budget
+        budget, waits = self._desk.budget, pauses(RETURN_POLL_SECONDS)
         while True:
             in_vain = not budget.reserved_usd  # read first: what returns in between is then seen by reserve()
             if budget.reserve(amount):
@@ -181,7 +182,7 @@ class Attempts:
                 self.halt(FailureKind.BUDGET)
             if self.halted is not None:
                 return False
-            await RETURNS.wait(RETURN_POLL_SECONDS)
+            await RETURNS.wait(next(waits))
 
     def enter(self, admissions: Sequence[Admission]) -> None:
         """Write the intents down: from here on they may be sent. What the journal raises gives all of it back."""

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+
+LONGEST_SECONDS = 15.0
+"""Between two looks at what nobody tells of: a worker's lease that ended, a clock that was set."""
+_GROWTH = 1.5
 
 
 class Returns:
@@ -21,10 +26,21 @@ class Returns:
     async def wait(self, seconds: float) -> None:
         future = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        await asyncio.wait((future,), timeout=seconds)
-        if not future.done():
-            future.cancel()
-            self._waiting.remove(future)
+        try:
+            await asyncio.wait((future,), timeout=seconds)
+        finally:
+            if not future.done():
+                future.cancel()
+                self._waiting.remove(future)
+
+
+def pauses(first_seconds: float) -> Iterator[float]:
+    """How long to wait for news, time after time: what returns is told, so that a look without news is followed by one ever
+    later."""
+    seconds = first_seconds
+    while True:
+        yield seconds
+        seconds = max(first_seconds, min(seconds * _GROWTH, LONGEST_SECONDS))
 
 
 RETURNS = Returns()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -32,8 +32,7 @@ COLUMNS = [
 CAN_PASS = (FailureKind.OVERLOADED, FailureKind.RATE_LIMITED)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One attempt."""
 
     entry_id: str
@@ -61,16 +60,18 @@ class RunBooks:
     """One run's, over all lives; a part is read once."""
 
     def __init__(self) -> None:
-        self._read: dict[Path, list[Entry]] = {}
+        self._read: dict[tuple[str, int, int], list[Entry]] = {}
+        """By a part's name, size and time: the next life finds it in another folder."""
 
     def sealed(self, folder: Path) -> list[Entry]:
         """The entries of all parts, each once."""
         known: dict[str, Entry] = {}
         for path in parts.of_run(folder):
-            if path not in self._read:
-                rows = pq.ParquetFile(path).read(COLUMNS, use_threads=False).to_pylist()
-                self._read[path] = [Entry(**{**row, "status": LedgerStatus(row["status"])}) for row in rows]
-            for entry in self._read[path]:
+            stat = path.stat()
+            key = path.name, stat.st_size, stat.st_mtime_ns
+            if key not in self._read:
+                self._read[key] = _entries(path)
+            for entry in self._read[key]:
                 known.setdefault(entry.entry_id, entry)
         return list(known.values())
 
@@ -81,6 +82,13 @@ class RunBooks:
             for intent, outcome in attempts(folder, shard_id):
                 known.setdefault(intent.entry_id, _entry(intent, outcome))
         return list(known.values())
+
+
+def _entries(path: Path) -> list[Entry]:
+    table = pq.ParquetFile(path).read(COLUMNS, use_threads=False)
+    columns = {name: table[name].to_pylist() for name in COLUMNS}
+    columns["status"] = [LedgerStatus(status) for status in columns["status"]]
+    return list(map(Entry._make, zip(*(columns[name] for name in Entry._fields), strict=True)))
 
 
 def _entry(intent: Intent, outcome: Outcome | None) -> Entry:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.planning.run_queries import FinalReplies
 from thirdshift.router.expiry import keeps_on_cancel
-from thirdshift.router.interfaces import EngineContext
+from thirdshift.router.interfaces import Engine, EngineContext, Ticket
 from thirdshift.router.planning import Option, Problem, Terms
 from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose
 from thirdshift.warehouse.errors import WarehouseError
@@ -125,9 +126,7 @@ class Life:
         self.dispatcher.ensure_engines(shards)
         under_way = [(shard, *self.dispatcher.submit(shard)) for shard in shards]
         while under_way:
-            self.night.loop.play_until(
-                lambda: any(engine.progress(ticket).finished for _, engine, ticket in under_way)
-            )
+            self.night.loop.play_until(partial(_one_is_over, under_way))
             for shard, engine, ticket in list(under_way):
                 if engine.progress(ticket).finished:
                     under_way.remove((shard, engine, ticket))
@@ -233,6 +232,10 @@ class Life:
         run: Any = self
         keep_earlier(run, columns, assignment)
         return assignment
+
+
+def _one_is_over(under_way: Sequence[tuple[ShardWork, Engine, Ticket]]) -> bool:
+    return any(engine.progress(ticket).finished for _, engine, ticket in under_way)
 
 
 def _costs(entries: Sequence[Entry], status: LedgerStatus) -> Decimal:
