@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -341,6 +342,9 @@ COLLECT_AFTER = 100_000
 def main() -> None:
     """Run the program: a user's mistake ends in one message and its exit code; a fault of ours keeps its traceback."""
     gc.set_threshold(COLLECT_AFTER, 10, 10)
+    atexit.register(
+        gc.freeze
+    )  # an interpreter that ends looks for cycles in all there is: a sixth of a short command
     os.environ.setdefault(
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # looking for some reads every installed package
