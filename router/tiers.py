@@ -26,7 +26,7 @@ GENERIC = "compatible"
 
 
 class _TierPart(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class TierState(StrEnum):

@@ -15,9 +15,7 @@ from typing import Any
 from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
 from thirdshift.router.values import Mode
 from thirdshift.warehouse.errors import WarehouseError
-from thirdshift.warehouse.journal.journal import recover
 from thirdshift.warehouse.store import ledger, runs
-from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, missing_parts
 from thirdshift.warehouse.store.read_only import reading
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -64,6 +62,8 @@ def take_in(warehouse: Warehouse, run_id: str, folder: Path, tiers: Collection[s
     Raises WarehouseError where a journal is damaged.
     """
     from thirdshift.flows.dispatch.recovery import orphans_at  # brings engines, which few commands need
+    from thirdshift.warehouse.journal.journal import recover
+    from thirdshift.warehouse.store.ingest import enter_under_way, ingest_parts, missing_parts
 
     under_way = orphans_at(folder, tiers).shard_ids
     recover(folder, adopt=under_way)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.quality.draws import Draw, ServedAnswers, load, save, seed_of, served
+from thirdshift.flows.quality.label_budget import HOPELESS
 from thirdshift.flows.quality.questions import pairs
-from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, baselines_of, basis_of
+from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, baselines_of
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.certificate import (
     Certificate,
@@ -37,8 +38,6 @@ from thirdshift.warehouse.store.store import Warehouse
 Floats = NDArray[np.float64]
 
 NOTHING = np.zeros(0, np.int64)
-HOPELESS = 100
-"""Scores of an audit that is not expected to certify: enough to tell how far off it is."""
 ENOUGH = 30
 """Scores from which on their own mean and variance are believed rather than the prediction's."""
 GROWS = (1.2, 2.0)
@@ -116,7 +115,7 @@ def claim_of(context: RunContext, task: str | None) -> Claim:
     quality, scorer = context.job.quality, context.scorer
     if scorer is None:
         raise ValueError("no scorer, no claim")
-    return Claim(quality.floor, quality.confidence, basis_of(context), scorer.shown, task)
+    return Claim(quality.floor, quality.confidence, context.basis, scorer.shown, task)
 
 
 def certificate(context: RunContext, scope: Scope, number: int) -> Certificate:
@@ -150,7 +149,7 @@ def shown(context: RunContext, view: ServedAnswers) -> tuple[Certificate, ...]:
 
 def is_relative(context: RunContext) -> bool:
     """Whether the floor is a share of the baseline's mean. An agreement is with the baseline already."""
-    return context.baseline is not None and basis_of(context) is not Basis.AGREEMENT
+    return context.baseline is not None and context.basis is not Basis.AGREEMENT
 
 
 def _binary(context: RunContext) -> bool:

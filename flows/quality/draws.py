@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.flows.quality.scoring import baselines_of, basis_of
+from thirdshift.flows.quality.scoring import baselines_of
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.warehouse.store.judgements import BASELINE_SCORES, SERVED
@@ -48,7 +48,7 @@ def served(warehouse: Warehouse, context: RunContext, population: NDArray[np.int
     score = np.asarray(answers["score"].cast(pa.float64()).fill_null(np.nan), np.float64).copy()
     answered, in_vain = (np.asarray(answers[name], np.bool_) for name in ("answered", "in_vain"))
     score[~answered | (np.isnan(score) & in_vain)] = 0.0
-    if basis_of(context) is Basis.AGREEMENT:  # the baseline agrees with itself
+    if context.basis is Basis.AGREEMENT:  # the baseline agrees with itself
         own = np.isin(np.array(answers["endpoint"].to_pylist(), np.object_), baselines_of(context))
         score[own & answered] = 1.0
     baseline_scores = warehouse.query(BASELINE_SCORES, run_id=context.run_id, endpoints=baselines_of(context))

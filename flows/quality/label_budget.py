@@ -8,8 +8,6 @@ import numpy as np
 
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Market, RequestColumns
-from thirdshift.flows.quality.audit import HOPELESS
-from thirdshift.flows.quality.scoring import LETTERS_PER_TOKEN, USUAL_VERDICT, basis_of
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.bounds import betting, exact
 from thirdshift.router.certification.certificate import (
@@ -17,13 +15,16 @@ from thirdshift.router.certification.certificate import (
     population_sentence,
     round_confidence,
 )
-from thirdshift.router.certification.judge import OWN_WORDS, VERDICT_TOKENS
+from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT, VERDICT_TOKENS
 from thirdshift.router.certification.scorers import Basis, kind_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.problem import NOBODY, Plan
 
 ABOVE = 0.02
 """By how much a plan usually clears its floor, once a pilot has shown how sure it may be."""
+
+HOPELESS = 100
+"""Scores of an audit that is not expected to certify: enough to tell how far off it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def judging_usd_at_most(
 def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:
     """Return what one score costs: a verdict on an answer of usual length, or the baseline's answer to agree with or
     to be held against."""
-    if context.baseline is not None and (basis_of(context) is Basis.AGREEMENT or context.by_sample):
+    if context.baseline is not None and (context.basis is Basis.AGREEMENT or context.by_sample):
         return float(market.by_endpoint()[:, context.baseline].mean())
     if context.judge is None:
         return 0.0
@@ -178,7 +179,7 @@ def _least(context: RunContext, population: int) -> int | None:
     """Return the number of scores that certify if all are 1; None where not even all of them do."""
     quality = context.job.quality
     level, low = round_confidence(quality.confidence, 1), 0.0
-    relative = context.baseline is not None and basis_of(context) is not Basis.AGREEMENT
+    relative = context.baseline is not None and context.basis is not Basis.AGREEMENT
     low = -quality.floor if relative else 0.0
 
     def enough(count: int) -> bool:

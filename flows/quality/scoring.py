@@ -25,8 +25,8 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.quality.questions import Questions, pairs, question_of
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.router.certification.judge import OWN_WORDS, Judge, verdict
-from thirdshift.router.certification.scorers import Basis, ScorerError, agrees, kind_of, score_batch
+from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT, Judge, verdict
+from thirdshift.router.certification.scorers import Basis, ScorerError, agrees, score_batch
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.policy import masks
 from thirdshift.router.values import Purpose
@@ -34,10 +34,6 @@ from thirdshift.warehouse.store import observations, prices
 from thirdshift.warehouse.store.judgements import PROBE, answers, keep, known, record, replies
 from thirdshift.warehouse.store.store import Warehouse
 
-LETTERS_PER_TOKEN = 3.0
-"""A cautious guess: it only divides money between pilot and audit."""
-USUAL_VERDICT = 60
-"""Tokens of a verdict, likewise."""
 ASKED = 2
 """How often a judge that fails to answer is asked the same: an outage may be over the second time."""
 SPENT = """
@@ -92,7 +88,7 @@ class Scoring:
             left = self._half_of_the_money(warehouse, unscored, left)
         if self.context.judge is not None:
             scores, asking = self._judged(warehouse, self.context.judge, unscored, left)
-        elif self.baselines and basis_of(self.context) is Basis.AGREEMENT:
+        elif self.baselines and self.context.basis is Basis.AGREEMENT:
             scores, asking = self._agreed(warehouse, unscored, left)
         else:
             scores, asking = self._called(unscored, left)
@@ -285,7 +281,7 @@ class Scoring:
         same = {
             "run_id": self.context.run_id,
             "scorer": scorer.shown,
-            "basis": basis_of(self.context).value,
+            "basis": self.context.basis.value,
             "purpose": purpose.value,
             "observed_at": datetime.now(UTC),
         }
@@ -339,13 +335,6 @@ def baselines_of(context: RunContext) -> list[str]:
         return []
     realtime_counterpart = int(realtime_counterparts(context.endpoints)[context.baseline])
     return [context.endpoints[e].name for e in (context.baseline, realtime_counterpart) if e >= 0]
-
-
-def basis_of(context: RunContext) -> Basis:
-    """Return whose opinion the job's scores are."""
-    if context.scorer is None:
-        raise ValueError("no scorer, no opinion")
-    return kind_of(context.scorer).basis
 
 
 def judgeable(context: RunContext, batch: PreparedInput) -> PreparedInput:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from thirdshift.engines.errors import MissingExtraError
-from thirdshift.engines.ray.cluster import ClusterUnreachable
-from thirdshift.engines.ray.survey import ClusterSurvey, problems, survey
 from thirdshift.flows.errors import UserError
 from thirdshift.router.values import Endpoint
+
+if TYPE_CHECKING:  # loaded where a job has a cluster
+    from thirdshift.engines.ray.survey import ClusterSurvey
 
 
 def surveyed(endpoint: Endpoint) -> Endpoint:
@@ -37,6 +38,8 @@ def cluster_problems(endpoint: Endpoint) -> list[str]:
     spec = endpoint.workers
     if spec is None or spec.cluster is None:
         return []
+    from thirdshift.engines.ray.survey import problems
+
     return problems(endpoint, spec, _survey(endpoint))
 
 
@@ -44,6 +47,10 @@ def _survey(endpoint: Endpoint) -> ClusterSurvey:
     spec = endpoint.workers
     if spec is None or spec.cluster is None:
         raise TypeError("an endpoint on a cluster")
+    from thirdshift.engines.errors import MissingExtraError
+    from thirdshift.engines.ray.cluster import ClusterUnreachable
+    from thirdshift.engines.ray.survey import survey
+
     try:
         return survey(spec.cluster, endpoint.model)
     except (ClusterUnreachable, MissingExtraError) as error:

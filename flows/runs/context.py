@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.engines.vllm.preflight import check, oversized
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.jobs.building import (
     books,
@@ -32,7 +31,7 @@ from thirdshift.flows.runs.options import RunOptions
 from thirdshift.flows.runs.spot_prices import with_spot_price
 from thirdshift.flows.runs.unfinished import unfinished_run
 from thirdshift.router.certification.judge import Judge
-from thirdshift.router.certification.scorers import Need, Scorer, kind_of, needs
+from thirdshift.router.certification.scorers import Basis, Need, Scorer, kind_of, needs
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Terms
@@ -105,6 +104,14 @@ class RunContext:
     def scorer(self) -> Scorer | None:
         scorer = scorer_of(self.job)
         return scorer if scorer is None or self.judge is None else replace(scorer, judge=self.judge.name)
+
+    @property
+    def basis(self) -> Basis:
+        """Whose opinion the job's scores are. Raises ValueError where it has no scorer."""
+        scorer = self.scorer
+        if scorer is None:
+            raise ValueError("no scorer, no opinion")
+        return kind_of(scorer).basis
 
     @property
     def needs(self) -> list[str]:
@@ -255,12 +262,19 @@ def ready(context: RunContext) -> None:
 def too_large(context: RunContext) -> list[str]:
     """Return what is known before a plan of models whose weights this machine's devices do not hold: a run refuses them."""
     local = [one for one in context.endpoints if one.workers is not None and one.workers.cluster is None]
-    return [] if context.call.emulated else [problem for one in local for problem in oversized(one)]
+    if context.call.emulated or not local:
+        return []
+    from thirdshift.engines.vllm.preflight import oversized
+
+    return [problem for one in local for problem in oversized(one)]
 
 
 def _problems(endpoint: Endpoint) -> list[str]:
-    on_cluster = endpoint.workers is not None and endpoint.workers.cluster is not None
-    return cluster_problems(endpoint) if on_cluster else check(endpoint)
+    if endpoint.workers is not None and endpoint.workers.cluster is not None:
+        return cluster_problems(endpoint)
+    from thirdshift.engines.vllm.preflight import check
+
+    return check(endpoint)
 
 
 def writable(context: RunContext) -> None:

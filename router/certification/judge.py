@@ -19,6 +19,10 @@ WORDING = 1
 """Goes up when the words below change: verdicts given to other words are not ours."""
 VERDICT_TOKENS = 512
 """Enough for a sentence and a number; one who reasons first is asked again with four times as many."""
+USUAL_VERDICT = 60
+"""Tokens of a verdict as it usually is, and below a cautious guess of what a token holds: they only divide money between
+pilot and audit."""
+LETTERS_PER_TOKEN = 3.0
 VERDICT: Mapping[str, JSON] = {
     "type": "object",
     "properties": {"reason": {"type": "string"}, "score": {"type": "number"}},

@@ -264,6 +264,6 @@ def _competing(cost: Floats, quality: Floats, most: int = CANDIDATES) -> NDArray
     prices = np.geomspace(0.2 * least, 100.0 * float(cost[finite].max()) + least, PRICES)
     wins = np.zeros(cost.shape[1])
     for price in prices:
-        np.add.at(wins, (cost - price * quality).argmin(axis=1), 1.0)
+        wins += np.bincount((cost - price * quality).argmin(axis=1), minlength=len(wins))
     order = np.argsort(-wins, kind="stable")[:most]
     return np.sort(order[wins[order] > 0])

@@ -8,7 +8,6 @@ ours; all four packages may import it.
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import time
@@ -17,7 +16,10 @@ from datetime import UTC, datetime
 from logging import DEBUG, WARNING, getLogger
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 T = TypeVar("T")
 
@@ -84,6 +86,8 @@ class World:
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that every engine over HTTP shares: one of this process, on a thread of its own, started at the
         first call."""
+        import asyncio  # takes a twentieth of what `plan` may take, which has no loop
+
         with _lock:
             loop = _running.get(os.getpid())
             if loop is None:
@@ -95,6 +99,8 @@ class World:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on that loop, from any other thread, to its end."""
+        import asyncio
+
         return asyncio.run_coroutine_threadsafe(work, self.loop()).result()
 
     def session(self, make: Callable[[], T]) -> T:

@@ -14,6 +14,7 @@ import yaml
 from tests.support.nights import thirdshift, write_sums
 from tests.support.paths import ROOT
 from tests.support.workers import MODEL, worker_endpoint
+from thirdshift.engines.ray import survey
 from thirdshift.engines.ray.survey import ClusterNode, ClusterSurvey, hardware_found, problems
 from thirdshift.flows.errors import JobError
 from thirdshift.flows.jobs.building import books, endpoint_values
@@ -132,7 +133,7 @@ def test_workers_max_are_as_many_as_the_cluster_has_room_for(monkeypatch: pytest
         "2.60.0",
         (node("a", {"nvidia": H100S}, GPU=8), node("b", {}, CPU=64), node("c", {"nvidia": ""}, GPU=3)),
     )
-    monkeypatch.setattr(clusters, "survey", lambda *_: found)
+    monkeypatch.setattr(survey, "survey", lambda *_: found)
     asked = endpoint(device="cuda", options={"tensor_parallel_size": 2}, cluster=replace(AT, whole=True))
     workers = clusters.surveyed(asked).workers
     assert workers is not None

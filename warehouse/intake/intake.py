@@ -219,10 +219,11 @@ class _Staged:
         """Make it the relation `staged`."""
         files = quoted(str(self.written.folder / "part-*.parquet"))
         rows = f"read_parquet({files}, hive_partitioning = false)"
-        flaws = {"source_row": list(self.flaws), "flaw": list(self.flaws.values())}
-        con.register("flawed", pa.table(flaws, schema=FLAWS))
-        joined = "left join flawed f using (source_row)" if self.flaws else ""
-        flaw = "f.flaw" if self.flaws else "null::varchar as flaw"
+        joined, flaw = "", "null::varchar as flaw"
+        if self.flaws:
+            flaws = {"source_row": list(self.flaws), "flaw": list(self.flaws.values())}
+            con.register("flawed", pa.table(flaws, schema=FLAWS))
+            joined, flaw = "left join flawed f using (source_row)", "f.flaw"
         con.execute(f"create temp view staged as select s.*, {flaw} from {rows} s {joined}")
 
 
