@@ -111,6 +111,10 @@ class Multipliers:
                 continue
             seconds = self.fits[k] * pool.seconds if self.fits[k] else 0.0
             worker = cost * pool.startup_usd - seconds + self._idle()[k] * pool.short_seconds
+            worker += sum(
+                price * limit.start_of(pool.option)
+                for limit, price in zip(self.limits, self.prices, strict=True)
+            )
             total += min(worker * low[k], worker * high[k])
         return total
 

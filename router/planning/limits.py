@@ -41,6 +41,12 @@ class Limit:
     task: int | None = None
     takes: tuple[float, ...] = ()
     """By how much each of the options counts (for DEVICES: what a worker takes); empty: once."""
+    starts: tuple[float, ...] = ()
+    """What every started worker of each of the options takes before it works; empty: nothing."""
+
+    def start_of(self, option: int) -> float:
+        """What starting a worker of an option takes."""
+        return self.starts[self.options.index(option)] if self.starts and option in self.options else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +154,7 @@ def _using(problem: Problem, e: int) -> tuple[tuple[int, ...], None, tuple[float
 
 
 def _devices(problem: Problem) -> list[Limit]:
-    """What pools can do together that run on the same devices: one after another, each started once at least."""
+    """What pools can do together that run on the same devices: one after another, every start of a worker taken off."""
     seconds = problem.terms.seconds
     kinds: dict[str, list[tuple[int, Workers, Devices]]] = {}
     for e, option in enumerate(problem.options):
@@ -159,11 +165,11 @@ def _devices(problem: Problem) -> list[Limit]:
     for kind, pools in sorted(kinds.items()):
         if len(pools) < 2 or seconds is None:
             continue
-        starts = sum(workers.startup_seconds * devices.each for _, workers, devices in pools)
-        most = max(0.0, min(devices.here for _, _, devices in pools) * seconds - starts)
+        most = min(devices.here for _, _, devices in pools) * seconds
         options = tuple(e for e, _, _ in pools)
-        takes = tuple(devices.each for _, _, devices in pools)
-        limits.append(Limit(f"devices:{kind}", Measure.DEVICES, most, options, takes=takes))
+        takes = tuple(float(devices.each) for _, _, devices in pools)
+        starts = tuple(workers.startup_seconds * devices.each for _, workers, devices in pools)
+        limits.append(Limit(f"devices:{kind}", Measure.DEVICES, most, options, takes=takes, starts=starts))
     return limits
 
 

@@ -8,7 +8,7 @@ Variables, all scaled to about 1:
     s[l]     by how much limit l is missed, at a price far above anything else (only where `elastic`)
 Rows:
     sum_e x[c,e] = 1                                               one per group
-    sum of a limit's measure x <= its bound                        one per limit
+    sum of a limit's measure x <= its bound                        one per limit; starts w too, where they take of it
     busy_k - seconds_k w_k <= 0                                    work fits into the time of those started
     busy_k - short_k w_k + u_k >= 0                                a worker is paid for `minimum_seconds` at
     least
@@ -238,6 +238,9 @@ class LinearProgram:
                     list(range(pairs, pairs + 2 * pools)),
                     [d / self._unit[index] for d in dues],
                 )
+            if limit.starts:
+                starts = [limit.start_of(pool.option) / self._unit[index] for pool in self.pools]
+                put(groups + index, list(range(pairs, pairs + pools)), starts)
         for k, pool in enumerate(self.pools):
             of_pool = np.flatnonzero(self._option == pool.option)
             busy = self.table.busy[self._group[of_pool], pool.option] / self._longest[k]

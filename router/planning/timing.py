@@ -22,16 +22,16 @@ def finish(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> fl
         for e, option in enumerate(problem.options)
         if total.count[e]
     ]
-    return max([*ends, *_shared(problem, total)], default=0.0)
+    return max([*ends, *_shared(problem, total, workers)], default=0.0)
 
 
-def _shared(problem: Problem, total: PlanUsage) -> list[float]:
+def _shared(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> list[float]:
     """When pools should be done that take turns on the same devices."""
     seconds: dict[str, float] = {}
     for e, option in enumerate(problem.options):
         devices = None if option.workers is None else option.workers.devices
         if option.workers is not None and devices is not None and total.count[e]:
-            work = option.workers.startup_seconds + float(total.busy[e])
+            work = option.workers.startup_seconds * max(1, workers.get(option.name, 0)) + float(total.busy[e])
             seconds[devices.kind] = seconds.get(devices.kind, 0.0) + work * devices.each / max(
                 1, devices.here
             )

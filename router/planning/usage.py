@@ -121,7 +121,12 @@ def broken(
     violations = [
         limit.name
         for limit in limits
-        if not within(total.used(limit) + (overhead if limit.measure is Measure.COST else 0.0), limit)
+        if not within(
+            total.used(limit)
+            + (overhead if limit.measure is Measure.COST else 0.0)
+            + sum(count * limit.start_of(pool.option) for pool, count in zip(pools, workers, strict=True)),
+            limit,
+        )
     ]
     for pool, count in zip(pools, workers, strict=True):
         if float(total.busy[pool.option]) > count * pool.seconds * (1 + 1e-9) + 1e-9:

@@ -238,7 +238,8 @@ AFTERNOON = datetime(2026, 11, 23, 16, tzinfo=UTC)
 
 @pytest.mark.parametrize(("here", "each"), [(1, 1), (4, 4), (2, 1)])
 def test_models_that_take_turns_on_the_same_devices_share_the_night(here: int, each: int) -> None:
-    """Each of two models could answer its half of the requests in forty minutes; the night is an hour."""
+    """Each of two models could answer its half of the requests in forty minutes; the night is an hour. A third one, which
+    takes long to start and answers nothing well, takes nothing of it."""
     n, night, start = 400, 3600.0, 120.0
     devices = Devices("cuda", each, here)
     pace = n / 2 * 1000 / 2400
@@ -247,10 +248,13 @@ def test_models_that_take_turns_on_the_same_devices_share_the_night(here: int, e
         Option("small", "small", "house", workers=workers[0]),
         Option("other", "other", "house", workers=workers[1]),
         Option("api", "api", "vendor"),
+        Option("slow", "slow", "house", workers=replace(workers[0], startup_seconds=1800.0)),
     )
     half = np.arange(n) % 2 == 0
-    quality = np.stack([np.where(half, 0.95, 0.1), np.where(half, 0.1, 0.95), np.full(n, 0.95)], axis=1)
-    cost = np.zeros((n, 3))
+    quality = np.stack(
+        [np.where(half, 0.95, 0.1), np.where(half, 0.1, 0.95), np.full(n, 0.95), np.zeros(n)], axis=1
+    )
+    cost = np.zeros((n, 4))
     cost[:, 2] = 1.0
     tokens = np.full(n, 1000.0)
     problem = Problem(
@@ -261,6 +265,26 @@ def test_models_that_take_turns_on_the_same_devices_share_the_night(here: int, e
     local = int((plan.choice != 2).sum())
     possible = n if here > each else int((night - 2 * start) * pace / 1000)
     assert possible - 8 <= local <= possible
+    assert plan.finish_seconds <= night
+
+
+def test_every_worker_that_takes_its_turn_on_a_device_is_started_in_the_nights_time() -> None:
+    """Two models of up to two workers on three cards: a start takes 0.4 of the night, a model's half of the requests 0.9. A
+    fourth worker would leave 1.4 for work, three leave 1.8, of which the one that is alone can do 0.6."""
+    n, night = 400, 3600.0
+    pool = Workers(2, 1.0, n / 2 * 1000 / (0.9 * night), math.inf, 0.4 * night, devices=Devices("cuda", 1, 3))
+    options = tuple(Option(name, name, "house", workers=pool) for name in ("small", "other"))
+    half = np.arange(n) % 2 == 0
+    quality = np.column_stack([np.where(half, 1.0, 0.0), np.where(half, 0.0, 1.0), np.ones(n)])
+    cost = np.zeros((n, 3))
+    cost[:, 2] = 1.0
+    problem = Problem(
+        (*options, Option("api", "api", "vendor")), ("t",), np.zeros(n, int), np.ones(n, int), cost, quality,
+        np.full(n, 1000.0), np.ones(n), terms=Terms(floor=1.0, seconds=night),
+    )  # fmt: skip
+    plan = planned(problem)
+    assert sum(plan.workers.values()) == 3
+    assert int((plan.choice != 2).sum()) == pytest.approx(n * 1.5 / 1.8, abs=2)
     assert plan.finish_seconds <= night
 
 
