@@ -13,6 +13,10 @@ from thirdshift.router.values import Answer, Failure, Intent, Outcome, Purpose, 
 from thirdshift.world import REAL, World
 
 
+def _tells_nothing(endpoint: str) -> None:
+    """Tell no price."""
+
+
 class RequestSource(Protocol):
     """Requests that can be read more than once, from disk, without holding all of them."""
 
@@ -70,6 +74,9 @@ class EngineContext:
     """Another endpoint may answer what one will not: then nobody waits for hours."""
     say: Callable[[str], None] = _say_nothing
     """For what people should know at once: an endpoint is given up, and until when."""
+    hourly_usd: Callable[[str], Decimal | None] = _tells_nothing
+    """What an hour of an endpoint's workers costs at this moment, where a command of the job's tells it; it may take a
+    minute."""
     world: World = REAL
     """Where time, chance, connections and disk come from."""
 

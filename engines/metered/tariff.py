@@ -22,6 +22,12 @@ class Tariff(Protocol):
     def cost(self, start: float, end: float) -> Decimal:
         """Return US dollars from `start` to `end` on the meter's clock."""
 
+    def look(self, since: float) -> None:
+        """Look at the price anew, for the time after `since`."""
+
+    def hold(self, until: float) -> None:
+        """Keep the price as it is now for the time up to `until`: it is leased."""
+
 
 @dataclass(frozen=True, slots=True)
 class FlatTariff:
@@ -31,6 +37,12 @@ class FlatTariff:
 
     def cost(self, start: float, end: float) -> Decimal:
         return self.usd_per_hour / 3600 * Decimal(end - start)
+
+    def look(self, since: float) -> None:
+        """Do nothing: it never changes."""
+
+    def hold(self, until: float) -> None:
+        """Do nothing: it never changes."""
 
 
 class DailyTariff:
@@ -54,6 +66,12 @@ class DailyTariff:
             if seconds > 0:
                 total += window.factor * Decimal(seconds)
         return hourly * total / 3600
+
+    def look(self, since: float) -> None:
+        """Do nothing: its changes are known beforehand."""
+
+    def hold(self, until: float) -> None:
+        """Do nothing: its changes are known beforehand."""
 
     def _at(self, instant: float) -> datetime:
         return self._began + timedelta(seconds=instant - self._mark)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from statistics import median
 
 from thirdshift.engines.core.attempts import unsent
@@ -57,7 +58,6 @@ class VllmEngine:
         self.endpoint, self.engine_context, self.spec = endpoint, engine_context, endpoint.workers
         self.records = WorkerRecords(endpoint, engine_context)
         self.billing = WorkerBilling(endpoint, engine_context, self.records)
-        self.usd_per_hour = self.billing.usd_per_hour
         self._placer = DevicePlacer(
             endpoint.name, self.spec, machine(), look_again, engine_context.say, engine_context.elsewhere
         )
@@ -170,6 +170,11 @@ class VllmEngine:
         return [*self._done, *self._supervisors.values()]
 
     # --- for its supervisors ---
+
+    @property
+    def usd_per_hour(self) -> Decimal:
+        """What an hour of a worker costs from now on."""
+        return self.billing.usd_per_hour
 
     def wants(self, supervisor: WorkerSupervisor) -> bool:
         """Whether a supervisor should have a process. If not it is retired at once: a shard that comes next finds its

@@ -53,7 +53,6 @@ class WorkerPool(Protocol):
     endpoint: Endpoint
     engine_context: EngineContext
     spec: WorkerSpec
-    usd_per_hour: Decimal
     records: WorkerRecords
     billing: WorkerBilling
     bodies: Bodies
@@ -61,6 +60,8 @@ class WorkerPool(Protocol):
 
     def find_place(self, supervisor: WorkerSupervisor, worker_id: str) -> Place | None: ...
     def unplanned(self, supervisor: WorkerSupervisor) -> bool: ...
+    @property
+    def usd_per_hour(self) -> Decimal: ...
     @property
     def kept_idle(self) -> bool: ...
     def surplus(self, supervisor: WorkerSupervisor) -> bool: ...

@@ -25,6 +25,7 @@ from thirdshift.flows.dispatch.work import ShardWork, rows_file
 from thirdshift.flows.planning.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
+from thirdshift.flows.runs.spot_prices import price_now
 from thirdshift.flows.telemetry.telemetry import NoTelemetry, Telemetry
 from thirdshift.router.interfaces import Budget, Engine, EngineContext, Journal, Shard, Ticket
 from thirdshift.router.values import Endpoint, Failure, FailureKind, Mode, Purpose
@@ -51,6 +52,13 @@ def context_lent(
     rented_until: Mapping[str, Sequence[datetime]],
 ) -> EngineContext:
     """What a run lends to its engines. With several endpoints none is waited for that wants to be left alone for hours."""
+
+    def say(words: str) -> None:
+        console.say(words, style="yellow")
+
+    def hourly_usd(name: str) -> Decimal | None:
+        return price_now(context.reached[name], context.job.base, say)
+
     return EngineContext(
         journal,
         budget,
@@ -59,7 +67,8 @@ def context_lent(
         context.folder,
         rented_until,
         elsewhere=len(context.endpoints) > 1,
-        say=lambda words: console.say(words, style="yellow"),
+        say=say,
+        hourly_usd=hourly_usd,
         world=context.world,
     )
 

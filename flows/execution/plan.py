@@ -14,7 +14,7 @@ from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
-from thirdshift.flows.planning.throughput import throughput_of_run
+from thirdshift.flows.planning.throughput import priced_now, throughput_of_run
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.proof import cheapest_with_proof
@@ -61,6 +61,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     if run.dispatcher.stopped and not run.approval.denied:
         run.dispatcher.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
     learner.throughputs = throughput_of_run(run.context.throughputs, run.dispatcher.engines)
+    learner.endpoints = priced_now(run.context.endpoints, run.dispatcher.engines)
     learner.leave_out_silent()
     market = learner.market()
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)

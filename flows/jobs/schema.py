@@ -382,8 +382,9 @@ class EndpointPart(JobSection):
     price_per: Literal["worker", "node"] = "worker"
     """`node`: `usd_per_hour` is for the machine with all `workers`, and is paid whether or not all of them are up."""
     spot_price: Text | None = None
-    """A command, run in the job's folder, that prints what an hour costs now in USD; asked when a run or a plan begins, and
-    taken in place of `usd_per_hour`, which a rehearsal goes on with."""
+    """A command, run in the job's folder, that prints what an hour costs now in USD; asked when a run or a plan begins and
+    every five minutes while workers are up, and taken in place of `usd_per_hour`, which a rehearsal goes on with. Time that
+    is leased, a started hour too, keeps its price."""
     usd_per_kwh: Usd | None = None
     """For `device: cuda`: what electricity costs, by the counter of the card; charged back, not planned with."""
     vllm: dict[str, Any] = {}

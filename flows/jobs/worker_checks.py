@@ -83,6 +83,11 @@ def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
             )
     if endpoint.get("spot_price") is not None and endpoint.get("usd_per_hour") is None:
         yield (*loc, "spot_price"), "needs usd_per_hour beside it, which a rehearsal reckons with"
+    if endpoint.get("spot_price") is not None and endpoint.get("off_peak") is not None:
+        yield (
+            (*loc, "spot_price"),
+            "does not go with off_peak: its command tells what an hour costs at its time",
+        )
     if endpoint.get("usd_per_kwh") is not None and endpoint.get("device") != "cuda":
         yield (
             (*loc, "usd_per_kwh"),

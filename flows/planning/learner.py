@@ -59,6 +59,8 @@ class Learner:
     ) -> None:
         self.context, self.run_queries, self.columns, self.say = context, run_queries, columns, say
         self.realtime_counterpart, self.throughputs = realtime_counterpart, context.throughputs
+        self.endpoints = context.endpoints
+        """At the prices of this moment."""
         self.past = earlier.answers
         self.before = earlier.scores
         """Scores of earlier nights, those of endpoints that got worse taken out."""
@@ -138,7 +140,7 @@ class Learner:
         held, context = self.run_queries.replies(), self.context
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
-            self.columns, context.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
+            self.columns, self.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
             now=context.clock(), deadline=context.deadline, calls=self.run_queries.calls(),
             held=None if self.by_one_rule else answered,
         )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -49,6 +50,14 @@ class HasWorkers(Protocol):
     """An engine with workers of its own."""
 
     def worker_lifetimes(self) -> Sequence[Any]: ...
+
+
+@runtime_checkable
+class HasHourlyPrice(Protocol):
+    """An engine whose workers are paid by the hour."""
+
+    @property
+    def usd_per_hour(self) -> Decimal: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,18 @@ def throughput_of_run(
             up = sum(lifetime.stopped_at is None for lifetime in engine.worker_lifetimes())
             corrected[name] = replace(corrected[name], running=up)
     return corrected
+
+
+def priced_now(endpoints: Sequence[Endpoint], engines: Mapping[str, object]) -> tuple[Endpoint, ...]:
+    """Return the endpoints, those with a spot price at what their workers are paid from now on."""
+    return tuple(
+        replace(endpoint, price=replace(endpoint.price, usd_per_hour=engine.usd_per_hour))
+        if endpoint.workers is not None
+        and endpoint.workers.spot_price is not None
+        and isinstance(engine := engines.get(endpoint.name), HasHourlyPrice)
+        else endpoint
+        for endpoint in endpoints
+    )
 
 
 def keep_rates(warehouse: Warehouse, context: RunContext, engines: Mapping[str, object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -42,6 +43,15 @@ def with_spot_price(endpoint: Endpoint, folder: Path) -> Endpoint:
             f"with status {done.returncode}: {told or 'nothing was printed'}"
         )
     return replace(endpoint, price=replace(endpoint.price, usd_per_hour=price))
+
+
+def price_now(endpoint: Endpoint, folder: Path, say: Callable[[str], None]) -> Decimal | None:
+    """Return what an hour of an endpoint's workers costs now; None where its command does not tell, which is said."""
+    try:
+        return with_spot_price(endpoint, folder).price.usd_per_hour
+    except UserError as error:
+        say(f"{error}; its price stays as it was")
+        return None
 
 
 def _price(printed: str) -> Decimal | None:

@@ -32,7 +32,7 @@ from thirdshift.flows.jobs.messages import keys_at
 from thirdshift.flows.jobs.parsing import read
 from thirdshift.flows.jobs.unsupported import NOT_YET
 from thirdshift.flows.runs.ids import checked_run_id, derive_run_id, named_after
-from thirdshift.flows.runs.spot_prices import with_spot_price
+from thirdshift.flows.runs.spot_prices import price_now, with_spot_price
 from thirdshift.router.policy import Rule
 from thirdshift.router.pricing.pricebook import Override
 from thirdshift.router.values import Facts, Mode, Price, PriceSchedule
@@ -403,15 +403,21 @@ def test_workers_are_rented_as_the_job_says(tmp_path: Path) -> None:
     text = (
         GOOD
         + "  - {name: house, engine: vllm, model: m/m, device: cuda, usd_per_hour: 20, workers: 8, price_per: node,"
-        + " minimum_minutes: 60, billing_increment_minutes: 30, usd_per_kwh: 0.31, spot_price: ./now,"
-        + " off_peak: {factor: 0.5, hours: [0-5]}}\n"
+        + " minimum_minutes: 60, billing_increment_minutes: 30, usd_per_kwh: 0.31, %s}\n"
     )
-    house = endpoint_value(job(tmp_path, text).endpoints[1], nothing_known, KnownModel(), tmp_path)
+    spot, peak = "spot_price: ./now", "off_peak: {factor: 0.5, hours: [0-5]}"
+    with pytest.raises(JobError, match="spot_price: does not go with off_peak"):
+        job(tmp_path, text % f"{spot}, {peak}")
+    house, cheap_at_night = (
+        endpoint_value(job(tmp_path, text % key).endpoints[1], nothing_known, KnownModel(), tmp_path)
+        for key in (spot, peak)
+    )
     spec = house.workers
     assert spec is not None
     assert (spec.node_price, spec.minimum_minutes, spec.billing_increment_minutes) == (True, 60, 30)
     assert (spec.usd_per_kwh, spec.spot_price) == (Decimal("0.31"), "./now")
-    assert (house.price.usd_per_hour, house.price.off_peak[0].hours) == (20, {0, 1, 2, 3, 4, 5})
+    price = cheap_at_night.price
+    assert (price.usd_per_hour, price.off_peak[0].hours) == (20, {0, 1, 2, 3, 4, 5})
 
 
 @pytest.mark.parametrize(
@@ -424,10 +430,13 @@ def test_workers_are_rented_as_the_job_says(tmp_path: Path) -> None:
     ],
 )
 def test_a_spot_price_is_what_its_command_prints(tmp_path: Path, command: str, told: str | None) -> None:
-    house = worker_endpoint(usd_per_hour=Decimal(3), spot_price=command)
+    house, words = worker_endpoint(usd_per_hour=Decimal(3), spot_price=command), list[str]()
     if told is None:
         assert with_spot_price(house, tmp_path).price.usd_per_hour == Decimal("1.75")
+        assert price_now(house, tmp_path, words.append) == Decimal("1.75")
         return
+    assert price_now(house, tmp_path, words.append) is None, "a run that is under way goes on"
+    assert "its price stays as it was" in words[0]
     with pytest.raises(UserError, match=f"endpoint house: its spot_price command is to print .*{told}"):
         with_spot_price(house, tmp_path)
 

@@ -28,9 +28,9 @@ class Clock:
 
 
 def metered(
-    usd_per_hour: Decimal, cap: Decimal | None, **more: Any
+    usd_per_hour: Decimal, cap: Decimal | None, clock: Clock | None = None, **more: Any
 ) -> tuple[Meter, MemoryJournal, RunBudget, Clock]:
-    journal, budget, clock = MemoryJournal(), RunBudget(cap), Clock()
+    journal, budget, clock = MemoryJournal(), RunBudget(cap), clock or Clock()
 
     def overhead(amount: Decimal) -> Intent:
         return Intent(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,13 +14,16 @@ from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal
 from tests.support.meters import BEGINS, Clock, metered, work
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.workers import worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.metered.billing import WorkerBilling
 from thirdshift.engines.metered.node import WorkerMeter
 from thirdshift.engines.metered.records import WorkerRecords
 from thirdshift.engines.metered.rentals import Rentals
+from thirdshift.engines.metered.spot import ASK_EVERY_SECONDS, SpotPrice, SpotTariff
 from thirdshift.engines.metered.tariff import DailyTariff, Rental
+from thirdshift.flows.planning.throughput import priced_now
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.pricing.pricebook import hourly, off_peak_rule
 
@@ -31,12 +36,21 @@ class Desk:
 
     def __init__(self, *, cap: Decimal | None = None, price: Decimal = PRICE, **terms: Any) -> None:
         self.clock, self.journal, self.budget = Clock(), MemoryJournal(), RunBudget(cap)
-        context = EngineContext(self.journal, self.budget)
-        house = worker_endpoint(usd_per_hour=price, **terms)
+        self.spot: Decimal | None = None
+        """What the job's command tells at this moment."""
+        self.asked, self.said = 0, list[str]()
+        context = EngineContext(self.journal, self.budget, say=self.said.append, hourly_usd=self._hourly)
+        self.house = worker_endpoint(usd_per_hour=price, **terms)
+        records = WorkerRecords(self.house, context)
         self.billing = WorkerBilling(
-            house, context, WorkerRecords(house, context), rentals=Rentals(self.clock), clock=self.clock
+            self.house, context, records, rentals=Rentals(self.clock), clock=self.clock
         )
         self.answers = Decimal(0)
+
+    def _hourly(self, name: str) -> Decimal | None:
+        assert name == "house"
+        self.asked += 1
+        return self.spot
 
     def start(self, name: str = "house-0#1", rented: tuple[str, ...] = ()) -> WorkerMeter:
         meter = self.billing.meter("run", name, node="here", rented=rented, began=None)
@@ -150,6 +164,17 @@ def test_a_started_minute_is_paid_in_full() -> None:
     assert desk.ledger_usd == (PRICE * 2 / 60)
 
 
+@given(st.floats(1.0, 1e6), st.sampled_from([Decimal("2.49"), Decimal(3), Decimal(98)]))
+def test_a_cap_of_an_hours_price_is_enough_for_an_hour_whenever_it_begins(
+    begins: float, price: Decimal
+) -> None:
+    clock = Clock()
+    clock.now = begins
+    meter, *_ = metered(price, price, clock, increment_seconds=HOUR)
+    assert meter.keep_up()
+    assert meter.least_usd == price
+
+
 def test_an_hour_that_the_cap_has_no_room_for_does_not_begin() -> None:
     desk = Desk(cap=Decimal("4.00"), billing_increment_minutes=60)
     meter = desk.start()
@@ -188,6 +213,46 @@ def test_an_hour_costs_what_it_does_at_its_time_of_day() -> None:
     assert tariff.cost(1000 + HOUR, 1000 + 2 * HOUR) == 2
     assert tariff.cost(1000 + 1800, 1000 + 5400) == 3
     assert tariff.cost(1000, 1000 + 24 * HOUR) == 16 * 4 + 8 * 2
+
+
+def test_a_spot_price_is_asked_again_while_workers_are_up_and_holds_from_the_next_lease_on() -> None:
+    desk = Desk(spot_price="./now")
+    meter = desk.start()
+    desk.work(ASK_EVERY_SECONDS - 10, meter)
+    assert desk.asked == 0
+    desk.spot = 2 * PRICE
+    desk.work(60, meter)
+    began = time.monotonic()
+    while not desk.said:
+        assert time.monotonic() < began + PATIENCE_SECONDS
+        time.sleep(0.01)
+    assert desk.asked == 1
+    (words,) = desk.said
+    assert words == "endpoint house: an hour costs $4.98 from now on; it was $2.49"
+    assert priced_now([desk.house], {"house": desk.billing})[0].price.usd_per_hour == 2 * PRICE
+    dear = desk.clock.now
+    desk.work(HOUR - 600, meter)
+    meter.stop()
+    before, after = dear - BEGINS, desk.clock.now - dear
+    cost = float(PRICE) * (before + 2 * after) / HOUR
+    assert abs(cost - float(meter.cost_usd)) <= float(PRICE) * 63 / HOUR, (
+        "what was leased is at the old price"
+    )
+    assert desk.ledger_usd == meter.cost_usd
+
+
+def test_a_started_hour_keeps_the_price_that_it_began_with() -> None:
+    clock, told = Clock(), iter([2 * PRICE, PRICE / 2, PRICE / 2])
+    spot = SpotPrice(PRICE, lambda: next(told), lambda *_: None, clock=clock, begin=lambda ask: ask())
+    meter, journal, budget, _ = metered(PRICE, None, clock, increment_seconds=HOUR, tariff=SpotTariff(spot))
+    for price in (PRICE, 2 * PRICE, PRICE / 2):
+        clock.now += 0.0 if price == PRICE else HOUR - 1.0
+        assert meter.keep_up()
+        clock.now += 1.0
+        meter.idle()
+        assert meter.keep_up()
+    meter.stop()
+    assert meter.cost_usd == journal.cost == budget.spent_usd == PRICE + 2 * PRICE + PRICE / 2
 
 
 @given(st.floats(0, 90), st.sampled_from([0.0, 1.0, 60.0]), st.floats(0, 5 * HOUR), st.floats(0, 5 * HOUR))
@@ -229,3 +294,35 @@ def test_started_hours_are_paid_once_and_the_cap_holds_even_if_killed(
     assert budget.reserved_usd == 0
     lasted = Decimal(until - begins) if journal.intents else Decimal(0)
     assert abs(total - price / 3600 * lasted) <= Decimal("1e-9") * (len(stretches) + 2)
+
+
+@given(
+    st.lists(st.sampled_from([None, Decimal("0.9"), Decimal(9), Decimal(36)]), min_size=1, max_size=12),
+    st.one_of(st.none(), st.decimals(Decimal("0.01"), Decimal(80), places=2)),
+    st.lists(st.tuples(st.floats(0.5, 400), st.lists(st.floats(0.1, 50), max_size=3)), max_size=60),
+    st.sampled_from([(0.0, 0.0), (0.0, 60.0), (3600.0, 600.0), (0.0, 3600.0)]),
+)
+def test_the_cap_holds_however_a_spot_price_moves(
+    told: list[Decimal | None],
+    cap: Decimal | None,
+    stretches: list[tuple[float, list[float]]],
+    terms: tuple[float, float],
+) -> None:
+    clock, prices = Clock(), itertools.cycle(told)
+    spot = SpotPrice(Decimal(9), lambda: next(prices), lambda *_: None, clock=clock, begin=lambda ask: ask())
+    meter, journal, budget, _ = metered(
+        Decimal(9), cap, clock, minimum_seconds=terms[0], increment_seconds=terms[1], tariff=SpotTariff(spot)
+    )
+
+    def wait(seconds: float) -> None:
+        clock.now += min(seconds, max(meter.seconds_left - 1.0, 0.0))
+
+    answers = work(meter, journal, budget, cap, stretches, wait)
+    until = Rental(*terms).paid_until(BEGINS, clock.now)
+    meter.stop()
+    total = answers + journal.cost
+    assert total == meter.cost_usd == budget.spent_usd
+    assert budget.reserved_usd == 0
+    known = [Decimal(9), *(price for price in told if price is not None)]
+    lasted = Decimal(until - BEGINS) / 3600 if journal.intents else Decimal(0)
+    assert min(known) * lasted - Decimal("1e-6") <= total <= max(known) * lasted + Decimal("1e-6")
