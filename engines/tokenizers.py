@@ -11,15 +11,16 @@ from __future__ import annotations
 import binascii
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import count as counting
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thirdshift.engines.pricemap import litellm_folder
@@ -97,11 +98,28 @@ _O200K_WORD = re.compile(
 """o200k_base's pattern of words as far as it concerns ASCII."""
 
 
+HEAD = 4
+"""Letters in base64 of a token's first three bytes, or of all that it has."""
+
+
+def _written(token: bytes) -> bytes:
+    return binascii.b2a_base64(token, newline=False)
+
+
+def _heads(letters: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """[n, HEAD] letters as a number each."""
+    return np.ascontiguousarray(letters).view(np.uint32).ravel()
+
+
 class ShortTextCounter:
     """Counts ASCII texts as tiktoken does with o200k_base, without building tiktoken's tables."""
 
     def __init__(self, path: Path) -> None:
-        self._ranks = dict(zip(path.read_bytes().split()[::2], counting(), strict=False))
+        self._lines = path.read_bytes()
+        letters = np.frombuffer(self._lines, np.uint8)
+        self._starts = np.flatnonzero(np.concatenate([[True], letters[:-1] == ord("\n")]))
+        self._heads = _heads(np.lib.stride_tricks.sliding_window_view(letters, HEAD)[self._starts])
+        self._ranks: dict[bytes, int] = {}
         self._known: dict[str, int] = {}
 
     def count(self, texts: Sequence[str]) -> NDArray[np.int32] | None:
@@ -109,14 +127,24 @@ class ShortTextCounter:
         if not all(map(str.isascii, texts)):
             return None
         known, words = self._known, [_O200K_WORD.findall(text) for text in texts]
-        for word in {word for found in words for word in found} - known.keys():
-            if len(word) > LONG_WORD:
-                return None
+        new = {word for found in words for word in found} - known.keys()
+        if any(len(word) > LONG_WORD for word in new):
+            return None
+        self._read([word.encode() for word in new])
+        for word in new:
             known[word] = self._merged(word.encode())
         return np.array([sum(map(known.__getitem__, found)) for found in words], dtype=np.int32)
 
+    def _read(self, words: Iterable[bytes]) -> None:
+        """Read the ranks of all tokens that begin as a part of the words does: of few words a fraction of the file."""
+        parts = {word[at : at + size] for word in words for at in range(len(word)) for size in (1, 2, 3)}
+        heads = _heads(np.frombuffer(b"".join(map(_written, parts)), np.uint8).reshape(-1, HEAD))
+        ranks = np.flatnonzero(pc.is_in(pa.array(self._heads), value_set=pa.array(heads)))
+        for rank, start in zip(ranks.tolist(), self._starts[ranks].tolist(), strict=True):
+            self._ranks[self._lines[start : self._lines.index(b" ", start)]] = rank
+
     def _rank(self, token: bytes) -> int | None:
-        return self._ranks.get(binascii.b2a_base64(token, newline=False))
+        return self._ranks.get(_written(token))
 
     def _merged(self, word: bytes) -> int:
         """Count a word's tokens: the neighbours of lowest rank become one, as long as there are any."""
