@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+
+PART = re.compile(r" MIG (?:(?P<computing>\d)c\.)?(?P<slices>\d)g\.(?P<gigabytes>\d+)gb", re.IGNORECASE)
+"""A part of a divided GPU: slices of its arithmetic, of which an instance may have some, and its memory."""
+SLICES = 7
+"""Of the arithmetic of an A100 and all that came after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +16,7 @@ class Card:
     """One card, or one die where a card has two that are numbered apart."""
 
     pattern: str
-    """Found in the name that the vendor's tool prints, case ignored."""
+    """Found in the name that the vendor's tool prints, case ignored, with no letter after it: an L40 is no L4."""
     bf16_tflops: float
     fp8_tflops: float
     """Where the card has no such units: as for 16 bits."""
@@ -69,6 +75,32 @@ CARDS = (
 
 
 def card_named(name: str) -> Card | None:
-    """Return the first card whose pattern the name holds; None: nothing is published here of such a card."""
-    lowered = name.lower()
-    return next((card for card in CARDS if card.pattern.lower() in lowered), None)
+    """Return the first card whose pattern the name holds, or a part of it; None: nothing of such a card stands here."""
+    card = next((card for card in CARDS if _names(card, name)), None)
+    part = PART.search(name)
+    return card if card is None or part is None else _part(card, part)
+
+
+def with_memory(card: Card, memory_mib: int | None) -> Card:
+    """Return a card with no more memory than its tool tells: some are sold with less, under one name."""
+    told = card.gigabytes if memory_mib is None else memory_mib * (1 << 20) / 1e9
+    return replace(card, gigabytes=min(card.gigabytes, told))
+
+
+def _names(card: Card, name: str) -> bool:
+    more = r"\d?" if card.pattern == "910B" else ""  # 910B1 to 910B4: binnings of one chip
+    return re.search(re.escape(card.pattern) + more + r"(?![0-9A-Za-z])", name, re.IGNORECASE) is not None
+
+
+def _part(card: Card, part: re.Match[str]) -> Card:
+    slices, gigabytes = int(part["computing"] or part["slices"]), float(part["gigabytes"])
+    arithmetic, memory = min(1.0, slices / SLICES), min(1.0, gigabytes / card.gigabytes)
+    return replace(
+        card,
+        bf16_tflops=card.bf16_tflops * arithmetic,
+        fp8_tflops=card.fp8_tflops * arithmetic,
+        fp4_tflops=card.fp4_tflops * arithmetic,
+        terabytes_per_second=card.terabytes_per_second * memory,
+        gigabytes=min(gigabytes, card.gigabytes),
+        source=f"{slices} of {SLICES} parts; {card.source}",
+    )

@@ -121,6 +121,14 @@ def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
 
 def _unseen(device: str, tool: str) -> str:
     """Say why no device is there: by what its tool complains of, or the variable that hides all."""
+    program = tool.split(maxsplit=1)[0]
+    if shutil.which(program) is None:
+        inside = (
+            "; a container is given it by NVIDIA_DRIVER_CAPABILITIES=compute,utility"
+            if device == "cuda"
+            else ""
+        )
+        return f"{tool} shows no {NAMES[device]} here: there is no {program}{inside}"
     said = complaint(*tool.split())
     if said is not None:
         return f"{tool} shows no {NAMES[device]} here; it says: {said}"

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from thirdshift.router.values import JSON, WorkerSpec
 
 PROGRAM = Path(__file__).with_name("worker.py")
 READ_BYTES = 1 << 20
+END_SECONDS = 3.0
+"""What a dead worker has said is waited for so long."""
 CPU_CACHE_GIB = 1
 """vLLM asks for a size on CPUs; a job may say another by `kv_cache_memory_bytes`, and the environment overrides both."""
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -147,6 +150,7 @@ class Process:
     def __init__(self, where: LocalPlace, model: str, options: Mapping[str, JSON], log: EngineLog) -> None:
         self._log, self._where = log, where
         self._received: SimpleQueue[list[dict[str, Any]] | None] = SimpleQueue()
+        self._ended: str | None = None
         (asked, to), (answers, out), (errors, err) = os.pipe(), os.pipe(), os.pipe()
         self._popen = subprocess.Popen(
             (where.python, str(PROGRAM)),
@@ -212,6 +216,8 @@ class Process:
 
     def end(self, seconds: float = 0.0) -> str:
         """Ask it to stop, wait so long, then kill it and all that it started. Returns how it ended."""
+        if self._ended is not None:  # its number may be another's by now
+            return self._ended
         if seconds:
             with suppress(ProcessEnded, subprocess.TimeoutExpired):
                 self.send(({"op": "stop"},))
@@ -221,13 +227,14 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         status = self._popen.wait()
         self._shared.unlink()
+        give_up = time.monotonic() + END_SECONDS
         for reader in self._readers:
-            reader.join(5.0)
+            reader.join(max(0.0, give_up - time.monotonic()))
         with suppress(OSError):
             self._to.close()
-        self._errors.close()
         self._where.release()
-        return ending(status)
+        self._ended = ending(status)
+        return self._ended
 
     def _read_answers(self) -> None:
         rest = b""
@@ -239,8 +246,11 @@ class Process:
         self._received.put(None)
 
     def _read_log(self) -> None:
-        for line in self._errors:
-            self._log.add(line.decode(errors="replace"))
+        with (
+            self._errors
+        ):  # closed here: who closes it beside a read waits for whatever has the log open still
+            for line in self._errors:
+                self._log.add(line.decode(errors="replace"))
 
 
 def messages_in(lines: Iterable[bytes], log: EngineLog) -> Iterator[dict[str, Any]]:
@@ -268,5 +278,6 @@ def without_secrets(environ: Mapping[str, str], model: str) -> dict[str, str]:
 def ending(status: int) -> str:
     """Say how a process ended: `was killed (SIGKILL)`, `ended with status 1`."""
     if status < 0:
-        return f"was killed ({signal.Signals(-status).name})"
+        known = -status in set(signal.Signals)
+        return f"was killed ({signal.Signals(-status).name if known else f'signal {-status}'})"
     return f"ended with status {status}"

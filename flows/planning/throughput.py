@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import pyarrow as pa
 
 from thirdshift.engines.devices import hardware, machine, width
-from thirdshift.engines.devices.cards import card_named
+from thirdshift.engines.devices.cards import card_named, with_memory
 from thirdshift.engines.devices.model_shape import config_of, shape_of
 from thirdshift.engines.devices.roofline import pace
 from thirdshift.engines.devices.setting import driver, setting, usual_seqs
@@ -257,6 +257,7 @@ def _before(endpoint: Endpoint, device: str) -> KnownThroughput:
     if spec is None or card is None or shape is None:
         return _guess(device)
     most = usual_seqs(spec, devices[0].memory_mib)
+    card = with_memory(card, devices[0].memory_mib)
     told = pace(shape, card, width(spec.options), TYPICAL_READ, TYPICAL_WRITTEN, most)
     if told is None:
         return _guess(device)

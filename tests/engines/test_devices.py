@@ -146,6 +146,14 @@ def test_where_no_device_is_seen_the_tools_own_words_say_why(tool: Callable[[str
     assert "it says: NVIDIA-SMI has failed because it couldn't communicate with the driver." in problem
 
 
+def test_a_tool_that_is_not_there_is_told(tool: Callable[[str, str], None]) -> None:
+    tool("other", "true")
+    problems = check(worker_endpoint(device="cuda"))
+    assert any("there is no nvidia-smi; a container is given it by" in problem for problem in problems), (
+        problems
+    )
+
+
 def test_a_variable_that_hides_all_devices_is_named(
     tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from thirdshift.engines.devices.cards import CARDS, card_named
+from thirdshift.engines.devices.cards import CARDS, card_named, with_memory
 from thirdshift.engines.devices.model_shape import config_of, shape_of
 from thirdshift.engines.devices.roofline import ModelShape, pace
 
@@ -63,14 +63,32 @@ def test_cards_are_found_by_the_names_that_tools_print() -> None:
     for name, pattern in {
         **named,
         "NVIDIA L40S": "L40S",
+        "NVIDIA A100-SXM4-40GB": "A100-SXM4-40GB",
+        "NVIDIA A100 80GB PCIe": "A100",
+        "NVIDIA GB200": "GB200",
+        "Ascend 910": "Ascend 910",
         "Ascend 910B3": "910B",
         "Ascend 950PR": "950PR",
     }.items():
         card = card_named(name)
         assert card is not None
         assert card.pattern == pattern
-    assert card_named("Voodoo 2") is None
+    for other in ("Voodoo 2", "NVIDIA L40", "NVIDIA A10G", "NVIDIA A1000"):
+        assert card_named(other) is None
     assert all(card.source for card in CARDS)
+
+
+def test_a_part_of_a_card_has_its_share_of_it() -> None:
+    whole, part = card_named("NVIDIA A100-SXM4-80GB"), card_named("NVIDIA A100-SXM4-80GB MIG 3g.40gb")
+    assert whole is not None
+    assert part is not None
+    assert part.bf16_tflops == pytest.approx(whole.bf16_tflops * 3 / 7)
+    assert (part.gigabytes, part.terabytes_per_second) == (40, whole.terabytes_per_second / 2)
+    single = card_named("NVIDIA A100-SXM4-80GB MIG 1c.3g.40gb")
+    assert single is not None
+    assert single.bf16_tflops == pytest.approx(whole.bf16_tflops / 7)
+    assert with_memory(whole, 40 * 1024).gigabytes == pytest.approx(42.9, abs=0.1)
+    assert with_memory(whole, None) == with_memory(whole, 81920) == whole
 
 
 def test_more_memory_runs_more_requests_and_what_does_not_fit_has_no_speed() -> None:

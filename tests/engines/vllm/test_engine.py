@@ -22,7 +22,7 @@ from tests.support.paths import TESTS
 from tests.support.workers import USD_PER_HOUR, ask, pool
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import check
-from thirdshift.engines.vllm.process import without_secrets
+from thirdshift.engines.vllm.process import ending, without_secrets
 from thirdshift.engines.vllm.shared_memory import PLACE, SharedMemory
 from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
 
@@ -63,6 +63,25 @@ def test_a_banner_that_an_images_python_begins_with_is_no_message(tmp_path: Path
     made.close()
     (log,) = (tmp_path / "workers").iterdir()
     assert "== CUDA ==" in log.read_text()
+
+
+def test_a_process_that_left_the_workers_group_with_its_log_open_keeps_nobody(tmp_path: Path) -> None:
+    made = pool(tmp_path, MemoryJournal(), RunBudget(Decimal(10)))
+    python, apart = tmp_path / "stand-in-python", tmp_path / "apart"
+    begin = f"setsid sh -c 'echo $$ > {apart}; exec sleep 300' &\n"
+    python.write_text(python.read_text().replace("#!/bin/sh\n", f"#!/bin/sh\n{begin}"))
+    assert all(isinstance(reply, Answer) for reply in ask(made, 3))
+    closing = threading.Thread(target=made.close, daemon=True)
+    closing.start()
+    closing.join(30.0)
+    os.kill(int(apart.read_text()), signal.SIGKILL)
+    assert not closing.is_alive()
+
+
+def test_a_worker_that_a_real_time_signal_ended_is_told_by_its_number() -> None:
+    assert ending(-9) == "was killed (SIGKILL)"
+    assert ending(-40) == "was killed (signal 40)"
+    assert ending(3) == "ended with status 3"
 
 
 def test_after_out_of_memory_the_next_worker_runs_half_as_many_at_once(tmp_path: Path) -> None:
