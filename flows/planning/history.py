@@ -47,7 +47,7 @@ NEARLY_ALL = 0.8
 """An endpoint that answered such a share of a task's requests first was not sent just those that it does well."""
 SCORED = f"""
 -- a pilot's and an audit's requests are drawn at random; others were sent where they were thought to do well, unless
--- nearly all of their task went there
+-- nearly all of their task went there; what was sent on from those is chosen by a score that is among these
 with whole as (select run_id, task, count(*) as requests from requests where row = leader group by all),
 first as (
     select o.run_id, q.task, o.endpoint
@@ -62,7 +62,8 @@ where r.job = $job and o.run_id <> $run_id
   and not (o.purpose = 'audit'
            and (o.run_id, o.request_id) in (select (run_id, request_id) from ledger where purpose = 'vote'))
   and (o.purpose in ('pilot', 'audit')
-       or o.purpose = 'main' and (o.run_id, q.task, o.endpoint) in (select (run_id, task, endpoint) from first))
+       or o.purpose = 'main' and (o.run_id, q.task, o.endpoint) in (select (run_id, task, endpoint) from first)
+       or o.purpose = 'repair' and (o.run_id, q.task) in (select (run_id, task) from first))
   and ($scorer = '' or o.scorer = $scorer or o.basis = 'human')
   and q.row = q.leader
   and coalesce(json_extract_string(r.config, '/emulated'), 'false') = $emulated
@@ -203,8 +204,8 @@ def past_scores(
     realtime_counterpart: NDArray[np.int32],
     emulated: bool = False,
 ) -> observations.PastScores:
-    """Return what the pilots and audits of earlier runs scored, and what nearly all of a task's requests did: by the
-    same scorer, or by any where this run has none."""
+    """Return what the pilots and audits of earlier runs scored, what nearly all of a task's requests did, and what those
+    did that were sent on from there: by the same scorer, or by any where this run has none."""
     values = _asked(job, run_id, scorer, emulated=emulated)
     rows, task, endpoint = _query(path, SCORED, endpoints, tasks, **values)
     if not len(task):

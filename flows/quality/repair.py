@@ -204,14 +204,21 @@ class Bench:
             replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.held, fixed=~scorable
         )  # fmt: skip
 
-    def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget) -> Mended | None:
-        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by."""
+    def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget, *, last: bool) -> Mended | None:
+        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by.
+
+        `last`: no round follows.
+        """
         found, weight = self.mended(wanted, terms), self.learner.columns.weight
         for _ in range(3):
-            if found is None or not found.reached or not found.new.any():
+            if found is None or not found.new.any():
                 return found
-            if in_parts(self.learner, self.market, self.seen, found, terms.seconds):
-                return self.part_of(found)
+            if not last and in_parts(self.learner, self.market, self.seen, found, terms.seconds):
+                return self.part_of(
+                    found
+                )  # also where the floor is thought out of reach: a round may tell better
+            if not found.reached:
+                return found
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
                 residual = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
@@ -233,7 +240,8 @@ class Bench:
         held = np.where(self.assignment.answered[rows], self.quality[rows], 0.0).max(axis=1)
         gain = np.maximum(self.quality[rows, endpoint] - held, 1e-9)
         price = self.market.by_endpoint()[rows, endpoint] / gain
-        answers = np.bincount(self.seen.endpoint, minlength=self.quality.shape[1])
+        known = np.concatenate([self.seen.endpoint, self.learner.before.endpoint])
+        answers = np.bincount(known, minlength=self.quality.shape[1])
         later = np.setdiff1d(np.arange(len(rows)), first_of(price, endpoint, answers))
         new, served = found.new.copy(), found.endpoint.copy()
         new[rows[later]] = False
@@ -303,7 +311,7 @@ class Repair:
         if wanted is None:
             return None
         bench = bench or Bench.of(self.learner, self.assignment)
-        found = bench.sure(wanted, terms, aim)
+        found = bench.sure(wanted, terms, aim, last=self.rounds == self._most_rounds)
         if found is None:
             return None
         due = due_of(found, self.assignment, bench.market, context.clock().timestamp())

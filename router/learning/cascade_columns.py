@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,11 @@ WORLD_ROWS = 1_000
 ENTRIES = 1 << 20
 """So many of requests times worlds times orders of endpoints are reckoned at a time, about 30 MB."""
 HIGH = 0.95
+TILT, TILTS = 1e-6, 64
+"""Prices are told apart by such a share at most, at so many levels: of requests alike, as many are sent on as are needed,
+where otherwise it were all or none."""
+FEW_KINDS = 256
+"""Of more kinds of requests none is so large that it matters whether all of it is sent on."""
 HELD_FIRST = 1e-6
 """By this share an answer that is held is preferred to asking at once who would mend it."""
 
@@ -58,7 +64,7 @@ class CascadeColumns:
     """What the bill is in the worst of twenty worlds, as a share of what is expected."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Given:
     predictor: Predictor
     population: Population
@@ -68,6 +74,12 @@ class _Given:
     aim: QualityTarget
     per_task: bool
     rng: np.random.Generator
+
+    @cached_property
+    def tilt(self) -> Floats:
+        """[n] factors by which prices are told apart that are the same."""
+        level = np.random.default_rng(0).permutation(len(self.population)) % TILTS
+        return 1.0 + TILT * level / TILTS
 
     @property
     def weight(self) -> Floats:
@@ -85,7 +97,7 @@ class _Given:
 
     def parts(self, rows: NDArray[np.int64]) -> list[Cascades]:
         some = self.population.part(rows, np.ones(len(rows)))
-        cost = self.cost_usd[rows]
+        cost = self.cost_usd[rows] * self.tilt[rows, None]
         return list(cascades(self.predictor, some, self.score(rows), cost, np.isfinite(cost), self.rng))
 
     def roads(self, rows: NDArray[np.int64]) -> list[Road]:
@@ -171,7 +183,15 @@ def _distinct(given: _Given, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     if len(given.population) <= SAMPLE or given.population.text.shape[1]:
         return everyone, everyone
     told = np.column_stack([given.population.task[rows], given.cost_usd[rows], given.score(rows)])
-    mixed = np.zeros(len(rows), np.uint64)
+    distinct, kind = _alike(told)
+    if len(distinct) > FEW_KINDS:
+        return distinct, kind
+    return _alike(np.column_stack([told, given.tilt[rows]]))
+
+
+def _alike(told: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first of each kind of rows that are the same, ascending, and for each row its kind."""
+    mixed = np.zeros(len(told), np.uint64)
     for column in np.ascontiguousarray(told.T).view(np.uint64):
         mixed = (mixed ^ column) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
@@ -179,7 +199,7 @@ def _distinct(given: _Given, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64]
     order = np.argsort(first)
     distinct, kind = first[order], np.argsort(order)[kind]
     if not np.array_equal(told[distinct][kind], told, equal_nan=True):  # two that differ were mixed alike
-        return everyone, everyone
+        return np.arange(len(told)), np.arange(len(told))
     return distinct, kind
 
 

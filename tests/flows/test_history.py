@@ -74,6 +74,39 @@ def test_scores_of_a_task_teach_where_nearly_all_of_it_went_to_one_endpoint(tmp_
     assert past.task.tolist() == [1] * (rows // 2)
 
 
+def test_scores_of_what_was_sent_on_teach_where_its_choice_is_known(tmp_path: Path) -> None:
+    """All of "whole" was scored at one endpoint, so that who was mended is told by those scores; of "split" it is not."""
+    path, now, rows = tmp_path / "warehouse.duckdb", datetime(2026, 11, 29, tzinfo=UTC), 100
+    ids, tasks = [f"r{n}" for n in range(rows)], ["whole", "split"] * (rows // 2)
+    asked = pa.table({"run_id": ["before"] * rows, "request_id": ids, "task": tasks,
+                      "row": range(rows), "leader": range(rows)})  # fmt: skip
+    first = [(n, "m", "main", float(n % 3 > 0)) for n in range(rows) if tasks[n] == "whole" or n % 4 == 1]
+    again = [(n, "better", "repair", 1.0) for n, _, _, score in first if score == 0.0]
+    row, endpoint, purpose, score = zip(*(first + again), strict=True)
+    scored = pa.table({"run_id": ["before"] * len(row), "request_id": [ids[n] for n in row], "endpoint": endpoint,
+                       "model": [f"openai/{name}" for name in endpoint], "score": score, "purpose": purpose,
+                       "scorer": ["exact"] * len(row), "observed_at": [now] * len(row)})  # fmt: skip
+    with Warehouse.open(path) as warehouse:
+        runs.start(warehouse, {"run_id": "before", "job": "j", "status": "done", "started_at": now})
+        warehouse.execute("insert into requests by name select * from asked", {"asked": asked})
+        warehouse.execute("insert into observations by name select * from scored", {"scored": scored})
+    endpoints = [REALTIME, replace(REALTIME, name="better", model="openai/better")]
+    past = past_scores(
+        path,
+        "j",
+        "tonight",
+        endpoints,
+        ["split", "whole"],
+        scorer=None,
+        realtime_counterpart=np.array([-1, -1]),
+    )
+    assert set(past.task.tolist()) == {1}
+    mended = past.endpoint == 1
+    assert mended.sum() == sum(1 for n, *_ in again if tasks[n] == "whole")
+    assert past.request is not None
+    assert set(past.request[mended]) <= set(past.request[~mended])
+
+
 def test_batches_that_came_back_sooner_than_stated_are_enqueued_as_soon(tmp_path: Path) -> None:
     path, begun = tmp_path / "warehouse.duckdb", datetime(2026, 11, 28, tzinfo=UTC)
     batches = [begun + timedelta(hours=n) for n in range(6) for _ in range(3)]

@@ -173,6 +173,7 @@ def test_requests_that_are_alike_are_reckoned_once_and_cost_the_same_as_one_by_o
     weighed: list[int] = []
     real = cascade_columns._columns
     monkeypatch.setattr(cascade_columns, "SAMPLE", rows - 1)
+    monkeypatch.setattr(cascade_columns, "FEW_KINDS", kinds - 1)
     monkeypatch.setattr(
         cascade_columns,
         "_columns",
@@ -187,6 +188,32 @@ def test_requests_that_are_alike_are_reckoned_once_and_cost_the_same_as_one_by_o
         :, None
     ]  # who has just this price may as well be left as sent on
     net = [found.cost_usd - price * found.quality for found in (together, one_by_one)]
-    np.testing.assert_allclose(*net, rtol=1e-5)
+    np.testing.assert_allclose(
+        *net, rtol=1e-5, atol=1e-6
+    )  # prices of requests alike are told apart by so much
     marginal = (together.follower != one_by_one.follower).any(axis=1)
     assert len(set(kind[marginal])) <= 1
+
+
+@pytest.mark.parametrize("sample", [20_000, 500])
+def test_of_requests_that_are_alike_as_many_are_sent_on_as_the_floor_needs(
+    monkeypatch: pytest.MonkeyPatch, sample: int
+) -> None:
+    """Neither none, so that others would be asked at once at ten times the price, nor all."""
+    monkeypatch.setattr(cascade_columns, "SAMPLE", sample)
+    rows = 2_000
+    population = Population(np.zeros(rows, np.int32), np.zeros((rows, 0), np.float32), 1)
+    predictor = fit(no_observations(), population, np.array([0.6, 0.95]))
+    cost = np.tile([0.01, 0.1], (rows, 1))
+    found = cascade_columns.cascade_columns(
+        predictor,
+        population,
+        no_observations(),
+        cost,
+        QualityTarget(0.75),
+        np.random.default_rng(0),
+        told=False,
+    )
+    reached = found.quality[:, 0].mean()
+    assert reached == pytest.approx(0.75, abs=0.01)
+    assert 0 < (found.follower[:, 0] == 1).mean() < 1
