@@ -181,7 +181,9 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
     assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 3,)]
 
 
-def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_left(tmp_path: Path) -> None:
+def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_serves_less(
+    tmp_path: Path,
+) -> None:
     known = write_sums(tmp_path / "requests.parquet", 500)
     quality = {"floor": 0.85, "scorer": "numeric", "pilot": 120}
     warehouse = tmp_path / "warehouse.duckdb"
@@ -206,4 +208,7 @@ def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_le
     assert [each["endpoint"] for each in answer(nights["wednesday"])["drift"]] == ["cheap"]
     share = "select run_id, avg((endpoint = 'cheap')::int) from results group by 1 order by 1"
     shares = dict(ask(warehouse, share))
-    assert shares["tuesday"] > 0.5 > shares["wednesday"]
+    assert shares["tuesday"] > 0.8
+    assert shares["wednesday"] < 0.7, (
+        "it is right in two of five, costs a fiftieth, and what fails is sent on"
+    )
