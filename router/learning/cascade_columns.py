@@ -39,7 +39,7 @@ TILT, TILTS = 1e-6, 64
 """Prices are told apart by such a share at most, at so many levels: of requests alike, as many are sent on as are needed,
 where otherwise it were all or none."""
 FEW_KINDS = 256
-"""Of more kinds of requests none is so large that it matters whether all of it is sent on."""
+"""Where there are more kinds of requests, none is so large that it matters whether all of it is sent on."""
 HELD_FIRST = 1e-6
 """By this share an answer that is held is preferred to asking at once who would mend it."""
 
