@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 PART = re.compile(r" MIG (?:(?P<computing>\d)c\.)?(?P<slices>\d)g\.(?P<gigabytes>\d+)gb", re.IGNORECASE)
 """A part of a divided GPU: slices of its arithmetic, of which an instance may have some, and its memory."""
 SLICES = 7
-"""The share of the arithmetic of an A100 and of all that came after it."""
+"""The arithmetic of an A100, and of all that came after it, is divided into so many."""
 
 
 @dataclass(frozen=True, slots=True)
