@@ -12,7 +12,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,10 +115,18 @@ def lock_folder(environ: Mapping[str, str]) -> Path:
 
 
 def _opened(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, EVERYBODY)
-    with suppress(OSError):  # somebody else's: it is open to all already
-        os.fchmod(descriptor, EVERYBODY)
+    """Open a lock's file, made where it is missing. In folders such as /tmp Linux lets nobody open another's file with
+    O_CREAT (`fs.protected_regular`)."""
+    how = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, how)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(path, how | os.O_CREAT | os.O_EXCL, EVERYBODY)
+    except FileExistsError:  # somebody made it in between
+        return os.open(path, how)
+    os.fchmod(descriptor, EVERYBODY)
     return descriptor
 
 

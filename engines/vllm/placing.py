@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from thirdshift.engines.devices import (
@@ -15,7 +16,7 @@ from thirdshift.engines.devices import (
     hardware_named,
     width,
 )
-from thirdshift.engines.devices.allocation import ALLOCATOR, DeviceAllocator
+from thirdshift.engines.devices.allocation import ALLOCATOR, VARIABLE, Allocation, DeviceAllocator
 from thirdshift.engines.vllm.deaths import NoPlace
 from thirdshift.engines.vllm.engine_log import EngineFault, FaultKind
 from thirdshift.engines.vllm.process import LocalPlace, cpu_environment
@@ -55,6 +56,16 @@ class DevicePlacer:
         """
         if self.spec.device == "cpu":
             return self._on_cores(number)
+        try:
+            return self._on_devices(wanted)
+        except OSError as error:
+            raise NoPlace(
+                f"endpoint {self.name}: the lock of a device cannot be opened ({error}); let {VARIABLE} name a folder that "
+                "all who share the devices can write"
+            ) from error
+
+    def _on_devices(self, wanted: Callable[[], bool]) -> LocalPlace | None:
+        """Return a place with devices of its own, waiting for them. Raises NoPlace."""
         waiting_since = seen = time.monotonic()
         said = False
         with self.allocator.wanting(self.spec.device):
@@ -107,10 +118,12 @@ class DevicePlacer:
     def _on_cores(self, number: int) -> LocalPlace:
         """Return the cores of a worker, or another's where a worker of another model has these; where none are free, they
         are shared."""
+        allocation: Allocation | None = None
         for other in range(self.spec.workers if self.spec.workers > 1 else 0):
             place = on_cores(self.spec, number + other, self.known)
             cores = [Device("cpu", core, "core") for core in place.cores]
-            allocation = self.allocator.take(cores, len(cores))
+            with suppress(OSError):  # without locks cores are shared
+                allocation = self.allocator.take(cores, len(cores))
             if allocation is not None:
                 return replace(place, allocation=allocation)
         return on_cores(self.spec, number, self.known)

@@ -116,6 +116,22 @@ def test_a_worker_is_started_where_the_floor_cannot_be_had_without_it(tmp_path: 
     assert cost == pytest.approx(Decimal(HOUR_USD), abs=Decimal("1e-6"))
 
 
+def test_a_model_loads_while_the_api_answers_its_part(tmp_path: Path, provider: Emulator) -> None:
+    """No vendor may have more than 60 % of the requests: the first of the API's answers are there before the worker is."""
+    cheap = {"cheap": {"price": {"input": 0.1, "output": 0.4}}}
+    job = write_job(tmp_path, provider, cheap, policy={"max_vendor_share": 0.6})
+    loading = house(tmp_path, vllm={"adds": True, "max_num_seqs": 32, "loads": 4.0}, minimum_minutes=0)
+    done = night_here(with_house(job, loading), "one")
+    assert done.code == 0, done.said
+    ((before, by_worker),) = ask(
+        tmp_path / "warehouse.duckdb",
+        "select count(*) filter (l.endpoint = 'cheap' and l.settled_at < w.ready_at), "
+        "count(*) filter (l.endpoint = 'house') from ledger l, workers w where l.purpose = 'main'",
+    )
+    assert before > 0
+    assert by_worker > ROWS / 4
+
+
 def test_a_cap_that_the_plan_keeps_is_enough_for_what_a_worker_reserves(
     tmp_path: Path, provider: Emulator
 ) -> None:

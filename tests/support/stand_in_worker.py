@@ -1,7 +1,8 @@
 """Speaks the worker's side of the pipe in place of vLLM, to show what a real engine shows seldom.
 
 It takes the options that a job passes through: `faults_above` (out of memory with more requests than that at once),
-`never_ready` (prints and waits), `seconds` (per lot of answers), `adds` (answers the sum of the numbers asked about),
+`never_ready` (prints and waits), `loads` (seconds before it is ready), `seconds` (per lot of answers), `adds` (answers the
+sum of the numbers asked about),
 `starts` (a file that each start appends its options to), `log` and `fails` (the log of a real engine that is printed by the
 first so many starts, which then end), `dies` (a log printed instead of the first answers of the first process),
 `environment` (a file for the names of its variables).
@@ -77,6 +78,7 @@ def main() -> None:
     if options.get("never_ready"):
         os.write(2, b"loading shard 3 of 9\n")
         time.sleep(60)
+    time.sleep(options.get("loads", 0.0))
     most = options.get("max_num_seqs", 8)
     say(op="ready", vllm="stand-in", max_model_len=512, max_num_seqs=most)
     waiting = []

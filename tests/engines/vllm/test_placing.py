@@ -59,6 +59,43 @@ def test_the_lock_lasts_as_long_as_the_worker_that_inherited_it(tmp_path: Path) 
     assert ours.take(CARDS[:1], 1) is not None
 
 
+AS_LINUX = """
+import os, sys
+from pathlib import Path
+from thirdshift.engines.devices import Device
+from thirdshift.engines.devices.allocation import DeviceAllocator
+
+def guard(event, given):
+    if event == "open" and given[2] & os.O_CREAT and os.path.exists(given[0]):
+        raise PermissionError(13, "another's file", given[0])
+
+sys.addaudithook(guard)
+print(DeviceAllocator(Path(sys.argv[1])).take([Device("cuda", 0, "H200", uuid="GPU-0")], 1) is not None)
+"""
+
+
+def test_locks_that_another_user_has_made_are_opened_in_a_folder_like_tmp(tmp_path: Path) -> None:
+    """Where `fs.protected_regular` is set, O_CREAT on another's file is refused there; a hook refuses it on every file."""
+    taken = DeviceAllocator(tmp_path).take(CARDS[:1], 1)
+    assert taken is not None
+    taken.release()
+    (lock,) = tmp_path.glob("*GPU-0*")
+    assert lock.stat().st_mode & 0o777 == 0o666
+    done = subprocess.run(
+        (sys.executable, "-c", AS_LINUX, str(tmp_path)), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "True"
+
+
+def test_a_lock_that_cannot_be_opened_is_told_with_its_remedy(tmp_path: Path) -> None:
+    (tmp_path / "locks").touch()
+    with pytest.raises(NoPlace, match=f"let {VARIABLE} name a folder"):
+        placer(tmp_path / "locks", CARDS).find(0, wanted)
+    shared = placer(tmp_path / "locks", CARDS, device="cpu", workers=2).find(0, wanted)
+    assert shared is not None
+    assert shared.cores == (0,)
+
+
 def test_who_waits_is_seen(tmp_path: Path) -> None:
     ours, theirs = DeviceAllocator(tmp_path), DeviceAllocator(tmp_path)
     assert not ours.wanted("cuda")
