@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MOST_LANES, MOST_SPANS = 14, 50
 FAR_APART = 40.0
 """Costs that differ by more than this factor stand on a logarithmic scale."""
+NEAR = 1e-3
+"""Floors that differ by less are the same to the eye."""
 
 
 # --- cost against quality -----------------------------------------------------------------------------------------------
@@ -30,8 +32,9 @@ def frontier(facts: RunFacts) -> Plot | None:
     plan = facts.plan
     if plan is None or len(plan.points) < 2 or plan.floor is None:
         return None
-    line = [(floor, cost + plan.spent_usd) for floor, cost in plan.points]
-    chosen = (plan.floor, plan.total_usd)
+    line, floor = [(reached, cost + plan.spent_usd) for reached, cost in plan.points], plan.floor
+    beyond = line[-1][0] + NEAR < floor
+    chosen = (plan.quality or line[-1][0] if beyond else floor, plan.total_usd)
     mean = mean_score(facts) if facts.over else None
     singles = [
         (float(row["score"]), float(row["alone_usd"]), row["endpoint"])
@@ -45,7 +48,7 @@ def frontier(facts: RunFacts) -> Plot | None:
         axes = figure.subplots()
         tall(figure, 360, left=52, right=14, top=24, bottom=46)
         axes.plot(*zip(*line, strict=True), color=inks.quiet, linewidth=2)
-        axes.axvline(chosen[0], color=inks.chosen, linewidth=1, linestyle=(0, (4, 4)))
+        axes.axvline(floor, color=inks.chosen, linewidth=1, linestyle=(0, (4, 4)))
         labels = [Label(*chosen, literal(f"the plan, {money(chosen[1])}"), inks.chosen, bold=True)]
         axes.plot(*chosen, "o", markersize=9, color=inks.chosen)
         if mean is not None and facts.spent_usd:
@@ -63,14 +66,18 @@ def frontier(facts: RunFacts) -> Plot | None:
         axes.set_xlim(right=min(axes.get_xlim()[1], 1.02))
         axes.set_xlabel("mean score" + ("; of the line: the floor asked for" if is_wide(figure) else ""))
         low, high = axes.get_ylim()
-        axes.annotate(f"floor {chosen[0]:.3g}", (chosen[0], high), (0, 3), textcoords="offset points", ha="center",
+        axes.annotate(f"floor {floor:.3g}", (floor, high), (0, 3), textcoords="offset points", ha="center",
                       va="bottom", color=inks.chosen, annotation_clip=False)  # fmt: skip
-        dashes = [(chosen[0], cost) for cost in _steps(low, high, far=far)]
+        dashes = [(floor, cost) for cost in _steps(low, high, far=far)]
         place(axes, labels, TEXT if is_wide(figure) else TEXT - 1, [*_between(line), *dashes])
 
+    made = (
+        f"was made for a floor of {plan.floor:.3f} and expected to cost {money(chosen[1])}, pilot included. "
+    )
     description = (
-        f"The plan was made for a floor of {chosen[0]:.3f} and expected to cost {money(chosen[1])}, pilot included. "
-        f"The cheapest floor on the frontier, {line[0][0]:.3f}, would have cost {money(line[0][1])}; "
+        f"The plan {made}"
+        + (f"No plan was expected to reach that; this one was to reach {chosen[0]:.3f}. " if beyond else "")
+        + f"The cheapest floor on the frontier, {line[0][0]:.3f}, would have cost {money(line[0][1])}; "
         f"the highest, {line[-1][0]:.3f}, {money(line[-1][1])}."
     )
     if mean is not None:

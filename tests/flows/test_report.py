@@ -202,6 +202,17 @@ def test_the_plan_stands_on_its_frontier(warehouse: Path) -> None:
     assert plan.total_usd == pytest.approx(float(planned), abs=1e-6)
 
 
+def test_a_floor_that_no_plan_was_to_reach_is_told_beside_the_frontier(night: RunFacts) -> None:
+    assert night.plan is not None
+    highest, _ = night.plan.points[-1]
+    beyond = replace(night, plan=replace(night.plan, floor=highest + 0.05, quality=highest))
+    within = replace(night, plan=replace(night.plan, floor=highest))
+    said = f"No plan was expected to reach that; this one was to reach {highest:.3f}."
+    assert said in plots(beyond)["frontier"].description
+    assert said not in plots(within)["frontier"].description
+    assert plots(beyond)["frontier"].png()[:4] == b"\x89PNG"
+
+
 def test_what_people_wrote_stays_text(copied: Path, tmp_path: Path) -> None:
     change(
         copied,
