@@ -8,10 +8,10 @@ signals; so it runs in this one, and a run outlives it. Frames (`frames.py`) com
     ← {"op": "looked", "nodes": [{"id", …, "found" or "why"}]}
     → {"op": "ask", "seat", "name", "devices", …}                 a seat is wanted
     ← {"op": "placed", "seat", "node_id", "found"}                it has a place from now on
-    → {"op": "start", "seat", "python", "hello", "environment"}
+    → {"op": "start", "seat", "python", "hello", "environment", "cards"}
     ← {"op": "started", "seat", "pid"}
     → {"op": "lines", "seat"} + lines                             for the worker
-    ← {"op": "said", "seat", "log", "status"} + lines             by the worker; with a status it has ended
+    ← {"op": "said", "seat", "log", "status", "joules"} + lines   by the worker; with a status it has ended
     ← {"op": "leaving", "seat"}                                   its node is about to go
     ← {"op": "lost", "seat", "why"}
     → {"op": "release", "seat"}
@@ -35,6 +35,7 @@ from ray.exceptions import TaskUnschedulableError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
+from thirdshift.engines.devices import energy
 from thirdshift.engines.ray import seat
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
 
@@ -109,8 +110,9 @@ class SeatCalls:
         return actor.remote(PROGRAM.read_text(encoding="utf-8"), SILENCE_SECONDS)
 
     def _start(self, order: Header) -> None:
+        given = order["python"], order["hello"], order["environment"], order["cards"]
         try:
-            pid = ray.get(self._actor.start.remote(order["python"], order["hello"], order["environment"]))
+            pid = ray.get(self._actor.start.remote(*given))
             self._back.write({"op": "started", "seat": self._number, "pid": pid})
         except Exception as error:  # noqa: BLE001 - whatever keeps it from starting
             with suppress(OSError, ValueError):
@@ -134,9 +136,10 @@ class SeatCalls:
             status = None
             while status is None:
                 poll = self._actor.poll.options(concurrency_group="poll")
-                data, log, status = ray.get(poll.remote(POLL_SECONDS))
+                data, log, status, drawn = ray.get(poll.remote(POLL_SECONDS))
                 if data or log or status is not None:
-                    say({"op": "said", "seat": self._number, "log": log, "status": status}, data)
+                    header = {"op": "said", "seat": self._number, "log": log, "status": status}
+                    say({**header, "joules": drawn}, data)
         except Exception as error:  # noqa: BLE001 - whatever ends a seat, it is lost
             with suppress(OSError, ValueError):
                 say({"op": "lost", "seat": self._number, "why": in_short(error)})
@@ -245,7 +248,8 @@ def main() -> int:
     back = FrameWriter(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever Ray prints goes to the log
     pickle: Any = cloudpickle  # untyped
-    pickle.register_pickle_by_value(seat)
+    for travels in (seat, energy):
+        pickle.register_pickle_by_value(travels)
     try:
         ray.init(address=sys.argv[1], namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
     except BaseException as error:  # noqa: BLE001 - told, whatever it is

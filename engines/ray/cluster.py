@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -78,6 +78,8 @@ class ClusterSeat:
     """Why the seat is gone."""
     released: bool = False
     """Given back."""
+    joules: float | None = None
+    """What its cards have drawn since the worker was started, as far as the seat has told; None: they do not tell."""
     status: int | None = None
     """The exit status of a worker that has ended."""
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -94,9 +96,12 @@ class ClusterSeat:
             raise WorkerLost(self.lost)
         return self.found is not None
 
-    def begin(self, python: str, hello: Mapping[str, JSON], environment: Mapping[str, str]) -> None:
-        """Start the worker. One that cannot be started is told by `receive`."""
-        order = {"op": "start", "seat": self.number, "python": python, "hello": dict(hello)}
+    def begin(
+        self, python: str, hello: Mapping[str, JSON], environment: Mapping[str, str], cards: Sequence[str]
+    ) -> None:
+        """Start the worker. One that cannot be started is told by `receive`. `cards`: those whose energy is told of."""
+        order = {"op": "start", "seat": self.number, "python": python, "hello": dict(hello), "cards": cards}
+        self.joules = 0.0 if cards else None
         with suppress(WorkerLost):
             self.cluster.say({**order, "environment": {**QUIET, **environment}})
         with self.changed:
@@ -169,6 +174,7 @@ class ClusterSeat:
             elif op == "leaving":
                 self.received.put([{"op": "leaving"}])
             elif op == "said":
+                self.joules = header["joules"]
                 for line in header["log"]:
                     self.log.add(line)
                 if payload:

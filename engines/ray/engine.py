@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.devices import width
+from thirdshift.engines.devices import VARIABLES, width
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import failure
 from thirdshift.engines.ray.cluster import Cluster, ClusterSeat, ClusterUnreachable, SeatOrder
-from thirdshift.engines.ray.survey import cpus_for, hardware_found, missing
+from thirdshift.engines.ray.survey import cpus_for, devices_found, hardware_found, missing
 from thirdshift.engines.vllm.deaths import NoPlace, WorkerLost
 from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.engine_log import EngineLog
@@ -81,11 +81,14 @@ class SeatPlace:
             "device": self.spec.device,
             "reasoners": REASONERS,
         }
-        self.seat.begin(str(found["python"]), hello, environment)
+        counted = self.spec.usd_per_kwh is not None and found["visible"].get(VARIABLES["cuda"])
+        cards = [card.uuid for card in devices_found(self.spec, found)] if counted else []
+        self.seat.begin(str(found["python"]), hello, environment, cards)
         return self.seat
 
     def joules(self) -> float | None:
-        """Return nothing: the counters are on another machine."""
+        """Return what its devices have drawn since the worker was started, as its seat told last."""
+        return self.seat.joules
 
     def release(self) -> None:
         self.seat.release()

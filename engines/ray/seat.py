@@ -1,9 +1,9 @@
 """A seat: what a Ray actor does that holds one vLLM worker. Standard library only: nodes need nothing of ours.
 
-The class and the worker's program travel to the node with the actor. The worker is a child of the actor's process, tied
-to it (`worker.tie_to`): whatever ends the actor, kill -9 included, ends the worker. Ray ends the actor with the process
-that asked for it; should Ray itself be cut off from that process, the seat ends when nobody has polled it for a while, and
-at once where the Ray of its node is gone.
+The class, what it calls of `engines/devices/energy.py` and the worker's program travel to the node with the actor. The
+worker is a child of the actor's process, tied to it (`worker.tie_to`): whatever ends the actor, kill -9 included, ends the
+worker. Ray ends the actor with the process that asked for it; should Ray itself be cut off from that process, the seat ends
+when nobody has polled it for a while, and at once where the Ray of its node is gone.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
+
+from thirdshift.engines.devices.energy import joules
 
 LINGER_SECONDS = 0.02
 """Answers that come so soon after each other travel in one block."""
@@ -71,9 +74,17 @@ def _printed(program: str, *arguments: str) -> str:
 class Seat:
     """Starts one worker, passes lines to it and keeps what it says until it is polled."""
 
-    def __init__(self, program: str, silence_seconds: float) -> None:
-        """`program`: the worker's text. `silence_seconds`: after so long without a poll the seat ends."""
-        self._program = program
+    def __init__(
+        self,
+        program: str,
+        silence_seconds: float,
+        counters: Callable[[Sequence[str]], float | None] = joules,
+    ) -> None:
+        """`program`: the worker's text. `silence_seconds`: after so long without a poll the seat ends. `counters` tell what
+        cards have drawn in all."""
+        self._program, self._counters = program, counters
+        self._cards: Sequence[str] = ()
+        self._drawn_before: float | None = None
         self._popen: subprocess.Popen[bytes] | None = None
         self._said: SimpleQueue[tuple[str, Any]] = SimpleQueue()
         """What has come of the worker: ("data", bytes), ("log", a line), ("ended", status)."""
@@ -85,8 +96,11 @@ class Seat:
         self._polled = time.monotonic()
         return look(python, model, probe)
 
-    def start(self, python: str, hello: dict[str, Any], environment: dict[str, str]) -> int:
-        """Start the worker and return its process id."""
+    def start(
+        self, python: str, hello: dict[str, Any], environment: dict[str, str], cards: Sequence[str] = ()
+    ) -> int:
+        """Start the worker and return its process id. `cards`: UUIDs of those whose energy is to be told of."""
+        self._cards, self._drawn_before = cards, self._counters(cards) if cards else None
         begun: SimpleQueue[int | BaseException] = SimpleQueue()
         keeper = threading.Thread(target=self._keep, args=(python, hello, environment, begun), daemon=True)
         keeper.start()  # the worker dies with the thread that started it
@@ -104,8 +118,9 @@ class Seat:
             pipe.write(block)
             pipe.flush()
 
-    def poll(self, seconds: float) -> tuple[bytes, list[str], int | None]:
-        """Return what the worker has said: whole lines, lines of its log, its exit status once it has ended."""
+    def poll(self, seconds: float) -> tuple[bytes, list[str], int | None, float | None]:
+        """Return what the worker has said: whole lines, lines of its log, its exit status once it has ended; and the joules
+        that its cards have drawn since it was started, None where they do not tell."""
         self._polled = time.monotonic()
         data: list[Any] = []
         log: list[Any] = []
@@ -118,7 +133,11 @@ class Seat:
                 kind, what = self._said.get(timeout=max(0.0, until - time.monotonic()))
             status = what
         self._polled = time.monotonic()
-        return b"".join(data), log[-LOG_LINES:], status
+        return b"".join(data), log[-LOG_LINES:], status, self._drawn()
+
+    def _drawn(self) -> float | None:
+        now = None if self._drawn_before is None else self._counters(self._cards)
+        return None if now is None or self._drawn_before is None else now - self._drawn_before
 
     def end(self) -> None:
         """Kill the worker and all that it started."""

@@ -10,7 +10,15 @@ from functools import lru_cache
 from typing import Any
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.engines.devices import VARIABLES, hardware_named, parse_ascend, parse_nvidia, visible, width
+from thirdshift.engines.devices import (
+    VARIABLES,
+    Device,
+    hardware_named,
+    parse_ascend,
+    parse_nvidia,
+    visible,
+    width,
+)
 from thirdshift.engines.ray.cluster import BridgeEnded, Cluster
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
@@ -61,12 +69,16 @@ class ClusterSurvey:
 
 def hardware_found(spec: WorkerSpec, found: Mapping[str, Any]) -> str:
     """Name what a worker runs on at a node, as it would be named on that machine."""
+    return hardware_named(spec, [device.name for device in devices_found(spec, found)])
+
+
+def devices_found(spec: WorkerSpec, found: Mapping[str, Any]) -> tuple[Device, ...]:
+    """Return the devices that Ray gave a worker at a node; where that does not tell, all of its kind there."""
     if spec.device == "npu":
         devices = parse_ascend(found.get("ascend", ""))
     else:
         devices = parse_nvidia(found.get("nvidia", ""), lambda: str(found.get("nvidia_parts", "")))
-    named = visible(spec.device, devices, found["visible"].get(VARIABLES[spec.device])) or devices
-    return hardware_named(spec, [device.name for device in named])
+    return visible(spec.device, devices, found["visible"].get(VARIABLES[spec.device])) or devices
 
 
 def survey(cluster: ClusterSpec, model: str) -> ClusterSurvey:

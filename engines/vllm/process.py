@@ -116,7 +116,8 @@ class LocalPlace:
         return Process(self, model, options, log)
 
     def joules(self) -> float | None:
-        return None if self.allocation is None else joules(self.allocation.devices)
+        cards = () if self.allocation is None else self.allocation.devices
+        return joules([card.uuid for card in cards if card.kind == "cuda"])
 
     def release(self) -> None:
         if self.allocation is not None:

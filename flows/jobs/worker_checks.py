@@ -93,8 +93,6 @@ def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
             (*loc, "usd_per_kwh"),
             "is for device: cuda, whose cards count their energy; no other device does",
         )
-    if endpoint.get("usd_per_kwh") is not None and endpoint.get("on") is not None:
-        yield (*loc, "usd_per_kwh"), "is for workers of this machine, whose counters can be read here"
     if endpoint.get("price_per") == "node" and endpoint.get("on") is not None:
         yield (
             (*loc, "price_per"),

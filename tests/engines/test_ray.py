@@ -201,6 +201,26 @@ def test_a_bridge_that_is_killed_before_the_plan_stops_no_run(ray: RayCluster) -
     assert len(found.nodes) == 3
 
 
+METERED = """
+import sys
+from thirdshift.engines.ray.seat import Seat
+worker = "import sys, time; sys.stdin.readline(); print(chr(123) + chr(125), flush=True); time.sleep(60)"
+counters = iter([1000.0, 1360.0, None])
+for cards in (["GPU-0"], []):
+    seat = Seat(worker, 60.0, lambda cards: next(counters))
+    seat.start(sys.executable, {}, {}, cards)
+    print(seat.poll(30.0)[3])
+    if cards:
+        print(seat.poll(0.1)[3])
+    seat.end()
+"""
+
+
+def test_a_seat_tells_what_its_cards_have_drawn_since_its_start() -> None:
+    done = subprocess.run((sys.executable, "-c", METERED), capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["360.0", "None", "None"]
+
+
 def test_a_seat_that_nobody_polls_ends(tmp_path: Path) -> None:
     program = "import time; from thirdshift.engines.ray.seat import Seat; Seat('', 0.5); time.sleep(60)"
     begun = time.monotonic()

@@ -15,7 +15,10 @@ from tests.support.nights import thirdshift, write_sums
 from tests.support.paths import ROOT
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.ray import survey
+from thirdshift.engines.ray.cluster import ClusterSeat
+from thirdshift.engines.ray.engine import SeatPlace
 from thirdshift.engines.ray.survey import ClusterNode, ClusterSurvey, hardware_found, problems
+from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.flows.errors import JobError
 from thirdshift.flows.jobs.building import books, endpoint_values
 from thirdshift.flows.jobs.job import load_job
@@ -151,6 +154,41 @@ def test_a_seats_hardware_is_that_of_the_devices_that_ray_gave_it() -> None:
         hardware_found(npu, {"ascend": A910S, "visible": {"ASCEND_RT_VISIBLE_DEVICES": "0"}})
         == "1 x Ascend 910C"
     )
+
+
+class Connection:
+    """Stands for a connection: what is said goes in a list, a worker has started when it is asked to."""
+
+    def __init__(self) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.seat = ClusterSeat(self, 1)  # type: ignore[arg-type]
+
+    def say(self, header: dict[str, Any], payload: bytes = b"") -> None:
+        assert not payload
+        self.said.append(header)
+        self.seat.take({"op": "started", "pid": 7}, b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "cards"), [("4", ["GPU-44"]), ("GPU-22,GPU-33", ["GPU-22", "GPU-33"]), (None, [])]
+)
+def test_electricity_is_counted_by_the_cards_that_ray_gave_a_seat(
+    tmp_path: Path, given: str | None, cards: list[str]
+) -> None:
+    paid = spec(tmp_path, device="cuda", usd_per_kwh=0.3, cluster={"address": "head:6379"})
+    link = Connection()
+    link.seat.found = {"python": "python3", "nvidia": H100S, "visible": {"CUDA_VISIBLE_DEVICES": given}}
+    for workers, counted in ((paid, cards), (replace(paid, usd_per_kwh=None), [])):
+        place = SeatPlace(link.seat, workers, "1 x NVIDIA H100")
+        place.start("m/m", {}, EngineLog())
+        assert link.said[-1]["cards"] == counted
+        assert place.joules() == (0.0 if counted else None)
+    for told in (7.2e6, None):
+        link.seat.take(
+            {"op": "said", "log": [], "status": None, "joules": told}, b'{"op": "pace"}\n== hello ==\n'
+        )
+        assert place.joules() == told
+    assert link.seat.received.get() == [{"op": "pace"}], "what is no message is left out"
 
 
 def test_a_plan_knows_what_each_kind_of_device_does(tmp_path: Path) -> None:

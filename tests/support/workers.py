@@ -63,10 +63,10 @@ def pool(
     )
 
 
-def ask(made: VllmEngine, count: int) -> list[Answer | Failure]:
+def ask(made: VllmEngine, count: int, key: str = "key") -> list[Answer | Failure]:
     """Ask so many requests of a pool; each has one reply."""
     replies = list(
-        made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), "key"))
+        made.collect(made.submit(shard("house", [request(n, f"add {n} 1") for n in range(count)]), key))
     )
     assert sorted(reply.row for reply in replies) == list(range(count))
     return replies

@@ -227,12 +227,14 @@ def one_pool(folder: Path, name: str, say: Callable[[str], None], **options: Any
 def test_two_models_never_share_a_gpu_and_an_idle_one_makes_room(
     tmp_path: Path, cards: Callable[..., None]
 ) -> None:
+    """After a pilot the model that is loaded goes on with its part while the other waits: each is loaded once."""
     cards(143000)
     words: list[str] = []
     first, second = one_pool(tmp_path, "a", words.append), one_pool(tmp_path, "b", words.append)
-    replies: list[Answer | Failure] = []
+    replies = ask(first, 3, "pilot")
     asking = [
-        threading.Thread(target=lambda one=one: replies.extend(ask(one, 10))) for one in (first, second)
+        threading.Thread(target=lambda one=one, count=count: replies.extend(ask(one, count)))
+        for one, count in ((second, 10), (first, 7))
     ]
     for thread in asking:
         thread.start()
