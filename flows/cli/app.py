@@ -348,6 +348,8 @@ def main() -> None:
     os.environ.setdefault(
         "PYDANTIC_DISABLE_PLUGINS", "__all__"
     )  # looking for some reads every installed package
+    # Parquet's writers heed this alone, and only where it is set before Arrow is loaded (warehouse/memory.py says why)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         _named_first(sys.argv[1:2])()
     except UserError as error:

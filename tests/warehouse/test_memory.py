@@ -70,3 +70,24 @@ def test_arrow_takes_the_systems_memory_unless_the_environment_names_an_allocato
         [sys.executable, "-c", script], env=environ | chosen, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == expected
+
+
+def test_what_the_program_writes_takes_the_systems_memory_too() -> None:
+    """Parquet's writers ask the environment alone, and that before Arrow is loaded."""
+    script = """
+import contextlib, sys, tempfile
+from thirdshift.flows.cli.app import main
+sys.argv = ["thirdshift", "--version"]
+with contextlib.suppress(SystemExit):
+    main()
+import pyarrow as pa, pyarrow.parquet as pq
+with tempfile.TemporaryFile() as file:
+    pq.write_table(pa.table({"prompt": ["a letter %d" % n for n in range(100_000)]}), file)
+own = [name for name in pa.supported_memory_backends() if name != "system"]
+print([name for name in own if getattr(pa, f"{name}_memory_pool")().max_memory()])
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
