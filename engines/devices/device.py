@@ -43,12 +43,13 @@ def ask(program: str, *arguments: str) -> str:
 
 
 def complaint(program: str, *arguments: str) -> str | None:
-    """Return what keeps a tool from telling, in its own words where it has any; None: it runs well, or is not there."""
+    """Return what keeps a tool from telling, in its own words where it has any; None: it does, or it is not there."""
     done = _run(program, *arguments)
     if isinstance(done, str):
         return done or None
     lines = [line.strip() for line in (*done.stderr.splitlines(), *done.stdout.splitlines()) if line.strip()]
-    return (lines[0] if lines else f"it ended with status {done.returncode}") if done.returncode else None
+    well = done.returncode == 0 and any("|" in line for line in lines)
+    return None if well else (lines[0] if lines else f"nothing (status {done.returncode})")
 
 
 def _run(program: str, *arguments: str) -> subprocess.CompletedProcess[str] | str:

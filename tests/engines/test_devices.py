@@ -138,6 +138,18 @@ def test_a_tool_that_fails_for_one_gpu_is_believed_of_the_others(tool: Callable[
     assert [device.uuid for device in machine().gpus] == ["GPU-0"]
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [("dcmi model initialized failed, because the device is used. ret is -8020", 0), ("", 3)],
+)
+def test_a_tool_that_prints_no_table_is_quoted(
+    tool: Callable[[str, str], None], words: str, status: int
+) -> None:
+    tool("npu-smi", f"printf '%s' '{words}'; exit {status}")
+    (problem,) = [one for one in check(worker_endpoint(device="npu")) if "shows no" in one]
+    assert f"npu-smi info shows no Ascend NPU here; it says: {words or 'nothing (status 3)'}" in problem
+
+
 def test_where_no_device_is_seen_the_tools_own_words_say_why(tool: Callable[[str, str], None]) -> None:
     tool(
         "nvidia-smi", 'echo "NVIDIA-SMI has failed because it couldn\'t communicate with the driver."; exit 9'
@@ -157,7 +169,8 @@ def test_a_tool_that_is_not_there_is_told(tool: Callable[[str, str], None]) -> N
 def test_a_variable_that_hides_all_devices_is_named(
     tool: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool("nvidia-smi", "echo '0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570'")
+    line = "0, GPU-0, NVIDIA H200, 143771, 143000, Disabled, 570"
+    tool("nvidia-smi", f"""test -n "$1" && echo '{line}' || echo '|   0  NVIDIA H200   On |'""")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-7")
     problems = check(worker_endpoint(device="cuda"))
     assert any("no NVIDIA GPU here that CUDA_VISIBLE_DEVICES=GPU-7 leaves" in one for one in problems), (
