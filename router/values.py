@@ -186,6 +186,8 @@ class ClusterSpec:
     """`workers: max`: as many as the cluster has room for when the plan is made."""
     hardware: tuple[tuple[str, int], ...] = ()
     """What a worker would run on, and how many of these the cluster has room for; empty until it was looked at."""
+    per_node: int = 1
+    """Workers that a node has room for, as most of its nodes do; 1 until it was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,13 @@ class WorkerSpec:
     """Charged back, not planned with: hardware already paid."""
     cluster: ClusterSpec | None = None
     """None: on this machine."""
+
+    @property
+    def together(self) -> int:
+        """Workers that have one price together: those of a machine that is rented as a whole."""
+        if not self.node_price:
+            return 1
+        return self.workers if self.cluster is None else max(1, min(self.cluster.per_node, self.workers))
 
 
 @dataclass(frozen=True, slots=True)

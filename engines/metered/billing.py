@@ -54,10 +54,8 @@ class WorkerBilling:
         make = partial(self._made, run_id, worker_id, rented, began)
         if self._spec is None or not self._spec.node_price or not self._stated_usd:
             return make()
-        whole = self._nodes.setdefault(
-            node, NodeMeter(partial(self._made, run_id, worker_id, (node,), began))
-        )
-        return whole.share()
+        whole = self._nodes.setdefault(node, NodeMeter())
+        return whole.share(partial(self._made, run_id, worker_id, (node,), began))
 
     def _made(self, run_id: str, worker_id: str, rented: tuple[str, ...], began: float | None) -> Meter:
         spec = self._spec

@@ -39,19 +39,18 @@ class NodeMeter:
     """One meter for several workers, each with a share of it. It runs from the first worker's start to the last one's end,
     whether or not all of them are up. Safe from any thread."""
 
-    def __init__(self, make: Callable[[], Meter], clock: Callable[[], float] = time.monotonic) -> None:
-        """`make`: the meter of a rental that begins."""
-        self._make, self._clock = make, clock
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.lock = threading.RLock()
         self.meter: Meter | None = None
         self._workers = 0
         self._charged = float("-inf")
 
-    def share(self) -> NodeShare:
-        """Return the meter of one more worker."""
+    def share(self, make: Callable[[], Meter]) -> NodeShare:
+        """Return the meter of one more worker. `make`: that of a rental that begins with it."""
         with self.lock:
             if self.meter is None:
-                self.meter = self._make()
+                self.meter = make()
             self._workers += 1
             return NodeShare(self, self.meter)
 

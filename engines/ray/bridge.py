@@ -52,11 +52,42 @@ GROUPS = {"lines": 1, "poll": 1}
 """Each in the order of its calls, and none waits for the other."""
 
 
+class Machines:
+    """Placement groups that have several seats on one node, as long as one of these is there."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._groups: dict[int, tuple[Any, set[int]]] = {}
+        """By the machine's number: its group, and its seats."""
+
+    def join(self, machine: int, seat: int, bundle: dict[str, float], seats: int) -> Any:
+        """Return the group of a machine, made for its first seat."""
+        with self._lock:
+            if machine not in self._groups:
+                group = placement_group([bundle] * seats, strategy="STRICT_PACK")
+                self._groups[machine] = group, set()
+            self._groups[machine][1].add(seat)
+            return self._groups[machine][0]
+
+    def leave(self, machine: int | None, seat: int) -> None:
+        """Give a seat's place back; the machine's with the last."""
+        with self._lock:
+            if machine is None or machine not in self._groups:
+                return
+            group, seats = self._groups[machine]
+            seats.discard(seat)
+            if not seats:
+                del self._groups[machine]
+                with suppress(Exception):
+                    remove_placement_group(group)
+
+
 class SeatCalls:
     """One actor and the thread that polls it."""
 
-    def __init__(self, order: Header, back: FrameWriter) -> None:
+    def __init__(self, order: Header, back: FrameWriter, machines: Machines) -> None:
         self._order, self._back, self._number = order, back, order["seat"]
+        self._machines = machines
         self._group: Any = None
         self._actor: Any = None
         self.node_id = ""
@@ -85,6 +116,7 @@ class SeatCalls:
         if self._group is not None:
             with suppress(Exception):
                 remove_placement_group(self._group)
+        self._machines.leave(self._order["machine"], self._number)
 
     def _created(self) -> Any:
         order = self._order
@@ -100,10 +132,12 @@ class SeatCalls:
         }
         if order["runtime_env"]:
             options["runtime_env"] = order["runtime_env"]
-        if order["devices"] > 1:
-            self._group = placement_group(
-                [{"CPU": order["cpus"], **devices, **others}], strategy="STRICT_PACK"
-            )
+        bundle = {"CPU": order["cpus"], **devices, **others}
+        if order["machine"] is not None:
+            machine = self._machines.join(order["machine"], self._number, bundle, order["seats"])
+            options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(machine, order["place"])
+        elif order["devices"] > 1:
+            self._group = placement_group([bundle], strategy="STRICT_PACK")
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self._group)
         remote: Any = ray.remote  # whose types know no groups
         actor = remote(concurrency_groups=GROUPS)(seat.Seat).options(**options)
@@ -161,6 +195,7 @@ class Bridge:
     def __init__(self, back: FrameWriter) -> None:
         self._back = back
         self._seats: dict[int, SeatCalls] = {}
+        self._machines = Machines()
         threading.Thread(target=self._watch_notices, daemon=True).start()
 
     def do(self, header: Header, payload: bytes) -> None:
@@ -171,7 +206,7 @@ class Bridge:
         number = header["seat"]
         try:
             if header["op"] == "ask":
-                self._seats[number] = SeatCalls(header, self._back)
+                self._seats[number] = SeatCalls(header, self._back, self._machines)
                 self._seats[number].begin()
             elif header["op"] == "start":
                 self._seats[number].start(header)

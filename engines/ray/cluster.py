@@ -60,6 +60,12 @@ class SeatOrder:
     """How many of them one worker takes."""
     cpus: float
     model: str
+    machine: int | None = None
+    """Seats of one number get one node together; None: any will do."""
+    seats: int = 1
+    """So many of it."""
+    place: int = 0
+    """Which of them this is."""
 
 
 @dataclass(eq=False)
@@ -265,6 +271,9 @@ class Cluster:
                 "device": order.device,
                 "devices": order.devices,
                 "cpus": order.cpus,
+                "machine": order.machine,
+                "seats": order.seats,
+                "place": order.place,
                 "runtime_env": dict(self.spec.runtime_env),
                 "look_for": self.spec.python,
                 "model": order.model,

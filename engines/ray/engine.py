@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from thirdshift.engines.core.submission import Said
@@ -130,7 +130,7 @@ class RayEngine(VllmEngine):
                 return None
             seat = None
             try:
-                seat = cluster.ask(self._order(f"{supervisor.run_id}/{worker_id}", cluster))
+                seat = cluster.ask(self._order(supervisor, worker_id, cluster))
                 if self._wait(seat, supervisor):
                     return self._place(seat)
             except WorkerLost as lost:  # never had a place; asked for again
@@ -246,11 +246,18 @@ class RayEngine(VllmEngine):
         first = place * count % max(1, len(cores))
         return tuple(cores[first : first + count])
 
-    def _order(self, name: str, cluster: Cluster) -> SeatOrder:
+    def _order(self, supervisor: WorkerSupervisor, worker_id: str, cluster: Cluster) -> SeatOrder:
         cpu = self.spec.device == "cpu"
         self._cpus = cpus_for(self.spec, cluster.nodes) if cpu else 0.0
         devices = 0 if cpu else width(self.spec.options)
-        return SeatOrder(name, self.spec.device, devices, self._cpus, self.endpoint.model)
+        order = SeatOrder(
+            f"{supervisor.run_id}/{worker_id}", self.spec.device, devices, self._cpus, self.endpoint.model
+        )
+        if not self.spec.node_price:
+            return order
+        machine, place = divmod(supervisor.number, self.spec.together)
+        seats = min(self.spec.together, self.spec.workers - machine * self.spec.together)
+        return replace(order, machine=machine, seats=seats, place=place)
 
     def _size(self) -> str:
         if self.spec.device == "cpu":

@@ -66,6 +66,12 @@ class ClusterSurvey:
             kinds[node.hardware(spec, cpus)] += node.seats(spec, cpus)
         return tuple((name, count) for name, count in sorted(kinds.items()) if count)
 
+    def per_node(self, spec: WorkerSpec) -> int:
+        """How many workers most of the nodes have room for that have room for some."""
+        cpus = cpus_for(spec, [{"resources": node.resources} for node in self.nodes])
+        seats = Counter(count for node in self.nodes if (count := node.seats(spec, cpus)))
+        return max(seats, key=lambda count: (seats[count], count), default=1)
+
 
 def hardware_found(spec: WorkerSpec, found: Mapping[str, Any]) -> str:
     """Name what a worker runs on at a node, as it would be named on that machine."""

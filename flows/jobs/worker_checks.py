@@ -93,11 +93,6 @@ def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
             (*loc, "usd_per_kwh"),
             "is for device: cuda, whose cards count their energy; no other device does",
         )
-    if endpoint.get("price_per") == "node" and endpoint.get("on") is not None:
-        yield (
-            (*loc, "price_per"),
-            "node is for workers of this machine; on a cluster state what a worker costs",
-        )
     if endpoint.get("mode") not in {None, "realtime"}:
         yield (*loc, "mode"), "does not go with engine: vllm, whose workers have one price"
 

@@ -20,7 +20,8 @@ def surveyed(endpoint: Endpoint) -> Endpoint:
     spec = endpoint.workers
     if spec is None or spec.cluster is None:
         return endpoint
-    hardware = _survey(endpoint).hardware(spec)
+    found = _survey(endpoint)
+    hardware = found.hardware(spec)
     room = sum(count for _, count in hardware)
     if spec.cluster.whole and not room:
         raise UserError(
@@ -28,9 +29,8 @@ def surveyed(endpoint: Endpoint) -> Endpoint:
             "say a number where machines are added on demand"
         )
     workers = room if spec.cluster.whole else spec.workers
-    return replace(
-        endpoint, workers=replace(spec, workers=workers, cluster=replace(spec.cluster, hardware=hardware))
-    )
+    known = replace(spec.cluster, hardware=hardware, per_node=found.per_node(spec))
+    return replace(endpoint, workers=replace(spec, workers=workers, cluster=known))
 
 
 def cluster_problems(endpoint: Endpoint) -> list[str]:

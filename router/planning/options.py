@@ -140,12 +140,13 @@ def _workers(endpoint: Endpoint, throughput: Throughput, factor: Decimal, *, hur
     spec = endpoint.workers
     if spec is None and endpoint.price.usd_per_hour is None:
         return None
-    together = spec.workers if spec is not None and spec.node_price else 1
-    most = 1 if spec is None or spec.node_price else spec.workers
-    up = throughput.running > 0 and (not hurried or throughput.running >= most)
+    together = 1 if spec is None else spec.together
+    most = 1 if spec is None else spec.workers // together
+    running = math.ceil(throughput.running / together)
+    up = running > 0 and (not hurried or running >= most)
     devices = throughput.devices
     return Workers(
-        max_workers=min(most, throughput.running) if up else most,
+        max_workers=min(most, running) if up else most,
         usd_per_hour=float((endpoint.price.usd_per_hour or 0) * factor),
         prefill_tokens_per_second=together * throughput.prefill_tokens_per_second,
         decode_tokens_per_second=together * throughput.decode_tokens_per_second,
@@ -166,4 +167,4 @@ def workers_to_run(endpoint: Endpoint, planned: Mapping[str, int]) -> int:
     """Return how many workers of an endpoint run at once. `planned`: by option, as a plan counts them."""
     mine = of_endpoint(endpoint, planned)
     spec = endpoint.workers
-    return max(mine, default=0) * (spec.workers if spec is not None and spec.node_price else 1)
+    return max(mine, default=0) * (1 if spec is None else spec.together)

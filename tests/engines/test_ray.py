@@ -258,6 +258,29 @@ def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayC
     assert night.answers == 600
 
 
+def test_a_node_that_is_rented_as_a_whole_holds_its_seats_and_is_paid_once(tmp_path: Path) -> None:
+    """Two nodes with room for two: Ray would put a seat on each."""
+    with ray_cluster({"CPU": 0}, {"CPU": 1, "NPU": 2}, {"CPU": 1, "NPU": 2}) as cluster:
+        rented = house(tmp_path, cluster, device="npu", seconds=0.2)
+        spec = rented.workers
+        assert spec is not None
+        assert spec.cluster is not None
+        spec = replace(spec, node_price=True, cluster=replace(spec.cluster, per_node=2))
+        night = Night(replace(rented, workers=spec))
+        thread = night.in_background(200)
+        pids = night.at_work(workers=2)
+        raylets = {psutil.Process(pid).parent().parent().pid for pid in pids}  # type: ignore[union-attr]
+        ended(thread)
+    assert night.answers == 200
+    assert len(raylets) == 1
+    lives = night.engine.worker_lifetimes()
+    first, last = (
+        min(life.started_at for life in lives),
+        max(life.stopped_at for life in lives if life.stopped_at),
+    )
+    assert abs(float(night.journal.cost / USD_PER_HOUR * 3600) - (last - first).total_seconds()) < 1.0
+
+
 def test_a_seat_ends_where_nobody_is_left_to_end_it(tmp_path: Path) -> None:
     """The Ray of its node is killed, and then the process that speaks with Ray for the run."""
     with ray_cluster({"CPU": 0}, {"CPU": 1}) as cluster:

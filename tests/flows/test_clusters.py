@@ -143,6 +143,7 @@ def test_workers_max_are_as_many_as_the_cluster_has_room_for(monkeypatch: pytest
     assert workers.cluster is not None
     assert workers.workers == 5
     assert workers.cluster.hardware == (("2 x NVIDIA H100", 4), ("2 x cuda", 1))
+    assert workers.cluster.per_node == 4
 
 
 def test_a_seats_hardware_is_that_of_the_devices_that_ray_gave_it() -> None:

@@ -14,6 +14,7 @@ from thirdshift.router.planning.options import Throughput, options_for, workers_
 from thirdshift.router.planning.problem import Infeasible, Option, Plan, Problem, Terms, Workers
 from thirdshift.router.planning.solve import cheapest
 from thirdshift.router.pricing.pricebook import hourly, off_peak_rule
+from thirdshift.router.values import ClusterSpec
 
 HOUR = 3600.0
 NOW = datetime(2026, 11, 29, 16, tzinfo=UTC)
@@ -88,6 +89,20 @@ def test_a_machine_rented_as_a_whole_is_one_worker_with_the_speed_of_all() -> No
     assert plan.cost_usd == pytest.approx(20.0)
     assert workers_to_run(house, {"house": 1}) == 8
     assert workers_to_run(house, {}) == 0
+
+
+@pytest.mark.parametrize(("count", "machines", "each"), [(16, 2, 8), (20, 2, 8), (4, 1, 4)])
+def test_a_clusters_machines_are_rented_one_by_one(count: int, machines: int, each: int) -> None:
+    """Nodes have room for eight workers: what is left of another machine is not rented for less than eight."""
+    cluster = ClusterSpec("auto", per_node=8)
+    house = worker_endpoint(usd_per_hour=Decimal(20), workers=count, node_price=True, cluster=cluster)
+    speed = Throughput(prefill_tokens_per_second=1000.0, startup_seconds=60.0, running=each + 1)
+    (only,) = options_for(house, now=NOW, deadline=NOW + timedelta(hours=8), throughput=speed)
+    workers = only.option.workers
+    assert workers is not None
+    assert (workers.max_workers, workers.usd_per_hour) == (machines, 20.0)
+    assert workers.prefill_tokens_per_second == each * 1000.0
+    assert workers_to_run(house, {"house": machines}) == machines * each
 
 
 def test_workers_wait_for_the_hours_in_which_they_cost_less() -> None:

@@ -196,6 +196,20 @@ def test_a_machine_that_is_rented_as_a_whole_is_paid_once_whether_or_not_all_its
     assert desk.ledger_usd == pytest.approx(Decimal(10), abs=Decimal("1e-7"))
 
 
+def test_a_machine_that_is_rented_again_is_paid_from_then_on() -> None:
+    """On a cluster a worker says since when it has had its place."""
+    desk = Desk(price=PRICE, workers=2, node_price=True)
+    for _ in range(2):
+        place = desk.clock.now
+        desk.clock.now += 60
+        meter = desk.billing.meter("run", "w", node="a", rented=("a",), began=place)
+        assert meter.keep_up()
+        desk.work(540, meter, answering=False)
+        meter.stop()
+        desk.clock.now += HOUR
+    assert desk.ledger_usd == pytest.approx(PRICE * 1200 / 3600)
+
+
 def test_the_minimum_of_a_machine_is_paid_once_for_all_its_workers() -> None:
     desk = Desk(price=Decimal(20), workers=8, node_price=True, minimum_minutes=60, cap=Decimal(21))
     meters = [desk.start(f"house-{n}#1") for n in range(8)]
