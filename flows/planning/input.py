@@ -144,7 +144,7 @@ def _codes(folder: Path, name: str, values: Sequence[str]) -> NDArray[np.int32]:
     for batch in batches(folder, [name]):
         text = batch.column(0).cast(pa.string())
         codes = pc.fill_null(pc.index_in(text, value_set=known), -2)
-        pieces.append(np.asarray(pc.if_else(pc.is_null(text), -1, codes), np.int32))
+        pieces.append(np.where(np.asarray(pc.is_null(text)), np.int32(-1), np.asarray(codes)))
     return np.concatenate(pieces)
 
 
@@ -160,9 +160,10 @@ def _scorable(folder: Path, needs: Sequence[str], rows: int) -> NDArray[np.bool_
 def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[TokenColumn, ...]:
     used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
-    counted = estimate(batches(folder, ["messages", "tools"]), distinct, rows, np.random.default_rng(0))
+    attached: dict[int, Attached] = {}
+    read = _noting(batches(folder, ["messages", "tools"]), attached)
+    counted = estimate(read, distinct, rows, np.random.default_rng(0))
     columns = [counted[tokenizer.name] for tokenizer in used]
-    attached = _attached(folder)
     if attached:
         columns = [
             with_attached(column, endpoint.model, attached)
@@ -171,18 +172,17 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[Tok
     return tuple(columns)
 
 
-WITH_MORE = r'image|"(file|input_file|document)"'
-"""In the JSON of messages that hold more than text."""
+WITH_MORE = r'"content":\[.*(image|"(file|input_file|document)")'
+"""In the JSON of messages that hold more than text: a list of parts, one of them no text."""
 Attached = tuple[list[Size], list[int]]
 """Width and height of each picture of a row, pages of each file."""
 
 
-def _attached(folder: Path) -> dict[int, Attached]:
-    """Row → what is in it besides text, where there is any."""
-    attached: dict[int, Attached] = {}
+def _noting(read: Iterator[pa.RecordBatch], attached: dict[int, Attached]) -> Iterator[pa.RecordBatch]:
+    """The same batches; by row what is in it besides text, where there is any, goes into `attached`."""
     row = 0
-    for batch in batches(folder, ["messages"]):
-        texts = batch.column(0)
+    for batch in read:
+        texts = batch.column("messages")
         for place in np.flatnonzero(
             np.asarray(pc.match_substring_regex(texts, WITH_MORE), np.bool_)
         ).tolist():
@@ -191,7 +191,7 @@ def _attached(folder: Path) -> dict[int, Attached]:
             if any(found):
                 attached[row + place] = found
         row += batch.num_rows
-    return attached
+        yield batch
 
 
 def with_attached(column: TokenColumn, model: str, attached: Mapping[int, Attached]) -> TokenColumn:

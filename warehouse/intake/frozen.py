@@ -135,7 +135,7 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _group(file: pq.ParquetFile, path: Path, group: int, columns: list[str]) -> pa.Table:
     try:
-        return file.read_row_group(group, columns=columns)
+        return file.read_row_group(group, columns=columns, use_threads=False)
     except (OSError, pa.ArrowInvalid) as error:
         raise _damaged(path, error) from error
 

@@ -56,8 +56,9 @@ class FrozenWriter:
     def add(self, table: pa.Table) -> None:
         """Columns of `FROZEN`."""
         for name in ("request_id", "request_hash", "task"):
-            texts = pc.fill_null(table[name], "").to_pylist()  # a row that will be refused has no hash
-            self._digest.update("\n".join(texts).encode())
+            texts = pc.fill_null(table[name], "").combine_chunks()  # a row that will be refused has no hash
+            lines = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), "\n")
+            self._digest.update(lines[0].as_buffer())
         self._tasks.update(table["task"].unique().to_pylist())
         self._held.append(table)
         self._held_rows += table.num_rows
