@@ -380,12 +380,10 @@ class EndpointPart(JobSection):
     """Rented time is paid for in such steps, each that has begun in full: `60` by the hour, `1` by the minute. 0: by the
     second."""
     price_per: Literal["worker", "node"] = "worker"
-    """`node`: `usd_per_hour` is for the machine with all `workers`, and is paid whether or not all of them are up. With
-    `on: ray` it is for each node, with as many workers as most of them have room for."""
+    """`node`: `usd_per_hour` is for the machine with all `workers` (`on: ray`: a node and what it holds), up or not."""
     spot_price: Text | None = None
-    """A command, run in the job's folder, that prints what an hour costs now in USD; asked when a run or a plan begins and
-    every five minutes while workers are up, and taken in place of `usd_per_hour`, which a rehearsal goes on with. Time that
-    is leased, a started hour too, keeps its price."""
+    """A command, run in the job's folder, that prints what an hour costs now in USD: when a run or a plan begins, and every
+    five minutes while workers are up. Taken in place of `usd_per_hour`, which a rehearsal goes on with."""
     usd_per_kwh: Usd | None = None
     """For `device: cuda`: what electricity costs, by the counter of the card; charged back, not planned with."""
     vllm: dict[str, Any] = {}
