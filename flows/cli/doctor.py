@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from thirdshift.engines.devices import Device, machine
+from thirdshift.engines.devices import VARIABLES, Device, machine
+from thirdshift.engines.devices.device import complaint
 from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.registry import batch_tiers
 from thirdshift.flows.errors import UserError
@@ -135,12 +136,16 @@ def _devices() -> Iterator[Check]:
     yield Check("cpu", CheckState.FINE, f"{len(have.cores)} cores")
     for what, devices, tool in (
         ("nvidia gpus", have.gpus, "nvidia-smi"),
-        ("ascend npus", have.npus, "npu-smi"),
+        ("ascend npus", have.npus, "npu-smi info"),
     ):
         if devices:
             yield Check(what, CheckState.FINE, ", ".join(map(_named, devices)))
-        else:
-            yield Check(what, CheckState.MISSING, f"none found by {tool}")
+            continue
+        said = complaint(*tool.split())
+        words = "" if said is None else f", which says: {said}"
+        yield Check(what, CheckState.MISSING, f"none found by {tool}{words}")
+    for kind, doubt in have.doubts.items():
+        yield Check(VARIABLES[kind], CheckState.WRONG, doubt)
 
 
 def _named(device: Device) -> str:
