@@ -14,6 +14,8 @@ from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.tokens.output_lengths import cost_high
 from thirdshift.router.values import Endpoint
 
+CHUNK = 100_000
+"""Requests whose ceilings are reckoned at a time."""
 SURE = 1.645
 """Standard deviations that 95 of 100 keep to."""
 
@@ -41,6 +43,8 @@ def high_usd(
 def _by_voting(market: Market, plan: Plan) -> list[float]:
     """For each vote what its part of the bill may be off by, as a standard deviation: how often two differ was learnt from
     few requests."""
+    if not market.votes:
+        return [0.0]
     spreads, usd = [0.0], market.by_endpoint()
     for place, vote in enumerate(market.votes):
         option = market.offered[market.singles + place].option
@@ -55,11 +59,24 @@ def ceiling_usd(
 ) -> float:
     """What the answers of a plan can cost at most: all of them as long as they may be; where what fails is sent on, of
     every endpoint that is allowed. Infinite where hours are paid, which no ceiling bounds."""
-    beside = np.array([endpoint.reasoning_tokens_max or 0 for endpoint in endpoints])
-    longest = (columns.max_tokens[:, None] + beside).astype(np.float32)
-    most = cost_matrix(endpoints, market.offered, columns.tokens, longest)
     if any(usd > 0 for usd in plan.worker_hours.values()):
         return np.inf
+    begins = range(0, len(columns.rows), CHUNK)
+    some = (slice(begin, begin + CHUNK) for begin in begins)
+    return sum(_ceiling_of(rows, columns, market, endpoints, decision, plan) for rows in some)
+
+
+def _ceiling_of(
+    rows: slice,
+    columns: RequestColumns,
+    market: Market,
+    endpoints: Sequence[Endpoint],
+    decision: Decision,
+    plan: Plan,
+) -> float:
+    beside = np.array([endpoint.reasoning_tokens_max or 0 for endpoint in endpoints])
+    longest = (columns.max_tokens[rows, None] + beside).astype(np.float32)
+    most = cost_matrix(endpoints, market.offered, [tokens[rows] for tokens in columns.tokens], longest)
     single = market.endpoint[: market.singles]
     of = np.stack(
         [most[:, np.flatnonzero(single == e)].max(axis=1, initial=0.0) for e in range(len(endpoints))], axis=1
@@ -67,6 +84,7 @@ def ceiling_usd(
     if decision.cascades is None:
         for place, vote in enumerate(market.votes):
             most[:, market.singles + place] = of[:, astuple(vote)].sum(axis=1)
-        served = np.flatnonzero(plan.choice != NOBODY)
-        return float(most[served, plan.choice[served]].sum())
-    return float((of * columns.allowed).sum())
+        choice = plan.choice[rows]
+        served = np.flatnonzero(choice != NOBODY)
+        return float(most[served, choice[served]].sum())
+    return float((of * columns.allowed[rows]).sum())

@@ -65,7 +65,8 @@ def decide_for(
 def _asked(columns: RequestColumns, market: Market) -> Floats:
     """[leaders, endpoints] what an answer costs; infinite where it may not be asked for."""
     cost = market.by_endpoint()
-    return np.where(columns.allowed & np.isfinite(cost), cost, np.inf)
+    cost[~(columns.allowed & np.isfinite(cost))] = np.inf
+    return cost
 
 
 def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) -> Decision:
