@@ -38,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from thirdshift.engines.devices import energy
 from thirdshift.engines.ray import seat
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
+from thirdshift.engines.vllm import keys
 
 PROGRAM = Path(__file__).parents[1] / "vllm" / "worker.py"
 NAMESPACE = "thirdshift"
@@ -283,7 +284,7 @@ def main() -> int:
     back = FrameWriter(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)  # whatever Ray prints goes to the log
     pickle: Any = cloudpickle  # untyped
-    for travels in (seat, energy):
+    for travels in (seat, energy, keys):
         pickle.register_pickle_by_value(travels)
     try:
         ray.init(address=sys.argv[1], namespace=NAMESPACE, log_to_driver=False, configure_logging=False)

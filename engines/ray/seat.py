@@ -1,9 +1,9 @@
 """A seat: what a Ray actor does that holds one vLLM worker. Standard library only: nodes need nothing of ours.
 
-The class, what it calls of `engines/devices/energy.py` and the worker's program travel to the node with the actor. The
-worker is a child of the actor's process, tied to it (`worker.tie_to`): whatever ends the actor, kill -9 included, ends the
-worker. Ray ends the actor with the process that asked for it; should Ray itself be cut off from that process, the seat ends
-when nobody has polled it for a while, and at once where the Ray of its node is gone.
+The class, what it calls of other modules and the worker's program travel to the node with the actor. The worker is a child
+of the actor's process, tied to it (`worker.tie_to`): whatever ends the actor, kill -9 included, ends the worker. Ray ends
+the actor with the process that asked for it; should Ray itself be cut off from that process, the seat ends when nobody has
+polled it for a while, and at once where the Ray of its node is gone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from thirdshift.engines.devices.energy import joules
+from thirdshift.engines.vllm.keys import without_secrets
 
 LINGER_SECONDS = 0.02
 """Answers that come so soon after each other travel in one block."""
@@ -170,7 +171,7 @@ class Seat:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **environment},
+                env={**without_secrets(os.environ, str(hello.get("model", ""))), **environment},
                 start_new_session=True,
             )
         except BaseException as error:  # noqa: BLE001 - raised where it was asked

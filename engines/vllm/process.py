@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import signal
 import subprocess
 import threading
@@ -21,6 +20,7 @@ from thirdshift.engines.devices import width
 from thirdshift.engines.devices.allocation import Allocation
 from thirdshift.engines.devices.energy import joules
 from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.engines.vllm.keys import without_secrets
 from thirdshift.engines.vllm.reasoners import REASONERS
 from thirdshift.engines.vllm.shared_memory import SharedMemory
 from thirdshift.router.values import JSON, WorkerSpec
@@ -37,10 +37,6 @@ short answers of the tiny model took 24 to 28 s beside four busy processes on tw
 3.9 s, and the same 0.5 s on an idle machine (2026-11-22, load 18.6)."""
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "TQDM_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
 """Nothing is reported to anybody, and no progress bars in the log."""
-
-
-SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|^DATABASE_URL$|_DSN$|^AWS_", re.IGNORECASE)
-HUBS = re.compile(r"^(?:HF_|HUGGING_FACE_|MODELSCOPE_|TOKENIZERS_)")
 
 
 class WorkerProcess(Protocol):
@@ -265,15 +261,6 @@ def messages_in(lines: Iterable[bytes], log: EngineLog) -> Iterator[dict[str, An
             yield message
         else:
             log.add(line.decode(errors="replace"))
-
-
-def without_secrets(environ: Mapping[str, str], model: str) -> dict[str, str]:
-    """Return an environment without keys: a worker runs a model's own code at times, and asks no provider.
-
-    Tokens of the hubs that models come from stay; so do AWS's, for a model in a bucket.
-    """
-    kept = HUBS if not model.startswith("s3://") else re.compile(f"{HUBS.pattern}|^AWS_")
-    return {name: value for name, value in environ.items() if kept.search(name) or not SECRETS.search(name)}
 
 
 def ending(status: int) -> str:

@@ -258,10 +258,13 @@ def test_the_death_of_a_node_leaves_the_others_at_work(tmp_path: Path, ray: RayC
     assert night.answers == 600
 
 
-def test_a_node_that_is_rented_as_a_whole_holds_its_seats_and_is_paid_once(tmp_path: Path) -> None:
-    """Two nodes with room for two: Ray would put a seat on each."""
+def test_a_node_that_is_rented_as_a_whole_holds_its_seats_and_is_paid_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes with room for two. Their Ray was started where a key was set, which no worker gets."""
+    monkeypatch.setenv("PROVIDER_API_KEY", "not for workers")
     with ray_cluster({"CPU": 0}, {"CPU": 1, "NPU": 2}, {"CPU": 1, "NPU": 2}) as cluster:
-        rented = house(tmp_path, cluster, device="npu", seconds=0.2)
+        rented = house(tmp_path, cluster, device="npu", seconds=0.2, environment=str(tmp_path / "names"))
         spec = rented.workers
         assert spec is not None
         assert spec.cluster is not None
@@ -273,6 +276,9 @@ def test_a_node_that_is_rented_as_a_whole_holds_its_seats_and_is_paid_once(tmp_p
         ended(thread)
     assert night.answers == 200
     assert len(raylets) == 1
+    names = (tmp_path / "names").read_text()
+    assert "PATH" in names
+    assert "PROVIDER_API_KEY" not in names
     lives = night.engine.worker_lifetimes()
     first, last = (
         min(life.started_at for life in lives),

@@ -22,7 +22,8 @@ from tests.support.paths import TESTS
 from tests.support.workers import USD_PER_HOUR, ask, pool
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.vllm.engine import check
-from thirdshift.engines.vllm.process import ending, without_secrets
+from thirdshift.engines.vllm.keys import without_secrets
+from thirdshift.engines.vllm.process import PROGRAM, ending
 from thirdshift.engines.vllm.shared_memory import PLACE, SharedMemory
 from thirdshift.router.values import Answer, Failure, FailureKind, LedgerStatus
 
@@ -203,3 +204,36 @@ def test_a_worker_that_waits_for_money_is_waited_for_no_longer_than_the_night(
     kinds = {reply.kind for reply in told or made.collect(ticket) if isinstance(reply, Failure)}
     assert kinds == {FailureKind.CANCELLED if seconds is None else FailureKind.DEADLINE}
     assert made.worker_lifetimes() == []
+
+
+STUB = """
+class Platform:
+    device_name = "cpu"
+current_platform = Platform()
+"""
+
+
+def test_a_worker_whose_vllm_runs_on_another_device_ends_before_it_loads(tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    (tmp_path / "vllm" / "__init__.py").touch()
+    (tmp_path / "vllm" / "platforms.py").write_text(STUB)
+    hello = {"model": "m", "options": {}, "parent": os.getpid(), "device": "cuda"}
+    worker = subprocess.Popen(
+        (sys.executable, str(PROGRAM)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert worker.stderr is not None
+    worker.stdin.write(json.dumps(hello).encode() + b"\n")
+    worker.stdin.flush()  # and left open: at its end the worker would end too
+    told = json.loads(worker.stdout.read())
+    assert worker.wait() == 1
+    for pipe in (worker.stdin, worker.stdout, worker.stderr):
+        pipe.close()
+    assert told["op"] == "fault"
+    assert "device: cuda is asked for, and this vLLM runs on cpu" in told["message"]
