@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 SECRETS = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|^DATABASE_URL$|_DSN$|^AWS_", re.IGNORECASE)
 NEEDED = re.compile(r"^(?:HF_|HUGGING_FACE_|MODELSCOPE_|TOKENIZERS_|RAY_)")
-"""Of the hubs that models come from; and Ray's, for a vLLM that runs its processes on it."""
+"""What hubs are asked with that models come from, and Ray, where a vLLM runs its processes on it."""
 
 
 def without_secrets(environ: Mapping[str, str], model: str) -> dict[str, str]:
