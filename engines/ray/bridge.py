@@ -38,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 from thirdshift.engines.devices import energy
 from thirdshift.engines.ray import seat
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
+from thirdshift.engines.ray.head import LISTENS, head_here
 from thirdshift.engines.vllm import keys
 
 PROGRAM = Path(__file__).parents[1] / "vllm" / "worker.py"
@@ -49,6 +50,8 @@ NOTICE_SECONDS = 2.0
 """How often it is asked which nodes are about to go."""
 LOOK_SECONDS = 60.0
 END_SECONDS = 5.0
+NOT_LET_IN = "Failed to connect to Ray cluster"
+"""What Ray says of a head that somebody else's token was shown to (2.60.0); where nobody listens it was not asked."""
 GROUPS = {"lines": 1, "poll": 1}
 """Each in the order of its calls, and none waits for the other."""
 
@@ -279,6 +282,17 @@ def nodes() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def located(address: str) -> str:
+    """Return where the head is; of `auto`, where Ray finds one on this machine. Raises ConnectionError."""
+    if address != "auto":
+        return address
+    try:
+        from ray._private.services import get_ray_address_from_environment  # there is no public place
+    except ImportError:  # then Ray looks for itself
+        return address
+    return head_here(lambda: str(get_ray_address_from_environment(address, None)))
+
+
 def main() -> int:
     """Connect, serve until the end of stdin, and let go of everything."""
     back = FrameWriter(os.fdopen(os.dup(1), "wb"))
@@ -287,9 +301,12 @@ def main() -> int:
     for travels in (seat, energy, keys):
         pickle.register_pickle_by_value(travels)
     try:
-        ray.init(address=sys.argv[1], namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
+        ray.init(
+            address=located(sys.argv[1]), namespace=NAMESPACE, log_to_driver=False, configure_logging=False
+        )
     except BaseException as error:  # noqa: BLE001 - told, whatever it is
-        back.write({"op": "failed", "why": in_short(error)})
+        why = in_short(error)
+        back.write({"op": "failed", "why": f"{why}; {LISTENS}" if why.startswith(NOT_LET_IN) else why})
         return 1
     back.write({"op": "connected", "ray": ray.__version__, "nodes": nodes()})
     bridge = Bridge(back)

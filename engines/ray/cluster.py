@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import Any
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.errors import MissingExtraError
 from thirdshift.engines.ray.frames import FrameWriter, Header, frames
+from thirdshift.engines.ray.head import knock
 from thirdshift.engines.vllm.deaths import WorkerLost
 from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.engines.vllm.process import QUIET, ProcessEnded, ending, messages_in
@@ -25,7 +25,6 @@ from thirdshift.router.values import JSON, ClusterSpec
 
 CONNECT_SECONDS = 60.0
 """Ray waits for a head that does not answer; what it says by then is what it will say."""
-KNOCK_SECONDS = 10.0
 START_SECONDS = 60.0
 END_SECONDS = 15.0
 OUR_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_DEDUP_LOGS": "0"}
@@ -191,13 +190,10 @@ class ClusterSeat:
             self.changed.notify_all()
 
 
-def _knock(address: str) -> None:
-    """See whether anybody listens there: Ray itself would try for a minute. Raises ClusterUnreachable."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        return
+def _check_head(address: str) -> None:
+    """Raise ClusterUnreachable where nobody listens."""
     try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+        knock(address)
     except OSError as error:
         why = error.strerror or error
         raise ClusterUnreachable(
@@ -214,7 +210,7 @@ class Cluster:
             raise MissingExtraError(
                 "`on: ray` needs the package ray, which is not installed; pip install 'thirdshift[ray]'"
             )
-        _knock(spec.address)
+        _check_head(spec.address)
         self.spec = spec
         self._lock = threading.Lock()
         self._seats: dict[int, ClusterSeat] = {}
@@ -238,10 +234,13 @@ class Cluster:
         for thread in self._threads:
             thread.start()
         told = self._reply(CONNECT_SECONDS)
-        if told is None or told["op"] == "failed":
+        if told is None:  # no other bridge would hear more
             self.close()
-            why = f"nothing was heard of it for {CONNECT_SECONDS:.0f} s" if told is None else told["why"]
-            raise self._unreachable(f"the Ray cluster at {spec.address} cannot be used: {why}")
+            why = f"nothing was heard of it for {CONNECT_SECONDS:.0f} s"
+            raise ClusterUnreachable(f"the Ray cluster at {spec.address} cannot be used: {why}")
+        if told["op"] == "failed":
+            self.close()
+            raise self._unreachable(f"the Ray cluster at {spec.address} cannot be used: {told['why']}")
         self.version: str = told["ray"]
         self.nodes: list[dict[str, Any]] = told["nodes"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from tests.support.paths import ROOT
 from tests.support.ray_cluster import RayCluster, actors, ended, gone, ray_cluster, until
 from tests.support.seats import USD_PER_HOUR, Night, house
 from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable
+from thirdshift.engines.ray.head import head_here
 from thirdshift.engines.ray.survey import problems, survey
 from thirdshift.router.values import Answer, ClusterSpec, Failure, FailureKind
 
@@ -300,3 +302,18 @@ def test_a_seat_ends_where_nobody_is_left_to_end_it(tmp_path: Path) -> None:
         until(lambda: gone(pids), 20.0)  # far less than the silence that ends any seat
         night.engine.stop()
         ended(thread)
+
+
+def test_where_no_ray_runs_or_one_was_killed_the_remedy_is_one_for_this_program() -> None:
+    """Ray's own words ask for a flag that is not ours, and of a Ray that was killed it waits for minutes."""
+
+    def none() -> str:
+        raise ConnectionError("Please specify the one to connect to by setting `--address` flag")
+
+    with pytest.raises(ConnectionError, match=r"no Ray runs on this machine; `ray start --head`"):
+        head_here(none)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert head_here(lambda: address) == address
+    with pytest.raises(ConnectionError, match=rf"a Ray was at {address}, and nobody listens there any more"):
+        head_here(lambda: address)

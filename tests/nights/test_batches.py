@@ -164,7 +164,7 @@ def test_a_pilot_asks_in_real_time_what_the_batch_tier_then_answers(tmp_path: Pa
         done = thirdshift("run", job, "--run-id", "one", "--json")
         assert done.returncode == 0, done.stderr
         assert ask(warehouse, "select distinct mode from ledger where purpose = 'pilot'") == [("realtime",)]
-        assert len(batches(emulator)) == 1
+        assert 1 <= len(batches(emulator)) <= 2, "a first one may tell how good the rest will be"
         served = dict(ask(warehouse, "select endpoint, count(*) from results group by endpoint"))
         assert set(served) <= {"night", "poor", "day"}
         # what the poor one got right stays, as its score costs nothing; the batch tier answers the rest
