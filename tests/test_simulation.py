@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from tests.support.paths import ROOT
 from tests.support.simulated.draw import drawn
 from tests.support.simulated.laws import broken, reached
 from tests.support.simulated.night import NightStory, SimulatedNight
+from tests.support.simulated.provider import Net
 from thirdshift.router.values import LedgerStatus
 
 SEEDS = range(20)
@@ -52,8 +56,26 @@ def test_the_same_seed_writes_the_same_files_byte_for_byte(tmp_path: Path) -> No
     assert any(name.endswith(".parquet") for name in first)
 
 
+def test_a_batch_nobody_heard_of_whose_results_are_gone_is_in_the_books(tmp_path: Path) -> None:
+    seed = next(
+        seed for seed in count() if (tier := drawn(seed).endpoints[0].tier) and tier.name == "anthropic"
+    )
+    night = drawn(seed)
+    habits = replace(
+        night.habits, lost_creates=1, turnaround_seconds=60.0, stuck_at=None, enqueued_tokens=None
+    )
+    night = replace(
+        night, net=Net(gone=1.0), habits=habits, plan=(0,) * len(night.plan), deaths=(), deadline_seconds=None
+    )
+    story = SimulatedNight(night, tmp_path).play()
+    assert broken(story) == []
+    assert {entry["model"] for entry in story.billed} >= {night.models[0].name}
+
+
 @pytest.mark.parametrize("patch", PLANTED, ids=lambda patch: patch.stem)
 def test_a_planted_fault_is_of_the_code_as_it_is(patch: Path) -> None:
-    lines = patch.read_text(encoding="utf-8").splitlines()
-    source = (ROOT / lines[0].removeprefix("--- a/")).read_text(encoding="utf-8").splitlines()
-    assert {line[1:] for line in lines[2:] if line.startswith("-")} <= set(source)
+    names, *hunks = re.split(r"^@@.*$\n", patch.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    source = (ROOT / names.splitlines()[0].removeprefix("--- a/")).read_text(encoding="utf-8")
+    for hunk in hunks:
+        before = "".join(line[1:] for line in hunk.splitlines(keepends=True) if not line.startswith("+"))
+        assert source.count(before) == 1, f"{patch.name} does not apply any more: write it anew"

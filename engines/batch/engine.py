@@ -79,7 +79,9 @@ class BatchEngine:
             world=self._world,
         )
         # in the run's folder, where purge finds what a killed process leaves
-        self._folder = Path(tempfile.mkdtemp(prefix="thirdshift-batch-", dir=engine_context.keep))
+        name = f"thirdshift-batch-{self._world.random_bytes(8).hex()}"
+        self._folder = (engine_context.keep or Path(tempfile.gettempdir())) / name
+        self._folder.mkdir(mode=0o700)
         self._numbers = count()
         self._lock = Lock()
         self._works: dict[str, Submission] = {}
@@ -177,7 +179,7 @@ class BatchEngine:
     ) -> None:
         """Cut and place part after part until the source is empty or nothing more is to be sent."""
         shard, key = work.shard, work.ticket.key
-        number, waits = attempt or shard.first_attempt, pauses(self._polls[0])
+        number, waits = attempt or shard.first_attempt, pauses(*self._polls)
         while True:
             if (halted := self._nothing_more(work)) is not None:
                 await asyncio.to_thread(leave, work, source, halted)
@@ -188,7 +190,7 @@ class BatchEngine:
             work.put_lot(part.said)
             if part.held:
                 work.in_flight += len(part.held)
-                waits = pauses(self._polls[0])
+                waits = pauses(*self._polls)
                 await self._room.wait_for(part.tokens, lambda: self._nothing_more(work) is not None)
                 await self._send(group, work, part)
             elif part.in_vain:
@@ -353,9 +355,8 @@ class BatchEngine:
     # --- when to stop ---
 
     def _halt(self, kind: FailureKind) -> None:
-        if self._halted is None:
-            self._halted = kind
-            RETURNS.tell()
+        self._halted = self._halted or kind
+        RETURNS.tell()
 
     def _cut_short(self, key: str) -> None:
         self._cut_off[key].set()

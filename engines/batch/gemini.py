@@ -79,14 +79,14 @@ class GeminiBatches(RecordedBatches):
 
     async def _unnamed(self, record: BatchRecord) -> Remote | None:
         """The batch that has the record's display name; None: it was never made."""
-        wanted = display_name(record.label)
+        wanted, until = display_name(record.label), self._listed_by(record)
         while True:
             async for operation in self._listed():
                 if _metadata(operation).get("displayName") == wanted:
                     remote = self._remote(operation, record)
                     await asyncio.to_thread(record.give_name, remote.id, self._world)
                     return remote
-            left = record.made_at + self._grace - self._world.time()
+            left = until - self._world.monotonic()
             if left <= 0:
                 await asyncio.to_thread(record.forget)
                 return None

@@ -143,6 +143,7 @@ class RecordedBatches(ABC):
 
     async def _unnamed(self, record: BatchRecord) -> Remote | None:
         """The batch that is the record's, or in doubt while that runs. None: it was never made."""
+        until = self._listed_by(record)
         while True:
             doubtful = None
             async for batch in self._newer(record):
@@ -150,13 +151,20 @@ class RecordedBatches(ABC):
                     doubtful = replace(batch, doubtful=True)
                 elif await self.claim(batch):
                     return batch
-            left = record.made_at + self._grace - self._world.time()
+            left = until - self._world.monotonic()
             if doubtful is not None or left <= 0:
                 break
             await asyncio.sleep(min(left, 1.0))
         if doubtful is None:
             await asyncio.to_thread(record.forget)
         return doubtful
+
+    def _listed_by(self, record: BatchRecord) -> float:
+        """When a batch that was made stands in the list at the latest, by the clock that nobody sets."""
+        left = (
+            record.made_at + self._grace - self._world.time()
+        )  # of a clock that was set back, more than the grace
+        return self._world.monotonic() + min(left, self._grace)
 
     async def _newer(self, record: BatchRecord) -> AsyncIterator[Remote]:
         """Batches that came after the record, are of its size and nobody's we know; newest first."""
@@ -182,7 +190,8 @@ class RecordedBatches(ABC):
     async def claim(self, remote: Remote) -> bool:
         record = await asyncio.to_thread(local_records.read, Path(remote.source or ""))
         custom_id = await self._first_id(remote)
-        if custom_id is not None and record.holds(custom_id):
+        # whose results are gone nobody can tell: taken for ours, it is booked at the most it can cost and not sent again
+        if custom_id is None or record.holds(custom_id):
             await asyncio.to_thread(record.give_name, remote.id, self._world)
             return True
         self._foreign.add(remote.id)

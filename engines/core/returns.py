@@ -34,13 +34,13 @@ class Returns:
                 self._waiting.remove(future)
 
 
-def pauses(first_seconds: float) -> Iterator[float]:
+def pauses(first_seconds: float, longest_seconds: float = LONGEST_SECONDS) -> Iterator[float]:
     """How long to wait for news, time after time: what returns is told, so that a look without news is followed by one ever
     later."""
     seconds = first_seconds
     while True:
         yield seconds
-        seconds = max(first_seconds, min(seconds * _GROWTH, LONGEST_SECONDS))
+        seconds = max(first_seconds, min(seconds * _GROWTH, longest_seconds))
 
 
 RETURNS = Returns()

@@ -136,13 +136,20 @@ def test_a_process_that_dies_between_submit_and_record_leaves_one_batch(tmp_path
         assert len(second.notes.intents) == 30
 
 
-def test_somebody_elses_batch_of_that_size_is_told_apart_and_ours_is_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock_set_back_seconds", [0, 7200])
+def test_somebody_elses_batch_of_that_size_is_told_apart_and_ours_is_sent(
+    tmp_path: Path, clock_set_back_seconds: int
+) -> None:
     with provider(turnaround_seconds=0.3) as emulator:
         first = Night(emulator, requests(3), tmp_path)
         begun(emulator)
         first.finish()
         (record,) = (tmp_path / "batches").glob("*.jsonl")
         record.with_suffix(".name").unlink()
+        head, *lines = record.read_bytes().splitlines(keepends=True)
+        told = json.loads(head)
+        told["made_at"] += clock_set_back_seconds
+        record.write_bytes(json.dumps(told).encode() + b"\n" + b"".join(lines))
         (mine,) = at_provider(emulator)
         fetch(f"{emulator.api_base}/messages/batches/{mine['id']}", method="DELETE")
         params = {"model": "m", "max_tokens": 8, "messages": [{"role": "user", "content": "theirs"}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -67,13 +68,21 @@ class RunBooks:
         """The entries of all parts, each once."""
         known: dict[str, Entry] = {}
         for path in parts.of_run(folder):
-            stat = path.stat()
-            key = path.name, stat.st_size, stat.st_mtime_ns
-            if key not in self._read:
-                self._read[key] = _entries(path)
-            for entry in self._read[key]:
+            for entry in self._of(path):
                 known.setdefault(entry.entry_id, entry)
         return list(known.values())
+
+    def _of(self, path: Path) -> list[Entry]:
+        stat = path.stat()
+        key = path.name, stat.st_size, stat.st_mtime_ns
+        if key not in self._read:
+            self._read[key] = _entries(path)
+        return self._read[key]
+
+    def repeated(self, folder: Path) -> int:
+        """How many entries stand in more than one part, or twice in one."""
+        counts = Counter(entry.entry_id for path in parts.of_run(folder) for entry in self._of(path))
+        return sum(count > 1 for count in counts.values())
 
     def everything(self, folder: Path) -> list[Entry]:
         """Those and what stands in open journals; an attempt without an outcome may have cost all that it could."""

@@ -23,6 +23,10 @@ PASSING = (
     Trouble.DROP_BEFORE, Trouble.DROP_AFTER, Trouble.HANG, Trouble.TRUNCATE, Trouble.CUT_EMPTY, Trouble.INVALID_JSON,
     Trouble.SLOW,
 )  # fmt: skip
+ALWAYS = (
+    Trouble.ERROR_500, Trouble.ERROR_503, Trouble.ERROR_429, Trouble.ERROR_429_SILENT, Trouble.DROP_BEFORE,
+    Trouble.DROP_AFTER, Trouble.HANG, Trouble.TRUNCATE, Trouble.CUT_EMPTY, Trouble.INVALID_JSON, Trouble.REFUSE,
+)  # fmt: skip
 LASTING = (Trouble.REFUSE, Trouble.OVERFLOW)
 TIERS = ("openai", "anthropic", "compatible", "azure")
 
@@ -37,6 +41,8 @@ class Death:
     """What was not synced may be lost."""
     away_seconds: float
     """Until somebody resumes."""
+    at_disk: bool = False
+    """Of `steps`, operations of the disk alone count: the moments at which most can be left half done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class DrawnNight:
     requests: tuple[Request, ...]
     plan: tuple[int, ...]
     """By row, the position of the endpoint that is to answer it."""
+    later_plan: tuple[int, ...]
+    """The same as whoever resumes plans it: prices of a later hour, other beliefs."""
     cap_usd: Decimal | None
     deadline_seconds: float | None
     harvested: bool
@@ -66,7 +74,7 @@ class DrawnNight:
         net, habits = self.net, self.habits
         named = {
             "refused": net.refused, "lost on the way": net.lost_there, "lost on the way back": net.lost_back,
-            "lies": net.lies, "outage": net.outage, "stuck batch": habits.stuck_at is not None,
+            "lies": net.lies, "outage": net.outage, "results gone": net.gone, "stuck batch": habits.stuck_at is not None,
             "failing lines": habits.failed_share, "creation unheard of": habits.lost_creates,
             "full queue": habits.enqueued_tokens, "clock set": self.jumps, "process killed": self.deaths,
             "machine killed": any(death.of_machine for death in self.deaths),
@@ -81,7 +89,10 @@ def drawn(seed: int) -> DrawnNight:
     ]
     if rng.random() < 0.2:
         kinds = [Mode.BATCH]
-    models = tuple(_model(rng, f"{mode.value}-{place}", mode) for place, mode in enumerate(kinds))
+    hours = rng.random() < 0.1
+    models = tuple(
+        _model(rng, f"{mode.value}-{place}", mode, hours=hours) for place, mode in enumerate(kinds)
+    )
     endpoints = tuple(_endpoint(rng, mode, model) for mode, model in zip(kinds, models, strict=True))
     requests = tuple(_request(rng, row) for row in range(ROWS))
     first = rng.randrange(len(kinds))
@@ -98,6 +109,7 @@ def drawn(seed: int) -> DrawnNight:
         _net(rng),
         requests,
         plan,
+        plan if rng.random() < 0.5 else tuple(rng.randrange(len(kinds)) for _ in range(ROWS)),
         cap,
         deadline,
         harvested=deadline is not None and kinds[0] is Mode.REALTIME and rng.random() < 0.7,
@@ -111,10 +123,16 @@ def _share(rng: Random, chance: float, most: float) -> float:
     return round(most * rng.random() ** 2, 4) if rng.random() < chance else 0.0
 
 
-def _model(rng: Random, name: str, mode: Mode) -> EmulatedModel:
+def _model(rng: Random, name: str, mode: Mode, *, hours: bool) -> EmulatedModel:
+    """`hours`: its one trouble is that it wants to be left alone for hours now and then."""
     price = Price(Decimal(rng.choice(("0.1", "1", "3"))), Decimal(rng.choice(("0.4", "4", "15"))))
     passing = {trouble: _share(rng, 0.15, 0.2) for trouble in PASSING}
     lasting = {trouble: _share(rng, 0.1, 0.1) for trouble in LASTING}
+    if rng.random() < 0.05:  # an endpoint that gives nothing else
+        lasting = {rng.choice(ALWAYS): 1.0}
+        passing = {}
+    elif hours:
+        lasting, passing = {}, {Trouble.ERROR_429: 0.01}
     limits = Limits(
         rpm=rng.choice((None, None, 120, 600)),
         tpm=rng.choice((None, None, 20_000)),
@@ -130,7 +148,7 @@ def _model(rng: Random, name: str, mode: Mode) -> EmulatedModel:
         seconds_per_token=rng.choice((0.0, 0.01)),
         limits=limits if mode is Mode.REALTIME else Limits(),
         troubles={trouble: rate for trouble, rate in (lasting | passing).items() if rate},
-        retry_after_seconds=rng.choice((1.0, 1.0, 20.0, 7200.0)),
+        retry_after_seconds=7200.0 if hours else rng.choice((1.0, 1.0, 20.0, 7200.0)),
         hang_seconds=HOUR,
     )
 
@@ -139,6 +157,8 @@ def _endpoint(rng: Random, mode: Mode, model: EmulatedModel) -> Endpoint:
     tier = tier_rows().named(rng.choice(TIERS)) if mode is Mode.BATCH else None
     wire = "anthropic" if tier is not None and tier.wire == "anthropic" else "openai"
     stated = model.limits if rng.random() < 0.5 else Limits()
+    if mode is Mode.BATCH:
+        stated = Limits(enqueued_tokens=rng.choice((None, None, 4_000)))
     price = model.price if isinstance(model.price, Price) else model.price.base
     return Endpoint(
         model.name,
@@ -160,7 +180,7 @@ def _habits(rng: Random) -> BatchHabits:
         failed_share=_share(rng, 0.3, 0.5),
         stuck_at=rng.random() if stuck else None,
         stuck_batches=rng.random() if stuck else 1.0,
-        expires_seconds=rng.choice((600.0, HOUR, 6 * HOUR, 24 * HOUR)),
+        expires_seconds=rng.choice((600.0, HOUR, 3 * HOUR, 3 * HOUR if stuck else 24 * HOUR)),
         cancel_seconds=rng.choice((0.0, 5.0, 300.0, 2000.0)),
         cancel_goes_on=rng.random() < 0.5,
         enqueued_tokens=rng.choice((None, None, None, 3_000)),
@@ -180,6 +200,7 @@ def _net(rng: Random) -> Net:
         lost_back=_share(rng, 0.2, 0.2),
         lies=_share(rng, 0.2, 0.2),
         outage=outage,
+        gone=_share(rng, 0.1, 0.8),
     )
 
 
@@ -192,7 +213,9 @@ def _jumps(rng: Random) -> tuple[tuple[float, float], ...]:
 
 def _death(rng: Random) -> Death:
     away = rng.choice((1.0, 60.0, HOUR, 30 * HOUR))
-    return Death(int(10 ** rng.uniform(0.3, 3.5)), rng.random() < 0.4, away)
+    at_disk = rng.random() < 0.5
+    steps = int(10 ** rng.uniform(0.3, 2.2 if at_disk else 3.5))
+    return Death(steps, rng.random() < 0.4, away, at_disk)
 
 
 def _request(rng: Random, row: int) -> Request:

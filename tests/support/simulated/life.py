@@ -227,7 +227,8 @@ class Life:
         )
 
     def _assignment(self, columns: RequestColumns) -> Assignment:
-        target = np.array(self.drawn.plan, np.int32)
+        plan = self.drawn.later_plan if self.night.story.lives else self.drawn.plan
+        target = np.array(plan, np.int32)
         assignment = Assignment(target, np.zeros(len(target)), np.full(len(self.endpoints), -1, np.int32))
         run: Any = self
         keep_earlier(run, columns, assignment)

@@ -13,6 +13,10 @@ THREAD_SECONDS = 0.003
 """What is done on a thread takes up to so long."""
 
 
+MOST_TURNS = 400_000
+"""Of the loop in a night: who goes on for longer goes on for ever."""
+
+
 class Stuck(Exception):
     """Everybody waits, and for nothing; or nothing ends by the last instant that is allowed."""
 
@@ -46,12 +50,16 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, rng: Random, until: float) -> None:
         self.now, self.until, self.turns = 0.0, until, 0
         self.at_turn: Callable[[], None] = lambda: None
+        self.bounded = True
+        """Not once a night is over: what is left of it is only ended."""
         self._rng = rng
         self._wanted: Callable[[], bool] = lambda: False
         super().__init__(_NoSockets(self._jump))
 
     def _jump(self, timeout: float | None) -> None:
         self.turns += 1
+        if self.bounded and self.turns > MOST_TURNS:
+            raise Stuck(f"busy for {self.turns} turns, {self.now / 3600:.1f} hours")
         self.at_turn()
         if self._wanted():
             self.stop()
@@ -59,7 +67,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         if timeout is None:
             raise Stuck("everybody waits, and for nothing")
         self.now += timeout
-        if self.now > self.until:
+        if self.bounded and self.now > self.until:
             raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
 
     def time(self) -> float:

@@ -47,6 +47,10 @@ class NightStory:
     """The provider's books at the end."""
     forgotten: list[tuple[Entry, float]] = field(default_factory=list)
     """Entries that were lost with a machine, and how old they were, seconds."""
+    lost_by_process: int = 0
+    """Entries that were lost where only a process died."""
+    repeated: int = 0
+    """Entries that stand in several parts."""
     log: list[str] = field(default_factory=list)
     turns: int = 0
     fault: str | None = None
@@ -92,13 +96,14 @@ class SimulatedNight:
                     raise Stuck(f"resumed {MOST_LIVES} times, and not at its end")
                 self._life(len(self.story.lives), next(deaths, None))
             self.story.entries = self.books.everything(self.folder)
+            self.story.repeated = self.books.repeated(self.folder)
             self.story.billed = list(self.provider.books())
         except Exception as error:
             self.story.fault = f"{type(error).__name__}: {error}"
             if self._say is not None:
                 raise
         finally:
-            self.story.turns = self.loop.turns
+            self.story.turns, self.loop.bounded = self.loop.turns, False
             self._bury()
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
@@ -122,7 +127,7 @@ class SimulatedNight:
         def die() -> None:
             place.parent.mkdir()
             disk.after_death(place, self.rng, of_machine=death is not None and death.of_machine)
-            self._forget(place)
+            self._forget(place, of_machine=death is not None and death.of_machine)
 
         world = SimulatedWorld(
             self.loop,
@@ -130,6 +135,7 @@ class SimulatedNight:
             disk,
             self.provider.session,
             steps=None if death is None else death.steps,
+            at_disk=death is not None and death.at_disk,
             die=die,
             skew=self._skew,
         )
@@ -159,11 +165,15 @@ class SimulatedNight:
         else:
             self.say(f"life {number} ends: {life}")
 
-    def _forget(self, place: Path) -> None:
+    def _forget(self, place: Path, *, of_machine: bool) -> None:
         """Note what the next process does not find of what this one had written."""
         left = {entry.entry_id for entry in self.books.everything(place)}
         for entry in self.books.everything(self.folder):
-            if entry.entry_id not in left:
+            if entry.entry_id in left:
+                continue
+            if not of_machine:
+                self.story.lost_by_process += 1
+            else:
                 age = EPOCH + self.loop.now - entry.started_at.timestamp()
                 self.story.forgotten.append((entry, age))
 

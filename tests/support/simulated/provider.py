@@ -32,8 +32,9 @@ from thirdshift.world import World
 
 CHAT = "/chat/completions"
 HOST = "provider.test"
-ABSURD = 10**15
-"""Tokens in a usage that nobody believes."""
+RESULTS = re.compile(r"/files/([^/]+)/content$|/batches/[^/]+/results$")
+ABSURD = (10**6, 10**15)
+"""Tokens in a usage that nobody believes: of such a request, and of any."""
 
 Message = Mapping[str, Any]
 
@@ -54,6 +55,8 @@ class Net:
     """The share of answers in real time whose usage is absent, or absurd."""
     outage: tuple[float, float] | None = None
     """From when to when nobody listens, seconds since the beginning."""
+    gone: float = 0.0
+    """The share of files of results that the provider does not have any more when they are asked for."""
 
     def refuses(self, now: float, rng: Random) -> bool:
         """Whether a connection is not made."""
@@ -113,6 +116,9 @@ class SimulatedProvider:
         self.provider = Provider(models, Oracle(rng.randrange(2**32), answers, None), world)
         self.net, self.loop, self.tasks = net, loop, set[asyncio.Task[Any]]()
         self.lied: set[str] = set()
+        self.uploaded: set[str] = set()
+        """Files of requests, by id."""
+        self._gone: dict[str, bool] = {}
         self._rng, self._folder = rng, folder
         self.batches = Batches(self.provider, habits, folder)
         self.files = FilesDoor(self.batches, folder)
@@ -135,9 +141,13 @@ class SimulatedProvider:
         if isinstance(body, Upload):
             path, number = self.files.place()
             path.write_bytes(body.data)
-            return self.files.take(path, body.name, body.purpose, number)
+            taken = self.files.take(path, body.name, body.purpose, number)
+            self.uploaded.add(str(loads(cast("bytes", taken.body))["id"]))
+            return taken
         for known, pattern, handler in self._routes:
             if known == method and (match := pattern.fullmatch(parts.path)) is not None:
+                if self._is_gone(parts.path):
+                    return _json({"error": {"message": "no such file", "code": "not_found"}}, 404, {})
                 query = dict(parse_qsl(parts.query))
                 request = Arrived(method, parts.path, query, body, match.groupdict())
                 response: web.StreamResponse = await handler(request)
@@ -145,6 +155,15 @@ class SimulatedProvider:
                     raise _Broken
                 return response
         raise AssertionError(f"nobody answers {method} {parts.path}")
+
+    def _is_gone(self, path: str) -> bool:
+        """Whether it is a file of results that is there no longer: once gone, gone for ever."""
+        match = RESULTS.search(path)
+        if match is None or match[1] in self.uploaded:
+            return False
+        if path not in self._gone:
+            self._gone[path] = self._rng.random() < self.net.gone
+        return self._gone[path]
 
     async def _chat(self, path: str, body: bytes | Upload) -> web.StreamResponse:
         at = re.match(r"/at/([^/]+)/", path)
@@ -165,7 +184,7 @@ class SimulatedProvider:
             if self._rng.random() < 0.5:
                 del told["usage"]
             else:
-                told["usage"]["completion_tokens"] = ABSURD
+                told["usage"]["completion_tokens"] = self._rng.choice(ABSURD)
         return told
 
     def close(self) -> None:

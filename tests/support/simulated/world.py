@@ -22,6 +22,10 @@ LATE_TIMES = 8.0
 """A busy machine comes so much later to what is to be done every second."""
 
 
+OF_THE_DISK = frozenset({"journal-sync"})
+"""What is repeated to sync what was written, and does nothing else."""
+
+
 class Killed(SystemExit):
     """The process is gone. As SystemExit, so that asyncio lets it through."""
 
@@ -67,7 +71,8 @@ class Disk:
 
 
 class SimulatedWorld(World):
-    """`steps`: turns of the loop and operations of the disk until the process dies; None: it lives on."""
+    """`steps`: turns of the loop and operations of the disk until the process dies; None: it lives on. `at_disk`: only
+    those of the disk count."""
 
     def __init__(
         self,
@@ -77,13 +82,22 @@ class SimulatedWorld(World):
         connect: Callable[[SimulatedWorld], Any],
         *,
         steps: int | None,
+        at_disk: bool = False,
         die: Callable[[], None],
         skew: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._loop, self._rng, self._disk, self._connect = loop, rng, disk, connect
         self._left, self._die, self._skew = steps, die, skew
+        self._at_disk = at_disk
         self.dead = False
-        loop.at_turn = self.step
+        self._resting: list[Callable[[], None]] = []
+        """What is called again once there is something to sync: a look before would find nothing."""
+        self._synced = 0
+        loop.at_turn = self._turn
+
+    def _turn(self) -> None:
+        if self.dead or not self._at_disk:
+            self.step()
 
     def step(self) -> None:
         """Something happens; perhaps it is the last."""
@@ -121,8 +135,12 @@ class SimulatedWorld(World):
 
         def again() -> None:
             if not self.dead and not over:
+                before = self._synced
                 look()
-                later()
+                if name in OF_THE_DISK and self._synced == before:
+                    self._resting.append(later)
+                else:
+                    later()
 
         later()
         return lambda: over.append(None)
@@ -144,12 +162,16 @@ class SimulatedWorld(World):
         if self._left == 0:  # torn: some of it has reached the kernel
             os.write(handle, data[: self._rng.randrange(len(data))])
         self.step()
+        resting, self._resting = self._resting, []
+        for later in resting:
+            later()
         return super().write(handle, data)
 
     def sync(self, handle: int) -> None:
         if not self.dead:
             self.step()
             self._disk.synced(handle)
+            self._synced += 1
 
     def replace(self, new: Path, old: Path) -> None:
         if not self.dead:
