@@ -36,7 +36,8 @@ class FlatTariff:
     usd_per_hour: Decimal
 
     def cost(self, start: float, end: float) -> Decimal:
-        return self.usd_per_hour / 3600 * Decimal(end - start)
+        seconds = round(end - start, 6)  # to the microsecond: a clock's last digits are no time
+        return self.usd_per_hour / 3600 * Decimal(seconds)
 
     def look(self, since: float) -> None:
         """Do nothing: it never changes."""
