@@ -104,11 +104,9 @@ def test_a_slot_that_no_run_holds_is_taken_back_and_that_is_said(
     messages: list[str] = []
     with EndpointSlots(["orphan"], None, messages.append).of("orphan"):
         assert slots_of("thirdshift-orphan") == 1, "its own"
-    assert [word in line for word, line in zip(("waiting", "taken back"), messages, strict=True)] == [
-        True,
-        True,
-    ]
-    assert "LEASE_STORAGE" in messages[1]
+    said = "\n".join(messages)  # a busy server is asked for its slot again, and that is said too
+    assert 0 <= said.find("waiting") < said.find("taken back")
+    assert "LEASE_STORAGE" in said
 
 
 def test_a_slot_whose_holder_is_alive_is_waited_for(
