@@ -30,8 +30,6 @@ ROOMS_SECONDS = (*LEASES_SECONDS, 0.0)
 """Seconds of a block that are reserved twice, if the cap has room, lest each answer need a new entry."""
 INSTANT_SECONDS = 1e-6
 """What is left of paid time below this is a rounding."""
-CLOCKS_LAST = Decimal("1e-12")
-"""US dollars below this are the clock's last digits: an hour must not be reserved at more than its price for them."""
 RENEW_SECONDS = 3.0
 """A lease is followed by the next when so much of it is left: longer than a step of a large model takes."""
 
@@ -183,9 +181,7 @@ class Meter:
         return until - begins > LEASES_SECONDS[0] + RENEW_SECONDS
 
     def _most(self, start: float, end: float) -> Decimal:
-        if not self._costs or end <= start:
-            return ZERO
-        return usd_up(self._tariff.cost(start, end).quantize(CLOCKS_LAST))
+        return usd_up(self._tariff.cost(start, end)) if self._costs and end > start else ZERO
 
     def _block(self, amount: Decimal, until: float) -> Lease | None:
         """Lease a stretch that is paid for as a whole, with room for answers as far as the cap has it."""

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from decimal import Decimal
 
+from thirdshift.engines.metered.tariff import seconds_between
+
 ASK_EVERY_SECONDS = 300.0
 """So often a spot price is asked for while workers are up: providers change theirs a few times a day."""
 
@@ -63,9 +65,9 @@ class SpotTariff:
         total, at = Decimal(0), start
         for until, price in self._held:
             if until > at:
-                total += price * Decimal(min(until, end) - at)
+                total += price * seconds_between(at, min(until, end))
                 at = min(until, end)
-        return (total + self._now * Decimal(max(0.0, end - at))) / 3600
+        return (total + self._now * seconds_between(at, max(at, end))) / 3600
 
     def look(self, since: float) -> None:
         """Look at the price anew, for the time after `since`."""

@@ -29,6 +29,12 @@ class Tariff(Protocol):
         """Keep the price as it is now for the time up to `until`: it is leased."""
 
 
+def seconds_between(start: float, end: float) -> Decimal:
+    """Return the seconds between two instants of a clock without its last digits (of one that has run for months
+    1e-9): they are no time, and an hour must not cost more than its price for them."""
+    return Decimal(round(end - start, 8))
+
+
 @dataclass(frozen=True, slots=True)
 class FlatTariff:
     """One price at all times."""
@@ -36,8 +42,7 @@ class FlatTariff:
     usd_per_hour: Decimal
 
     def cost(self, start: float, end: float) -> Decimal:
-        seconds = round(end - start, 6)  # to the microsecond: a clock's last digits are no time
-        return self.usd_per_hour / 3600 * Decimal(seconds)
+        return self.usd_per_hour * seconds_between(start, end) / 3600
 
     def look(self, since: float) -> None:
         """Do nothing: it never changes."""

@@ -37,8 +37,8 @@ def on_time(planned: PlannedRun, pending: PendingRows) -> PendingRows:
     market = planned.prepared.learner.market()
     paces = _paces(planned, market)
     counts = np.bincount(pending.endpoint)
-    if any(count > paces[e].most(left) for e, count in enumerate(counts.tolist()) if e in paces):
-        late = [e for e, pace in paces.items() if not pace.most(LEAVES * left)]
+    if any(count > pace.most(left) for count, pace in zip(counts.tolist(), paces, strict=False)):
+        late = [e for e, pace in enumerate(paces) if not pace.most(LEAVES * left)]
         pending = _planned_anew(planned, market, pending, late)
     sent = np.ones(len(pending), bool)
     for e in np.unique(pending.endpoint).tolist():
@@ -66,8 +66,8 @@ class _Pace:
         return min(self.rate * left, whole)
 
 
-def _paces(planned: PlannedRun, market: Market) -> dict[int, _Pace]:
-    """Return the pace of each endpoint, by number; of one that is not on offer any more nobody asks."""
+def _paces(planned: PlannedRun, market: Market) -> list[_Pace]:
+    """Return the pace of each endpoint; of one that is not on offer any more nobody asks."""
     context, measured = planned.run.context, planned.run.queries.calls()
     seconds = {
         e: took
@@ -77,10 +77,10 @@ def _paces(planned: PlannedRun, market: Market) -> dict[int, _Pace]:
         if answers >= ENOUGH
     }
     rates = {offer.endpoint: offer.option.requests_per_second or math.inf for offer in market.offered}
-    return {
-        e: _Pace(rates.get(e, math.inf), endpoint.limits.concurrency or CONCURRENCY, seconds.get(e, 0.0))
+    return [
+        _Pace(rates.get(e, math.inf), endpoint.limits.concurrency or CONCURRENCY, seconds.get(e, 0.0))
         for e, endpoint in enumerate(context.endpoints)
-    }
+    ]
 
 
 def _planned_anew(
