@@ -44,6 +44,9 @@ RUN_ID = "night"
 MOST_ROUNDS = 60
 """A life ends within so many rounds of sending."""
 
+LOOK_TURNS = 8
+"""Of the loop, until a thread sees that its shard is over."""
+
 
 @dataclass(slots=True)
 class LifeStory:
@@ -126,7 +129,7 @@ class Life:
         self.dispatcher.ensure_engines(shards)
         under_way = [(shard, *self.dispatcher.submit(shard)) for shard in shards]
         while under_way:
-            self.night.loop.play_until(partial(_one_is_over, under_way))
+            self.night.loop.play_until(partial(_one_is_over, under_way), every=LOOK_TURNS)
             for shard, engine, ticket in list(under_way):
                 if engine.progress(ticket).finished:
                     under_way.remove((shard, engine, ticket))

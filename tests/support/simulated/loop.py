@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -24,9 +26,6 @@ class Stuck(Exception):
 class _NoSockets(selectors.BaseSelector):
     """Polls nothing: a wait is a jump of the clock."""
 
-    def __init__(self, wait: Callable[[float | None], None]) -> None:
-        self._wait = wait
-
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         return selectors.SelectorKey(fileobj, 0, events, data)
 
@@ -34,7 +33,6 @@ class _NoSockets(selectors.BaseSelector):
         return selectors.SelectorKey(fileobj, 0, 0, None)
 
     def select(self, timeout: float | None = None) -> list[Any]:
-        self._wait(timeout)
         return []
 
     def get_map(self) -> dict[Any, Any]:
@@ -54,33 +52,65 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Not once a night is over: what is left of it is only ended."""
         self._rng = rng
         self._wanted: Callable[[], bool] = lambda: False
-        super().__init__(_NoSockets(self._jump))
+        self._every = 1
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """When, in which order they were set, and what is then called: a heap."""
+        self._set = 0
+        self._soon: deque[asyncio.Handle] = deque()
+        super().__init__(_NoSockets())
 
-    def _jump(self, timeout: float | None) -> None:
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._soon.append(handle)
+        return handle
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._set += 1
+        heappush(self._timers, (when, self._set, handle))
+        return handle
+
+    def _run_once(self) -> None:
+        """One turn. Overridden, since asyncio's own polls sockets and sorts what is cancelled: a third of a turn."""
+        timers, soon = self._timers, self._soon
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
         self.turns += 1
         if self.bounded and self.turns > MOST_TURNS:
             raise Stuck(f"busy for {self.turns} turns, {self.now / 3600:.1f} hours")
         self.at_turn()
-        if self._wanted():
+        waits = not soon
+        if (self.turns % self._every == 0 or (waits and not timers)) and self._wanted():
             self.stop()
             return
-        if timeout is None:
+        if waits and not timers:
             raise Stuck("everybody waits, and for nothing")
-        self.now += timeout
-        if self.bounded and self.now > self.until:
-            raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
+        if waits:
+            self.now = max(self.now, timers[0][0])
+            if self.bounded and self.now > self.until:
+                raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
+        while timers and timers[0][0] <= self.now:
+            soon.append(heappop(timers)[2])
+        for _ in range(len(soon)):
+            handle = soon.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     def time(self) -> float:
         return self.now
 
-    def play_until(self, wanted: Callable[[], bool]) -> None:
-        """Run until `wanted` holds; it is asked at every turn."""
-        self._wanted = wanted
+    def play_until(self, wanted: Callable[[], bool], *, every: int = 1) -> None:
+        """Run until `wanted` holds; it is asked every so many turns, and where nothing is left to do."""
+        self._wanted, self._every = wanted, every
         try:
             while not wanted():
                 self.run_forever()
         finally:
-            self._wanted = lambda: False
+            self._wanted, self._every = lambda: False, 1
 
     def pass_time(self, seconds: float) -> None:
         """Let so much time pass."""
