@@ -45,6 +45,7 @@ from thirdshift.router.certification.certificate import Certificate, Claim, Scor
 from thirdshift.router.certification.representative import unlike
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.prediction.observations import Observations, Population, no_observations, no_past
+from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.values import Purpose
 
 ROWS, TASKS, MODELS = 900, 3, 3
@@ -174,7 +175,7 @@ class Night:
         population = Population(world.task, np.zeros((ROWS, 0), np.float32), TASKS, np.ones(ROWS))
         columns = RequestColumns(
             rows, np.ones(ROWS, np.int32), population, np.full(ROWS, 64, np.int32), (tokens,) * MODELS,
-            world.allowed, (np.zeros(ROWS, np.int32),) * MODELS, rows, tuple("abc"[:TASKS]),
+            world.allowed, (CacheableTokens(np.zeros(ROWS, np.int32), None),) * MODELS, rows, tuple("abc"[:TASKS]),
         )  # fmt: skip
         memory = Memory()
         none = np.full(MODELS, -1, np.int32)

@@ -76,7 +76,9 @@ def _ceiling_of(
 ) -> float:
     beside = np.array([endpoint.reasoning_tokens_max or 0 for endpoint in endpoints])
     longest = (columns.max_tokens[rows, None] + beside).astype(np.float32)
-    most = cost_matrix(endpoints, market.offered, [tokens[rows] for tokens in columns.tokens], longest)
+    kept = [None if cache.kept is None else cache.kept[rows] for cache in columns.caches]
+    tokens = [counted[rows] for counted in columns.tokens]
+    most = cost_matrix(endpoints, market.offered, tokens, longest, written_tokens=kept)
     single = market.endpoint[: market.singles]
     of = np.stack(
         [most[:, np.flatnonzero(single == e)].max(axis=1, initial=0.0) for e in range(len(endpoints))], axis=1

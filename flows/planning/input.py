@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from thirdshift.router.policy import Policy, masks, say
 from thirdshift.router.policy import eligible as kept_by
 from thirdshift.router.pricing.documents import document_tokens, documents_in
 from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
+from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
@@ -274,6 +276,20 @@ def eligible(
 ) -> NDArray[np.bool_]:
     """[rows, endpoints]: allowed by policy, and the context window holds it."""
     return np.asarray(allowed[batch.policy] & _fits(batch, endpoints))
+
+
+MARKED = ("messages", "tools", "sampling")
+
+
+def marked_requests(batch: PreparedInput) -> NDArray[np.bool_]:
+    """bool[rows] which requests ask for their beginning to be kept in a provider's cache, as far as their text shows."""
+    found = []
+    for part in batches(batch.folder, MARKED):
+        has = [
+            pc.fill_null(pc.match_substring(part.column(name), f'"{CACHE_MARK}"'), False) for name in MARKED
+        ]
+        found.append(reduce(pc.or_, has).to_numpy(zero_copy_only=False))
+    return np.concatenate(found) if found else np.zeros(0, bool)
 
 
 def check_charges(folder: Path, charge_by: Sequence[str]) -> None:

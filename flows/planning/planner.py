@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.batch_room import in_batches
 from thirdshift.flows.planning.history import PastAnswers
-from thirdshift.flows.planning.input import PreparedInput, eligible
+from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
 from thirdshift.flows.planning.latency import with_latencies
 from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
@@ -33,11 +33,11 @@ from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import features, observations
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import apart, crossed, fit, telling
-from thirdshift.router.pricing.caches import cache_rule, hit_rate
+from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable, hit_rate
 from thirdshift.router.tokens import output_lengths
 from thirdshift.router.tokens.estimate import learn_ratio, texts_of
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
-from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, find
+from thirdshift.router.tokens.prefixes import find
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
@@ -57,8 +57,8 @@ class RequestColumns:
     """Input tokens expected, for each endpoint."""
     allowed: NDArray[np.bool_] = field(repr=False)
     """[leaders, endpoints]"""
-    cached: tuple[NDArray[np.int32], ...] = field(repr=False)
-    """Input tokens that each endpoint's provider may bill as cached, if all of them are found."""
+    caches: tuple[CacheableTokens, ...] = field(repr=False)
+    """What each endpoint's provider may bill as cached, and as written to its cache."""
     prefix: NDArray[np.int64] = field(repr=False)
     """Requests with one number begin alike and are sent side by side."""
     tasks: tuple[str, ...] = ()
@@ -75,12 +75,7 @@ def request_columns(
     rows = batch.leaders
     text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
     prefixes = find(batches(batch.folder, ["messages"]))
-    cached = {
-        rule: cached_tokens(prefixes, batch.input_tokens[0], least=rule.least_tokens, step=rule.step_tokens)[
-            rows
-        ]
-        for rule in map(cache_rule, endpoints)
-    }
+    marked = marked_requests(batch) if any(cache_rule(end).marked_only for end in endpoints) else None
     tokens = {id(column): column[rows] for column in batch.input_tokens}  # one for each tokenizer
     return RequestColumns(
         rows=rows,
@@ -91,8 +86,8 @@ def request_columns(
         max_tokens=batch.max_tokens[rows],
         tokens=tuple(tokens[id(column)] for column in batch.input_tokens),
         allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
-        cached=tuple(cached[cache_rule(endpoint)] for endpoint in endpoints),
-        prefix=_groups(prefixes)[rows],
+        caches=cacheable(endpoints, prefixes, batch.input_tokens[0], marked, rows),
+        prefix=prefixes.groups()[rows],
         tasks=batch.intake.tasks,
     )
 
@@ -103,16 +98,6 @@ def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> N
         return allowed
     refused = [np.bincount(leader, ~column, len(leader)) > 0 for column in allowed.T]
     return ~np.stack(refused, axis=1)
-
-
-def _groups(prefixes: Prefixes) -> NDArray[np.int64]:
-    """[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
-    alike = np.stack([prefixes.shared_bytes, prefixes.sharers], axis=1)[prefixes.order]
-    starts = np.ones(len(alike), bool)
-    starts[1:] = (alike[1:] != alike[:-1]).any(axis=1) | (alike[1:, 0] == 0)
-    groups = np.empty(len(alike), np.int64)
-    groups[prefixes.order] = np.cumsum(starts)
-    return groups
 
 
 def _text_columns(batch: PreparedInput) -> NDArray[np.float32]:
@@ -226,10 +211,11 @@ def market(
     offered = offers(endpoints, now, deadline, speeds, factors)
     hits = _hit_rates(columns, endpoints, calls, past)
     cached = [
-        np.minimum(shared * np.float64(hit), tokens)
-        for shared, tokens, hit in zip(columns.cached, columns.tokens, hits, strict=True)
+        np.minimum(cache.found * np.float64(hit), tokens)
+        for cache, tokens, hit in zip(columns.caches, columns.tokens, hits, strict=True)
     ]
-    cost = cost_matrix(endpoints, offered, columns.tokens, output, cached)
+    written = [cache.written(found) for cache, found in zip(columns.caches, cached, strict=True)]
+    cost = cost_matrix(endpoints, offered, columns.tokens, output, cached, written)
     cost += expected_losses(
         endpoints,
         np.array([offer.endpoint for offer in offered], np.int32),
@@ -263,7 +249,7 @@ def _hit_rates(
             before = past.endpoint == e
             count, cached = count + before.sum(), cached + past.cached_tokens[before].sum()
             read = read + past.input_tokens[before].sum()
-        shared = float(columns.cached[e].sum()) / max(float(columns.tokens[e].sum()), 1.0)
+        shared = float(columns.caches[e].found.sum()) / max(float(columns.tokens[e].sum()), 1.0)
         rates.append(
             hit_rate(cache_rule(endpoint), shared, float(count), float(cached) / max(float(read), 1.0))
         )

@@ -73,10 +73,11 @@ def cost_matrix(
     offered: Sequence[Offer],
     input_tokens: Sequence[NDArray[np.int32]],
     output_tokens: NDArray[np.float32],
-    cached_tokens: Sequence[NDArray[np.float64]] | None = None,
+    cached_tokens: Sequence[NDArray[np.float64] | None] | None = None,
+    written_tokens: Sequence[NDArray[np.float64] | NDArray[np.int32] | None] | None = None,
 ) -> NDArray[np.float64]:
-    """USD [n, options] for input tokens and those of them cached ([n] for each endpoint) and output tokens
-    [n, endpoints]; 0 where hours are paid for."""
+    """USD [n, options] for input tokens, those of them cached and those written to a cache at a price ([n] for each
+    endpoint), and output tokens [n, endpoints]; 0 where hours are paid for."""
     cost = np.zeros((len(output_tokens), len(offered)))
     for column, offer in enumerate(offered):
         endpoint = endpoints[offer.endpoint]
@@ -85,12 +86,14 @@ def cost_matrix(
         factor = offer.option.token_factor
         counted = input_tokens[offer.endpoint]
         counted = counted if factor == 1.0 else np.rint(counted * factor).astype(np.int32)
-        cached = None
-        if cached_tokens is not None:
-            cached = np.rint(cached_tokens[offer.endpoint] * factor).astype(np.int32)
-        cost[:, column] = schedule_columns(
-            endpoint.price, offer.factor, counted, output_tokens[:, offer.endpoint].astype(np.float64), cached
+        cached, written = (
+            None
+            if given is None or (some := given[offer.endpoint]) is None
+            else np.rint(some * factor).astype(np.int32)
+            for given in (cached_tokens, written_tokens)
         )
+        output = output_tokens[:, offer.endpoint].astype(np.float64)
+        cost[:, column] = schedule_columns(endpoint.price, offer.factor, counted, output, cached, written)
     return cost
 
 

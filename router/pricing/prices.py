@@ -209,12 +209,17 @@ def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
 def writes_cache(endpoint: Endpoint, request: Request) -> bool:
     """Whether some of a request's prompt may be written to a cache at a price: where it asks for that (Anthropic), or where
     the provider does so by itself and has a price for it (OpenAI from GPT-5.6 on)."""
-    unasked = endpoint.price.base.cache_write is not None
-    if unasked and endpoint.provider != "anthropic" and "claude" not in endpoint.model:
+    if keeps_unasked(endpoint):
         return True
     if CACHE_MARK in endpoint.params or CACHE_MARK in request.sampling:
         return True
     return any(map(_marked, request.messages)) or any(map(_marked, request.tools or ()))
+
+
+def keeps_unasked(endpoint: Endpoint) -> bool:
+    """Whether the provider keeps prompts at a price though nobody asks it to."""
+    priced = endpoint.price.base.cache_write is not None
+    return priced and endpoint.provider != "anthropic" and "claude" not in endpoint.model
 
 
 def _marked(part: Mapping[str, JSON]) -> bool:
@@ -282,13 +287,20 @@ def price_id(endpoint: Endpoint, price: Price) -> str:
 
 
 def cost_columns(
-    price: Price, input_tokens: Ints, output_tokens: Ints | Floats, cached: Ints | None = None
+    price: Price,
+    input_tokens: Ints,
+    output_tokens: Ints | Floats,
+    cached: Ints | None = None,
+    written: Ints | None = None,
 ) -> Floats:
-    """USD per request in floats, for planning: `price` over columns of tokens, all of one length."""
+    """USD per request in floats, for planning: `price` over columns of tokens, all of one length. `cached` and `written`
+    (to a cache, for five minutes) are among the input."""
     per_input = float(price.input) * 1e-6
     cost: Floats = input_tokens * per_input + output_tokens * (float(price.output) * 1e-6)
     if cached is not None and price.cached_input is not None:
         cost -= cached * (per_input - float(price.cached_input) * 1e-6)
+    if written is not None:
+        cost += written * (float(written_usd(price)[0]) * 1e-6 - per_input)
     return cost
 
 
@@ -298,13 +310,14 @@ def schedule_columns(
     input_tokens: Ints,
     output_tokens: Ints | Floats,
     cached: Ints | None = None,
+    written: Ints | None = None,
 ) -> Floats:
     """`cost_columns` with each request in the tier it reaches, times an off-peak `factor` (see `windows`)."""
-    cost = cost_columns(scaled(schedule.base, factor), input_tokens, output_tokens, cached)
+    cost = cost_columns(scaled(schedule.base, factor), input_tokens, output_tokens, cached, written)
     for tier in sorted(schedule.tiers, key=lambda t: t.above_tokens):
         above = np.flatnonzero(input_tokens > tier.above_tokens)
         if above.size:
-            part = None if cached is None else cached[above]
+            parts = (None if column is None else column[above] for column in (cached, written))
             price = scaled(tier.price, factor)
-            cost[above] = cost_columns(price, input_tokens[above], output_tokens[above], part)
+            cost[above] = cost_columns(price, input_tokens[above], output_tokens[above], *parts)
     return cost

@@ -45,6 +45,15 @@ class Prefixes:
         again = self.shared_bytes * ((self.sharers - 1) / self.sharers)
         return float(again.sum() / max(int(self.total_bytes.sum(dtype=np.int64)), 1))
 
+    def groups(self) -> NDArray[np.int64]:
+        """int64[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
+        alike = np.stack([self.shared_bytes, self.sharers], axis=1)[self.order]
+        starts = np.ones(len(alike), bool)
+        starts[1:] = (alike[1:] != alike[:-1]).any(axis=1) | (alike[1:, 0] == 0)
+        groups = np.empty(len(alike), np.int64)
+        groups[self.order] = np.cumsum(starts)
+        return groups
+
 
 def find(batches: Iterable[pa.RecordBatch]) -> Prefixes:
     """Read `messages` once. 8 bytes a row and length are held: 120 MB for a million rows longer than 32
@@ -89,11 +98,27 @@ def cached_tokens(
     `hit_rate` is how often its cache is believed to hit; the first row of each group never does, and pays
     its part here.
     """
-    per_byte = input_tokens / np.maximum(prefixes.total_bytes, 1)
-    tokens = np.floor(prefixes.shared_bytes * per_byte / step) * step
+    tokens = _shared_tokens(prefixes, input_tokens, step)
     tokens[tokens < least] = 0
     again = (prefixes.sharers - 1) / np.maximum(prefixes.sharers, 1)
     return np.asarray(np.minimum(tokens, input_tokens) * again * hit_rate, dtype=np.int32)
+
+
+def kept_tokens(
+    input_tokens: NDArray[np.int32], *, least: int, step: int, of: Prefixes | None = None
+) -> NDArray[np.int32]:
+    """int32[rows]: input tokens that a provider keeps for later prompts: whole prompts in its steps from its least length
+    on; with `of` only what each shares with others, where it shares something."""
+    tokens = np.floor(input_tokens / step) * step
+    if of is not None:
+        tokens = np.where(of.shared_bytes > 0, _shared_tokens(of, input_tokens, step), tokens)
+    tokens[tokens < least] = 0
+    return np.asarray(np.minimum(tokens, input_tokens), dtype=np.int32)
+
+
+def _shared_tokens(prefixes: Prefixes, input_tokens: NDArray[np.int32], step: int) -> NDArray[np.float64]:
+    per_byte = input_tokens / np.maximum(prefixes.total_bytes, 1)
+    return np.asarray(np.floor(prefixes.shared_bytes * per_byte / step) * step)
 
 
 def _hashes(column: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

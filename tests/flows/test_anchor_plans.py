@@ -13,6 +13,7 @@ from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning import Infeasible, Plan, Terms, solve
 from thirdshift.router.planning.market import offers
 from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.tokens.output_lengths import OutputModel
 from thirdshift.router.values import Endpoint, Price, PriceSchedule
 
@@ -35,7 +36,7 @@ def a_night() -> tuple[RequestColumns, Market]:
         max_tokens=ones,
         tokens=(ones, ones),
         allowed=np.ones((ROWS, 2), np.bool_),
-        cached=(ones, ones),
+        caches=(CacheableTokens(ones, None),) * 2,
         prefix=np.arange(ROWS),
         tasks=("t",),
     )

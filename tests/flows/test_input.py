@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,31 @@ def test_a_share_of_vendors_that_no_plan_can_keep_is_said_before_anything_is_spe
         check_shares(batch, context.endpoints, context.allowed, 0.7)
     check_shares(batch, context.endpoints, context.allowed, None)
     check_shares(batch, context.endpoints, context.allowed, 1.0)
+
+
+def test_what_a_request_asks_to_be_kept_in_a_cache_is_planned_with(tmp_path: Path) -> None:
+    """By prompts of an Anthropic kind: every second one marks its long beginning."""
+    long = "Add the numbers as carefully as you can. " * 400
+    rows = []
+    for number in range(8):
+        part: dict[str, Any] = {"type": "text", "text": long}
+        if number % 2:
+            part["cache_control"] = {"type": "ephemeral"}
+        messages = [{"role": "system", "content": [part]}, {"role": "user", "content": f"{number} + 1"}]
+        rows.append({"request_id": f"r{number}", "messages": json.dumps(messages)})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
+    endpoint = {
+        "name": "claude",
+        "model": "anthropic/claude-sonnet-5",
+        "api_base": "http://127.0.0.1:9/v1",
+        **PRICE,
+    }
+    job = {"name": "marked", "input": "requests.parquet", "endpoints": [endpoint]}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    context = context_for(RunOptions(job=tmp_path / "job.yaml"), "one")
+    batch = prepare(
+        context.input, tmp_path / "run", context.endpoints, context.policy, context.policies, context.needs
+    )
+    (cache,) = request_columns(batch, context.endpoints, context.allowed, texts=False).caches
+    assert cache.kept is not None
+    assert (cache.found > 0).tolist() == (cache.kept > 0).tolist() == [False, True] * 4

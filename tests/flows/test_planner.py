@@ -21,6 +21,7 @@ from thirdshift.router.learning.repair import Mended
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import NOBODY, Plan, Terms
 from thirdshift.router.prediction.observations import Population, no_observations, no_past
+from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.pricing.pricebook import hourly
 from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
 
@@ -47,7 +48,7 @@ def columns_of(endpoints: tuple[Endpoint, ...]) -> RequestColumns:
     population = Population(np.zeros(ROWS, np.int32), np.zeros((ROWS, 0), np.float32), 1, np.ones(ROWS))
     return RequestColumns(
         np.arange(ROWS), np.ones(ROWS, np.int32), population, np.full(ROWS, 256, np.int32),
-        (tokens,) * len(endpoints), np.ones((ROWS, len(endpoints)), bool), (none,) * len(endpoints),
+        (tokens,) * len(endpoints), np.ones((ROWS, len(endpoints)), bool), (CacheableTokens(none, None),) * len(endpoints),
         np.arange(ROWS), ("default",),
     )  # fmt: skip
 
