@@ -214,21 +214,21 @@ class Theirs:
             env={**os.environ, **QUIET, **where.environment},
             text=True,
         )
-        began = time.monotonic()
+        self.pid, began = self._process.pid, time.monotonic()
         options = options_for(end, end.workers, Sizing())
         files = {"in": str(folder / "in.jsonl"), "out": str(folder / "out.jsonl")}
-        self._ask({"model": end.model, "options": options, **files})
+        self.told = self._ask({"model": end.model, "options": options, **files})
         self.startup_seconds = time.monotonic() - began
 
     def run(self, requests: list[Request]) -> Ran:
-        before = cpu_seconds(self._process.pid)
+        before = cpu_seconds(self.pid)
         reply = self._ask(
             {"messages": [request.messages for request in requests], "max_tokens": requests[0].max_tokens}
         )
-        return Ran(cpu_seconds=cpu_seconds(self._process.pid) - before, **reply)
+        return Ran(cpu_seconds=cpu_seconds(self.pid) - before, **reply)
 
     def close(self) -> None:
-        below = psutil.Process(self._process.pid).children(recursive=True)
+        below = psutil.Process(self.pid).children(recursive=True)
         for process in (self._process, *below):
             process.kill()
         self._process.wait()

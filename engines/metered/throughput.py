@@ -30,6 +30,9 @@ ALIKE = 1e-4
 STRETCH_SECONDS = 1.0
 """Stretches are weighed by their seconds' inverse, errors being in proportion to them; shorter ones than this alike."""
 
+STRETCH_ANSWERS = 50
+"""Answers of a stretch at least, where answers alone tell of tokens: those of few differ too much from one to the next."""
+
 COUNTED = (
     "worked", "steps", "num_requests_running", "generation_tokens", "prompt_tokens", "prompt_tokens_cached",
 )  # fmt: skip
@@ -152,14 +155,28 @@ class Speedometer:
         return False, (0.0, reading * READ_PER_WRITTEN, reading)
 
 
+class FullBatch:
+    """Sees, telling by telling, whether as many requests run as will."""
+
+    def __init__(self, most: int) -> None:
+        """`most`: requests that run at once where nothing else holds them back."""
+        self._most = most
+        self._recent: deque[float] = deque(maxlen=PLATEAU)
+
+    def told(self, running: float, waiting: float) -> bool:
+        """Whether as many run as will: near the most, or where others wait as many as the memory holds."""
+        self._recent.append(running)
+        level = len(self._recent) == PLATEAU and min(self._recent) >= LEVEL * max(self._recent)
+        return running >= FULL * self._most or (waiting > 0 and running > 0 and level)
+
+
 class PaceWatch:
     """Takes one engine's counters in, telling by telling."""
 
     def __init__(self, speed: Speedometer, most: int) -> None:
         """`most`: requests that the engine runs at once where the memory holds them."""
-        self._speed, self._most = speed, most
+        self._speed, self._full = speed, FullBatch(most)
         self._before: Mapping[str, Any] = dict.fromkeys(COUNTED, 0)
-        self._recent: deque[float] = deque(maxlen=PLATEAU)
 
     def told(self, now: Mapping[str, Any]) -> None:
         """Take in the stretch since the telling before: `worked` and `steps` are the worker's, the others vLLM's names."""
@@ -177,14 +194,71 @@ class PaceWatch:
             written,
             steps=steps,
             running=max(running, before["num_requests_running"], written / max(steps, 1)),
-            full=self.full(running, now["num_requests_waiting"]),
+            full=self._full.told(running, now["num_requests_waiting"]),
         )
 
-    def full(self, running: float, waiting: float) -> bool:
-        """Whether as many run as will: near the most, or where others wait as many as the memory holds."""
-        self._recent.append(running)
-        level = len(self._recent) == PLATEAU and min(self._recent) >= LEVEL * max(self._recent)
-        return running >= FULL * self._most or (waiting > 0 and running > 0 and level)
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a server has answered so far."""
+
+    answers: int = 0
+    read: int = 0
+    written: int = 0
+
+
+class AnswersWatch:
+    """Measures a server that is known by its answers alone, which tell of tokens when they are done.
+
+    A stretch begins once as many answers have come as run at once since the server was full, so that what runs is as mixed
+    as what ends, and is counted while it stays full. All other time tells that it worked, and nothing of its speed.
+    """
+
+    def __init__(self, most: int) -> None:
+        """`most`: requests that are sent to it at once."""
+        self._full, self._filled, self._thin = FullBatch(most), Speedometer(), Speedometer()
+        self._told = 0.0, Answered()
+        """When it was told last, and what was answered then."""
+        self._begun: tuple[float, Answered] | None = None
+        """Where the stretch began; None: it was not full when it was told last."""
+        self._mixed = False
+        """Whether what runs has all been sent since it was full."""
+
+    def told(self, now: float, answered: Answered, running: int, waiting: int) -> None:
+        """Take in the time since the telling before, unless nothing was asked in it. `running`, `waiting`: requests now."""
+        before, self._told = self._told, (now, answered)
+        if not running and not waiting and answered == before[1]:
+            self._begun, self._mixed = None, False
+            return
+        _add(self._thin, before, self._told, full=False)
+        if not self._full.told(running, waiting):
+            self._end_stretch(before, 1)
+            self._begun, self._mixed = None, False
+        elif self._begun is None:
+            self._begun = self._told
+        elif self._mixed:
+            self._end_stretch(self._told, max(running, STRETCH_ANSWERS))
+        elif answered.answers - self._begun[1].answers >= running:
+            self._begun, self._mixed = self._told, True
+
+    @property
+    def speed(self) -> Speedometer:
+        """What was measured: of the full server, or before it was full what says nothing of its speed."""
+        return self._filled if self._filled.full else self._thin
+
+    def _end_stretch(self, at: tuple[float, Answered], least: int) -> None:
+        """Count a stretch up to there where it has so many answers, and begin another."""
+        begun = self._begun
+        if begun is not None and self._mixed and at[1].answers - begun[1].answers >= least:
+            _add(self._filled, begun, at, full=True)
+            self._begun = at
+
+
+def _add(
+    speed: Speedometer, since: tuple[float, Answered], until: tuple[float, Answered], *, full: bool
+) -> None:
+    (began, before), (now, answered) = since, until
+    speed.add(now - began, answered.read - before.read, answered.written - before.written, full=full)
 
 
 def _alike(squares: NDArray[np.float64], one: int, other: int, share: float) -> bool:

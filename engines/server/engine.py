@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from statistics import median
 
+from thirdshift.engines.core.rate_limits import MAX_WINDOW
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.metered.idle import IDLE_SECONDS, idle_seconds
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.queue import ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.tariff import DailyTariff
-from thirdshift.engines.metered.throughput import Rates, Speedometer
+from thirdshift.engines.metered.throughput import Answered, AnswersWatch, Rates
 from thirdshift.engines.server.process import ServerNotUp, ServerProcess
 from thirdshift.router.interfaces import Engine, EngineContext, Journal, Progress, Shard, Ticket
 from thirdshift.router.values import Endpoint, Failure, FailureKind, Intent, Outcome
@@ -35,11 +36,11 @@ LAST_SECOND = 1.0
 
 
 class CountingJournal:
-    """A journal that counts the tokens in what passes through."""
+    """A journal that counts the answers that pass through, and their tokens."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal, self._lock = journal, threading.Lock()
-        self.read = self.written = 0
+        self.answered = Answered()
 
     def sent(self, intents: Iterable[Intent]) -> None:
         self._journal.sent(intents)
@@ -48,9 +49,13 @@ class CountingJournal:
         settled = list(outcomes)
         self._journal.settled(settled)
         usages = [outcome.usage for outcome in settled if outcome.usage is not None]
+        read = sum(usage.input_tokens - usage.cached_tokens for usage in usages)
+        written = sum(usage.output_tokens for usage in usages)
         with self._lock:
-            self.read += sum(usage.input_tokens - usage.cached_tokens for usage in usages)
-            self.written += sum(usage.output_tokens for usage in usages)
+            before = self.answered
+            self.answered = Answered(
+                before.answers + len(usages), before.read + read, before.written + written
+            )
 
 
 class ServerEngine:
@@ -68,7 +73,7 @@ class ServerEngine:
         self.endpoint, self.engine_context = endpoint, engine_context
         self._counting = CountingJournal(engine_context.journal)
         self._inner = make(replace(engine_context, journal=self._counting))
-        self._speed = Speedometer()
+        self._pace = AnswersWatch(endpoint.limits.concurrency or MAX_WINDOW)
         self._startup_seconds, self._idle_seconds = startup_seconds, idle_seconds
         self._usd_per_hour = endpoint.price.usd_per_hour or Decimal(0)
         self._records = WorkerRecords(endpoint, engine_context)
@@ -154,7 +159,7 @@ class ServerEngine:
         starts = [seconds for seconds in startups if seconds is not None]
         if not starts:
             return None
-        return self._speed.rates("", "server", self.endpoint.api_base or "", median(starts))
+        return self._pace.speed.rates("", "server", self.endpoint.api_base or "", median(starts))
 
     # --- on the server's thread ---
 
@@ -211,21 +216,27 @@ class ServerEngine:
 
     def _keep(self, meter: Meter, lifetime: WorkerLifetime) -> None:
         """Pay until nobody needs it: the run ends, it is idle, or the cap has no more time for it."""
-        wanted, counted = time.monotonic(), (self._counting.read, self._counting.written)
+        wanted = time.monotonic()
+        self._pace.told(wanted, self._counting.answered, 0, 0)
         while self._ready and self._paid(meter):
-            began = time.monotonic()
             with self._changed:
                 self._changed.wait(TICK_SECONDS)
-                now, before = time.monotonic(), counted
-                counted = self._counting.read, self._counting.written
-                if self._collecting or counted != before:
-                    self._speed.add(now - began, counted[0] - before[0], counted[1] - before[1])
+                now = time.monotonic()
+                self._measure(now)
                 wanted = now if self._collecting else wanted
                 start, left = lifetime.startup_seconds, meter.minimum_left
                 most = idle_seconds(start, left, self._idle_seconds, expected=self._kept_idle)
                 idle = self._usd_per_hour and now - wanted > most
                 if self._closing or idle:
                     self._ready = False
+
+    def _measure(self, now: float) -> None:
+        """Take in what was answered since the last look."""
+        under_way = self._collecting & self._tickets.keys()
+        progress = [self._inner.progress(self._tickets[key]) for key in under_way]
+        running = sum(one.in_flight for one in progress)
+        waiting = sum(one.total - one.done for one in progress) - running
+        self._pace.told(now, self._counting.answered, running, waiting)
 
     def _paid(self, meter: Meter) -> bool:
         if meter.keep_up() or meter.seconds_left > LAST_SECOND:

@@ -25,7 +25,7 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware
 from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, idle_seconds
 from thirdshift.engines.metered.ordering import BLOCK, arrange
-from thirdshift.engines.metered.throughput import PLATEAU, PaceWatch, Rates, Speedometer
+from thirdshift.engines.metered.throughput import PLATEAU, FullBatch, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
 from thirdshift.engines.vllm.preflight import oversized
 from thirdshift.flows.planning.throughput import Measured, known_paces, throughput_of_run
@@ -144,11 +144,11 @@ def test_rates_of_uniform_work_still_tell_how_long_it_takes() -> None:
 
 
 def test_an_engine_is_full_near_its_most_or_where_others_wait_as_many_as_it_holds() -> None:
-    watch = PaceWatch(Speedometer(), 100)
-    assert [watch.full(running, 50) for running in (20, 60, 79, 80, 100)] == [False, False, False, True, True]
-    held = PaceWatch(Speedometer(), 100)
-    assert [held.full(30, 50) for _ in range(PLATEAU)] == [False] * (PLATEAU - 1) + [True]
-    assert not held.full(30, 0), "nobody waits: the work is at its end"
+    watch = FullBatch(100)
+    assert [watch.told(running, 50) for running in (20, 60, 79, 80, 100)] == [False, False, False, True, True]
+    held = FullBatch(100)
+    assert [held.told(30, 50) for _ in range(PLATEAU)] == [False] * (PLATEAU - 1) + [True]
+    assert not held.told(30, 0), "nobody waits: the work is at its end"
 
 
 def engine_told(most: int, batches: list[tuple[int, int]], step: float) -> Speedometer:
