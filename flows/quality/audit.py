@@ -8,6 +8,7 @@ pairs, the served answer and the baseline's, over the whole population.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -31,7 +32,7 @@ from thirdshift.router.certification.certificate import (
     labels_needed,
 )
 from thirdshift.router.certification.scorers import Basis, kind_of
-from thirdshift.router.values import Purpose
+from thirdshift.router.values import Mode, Purpose
 from thirdshift.warehouse.store.judgements import PILOT_ANSWERS
 from thirdshift.warehouse.store.store import Warehouse
 
@@ -43,6 +44,10 @@ ENOUGH = 30
 GROWS = (1.2, 2.0)
 """An audit that has not shown the floor yet is extended to so many times its size, at least and at most: what it takes is
 reckoned from few scores at first."""
+AT_ONCE = (1.15, 1.4)
+"""The same where scores come at once: none is asked for that need not be, and each extension takes seconds."""
+DOUBTFUL = 1.0
+"""Standard errors by which an audit's estimate must be below the floor before it is given up: the first few are luck."""
 
 
 # --- what it shows ----------------------------------------------------------------------------------------------------
@@ -181,6 +186,37 @@ def size_for(context: RunContext, scope: Scope) -> int:
     return min(HOPELESS, rest) if needed is None else needed
 
 
+def first_size(context: RunContext, scope: Scope) -> int:
+    """Return how many are scored before it is asked how many it takes."""
+    size = size_for(context, scope)
+    return min(size, ENOUGH) if may_grow(context) and scores_at_once(context) else size
+
+
+def may_grow(context: RunContext) -> bool:
+    """Whether an audit may be extended for what it has shown: the exact bound is of a size fixed before."""
+    return context.job.quality.audit is None and (not _binary(context) or is_relative(context))
+
+
+def scores_at_once(context: RunContext) -> bool:
+    """Whether those who are asked for scores answer at once."""
+    asked = [] if context.judge is None else [context.judge.endpoint]
+    asked += [endpoint for endpoint in context.endpoints if endpoint.name in baselines_of(context)[-1:]]
+    return all(endpoint.mode is Mode.REALTIME for endpoint in asked)
+
+
+def given_up(context: RunContext, scope: Scope, shown: Certificate) -> bool:
+    """Whether the estimate is too far below the floor for chance."""
+    count, left = len(scope.audit), scope.left / max(len(scope.audit) + scope.left, 1)
+    if is_relative(context):
+        gaps, share = scope.audit - shown.floor * scope.baseline, 1.0
+        short = -float(gaps.mean()) if count else 0.0
+    else:
+        gaps, short = scope.audit, shown.floor - shown.mean
+        share = (count + scope.left) / max(scope.population, 1)
+    error = share * math.sqrt(float(gaps.var()) * left / count) if count else 0.0
+    return short > DOUBTFUL * error
+
+
 def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
     """Return 0, and mean and variance of the served score less the floor times the baseline's."""
     if len(scope.audit) >= ENOUGH:
@@ -219,7 +255,7 @@ def _sizes(context: RunContext, view: ServedAnswers, draw: Draw) -> dict[str, in
     """Return how many scores are asked for, of the whole and of each task."""
     per_task = context.job.quality.per_task
     if not draw.sample:
-        return {scope.task or "": size_for(context, scope) for scope in scopes_of(context, view, draw)}
+        return {scope.task or "": first_size(context, scope) for scope in scopes_of(context, view, draw)}
     drawn = view.task[np.isin(view.row, draw.order[: draw.sample])]
     tasks = dict.fromkeys(view.task.tolist()) if per_task else ()
     return {"": draw.sample, **{task: int((drawn == task).sum()) for task in tasks}}
@@ -300,21 +336,16 @@ class Audit:
 
     def _grown(self, view: ServedAnswers, draw: Draw) -> Draw | None:
         """Return the draw with more asked for; None where it shows the floor, never will, or may not grow."""
-        quality = self.context.job.quality
-        if (
-            draw.sample
-            or quality.audit is not None
-            or (_binary(self.context) and not is_relative(self.context))
-        ):
-            return None  # the exact bound is of a size fixed before
-        sizes = dict(draw.sizes)
+        if draw.sample or not may_grow(self.context):
+            return None
+        sizes, grows = dict(draw.sizes), AT_ONCE if scores_at_once(self.context) else GROWS
         for scope in scopes_of(self.context, view, draw):
             now = certificate(self.context, scope, draw.number)
             scored, name = len(scope.audit), scope.task or ""
             cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
-            if now.shown or now.mean < now.floor or not scope.left or cut_short:
+            if now.shown or given_up(self.context, scope, now) or not scope.left or cut_short:
                 continue
-            least, most = (int(scored * times) + 1 for times in GROWS)
+            least, most = (int(scored * times) + 1 for times in grows)
             wanted = min(max(size_for(self.context, scope), least), max(most, ENOUGH))
             sizes[name] = min(wanted, scored + scope.left)
         return None if sizes == dict(draw.sizes) else replace(draw, sizes=sizes)

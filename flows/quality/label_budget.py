@@ -8,6 +8,7 @@ import numpy as np
 
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.bounds import betting, exact
 from thirdshift.router.certification.certificate import (
@@ -15,7 +16,7 @@ from thirdshift.router.certification.certificate import (
     population_sentence,
     round_confidence,
 )
-from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT, VERDICT_TOKENS
+from thirdshift.router.certification.judge import USUAL_VERDICT, VERDICT_TOKENS
 from thirdshift.router.certification.scorers import Basis, kind_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.problem import NOBODY, Plan
@@ -38,9 +39,16 @@ class Labels:
 
 
 def labels(
-    context: RunContext, batch: PreparedInput, columns: RequestColumns, market: Market, plan: Plan
+    context: RunContext,
+    batch: PreparedInput,
+    columns: RequestColumns,
+    market: Market,
+    plan: Plan,
+    *,
+    each_usd: float | None = None,
 ) -> Labels | None:
-    """Return how many scores certify the floor under `plan`; None where there is no floor."""
+    """Return how many scores certify the floor under `plan`; None where there is no floor. `each_usd`: what one costs,
+    where that is known already."""
     aim, quality = context.aim, plan.quality
     if aim is None or context.scorer is None:
         return None
@@ -53,7 +61,7 @@ def labels(
     sizes = _populations(context, batch).values()
     sample_sizes = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
     needed = None if None in sample_sizes else sum(n for n in sample_sizes if n is not None)
-    return Labels(needed, label_usd(context, columns, market))
+    return Labels(needed, score_usd(context, columns, market) if each_usd is None else each_usd)
 
 
 def by_anchor_alone(plan: Plan, market: Market, aim: QualityTarget) -> bool:
@@ -84,21 +92,8 @@ def judging_usd_at_most(
         return 0.0
     count = answers if context.pilot_labels is None else min(answers, context.pilot_labels)
     longest = (VERDICT_TOKENS - USUAL_VERDICT) * float(context.judge.endpoint.price.base.output) * 1e-6
-    usd, most = count * (label_usd(context, columns, market) + longest), context.judge_usd
+    usd, most = count * (score_usd(context, columns, market) + longest), context.judge_usd
     return usd if most is None else min(usd, float(most) / 2)
-
-
-def label_usd(context: RunContext, columns: RequestColumns, market: Market) -> float:
-    """Return what one score costs: a verdict on an answer of usual length, or the baseline's answer to agree with or
-    to be held against."""
-    if context.baseline is not None and (context.basis is Basis.AGREEMENT or context.by_sample):
-        return float(market.by_endpoint()[:, context.baseline].mean())
-    if context.judge is None:
-        return 0.0
-    price = context.judge.endpoint.price.base
-    read = (len(context.judge.rubric) + OWN_WORDS) / LETTERS_PER_TOKEN
-    read += float(columns.tokens[0].mean()) + float(market.output_tokens.mean())
-    return (read * float(price.input) + USUAL_VERDICT * float(price.output)) * 1e-6
 
 
 def doubts(context: RunContext, batch: PreparedInput) -> list[str]:

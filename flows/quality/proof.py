@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.quality.label_budget import labels
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.problem import Infeasible, Plan
@@ -28,10 +29,12 @@ class Proof:
     batch: PreparedInput
     columns: RequestColumns
     market: Market
+    each_usd: float
+    """What one score costs."""
 
     def usd(self, plan: Plan) -> float:
         """US dollars for the audit if the quality is as predicted; infinite where the scores allowed are too few."""
-        found = labels(self.context, self.batch, self.columns, self.market, plan)
+        found = labels(self.context, self.batch, self.columns, self.market, plan, each_usd=self.each_usd)
         if found is None:
             return 0.0
         allowed = self._allowed
@@ -63,7 +66,8 @@ def cheapest_with_proof(
     audited = context.pays_for_scores and not context.by_sample
     if not audited or isinstance(plan, Infeasible) or not floor:
         return decision
-    proof = Proof(context, batch, columns, decision.market)
+    each_usd = score_usd(context, columns, decision.market)
+    proof = Proof(context, batch, columns, decision.market, each_usd)
     above = max(plan.quality - floor, 0.0)  # the margin, which every floor of the frontier has too
     found = plan.cost_usd + proof.usd(plan)
     least, best = found, None

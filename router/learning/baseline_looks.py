@@ -84,7 +84,7 @@ def baseline_looks(
 
     for _ in range(3 if len(baselines) > 1 else 1):
         for endpoint, baseline in baselines.items():
-            baseline.more = _worth(outlook, endpoint, baseline, needed)
+            baseline.more = _worth(outlook, endpoint, baseline, needed, situation.score_usd)
     haste = ROUND_FRACTION[min(max(situation.rounds, 1), len(ROUND_FRACTION)) - 1]
     rows, endpoints = [], []
     for endpoint, baseline in baselines.items():
@@ -123,13 +123,16 @@ def _study(
     return _Baseline(rows, made, fall / (1.0 / made - 1.0 / (made + more)))
 
 
-def _worth(outlook: AssignmentPath, endpoint: int, baseline: _Baseline, needed: Callable[[], float]) -> int:
-    """The number of looks after which the night is cheapest: looks that are not served, and the margin's price."""
+def _worth(
+    outlook: AssignmentPath, endpoint: int, baseline: _Baseline, needed: Callable[[], float], score_usd: float
+) -> int:
+    """The number of looks after which the night is cheapest: looks that are not served, what scoring them costs, and the
+    margin's price."""
     rows, price = baseline.rows, outlook.price(needed())
     worth = price * outlook.quality[rows] - outlook.cost_usd[rows]
     gain = np.maximum(price * outlook.quality[rows, endpoint] - worth.max(axis=1), 0.0)
     cost = outlook.cost_usd[rows, endpoint]
-    wasted = np.concatenate([[0.0], np.cumsum(np.maximum(cost - gain, SAVES * cost))])
+    wasted = np.concatenate([[0.0], np.cumsum(np.maximum(cost - gain, SAVES * cost) + score_usd)])
     best, cheapest = 0, np.inf
     for step in STEPS:
         baseline.more = min(step, len(rows))

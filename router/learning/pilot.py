@@ -49,7 +49,9 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
     first = _fresh(situation, _first(situation, rng))
     if len(first) or not situation.rounds:
         return first if len(first) else None
-    rows, part = _part(situation, rng)
+    if len(seen) >= situation.most:
+        return None
+    rows, part = _part(replace(situation, looks=situation.most), rng)
     found = _informed(part, rng)
     found = _fresh(situation, Looks(rows[found.row], found.endpoint))
     return found if len(found) >= min(FEWEST, situation.pilot) else None
@@ -58,6 +60,8 @@ def next_round(situation: Situation, rng: np.random.Generator) -> Looks | None:
 def _first(situation: Situation, rng: np.random.Generator) -> Looks:
     """Looks at endpoints of which too little is known, and in the first round at those that earlier nights know."""
     unknown, counts = _unknown(situation), situation.first
+    if situation.score_usd > 0.0 and not situation.rounds:
+        counts = (counts + 1) // 2  # what answers and scores cost is often a guess before the first
     found = _tried(situation, unknown, counts[unknown], rng)
     leaned_on = _leaned_on(situation, unknown)
     return found.plus(
@@ -123,7 +127,7 @@ def _informed(situation: Situation, rng: np.random.Generator) -> Looks:
         outlook.aim.baselines or leaned_on_most(outlook, situation.width),
     )
     dear, price = baseline_looks(situation, outlook, chances, rng)
-    if outlook.standing.quality < outlook.standing.floor:
+    if outlook.standing.quality < outlook.standing.floor and situation.score_usd <= 0.0:
         dear = dear.plus(rivals_looks(situation, outlook, rng))
     spare = int((1.0 - LEFT) * max(0, situation.looks - len(situation.observations) - len(dear)))
     cheap = _cheap_looks(situation, outlook, chances, price, spare, rng)

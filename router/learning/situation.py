@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.learning.first_looks import first_counts
+from thirdshift.router.learning.first_looks import first_counts, worth_looking
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.value_of_information import AssignmentPath, look_out
 from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
@@ -38,6 +38,8 @@ class Situation:
     """Rounds that were played."""
     past: PastScores | None = None
     """Scores of past nights, which spare looks tonight."""
+    score_usd: float = 0.0
+    """What a score costs besides the answer."""
     endpoints: int | None = None
     """So many of the first columns are endpoints, the others votes, which are looked at by their endpoints; None: all."""
 
@@ -49,7 +51,18 @@ class Situation:
     @property
     def first(self) -> NDArray[np.int64]:
         """[endpoints] on how many requests each is tried first."""
-        return first_counts(np.asarray(self.cost_usd, np.float64)[:, : self.width], len(self.population))
+        cost = np.asarray(self.cost_usd, np.float64)[:, : self.width]
+        return first_counts(cost, len(self.population), self.score_usd)
+
+    @property
+    def most(self) -> int:
+        """Answers that are worth scoring at most: where a score has its own price, what past nights scored spares some."""
+        cost = np.asarray(self.cost_usd, np.float64)[:, : self.width]
+        known = ~np.isnan(cost).all(axis=0)
+        if self.score_usd <= 0.0 or not known.any():
+            return self.looks
+        worth = int(known.sum()) * worth_looking(cost[:, known], len(self.population), self.score_usd)
+        return min(self.looks, worth - (0 if self.past is None else len(self.past.score)))
 
 
 @dataclass(frozen=True, slots=True)
