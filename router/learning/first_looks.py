@@ -25,7 +25,7 @@ SHARE = 0.0075
 """The share of the dearest endpoint's whole bill that the first looks at each endpoint may cost."""
 UNKNOWN = 3.0
 """What n looks leave unknown is taken to cost so many times the dearest endpoint's whole bill / sqrt(n): a margin of 1.65
-standard deviations (0.3 of a score), where a tenth to a fifth of quality is what the dearest endpoint has before a cheap one."""
+standard deviations (0.3 of a score each), where the dearest endpoint is better than a cheap one by 0.1 to 0.2."""
 
 
 def first_counts(cost_usd: Floats, rows: int, score_usd: float = 0.0) -> NDArray[np.int64]:

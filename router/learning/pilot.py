@@ -64,8 +64,9 @@ def _first(situation: Situation, rng: np.random.Generator) -> Looks:
         counts = (counts + 1) // 2  # what answers and scores cost is often a guess before the first
     found = _tried(situation, unknown, counts[unknown], rng)
     leaned_on = _leaned_on(situation, unknown)
+    part = 2 if situation.score_usd <= 0.0 else 4  # the night's audit tells of a smaller fall
     return found.plus(
-        _tried(situation, leaned_on, np.maximum(np.minimum(CHECKED, counts[leaned_on] // 2), 1), rng)
+        _tried(situation, leaned_on, np.maximum(np.minimum(CHECKED, counts[leaned_on] // part), 1), rng)
     )
 
 
@@ -76,10 +77,12 @@ def _unknown(situation: Situation) -> NDArray[np.int32]:
     unpriced = np.logical_or.reduce(np.isnan(situation.cost_usd), axis=0)[:width]
     if situation.rounds > 1:
         return np.flatnonzero(unpriced).astype(np.int32)
-    if situation.past is not None:
+    enough = np.minimum(situation.first, situation.pilot)
+    if situation.past is not None and len(situation.past.score):
         seen = np.concatenate([seen, situation.past.endpoint])
+        enough = enough // 2 if situation.score_usd > 0.0 else enough
     count = np.bincount(seen, minlength=len(situation.priors))[:width]
-    return np.flatnonzero(unpriced | (count < np.minimum(situation.first, situation.pilot))).astype(np.int32)
+    return np.flatnonzero(unpriced | (count < enough)).astype(np.int32)
 
 
 def _leaned_on(situation: Situation, unknown: NDArray[np.int32]) -> NDArray[np.int32]:

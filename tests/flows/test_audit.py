@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,18 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.quality.audit import Scope, certificate, pairs_within, scopes, shown, size_for
+from thirdshift.flows.quality.audit import (
+    ENOUGH,
+    Audit,
+    Scope,
+    certificate,
+    first_size,
+    given_up,
+    pairs_within,
+    scopes,
+    shown,
+    size_for,
+)
 from thirdshift.flows.quality.draws import Draw, ServedAnswers, load, save
 from thirdshift.flows.quality.scoring import Scoring, judgeable
 from thirdshift.flows.runs.context import RunContext, context_for
@@ -87,6 +99,53 @@ def test_an_audit_takes_more_the_nearer_the_floor_and_never_more_than_there_are(
     assert size_for(given_, known) == 0, "what is known already shows the floor"
     assert certificate(given_, known, 1).certified
     assert size_for(context(tmp_path, ", audit: 77"), Scope(None, none, none, 2000, 0.9, none)) == 77
+
+
+def test_a_judge_that_answers_at_once_is_asked_about_a_few_first_and_a_batch_tier_about_what_it_takes(
+    tmp_path: Path,
+) -> None:
+    none = np.zeros(0)
+    near, far = (Scope(None, none, none, 2000, mean, none) for mean in (0.85, 0.99))
+    at_once = context(tmp_path)
+    assert first_size(at_once, near) == ENOUGH < size_for(at_once, near)
+    assert first_size(at_once, far) == size_for(at_once, far) < ENOUGH
+    fixed = context(tmp_path, ", audit: 77")
+    assert first_size(fixed, near) == 77
+    (tmp_path / "batch").mkdir()
+    tier = JOB.replace("model: openai/w, ", "model: openai/w, mode: batch, ")
+    assert tier != JOB
+    waits = context(tmp_path / "batch", text=tier)
+    assert first_size(waits, near) == size_for(waits, near)
+
+
+def test_an_audit_is_extended_by_no_more_than_it_takes_and_given_up_only_where_chance_does_not_explain_it(
+    tmp_path: Path,
+) -> None:
+    """0.87 is right and the floor is 0.8; of the first thirty 0.77 are, which is luck."""
+    given_ = context(tmp_path)
+    given_.folder.mkdir(parents=True)
+    right = np.random.default_rng(3).random(2000) < 0.87
+    order = np.concatenate([np.flatnonzero(right)[:23], np.flatnonzero(~right)[:7]])
+    order = np.concatenate(
+        [order, np.random.default_rng(3).permutation(np.setdiff1d(np.arange(2000), order))]
+    )
+    score = np.full(2000, np.nan)
+    asked, sizes = draw(order, served(score), **{"": ENOUGH}), [ENOUGH]
+    audit = Audit.__new__(Audit)
+    audit.context = given_
+    while True:
+        score[order[: sizes[-1]]] = right[order[: sizes[-1]]]
+        grown = audit._grown(served(score), asked)
+        if grown is None:
+            break
+        asked = grown
+        sizes.append(grown.sizes[""])
+    (scope,) = scopes(served(score), asked, per_task=False, relative=False)
+    assert certificate(given_, scope, 1).certified
+    assert len(sizes) > 3
+    assert all(more <= int(1.4 * less) + 1 for less, more in pairwise(sizes))
+    worse = Scope(None, np.zeros(0), np.repeat([1.0, 0.0], [140, 60]), 1800, 0.9, np.zeros(0))
+    assert given_up(given_, worse, certificate(given_, worse, 1))
 
 
 def test_answers_that_a_repair_exchanged_are_no_sample_of_the_rest(tmp_path: Path) -> None:

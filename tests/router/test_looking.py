@@ -11,11 +11,12 @@ from tests.support.outcomes import outcomes
 from thirdshift.router.backtesting.backtest import backtest
 from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.learning.baseline_looks import FEW, SIDE, rivals_looks
-from thirdshift.router.learning.first_looks import SEED, SHARE, first_counts
+from thirdshift.router.learning.first_looks import SEED, SHARE, first_counts, worth_looking
+from thirdshift.router.learning.pilot import next_round
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.situation import Situation, survey
 from thirdshift.router.learning.value_of_information import look_out, rivals
-from thirdshift.router.prediction.observations import Observations, Population, no_observations
+from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
 from thirdshift.router.prediction.predict import fit
 
 N = 400
@@ -39,6 +40,49 @@ def test_the_dearer_an_endpoint_the_fewer_its_first_looks(rows: int) -> None:
     assert (np.diff(counts) <= 0).all()
     assert 1 <= counts[2] <= max(1, SHARE * rows)
     assert counts[0] <= min(SEED, max(1, 0.2 * rows))
+
+
+@pytest.mark.parametrize("rows", [30, 200, 2000, 200_000])
+def test_where_scores_are_dear_all_are_tried_on_the_same_requests_and_on_the_fewer_the_dearer(
+    rows: int,
+) -> None:
+    cost = np.array([[1.0, 10.0, 100.0]])
+    tried = [first_counts(cost, rows, score_usd) for score_usd in (1.0, 100.0, 10_000.0, 1e9)]
+    assert all((counts == counts[0]).all() for counts in tried)
+    assert [counts[0] for counts in tried] == sorted((counts[0] for counts in tried), reverse=True)
+    assert tried[0][0] <= max(1, min(SEED, 0.2 * rows))
+    assert tried[-1][0] == max(1, min(SEED, round(0.005 * rows)))
+
+
+def test_what_is_worth_looking_at_is_least_in_what_looks_and_doubt_cost_together() -> None:
+    def together(looks: int, rows: int) -> float:
+        return looks * 3 * (100.0 + 300.0) + 3.0 * rows * 100.0 / np.sqrt(looks)
+
+    for rows in (2000, 20_000):
+        found = worth_looking(np.full((1, 3), 100.0), rows, 300.0)
+        assert together(found, rows) <= min(together(found // 2, rows), together(2 * found, rows))
+
+
+def test_a_pilot_whose_scores_cost_ends_where_looking_is_not_worth_them_and_earlier_scores_count() -> None:
+    """Endpoints that differ, so that without the scores' price it would go on."""
+    situation = replace(a_situation(no_observations()), aim=QualityTarget(0.9), rounds=0, score_usd=300.0)
+    worth = 3 * worth_looking(COST, N, 300.0)
+    rng, means, looked = np.random.default_rng(0), np.array([0.5, 0.85, 0.95]), []
+    while (found := next_round(situation, np.random.default_rng(situation.rounds))) is not None:
+        looked.append(found)
+        score = (rng.random(len(found)) < means[found.endpoint]).astype(float)
+        seen = situation.observations.plus(Observations(found.row, found.endpoint, score))
+        situation = replace(situation, observations=seen, rounds=situation.rounds + 1)
+    assert 0 < len(situation.observations) <= worth
+    rows = [set(situation.observations.row[situation.observations.endpoint == e].tolist()) for e in range(3)]
+    assert rows[0] == rows[1] == rows[2]
+    assert len(looked[0]) < len(situation.observations), "what it costs was a guess before the first"
+    seen = situation.observations
+    past = PastScores(np.zeros(len(seen), np.int32), seen.endpoint, seen.score, seen.row)
+    later = replace(situation, observations=no_observations(), past=past, rounds=0)
+    again = next_round(later, rng)
+    assert again is None or len(again) <= len(seen) / 5, "each night's audit tells whether it still holds"
+    assert next_round(replace(later, rounds=1), rng) is None
 
 
 def test_what_nobody_knows_the_price_of_is_tried_on_next_to_nothing() -> None:
