@@ -10,12 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.flows.test_audit import JOB, context
 from thirdshift.flows.planning.score_price import score_usd
+from thirdshift.flows.runs.context import RunContext, context_for
+from thirdshift.flows.runs.options import RunOptions
 from thirdshift.warehouse.store.store import Warehouse
 
+JOB = """\
+name: polite
+input: tickets.parquet
+quality: {floor: 0.8, scorer: judge, judge: {endpoint: wise, rubric: Be kind.}}
+endpoints:
+  - {name: flash, model: openai/f, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}
+  - {name: wise, only: judge, model: openai/w, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}
+"""
 COLUMNS: Any = SimpleNamespace(tokens=[np.full(10, 100.0)])
 MARKET: Any = SimpleNamespace(output_tokens=np.full((10, 1), 50.0))
+
+
+def context(folder: Path, text: str = JOB) -> RunContext:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return context_for(RunOptions(path), "run")
 
 
 def test_a_verdict_is_guessed_until_this_jobs_judge_has_billed_some(tmp_path: Path) -> None:
@@ -44,4 +59,4 @@ def test_what_agrees_with_another_endpoint_costs_that_ones_answer(tmp_path: Path
     assert scorer in JOB
     text = JOB.replace(scorer, "scorer: agreement, relative_to: flash")
     market: Any = SimpleNamespace(by_endpoint=lambda: np.full((10, 2), 0.07))
-    assert score_usd(context(tmp_path, text=text), COLUMNS, market) == pytest.approx(0.07)
+    assert score_usd(context(tmp_path, text), COLUMNS, market) == pytest.approx(0.07)
