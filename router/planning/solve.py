@@ -27,7 +27,9 @@ from thirdshift.router.planning.usage import broken, overhead_usd, tally
 EXACT_PAIRS = 2_500
 """Up to so many pairs the whole problem is solved in whole numbers."""
 
-EXACT_NODES = 4_000
+EXACT_NODES, MOST_NODES = 100, 4_000
+"""Nodes that are looked at; more, where those found no solution. What further ones save is a few hundred-thousandths of the
+bill, and some hundred requests under a floor then take as long as a million."""
 
 NEAR = 5e-5
 """How far from the best the rows in whole numbers may stay, as a share of everything."""
@@ -126,7 +128,10 @@ class _Optimiser:
         """All of it in whole numbers; with few rows a single one is a large share of everything."""
         rows = np.flatnonzero(looked.groups >= 0)
         model = self.given.model(table_of_rows(self.problem, rows), elastic=False, whole=True)
-        solved = model.optimise(absolute_gap=self._tolerance(looked), nodes=EXACT_NODES)
+        tolerance = self._tolerance(looked)
+        solved = model.optimise(absolute_gap=tolerance, nodes=EXACT_NODES)
+        if solved is None:
+            solved = model.optimise(absolute_gap=tolerance, nodes=MOST_NODES)
         if solved is None:
             return None
         choice = np.full(self.problem.n, NOBODY, dtype=np.int16)

@@ -8,6 +8,7 @@ so the work grows with tasks x endpoints^2 and with the scores, never with the p
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +94,38 @@ class ScoredObservations:
             self.patterns + moved,
             self.tasks,
         )
+
+
+def possible_luck(looked: ScoredObservations, posterior: Posterior, residual: Floats) -> Floats:
+    """The luck's covariance without what cannot be: an endpoint that was asked where another had failed, and is often right
+    there, is not right more often than always where the other is right. Nobody sees it there, and by a larger covariance it
+    would be believed to be better everywhere than it is anywhere."""
+    if not len(looked.row):
+        return residual
+    expected = (looked.common @ posterior.common + posterior.skill[looked.task]).mean(axis=0)
+    kept = np.ones(len(residual))
+    for first, then in permutations(range(len(residual)), 2):
+        gain = residual[first, then] / residual[first, first]
+        most = 1.0 - (expected[then] - gain * expected[first])
+        if gain > max(most, 0.0) and _asked_where_it_failed(looked, first, then):
+            kept[then] = min(kept[then], max(most, 0.0) / gain)
+    possible = residual * np.outer(kept, kept)
+    np.fill_diagonal(possible, np.diag(residual))
+    return possible
+
+
+SELECTED = 0.5
+"""Below this share of its usual score, where both were asked, an endpoint was not asked at random before the other."""
+
+
+def _asked_where_it_failed(looked: ScoredObservations, first: int, then: int) -> bool:
+    scores = [looked.score[p.rows, first] for p in looked.patterns if first in p.endpoints]
+    both = [
+        looked.score[p.rows, first] for p in looked.patterns if first in p.endpoints and then in p.endpoints
+    ]
+    if not both:
+        return False
+    return bool(np.concatenate(both).mean() < SELECTED * np.concatenate(scores).mean())
 
 
 def looked_at(observations: Observations, population: Population, endpoints: int) -> ScoredObservations:

@@ -29,6 +29,7 @@ from thirdshift.router.prediction.mixed_model import (
     gain_of,
     improve,
     looked_at,
+    possible_luck,
 )
 from thirdshift.router.prediction.observations import Observations, PastScores, Population
 from thirdshift.router.prediction.population_mean import questions
@@ -124,6 +125,9 @@ def fit(
     every = _with_past(looked, population, len(priors), past)
     for _ in range(rounds if len(every.row) else 0):
         covariances = improve(every, condition(every, covariances, means), covariances)
+    covariances = replace(
+        covariances, residual=possible_luck(every, condition(every, covariances, means), covariances.residual)
+    )
     tempered = replace(covariances, residual=covariances.residual * RESIDUAL_INFLATION)
     return Predictor(condition(every, tempered, means), looked, covariances, tempered, past)
 

@@ -125,6 +125,20 @@ def test_the_error_of_a_mean_is_honest() -> None:
     assert missed <= 9  # 3 expected; 10 or more is a chance of one in 1,000
 
 
+def test_who_was_asked_where_another_failed_is_not_believed_to_be_better_than_always_right_elsewhere() -> None:
+    """So a second night knows what mending costs: the first has asked the dear one about failed answers alone."""
+    rng = np.random.default_rng(4)
+    right = (rng.random((600, 2)) < [0.55, 0.84]).astype(float)
+    failed = np.flatnonzero(right[:, 0] == 0.0)
+    first = Observations(np.arange(600), np.zeros(600, np.int32), right[:, 0])
+    then = Observations(failed, np.ones(len(failed), np.int32), right[failed, 1])
+    population = some_population(600, 1, 0, rng)
+    quality = fit(first.plus(then), population, np.array([0.55, 0.84])).predict(population)[0]
+    mended = right[failed, 1].mean()
+    assert quality[0] == pytest.approx(right[:, 0].mean(), abs=0.02)
+    assert mended - 0.02 < quality[1] < quality[0] + (1.0 - quality[0]) * mended + 0.01
+
+
 def test_text_is_used_where_it_tells_and_left_where_it_does_not() -> None:
     rng = np.random.default_rng(4)
     n = 2000
