@@ -111,7 +111,7 @@ class _Given:
 
         def draw() -> Iterator[Predictor]:
             for _ in range(worlds):
-                drawn.append(_one_world(self.predictor, self.rng))
+                drawn.append(_one_world(self.predictor, len(self.population), self.rng))
                 yield drawn[-1]
 
         parts = in_worlds(draw(), some, self.score(rows), cost, np.isfinite(cost), self.rng)
@@ -276,5 +276,12 @@ def _reachable(road: Road) -> float:
     return float(road.spent[min(road.steps, len(road.spent) - 1)])
 
 
-def _one_world(predictor: Predictor, rng: np.random.Generator) -> Predictor:
-    return replace(predictor, posterior=predictor.posterior.drawn(rng))
+def _one_world(predictor: Predictor, requests: int, rng: np.random.Generator) -> Predictor:
+    """What is not known of the endpoints is drawn, and how lucky each is in the mean of so many requests: of a few hundred
+    one night's are easier than another's."""
+    world = predictor.posterior.drawn(rng)
+    luck = rng.multivariate_normal(
+        np.zeros(world.common.shape[1]), predictor.covariances.residual / requests, check_valid="ignore"
+    )
+    common = np.vstack([world.common[:1] + luck, world.common[1:]])
+    return replace(predictor, posterior=replace(world, common=common))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from thirdshift.router.planning.problem import Infeasible, Nearest, Plan, Problem, Reason, Terms
-from thirdshift.router.planning.solve import best_quality, cheapest
+from thirdshift.router.planning.solve import best_quality, cheapest, possible
 
 STEPS = 12
 """Halvings of an interval: to a four-thousandth of it."""
@@ -50,7 +50,7 @@ def _floor(problem: Problem, best: float | None) -> float | None:
         return max(0.0, best - terms.margin)
     worst = min(terms.task_margins.get(name, terms.margin) for name in problem.tasks)
     low, high = 0.0, min(terms.floor, best - worst)
-    return _last(low, high, lambda floor: cheapest(problem.under(replace(terms, floor=floor))) is not None)
+    return _last(low, high, lambda floor: possible(problem.under(replace(terms, floor=floor))))
 
 
 def _seconds(problem: Problem) -> float | None:
@@ -60,7 +60,7 @@ def _seconds(problem: Problem) -> float | None:
         return None
 
     def enough(seconds: float) -> bool:
-        return cheapest(problem.under(replace(problem.terms, seconds=seconds))) is not None
+        return possible(problem.under(replace(problem.terms, seconds=seconds)))
 
     high = max(now, 60.0)
     while high < LONGEST and not enough(high):

@@ -54,6 +54,9 @@ class ProgramSolution:
     """All zero where numbers are whole: then there are none."""
 
 
+_ENDLESS = 2**31 - 1
+
+
 class LinearProgram:
     """One program. `used` is what rows outside of the table use of each limit and each pool's seconds
     already."""
@@ -101,18 +104,19 @@ class LinearProgram:
             self._highs.changeColBounds(self._first_pool + k, float(low[k]), float(high[k]))
 
     def optimise(
-        self, *, gap: float = 0.0, absolute_gap: float = 0.0, nodes: int | None = None
+        self, *, gap: float = 0.0, absolute_gap: float = 0.0, nodes: int | None = None, first: bool = False
     ) -> ProgramSolution | None:
         """None: no solution (for a program in whole numbers: or none found within `nodes`).
 
-        `absolute_gap` is in the aim's unit. Limits of effort are counts, never seconds: the same model gives
-        the same answer.
+        `absolute_gap` is in the aim's unit; `first`: the first solution will do. Limits of effort are counts, never
+        seconds: the same model gives the same answer.
         """
         highs = self._highs
         if self._whole:
             highs.setOptionValue("mip_rel_gap", gap)
             highs.setOptionValue("mip_abs_gap", max(absolute_gap / self.scale, 1e-12))
-            highs.setOptionValue("mip_max_nodes", 2**31 - 1 if nodes is None else nodes)
+            highs.setOptionValue("mip_max_nodes", _ENDLESS if nodes is None else nodes)
+            highs.setOptionValue("mip_max_improving_sols", 1 if first else _ENDLESS)
         highs.run()
         info = highs.getInfo()
         if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:

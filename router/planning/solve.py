@@ -44,6 +44,11 @@ def cheapest(problem: Problem) -> Plan | None:
     return None if result is None else as_plan(problem, result)
 
 
+def possible(problem: Problem) -> bool:
+    """Whether a plan that keeps every term was found; which one, nobody asks."""
+    return optimise(problem, CHEAPEST, any_will_do=True) is not None
+
+
 def best_within(problem: Problem) -> Plan | None:
     """The best quality that cap, deadline and shares allow, at the least cost; the floor is left aside.
 
@@ -93,12 +98,15 @@ def fallback(problem: Problem) -> tuple[Plan, Compromise] | None:
 # --- the way to a result
 
 
-def optimise(problem: Problem, aim: Objective) -> FeasibleAssignment | None:
+def optimise(problem: Problem, aim: Objective, *, any_will_do: bool = False) -> FeasibleAssignment | None:
     """The best assignment for `aim` under the terms; None where there is none (or none was found)."""
-    result = _Optimiser(problem, aim).run()
+    result = _Optimiser(problem, aim, any_will_do=any_will_do).run()
     if result is None or not any(pool.spec.increment_seconds for pool in result.prices.pools):
         return result
-    tried = [_Optimiser(variant, aim).run() for variant in in_whole_blocks(problem, result)]
+    tried = [
+        _Optimiser(variant, aim, any_will_do=any_will_do).run()
+        for variant in in_whole_blocks(problem, result)
+    ]
     kept = [one for one in tried if one is not None]
     if not kept:
         return None
@@ -107,8 +115,8 @@ def optimise(problem: Problem, aim: Objective) -> FeasibleAssignment | None:
 
 
 class _Optimiser:
-    def __init__(self, problem: Problem, aim: Objective) -> None:
-        self.problem, self.aim = problem, aim
+    def __init__(self, problem: Problem, aim: Objective, *, any_will_do: bool) -> None:
+        self.problem, self.aim, self.any_will_do = problem, aim, any_will_do
         self.given = refinement_problem(problem, aim)
         self.limits, self.pools = self.given.limits, self.given.pools
 
@@ -128,10 +136,10 @@ class _Optimiser:
         """All of it in whole numbers; with few rows a single one is a large share of everything."""
         rows = np.flatnonzero(looked.groups >= 0)
         model = self.given.model(table_of_rows(self.problem, rows), elastic=False, whole=True)
-        tolerance = self._tolerance(looked)
-        solved = model.optimise(absolute_gap=tolerance, nodes=EXACT_NODES)
+        tolerance, first = self._tolerance(looked), self.any_will_do
+        solved = model.optimise(absolute_gap=tolerance, nodes=EXACT_NODES, first=first)
         if solved is None:
-            solved = model.optimise(absolute_gap=tolerance, nodes=MOST_NODES)
+            solved = model.optimise(absolute_gap=tolerance, nodes=MOST_NODES, first=first)
         if solved is None:
             return None
         choice = np.full(self.problem.n, NOBODY, dtype=np.int16)

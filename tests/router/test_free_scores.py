@@ -15,7 +15,7 @@ from thirdshift.router.backtesting.recorded_outcomes import Outcomes, read
 from thirdshift.router.learning import cascade_columns
 from thirdshift.router.learning.cascades import WIDE, cascades, known_scores
 from thirdshift.router.learning.quality_target import QualityTarget
-from thirdshift.router.prediction.observations import Observations, Population, no_observations
+from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
 from thirdshift.router.prediction.predict import fit
 
 TABLE = outcomes(n=900)
@@ -217,3 +217,30 @@ def test_of_requests_that_are_alike_as_many_are_sent_on_as_the_floor_needs(
     reached = found.quality[:, 0].mean()
     assert reached == pytest.approx(0.75, abs=0.01)
     assert 0 < (found.follower[:, 0] == 1).mean() < 1
+
+
+def test_the_high_figure_knows_that_a_night_of_few_requests_may_be_a_hard_one() -> None:
+    """What the endpoints are worth is known from 4,000 earlier requests; which 300 come tonight is luck."""
+    rng, rows = np.random.default_rng(5), 300
+    worth, price, floor = np.array([0.6, 0.9]), np.array([0.1, 1.0]), 0.75
+    past = PastScores(
+        np.zeros(8_000, np.int32), np.tile(np.arange(2, dtype=np.int32), 4_000),
+        (rng.random((4_000, 2)) < worth).astype(float).ravel(), request=np.repeat(np.arange(4_000), 2),
+    )  # fmt: skip
+    population = Population(np.zeros(rows, np.int32), np.zeros((rows, 0), np.float32), 1)
+    predictor = fit(no_observations(), population, worth, past=past)
+    found = cascade_columns.cascade_columns(
+        predictor, population, no_observations(), np.tile(price, (rows, 1)), QualityTarget(floor), rng
+    )
+    expected = dict(found.points)
+    low, high = max(f for f in expected if f <= floor), min(f for f in expected if f >= floor)
+    bill = float(np.interp(floor, [low, high], [expected[low], expected[high]]))
+    bills = []
+    for _ in range(400):
+        right = rng.random((rows, 2)) < worth
+        held, failed = int(right[:, 0].sum()), np.flatnonzero(~right[:, 0])
+        gained = held + np.cumsum(right[failed, 1])
+        asked = 0 if held >= floor * rows else int(np.searchsorted(gained, floor * rows)) + 1
+        bills.append(rows * price[0] + asked * price[1])
+    within = np.mean(np.array(bills) <= found.high * bill)
+    assert 0.88 < within < 1.0

@@ -125,7 +125,9 @@ def test_the_error_of_a_mean_is_honest() -> None:
     assert missed <= 9  # 3 expected; 10 or more is a chance of one in 1,000
 
 
-def test_who_was_asked_where_another_failed_is_not_believed_to_be_better_than_always_right_elsewhere() -> None:
+def test_who_was_asked_where_another_failed_is_not_believed_to_be_better_than_always_right_elsewhere() -> (
+    None
+):
     """So a second night knows what mending costs: the first has asked the dear one about failed answers alone."""
     rng = np.random.default_rng(4)
     right = (rng.random((600, 2)) < [0.55, 0.84]).astype(float)
