@@ -72,6 +72,8 @@ class EngineContext:
     """Endpoint to until when workers are paid for that earlier processes of this run have rented."""
     elsewhere: bool = False
     """Another endpoint may answer what one will not: then nobody waits for hours."""
+    text_only: bool = False
+    """No request of the run holds anything but text."""
     say: Callable[[str], None] = _say_nothing
     """For what people should know at once: an endpoint is given up, and until when."""
     hourly_usd: Callable[[str], Decimal | None] = _tells_nothing

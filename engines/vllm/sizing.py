@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from thirdshift.engines.devices.model_shape import config_of
 from thirdshift.engines.vllm.engine_log import EngineFault, FaultKind
 from thirdshift.router.values import JSON, Endpoint, WorkerSpec
 
@@ -16,6 +17,15 @@ USUAL_SHARE = {"cuda": 0.92, "npu": 0.9}
 0.32 and in the 0.23 that vllm-ascend 0.23 belongs to); on CPUs a variable says how much."""
 LESS_SHARE = 0.05
 LEAST_SHARE = 0.5
+MORE_PARTS = frozenset({"vision_config", "audio_config", "thinker_config"})
+"""What a config.json has of a model's parts for pictures and sound."""
+MORE_THAN_TEXT = frozenset(
+    {
+        "language_model_only", "limit_mm_per_prompt", "enable_mm_embeds", "mm_encoder_only", "mm_encoder_tp_mode",
+        "compilation_config", "hf_overrides", "model_impl",
+    }
+)  # fmt: skip
+"""Options with which a job itself says what becomes of these parts, or with which vLLM may want them."""
 FITTED = -1
 """vLLM then takes the longest context that the memory holds."""
 
@@ -53,9 +63,16 @@ class Sizing:
         return sized
 
 
-def options_for(endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing) -> dict[str, JSON]:
-    """Return what vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it says nothing."""
+def options_for(
+    endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing, *, text_only: bool = False
+) -> dict[str, JSON]:
+    """Return what vllm.LLM is given besides the model: the job's `vllm:`, and defaults where it says nothing.
+
+    `text_only`: no request will hold anything but text.
+    """
     options = dict(spec.options)
+    if text_only and MORE_THAN_TEXT.isdisjoint(options) and _takes_more_than_text(endpoint.model):
+        options["language_model_only"] = True
     if spec.device == "cpu":
         options.setdefault("enforce_eager", True)
     options.setdefault("structured_outputs_config", dict(COMPACT))
@@ -63,6 +80,11 @@ def options_for(endpoint: Endpoint, spec: WorkerSpec, sizing: Sizing) -> dict[st
         options.setdefault("max_model_len", endpoint.context_window)
     options.setdefault("max_model_len", FITTED)
     return sizing.applied(options, spec.device)
+
+
+def _takes_more_than_text(model: str) -> bool:
+    """Whether a model on this machine has parts for pictures or sound."""
+    return not MORE_PARTS.isdisjoint(config_of(model) or {})
 
 
 def share_of(options: Mapping[str, JSON], device: str) -> float:

@@ -163,7 +163,7 @@ class WorkerSupervisor:
             self._await_money(meter.least_usd)
             return
         options, log = (
-            options_for(pool.endpoint, pool.spec, self._sizing),
+            options_for(pool.endpoint, pool.spec, self._sizing, text_only=pool.engine_context.text_only),
             EngineLog(self._log_path(worker_id)),
         )
         process = self._process = place.start(pool.endpoint.model, options, log)

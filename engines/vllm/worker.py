@@ -174,12 +174,14 @@ class Refused(Exception):
 
 class Worker:
     def __init__(self, line: ParentPipe, hello: dict[str, Any]) -> None:
-        from vllm import LLM, SamplingParams
+        from vllm import LLM, EngineArgs, SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
         self._params, self._structured = SamplingParams, StructuredOutputsParams
         self._final_only = RequestOutputKind.FINAL_ONLY
-        options = {"disable_log_stats": False, **hello["options"]}
+        options = {**hello["options"], "disable_log_stats": False}  # without them it has no counters for us
+        if not hasattr(EngineArgs, "language_model_only"):  # a vLLM from before there was this saving
+            options.pop("language_model_only", None)
         reasoner = reasoner_of(hello["model"], options, hello.get("reasoners") or {})
         if reasoner is not None:
             options.setdefault("reasoning_parser", reasoner)
@@ -194,11 +196,9 @@ class Worker:
         usual = self._llm.get_default_sampling_params()
         self._usual = {name: getattr(usual, name) for name in DEFAULTS}
         self._line = line
-        self._paced_at = self._worked = 0.0
-        self._steps = 0
+        self._paced_at, self._worked, self._steps = 0.0, 0.0, 0
         self._since: float | None = None  # the engine ended its last step then, and had more to do
-        self._ids: dict[str, Any] = {}
-        """vLLM's name of a request → the parent's."""
+        self._ids: dict[str, Any] = {}  # vLLM's name of a request → the parent's
 
     # --- asking ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -277,6 +278,10 @@ class Dispatcher:
                 self._apply_workers(lane)
         batches = any(self.endpoints[shard.endpoint].mode is Mode.BATCH for shard in shards)
         self._keep_idle(kept=not batches and not self.last)  # what comes next waits for batches for hours
+
+    def text_only(self) -> None:
+        """Let engines that are made from now on know that no request holds anything but text."""
+        self.engine_context = replace(self.engine_context, text_only=True)
 
     def rest(self) -> None:
         """Have idle workers stop: nothing is sent for a while."""

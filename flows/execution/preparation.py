@@ -52,6 +52,8 @@ def prepare(run: Run) -> PreparedRun:
     if context.call.emulated and context.call.outcomes is None:
         say(invention_sentence(context.endpoints))
     run.dispatcher.connect()
+    if prepared_input.text_only:
+        run.dispatcher.text_only()
     # one shows what its model can do; how many there are to be is for the plan to say
     run.dispatcher.plan_workers(dict.fromkeys(context.pools, 1))
     columns = request_columns(prepared_input, context.endpoints, context.allowed, texts=context.learns)

@@ -51,6 +51,8 @@ class PreparedInput:
     prompt_bytes: NDArray[np.int32]
     scorable: NDArray[np.bool_] = field(repr=False)
     """Whether the row has what the job's scorer needs."""
+    text_only: bool = False
+    """Whether no message of any row is made of parts, which may be pictures or sound."""
 
     @property
     def rows(self) -> int:
@@ -126,16 +128,18 @@ def _columns(
     intake = frozen(folder)
     if intake is None:
         raise InputError(f"{folder}: there is no frozen input")
+    tokens, text_only = _tokens(folder, endpoints, intake.rows)
     return PreparedInput(
         folder=folder,
         intake=intake,
         task=_codes(folder, "task", intake.tasks),
         leader=np.asarray(column(folder, "leader"), np.int64),
         policy=_codes(folder, "policy", tuple(policies)) + 1,
-        tokens=_tokens(folder, endpoints, intake.rows),
+        tokens=tokens,
         max_tokens=np.asarray(column(folder, "max_tokens"), np.int32),
         prompt_bytes=np.asarray(column(folder, "prompt_bytes"), np.int32),
         scorable=_scorable(folder, needs, intake.rows),
+        text_only=text_only,
     )
 
 
@@ -159,39 +163,53 @@ def _scorable(folder: Path, needs: Sequence[str], rows: int) -> NDArray[np.bool_
     return has
 
 
-def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[TokenColumn, ...]:
+def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tuple[TokenColumn, ...], bool]:
+    """Return a column for each endpoint, and whether all messages are text alone."""
     used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
-    attached: dict[int, Attached] = {}
-    read = _noting(batches(folder, ["messages", "tools"]), attached)
+    noted = Noted()
+    read = _noting(batches(folder, ["messages", "tools"]), noted)
     counted = estimate(read, distinct, rows, np.random.default_rng(0))
     columns = [counted[tokenizer.name] for tokenizer in used]
-    if attached:
+    if noted.attached:
         columns = [
-            with_attached(column, endpoint.model, attached)
+            with_attached(column, endpoint.model, noted.attached)
             for column, endpoint in zip(columns, endpoints, strict=True)
         ]
-    return tuple(columns)
+    return tuple(columns), not noted.parts
 
 
+PARTS = r'"content":\s*\['
+"""In the JSON of messages that are made of parts, all of which may be text."""
 WITH_MORE = r'"content":\[.*(image|"(file|input_file|document)")'
 """In the JSON of messages that hold more than text: a list of parts, one of them no text."""
 Attached = tuple[list[Size], list[int]]
 """Width and height of each picture of a row, pages of each file."""
 
 
-def _noting(read: Iterator[pa.RecordBatch], attached: dict[int, Attached]) -> Iterator[pa.RecordBatch]:
-    """The same batches; by row what is in it besides text, where there is any, goes into `attached`."""
+@dataclass(slots=True)
+class Noted:
+    """What messages hold besides text, as they are read."""
+
+    attached: dict[int, Attached] = field(default_factory=dict)
+    """By row, where there is any that is counted."""
+    parts: bool = False
+    """Whether any message is made of parts."""
+
+
+def _noting(read: Iterator[pa.RecordBatch], noted: Noted) -> Iterator[pa.RecordBatch]:
+    """Yield the same batches, and note what is in them besides text."""
     row = 0
     for batch in read:
         texts = batch.column("messages")
+        noted.parts = noted.parts or bool(pc.any(pc.match_substring_regex(texts, PARTS)).as_py())
         for place in np.flatnonzero(
             np.asarray(pc.match_substring_regex(texts, WITH_MORE), np.bool_)
         ).tolist():
             messages = json.loads(texts[place].as_py())
             found = pictures_in(messages), documents_in(messages)
             if any(found):
-                attached[row + place] = found
+                noted.attached[row + place] = found
         row += batch.num_rows
         yield batch
 

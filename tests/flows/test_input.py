@@ -106,3 +106,42 @@ def test_what_a_request_asks_to_be_kept_in_a_cache_is_planned_with(tmp_path: Pat
     (cache,) = request_columns(batch, context.endpoints, context.allowed, texts=False).caches
     assert cache.kept is not None
     assert (cache.found > 0).tolist() == (cache.kept > 0).tolist() == [False, True] * 4
+
+
+@pytest.mark.parametrize(
+    ("last", "text_only"),
+    [
+        ('a "content":[ of text', True),
+        (
+            [
+                {"type": "text", "text": "see"},
+                {"type": "image_url", "image_url": {"url": "https://a.example/b.png"}},
+            ],
+            False,
+        ),
+        ([{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}], False),
+    ],
+)
+def test_a_run_knows_whether_any_of_its_requests_holds_more_than_text(
+    tmp_path: Path, last: Any, text_only: bool
+) -> None:
+    contents: list[Any] = [*(f"row {k}" for k in range(40)), last]
+    rows = [
+        {"request_id": f"r{k}", "messages": json.dumps([{"role": "user", "content": content}])}
+        for k, content in enumerate(contents)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
+    endpoint = {"name": "one", "model": "openai/one", "api_base": "http://127.0.0.1:9/v1", **PRICE}
+    job = {"name": "seen", "input": "requests.parquet", "endpoints": [endpoint]}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    context = context_for(RunOptions(job=tmp_path / "job.yaml"), "one")
+    needed = (
+        context.input,
+        tmp_path / "run",
+        context.endpoints,
+        context.policy,
+        context.policies,
+        context.needs,
+    )
+    assert prepare(*needed).text_only is text_only
+    assert prepare(*needed).text_only is text_only, "a resumed run"

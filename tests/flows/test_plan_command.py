@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,29 +128,48 @@ def test_why_says_to_whom_a_request_goes_on(tmp_path: Path, capsys: pytest.Captu
     assert "every answer is scored" in said
 
 
-def test_why_says_what_the_speed_of_a_worker_is_believed_by(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before a first night: the model's config.json and the card's data sheet."""
-    card = tmp_path / "nvidia-smi"
-    card.write_text("#!/bin/sh\necho '0, GPU-0, NVIDIA H100 80GB HBM3, 81559, 81000, Disabled, 570.86.15'\n")
-    card.chmod(0o700)
+@pytest.fixture
+def card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One H100, as nvidia-smi tells of it."""
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '0, GPU-0, NVIDIA H100 80GB HBM3, 81559, 81000, Disabled, 570.86.15'\n")
+    tool.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    shape = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
-             "intermediate_size": 14336, "vocab_size": 128256, "torch_dtype": "bfloat16"}  # fmt: skip
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text(json.dumps(shape))
     machine.cache_clear()
-    house = {"engine": "vllm", "model": "./model", "device": "cuda", "usd_per_hour": 2}
-    try:
-        assert plan(tmp_path, {"house": house}, why="r00000") == 0
-    finally:
-        machine.cache_clear()
+    yield
+    machine.cache_clear()
+
+
+def model_of(folder: Path, layers: int) -> dict[str, Any]:
+    """A worker of a model that is known by its config.json."""
+    shape = {"num_hidden_layers": layers, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+             "intermediate_size": 14336, "vocab_size": 128256, "torch_dtype": "bfloat16"}  # fmt: skip
+    (folder / "model").mkdir()
+    (folder / "model" / "config.json").write_text(json.dumps(shape))
+    return {"engine": "vllm", "model": "./model", "device": "cuda", "usd_per_hour": 2}
+
+
+@pytest.mark.usefixtures("card")
+def test_why_says_what_the_speed_of_a_worker_is_believed_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before a first night: the model's config.json and the card's data sheet."""
+    assert plan(tmp_path, {"house": model_of(tmp_path, 32)}, why="r00000") == 0
     said = capsys.readouterr().out
     assert "r00000 (easy) goes to house" in said
     assert "reckoned from its config.json (8.0 billion parameters, 7.5 of them active, bf16)" in said
     assert "1 x NVIDIA H100 80GB HBM3 (NVIDIA, H100 data sheet, 2023)" in said
+
+
+@pytest.mark.usefixtures("card")
+def test_a_plan_says_where_a_models_weights_do_not_fit_the_card(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, {"house": model_of(tmp_path, 400)}) == 0
+    told = capsys.readouterr()
+    assert "endpoint house: the weights take 1" in told.out + told.err
+    assert "on each of 1 NVIDIA H100 80GB HBM3" in told.out + told.err
 
 
 def test_what_labels_cost_is_told_and_when_those_allowed_cannot_be_enough(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -130,6 +132,25 @@ def test_a_model_loads_while_the_api_answers_its_part(tmp_path: Path, provider: 
     )
     assert before > 0
     assert by_worker > ROWS / 4
+
+
+def test_a_night_of_text_alone_leaves_out_a_models_part_for_pictures(tmp_path: Path) -> None:
+    write_sums(tmp_path / "requests.parquet", 8)
+    seeing = tmp_path / "seeing"
+    shutil.copytree(MODEL, seeing)
+    config = json.loads((seeing / "config.json").read_text())
+    (seeing / "config.json").write_text(json.dumps({**config, "vision_config": {}}))
+    worker = house(tmp_path, model=str(seeing), vllm={"adds": True, "starts": str(tmp_path / "starts")})
+    job = {
+        "name": "sums",
+        "input": "requests.parquet",
+        "warehouse": "warehouse.duckdb",
+        "endpoints": [worker],
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    done = night_here(tmp_path / "job.yaml", "one")
+    assert done.code == 0, done.said
+    assert json.loads((tmp_path / "starts").read_text())["language_model_only"] is True
 
 
 def test_a_cap_that_the_plan_keeps_is_enough_for_what_a_worker_reserves(

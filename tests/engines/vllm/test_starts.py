@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from tests.support.engines import MemoryJournal
-from tests.support.workers import ask, pool
+from tests.support.workers import ask, pool, stand_in_python, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices.setting import usual_seqs
+from thirdshift.engines.vllm.engine import VllmEngine
 from thirdshift.engines.vllm.engine_log import EngineFault, EngineLog, FaultKind
 from thirdshift.engines.vllm.sizing import FITTED, Sizing
+from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.values import Answer, Failure, FailureKind, WorkerSpec
 
 LOGS = Path(__file__).with_name("logs")
@@ -167,3 +169,30 @@ def test_what_would_fail_again_is_not_tried_again(tmp_path: Path) -> None:
     replies, starts = started(tmp_path, MemoryJournal(), fails=9, log=str(log))
     assert len(starts) == 1
     assert all(isinstance(reply, Failure) for reply in replies)
+
+
+@pytest.mark.parametrize(
+    ("part", "text_only", "options", "left_out"),
+    [
+        ("vision_config", True, {}, True),
+        ("vision_config", False, {}, None),
+        ("text_config", True, {}, None),
+        ("vision_config", True, {"language_model_only": False}, False),
+        ("audio_config", True, {"limit_mm_per_prompt": {"audio": 1}}, None),
+    ],
+)
+def test_a_models_parts_for_pictures_are_left_out_where_no_request_has_more_than_text(
+    tmp_path: Path, part: str, text_only: bool, options: dict[str, Any], left_out: bool | None
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "m", part: {}}))
+    end = worker_endpoint(
+        str(tmp_path),
+        python=str(stand_in_python(tmp_path)),
+        options={"starts": str(tmp_path / "starts"), **options},
+    )
+    made = VllmEngine(end, EngineContext(MemoryJournal(), RunBudget(None), text_only=text_only))
+    ask(made, 2)
+    made.close()
+    (given,) = [json.loads(line) for line in (tmp_path / "starts").read_text().splitlines()]
+    assert given.get("language_model_only") is left_out
+    assert given.items() >= options.items()

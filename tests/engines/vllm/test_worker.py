@@ -57,12 +57,14 @@ def budget() -> RunBudget:
 def pool(
     journal: MemoryJournal, budget: RunBudget, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[VllmEngine]:
-    """Half of the cores is a device: a plan for one worker of two leaves the other half to others."""
+    """Half of the cores is a device: a plan for one worker of two leaves the other half to others.
+
+    A job that wants no statistics has none in vLLM's log; the worker's pace is told by them all the same.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("locks")))
-        made = VllmEngine(
-            worker_endpoint(usd_per_hour=USD_PER_HOUR, workers=2), EngineContext(journal, budget)
-        )
+        end = worker_endpoint(usd_per_hour=USD_PER_HOUR, workers=2, options={"disable_log_stats": True})
+        made = VllmEngine(end, EngineContext(journal, budget))
         made.plan_workers(1)
         yield made
         made.close()
