@@ -33,7 +33,7 @@ from thirdshift.router.learning.free_scores import TRIALS, TRIED, FreeScoresSitu
 from thirdshift.router.learning.pilot import next_round
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.situation import Looks, Situation
-from thirdshift.router.planning.problem import Terms
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Terms
 from thirdshift.router.prediction.difficulty import difficulty
 from thirdshift.router.prediction.drift import Drift, since_then
 from thirdshift.router.prediction.observations import Observations
@@ -183,7 +183,15 @@ class Learner:
         """Endpoints paid by the hour that are not to be looked at yet."""
         replies = self.run_queries.replies()
         known = np.bincount(replies.endpoint, minlength=len(self.context.endpoints)) > 0
-        waiting = withheld(priced, self.columns.allowed, known, self.context.baseline)
+
+        def planned() -> set[int]:
+            decision = self.decide(priced, self.context.terms())
+            if isinstance(decision.plan, Infeasible):
+                return set(range(len(known)))
+            choice = decision.plan.choice
+            return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
+
+        waiting = withheld(priced, self.columns.allowed, known, self.context.baseline, planned)
         return [endpoint for endpoint in waiting if not self._worth_starting.get(endpoint)]
 
     def _looks_at_workers(

@@ -6,7 +6,7 @@ are tried first, and a worker is started where what it may save is worth that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -22,19 +22,29 @@ CHANCE = 0.5
 
 
 def withheld(
-    market: Market, allowed: NDArray[np.bool_], known: NDArray[np.bool_], baseline: int | None
+    market: Market,
+    allowed: NDArray[np.bool_],
+    known: NDArray[np.bool_],
+    baseline: int | None,
+    planned: Callable[[], Collection[int]] | None = None,
 ) -> list[int]:
     """Return the endpoints that the pilot leaves alone until the others have been tried.
 
-    `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started.
-    One that is cheaper than the cheapest others even with its start, one that the floor is a share of, and one without
-    which a request has nobody, are tried like any other.
+    `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started;
+    `planned`: the endpoints that would serve by what is believed now; None where nobody has planned yet.
+    One that is cheaper than the cheapest others even with its start, and one that the floor is a share of, are tried like
+    any other; so are those that would serve where a request has nobody but workers paid by the hour.
     """
     starts = {e: usd for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline}
     others = allowed.copy()
     others[:, list(starts)] = False
     if not others.any(axis=1).all():
-        return []
+        if planned is None:
+            return []
+        waiting = [e for e in starts if e not in set(planned())]
+        others = allowed.copy()
+        others[:, waiting] = False
+        return waiting if others.any(axis=1).all() else []
     cost = market.by_endpoint()
     cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
     return [e for e in starts if float(cost[allowed[:, e], e].sum()) >= cheapest]

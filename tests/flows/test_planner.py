@@ -12,6 +12,7 @@ import pytest
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.cascading import decide_for
 from thirdshift.flows.planning.latency import with_latencies
+from thirdshift.flows.planning.paid_hours import withheld
 from thirdshift.flows.planning.pilot_time import falls_in
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE, CallFigures
@@ -91,6 +92,20 @@ def test_no_worker_is_started_for_what_others_failed_at_unless_that_is_worth_its
     first = offered.endpoint[plan.choice]
     asked = set(first.tolist()) | set(found.follower[np.arange(ROWS), first].tolist())
     assert (2 in asked) is starts
+
+
+def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_would_serve_from() -> None:
+    """A look at another costs its start and its minimum: twice the night, where one pool serves it all."""
+    endpoints = (replace(pool(30), name="weak"), replace(pool(30), name="strong"))
+    offered, may, never = (
+        market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 2), bool), np.zeros(2, bool)
+    )  # fmt: skip
+    assert withheld(offered, may, never, None, lambda: {1}) == [0]
+    assert withheld(offered, may, never, None) == [], "nobody knows which of them would serve"
+    assert withheld(offered, may, np.array([True, True]), None, lambda: {1}) == [], "they are up"
+    half = may.copy()
+    half[::2, 1] = False
+    assert withheld(offered, half, never, None, lambda: {1}) == [], "half of the requests have nobody else"
 
 
 def test_a_batch_holds_what_the_cap_can_be_reserved_for_and_whole_requests() -> None:
