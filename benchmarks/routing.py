@@ -1,15 +1,16 @@
 """What a night costs on recorded outcomes, beside an earlier build, the best single model and the best cascade there is.
 
-    .venv/bin/python benchmarks/routing.py FOLDER [--before REF] [--cells WORDS] [--seeds 40] [--first 0]
+    .venv/bin/python benchmarks/routing.py FOLDER [--before REF] [--untasked] [--cells WORDS] [--seeds 40] [--first 0]
         [--rows 0,2000,500,200]
 
 FOLDER holds outcome files (columns as `thirdshift backtest` reads them). A cell is a file, a number of rows (0: all, else
 drawn anew for each seed), a floor as a share of the best single model's mean, told as a share (relative) or as a number
 (absolute), with the file's answers or without; or a night of free scores. `--before` plays the same nights with another
 build (a git ref, or a worktree of one; it knows neither answers nor free scores). `--cells "mmlu 0.95 free"`: only cells
-with all these words; `--cells "0.95 -answers"`: and none with that one. `--first`: the first seed. Files whose tasks end in
-/easy and /hard are two; models whose cost was imputed are left out, but in the hard half. Ends with one JSON line; exits 1
-where a figure misses what is stated below.
+with all these words; `--cells "0.95 -answers"`: and none with that one. `--first`: the first seed. `--untasked` plays every
+night once more with no task named, and tells its bill as a share of the same night's with tasks, with the standard error.
+Files whose tasks end in /easy and /hard are two; models whose cost was imputed are left out, but in the hard half.
+Ends with one JSON line; exits 1 where a figure misses what is stated below.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ MOST_OF_SINGLE = 1.02
 """No cell's mean bill is above so much of the best single model's."""
 MEAN_OF_BEFORE, MOST_OF_BEFORE = 0.60, 1.05
 MOST_OF_HINDSIGHT = 1.3
+MOST_UNTASKED = 1.15
+"""Of the bill of the same nights whose rows name their tasks, where none does."""
 DEPTH = 3
 """Endpoints of a cascade in hindsight at most."""
 
@@ -95,12 +98,15 @@ def of_build(new: str, old: str) -> Any:
     return import_module(new if (Path.cwd() / "src" / "thirdshift").exists() else old)
 
 
-def play(folder: Path, cells: list[Cell], seeds: range) -> Iterator[dict[str, Any]]:
-    """A line for every cell: what its nights cost, and whether they met the floor."""
+def play(
+    folder: Path, cells: list[Cell], seeds: range, *, untasked: bool = False
+) -> Iterator[dict[str, Any]]:
+    """A line for every cell: what its nights cost, and whether they met the floor. `untasked`: no row names its task."""
     backtest = of_build("thirdshift.router.backtesting.backtest", "router.backtest")
     outcomes = of_build("thirdshift.router.backtesting.recorded_outcomes", "router.outcomes")
     night = of_build("thirdshift.router.backtesting.played_night", "router.backtest")
     settings_type = getattr(night, "BacktestSettings", None) or night.Settings
+    unnamed = {"kinds": False} if untasked else {}  # they are found among the rows of each night
     for name, table in tables(folder):
         known: dict[bool, tuple[Any, Any]] = {}
         for cell in (cell for cell in cells if cell.file == name):
@@ -110,16 +116,27 @@ def play(folder: Path, cells: list[Cell], seeds: range) -> Iterator[dict[str, An
                     if cell.answers
                     else table.drop_columns([c for c in ("answer",) if c in table.column_names])
                 )
+                if untasked:
+                    nothing = pa.array(["all"] * kept.num_rows)
+                    kept = kept.set_column(kept.column_names.index("task"), "task", nothing)
                 whole, _ = outcomes.read(kept)
-                known[cell.answers] = whole, backtest.population_of(whole, np.random.default_rng(0))
-            nights = [one_night(backtest, settings_type, *known[cell.answers], cell, seed) for seed in seeds]
+                known[cell.answers] = (
+                    whole,
+                    backtest.population_of(whole, np.random.default_rng(0), **unnamed),
+                )
+            nights = [
+                one_night(backtest, settings_type, *known[cell.answers], cell, seed, untasked=untasked)
+                for seed in seeds
+            ]
             yield {"cell": cell.name, "nights": nights}
 
 
 def one_night(
-    backtest: Any, settings_type: Any, whole: Any, population: Any, cell: Cell, seed: int
+    backtest: Any, settings_type: Any, whole: Any, population: Any, cell: Cell, seed: int, *, untasked: bool
 ) -> dict[str, Any]:
     outcomes, population = some_of(whole, population, cell.rows, np.random.default_rng([seed, 1]))
+    if untasked:
+        population = import_module("thirdshift.router.prediction.kinds").with_kinds(population)
     mean = outcomes.score.mean(axis=0)
     relative = cell.kind == "relative"
     floor = cell.floor if relative else cell.floor * float(mean.max())
@@ -167,9 +184,10 @@ def hindsight_usd(outcomes: Any, floor: float) -> float:
     return best
 
 
-def given_to(folder: Path, cells: list[Cell], seeds: range) -> dict[str, Any]:
+def given_to(folder: Path, cells: list[Cell], seeds: range, *, untasked: bool = False) -> dict[str, Any]:
     """What a build is told to play."""
     return {
+        "untasked": untasked,
         "folder": str(folder),
         "seeds": [seeds.start, seeds.stop],
         "cells": [asdict(cell) for cell in cells],
@@ -200,6 +218,18 @@ def summed(
     return found
 
 
+def untasked_of(nights: list[dict[str, float]], named: list[dict[str, float]]) -> dict[str, float]:
+    """The bill of nights without tasks as a share of the same nights' with them; its standard error, night by night."""
+    bare, told = (np.array([night["cost_usd"] for night in of]) for of in (nights, named))
+    share = float(bare.mean() / told.mean())
+    off = float(np.std(bare - share * told, ddof=1)) if len(told) > 1 else np.nan
+    return {
+        "untasked": share,
+        "untasked_error": off / float(told.mean()) / len(told) ** 0.5,
+        "untasked_met": float(np.mean([night["met"] for night in nights])),
+    }
+
+
 def misses(found: list[dict[str, Any]]) -> list[str]:
     """What misses, in words."""
     said = []
@@ -211,6 +241,8 @@ def misses(found: list[dict[str, Any]]) -> list[str]:
             said.append(f"{name}: {cell['cost']:.2f} of the best single model's bill")
         if cell.get("hindsight") and cell["cost"] > MOST_OF_HINDSIGHT * cell["hindsight"]:
             said.append(f"{name}: {cell['cost'] / cell['hindsight']:.2f} of the best cascade in hindsight")
+        if cell.get("untasked", 0.0) > MOST_UNTASKED:
+            said.append(f"{name}: {cell['untasked']:.2f} of its bill where no row names its task")
         worse = cell.get("before") and cell["cost"] > MOST_OF_BEFORE * cell["before"]
         if worse and cell["before_met"] >= MET_CELL:
             said.append(f"{name}: {cell['cost'] / cell['before']:.2f} of the build before")
@@ -226,21 +258,33 @@ def line_of(cell: dict[str, Any]) -> str:
     said = f"{cell['cell']:42} {cell['cost']:.4f} of the best, learning {cell['learning']:.3f}, met {cell['met']:.0%}"
     if "before" in cell:
         said += f"; before {cell['before']:.3f}, met {cell['before_met']:.0%}: {cell['cost'] / cell['before']:.2f}"
+    if "untasked" in cell:
+        said += (
+            f"; without tasks {cell['untasked']:.3f} ± {cell['untasked_error']:.3f} of it, "
+            f"met {cell['untasked_met']:.0%}"
+        )
     return said + (f"; hindsight {cell['hindsight']:.4f}" if "hindsight" in cell else "")
 
 
-def played(folder: Path, cells: list[Cell], seeds: range, ref: str | None) -> list[dict[str, Any]]:
-    """Every cell, in the build before first; a line of each on stderr."""
+def played(
+    folder: Path, cells: list[Cell], seeds: range, ref: str | None, *, untasked: bool
+) -> list[dict[str, Any]]:
+    """Every cell, in the build before first and then without tasks; a line of each on stderr."""
     before: dict[str, list[dict[str, float]]] = {}
     if ref is not None:
         plain = {replace(cell, answers=False) for cell in cells if cell.kind != "free"}
         order = given_to(folder, sorted(plain, key=lambda cell: cell.name), seeds)
         with tree_of(ref) as tree:
             before = {line["cell"]: line["nights"] for line in played_by(tree, __file__, order)}
+    bare: dict[str, list[dict[str, float]]] = {}
+    if untasked:
+        order = given_to(folder, cells, seeds, untasked=True)
+        bare = {line["cell"]: line["nights"] for line in played_by(HERE, __file__, order)}
     by_name, found = {cell.name: cell for cell in cells}, []
     for line in played_by(HERE, __file__, given_to(folder, cells, seeds)):
         cell = by_name[line["cell"]]
         found.append(summed(cell, line["nights"], before.get(replace(cell, answers=False).name)))
+        found[-1] |= untasked_of(bare[cell.name], line["nights"]) if untasked else {}
         print(line_of(found[-1]), file=sys.stderr, flush=True)
     return found
 
@@ -264,6 +308,7 @@ def main() -> int:
     ask = argparse.ArgumentParser(description="a night's cost on recorded outcomes")
     ask.add_argument("folder", type=Path, nargs="?")
     ask.add_argument("--before")
+    ask.add_argument("--untasked", action="store_true")
     ask.add_argument("--cells", default="")
     ask.add_argument("--seeds", type=int, default=40)
     ask.add_argument("--first", type=int, default=0)
@@ -272,8 +317,9 @@ def main() -> int:
     given = ask.parse_args()
     if given.play:
         order = json.loads(given.play)
+        cells = [Cell(**cell) for cell in order["cells"]]
         for line in play(
-            Path(order["folder"]), [Cell(**cell) for cell in order["cells"]], range(*order["seeds"])
+            Path(order["folder"]), cells, range(*order["seeds"]), untasked=order.get("untasked", False)
         ):
             print(json.dumps(line), flush=True)
         return 0
@@ -285,7 +331,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    found = played(given.folder.resolve(), cells, range(given.first, given.first + given.seeds), given.before)
+    seeds = range(given.first, given.first + given.seeds)
+    found = played(given.folder.resolve(), cells, seeds, given.before, untasked=given.untasked)
     missed = misses(found)
     print(
         json.dumps(

@@ -10,13 +10,23 @@ from numpy.typing import NDArray
 
 from thirdshift.router.prediction.observations import Population
 
-MOST = 12
-"""Kinds at most: a few hundred scores tell no more apart."""
-EACH = 40
-"""Requests that a kind has at least: smaller clusters go to the nearest that is large enough."""
+Floats = NDArray[np.float64]
+
+FEW = 12
+"""Kinds where texts differ by degrees: a few hundred scores tell no more apart."""
+COUNTS = (FEW, 24, 48, 96)
+"""Where texts are made from templates every template is a kind: the fewest of these by which texts are told."""
+TOLD = 0.95
+"""The share of what differs between texts that lies between kinds where they are made from templates."""
+LEAST = 80
+"""Requests below which all are of one kind."""
+EACH = 10
+"""Requests that a kind has at least where texts differ by degrees: smaller clusters go to the nearest larger one."""
+OF_TEMPLATE = 2
+"""Requests that a template has in the mean at least: with fewer, clusters tell the texts that they were found on."""
 SAMPLE = 5_000
 """Texts on which the centres are found."""
-CHUNK = 65_536
+CHUNK = 16_384
 """Texts at a time that are given their kind."""
 
 
@@ -25,7 +35,7 @@ def with_kinds(population: Population, seed: int = 0) -> Population:
 
     Language, length, form and words are what texts are compared by (`thirdshift.router.prediction.features`).
     """
-    if population.tasks != 1 or not population.text.shape[1] or len(population) < 2 * EACH:
+    if population.tasks != 1 or not population.text.shape[1] or len(population) < LEAST:
         return population
     kind = clusters(population.text, seed)
     return replace(population, task=kind, tasks=int(kind.max()) + 1)
@@ -33,23 +43,54 @@ def with_kinds(population: Population, seed: int = 0) -> Population:
 
 def clusters(text: NDArray[np.float32], seed: int = 0) -> NDArray[np.int32]:
     """[n] the cluster of each text, numbered from the largest."""
+    rng = np.random.default_rng(seed)
+    sample = _directions(text[np.sort(rng.permutation(len(text))[:SAMPLE])]).astype(np.float64)
+    most = len(np.unique(sample, axis=0))
+    for count in COUNTS:
+        if count * OF_TEMPLATE > len(sample) or count > most:
+            break
+        centres = _centres(sample, count, rng)
+        if _told(sample, centres) >= TOLD:
+            return _by_size(text, centres, 1)
+    return _by_size(text, _centres(sample, min(FEW, len(text) // EACH, most), rng), EACH)
+
+
+def _directions(text: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Texts as directions from the middle of all: how far out one lies says more of its length than of its kind."""
+    norm = np.linalg.norm(text, axis=1, keepdims=True)
+    found: NDArray[np.float32] = text / np.maximum(norm, np.float32(1e-9))
+    return found
+
+
+def _centres(sample: Floats, count: int, rng: np.random.Generator) -> Floats:
     from scipy.cluster.vq import kmeans2
 
-    rng = np.random.default_rng(seed)
-    sample = text[np.sort(rng.permutation(len(text))[:SAMPLE])].astype(np.float64)
-    count = min(MOST, len(text) // EACH, len(np.unique(sample, axis=0)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a cluster that ends up empty has no members to lose
-        centres, _ = kmeans2(sample, count, minit="++", seed=rng)
-    size = np.bincount(_nearest(text, centres), minlength=count)
-    kept = np.argsort(-size, kind="stable")[: max(int((size >= EACH).sum()), 1)]
+        centres: Floats = kmeans2(sample, count, minit="++", seed=rng)[0]
+    return centres
+
+
+def _told(sample: Floats, centres: Floats) -> float:
+    """The share of the texts' variance that lies between clusters, what clusters of chance would have taken off."""
+    from scipy.cluster.vq import vq
+
+    within = float((vq(sample, centres)[1] ** 2).sum()) / max(len(sample) - len(centres), 1)
+    whole = float(((sample - sample.mean(axis=0)) ** 2).sum()) / max(len(sample) - 1, 1)
+    return 1.0 - within / max(whole, 1e-12)
+
+
+def _by_size(text: NDArray[np.float32], centres: Floats, each: int) -> NDArray[np.int32]:
+    """[n] the cluster of each text among those with at least EACH texts, or the largest."""
+    size = np.bincount(_nearest(text, centres), minlength=len(centres))
+    kept = np.argsort(-size, kind="stable")[: max(int((size >= each).sum()), 1)]
     return _nearest(text, centres[kept])
 
 
-def _nearest(text: NDArray[np.float32], centres: NDArray[np.float64]) -> NDArray[np.int32]:
-    from scipy.cluster.vq import vq
-
+def _nearest(text: NDArray[np.float32], centres: Floats) -> NDArray[np.int32]:
+    place, far = centres.T.astype(np.float32), (centres**2).sum(axis=1).astype(np.float32) / 2.0
     parts = [
-        vq(text[begin : begin + CHUNK].astype(np.float64), centres)[0] for begin in range(0, len(text), CHUNK)
+        (_directions(text[begin : begin + CHUNK]) @ place - far).argmax(axis=1)
+        for begin in range(0, len(text), CHUNK)
     ]
     return np.concatenate(parts).astype(np.int32)

@@ -16,7 +16,7 @@ from thirdshift.flows.planning.beliefs import in_kinds
 from thirdshift.flows.planning.planner import request_columns
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.prediction.features import learn
-from thirdshift.router.prediction.kinds import EACH, with_kinds
+from thirdshift.router.prediction.kinds import FEW, LEAST, with_kinds
 from thirdshift.router.prediction.observations import Population
 
 EACH_KIND = 80
@@ -50,8 +50,30 @@ def test_requests_of_one_kind_are_together_and_those_of_another_are_not_among_th
 
 def test_requests_that_do_not_differ_or_are_few_are_of_one_kind() -> None:
     assert with_kinds(population_of(["the same"] * 400)).tasks == 1
-    few = population_of(prompts()[: 2 * EACH - 1])
+    few = population_of(prompts()[: LEAST - 1])
     assert with_kinds(few) is few
+
+
+def test_every_template_is_a_kind_however_many_there_are() -> None:
+    rng = np.random.default_rng(1)
+    words = rng.permutation([f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"])
+    templates = [" ".join(rng.choice(words, 4 + 2 * k)) for k in range(2 * FEW)]
+    texts = [f"{template}: {10 + n}" for n in range(8) for template in templates]
+    found = with_kinds(population_of(texts))
+    mates = found.task.reshape(8, len(templates))
+    assert (mates == mates[0]).mean() > 0.9, "requests of a template are together"
+    assert len(np.unique(mates[0])) > 0.9 * len(templates), "and those of two are not"
+
+
+def test_texts_that_differ_by_degrees_are_of_few_kinds_and_the_same_ones_every_time() -> None:
+    rng = np.random.default_rng(2)
+    words = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
+    found, again = (
+        with_kinds(population_of(texts))
+        for texts in [[" ".join(rng.choice(words, 12)) for _ in range(400)]] * 2
+    )
+    assert 1 < found.tasks <= FEW
+    assert (found.task == again.task).all()
 
 
 @pytest.mark.parametrize(
