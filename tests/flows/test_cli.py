@@ -81,3 +81,13 @@ print(*(name for name in dear if name in sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_the_package_is_the_program_too() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "thirdshift", "--version"], capture_output=True, text=True, check=True
+    )
+    assert (
+        said.stdout
+        == subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    )
