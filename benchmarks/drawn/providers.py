@@ -326,6 +326,7 @@ class WorkersEngine(VirtualEngine):
         super().close()
 
     def worker_lifetimes(self) -> list[Any]:
+        self._retire_idle()  # a real one is stopped when its time is over, whether or not somebody asks
         return [worker.lifetime for worker in self.all]
 
     lives = worker_lifetimes
