@@ -4,12 +4,12 @@
 
 A pair is two starts of bare vLLM on this machine's processor, one with the setting and one without, in turns, with the
 environment and the options of our workers. The first setting is tried on the tiny model of the tests, the second on a
-model of 6 million parameters for text and 57 million for pictures, whose weights are drawn; prompts are text alone.
+model of 6 million parameters for text and 51 million for pictures, whose weights are drawn; prompts are text alone.
 Told of each: what the engine resolved, the processor seconds that `LLM(...)` took, the memory of its processes once it
 is up, and tokens per processor second. Ratios are with the setting over without, the median of the pairs.
 
 Ends with one line of JSON; exit 1 where it is no longer so that throughput mode doubles two limits and brings less than
-a twentieth here, and that a model without its part for pictures takes less memory and no more time to start.
+a twentieth here, or that a model without its part for pictures takes less memory.
 """
 
 from __future__ import annotations
@@ -158,8 +158,7 @@ def still_so(
         )
         held = doubled and performance_mode["tokens_per_cpu_second"]["ratio"] < 1 + GAIN
     if language_model_only is not None:
-        sooner = language_model_only["start_cpu_seconds"]["ratio"] < 1 + GAIN
-        held = held and sooner and language_model_only["memory_mib"]["ratio"] < 1
+        held = held and language_model_only["memory_mib"]["ratio"] < 1
     return held
 
 
