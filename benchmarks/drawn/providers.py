@@ -307,7 +307,7 @@ class WorkersEngine(VirtualEngine):
         self.workers: list[Worker] = []
         self.all: list[Worker] = []
         self.planned: int | None = None
-        self.kept = True
+        self.kept, self.told_at = True, 0.0
         self.worked = self.read = self.written = 0.0
 
     def plan_workers(self, count: int) -> None:
@@ -317,7 +317,9 @@ class WorkersEngine(VirtualEngine):
                 self._end(worker)
 
     def keep_idle(self, *, kept: bool) -> None:
-        self.kept = kept
+        self._retire_idle()
+        if kept != self.kept:
+            self.kept, self.told_at = kept, CLOCK.now
 
     def close(self) -> None:
         self._retire_idle()
@@ -359,8 +361,9 @@ class WorkersEngine(VirtualEngine):
         """Those that were idle for longer than a worker is kept were stopped back then."""
         for worker in [worker for worker in self.workers if not worker.busy]:
             kept = build.idle_seconds(self.true.startup_seconds, worker.minimum_left, expected=self.kept)
-            if CLOCK.now - worker.idle_since > kept:
-                now, CLOCK.now = CLOCK.now, worker.idle_since + kept
+            since = worker.idle_since if self.kept else max(worker.idle_since, self.told_at)
+            if CLOCK.now - since > kept:
+                now, CLOCK.now = CLOCK.now, since + kept
                 self._end(worker)
                 CLOCK.now = now
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 IDLE_SECONDS = 300.0
@@ -20,6 +22,24 @@ def idle_seconds(started_in: float | None, minimum_left: float, most: float, *, 
         return math.inf
     start = started_in if expected else None
     return min(max(start or 0.0, SHORT_BREAK_SECONDS), most)
+
+
+class NextWork:
+    """Whether something may come soon for workers that have nothing to do, as was told last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected, self._told_at = True, -math.inf
+
+    def tell(self, *, expected: bool) -> None:
+        if expected != self._expected:
+            self._expected, self._told_at = expected, self._clock()
+
+    def is_late(self, idle_since: float, started_in: float | None, minimum_left: float, most: float) -> bool:
+        """Whether a worker that is idle since then is to be stopped. Who hears that nothing is expected waits a short break
+        all the same: what is sent last is handed over just after that was said."""
+        since = idle_since if self._expected else max(idle_since, self._told_at)
+        return self._clock() - since > idle_seconds(started_in, minimum_left, most, expected=self._expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from statistics import median
 
 from thirdshift.engines.core.rate_limits import MAX_WINDOW
 from thirdshift.engines.core.submission import Said
-from thirdshift.engines.metered.idle import IDLE_SECONDS, idle_seconds
+from thirdshift.engines.metered.idle import IDLE_SECONDS, NextWork
 from thirdshift.engines.metered.meter import Meter
 from thirdshift.engines.metered.queue import ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
@@ -88,15 +88,14 @@ class ServerEngine:
         self._thread: threading.Thread | None = None
         self._ready = self._stopped = self._closing = self._budget_exhausted = False
         self._start_failure: str | None = None
-        self._kept_idle = True
+        self._next_work = NextWork()
         self._fault: BaseException | None = None
 
     # --- the Engine interface ---
 
     def keep_idle(self, *, kept: bool) -> None:
-        """Say whether something may come soon for a server that has nothing to do; else it is stopped at once."""
-        with self._changed:
-            self._kept_idle = kept
+        """Say whether something may come soon for an idle server; else it is stopped after a short break."""
+        self._next_work.tell(expected=kept)
 
     def submit(self, shard: Shard, key: str) -> Ticket:
         """Wait until the server is up, then hand the shard on; without a server its requests fail."""
@@ -225,8 +224,7 @@ class ServerEngine:
                 self._measure(now)
                 wanted = now if self._collecting else wanted
                 start, left = lifetime.startup_seconds, meter.minimum_left
-                most = idle_seconds(start, left, self._idle_seconds, expected=self._kept_idle)
-                idle = self._usd_per_hour and now - wanted > most
+                idle = self._usd_per_hour and self._next_work.is_late(wanted, start, left, self._idle_seconds)
                 if self._closing or idle:
                     self._ready = False
 

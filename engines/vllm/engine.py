@@ -21,7 +21,7 @@ from thirdshift.engines.devices import look_again, machine
 from thirdshift.engines.devices.setting import usual_seqs
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.metered.billing import WorkerBilling
-from thirdshift.engines.metered.idle import IDLE_SECONDS, StartupTerms
+from thirdshift.engines.metered.idle import IDLE_SECONDS, NextWork, StartupTerms
 from thirdshift.engines.metered.queue import QueuedRequest, ShardQueue
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, failure
 from thirdshift.engines.metered.throughput import Rates, Speedometer
@@ -77,8 +77,7 @@ class VllmEngine:
         self._halted: FailureKind | None = None
         self._start_failure: str | None = None
         """Why workers do not come up; then nothing is tried again."""
-        self._kept_idle = True
-        """Whether a worker that has nothing to do is kept for what may come."""
+        self.next_work = NextWork()
 
     # --- the Engine interface ---
 
@@ -106,9 +105,8 @@ class VllmEngine:
                 supervisor.wake()
 
     def keep_idle(self, *, kept: bool) -> None:
-        """Say whether something may come soon for workers that have nothing to do; else they are stopped at once."""
-        with self._lock:
-            self._kept_idle = kept
+        """Say whether something may come soon for idle workers; else they are stopped after a short break."""
+        self.next_work.tell(expected=kept)
 
     def stop(self) -> None:
         self.halt(FailureKind.CANCELLED)
@@ -203,11 +201,6 @@ class VllmEngine:
     def unplanned(self, supervisor: WorkerSupervisor) -> bool:
         """Whether the plan has no use for this worker once it is idle."""
         return self._planned == 0 or self.surplus(supervisor)
-
-    @property
-    def kept_idle(self) -> bool:
-        """Whether something may come soon."""
-        return self._kept_idle
 
     def surplus(self, supervisor: WorkerSupervisor) -> bool:  # noqa: ARG002 (here each keeps what it was given)
         """Whether the others are enough: this worker is given nothing more."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from thirdshift.engines.core.failures import CUT_EMPTY_FACTOR, NEXT_STEP
 from thirdshift.engines.core.submission import Said
 from thirdshift.engines.metered.billing import WorkerBilling
-from thirdshift.engines.metered.idle import StartupTerms, idle_seconds
+from thirdshift.engines.metered.idle import NextWork, StartupTerms
 from thirdshift.engines.metered.node import WorkerMeter
 from thirdshift.engines.metered.queue import QueuedRequest
 from thirdshift.engines.metered.records import WorkerLifetime, WorkerRecords, asks_again, failure
@@ -57,13 +57,12 @@ class WorkerPool(Protocol):
     billing: WorkerBilling
     bodies: Bodies
     closing: bool
+    next_work: NextWork
 
     def find_place(self, supervisor: WorkerSupervisor, worker_id: str) -> Place | None: ...
     def unplanned(self, supervisor: WorkerSupervisor) -> bool: ...
     @property
     def usd_per_hour(self) -> Decimal: ...
-    @property
-    def kept_idle(self) -> bool: ...
     def surplus(self, supervisor: WorkerSupervisor) -> bool: ...
     def wants(self, supervisor: WorkerSupervisor) -> bool: ...
     def has_work(self) -> bool: ...
@@ -278,12 +277,10 @@ class WorkerSupervisor:
                 return
             elif not self._pool.usd_per_hour and self._pool.spec.cluster is None:
                 continue
-            elif self._pool.unplanned(self) or now - idle > self._patience(meter, lifetime):
+            elif self._pool.unplanned(self) or self._pool.next_work.is_late(
+                idle, lifetime.startup_seconds, meter.minimum_left, self._terms.idle_seconds
+            ):
                 return
-
-    def _patience(self, meter: WorkerMeter, lifetime: WorkerLifetime) -> float:
-        most, expected = self._terms.idle_seconds, self._pool.kept_idle
-        return idle_seconds(lifetime.startup_seconds, meter.minimum_left, most, expected=expected)
 
     def _pay(self, meter: WorkerMeter) -> None:
         if not meter.keep_up() and meter.seconds_left < LAST_SECOND:

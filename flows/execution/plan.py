@@ -60,8 +60,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     run, learner = prepared.run, prepared.learner
     if run.dispatcher.stopped and not run.approval.denied:
         run.dispatcher.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
-    learner.throughputs = throughput_of_run(run.context.throughputs, run.dispatcher.engines)
-    learner.endpoints = priced_now(run.context.endpoints, run.dispatcher.engines)
+    ask_engines(prepared)
     learner.leave_out_silent()
     market = learner.market()
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
@@ -97,6 +96,13 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     if predicted := prediction_only(run.context):
         run.console.say(predicted)
     return planned
+
+
+def ask_engines(prepared: PreparedRun) -> None:
+    """Have what is reckoned next go by the workers that are up now, their pace and their price."""
+    learner, context, engines = prepared.learner, prepared.run.context, prepared.run.dispatcher.engines
+    learner.throughputs = throughput_of_run(context.throughputs, engines)
+    learner.endpoints = priced_now(context.endpoints, engines)
 
 
 def approve(planned: PlannedRun) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.lateness import on_time
-from thirdshift.flows.execution.plan import PlannedRun
+from thirdshift.flows.execution.plan import PlannedRun, ask_engines
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.execution.waiting import wait_until
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
@@ -61,6 +61,9 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     compose(planned)
     with run.warehouse() as warehouse:
         certificates = finishing.quality_of(warehouse, context).certificates
+    ask_engines(
+        prepared
+    )  # workers that were up when the plan was made may have stopped, and would be paid for again
     spent = run.budget.spent_usd
     due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
     if due is not None and due[1].opens_at is not None:

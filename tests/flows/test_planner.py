@@ -18,7 +18,7 @@ from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, 
 from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE, CallFigures
 from thirdshift.flows.quality.repair import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
-from thirdshift.router.learning.repair import Mended
+from thirdshift.router.learning.repair import Mended, mend
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import NOBODY, Plan, Terms
 from thirdshift.router.prediction.observations import Population, no_observations, no_past
@@ -106,6 +106,24 @@ def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_wou
     half = may.copy()
     half[::2, 1] = False
     assert withheld(offered, half, never, None, lambda: {1}) == [], "half of the requests have nobody else"
+
+
+@pytest.mark.parametrize(("running", "asked"), [(1, 1), (0, 0)])
+def test_what_failed_goes_to_a_worker_only_while_it_is_up(running: int, asked: int) -> None:
+    """One that has stopped since the plan was made would be started, and paid for, anew."""
+    endpoints = (pool(0), priced("api", 20.0))
+    columns = columns_of(endpoints)
+    pace = Throughput(500.0, 100.0, startup_seconds=300.0, running=running)
+    offered = market(columns, endpoints, NO_TOKEN_USAGE, None, {"house": pace}, now=NOW, deadline=None)
+    held = np.zeros((ROWS, 2), bool)
+    held[:, 1] = True
+    held[0] = False
+    quality = np.ones((ROWS, 2), np.float32)
+    posed = problem(columns, offered, quality, Terms(floor=1.0))
+    found = mend(posed, offered.endpoint, ["house", "openai"], quality, held, fixed=np.zeros(ROWS, bool))
+    assert found is not None
+    assert found.new.tolist() == [True] + [False] * (ROWS - 1)
+    assert int((found.endpoint[found.new] == 0).sum()) == asked
 
 
 def test_a_batch_holds_what_the_cap_can_be_reserved_for_and_whole_requests() -> None:

@@ -23,7 +23,7 @@ from tests.support.paths import TESTS
 from tests.support.workers import MODEL, worker_endpoint
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.devices import Device, Machine, hardware
-from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, idle_seconds
+from thirdshift.engines.metered.idle import IDLE_SECONDS, SHORT_BREAK_SECONDS, NextWork, idle_seconds
 from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import PLATEAU, FullBatch, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
@@ -429,3 +429,19 @@ def test_a_worker_is_kept_idle_no_longer_than_its_next_start_would_cost(
     started_in: float, minimum_left: float, expected: bool, kept: float
 ) -> None:
     assert idle_seconds(started_in, minimum_left, IDLE_SECONDS, expected=expected) == kept
+
+
+def test_a_worker_that_was_kept_is_not_stopped_the_moment_before_its_last_requests_come() -> None:
+    """A plan's shards are handed over just after it was said that nothing follows them."""
+    now = 1000.0
+    work = NextWork(lambda: now)
+    idle_since, started_in = now, 200.0
+    now += 90.0
+    assert not work.is_late(idle_since, started_in, 0.0, IDLE_SECONDS), "something is expected"
+    work.tell(expected=False)
+    assert not work.is_late(idle_since, started_in, 0.0, IDLE_SECONDS)
+    now += SHORT_BREAK_SECONDS - 1.0
+    work.tell(expected=False)
+    assert not work.is_late(idle_since, started_in, 0.0, IDLE_SECONDS)
+    now += 2.0
+    assert work.is_late(idle_since, started_in, 0.0, IDLE_SECONDS), "saying it again changes nothing"
