@@ -313,7 +313,7 @@ class WorkersEngine(VirtualEngine):
     def plan_workers(self, count: int) -> None:
         self.planned = count
         if count == 0:
-            for worker in [worker for worker in self.workers if not worker.busy]:
+            for worker in [worker for worker in self.workers if not worker.busy and worker.minimum_left <= 0]:
                 self._end(worker)
 
     def keep_idle(self, *, kept: bool) -> None:

@@ -277,10 +277,14 @@ class WorkerSupervisor:
                 return
             elif not self._pool.usd_per_hour and self._pool.spec.cluster is None:
                 continue
-            elif self._pool.unplanned(self) or self._pool.next_work.is_late(
-                idle, lifetime.startup_seconds, meter.minimum_left, self._terms.idle_seconds
-            ):
+            elif self._useless(idle, meter, lifetime):
                 return
+
+    def _useless(self, idle_since: float, meter: WorkerMeter, lifetime: WorkerLifetime) -> bool:
+        """Whether an idle worker is to be stopped: not while its time is paid anyway, a repair may want it."""
+        left, most = meter.minimum_left, self._terms.idle_seconds
+        late = self._pool.next_work.is_late(idle_since, lifetime.startup_seconds, left, most)
+        return late or (left <= 0 and self._pool.unplanned(self))
 
     def _pay(self, meter: WorkerMeter) -> None:
         if not meter.keep_up() and meter.seconds_left < LAST_SECOND:

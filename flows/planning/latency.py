@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from thirdshift.flows.planning.run_queries import CallFigures
 from thirdshift.router.planning.options import BATCH_SECONDS, Throughput
@@ -94,6 +96,28 @@ def with_latencies(
             found[endpoint.name] = Throughput(
                 seconds_per_request=FIRST_TOKEN_SECONDS + tokens / TOKENS_PER_SECOND
             )
+    return found
+
+
+def with_enough_up(
+    throughputs: Mapping[str, Throughput],
+    endpoints: Sequence[Endpoint],
+    tokens: Sequence[NDArray[np.int32]],
+    output_tokens: NDArray[np.float32],
+    seconds: float | None,
+) -> dict[str, Throughput]:
+    """Return the throughputs, with whether the workers that are up could answer everything in `seconds`, were they as slow
+    as they may be. `tokens`: input tokens of each request for each endpoint; `output_tokens`: [leaders, endpoints]."""
+    found = dict(throughputs)
+    for e, endpoint in enumerate(endpoints):
+        pace = found.get(endpoint.name)
+        if pace is None or not pace.running or seconds is None:
+            continue
+        read, written = float(tokens[e].sum(dtype=np.int64)), float(output_tokens[:, e].sum(dtype=np.float64))
+        busy = read / pace.prefill_tokens_per_second + written / pace.decode_tokens_per_second
+        found[endpoint.name] = replace(
+            pace, enough=(1.0 + 2.0 * pace.speed_sd) * busy <= pace.running * seconds
+        )
     return found
 
 

@@ -17,7 +17,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.batch_room import in_batches
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
-from thirdshift.flows.planning.latency import with_latencies
+from thirdshift.flows.planning.latency import with_enough_up, with_latencies
 from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
 from thirdshift.router.expiry import expected_losses
@@ -207,7 +207,10 @@ def market(
         factors[endpoint.name] = learn_ratio(
             estimated, np.concatenate([used.input_tokens[mine], before[1]])
         ).ratio
-    speeds = with_latencies(throughputs, endpoints, output, calls)
+    left = None if deadline is None else (deadline - now).total_seconds()
+    speeds = with_enough_up(
+        with_latencies(throughputs, endpoints, output, calls), endpoints, columns.tokens, output, left
+    )
     offered = offers(endpoints, now, deadline, speeds, factors)
     hits = _hit_rates(columns, endpoints, calls, past)
     cached = [

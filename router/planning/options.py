@@ -43,6 +43,8 @@ class Throughput:
     """By what share of itself a worker's speed may be off, as a standard deviation: loads differ from night to night."""
     running: int = 0
     """Workers that are up: what starting them cost is paid."""
+    enough: bool = False
+    """Those can answer everything in time: no more are needed for the deadline's sake."""
     devices: Devices | None = None
     """What one worker takes of this machine."""
 
@@ -134,8 +136,8 @@ def _requests_per_second(endpoint: Endpoint, throughput: Throughput) -> float | 
 def _workers(endpoint: Endpoint, throughput: Throughput, factor: Decimal, *, hurried: bool) -> Workers | None:
     """A pool of ours; or a server of the user's that is paid by the hour, which is a pool of one. `factor`: on the price.
 
-    Workers that are up cost their hours alone, and where no deadline asks for more, there are no more. Of a machine that
-    is rented as a whole all workers run, and are one here: whatever it answers, it has one price.
+    Workers that are up cost their hours alone, and where no deadline asks for more than those, there are no more. Of a
+    machine that is rented as a whole all workers run, and are one here: whatever it answers, it has one price.
     """
     spec = endpoint.workers
     if spec is None and endpoint.price.usd_per_hour is None:
@@ -143,7 +145,7 @@ def _workers(endpoint: Endpoint, throughput: Throughput, factor: Decimal, *, hur
     together = 1 if spec is None else spec.together
     most = 1 if spec is None else spec.workers // together
     running = math.ceil(throughput.running / together)
-    up = running > 0 and (not hurried or running >= most)
+    up = running > 0 and (not hurried or running >= most or throughput.enough)
     devices = throughput.devices
     return Workers(
         max_workers=min(most, running) if up else most,

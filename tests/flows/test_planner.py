@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -124,6 +124,23 @@ def test_what_failed_goes_to_a_worker_only_while_it_is_up(running: int, asked: i
     assert found is not None
     assert found.new.tolist() == [True] + [False] * (ROWS - 1)
     assert int((found.endpoint[found.new] == 0).sum()) == asked
+
+
+@pytest.mark.parametrize(("minutes", "start_usd"), [(300, 0.0), (5, 1.0)])
+def test_a_deadline_asks_for_more_workers_only_where_those_that_are_up_would_be_late(
+    minutes: int, start_usd: float
+) -> None:
+    """What one that is up answers costs no second start: its hour is paid."""
+    (house,) = endpoints = (replace(pool(60), workers=WorkerSpec("cpu", 2, "python", minimum_minutes=60)),)
+    assert house.workers is not None
+    pace = Throughput(500.0, 100.0, startup_seconds=60.0, running=1)
+    deadline = NOW + timedelta(minutes=minutes)
+    offered = market(
+        columns_of(endpoints), endpoints, NO_TOKEN_USAGE, None, {"house": pace}, now=NOW, deadline=deadline
+    )
+    (offer,) = offered.offered
+    assert offer.option.workers is not None
+    assert offer.option.workers.start_usd == start_usd
 
 
 def test_a_batch_holds_what_the_cap_can_be_reserved_for_and_whole_requests() -> None:
