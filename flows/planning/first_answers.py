@@ -1,7 +1,8 @@
 """The first few answers of endpoints that nobody has timed or measured: they are had before there is a plan.
 
 Where no score is to be learnt there is no pilot, and a plan would go by a guess of how long answers are. A few requests of
-those that an endpoint is to serve anyway cost nothing more, and tell its lengths and its latency.
+those that an endpoint is to serve anyway cost nothing more, and tell its lengths and its latency. Of a model that is to
+serve in batches its endpoint in real time is asked, where the job has one: a batch would take the night.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     if context.pilots or len(offered) < 2:
         return []
     seen = _answers_seen(learner, kind)
-    asked = np.array([timed(endpoint) for endpoint in endpoints])
-    unknown = asked[:, None] & (seen < SEEN)  # [endpoints, tasks]
+    itself = np.array([timed(endpoint) for endpoint in endpoints])
+    asked = np.where(itself, np.arange(len(endpoints)), learner.realtime_counterpart)
+    unknown = (asked >= 0)[:, None] & (seen < SEEN)  # [endpoints, tasks]
     if not unknown.any():
         return []
     market, task = learner.market(), columns.population.task
@@ -51,8 +53,9 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
     rng = np.random.default_rng(0)
     found = []
-    for e in np.flatnonzero(unknown.any(axis=1)).tolist():
-        served = np.flatnonzero((target == e) & unknown[e, task])
+    for e in np.unique(asked[unknown.any(axis=1)]).tolist():
+        answers_alike = np.flatnonzero(asked == e)
+        served = np.flatnonzero(np.isin(target, answers_alike) & unknown[e, task] & columns.allowed[:, e])
         few = FEW if not seen[e].any() else FEW_OF_A_TASK
         if SHARE * len(served) >= few:
             part = columns.population.part(served, np.ones(len(served)))

@@ -47,6 +47,14 @@ def test_nothing_goes_first_where_it_tells_nothing_that_matters(
         assert first_answers(before_the_plan) == []
 
 
+def test_of_a_model_that_is_to_serve_in_batches_its_endpoint_in_real_time_is_asked(tmp_path: Path) -> None:
+    one = {"model": "openai/one"}
+    with learner(tmp_path, 300, {"live": CHEAP | one, "batch": BATCH | one, "dear": DEAR}) as before_the_plan:
+        found = dict(first_answers(before_the_plan))
+    assert found.keys() == {"live"}
+    assert len(np.unique(found["live"])) == FEW
+
+
 def test_a_cap_that_is_too_small_by_a_guess_does_not_keep_lengths_from_being_learnt(tmp_path: Path) -> None:
     budget = {"cap_usd": 0.02}
     with learner(tmp_path, 300, {"cheap": CHEAP, "same": SAME}, budget=budget) as before_the_plan:
