@@ -29,17 +29,18 @@ class NextWork:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._expected, self._told_at = True, -math.inf
+        self.expected, self._told_at = True, -math.inf
 
     def tell(self, *, expected: bool) -> None:
-        if expected != self._expected:
-            self._expected, self._told_at = expected, self._clock()
+        """Say anew whether something may come soon."""
+        if expected != self.expected:
+            self.expected, self._told_at = expected, self._clock()
 
     def is_late(self, idle_since: float, started_in: float | None, minimum_left: float, most: float) -> bool:
         """Whether a worker that is idle since then is to be stopped. Who hears that nothing is expected waits a short break
         all the same: what is sent last is handed over just after that was said."""
-        since = idle_since if self._expected else max(idle_since, self._told_at)
-        return self._clock() - since > idle_seconds(started_in, minimum_left, most, expected=self._expected)
+        since = idle_since if self.expected else max(idle_since, self._told_at)
+        return self._clock() - since > idle_seconds(started_in, minimum_left, most, expected=self.expected)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,8 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     compose(planned)
     with run.warehouse() as warehouse:
         certificates = finishing.quality_of(warehouse, context).certificates
-    ask_engines(
-        prepared
-    )  # workers that were up when the plan was made may have stopped, and would be paid for again
+    # workers that were up when the plan was made may have stopped, and would be paid for again
+    ask_engines(prepared)
     spent = run.budget.spent_usd
     due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
     if due is not None and due[1].opens_at is not None:

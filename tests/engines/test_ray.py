@@ -45,7 +45,7 @@ def test_seats_share_a_shard_and_are_paid_from_their_placement_on(tmp_path: Path
     assert abs(float(night.journal.cost / USD_PER_HOUR * 3600) - seconds) < 1.0
     assert {life.node for life in lives} == {os.uname().nodename}
     assert {rates.hardware for rates in night.engine.rates_by_hardware()} == {"1 core"}
-    until(lambda: not actors(), 10.0)
+    until(lambda: not actors())
 
 
 def test_a_seat_takes_an_npu_that_ray_numbers_and_is_named_for_run_endpoint_and_worker(
@@ -71,7 +71,7 @@ def test_a_killed_actor_loses_what_it_had_and_nothing_else(tmp_path: Path, ray: 
     thread = night.in_background(400)
     pids = night.at_work(workers=2, answers=20)
     psutil.Process(pids[0]).parent().kill()  # type: ignore[union-attr]
-    until(lambda: gone(pids[:1]), 10.0)
+    until(lambda: gone(pids[:1]))
     ended(thread)
     assert night.answers == 400
     statuses = night.journal.statuses
@@ -103,7 +103,7 @@ threading.Event().wait()
     assert len(actors()) == 2
     driver.kill()
     driver.communicate()
-    until(lambda: not actors() and gone(pids), 10.0)
+    until(lambda: not actors() and gone(pids))
 
 
 def test_with_no_seat_at_all_others_answer(tmp_path: Path, ray: RayCluster) -> None:

@@ -27,11 +27,11 @@ def test_an_idle_worker_is_kept_only_where_something_may_follow_soon(tmp_path: P
             dispatcher.ensure_engines([shard])
             engine = dispatcher.engines["house"]
             assert isinstance(engine, VllmEngine)
-            assert engine.kept_idle
+            assert engine.next_work.expected
             dispatcher.rest()  # a price window is waited for
-            assert not engine.kept_idle
+            assert not engine.next_work.expected
             dispatcher.ensure_engines([shard])
-            assert engine.kept_idle
+            assert engine.next_work.expected
             dispatcher.last = True  # nothing is scored, so that nothing is repaired
             dispatcher.ensure_engines([shard])
-            assert not engine.kept_idle
+            assert not engine.next_work.expected

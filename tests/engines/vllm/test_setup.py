@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 def make(*what: str, folder: Path = ROOT) -> list[str]:
     """What would be run."""
-    command = ("make", "-n", *what)
+    command = ("make", "-n", "--no-print-directory", *what)  # `make test` would have it say where it is
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
