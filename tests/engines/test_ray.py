@@ -131,7 +131,7 @@ def test_what_fewer_seats_than_planned_cannot_do_in_time_goes_back_to_the_plan(
     night = Night(house(tmp_path, ray, workers=4, seconds=0.5), elsewhere=True)
     night.engine.plan_workers(4)  # there is room for two
     list(night.engine.collect(night.begin(64, "first")))  # seats are up
-    deadline = datetime.now(UTC) + timedelta(seconds=8)
+    deadline = datetime.now(UTC) + timedelta(seconds=16)
     night.engine.engine_context = replace(night.engine.engine_context, deadline=deadline)
     night.ask(2000)
     kinds = [reply.kind for reply in night.replies if isinstance(reply, Failure)]
