@@ -14,6 +14,8 @@ from typing import Any
 THREAD_SECONDS = 0.003
 """What is done on a thread takes up to so long."""
 
+MOMENT_SECONDS = 0.5
+"""A longer wait is none between two turns of the same work: whoever looks now and then looks before it."""
 
 MOST_TURNS = 400_000
 """Of the loop in a night: who goes on for longer goes on for ever."""
@@ -84,7 +86,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise Stuck(f"busy for {self.turns} turns, {self.now / 3600:.1f} hours")
         self.at_turn()
         waits = not soon
-        if (self.turns % self._every == 0 or (waits and not timers)) and self._wanted():
+        idle = waits and (not timers or timers[0][0] > self.now + MOMENT_SECONDS)
+        if (idle or self.turns % self._every == 0) and self._wanted():
             self.stop()
             return
         if waits and not timers:
@@ -104,7 +107,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
     def play_until(self, wanted: Callable[[], bool], *, every: int = 1) -> None:
-        """Run until `wanted` holds; it is asked every so many turns, and where nothing is left to do."""
+        """Run until `wanted` holds; it is asked every so many turns, and where nothing is to be done for a moment."""
         self._wanted, self._every = wanted, every
         try:
             while not wanted():
