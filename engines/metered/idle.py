@@ -34,7 +34,8 @@ class NextWork:
     def tell(self, *, expected: bool) -> None:
         """Say anew whether something may come soon."""
         if expected != self.expected:
-            self.expected, self._told_at = expected, self._clock()
+            self._told_at = self._clock()  # first: another thread reads both
+            self.expected = expected
 
     def is_late(self, idle_since: float, started_in: float | None, minimum_left: float, most: float) -> bool:
         """Whether a worker that is idle since then is to be stopped. Who hears that nothing is expected waits a short break
