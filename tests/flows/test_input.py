@@ -26,10 +26,7 @@ def prepared(
 ) -> tuple[RunContext, PreparedInput]:
     """One request after the other with the same prompt, each under a policy."""
     rows = [{"request_id": f"r{k}", "prompt": "same", "policy": name} for k, name in enumerate(policies)]
-    pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet")
     job = {
-        "name": "twins",
-        "input": "requests.parquet",
         "policies": {
             "home": {"regions": {"allow": ["eu"]}},
             "away": {"regions": {"allow": ["us"]}},
@@ -39,10 +36,25 @@ def prepared(
             for name, more in endpoints.items()
         ],
     }
-    (folder / "job.yaml").write_text(yaml.safe_dump(job))
+    return from_rows(folder, rows, job)
+
+
+def from_rows(
+    folder: Path, rows: list[dict[str, Any]], job: dict[str, Any]
+) -> tuple[RunContext, PreparedInput]:
+    """These requests, as a job that says so much more prepares them."""
+    pq.write_table(pa.Table.from_pylist(rows), folder / "requests.parquet")
+    whole = {"name": "twins", "input": "requests.parquet", **job}
+    (folder / "job.yaml").write_text(yaml.safe_dump(whole))
     context = context_for(RunOptions(job=folder / "job.yaml"), "one")
-    needed = context.input, folder / "run", context.endpoints, context.policy, context.policies, context.needs
-    return context, prepare(*needed)
+    return context, again(folder, context)
+
+
+def again(folder: Path, context: RunContext) -> PreparedInput:
+    """The same once more, as a resumed run does it."""
+    return prepare(
+        context.input, folder / "run", context.endpoints, context.policy, context.policies, context.needs
+    )
 
 
 def test_duplicates_under_policies_that_no_endpoint_keeps_together_are_answered_each_of_their_own(
@@ -55,10 +67,7 @@ def test_duplicates_under_policies_that_no_endpoint_keeps_together_are_answered_
     assert columns.allowed.any(axis=1).all()
     assert columns.allowed[0].tolist() == [True, False]
     assert columns.allowed[1].tolist() == [False, True]
-    again = prepare(
-        context.input, tmp_path / "run", context.endpoints, context.policy, context.policies, context.needs
-    )
-    assert np.array_equal(again.leader, batch.leader), "a resumed run reads the same"
+    assert np.array_equal(again(tmp_path, context).leader, batch.leader), "a resumed run reads the same"
 
 
 def test_duplicates_that_one_endpoint_may_answer_are_paid_for_once(tmp_path: Path) -> None:
@@ -90,19 +99,8 @@ def test_what_a_request_asks_to_be_kept_in_a_cache_is_planned_with(tmp_path: Pat
             part["cache_control"] = {"type": "ephemeral"}
         messages = [{"role": "system", "content": [part]}, {"role": "user", "content": f"{number} + 1"}]
         rows.append({"request_id": f"r{number}", "messages": json.dumps(messages)})
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
-    endpoint = {
-        "name": "claude",
-        "model": "anthropic/claude-sonnet-5",
-        "api_base": "http://127.0.0.1:9/v1",
-        **PRICE,
-    }
-    job = {"name": "marked", "input": "requests.parquet", "endpoints": [endpoint]}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    context = context_for(RunOptions(job=tmp_path / "job.yaml"), "one")
-    batch = prepare(
-        context.input, tmp_path / "run", context.endpoints, context.policy, context.policies, context.needs
-    )
+    endpoint = {"name": "claude", "model": "anthropic/claude-sonnet-5", "api_base": "http://127.0.0.1:9/v1"}
+    context, batch = from_rows(tmp_path, rows, {"endpoints": [endpoint | PRICE]})
     (cache,) = request_columns(batch, context.endpoints, context.allowed, texts=False).caches
     assert cache.kept is not None
     assert (cache.found > 0).tolist() == (cache.kept > 0).tolist() == [False, True] * 4
@@ -130,18 +128,7 @@ def test_a_run_knows_whether_any_of_its_requests_holds_more_than_text(
         {"request_id": f"r{k}", "messages": json.dumps([{"role": "user", "content": content}])}
         for k, content in enumerate(contents)
     ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "requests.parquet")
     endpoint = {"name": "one", "model": "openai/one", "api_base": "http://127.0.0.1:9/v1", **PRICE}
-    job = {"name": "seen", "input": "requests.parquet", "endpoints": [endpoint]}
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
-    context = context_for(RunOptions(job=tmp_path / "job.yaml"), "one")
-    needed = (
-        context.input,
-        tmp_path / "run",
-        context.endpoints,
-        context.policy,
-        context.policies,
-        context.needs,
-    )
-    assert prepare(*needed).text_only is text_only
-    assert prepare(*needed).text_only is text_only, "a resumed run"
+    context, batch = from_rows(tmp_path, rows, {"endpoints": [endpoint]})
+    assert batch.text_only is text_only
+    assert again(tmp_path, context).text_only is text_only, "a resumed run"
