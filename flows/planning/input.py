@@ -202,16 +202,20 @@ def _noting(read: Iterator[pa.RecordBatch], noted: Noted) -> Iterator[pa.RecordB
     row = 0
     for batch in read:
         texts = batch.column("messages")
-        noted.parts = noted.parts or bool(pc.any(pc.match_substring_regex(texts, PARTS)).as_py())
-        for place in np.flatnonzero(
-            np.asarray(pc.match_substring_regex(texts, WITH_MORE), np.bool_)
-        ).tolist():
-            messages = json.loads(texts[place].as_py())
-            found = pictures_in(messages), documents_in(messages)
-            if any(found):
-                noted.attached[row + place] = found
+        if (made_of_parts := _matching(texts, PARTS)).size:
+            noted.parts = True
+            for place in made_of_parts[_matching(texts.take(pa.array(made_of_parts)), WITH_MORE)].tolist():
+                messages = json.loads(texts[place].as_py())
+                found = pictures_in(messages), documents_in(messages)
+                if any(found):
+                    noted.attached[row + place] = found
         row += batch.num_rows
         yield batch
+
+
+def _matching(texts: pa.Array, pattern: str) -> NDArray[np.int64]:
+    """Return where texts match."""
+    return np.flatnonzero(np.asarray(pc.match_substring_regex(texts, pattern), np.bool_))
 
 
 def with_attached(column: TokenColumn, model: str, attached: Mapping[int, Attached]) -> TokenColumn:

@@ -36,18 +36,20 @@ def withheld(
     any other; so are those that would serve where a request has nobody but workers paid by the hour.
     """
     starts = {e: usd for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline}
-    others = allowed.copy()
-    others[:, list(starts)] = False
+    others = _without(allowed, list(starts))
     if not others.any(axis=1).all():
-        if planned is None:
-            return []
-        waiting = [e for e in starts if e not in set(planned())]
-        others = allowed.copy()
-        others[:, waiting] = False
-        return waiting if others.any(axis=1).all() else []
+        serving = starts if planned is None else planned()
+        waiting = [e for e in starts if e not in serving]
+        return waiting if _without(allowed, waiting).any(axis=1).all() else []
     cost = market.by_endpoint()
     cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
     return [e for e in starts if float(cost[allowed[:, e], e].sum()) >= cheapest]
+
+
+def _without(allowed: NDArray[np.bool_], endpoints: Sequence[int]) -> NDArray[np.bool_]:
+    left = allowed.copy()
+    left[:, endpoints] = False
+    return left
 
 
 def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible) -> bool:

@@ -73,7 +73,7 @@ def cost_matrix(
     offered: Sequence[Offer],
     input_tokens: Sequence[NDArray[np.int32]],
     output_tokens: NDArray[np.float32],
-    cached_tokens: Sequence[NDArray[np.float64] | None] | None = None,
+    cached_tokens: Sequence[NDArray[np.float64]] | None = None,
     written_tokens: Sequence[NDArray[np.float64] | NDArray[np.int32] | None] | None = None,
 ) -> NDArray[np.float64]:
     """USD [n, options] for input tokens, those of them cached and those written to a cache at a price ([n] for each
@@ -86,15 +86,15 @@ def cost_matrix(
         factor = offer.option.token_factor
         counted = input_tokens[offer.endpoint]
         counted = counted if factor == 1.0 else np.rint(counted * factor).astype(np.int32)
-        cached, written = (
-            None
-            if given is None or (some := given[offer.endpoint]) is None
-            else np.rint(some * factor).astype(np.int32)
-            for given in (cached_tokens, written_tokens)
-        )
+        cached = None if cached_tokens is None else _whole(cached_tokens[offer.endpoint], factor)
+        written = None if written_tokens is None else _whole(written_tokens[offer.endpoint], factor)
         output = output_tokens[:, offer.endpoint].astype(np.float64)
         cost[:, column] = schedule_columns(endpoint.price, offer.factor, counted, output, cached, written)
     return cost
+
+
+def _whole(tokens: NDArray[np.float64] | NDArray[np.int32] | None, factor: float) -> NDArray[np.int32] | None:
+    return None if tokens is None else np.rint(tokens * factor).astype(np.int32)
 
 
 def reserved_usd(

@@ -81,7 +81,7 @@ def _told(sample: Floats, centres: Floats) -> float:
 
 
 def _by_size(text: NDArray[np.float32], centres: Floats, each: int) -> NDArray[np.int32]:
-    """[n] the cluster of each text among those with at least EACH texts, or the largest."""
+    """[n] the cluster of each text among those with at least `each` texts, or the largest."""
     size = np.bincount(_nearest(text, centres), minlength=len(centres))
     kept = np.argsort(-size, kind="stable")[: max(int((size >= each).sum()), 1)]
     return _nearest(text, centres[kept])

@@ -7,6 +7,7 @@ so the work grows with tasks x endpoints^2 and with the scores, never with the p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import TYPE_CHECKING
@@ -96,36 +97,41 @@ class ScoredObservations:
         )
 
 
-def possible_luck(looked: ScoredObservations, posterior: Posterior, residual: Floats) -> Floats:
-    """The luck's covariance without what cannot be: an endpoint that was asked where another had failed, and is often right
-    there, is not right more often than always where the other is right. Nobody sees it there, and by a larger covariance it
-    would be believed to be better everywhere than it is anywhere."""
-    if not len(looked.row):
-        return residual
-    expected = (looked.common @ posterior.common + posterior.skill[looked.task]).mean(axis=0)
-    kept = np.ones(len(residual))
-    for first, then in permutations(range(len(residual)), 2):
-        gain = residual[first, then] / residual[first, first]
-        most = 1.0 - (expected[then] - gain * expected[first])
-        if gain > max(most, 0.0) and _asked_where_it_failed(looked, first, then):
-            kept[then] = min(kept[then], max(most, 0.0) / gain)
-    possible = residual * np.outer(kept, kept)
-    np.fill_diagonal(possible, np.diag(residual))
-    return possible
-
-
 SELECTED = 0.5
 """Below this share of its usual score, where both were asked, an endpoint was not asked at random before the other."""
 
 
-def _asked_where_it_failed(looked: ScoredObservations, first: int, then: int) -> bool:
-    scores = [looked.score[p.rows, first] for p in looked.patterns if first in p.endpoints]
-    both = [
-        looked.score[p.rows, first] for p in looked.patterns if first in p.endpoints and then in p.endpoints
+def asked_after_failing(looked: ScoredObservations) -> list[tuple[int, int]]:
+    """Return (first, then): the endpoints of which one was asked about what the other had failed at."""
+    return [
+        (first, then)
+        for first, then in permutations(range(looked.score.shape[1]), 2)
+        if _mean(looked, first, beside=then) < SELECTED * _mean(looked, first, beside=first)
     ]
-    if not both:
-        return False
-    return bool(np.concatenate(both).mean() < SELECTED * np.concatenate(scores).mean())
+
+
+def _mean(looked: ScoredObservations, of: int, *, beside: int) -> float:
+    """The mean score of an endpoint where another one was asked too; infinite where both never were."""
+    both = [looked.score[p.rows, of] for p in looked.patterns if of in p.endpoints and beside in p.endpoints]
+    return float(np.concatenate(both).mean()) if both else np.inf
+
+
+def possible_luck(
+    looked: ScoredObservations, posterior: Posterior, residual: Floats, pairs: Sequence[tuple[int, int]]
+) -> Floats:
+    """The luck's covariance without what cannot be: an endpoint that was asked where another had failed, and is often right
+    there, is not right more often than always where the other is right. Nobody sees it there, and by a larger covariance it
+    would be believed to be better everywhere than it is anywhere. `pairs`: of `asked_after_failing`."""
+    expected = (looked.common @ posterior.common + posterior.skill[looked.task]).mean(axis=0)
+    kept = np.ones(len(residual))
+    for first, then in pairs:
+        gain = residual[first, then] / residual[first, first]
+        most = max(1.0 - (expected[then] - gain * expected[first]), 0.0)
+        if gain > most:
+            kept[then] = min(kept[then], most / gain)
+    possible = residual * np.outer(kept, kept)
+    np.fill_diagonal(possible, np.diag(residual))
+    return possible
 
 
 def looked_at(observations: Observations, population: Population, endpoints: int) -> ScoredObservations:

@@ -25,6 +25,7 @@ from thirdshift.router.prediction.mixed_model import (
     Covariances,
     Posterior,
     ScoredObservations,
+    asked_after_failing,
     condition,
     gain_of,
     improve,
@@ -125,9 +126,9 @@ def fit(
     every = _with_past(looked, population, len(priors), past)
     for _ in range(rounds if len(every.row) else 0):
         covariances = improve(every, condition(every, covariances, means), covariances)
-    covariances = replace(
-        covariances, residual=possible_luck(every, condition(every, covariances, means), covariances.residual)
-    )
+    if pairs := asked_after_failing(every):
+        luck = possible_luck(every, condition(every, covariances, means), covariances.residual, pairs)
+        covariances = replace(covariances, residual=luck)
     tempered = replace(covariances, residual=covariances.residual * RESIDUAL_INFLATION)
     return Predictor(condition(every, tempered, means), looked, covariances, tempered, past)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.pricing.prices import CACHE_MARK, keeps_unasked
+from thirdshift.router.pricing.prices import CACHE_MARK, keeps_marked_only, keeps_unasked
 from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, kept_tokens
 from thirdshift.router.values import Endpoint
 
@@ -37,7 +37,7 @@ PRIOR_CALLS = 1.0
 
 def cache_rule(endpoint: Endpoint) -> CacheRule:
     """Return the rule of who serves the endpoint's model: Claude's is Anthropic's wherever it is served."""
-    provider = "anthropic" if "claude" in endpoint.model else endpoint.model.partition("/")[0]
+    provider = "anthropic" if keeps_marked_only(endpoint) else endpoint.model.partition("/")[0]
     return RULES.get(provider, CacheRule())
 
 

@@ -218,8 +218,12 @@ def writes_cache(endpoint: Endpoint, request: Request) -> bool:
 
 def keeps_unasked(endpoint: Endpoint) -> bool:
     """Whether the provider keeps prompts at a price though nobody asks it to."""
-    priced = endpoint.price.base.cache_write is not None
-    return priced and endpoint.provider != "anthropic" and "claude" not in endpoint.model
+    return endpoint.price.base.cache_write is not None and not keeps_marked_only(endpoint)
+
+
+def keeps_marked_only(endpoint: Endpoint) -> bool:
+    """Whether nothing is cached but what a request marks: Claude's prompts, wherever it is served."""
+    return endpoint.provider == "anthropic" or "claude" in endpoint.model
 
 
 def _marked(part: Mapping[str, JSON]) -> bool:
