@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.engines.metered.throughput import Answered, AnswersWatch, PaceWatch, Rates, Speedometer
-from thirdshift.flows.planning.throughput import ENOUGH_SECONDS
+from thirdshift.flows.planning.measured.throughput import ENOUGH_SECONDS
 
 ASKED_AFTER = 60.0
 OFF, SHARE, DEARER = 0.25, 0.05, 1.05

@@ -120,6 +120,7 @@ STANDS_FOR: Mapping[str, str] = {
     "flows/night": "nights/test_night",
     "flows/orchestration": "nights/test_serving",
     "flows/planning": "flows/test_input",
+    "flows/planning/measured": "flows/test_planner",
     "flows/quality": "flows/test_audit",
     "flows/quality/human_labels": "warehouse/test_labels",
     "flows/quality/publishing": "warehouse/test_publish",

@@ -10,8 +10,8 @@ from decimal import Decimal
 from thirdshift.flows.console import money, spent
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.dispatch.harvest import with_turnarounds
-from thirdshift.flows.planning.silent import silent_before
-from thirdshift.flows.planning.throughput import with_throughput
+from thirdshift.flows.planning.measured.silent import silent_before
+from thirdshift.flows.planning.measured.throughput import with_throughput
 from thirdshift.flows.runs.context import RunContext, too_large, with_clusters
 from thirdshift.warehouse.store.ledger import spent_in_window
 from thirdshift.warehouse.store.store import Warehouse

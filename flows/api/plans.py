@@ -25,6 +25,8 @@ from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
+from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE
+from thirdshift.flows.planning.measured.silent import leave_out
 from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
 from thirdshift.flows.planning.planner import (
     Decision,
@@ -33,8 +35,6 @@ from thirdshift.flows.planning.planner import (
     market,
     request_columns,
 )
-from thirdshift.flows.planning.run_queries import NO_TOKEN_USAGE
-from thirdshift.flows.planning.silent import leave_out
 from thirdshift.flows.planning.voting import votes_of_before
 from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.quality.proof import cheapest_with_proof

@@ -23,7 +23,7 @@ from thirdshift.flows.console import ProgressCounts, RunConsole
 from thirdshift.flows.dispatch.harvest import Harvest
 from thirdshift.flows.dispatch.waits import Waits
 from thirdshift.flows.dispatch.work import ShardWork, rows_file
-from thirdshift.flows.planning.throughput import HasWorkers
+from thirdshift.flows.planning.measured.throughput import HasWorkers
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.flows.runs.spot_prices import price_now

@@ -8,7 +8,7 @@ from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.serving import compose
-from thirdshift.flows.planning.throughput import keep_rates
+from thirdshift.flows.planning.measured.throughput import keep_rates
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.runs.summary import RunSummary, figures_of
 from thirdshift.warehouse.journal.parts import of_shard

@@ -13,7 +13,7 @@ import numpy as np
 
 from thirdshift.flows.execution.plan import PlannedRun
 from thirdshift.flows.planning.assignment import PendingRows
-from thirdshift.flows.planning.latency import ENOUGH, timed
+from thirdshift.flows.planning.measured.latency import ENOUGH, timed
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.router.harvest import CONCURRENCY
 from thirdshift.router.planning.problem import NOBODY, Problem

@@ -26,8 +26,8 @@ from thirdshift.flows.execution.approval import ApprovalLimit, Ask, ask_nobody
 from thirdshift.flows.execution.notices import Notifier
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.execution.slots import SlotsFor, UnlimitedSlots, unlimited
+from thirdshift.flows.planning.measured.throughput import with_throughput
 from thirdshift.flows.planning.paid_hours import rented_until
-from thirdshift.flows.planning.throughput import with_throughput
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.quality.scoring import judge_context
 from thirdshift.flows.runs.context import RunContext, context_for, with_clusters, writable

@@ -13,8 +13,8 @@ from thirdshift.flows.execution.preparation import PreparedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.beliefs import prediction_only
+from thirdshift.flows.planning.measured.throughput import priced_now, throughput_of_run
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
-from thirdshift.flows.planning.throughput import priced_now, throughput_of_run
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.proof import cheapest_with_proof

@@ -17,7 +17,7 @@ from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.approval import ApprovalLimit
 from thirdshift.flows.execution.notices import Notifier
 from thirdshift.flows.execution.slots import Slots
-from thirdshift.flows.planning.run_queries import RunQueries
+from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.quality import finishing, publishing
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import OWNERS_ALONE, masked

@@ -1,17 +1,12 @@
-"""What is believed of each endpoint's quality before anything of tonight was scored, of which kinds of requests, and what
-is missing."""
+"""What is believed of each endpoint's quality before anything of tonight was scored, and what is missing."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
-from thirdshift.router.prediction.kinds import with_kinds
 from thirdshift.router.prediction.observations import PastScores
 
 
@@ -46,13 +41,3 @@ def check_beliefs(context: RunContext, before: PastScores, allowed: NDArray[np.b
             f"is believed of each endpoint; nothing is known of {', '.join(names)}: give it a quality_prior (0 to 1), name "
             "a model that the catalogue knows (thirdshift models), or give quality.scorer"
         )
-
-
-def in_kinds(context: RunContext, columns: RequestColumns) -> RequestColumns:
-    """Return the columns with clusters of like prompts in the place of tasks, where scores are to be learnt and no row
-    names a task; as they are otherwise, and where the floor is asked of each task."""
-    if not context.learns or context.job.quality.per_task or len(columns.tasks) != 1:
-        return columns
-    population = with_kinds(columns.population)
-    names = tuple(f"{columns.tasks[0]} {number + 1}" for number in range(population.tasks))
-    return columns if population.tasks == 1 else replace(columns, population=population, tasks=names)

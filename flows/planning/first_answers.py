@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.latency import timed
 from thirdshift.flows.planning.learner import Learner
+from thirdshift.flows.planning.measured.latency import timed
 from thirdshift.flows.planning.planner import Decision
 from thirdshift.flows.planning.tiers import same_answers
 from thirdshift.router.learning.pilot import stratified

@@ -17,8 +17,8 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.batch_room import in_batches
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
-from thirdshift.flows.planning.latency import with_enough_up, with_latencies
-from thirdshift.flows.planning.run_queries import NO_CALLS, CallFigures, TokenUsage
+from thirdshift.flows.planning.measured.latency import with_enough_up, with_latencies
+from thirdshift.flows.planning.measured.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
 from thirdshift.router.expiry import expected_losses
 from thirdshift.router.learning.cascade_columns import CascadeColumns

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
-from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.router.planning import Option, Problem, Terms
 

@@ -22,7 +22,7 @@ from thirdshift.engines.vllm.engine_log import EngineLog
 from thirdshift.flows.errors import JobError
 from thirdshift.flows.jobs.building import books, endpoint_values
 from thirdshift.flows.jobs.job import load_job
-from thirdshift.flows.planning.throughput import known_paces
+from thirdshift.flows.planning.measured.throughput import known_paces
 from thirdshift.flows.runs import clusters
 from thirdshift.router.values import ClusterSpec, Endpoint, WorkerSpec
 from thirdshift.warehouse.store import rates

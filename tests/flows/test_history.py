@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from thirdshift.flows.planning.history import ceilings, past_scores
-from thirdshift.flows.planning.latency import earlier_latencies
+from thirdshift.flows.planning.measured.latency import earlier_latencies
 from thirdshift.flows.planning.tiers import same_answers
 from thirdshift.router.tokens.output_lengths import Observed, fit
 from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule

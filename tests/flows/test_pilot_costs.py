@@ -13,7 +13,7 @@ import pytest
 from tests.support.batching import READ, WRITTEN, BatchingEngine
 from tests.support.workers import worker_endpoint
 from thirdshift.engines.metered.throughput import Answered, AnswersWatch, PaceWatch, Rates, Speedometer
-from thirdshift.flows.planning.throughput import throughput_of_run
+from thirdshift.flows.planning.measured.throughput import throughput_of_run
 from thirdshift.router.planning.market import hours_matrix, offers
 from thirdshift.router.planning.options import Throughput
 

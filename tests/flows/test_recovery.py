@@ -25,7 +25,7 @@ from thirdshift.flows.dispatch.recovery import Orphans, find_orphans
 from thirdshift.flows.dispatch.work import rows_file
 from thirdshift.flows.execution.plan import keep_earlier
 from thirdshift.flows.planning.assignment import Assignment
-from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.router.interfaces import EngineContext, Shard

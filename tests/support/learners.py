@@ -12,7 +12,7 @@ import yaml
 from tests.support.nights import write_sums
 from thirdshift.flows.api.plans import looking_ahead
 from thirdshift.flows.planning.learner import Learner
-from thirdshift.flows.planning.run_queries import RunQueries
+from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.warehouse.store.store import Warehouse
 

@@ -23,7 +23,7 @@ from thirdshift.engines.metered.records import WorkerRecords
 from thirdshift.engines.metered.rentals import Rentals
 from thirdshift.engines.metered.spot import ASK_EVERY_SECONDS, SpotPrice, SpotTariff
 from thirdshift.engines.metered.tariff import DailyTariff, Rental
-from thirdshift.flows.planning.throughput import priced_now
+from thirdshift.flows.planning.measured.throughput import priced_now
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.pricing.pricebook import hourly, off_peak_rule
 

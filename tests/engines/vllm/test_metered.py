@@ -28,7 +28,7 @@ from thirdshift.engines.metered.ordering import BLOCK, arrange
 from thirdshift.engines.metered.throughput import PLATEAU, FullBatch, PaceWatch, Rates, Speedometer
 from thirdshift.engines.vllm.engine import VllmEngine, check
 from thirdshift.engines.vllm.preflight import oversized
-from thirdshift.flows.planning.throughput import Measured, known_paces, throughput_of_run
+from thirdshift.flows.planning.measured.throughput import Measured, known_paces, throughput_of_run
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.values import (

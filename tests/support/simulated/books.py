@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.router.values import (
     Answer,
     Endpoint,

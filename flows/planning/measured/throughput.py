@@ -16,7 +16,7 @@ from thirdshift.engines.devices.model_shape import config_of, shape_of
 from thirdshift.engines.devices.roofline import pace
 from thirdshift.engines.devices.setting import driver, setting, usual_seqs
 from thirdshift.engines.metered.throughput import Rates
-from thirdshift.flows.planning.latency import earlier_latencies
+from thirdshift.flows.planning.measured.latency import earlier_latencies
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.planning.market import DEVICE_PACE, GUESSED
 from thirdshift.router.planning.options import Throughput

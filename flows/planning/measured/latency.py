@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.run_queries import CallFigures
+from thirdshift.flows.planning.measured.run_queries import CallFigures
 from thirdshift.router.planning.options import BATCH_SECONDS, Throughput
 from thirdshift.router.values import Endpoint, Mode
 from thirdshift.warehouse.store.store import Warehouse

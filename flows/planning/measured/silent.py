@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.run_queries import FinalReplies
+from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.store.store import Warehouse
 
