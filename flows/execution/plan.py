@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from thirdshift.flows.dispatch.rows import assignments
 from thirdshift.flows.execution.preparation import PreparedRun
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
+from thirdshift.flows.planning.batch_room import waiting_for_room
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.measured.throughput import priced_now, throughput_of_run
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
@@ -72,7 +73,8 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         lambda times: learner.decide(market, terms, times=times),
     )
     chosen, compromise = best_possible(decision, run.console.say)
-    assignment = _assignment(prepared, decision.market, chosen, ordered=compromise is Compromise.STOP)
+    carried_out = chosen if compromise is Compromise.STOP else _with_room(prepared, decision, chosen)
+    assignment = _assignment(prepared, decision.market, carried_out, ordered=compromise is Compromise.STOP)
     planned = PlannedRun(
         prepared,
         market,
@@ -93,6 +95,10 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     )
     _save(planned, chosen)
     run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
+    if waiting := int((carried_out.choice != chosen.choice).sum()):
+        run.console.say(
+            f"{waiting:,} of them wait for room in batches, and are sent in real time where there is none in time"
+        )
     if predicted := prediction_only(run.context):
         run.console.say(predicted)
     return planned
@@ -108,6 +114,13 @@ def ask_engines(prepared: PreparedRun) -> None:
 def approve(planned: PlannedRun) -> None:
     """Go no further with a plan that is above what may be spent without being asked."""
     planned.run.approve(planned.cost_usd, "the plan")
+
+
+def _with_room(prepared: PreparedRun, decision: Decision, chosen: Plan) -> Plan:
+    """Return the plan as it is carried out where batches that are full make room again."""
+    market, counterparts = decision.market, prepared.learner.realtime_counterpart
+    posed = decision.problem.narrowed(market.singles)
+    return replace(chosen, choice=waiting_for_room(posed, chosen.choice, market.endpoint, counterparts))
 
 
 def _assignment(prepared: PreparedRun, market: Market, plan: Plan, *, ordered: bool) -> Assignment:

@@ -1,4 +1,8 @@
-"""What a batch tier can hold at a time: whole requests, and no more of them than the cap can be reserved for."""
+"""What a batch tier can hold at a time: whole requests, and no more of them than the cap can be reserved for.
+
+A plan counts on the turnaround that is stated, and gives what finds no room by then to the same model in real time, at
+twice the price. Batches are mostly back sooner. So what real time can do in no time waits for room first.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.planning.problem import Option
+from thirdshift.router.planning.problem import NOBODY, Choice, Option, Problem
+from thirdshift.router.planning.timing import ends
+from thirdshift.router.planning.usage import tally
 
 BATCH_SHARE = 0.8
 """The share of a cap that batches may reserve; the rest is for what is asked in real time meanwhile."""
+
+SURE = 0.3
+"""What waits for room takes real time no more than this share of the time that is left after the batches planned."""
 
 
 def in_batches(
@@ -23,3 +32,34 @@ def in_batches(
     if option.turnaround_seconds > 0 and cap_usd is not None and reserved_usd > 0:
         option = replace(option, queue_requests=max(int(BATCH_SHARE * cap_usd / reserved_usd), 1))
     return option
+
+
+def waiting_for_room(
+    posed: Problem,
+    choice: Choice,
+    endpoint_of: NDArray[np.int32],
+    realtime_counterpart: NDArray[np.int32],
+) -> Choice:
+    """Return `choice` with what goes to real time only because its model's batches are full given to those batches.
+
+    What finds no room in time is sent in real time after all, as planned. `choice`: [leaders] of the options of `posed`,
+    of which those after its last one (votes) stay as they are; `endpoint_of`: [options]; `realtime_counterpart`:
+    [endpoints], -1: none.
+    """
+    seconds, moved = posed.terms.seconds, choice.copy()
+    if seconds is None:
+        return moved
+    alone = np.where(choice < posed.width, choice, NOBODY).astype(choice.dtype)
+    total = tally(posed, alone)
+    done = ends(posed, total, {})
+    for batch, option in enumerate(posed.options):
+        full = option.queue_tokens is not None or option.queue_requests is not None
+        same = np.flatnonzero(endpoint_of[: posed.width] == realtime_counterpart[endpoint_of[batch]])
+        # a price that changes before the deadline is no price to wait with
+        if not full or not total.count[batch] or len(same) != 1 or posed.options[same[0]].windows:
+            continue
+        realtime = int(same[0])
+        if done[realtime] <= SURE * (seconds - done[batch]):
+            waits = (alone == realtime) & (posed.cost[:, batch] < posed.cost[:, realtime])
+            moved[waits] = batch
+    return moved

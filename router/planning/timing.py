@@ -11,7 +11,12 @@ from thirdshift.router.planning.usage import PlanUsage
 
 def finish(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> float:
     """Seconds from now; options whose speed nobody knows take no time in this."""
-    ends = [
+    return max([*ends(problem, total, workers), *_shared(problem, total, workers)], default=0.0)
+
+
+def ends(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> list[float]:
+    """Return when each option should be done, seconds from now; 0 for one that has nothing to do."""
+    return [
         _end(
             option,
             float(total.count[e]),
@@ -19,10 +24,10 @@ def finish(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> fl
             float(total.busy[e]),
             workers.get(option.name, 0),
         )
-        for e, option in enumerate(problem.options)
         if total.count[e]
+        else 0.0
+        for e, option in enumerate(problem.options)
     ]
-    return max([*ends, *_shared(problem, total, workers)], default=0.0)
 
 
 def _shared(problem: Problem, total: PlanUsage, workers: Mapping[str, int]) -> list[float]:

@@ -1,0 +1,73 @@
+"""What waits for room in batches, and what goes to real time at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from thirdshift.flows.planning.batch_room import waiting_for_room
+from thirdshift.router.planning import Option, Problem, Terms
+from thirdshift.router.planning.problem import NOBODY
+
+HOUR = 3600.0
+REALTIME, BATCH, OTHER = range(3)
+OF, COUNTERPARTS = np.arange(3, dtype=np.int32), np.array([-1, REALTIME, -1], np.int32)
+CHOICE = np.array([REALTIME] * 5 + [BATCH] * 10 + [OTHER, NOBODY, 3], np.int16)
+"""3 is a vote."""
+
+
+def problem(seconds: float | None = 11 * HOUR, *, queue: float | None = 1000.0, rate: float = 1.0) -> Problem:
+    count = len(CHOICE)
+    options = (
+        Option("m", "m", "a", requests_per_second=rate),
+        Option("m-batch", "m-batch", "a", turnaround_seconds=6 * HOUR, queue_tokens=queue),
+        Option("other", "other", "b"),
+    )
+    return Problem(
+        options,
+        ("t",),
+        np.zeros(count, np.int32),
+        np.ones(count, np.int64),
+        np.tile([2.0, 1.0, 3.0], (count, 1)),
+        np.full((count, 3), 0.8, np.float32),
+        np.full(count, 100.0),
+        np.full((count, 3), 10.0),
+        terms=Terms(seconds=seconds),
+    )
+
+
+def moved(posed: Problem) -> list[int]:
+    return np.flatnonzero(waiting_for_room(posed, CHOICE, OF, COUNTERPARTS) != CHOICE).tolist()
+
+
+def test_what_goes_to_real_time_because_batches_are_full_waits_for_room() -> None:
+    chosen = waiting_for_room(problem(), CHOICE, OF, COUNTERPARTS)
+    assert chosen.tolist() == [BATCH] * 15 + [OTHER, NOBODY, 3]
+
+
+def test_an_answer_that_is_held_is_not_asked_for_again() -> None:
+    posed = problem()
+    cost = posed.cost.copy()
+    cost[:2, REALTIME] = 0.0
+    assert moved(replace(posed, cost=cost)) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("case", "posed"),
+    [
+        ("without a deadline batches take all", problem(None)),
+        ("a queue without limit is not full", problem(queue=None)),
+        ("real time would need the hours that are left after the batches", problem(rate=5 / (4 * HOUR))),
+        ("no time is left after the batches", problem(6 * HOUR)),
+    ],
+)
+def test_real_time_is_not_waited_with_where(case: str, posed: Problem) -> None:
+    assert moved(posed) == [], case
+
+
+def test_a_price_that_rises_before_the_deadline_is_taken_now() -> None:
+    posed = problem()
+    now, *others = posed.options
+    assert moved(replace(posed, options=(replace(now, windows=((0.0, HOUR),)), *others))) == []
