@@ -18,7 +18,7 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.planning.measured.silent import leave_out, silent_so_far
-from thirdshift.flows.planning.paid_hours import withheld, worth_starting
+from thirdshift.flows.planning.paid_hours import told_before, withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
@@ -193,7 +193,13 @@ class Learner:
             return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
 
         waiting = withheld(priced, self.columns.allowed, known, self.context.baseline, planned)
-        return [endpoint for endpoint in waiting if not self._worth_starting.get(endpoint)]
+        scores = np.bincount(self.before.endpoint, minlength=len(known))
+        told = told_before(priced, known | (scores < KNOWN), self.context.baseline)
+        if any(endpoint not in self._worth_starting for endpoint in told):
+            serving = planned()
+            self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})
+        asked = {*waiting, *told}
+        return sorted(endpoint for endpoint in asked if not self._worth_starting.get(endpoint))
 
     def _looks_at_workers(
         self, aim: QualityTarget, priced: Market, waiting: list[int]

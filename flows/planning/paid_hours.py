@@ -46,6 +46,12 @@ def withheld(
     return [e for e in starts if float(cost[allowed[:, e], e].sum()) >= cheapest]
 
 
+def told_before(market: Market, asked: NDArray[np.bool_], baseline: int | None) -> list[int]:
+    """Return the endpoints that earlier nights have told enough of: one that would not serve by that need not be started to
+    be told it again. `asked`: [endpoints] whether it has answered in this run, or is not known well enough."""
+    return [e for e, usd in market.starts().items() if usd > 0 and not asked[e] and e != baseline]
+
+
 def _without(allowed: NDArray[np.bool_], endpoints: Sequence[int]) -> NDArray[np.bool_]:
     left = allowed.copy()
     left[:, endpoints] = False

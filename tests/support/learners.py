@@ -16,12 +16,14 @@ from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.warehouse.store.store import Warehouse
 
+NOBODY = {"api_base": "http://127.0.0.1:9/v1"}
+
 
 @contextmanager
 def learner(folder: Path, rows: int, endpoints: dict[str, dict[str, Any]], **keys: Any) -> Iterator[Learner]:
     write_sums(folder / "requests.parquet", rows)
     named = [
-        {"name": name, "model": f"openai/{name}", "api_base": "http://127.0.0.1:9/v1", **endpoint}
+        {"name": name, "model": f"openai/{name}", **({} if "engine" in endpoint else NOBODY), **endpoint}
         for name, endpoint in endpoints.items()
     ]
     job = {"name": "sums", "input": "requests.parquet", "warehouse": "warehouse.duckdb", "endpoints": named}

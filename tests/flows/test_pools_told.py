@@ -1,0 +1,43 @@
+"""Which workers paid by the hour a pilot starts where earlier nights have told what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.learners import learner
+from thirdshift.router.prediction.observations import PastScores
+
+SEEN = 200
+WEAK, STRONG, API = range(3)
+POOL = {"engine": "vllm", "device": "cpu", "usd_per_hour": 2.0}
+ENDPOINTS = {
+    "weak": POOL | {"quality_prior": 0.5},
+    "strong": POOL | {"quality_prior": 0.9, "usd_per_hour": 2.2},
+    "api": {"price": {"input": 300, "output": 1200}, "quality_prior": 0.9},
+}
+
+
+def told(right: dict[int, float]) -> PastScores:
+    """Scores of an earlier night, so many right of each endpoint."""
+    score = [np.arange(SEEN) < share * SEEN for share in right.values()]
+    endpoint = np.repeat(list(right), SEEN).astype(np.int32)
+    request = np.tile(np.arange(SEEN), len(right))
+    return PastScores(
+        np.zeros(len(endpoint), np.int32), endpoint, np.concatenate(score).astype(float), request
+    )
+
+
+@pytest.mark.parametrize(("before", "started"), [({}, {WEAK, STRONG}), ({WEAK: 0.5, STRONG: 0.9}, {STRONG})])
+def test_a_worker_that_would_not_serve_is_not_started_to_be_told_so_again(
+    tmp_path: Path, before: dict[int, float], started: set[int]
+) -> None:
+    quality = {"floor": 0.85, "scorer": "numeric"}
+    with learner(tmp_path, 2000, ENDPOINTS, quality=quality) as before_the_pilot:
+        if before:
+            before_the_pilot.before = told(before)
+        found = before_the_pilot.looks()
+    assert found is not None
+    assert set(found[0].endpoint.tolist()) - {API} == started
