@@ -25,8 +25,8 @@ MOST = 20_000
 """The newest answers; older ones say little more, and models change."""
 
 TAUGHT = f"""
-select l.run_id, q.task, l.endpoint, l.input_tokens, l.output_tokens, coalesce(l.cached_tokens, 0) as cached_tokens,
-       a.input_tokens as estimated, f.cut
+select l.run_id, l.request_id, q.task, l.endpoint, l.input_tokens, l.output_tokens,
+       coalesce(l.cached_tokens, 0) as cached_tokens, a.input_tokens as estimated, f.cut
 from ledger l
 join runs r using (run_id)
 join requests q using (run_id, request_id)
@@ -172,7 +172,11 @@ def past_nights(
     }
     written = columns["output_tokens"].astype(np.int64)
     cut = np.asarray(pc.fill_null(rows["cut"], fill_value=False), np.bool_)
-    lengths = Observed(task, endpoint, written, ceilings(rows["run_id"], task, written, cut))
+    request = np.unique(_numbers(rows["run_id"]) * MOST + _numbers(rows["request_id"]), return_inverse=True)[
+        1
+    ]
+    most = ceilings(rows["run_id"], task, written, cut)
+    lengths = Observed(task, endpoint, written, most, request=request.astype(np.int64))
     return PastAnswers(
         lengths, endpoint, columns["input_tokens"], columns["cached_tokens"], columns["estimated"]
     )
@@ -184,13 +188,17 @@ def ceilings(
     """Return the ceiling that each answer had: its own length where it was cut; of others the longest at which an answer
     of the same run and task was cut, and none where none was. Without it those that were not cut would count as if they
     could have been of any length, and what is expected would be too short."""
-    _, runs = np.unique(np.asarray(run.cast(pa.string())), return_inverse=True)
-    group = runs.astype(np.int64) * (int(task.max(initial=0)) + 1) + task
+    group = _numbers(run) * (int(task.max(initial=0)) + 1) + task
     most = np.zeros(int(group.max(initial=-1)) + 1, np.int64)
     np.maximum.at(most, group[cut], written[cut])
     endless = np.iinfo(np.int32).max
     open_ended = np.where(most[group] > 0, np.maximum(most[group], written + 1), endless)
     return np.where(cut, written, open_ended)
+
+
+def _numbers(names: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A number for each name, the same for the same."""
+    return np.unique(np.asarray(names.cast(pa.string())), return_inverse=True)[1].astype(np.int64)
 
 
 def past_scores(

@@ -38,6 +38,7 @@ from thirdshift.router.tokens import output_lengths
 from thirdshift.router.tokens.estimate import learn_ratio, texts_of
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
 from thirdshift.router.tokens.prefixes import find
+from thirdshift.router.tokens.request_lengths import as_answered
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
@@ -190,7 +191,8 @@ def market(
     at = columns.positions(used.row)
     task, most = columns.population.task, columns.max_tokens
     kind = same_answers(endpoints)  # one model's tiers are learnt together
-    tonight = Observed(task[at], kind[used.endpoint], used.output_tokens, most[at]) if len(at) else None
+    answered = kind[used.endpoint]
+    tonight = Observed(task[at], answered, used.output_tokens, most[at], request=at) if len(at) else None
     lengths = output_lengths.fit(
         tonight,
         tasks=columns.population.tasks,
@@ -199,6 +201,9 @@ def market(
         history=replace(past.lengths, endpoint=kind[past.lengths.endpoint]) if past else None,
     ).of(kind)
     output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
+    if tonight is not None:
+        told = lengths.deviations(tonight.task, tonight.endpoint, tonight.output_tokens)
+        as_answered(output, most, at, told, lengths.share, lengths.sigma)
     factors = {}
     for e, endpoint in enumerate(endpoints):
         mine = kind[used.endpoint] == kind[e]

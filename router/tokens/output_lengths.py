@@ -7,19 +7,21 @@ log(tokens) is normal around a level per task and endpoint, and answers are cut 
 so that a cell with few answers borrows from its task and its endpoint, and one without any still has a
 figure with an honest error. A cut answer counts as "at least so long" (expectation maximisation). Last,
 each endpoint's mean is set right by the ratio of what was observed to what the model says, which holds
-whatever the true shape is. Reasoning tokens are output tokens: they are within what providers report.
+whatever the true shape is; of a request with several answers, to what it says after the others, for what is
+sent on is no sample. Reasoning tokens are output tokens: they are within what providers report.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.tokens.cut_lognormal import cut_moments, high_figure
 from thirdshift.router.tokens.hierarchy import SPREADS, levels_of, solve, spreads
+from thirdshift.router.tokens.request_lengths import MOST, PRIOR_ALIKE, share_of_requests, told_by_others
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -40,10 +42,6 @@ HISTORY_MOST = 100.0
 SLOPE_SPREAD = 0.3
 """How strongly a covariate (one standard deviation of it) may move the log length, before any answer."""
 
-HIGH = 1.96
-"""Standard errors above the mean of the high figure: one-sided 97.5 %, since pilots seldom hold the
-longest answers."""
-
 _CELLS = 1500
 _LEAST_TASKS = 20
 """A model has at most so many cells (the work grows with their cube), but 20 tasks in any case; the rarest tasks
@@ -58,8 +56,6 @@ _SETTLED = 0.02
 
 _CHUNK = 1 << 20
 
-_FEW = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -72,6 +68,8 @@ class Observed:
     """An answer this long is taken as cut."""
     covariates: Floats | None = None
     """[answers, any]: for instance log input tokens, predicted difficulty; of one meaning throughout."""
+    request: Ints | None = None
+    """What each answers; None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +104,8 @@ class OutputModel:
     """[covariates]: how covariates were standardised."""
     bucket: Ints = field(repr=False)
     """[tasks of the batch]: which of the model's tasks each is; rare ones share the last."""
+    share: float = PRIOR_ALIKE
+    """Of the variance of log lengths, that which the answers to one request have in common."""
 
     def of(self, endpoints: Ints) -> OutputModel:
         """Return the model with its endpoints taken anew: `endpoints` [any] says which one stands at each place."""
@@ -128,6 +128,11 @@ class OutputModel:
         ]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros(0, np.float32)
 
+    def deviations(self, task: Ints, endpoint: Ints, output_tokens: Ints | Floats) -> Floats:
+        """[answers] how much longer each was than usual at its endpoint, in standard deviations of log lengths."""
+        level = self.levels[self.bucket[task], endpoint]
+        return np.clip((np.log(np.maximum(output_tokens, 1.0)) - level) / self.sigma[endpoint], -MOST, MOST)
+
     def total(self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None) -> Total:
         """The total over requests that all go to `endpoint`."""
         per_task = np.zeros(len(self.levels))
@@ -141,7 +146,9 @@ class OutputModel:
         relative = np.expm1(np.minimum(self.covariance[endpoint], 2.0))
         doubt = float(per_task @ relative @ per_task) * float(self.noise[endpoint])
         sd = float(np.sqrt(doubt + chance))
-        return Total(mean_total, sd, min(_high(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64))))
+        return Total(
+            mean_total, sd, min(high_figure(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64)))
+        )
 
     def _moments(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None
@@ -152,11 +159,11 @@ class OutputModel:
         sigma = np.sqrt(np.square(self.sigma[endpoint]) + np.diagonal(self.covariance[endpoint]))
         if covariates is not None and self.slopes.shape[1]:
             moved = level[task] + (self.standardised(covariates) * self.slopes[task]).sum(axis=1)
-            return self._scaled(*_cut_moments(moved, sigma[task], max_tokens), max_tokens, endpoint)
+            return self._scaled(*cut_moments(moved, sigma[task], max_tokens), max_tokens, endpoint)
         caps, which = np.unique(max_tokens, return_inverse=True)
         if len(caps) * len(level) > len(task):
-            return self._scaled(*_cut_moments(level[task], sigma[task], max_tokens), max_tokens, endpoint)
-        table = _cut_moments(level[:, None], sigma[:, None], caps[None, :])
+            return self._scaled(*cut_moments(level[task], sigma[task], max_tokens), max_tokens, endpoint)
+        table = cut_moments(level[:, None], sigma[:, None], caps[None, :])
         mean, variance = self._scaled(*table, caps[None, :], endpoint)
         return mean[task, which], variance[task, which]
 
@@ -171,7 +178,7 @@ class OutputModel:
 
 def cost_high(mean_usd: Sequence[float], sd_usd: Sequence[float]) -> float:
     """The 95 % figure of a bill made of parts whose errors are independent (endpoints)."""
-    return _high(float(np.sum(mean_usd)), float(np.sqrt(np.sum(np.square(sd_usd)))))
+    return high_figure(float(np.sum(mean_usd)), float(np.sqrt(np.sum(np.square(sd_usd)))))
 
 
 def fit(
@@ -211,6 +218,7 @@ class _Seen:
     cap: Floats
     weight: Floats
     covariates: Floats
+    request: Ints
 
     @property
     def cut(self) -> NDArray[np.bool_]:
@@ -243,7 +251,18 @@ def _gather(tonight: Observed | None, history: Observed | None, endpoints: int) 
         np.maximum(np.concatenate([o.max_tokens for o, _ in parts]).astype(np.float64), 1.0),
         np.concatenate(weights),
         np.concatenate(covariates).astype(np.float64),
+        _requests([o for o, _ in parts]),
     )
+
+
+def _requests(parts: Sequence[Observed]) -> Ints:
+    """Numbers by which no two parts share a request; each answer of which nobody knows what it answers has its own."""
+    found: list[Ints] = []
+    for observed in parts:
+        above = max((int(request.max()) + 1 for request in found), default=0)
+        own = np.arange(len(observed.task)) if observed.request is None else observed.request
+        found.append(own + above)
+    return np.concatenate(found)
 
 
 def _buckets(seen: _Seen, tasks: int, most: int) -> Ints:
@@ -344,7 +363,11 @@ def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
         level = level + (model.standardised(seen.covariates) * model.slopes[seen.task]).sum(axis=1)
     doubt = model.covariance[seen.endpoint, seen.task, seen.task]
     sigma = np.sqrt(np.square(model.sigma[seen.endpoint]) + doubt)
-    expected, _ = _cut_moments(level, sigma, seen.cap)
+    deviation = model.deviations(seen.task, seen.endpoint, seen.tokens)
+    share = share_of_requests(seen.request, seen.endpoint, deviation)
+    expected, _ = cut_moments(level, sigma, seen.cap)
+    others = told_by_others(seen.request, deviation, share, model.sigma[seen.endpoint])
+    expected = np.minimum(expected * others, seen.cap)
     counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
     modelled = np.bincount(seen.endpoint, seen.weight * expected, minlength=endpoints)
     truth = np.bincount(seen.endpoint, seen.weight * seen.tokens, minlength=endpoints)
@@ -353,39 +376,7 @@ def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
     ratio = seen.tokens / expected - 1.0
     squares = np.bincount(seen.endpoint, seen.weight * ratio**2, minlength=endpoints)
     relative = (squares + PRIOR_ANSWERS * model.sigma**2) / (counted + PRIOR_ANSWERS)
-    return replace(model, scale=scale, noise=np.maximum(relative / model.sigma**2, 1.0))
-
-
-# --- a cut lognormal ----------------------------------------------------------------------------------------
-
-
-def _cut_moments(level: Floats, sigma: Floats | float, cap: Ints | Floats) -> tuple[Floats, Floats]:
-    """Mean and variance of min(X, cap) for log X normal(level, sigma)."""
-    top = np.log(np.maximum(cap, 1.0))
-    z = (top - level) / sigma
-    beyond = normal_share(-z)
-    first = np.exp(level + sigma**2 / 2) * normal_share(z - sigma) + cap * beyond
-    second = (
-        np.exp(2 * level + 2 * sigma**2) * normal_share(z - 2 * sigma)
-        + np.square(cap, dtype=np.float64) * beyond
-    )
-    return first, np.maximum(second - first**2, 0.0)
-
-
-def normal_share(z: Floats) -> Floats:
-    """The share of a standard normal that is below each `z`. For few values the standard library does, which spares a
-    short plan scipy's import: 0.1 s."""
-    if z.size > _FEW:
-        from scipy.special import ndtr
-
-        return np.asarray(ndtr(z), np.float64)
-    share = [0.5 * math.erfc(-value / math.sqrt(2.0)) for value in np.ravel(z).tolist()]
-    return np.array(share, np.float64).reshape(np.shape(z))
-
-
-def _high(mean: float, sd: float) -> float:
-    """Upper figure of a positive total: normal where the error is small, lognormal where it is not."""
-    return 0.0 if mean <= 0 else max(mean + HIGH * sd, mean * float(np.exp(min(HIGH * sd / mean, 3.0))))
+    return replace(model, scale=scale, noise=np.maximum(relative / model.sigma**2, 1.0), share=share)
 
 
 def _chunks(n: int) -> list[slice]:
