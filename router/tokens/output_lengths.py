@@ -105,7 +105,7 @@ class OutputModel:
     bucket: Ints = field(repr=False)
     """[tasks of the batch]: which of the model's tasks each is; rare ones share the last."""
     share: float = PRIOR_ALIKE
-    """Of the variance of log lengths, that which the answers to one request have in common."""
+    """The share of the variance of log lengths that the answers to one request have in common."""
 
     def of(self, endpoints: Ints) -> OutputModel:
         """Return the model with its endpoints taken anew: `endpoints` [any] says which one stands at each place."""

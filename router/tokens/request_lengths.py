@@ -79,7 +79,7 @@ def as_answered(
     `most`: [requests] the ceiling of each; `position`: [answers] of their requests; `sigma`: [endpoints].
     """
     known, place, answers = np.unique(position, return_inverse=True, return_counts=True)
-    total = np.bincount(place, deviation, len(known))
+    total = np.bincount(place, deviation, len(known)).astype(np.float64)
     for e in range(output_tokens.shape[1]):
         factor = expected_factor(answers, total, share, float(sigma[e]))
         output_tokens[known, e] = np.minimum(output_tokens[known, e] * factor, most[known])
