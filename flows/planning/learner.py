@@ -18,7 +18,7 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.planning.measured.silent import leave_out, silent_so_far
-from thirdshift.flows.planning.paid_hours import told_before, withheld, worth_starting
+from thirdshift.flows.planning.paid_hours import short_of, told_before, withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
@@ -192,14 +192,21 @@ class Learner:
             choice = decision.plan.choice
             return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
 
-        waiting = withheld(priced, self.columns.allowed, known, self.context.baseline, planned)
+        baseline, short = self.context.baseline, self._short
+        waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short)
         scores = np.bincount(self.before.endpoint, minlength=len(known))
-        told = told_before(priced, known | (scores < KNOWN), self.context.baseline)
+        told = told_before(priced, known | (scores < KNOWN), baseline)
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})
         asked = {*waiting, *told}
         return sorted(endpoint for endpoint in asked if not self._worth_starting.get(endpoint))
+
+    @property
+    def _short(self) -> NDArray[np.float64]:
+        """[endpoints] the share of the requests that others must answer too, as believed beforehand."""
+        aim, priors = self.aim, self.context.priors
+        return np.zeros(len(priors)) if aim is None else short_of(aim.floor, priors, aim.baselines)
 
     def _looks_at_workers(
         self, aim: QualityTarget, priced: Market, waiting: list[int]
@@ -210,7 +217,9 @@ class Learner:
         without = self.decide(priced.without(waiting), self.context.terms()).plan
         for endpoint in (e for e in waiting if e not in self._worth_starting):
             name, start = self.context.endpoints[endpoint].name, priced.starts()[endpoint]
-            worth = self._worth_starting[endpoint] = worth_starting(priced, endpoint, without)
+            worth = self._worth_starting[endpoint] = worth_starting(
+                priced, endpoint, without, float(self._short[endpoint])
+            )
             if not worth:
                 self.say(
                     f"{name} is not tried: starting a worker costs {money(start)}, more than it may save"

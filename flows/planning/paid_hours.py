@@ -27,13 +27,16 @@ def withheld(
     known: NDArray[np.bool_],
     baseline: int | None,
     planned: Callable[[], Collection[int]] | None = None,
+    short: NDArray[np.float64] | None = None,
 ) -> list[int]:
     """Return the endpoints that the pilot leaves alone until the others have been tried.
 
     `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started;
-    `planned`: the endpoints that would serve by what is believed now; None where nobody has planned yet.
-    One that is cheaper than the cheapest others even with its start, and one that the floor is a share of, are tried like
-    any other; so are those that would serve where a request has nobody but workers paid by the hour.
+    `planned`: the endpoints that would serve by what is believed now; None where nobody has planned yet. `short`: as
+    `short_of` tells; None: nobody is.
+    One that is cheaper than the cheapest others even with its start and with what others must mend, and one that the floor
+    is a share of, are tried like any other; so are those that would serve where a request has nobody but workers paid by
+    the hour.
     """
     starts = {e: usd for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline}
     others = _without(allowed, list(starts))
@@ -43,7 +46,17 @@ def withheld(
         return waiting if _without(allowed, waiting).any(axis=1).all() else []
     cost = market.by_endpoint()
     cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
-    return [e for e in starts if float(cost[allowed[:, e], e].sum()) >= cheapest]
+    mended = np.zeros(cost.shape[1]) if short is None else short * cheapest
+    return [e for e in starts if float(cost[allowed[:, e], e].sum()) + mended[e] >= cheapest]
+
+
+def short_of(floor: float, priors: NDArray[np.float64], baselines: Sequence[int]) -> NDArray[np.float64]:
+    """[endpoints] the share of the requests that others must answer too, by what is believed before anything is looked at,
+    so that the floor is met; 0 where nothing is believed. `floor`: a mean score, or a share of the best baseline's."""
+    best = float(np.nanmax(priors, initial=0.0))
+    if baselines:
+        floor *= float(np.nanmax(priors[list(baselines)], initial=0.0))
+    return np.nan_to_num(np.clip((floor - priors) / max(best, floor, 1e-9), 0.0, 1.0))
 
 
 def told_before(market: Market, asked: NDArray[np.bool_], baseline: int | None) -> list[int]:
@@ -58,11 +71,12 @@ def _without(allowed: NDArray[np.bool_], endpoints: Sequence[int]) -> NDArray[np
     return left
 
 
-def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible) -> bool:
-    """Whether a look at the endpoint may save more than its start costs. `without`: the plan of all others."""
+def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible, short: float = 0.0) -> bool:
+    """Whether a look at the endpoint may save more than its start costs. `without`: the plan of all others; `short`: the
+    share of the requests that those would have to answer too."""
     if isinstance(without, Infeasible):
         return True
-    saves = without.cost_usd - float(market.by_endpoint()[:, endpoint].sum())
+    saves = (1.0 - short) * without.cost_usd - float(market.by_endpoint()[:, endpoint].sum())
     return CHANCE * saves > (1.0 - CHANCE) * market.starts()[endpoint]
 
 

@@ -13,7 +13,7 @@ from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.cascading import decide_for
 from thirdshift.flows.planning.measured.latency import with_latencies
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE, CallFigures
-from thirdshift.flows.planning.paid_hours import withheld
+from thirdshift.flows.planning.paid_hours import short_of, withheld, worth_starting
 from thirdshift.flows.planning.pilot_time import falls_in
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
 from thirdshift.flows.quality.repair import due_of
@@ -106,6 +106,32 @@ def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_wou
     half = may.copy()
     half[::2, 1] = False
     assert withheld(offered, half, never, None, lambda: {1}) == [], "half of the requests have nobody else"
+
+
+def test_a_worker_that_is_believed_too_weak_is_not_started_for_what_others_must_mend_anyway() -> None:
+    """At half the others' bill, of which they are paid two thirds all the same."""
+    priors = np.array([0.3, 0.9])
+    house = replace(pool(0), name="house")
+    endpoints = (house, priced("api", 20.0))
+    offered, may, never = (
+        market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 2), bool), np.zeros(2, bool)
+    )  # fmt: skip
+    usd = offered.by_endpoint().sum(axis=0)
+    dearer = replace(offered, cost_usd=offered.cost_usd * np.array([1.0, 2.0 * usd[0] / usd[1]]))
+    short = short_of(0.9, priors, ())
+    assert short == pytest.approx([2 / 3, 0.0])
+    assert withheld(dearer, may, never, None) == []
+    assert withheld(dearer, may, never, None, short=short) == [0]
+    every = np.ones(ROWS, np.int16)
+    bill = float(2.0 * usd[0])
+    alone = Plan(every, every, bill, 0.9, {}, bill, 0.0)
+    assert worth_starting(dearer, 0, alone)
+    assert not worth_starting(dearer, 0, alone, short=float(short[0]))
+
+
+def test_how_far_an_endpoint_falls_short_is_by_what_is_believed_of_it_and_of_the_baseline() -> None:
+    assert short_of(0.5, np.array([0.6, np.nan]), ()).tolist() == [0.0, 0.0]
+    assert short_of(0.9, np.array([0.4, 0.8]), (1,)) == pytest.approx([0.32 / 0.8, 0.0])
 
 
 @pytest.mark.parametrize(("running", "asked"), [(1, 1), (0, 0)])
