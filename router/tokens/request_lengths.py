@@ -1,8 +1,7 @@
 """What the answers that a request has tell of the length of its next one.
 
-What one model answers at length, another does too: within a task and a model, log lengths of two models' answers to one
-request correlate by 0.4 in MMLU-Pro, 0.5 in ZeroEval and 0.16 in reasoning_gym (272, 2,832 and 42 pairs of models, median).
-So a request that is sent on is priced by the answers that it has.
+What one model answers at length, another does too, within a task and a model (`benchmarks/lengths.py` tells by how much on
+recorded outcomes). So a request that is sent on is priced by the answers that it has.
 
 An answer's deviation is told in standard deviations of its endpoint's log lengths. Part of it is the request's own, the
 same in all its answers (`share` of the variance); the rest is the answer's.
@@ -17,7 +16,8 @@ Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
 
 PRIOR_ALIKE, PRIOR_REQUESTS = 0.4, 30.0
-"""The share before any request was answered twice; it counts as so many requests that were."""
+"""The share before any request was answered twice, as most recorded outcomes have it; it counts as so many requests that
+were."""
 MOST_SHARE = 0.9
 MOST = 3.0
 """Deviations beyond so many standard deviations say no more."""
