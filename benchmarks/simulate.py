@@ -150,7 +150,8 @@ def main() -> int:
     parser.add_argument("--first-broken", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable()
-    gc.set_threshold(50_000, 50, 50)
+    gc.freeze()  # what is loaded stays, and need not be looked at again
+    gc.set_threshold(200_000, 50, 50)
     if args.planted:
         return planted(args.first, args.seeds, args.workers, args.only)
     if args.first_broken:

@@ -62,8 +62,7 @@ class BatchWatcher:
                 give_up_at = self._world.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
             elif not cancelled:
                 give_up_at = self._unknown_until(remote, give_up_at)
-            pause = wait if self._left is None else min(wait, max(self._left(), self._polls[0]))
-            await self._pause(pause, None if cancelled else cut_off)
+            await self._pause(*((wait, None) if cancelled else (self._until_late(wait), cut_off)))
             wait = min(wait * POLL_GROWTH, longest)
             try:
                 seen = await self._wire.look(remote)
@@ -75,6 +74,10 @@ class BatchWatcher:
             remote = seen
         work.done_elsewhere -= remote.done
         return remote
+
+    def _until_late(self, seconds: float) -> float:
+        """The same, or until the deadline."""
+        return seconds if self._left is None else min(seconds, max(self._left(), self._polls[0]))
 
     def _overdue(self, remote: Remote, began: float) -> bool:
         """Whether a batch hangs: it should have been over long ago. Counted from when it was first looked at here: what
@@ -108,7 +111,8 @@ class BatchWatcher:
             await asyncio.sleep(seconds)
             return
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(until.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await until.wait()
 
     def _late(self) -> bool:
         return self._left is not None and self._left() <= 0

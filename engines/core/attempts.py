@@ -385,7 +385,8 @@ class Attempts:
     async def _nap(self, seconds: float) -> None:
         """Wait, but not when there is nothing left to wait for."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._over.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
 
 def unsent(request: Request, kind: FailureKind) -> Failure:

@@ -111,7 +111,11 @@ class Index:
         self._sorted = keys[self._order]
 
     def find(self, key: int) -> int | None:
-        at = int(np.searchsorted(self._sorted, np.uint64(key)))
+        if not len(
+            self._sorted
+        ):  # nothing is known: numpy's search would cost as much as the rest of the answer
+            return None
+        at = int(self._sorted.searchsorted(np.uint64(key)))
         return int(self._order[at]) if at < len(self._sorted) and self._sorted[at] == key else None
 
 

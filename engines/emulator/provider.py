@@ -63,6 +63,7 @@ class Provider:
         self.oracle, self.world = oracle, world
         self.billing = Billing(world)
         self._allowances = {name: Allowance(model.limits) for name, model in self.models.items()}
+        self._troubles = {name: _parted(model.troubles) for name, model in self.models.items()}
         self._attempts: Counter[tuple[str, int]] = Counter()
         self._prefixes: set[tuple[str, int]] = set()
         self._numbers = itertools.count(1)
@@ -137,8 +138,7 @@ class Provider:
             return None
         key = (model.name, asked.messages_key)
         self._attempts[key] += 1
-        lasting = {trouble: rate for trouble, rate in model.troubles.items() if trouble in PERSISTENT}
-        passing = {trouble: rate for trouble, rate in model.troubles.items() if trouble not in PERSISTENT}
+        lasting, passing = self._troubles[model.name]
         return _drawn(lasting, self.oracle.draw(*key)) or _drawn(
             passing, self.oracle.draw(*key, self._attempts[key])
         )
@@ -190,6 +190,14 @@ def marred(answer: EmulatedAnswer, asked: WireRequest, trouble: Trouble | None) 
     if trouble is Trouble.INVALID_JSON and asked.schema is not None:
         return replace(answer, text=answer.text[: max(1, len(answer.text) // 2)], right=False)
     return answer
+
+
+def _parted(
+    troubles: Mapping[Trouble, float],
+) -> tuple[Mapping[Trouble, float], Mapping[Trouble, float]]:
+    """Return those that a request meets at every attempt, and those that pass."""
+    lasting = {trouble: rate for trouble, rate in troubles.items() if trouble in PERSISTENT}
+    return lasting, {trouble: rate for trouble, rate in troubles.items() if trouble not in lasting}
 
 
 def _drawn(rates: Mapping[Trouble, float], at: float) -> Trouble | None:

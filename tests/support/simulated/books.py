@@ -63,6 +63,8 @@ class RunBooks:
     def __init__(self) -> None:
         self._read: dict[tuple[str, int, int], list[Entry]] = {}
         """By a part's name, size and time: the next life finds it in another folder."""
+        self._open: dict[bytes, list[Entry]] = {}
+        """By what an open journal says."""
 
     def sealed(self, folder: Path) -> list[Entry]:
         """The entries of all parts, each once."""
@@ -88,9 +90,16 @@ class RunBooks:
         """Those and what stands in open journals; an attempt without an outcome may have cost all that it could."""
         known = {entry.entry_id: entry for entry in self.sealed(folder)}
         for shard_id in open_journals(folder):
-            for intent, outcome in attempts(folder, shard_id):
-                known.setdefault(intent.entry_id, _entry(intent, outcome))
+            for entry in self._journalled(folder, shard_id):
+                known.setdefault(entry.entry_id, entry)
         return list(known.values())
+
+    def _journalled(self, folder: Path, shard_id: str) -> list[Entry]:
+        """An open journal's entries. What two lives find in it is read once."""
+        told = (folder / "journal" / f"{shard_id}.jsonl").read_bytes()
+        if told not in self._open:
+            self._open[told] = [_entry(*attempt) for attempt in attempts(folder, shard_id)]
+        return self._open[told]
 
 
 def _entries(path: Path) -> list[Entry]:

@@ -6,7 +6,7 @@ import asyncio
 import selectors
 from collections import deque
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -41,6 +41,31 @@ class _NoSockets(selectors.BaseSelector):
         return {}
 
 
+class _Call(asyncio.TimerHandle):
+    """What is to be called, and when. Without what asyncio keeps for its debugging: two are made for each turn."""
+
+    __slots__ = ()
+
+    def __init__(  # pyright: ignore[reportMissingSuperCall]
+        self,
+        when: float,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: Context | None,
+    ) -> None:
+        self._when, self._callback, self._args = when, callback, args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+
+def _nothing() -> None:
+    """Do nothing: what was to be called is cancelled."""
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """One thread does it all: what a program sends to a thread is done a drawn moment later.
 
@@ -55,53 +80,76 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._rng = rng
         self._wanted: Callable[[], bool] = lambda: False
         self._every = 1
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, _Call]] = []
         """When, in which order they were set, and what is then called: a heap."""
         self._set = 0
-        self._soon: deque[asyncio.Handle] = deque()
+        self._soon: deque[_Call] = deque()
         super().__init__(_NoSockets())
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
-        self._soon.append(handle)
-        return handle
+        call = _Call(0.0, callback, args, context)
+        self._soon.append(call)
+        return call
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        call = _Call(when, callback, args, context)
         self._set += 1
-        heappush(self._timers, (when, self._set, handle))
-        return handle
+        heappush(self._timers, (when, self._set, call))
+        return call
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.now + delay, callback, *args, context=context)
 
     def _run_once(self) -> None:
-        """One turn. Overridden, since asyncio's own polls sockets and sorts what is cancelled: a third of a turn."""
+        """Turns until somebody stops. Overridden, since asyncio's own polls sockets and sorts what is cancelled: a third of
+        a turn."""
         timers, soon = self._timers, self._soon
-        while timers and timers[0][2].cancelled():
-            heappop(timers)
-        self.turns += 1
+        while not self._stopping:  # type: ignore[attr-defined]
+            while timers and timers[0][2]._cancelled:
+                heappop(timers)
+            self.turns += 1
+            self.at_turn()
+            if self._is_over():
+                self.stop()
+                return
+            if not soon:
+                self._pass()
+            while timers and timers[0][0] <= self.now:
+                soon.append(heappop(timers)[2])
+            for _ in range(len(soon)):
+                self._do(soon.popleft())
+
+    def _is_over(self) -> bool:
+        """Whether what is wanted holds: it is asked now and then, and where nothing is to be done for a moment."""
+        timers = self._timers
+        idle = not self._soon and (not timers or timers[0][0] > self.now + MOMENT_SECONDS)
+        return (idle or self.turns % self._every == 0) and self._wanted()
+
+    def _pass(self) -> None:
+        """Let the time pass until something is to be done."""
+        if not self._timers:
+            raise Stuck("everybody waits, and for nothing")
+        self.now = max(self.now, self._timers[0][0])
+        if self.bounded and self.now > self.until:
+            raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
         if self.bounded and self.turns > MOST_TURNS:
             raise Stuck(f"busy for {self.turns} turns, {self.now / 3600:.1f} hours")
-        self.at_turn()
-        waits = not soon
-        idle = waits and (not timers or timers[0][0] > self.now + MOMENT_SECONDS)
-        if (idle or self.turns % self._every == 0) and self._wanted():
-            self.stop()
+
+    def _do(self, call: _Call) -> None:
+        if call._cancelled:
             return
-        if waits and not timers:
-            raise Stuck("everybody waits, and for nothing")
-        if waits:
-            self.now = max(self.now, timers[0][0])
-            if self.bounded and self.now > self.until:
-                raise Stuck(f"not at its end after {self.now / 3600:.1f} hours")
-        while timers and timers[0][0] <= self.now:
-            soon.append(heappop(timers)[2])
-        for _ in range(len(soon)):
-            handle = soon.popleft()
-            if not handle.cancelled():
-                handle._run()
+        try:
+            call._context.run(call._callback, *call._args)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - as asyncio does
+            self.call_exception_handler({"message": f"exception in {call._callback}", "exception": error})
 
     def time(self) -> float:
         return self.now

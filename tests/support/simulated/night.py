@@ -137,7 +137,7 @@ class SimulatedNight:
             steps=None if death is None else death.steps,
             at_disk=death is not None and death.at_disk,
             die=die,
-            skew=self._skew,
+            skew=self._skew if self.drawn.jumps else lambda: 0.0,
         )
         begun = self.loop.now
         self.say(f"life {number} begins")

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace, TracebackType
-from typing import Any, cast
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, NamedTuple, cast
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -95,6 +95,19 @@ class Arrived:
         self.hung_up = True
 
 
+class JsonResponse(NamedTuple):
+    """What of `web.Response` is read here, and no more: hundreds are made in a night."""
+
+    status: int
+    headers: Message
+    body: bytes
+
+
+Sent = JsonResponse | web.StreamResponse
+Coming = asyncio.Future[Sent]
+"""A reply on its way."""
+
+
 class _Broken(aiohttp.ServerDisconnectedError):
     """The connection closed before the reply was whole."""
 
@@ -133,7 +146,30 @@ class SimulatedProvider:
         for line in b"".join(self.provider.billing.entries()).splitlines():
             yield loads(line)
 
-    async def serve(self, method: str, url: str, body: bytes | Upload) -> web.StreamResponse:
+    def arrive(self, method: str, url: str, body: bytes | Upload, reply: Coming) -> None:
+        """Take a request in; the provider goes on with it where its client does not wait any more."""
+        if self._rng.random() < self.net.lost_there:
+            _fail(reply, _Broken())
+            return
+        serving = self.loop.create_task(self._served(method, url, body, reply))
+        self.tasks.add(serving)
+        serving.add_done_callback(self.tasks.discard)
+
+    async def _served(self, method: str, url: str, body: bytes | Upload, reply: Coming) -> None:
+        try:
+            response = await self.serve(method, url, body)
+        except Exception as error:  # noqa: BLE001 - raised where the reply is awaited
+            _fail(reply, error)
+        else:
+            self.loop.call_later(self._rng.uniform(*self.net.seconds), self._go_back, response, reply)
+
+    def _go_back(self, response: Sent, reply: Coming) -> None:
+        if self._rng.random() < self.net.lost_back:
+            _fail(reply, _Broken())
+        elif not reply.done():
+            reply.set_result(response)
+
+    async def serve(self, method: str, url: str, body: bytes | Upload) -> Sent:
         """Answer one request. Raises what a client sees where the connection breaks."""
         parts = urlsplit(url)
         if method == "POST" and parts.path.endswith(CHAT):
@@ -165,7 +201,7 @@ class SimulatedProvider:
             self._gone[path] = self._rng.random() < self.net.gone
         return self._gone[path]
 
-    async def _chat(self, path: str, body: bytes | Upload) -> web.StreamResponse:
+    async def _chat(self, path: str, body: bytes | Upload) -> JsonResponse:
         at = re.match(r"/at/([^/]+)/", path)
         asked = addressed(openai_wire.read_chat(loads(cast("bytes", body))), None if at is None else at[1])
         result = await self.provider.call(asked)
@@ -216,27 +252,17 @@ class SimulatedSession:
         if self._world.dead:
             raise aiohttp.ConnectionTimeoutError
         body = dumps(options["json"]) if "json" in options else await _body(options.get("data"))
-        if self._provider.net.refuses(self._provider.loop.now, self._rng):
+        provider, loop, rng = self._provider, self._provider.loop, self._rng
+        if provider.net.refuses(loop.now, rng):
             raise aiohttp.ConnectionTimeoutError
-        # the provider goes on where its client does not
-        serving = self._provider.loop.create_task(self._served(method, url, body))
-        self._provider.tasks.add(serving)
-        serving.add_done_callback(self._provider.tasks.discard)
-        serving.add_done_callback(lambda task: task.cancelled() or task.exception())
-        async with asyncio.timeout(seconds):
-            response = await asyncio.shield(serving)
-        return Received(method, url, response)
-
-    async def _served(self, method: str, url: str, body: Any) -> web.StreamResponse:
-        net, rng = self._provider.net, self._rng
-        await asyncio.sleep(rng.uniform(*net.seconds))
-        if rng.random() < net.lost_there:
-            raise _Broken
-        response = await self._provider.serve(method, url, body)
-        await asyncio.sleep(rng.uniform(*net.seconds))
-        if rng.random() < net.lost_back:
-            raise _Broken
-        return response
+        reply: Coming = loop.create_future()
+        loop.call_later(rng.uniform(*provider.net.seconds), provider.arrive, method, url, body, reply)
+        timer = None if seconds is None else loop.call_later(seconds, _fail, reply, TimeoutError())
+        try:
+            return Received(method, url, await reply)
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -260,12 +286,16 @@ class Exchange:
 class Received:
     """What `aiohttp.ClientResponse` is to the engines."""
 
-    def __init__(self, method: str, url: str, response: web.StreamResponse) -> None:
-        self.method, self.url = method, SimpleNamespace(path=urlsplit(url).path)
+    def __init__(self, method: str, url: str, response: Sent) -> None:
+        self.method, self._url = method, url
         self.status, self.headers = response.status, response.headers
-        self._body = response._path.read_bytes() if isinstance(response, web.FileResponse) else response.body  # type: ignore[attr-defined]
+        self._body = response._path.read_bytes() if isinstance(response, web.FileResponse) else response.body  # type: ignore[union-attr]
         self.content_length = len(self._body)
         self.content = self
+
+    @property
+    def url(self) -> SplitResult:
+        return urlsplit(self._url)
 
     async def read(self) -> bytes:
         return bytes(self._body)
@@ -275,8 +305,13 @@ class Received:
             yield self._body[start : start + size]
 
 
-def _json(value: Any, status: int, headers: Message) -> web.StreamResponse:
-    return web.Response(body=dumps(value), status=status, headers=headers, content_type="application/json")
+def _json(value: Any, status: int, headers: Message) -> JsonResponse:
+    return JsonResponse(status, headers, dumps(value))
+
+
+def _fail(reply: Coming, error: Exception) -> None:
+    if not reply.done():
+        reply.set_exception(error)
 
 
 @cache
