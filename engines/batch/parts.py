@@ -27,6 +27,9 @@ LINE_BYTES = 64 << 20
 """A result is no longer than this: a hundred times the longest answer on offer."""
 LOT = 500
 """Records written to the journal at once."""
+UNDONE_MOST = 3
+"""After so many batches in a row that ended before their time without one answer, a tier is given no more: one after the
+other they may take a day each, and the next would as well."""
 TOKENS_PER_BYTE = 0.3
 TOKENS_PER_MESSAGE = 8
 """A guess for the provider's count of enqueued tokens, on the high side for English."""
@@ -92,6 +95,8 @@ class BatchParts:
         self.tokens_max: int | None = None
         self.overrun = False
         """More was billed than a ceiling allowed: nothing more is to be sent, for the cap's sake."""
+        self._undone = 0
+        """Batches in a row that ended before their time without one answer."""
 
     # --- before ---
 
@@ -155,6 +160,9 @@ class BatchParts:
         return self.tokens_max is None or part.tokens + tokens <= self.tokens_max
 
     def _fault(self, request: Request, line: bytes) -> Reply | None:
+        if self._undone >= UNDONE_MOST:
+            words = f"not sent: the last {self._undone} batches of this endpoint ended without one answer"
+            return not_sent(FailureKind.TIMEOUT, words)
         words = refused_beforehand(request) or schema_fault(request.response_schema)
         if words is None and not line:
             words = "its messages cannot be written as this provider wants them"
@@ -236,7 +244,7 @@ class BatchParts:
     ) -> set[int]:
         """Book every result, in whatever order it stands, and then what has none, one request at a time. Rows that are
         worth sending again: the wire leaves out from now on what was refused in them (see `requests`)."""
-        torn = False
+        torn, answers = False, 0
         refused: dict[str, list[tuple[PendingRequest, Reply]]] = {}
         lot: list[tuple[PendingRequest, Reply]] = []
         for line in _lines(results):
@@ -249,6 +257,7 @@ class BatchParts:
             if held is None:
                 continue
             reply = self._books.believed(self._wire.read(line), held.prompt_bytes, held.max_tokens)
+            answers += reply.kind is None
             if reply.parameter is None:
                 lot.append((held, reply))
             else:
@@ -258,8 +267,21 @@ class BatchParts:
                 lot = []
         put(self._book(lot))
         again = self._refused(refused, put, requests) if refused else set[int]()
+        self._count_undone(part, remote, answers)
         self.end(part, _without_result(remote, torn=torn), put)
         return again
+
+    def _count_undone(self, part: BatchPart, remote: Remote, answers: int) -> None:
+        """Count a batch that gave nothing, and say so where it is one too many."""
+        if answers or not (remote.cut_short or remote.emptied):
+            self._undone = 0
+            return
+        self._undone += 1
+        if self._undone == UNDONE_MOST:
+            names = {held.intent.endpoint for held in part.held.values()}
+            self._desk.say(
+                f"endpoint {', '.join(names)}: {UNDONE_MOST} batches in a row ended without one answer; it is sent no more"
+            )
 
     def _refused(
         self,

@@ -20,7 +20,7 @@ from tests.support.servers import billed_usd
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.labels import entry_id
 from thirdshift.engines.batch.openai import OpenAIBatches
-from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed
+from thirdshift.engines.batch.parts import UNDONE_MOST, BatchPart, BatchParts, RequestFeed
 from thirdshift.engines.batch.provider import BatchLimits, Remote, RemoteState
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.records import AttemptRecords
@@ -169,6 +169,25 @@ def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_
         assert kinds(replies) == {"answer": 50, "expired": 50}
         assert night.notes.statuses == {"settled": 50, "void": 50}
         assert night.notes.cost == billed_usd(emulator)
+
+
+def test_a_tier_whose_batches_give_nothing_is_sent_no_more_after_the_third_and_each_request_says_why() -> None:
+    with provider(stuck_at=0.0, expires_seconds=0.2) as emulator:
+        night = Night(emulator, requests(12), limits=BatchLimits(1, 10**9, batches=1))
+        replies = night.finish()
+        # the fourth was waiting for its room already
+        assert kinds(replies) == {"expired": UNDONE_MOST + 1, "timeout": 11 - UNDONE_MOST}
+        assert len(at_provider(night)) == UNDONE_MOST + 1
+        given_up = [reply.message for reply in replies.values() if kinds({0: reply}) == {"timeout": 1}]
+        assert set(given_up) == {"not sent: the last 3 batches of this endpoint ended without one answer"}
+        assert night.notes.statuses == {"void": 12}
+        assert night.budget.reserved_usd == night.budget.spent_usd == 0
+
+
+def test_a_batch_that_gives_one_answer_is_no_sign_that_the_tier_gives_none() -> None:
+    with provider(stuck_at=0.5, expires_seconds=0.2) as emulator:
+        night = Night(emulator, requests(12), limits=BatchLimits(2, 10**9, batches=1))
+        assert kinds(night.finish()) == {"answer": 6, "expired": 6}
 
 
 def test_harvest_collects_what_is_finished_and_the_rest_is_free_to_go_elsewhere() -> None:
