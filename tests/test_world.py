@@ -22,12 +22,10 @@ MAIN_PATH = (
     "warehouse/journal",
 )  # fmt: skip
 ELSEWHERE = {
-    "engines/core/server_words.py": "when a server said something, for people",
     "engines/batch/http.py": "when a batch was made, where its provider tells no instant",
     "engines/realtime/http.py": "makes the session that the world hands out",
     "engines/emulator/__main__.py": "ends the emulator's process",
     "engines/emulator/anthropic_wire.py": "a header that nobody acts upon",
-    "engines/emulator/openai_wire.py": "when an answer was made, which nobody reads",
     "flows/dispatch/rows.py": "rows of the warehouse's tables",
 }
 """Modules that do it all the same, and what for."""

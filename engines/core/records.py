@@ -30,6 +30,7 @@ from thirdshift.router.values import (
     Outcome,
     Price,
     Request,
+    Usage,
     usd,
     usd_up,
 )
@@ -65,7 +66,7 @@ class AttemptRecords:
         self, endpoint: Endpoint, extra_bytes: int = 0, keep: Path | None = None, world: World = REAL
     ) -> None:
         self._endpoint, self._world = endpoint, world
-        self._words = None if keep is None else ServerWords(keep, endpoint.api_key_env)
+        self._words = None if keep is None else ServerWords(keep, endpoint.api_key_env, world)
         self._provider = endpoint.provider
         self._extra = extra_bytes
         self._picture = rule_for(endpoint.model).ceiling
@@ -167,7 +168,7 @@ class AttemptRecords:
         end, at = self._endpoint, intent.started_at
         own = self._surcharged(cost_usd(price_at(end.price, at, usage.input_tokens), usage), reply)
         if reply.tier is None or reply.tier == self.tier or self._discounted_anyway(reply.tier):
-            return own, None
+            return self._over_an_edge(own, usage, reply)
         schedule = end.tier_prices.get(reply.tier)
         if schedule is not None:
             return self._surcharged(cost_usd(price_at(schedule, at, usage.input_tokens), usage), reply), None
@@ -176,6 +177,18 @@ class AttemptRecords:
             return own, None
         words = f"served at the tier {reply.tier}, whose price is not known: at most {times:g} times"
         return max(usd_up(own * times), intent.reserved_usd), words
+
+    def _over_an_edge(self, own: Decimal, usage: Usage, reply: Reply) -> tuple[Decimal, str | None]:
+        """A cost, as `_cost` tells it, of a call that may have begun at one price and ended at another: which of them the
+        provider takes is not known. A batch is billed by when it was made."""
+        end = self._endpoint
+        if not end.price.off_peak or end.mode is Mode.BATCH:
+            return own, None
+        price = price_at(end.price, self._world.now(), usage.input_tokens)
+        later = self._surcharged(cost_usd(price, usage), reply)
+        if later == own:
+            return own, None
+        return max(own, later), "sent at one hour's price and answered at another's: at most the dearer"
 
     def _surcharged(self, cost: Decimal, reply: Reply) -> Decimal:
         """A cost with the factors of what the reply says of place and speed in place of those that were asked."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
 
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
 from thirdshift.router.values import Intent
+from thirdshift.world import REAL, World
 
 FILE = "server-errors.jsonl"
 BYTES_MAX = 16 << 20
@@ -27,9 +27,9 @@ HIDDEN = "***"
 class ServerWords:
     """Appends to one run's file. What cannot be written is left out: the night goes on."""
 
-    def __init__(self, folder: Path, key_variable: str | None = None) -> None:
+    def __init__(self, folder: Path, key_variable: str | None = None, world: World = REAL) -> None:
         """`key_variable`: the environment variable that holds the endpoint's key."""
-        self._path = folder / FILE
+        self._path, self._world = folder / FILE, world
         values = [value for name, value in os.environ.items() if SECRET.search(name) or name == key_variable]
         self._secrets = sorted({v for v in values if len(v) >= SECRET_LETTERS}, key=len, reverse=True)
         self._left = BYTES_MAX
@@ -44,7 +44,7 @@ class ServerWords:
                 return
             line = dumps(
                 {
-                    "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "at": self._world.now().isoformat(timespec="seconds"),
                     "endpoint": intent.endpoint,
                     "request_id": intent.request_id,
                     "entry_id": intent.entry_id,

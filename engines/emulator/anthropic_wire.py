@@ -212,7 +212,7 @@ class AnthropicHandlers:
             result = _as_anthropic(result)
         elif isinstance(result, BilledAnswer):
             headers = limit_headers(result.headers)
-            result = BilledAnswer(result.ref, result.model, result.answer, result.trouble, headers)
+            result = replace(result, headers=headers)
         return await deliver(request, result, lambda billed_answer: message(billed_answer, body), error_body)
 
     async def create(self, request: web.Request) -> web.StreamResponse:

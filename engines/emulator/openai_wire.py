@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,7 +95,7 @@ def completion(billed_answer: BilledAnswer) -> dict[str, Any]:
     return {
         "id": billed_answer.ref,
         "object": "chat.completion",
-        "created": int(time.time()),
+        "created": int(billed_answer.at),
         "model": f"emulated/{billed_answer.model}",
         "choices": [
             {"index": 0, "message": message, "logprobs": None, "finish_reason": answer.finish_reason}

@@ -35,6 +35,8 @@ class BilledAnswer:
     answer: EmulatedAnswer
     trouble: Trouble | None
     headers: Mapping[str, str]
+    at: float
+    """POSIX time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class Provider:
         answer = marred(answer, asked, trouble)
         ref = f"emulated-{next(self._numbers)}"
         self.billing.bill(ref, model, asked.messages_key, answer, mode, trouble=trouble)
-        return BilledAnswer(ref, model.name, answer, trouble, headers)
+        return BilledAnswer(ref, model.name, answer, trouble, headers, self.world.time())
 
     def trouble(self, model: EmulatedModel, asked: WireRequest) -> Trouble | None:
         """Draw the trouble of this attempt: the nth attempt at a request meets the same in every run of one seed."""

@@ -145,7 +145,8 @@ def keep_earlier(run: Run, columns: RequestColumns, assignment: Assignment) -> N
     """
     replies = run.queries.replies()
     assignment.keep_answered(replies, columns)
-    keep_votes(run.context.folder, assignment, replies, columns, run.endpoint_names)
+    context = run.context
+    keep_votes(context.folder, assignment, replies, columns, run.endpoint_names, context.world)
     for shard in run.orphans_of({Purpose.MAIN}):
         rows = shard.rows[np.isin(shard.rows, columns.rows)]
         assignment.mark_in_flight(columns.positions(rows), run.endpoint_names.index(shard.endpoint))

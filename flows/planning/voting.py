@@ -28,6 +28,7 @@ from thirdshift.router.planning.problem import Option, Plan
 from thirdshift.router.prediction.observations import Observations, PastScores, no_observations
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.journal.files import write_whole
+from thirdshift.world import REAL, World
 
 Floats = NDArray[np.float64]
 
@@ -287,7 +288,12 @@ def settle(
 
 
 def keep_votes(
-    folder: Path, assignment: Assignment, replies: FinalReplies, columns: RequestColumns, names: Sequence[str]
+    folder: Path,
+    assignment: Assignment,
+    replies: FinalReplies,
+    columns: RequestColumns,
+    names: Sequence[str],
+    world: World = REAL,
 ) -> None:
     """Go on with the votes of an earlier process on what it has begun, and write down those of this one."""
     begun = columns.positions(np.unique(replies.row[replies.served]))
@@ -299,7 +305,7 @@ def keep_votes(
         return
     written = BytesIO()
     np.savez(written, row=columns.rows[rows], names=np.array(names, np.str_), vote=assignment.vote[rows])
-    write_whole(folder / FILE, written.getvalue())
+    write_whole(folder / FILE, written.getvalue(), world)
 
 
 def _load(folder: Path, columns: RequestColumns, names: Sequence[str]) -> NDArray[np.int16] | None:

@@ -171,7 +171,9 @@ def test_of_an_expired_batch_only_the_unfinished_are_without_an_answer_and_cost_
         assert night.notes.cost == billed_usd(emulator)
 
 
-def test_a_tier_whose_batches_give_nothing_is_sent_no_more_after_the_third_and_each_request_says_why() -> None:
+def test_a_tier_whose_batches_give_nothing_is_sent_no_more_after_the_third_and_each_request_says_why() -> (
+    None
+):
     with provider(stuck_at=0.0, expires_seconds=0.2) as emulator:
         night = Night(emulator, requests(12), limits=BatchLimits(1, 10**9, batches=1))
         replies = night.finish()

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.router.values import (
@@ -28,7 +29,7 @@ from thirdshift.warehouse.journal.journal import attempts, open_journals
 
 COLUMNS = [
     "entry_id", "shard_id", "started_at", "row", "endpoint", "purpose", "status", "cost_usd", "settled_at", "reply",
-    "valid", "failure_kind", "final",
+    "valid", "failure_kind", "final", "provider_ref", "output",
 ]  # fmt: skip
 CAN_PASS = (FailureKind.OVERLOADED, FailureKind.RATE_LIMITED)
 
@@ -50,6 +51,8 @@ class Entry(NamedTuple):
     valid: bool | None
     failure_kind: str | None
     final: bool | None
+    provider_ref: str | None
+    output: str | None
 
     @property
     def usable(self) -> bool:
@@ -125,6 +128,8 @@ def _entry(intent: Intent, outcome: Outcome | None) -> Entry:
         reply.valid if isinstance(reply, Answer) else None,
         reply.kind if isinstance(reply, Failure) else None,
         None if outcome is None else outcome.final,
+        intent.provider_ref if outcome is None else outcome.provider_ref or intent.provider_ref,
+        reply.output if isinstance(reply, Answer) else None,
     )
 
 
@@ -147,6 +152,29 @@ def replies(entries: Sequence[Entry], endpoints: Sequence[Endpoint]) -> FinalRep
             bool,
         ),
     )
+
+
+def answers(
+    entries: Sequence[Entry], endpoints: Sequence[Endpoint], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], list[str]]:
+    """What the query ANSWERS of `run_queries.py` makes of them: of one endpoint's answers to a row the best, then the
+    latest."""
+    places, wanted = {endpoint.name: place for place, endpoint in enumerate(endpoints)}, set(rows.tolist())
+    best: dict[tuple[int, int], Entry] = {}
+    for entry in sorted(
+        (entry for entry in entries if entry.reply == "answer" and entry.row in wanted), key=_rank
+    ):
+        best[entry.row, places[entry.endpoint]] = entry
+    keys = sorted(best)
+    return (
+        np.array([row for row, _ in keys], np.int64),
+        np.array([endpoint for _, endpoint in keys], np.int32),
+        [best[key].output or "" for key in keys],
+    )
+
+
+def _rank(entry: Entry) -> tuple[bool, str, str]:
+    return entry.valid is not False, str(entry.settled_at), entry.entry_id
 
 
 def _heard(entries: Sequence[Entry], batches: set[str]) -> Iterator[Entry]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import Random
 
 from tests.support.simulated.provider import HOST, Net
+from tests.support.simulated.terms import Votes, waited_for, windowed, within
+from tests.support.simulated.terms import policies as drawn_policies
+from tests.support.simulated.terms import votes as drawn_votes
 from thirdshift.engines.emulator.models import BatchHabits, EmulatedModel, OutputTokens, Trouble
 from thirdshift.engines.registry import tier_rows
 from thirdshift.router.values import Endpoint, Limits, Mode, Price, PriceSchedule, Request, usd
@@ -14,7 +17,7 @@ from thirdshift.router.values import Endpoint, Limits, Mode, Price, PriceSchedul
 ROWS = 200
 HOUR = 3600.0
 ALWAYS_RIGHT = 50.0
-"""Whether answers are right is outside of the simulation."""
+"""As able as a model is whose answers nobody compares."""
 KEY = "SIMULATED_API_KEY"
 WORDS = ["apples", "pears", "plums", "trains", "clocks", "stones", "letters", "rivers"]
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
@@ -66,10 +69,20 @@ class DrawnNight:
     jumps: tuple[tuple[float, float], ...]
     """When the machine's clock is set, and by how much it is then wrong, seconds."""
     deaths: tuple[Death, ...]
+    allowed: tuple[tuple[bool, ...], ...]
+    """By row, which endpoints its policy lets answer it: one at least."""
+    opens: tuple[float, ...]
+    """By endpoint, when its price falls if the plan waits for that, seconds since the beginning; 0: it does not."""
+    votes: Votes
+    """By row, whose answers are compared."""
+    later_votes: Votes
+    """The same as whoever resumes plans it."""
+    scored: bool
+    """Every answer is scored at no cost, and what fails is sent on."""
 
     @property
     def faults(self) -> set[str]:
-        """What can go wrong, by name."""
+        """What can go wrong, and what a job asks besides, by name."""
         troubles = {trouble.value for model in self.models for trouble in model.troubles}
         net, habits = self.net, self.habits
         named = {
@@ -78,6 +91,9 @@ class DrawnNight:
             "failing lines": habits.failed_share, "creation unheard of": habits.lost_creates,
             "full queue": habits.enqueued_tokens, "clock set": self.jumps, "process killed": self.deaths,
             "machine killed": any(death.of_machine for death in self.deaths),
+            "policies": not all(map(all, self.allowed)),
+            "windows of price": any(end.price.off_peak for end in self.endpoints),
+            "votes": any(self.votes), "scores": self.scored,
         }  # fmt: skip
         return troubles | {name for name, has in named.items() if has}
 
@@ -97,24 +113,41 @@ def drawn(seed: int) -> DrawnNight:
     requests = tuple(_request(rng, row) for row in range(ROWS))
     first = rng.randrange(len(kinds))
     spread = rng.random() < 0.5
-    plan = tuple(rng.randrange(len(kinds)) if spread else first for _ in range(ROWS))
+    more = Random(f"terms {seed}")
+    allowed = drawn_policies(more, ROWS, len(kinds))
+    plan = within(more, allowed, tuple(rng.randrange(len(kinds)) if spread else first for _ in range(ROWS)))
     expected = sum(_expected_usd(endpoints[e], request) for e, request in zip(plan, requests, strict=True))
     cap = None if rng.random() < 0.4 else usd(expected * 10 ** rng.uniform(-0.7, 1.2))
     deadline = None if rng.random() < 0.5 else 10 ** rng.uniform(2.0, 4.3)
+    habits, net = _habits(rng), _net(rng)
+    later = tuple(rng.randrange(len(kinds)) for _ in range(ROWS))
+    later_plan = plan if rng.random() < 0.5 else within(more, allowed, later)
+    harvested = deadline is not None and kinds[0] is Mode.REALTIME and rng.random() < 0.7
+    jumps = _jumps(rng)
+    endpoints, models = windowed(more, endpoints, models, jumps)
+    votes = drawn_votes(more, plan, allowed, endpoints)
+    scored = more.random() < 0.4
+    if scored or any(votes):
+        models = tuple(replace(model, ability=more.choice((ALWAYS_RIGHT, 1.0, -0.5))) for model in models)
     return DrawnNight(
         seed,
         endpoints,
         models,
-        _habits(rng),
-        _net(rng),
+        habits,
+        net,
         requests,
         plan,
-        plan if rng.random() < 0.5 else tuple(rng.randrange(len(kinds)) for _ in range(ROWS)),
+        later_plan,
         cap,
         deadline,
-        harvested=deadline is not None and kinds[0] is Mode.REALTIME and rng.random() < 0.7,
-        jumps=_jumps(rng),
+        harvested=harvested,
+        jumps=jumps,
         deaths=tuple(_death(rng) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))),
+        allowed=allowed,
+        opens=waited_for(more, endpoints, deadline),
+        votes=votes,
+        later_votes=votes if later_plan is plan else drawn_votes(more, later_plan, allowed, endpoints),
+        scored=scored,
     )
 
 

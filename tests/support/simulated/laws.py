@@ -9,8 +9,9 @@ from decimal import Decimal
 from tests.support.simulated.books import Entry
 from tests.support.simulated.draw import HOUR
 from tests.support.simulated.night import NightStory
-from tests.support.simulated.world import LATE_TIMES
-from thirdshift.router.values import LedgerStatus, Mode
+from tests.support.simulated.scores import by_place, observed
+from tests.support.simulated.world import EPOCH, LATE_TIMES
+from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose
 from thirdshift.warehouse.journal.journal import SYNC_SECONDS
 
 GRACE_SECONDS = 0.5 * HOUR
@@ -69,9 +70,9 @@ def cap_is_kept(story: NightStory) -> Iterator[str]:
 
 def paid_once(story: NightStory) -> Iterator[str]:
     """No request has two answers that are paid and stay; and what the provider was asked more often is in the books."""
-    usable = Counter((entry.row, entry.purpose) for entry in story.entries if entry.usable)
+    usable = Counter(_sample(story, entry) for entry in story.entries if entry.usable)
     forgotten = [entry for entry, _ in story.forgotten]
-    allowed = Counter((entry.row, entry.purpose) for entry in forgotten)
+    allowed = Counter(_sample(story, entry) for entry in forgotten)
     twice = [key for key, count in usable.items() if count > 1 + allowed[key]]
     if twice:
         yield f"{len(twice)} requests have several answers: {twice[:3]}"
@@ -107,6 +108,85 @@ def each_attempt_once(story: NightStory) -> Iterator[str]:
         yield f"{story.repeated} entries stand twice"
 
 
+def policies_hold(story: NightStory) -> Iterator[str]:
+    """No request was ever sent to an endpoint that its policy forbids."""
+    places = {endpoint.name: place for place, endpoint in enumerate(story.drawn.endpoints)}
+    for entry in story.entries:
+        if not story.drawn.allowed[entry.row][places[entry.endpoint]]:
+            yield f"row {entry.row} was sent to {entry.endpoint} by {entry.shard_id}"
+            return
+
+
+def bills_agree(story: NightStory) -> Iterator[str]:
+    """What is settled of an answer is what the provider billed for it, by its hour."""
+    billed = {bill["id"]: Decimal(bill["cost_usd"]) for bill in story.billed}
+    for entry in story.entries:
+        cost = billed.get(entry.provider_ref or "", entry.cost_usd)
+        if entry.status is LedgerStatus.SETTLED and entry.cost_usd != cost:
+            yield f"{entry.provider_ref}: {entry.cost_usd} settled, {cost} billed"
+            return
+
+
+def prices_are_waited_for(story: NightStory) -> Iterator[str]:
+    """What the plan keeps for an hour with another price is not sent before."""
+    drawn = story.drawn
+    opens = dict(zip((endpoint.name for endpoint in drawn.endpoints), drawn.opens, strict=True))
+    for entry in story.entries:
+        planned = {drawn.endpoints[plan[entry.row]].name for plan in (drawn.plan, drawn.later_plan)}
+        opens_at = opens[entry.endpoint]
+        early = EPOCH + opens_at - entry.started_at.timestamp()
+        if opens_at and entry.purpose == Purpose.MAIN and planned == {entry.endpoint} and early > 0.001:
+            yield f"row {entry.row} was sent to {entry.endpoint} {early:.0f} s before its price falls"
+            return
+
+
+def scores_are_used(story: NightStory) -> Iterator[str]:
+    """Scores say what the provider knows of its answers. What failed was sent to everybody who may answer, and of what
+    was sent on the best is served."""
+    drawn = story.drawn
+    if not drawn.scored or story.fault is not None:
+        return
+    seen = by_place(observed(story.entries, drawn.endpoints, drawn.requests))
+    yield from _untrue(story, seen)
+    places = {endpoint.name: place for place, endpoint in enumerate(drawn.endpoints)}
+    tried = {(entry.row, places[entry.endpoint]) for entry in story.entries}
+    away = {(row, places[name]) for name in _away(story) for row in range(len(drawn.requests))}
+    mended = {entry.row for entry in story.entries if entry.usable and entry.purpose == Purpose.REPAIR}
+    for row, place in enumerate(story.lives[-1].served_by):
+        best = max((value for (other, _), value in seen.items() if other == row), default=None)
+        mine = seen.get((row, place))
+        if mine is None or best is None:
+            continue
+        if row in mended and mine < best and not story.lives[-1].stopped:
+            yield f"row {row} is served what scores {mine}; {best} is held"
+            return
+        left = [e for e, may in enumerate(drawn.allowed[row]) if may and (row, e) not in tried | away]
+        if not mine and left and not story.lives[-1].stopped:
+            yield f"row {row} failed, and {drawn.endpoints[left[0]].name} was not asked"
+            return
+
+
+def _away(story: NightStory) -> set[str]:
+    """Endpoints that nobody waits for: they wanted to be left alone, or their batches may be back too late."""
+    limited = {entry.endpoint for entry in story.entries if entry.failure_kind == FailureKind.RATE_LIMITED}
+    if story.drawn.deadline_seconds is not None:
+        limited |= {endpoint.name for endpoint in story.drawn.endpoints if endpoint.mode is Mode.BATCH}
+    return limited
+
+
+def _untrue(story: NightStory, seen: Mapping[tuple[int, int], float]) -> Iterator[str]:
+    """Scores that are not what the provider knows."""
+    right = {bill["id"]: bool(bill["right"]) for bill in story.billed}
+    places = {endpoint.name: place for place, endpoint in enumerate(story.drawn.endpoints)}
+    for entry in story.entries:
+        mine = seen.get((entry.row, places[entry.endpoint]))
+        if mine is None or not entry.usable or entry.provider_ref not in right:
+            continue
+        if bool(mine) != right[entry.provider_ref]:
+            yield f"row {entry.row} at {entry.endpoint} scores {mine}; it is {right[entry.provider_ref]}"
+            return
+
+
 LAWS: Mapping[str, Law] = {
     law.__name__.replace("_", " "): law
     for law in (
@@ -118,6 +198,10 @@ LAWS: Mapping[str, Law] = {
         batches_are_adopted,
         each_attempt_once,
         little_is_forgotten,
+        policies_hold,
+        bills_agree,
+        prices_are_waited_for,
+        scores_are_used,
     )
 }
 
@@ -132,10 +216,18 @@ def reached(story: NightStory) -> set[str]:
     states = {f"entry {entry.status}" for entry in story.entries}
     states |= {f"failure {entry.failure_kind}" for entry in story.entries if entry.failure_kind}
     states |= {f"stopped by {kind}" for kind in story.lives[-1].stopped} if story.lives else set()
+    states |= {f"purpose {entry.purpose}" for entry in story.entries}
     states.add(f"{len(story.lives)} lives")
     if any(entry.reply == "answer" for entry in story.entries):
         states.add("answers")
     return states
+
+
+def _sample(story: NightStory, entry: Entry) -> tuple[int, str, str]:
+    """Of what there may be one answer that is paid and stays: a vote and a repair ask several endpoints."""
+    voted = story.drawn.votes[entry.row] or story.drawn.later_votes[entry.row]
+    several = voted is not None or entry.purpose == Purpose.REPAIR
+    return entry.row, entry.purpose, entry.endpoint if several else ""
 
 
 def _forgotten_usd(story: NightStory) -> Decimal:

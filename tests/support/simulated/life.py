@@ -1,13 +1,13 @@
 """One life of a simulated night: the product's own code from what a dead process left (`find_orphans`, `recover`) over the
 dispatcher, its engines, journal and budget to the last shard.
 
-What is sent next is decided by the stage `serve` and its `Assignment`. The plan is drawn; prediction, scores and the DuckDB
-file are outside.
+What is sent next is decided by the stage `serve` and its `Assignment`; the plan, and its votes, are drawn. Where scores are
+free, answers that fail are sent on and the best that is held is served; prediction and the DuckDB file are outside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.support.simulated.books import Entry, replies
+from tests.support.simulated.books import Entry, answers, replies
 from tests.support.simulated.loop import Stuck
-from tests.support.simulated.world import SimulatedWorld
+from tests.support.simulated.scores import EXACT, observed, sent_on
+from tests.support.simulated.world import EPOCH, SimulatedWorld
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
 from thirdshift.flows.dispatch.harvest import Harvest, Successor
@@ -27,7 +28,7 @@ from thirdshift.flows.dispatch.recovery import Orphans, find_orphans, never_twic
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.plan import keep_earlier
 from thirdshift.flows.execution.serving import record_replies, serve
-from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.assignment import Assignment, shards_of
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.router.expiry import keeps_on_cancel
@@ -60,6 +61,8 @@ class LifeStory:
     """Requests with an answer."""
     open_rows: int = 0
     """Requests without one that somebody could still answer."""
+    served_by: tuple[int, ...] = ()
+    """By row, the position of the endpoint whose answer is its result; -1: it has none."""
     seconds: float = 0.0
 
 
@@ -74,14 +77,14 @@ class Life:
         )
         self.broken_shards: list[ShardWork] = []
         self.console = SimpleNamespace(say=night.say)
-        self.queries = SimpleNamespace(replies=self._replies)
+        self.queries = SimpleNamespace(replies=self._replies, answers=self._answers)
         self.context = SimpleNamespace(
             world=world,
             folder=self.folder,
             endpoints=self.endpoints,
             terms=self._terms,
-            scorer=None,
-            learns=False,
+            scorer=EXACT if night.drawn.scored else None,
+            learns=night.drawn.scored,
         )
 
     def live(self) -> LifeStory:
@@ -113,16 +116,35 @@ class Life:
 
     def _serve(self) -> LifeStory:
         planned = self._planned()
-        rounds = 0
-        while shards := serve(planned):
-            rounds += 1
-            if rounds > MOST_ROUNDS:
-                raise Stuck(f"still sending after {rounds} rounds: {[shard.shard_id for shard in shards]}")
-            self._send(shards)
+        for stage in (serve, self._repair):
+            rounds = 0
+            while shards := stage(planned):
+                rounds += 1
+                if rounds > MOST_ROUNDS:
+                    raise Stuck(
+                        f"still sending after {rounds} rounds: {[shard.shard_id for shard in shards]}"
+                    )
+                self._send(shards)
         record_replies(planned)
         left = planned.assignment.answerable(planned.prepared.columns.allowed)
-        served = int((planned.assignment.served >= 0).sum())
-        return LifeStory(True, frozenset(self.dispatcher.stopped), served, int(left.sum()))
+        served = planned.assignment.served
+        count, open_rows = int((served >= 0).sum()), int(left.sum())
+        return LifeStory(True, frozenset(self.dispatcher.stopped), count, open_rows, tuple(served.tolist()))
+
+    def _repair(self, planned: Any) -> list[ShardWork]:
+        """As the stage `repair` does where scores are free, but for whom it asks."""
+        assignment, columns = planned.assignment, planned.prepared.columns
+        if self.dispatcher.stopped or not self.drawn.scored:
+            return []
+        record_replies(planned)
+        seen = observed(self.night.books.sealed(self.folder), self.endpoints, self.drawn.requests)
+        assignment.override_by_scores(seen)
+        price = np.array([float(end.price.base.output) for end in self.endpoints])
+        due = sent_on(assignment, seen, columns.allowed, price, self.world.time())
+        if not len(due):
+            return []
+        cut = shards_of(due, columns, planned.market, self.endpoints)
+        return self.create_shards(Purpose.REPAIR, cut)
 
     def _send(self, shards: Sequence[ShardWork]) -> None:
         """As `execution/sending.py` does, on one thread: all are begun, and landed as they end."""
@@ -153,8 +175,8 @@ class Life:
     ) -> list[ShardWork]:
         return self._filled(self.dispatcher.create_shards(purpose, rows_by_endpoint))
 
-    def orphans_of(self, _: object) -> list[ShardWork]:
-        return self._filled(self._orphans.shards)
+    def orphans_of(self, purposes: Collection[Purpose]) -> list[ShardWork]:
+        return self._filled([shard for shard in self._orphans.shards if shard.purpose in purposes])
 
     def take_orphans(self, _: object) -> list[ShardWork]:
         taken, self._orphans = self._orphans, Orphans()
@@ -172,6 +194,9 @@ class Life:
 
     def _replies(self) -> FinalReplies:
         return replies(self.night.books.sealed(self.folder), self.endpoints)
+
+    def _answers(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32], list[str]]:
+        return answers(self.night.books.sealed(self.folder), self.endpoints, rows)
 
     def _terms(self) -> Terms:
         return Terms()
@@ -194,7 +219,7 @@ class Life:
             rows=np.arange(count),
             tokens=(np.full(count, 60),),
             prefix=np.arange(count),
-            allowed=np.ones((count, width), bool),
+            allowed=np.array(self.drawn.allowed, bool),
             positions=lambda rows: np.searchsorted(np.arange(count), rows),
         )
         offered = [
@@ -223,16 +248,19 @@ class Life:
             ("t",),
             np.zeros(count, np.int32),
             np.ones(count, np.int64),
-            np.tile([float(end.price.base.output) for end in self.endpoints], (count, 1)),
+            np.where(self.drawn.allowed, [float(end.price.base.output) for end in self.endpoints], np.inf),
             np.full((count, width), 0.8, np.float32),
             np.full(count, 60.0),
             np.full((count, width), 20.0),
         )
 
     def _assignment(self, columns: RequestColumns) -> Assignment:
-        plan = self.drawn.later_plan if self.night.story.lives else self.drawn.plan
-        target = np.array(plan, np.int32)
-        assignment = Assignment(target, np.zeros(len(target)), np.full(len(self.endpoints), -1, np.int32))
+        drawn, later = self.drawn, bool(self.night.story.lives)
+        target = np.array(drawn.later_plan if later else drawn.plan, np.int32)
+        opens = np.array([EPOCH + at if at else 0.0 for at in drawn.opens])[target]
+        assignment = Assignment(target, opens, np.full(len(self.endpoints), -1, np.int32))
+        for row, vote in enumerate(drawn.later_votes if later else drawn.votes):
+            assignment.vote[row] = -1 if vote is None else vote
         run: Any = self
         keep_earlier(run, columns, assignment)
         return assignment
