@@ -161,8 +161,8 @@ class BatchParts:
 
     def _fault(self, request: Request, line: bytes) -> Reply | None:
         if self._undone >= UNDONE_MOST:
-            words = f"not sent: the last {self._undone} batches of this endpoint ended without one answer"
-            return not_sent(FailureKind.TIMEOUT, words)
+            given_up = f"not sent: the last {self._undone} batches of this endpoint ended without one answer"
+            return not_sent(FailureKind.TIMEOUT, given_up)
         words = refused_beforehand(request) or schema_fault(request.response_schema)
         if words is None and not line:
             words = "its messages cannot be written as this provider wants them"
