@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """What applies to a run once it is over; stored in `runs.outcomes`."""
+    """What applies to a run once it is over; stored in `runs.outcomes`, or DONE where nothing does."""
 
     BUDGET = "budget"
     APPROVAL = "approval"
@@ -33,6 +33,19 @@ STATUS: dict[Verdict, str] = {
     Verdict.DEADLINE: "deadline",
 }
 """`runs.status` of a run that a limit stopped; any other finished run is `done`."""
+
+DONE = "done"
+"""The one outcome of a run to which no verdict applies."""
+
+
+def outcomes_of(verdicts: Iterable[Verdict]) -> list[str]:
+    """Return what is told of a run that is over, in its summary and in the warehouse."""
+    return [verdict.value for verdict in verdicts] or [DONE]
+
+
+def verdicts_of(outcomes: Iterable[str]) -> list[Verdict]:
+    """Return the verdicts that a run's outcomes name."""
+    return [Verdict(name) for name in outcomes if name != DONE]
 
 
 def exit_code(verdicts: Collection[Verdict]) -> int:

@@ -32,6 +32,8 @@ from thirdshift.router.tiers import BatchHistory, BatchTier
 
 QUANTUM = Decimal("0.000000001")
 """The smallest amount a ledger holds: DECIMAL(18,9)."""
+MOST_USD = 1_000_000_000
+"""The first amount that it does not hold."""
 
 JSON = Any  # whatever `json.loads` returns
 

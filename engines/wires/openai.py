@@ -10,7 +10,7 @@ from enum import Enum, auto
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.wires.schema_forms import UNKNOWN_TO_GRAMMARS, enforceable, strict
-from thirdshift.router.pricing.service import OWN_KEYS, own_keys_fault
+from thirdshift.router.pricing.service import own_keys, own_keys_fault
 from thirdshift.router.values import JSON, Endpoint, Mode, Request
 
 CEILINGS = ("max_tokens", "max_completion_tokens")
@@ -32,7 +32,7 @@ class Bodies:
     """Writes the bodies of one endpoint. Raises BadEndpointError where its params set what is not theirs."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        taken = OWN_KEYS & set(endpoint.params)
+        taken = own_keys(endpoint.params)
         if taken:
             raise BadEndpointError(f"endpoint {endpoint.name}: {own_keys_fault(taken)}")
         self._model = endpoint.wire_model
@@ -142,7 +142,7 @@ class Bodies:
 
 def refused_beforehand(request: Request) -> str | None:
     """Why a request must not be sent as it is, or None."""
-    taken = OWN_KEYS & set(request.sampling) if request.sampling else None
+    taken = own_keys(request.sampling) if request.sampling else None
     if not taken:
         return None
     return f"the row's sampling may not set {', '.join(sorted(taken))}; each request has one answer"

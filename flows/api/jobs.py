@@ -9,9 +9,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.jobs.job import Job
 from thirdshift.flows.jobs.job import load_job as load
 from thirdshift.flows.runs.options import RunOptions, as_text
+from thirdshift.router.values import MOST_USD
 
 AnyPath = str | os.PathLike[str]
 AnyJob = Job | AnyPath
@@ -62,7 +64,12 @@ def texts(params: Params | None) -> dict[str, str]:
 
 def money_of(usd: Usd | None) -> Decimal | None:
     """USD as exact as it was written."""
-    return None if usd is None else Decimal(str(usd))
+    if usd is None:
+        return None
+    amount = Decimal(str(usd))
+    if not (amount.is_finite() and 0 <= amount < MOST_USD):
+        raise UserError(f"a cap of {usd}: it must be a number of USD from 0, below {MOST_USD:,}")
+    return amount
 
 
 def instant_of(deadline: Deadline | None) -> str | None:

@@ -22,7 +22,7 @@ from thirdshift.flows.quality.draws import seed_of
 from thirdshift.flows.quality.finishing import Quality, of_quality, save_quality
 from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified, is_random_part
 from thirdshift.flows.quality.population import accepted
-from thirdshift.flows.verdicts import Verdict
+from thirdshift.flows.verdicts import Verdict, outcomes_of, verdicts_of
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.tokens.estimate import texts_of
@@ -260,10 +260,11 @@ def _observe(warehouse: Warehouse, run_id: str, answers: Answers, scores: Mappin
 
 def _outcomes(run: Mapping[str, Any], certificates: Sequence[Certificate]) -> list[str]:
     """Return the run's outcomes, with what people's certificate says of the floor in place of what was there."""
-    quality = {Verdict.FLOOR_MISSED.value, Verdict.NOT_CERTIFIED.value}
-    others = [name for name in run["outcomes"] or () if name not in quality]
-    floor = certificates[0].floor > 0
-    return [*others, *(verdict.value for verdict in of_quality(certificates, out_of_reach=False) if floor)]
+    quality = {Verdict.FLOOR_MISSED, Verdict.NOT_CERTIFIED}
+    verdicts = [verdict for verdict in verdicts_of(run["outcomes"] or ()) if verdict not in quality]
+    if certificates[0].floor > 0:
+        verdicts += of_quality(certificates, out_of_reach=False)
+    return outcomes_of(verdicts)
 
 
 def _summary_lines(

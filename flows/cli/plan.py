@@ -28,7 +28,12 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
     with looking_ahead(call, lambda line: print(line, file=sys.stderr)) as outlook:
         report = report_of(outlook)
         if request_id is not None:
-            print(printable("\n".join(why(outlook, request_id))))
+            lines = why(outlook, request_id)
+            print(
+                json.dumps({"request_id": request_id, "why": lines})
+                if as_json
+                else printable("\n".join(lines))
+            )
         elif as_json:
             print(json.dumps(asdict(report), default=jsonable))
         else:

@@ -35,6 +35,7 @@ def finish(planned: PlannedRun) -> RunSummary:
     unapproved = run.approval.denied
     left = planned.assignment.answerable(planned.prepared.columns.allowed).any()
     with run.warehouse() as warehouse:
+        dispatch.name_shards(warehouse, run.context.run_id)
         summary = finishing.finish(
             warehouse,
             run.context,

@@ -15,7 +15,7 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution.approval import Ask, ask_nobody
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import RunSummary, figures_of, lines
-from thirdshift.flows.verdicts import Verdict
+from thirdshift.flows.verdicts import Verdict, verdicts_of
 from thirdshift.warehouse.errors import WarehouseError
 
 LAST_SECONDS = 15.0
@@ -34,7 +34,7 @@ OF_VERDICT: Mapping[Verdict, tuple[str, ...]] = {
 
 def events_of(summary: RunSummary) -> tuple[str, ...]:
     """Say what the end of a run is, in the words of `notify.on`."""
-    verdicts = [Verdict(name) for name in summary.outcomes if name != "done"]
+    verdicts = verdicts_of(summary.outcomes)
     return tuple(dict.fromkeys(word for verdict in verdicts for word in OF_VERDICT[verdict])) or ("done",)
 
 

@@ -7,11 +7,13 @@ reported by the models, so a check passes over them.
 from __future__ import annotations
 
 import copy
+import os
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from thirdshift.engines.registry import tier_fault, tier_rows
@@ -24,7 +26,7 @@ from thirdshift.flows.jobs.redaction import SECRET
 from thirdshift.flows.jobs.unsupported import refused, values_at
 from thirdshift.flows.jobs.worker_checks import clusters, endpoints_of, workers_are_whole
 from thirdshift.router.certification.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
-from thirdshift.router.pricing.service import OWN_KEYS, STANDARD_TIERS, own_keys_fault
+from thirdshift.router.pricing.service import STANDARD_TIERS, own_keys, own_keys_fault
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.messages import schema_problem
 from thirdshift.warehouse.intake.sources import find
@@ -44,7 +46,12 @@ def checked(document: Document, environ: Mapping[str, str] | None) -> tuple[dict
     """
     data = copy.deepcopy(document.data)
     base = document.path.resolve().parent
-    finds = [*refused(document), *_files(document, data), *check_quality(data, base)]
+    finds = [
+        *refused(document),
+        *_files(document, data),
+        *check_quality(data, base),
+        *_written_apart(data, base),
+    ]
     for check_job in CHECKS:
         finds += check_job(document.data)
     if environ is not None:
@@ -99,7 +106,7 @@ def _scorer_can_be_used(data: dict[str, Any]) -> Finds:
     pattern = next(iter(_texts(data, "quality.pattern")), None)
     for loc, name in _texts(data, "quality.scorer"):
         yield from _refusal(loc, partial(kind_of, Scorer(name)))
-        if name == "fields" and not any(True for _ in values_at(data, ["quality", "fields"])):
+        if name == "fields" and not any(fields for _, fields in values_at(data, ["quality", "fields"])):
             yield loc, "scorer fields needs quality.fields: which JSON field is compared by which scorer"
         if name != "regex" and pattern is not None:
             yield pattern[0], f"is for scorer regex; the scorer is {name}"
@@ -186,7 +193,7 @@ def _params_leave_ours_alone(data: dict[str, Any]) -> Finds:
         params, mode = endpoint.get("params"), endpoint.get("mode", "realtime")
         if not isinstance(params, dict):
             continue
-        taken = OWN_KEYS & {str(key) for key in params}
+        taken = own_keys(params)
         if taken:
             yield (*loc, "params"), own_keys_fault(taken)
         tier = params.get("service_tier")
@@ -288,6 +295,26 @@ def _files(document: Document, data: dict[str, Any]) -> Finds:
         problem = schema_problem(text)
         if problem is not None:
             yield ("request", "response_schema"), f"{schema}: {problem}"
+
+
+def _written_apart(data: dict[str, Any], base: Path) -> Finds:
+    """Check that what a run writes is not what it, or the next one, reads."""
+    source, copy = data.get("input"), data.get("warehouse_copy")
+    for key, place in (("warehouse", data.get("warehouse", "warehouse.duckdb")), ("input", source)):
+        if isinstance(copy, str) and isinstance(place, str) and _at(base, copy) == _at(base, place):
+            yield ("warehouse_copy",), f"is the {key} itself; name another file"
+    for loc, path in _texts(data, "output.path"):
+        if not isinstance(source, str) or not ("://" in source or os.path.isdir(base / source)):
+            continue
+        if f"{_at(base, path)}/".startswith(f"{_at(base, source)}/"):
+            yield (
+                loc,
+                f"is within input {source}, so that the next run would read its answers; name another folder",
+            )
+
+
+def _at(base: Path, place: str) -> str:
+    return place.rstrip("/") if "://" in place else os.path.abspath(base / place)
 
 
 def missing_input(document: Document) -> list[Mistake]:

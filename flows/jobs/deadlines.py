@@ -31,6 +31,13 @@ def resolve_deadline(text: str, now: datetime) -> datetime:
     counts; a time that the clock jumps over is as far after the jump as it would have been without it. An
     instant may be past: then the deadline has been missed, which is for the run to say. Raises DeadlineError.
     """
+    try:
+        return _resolved(text, now)
+    except OverflowError:
+        raise DeadlineError(f"deadline {text!r} is out of the calendar; {HOW}") from None
+
+
+def _resolved(text: str, now: datetime) -> datetime:
     ahead = duration(text)
     if ahead is not None:
         return (now + ahead).astimezone(UTC)

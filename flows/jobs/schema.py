@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from thirdshift.flows.jobs.deadlines import duration
 from thirdshift.router.pricing.pricebook import off_peak_rule
 from thirdshift.router.tiers import hours_of
-from thirdshift.router.values import JSON
+from thirdshift.router.values import JSON, MOST_USD
 
 
 def _duration_seconds(value: JSON) -> JSON:
@@ -57,7 +57,8 @@ def _window(text: str) -> str:
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+Usd = Annotated[Decimal, Field(ge=0, lt=MOST_USD, allow_inf_nan=False)]
+UnitUsd = Annotated[Decimal, Field(ge=0, lt=10**6, allow_inf_nan=False)]  # as DECIMAL(18,12) holds it
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """An endpoint's name: it names files, columns and hive partitions."""
 Text = Annotated[str, Field(min_length=1)]
@@ -251,11 +252,11 @@ class PolicyPart(JobSection):
 class PricePart(JobSection):
     """USD per million tokens, for the endpoint's own mode."""
 
-    input: Usd
+    input: UnitUsd
     """USD per million input tokens, in the endpoint's own mode (never halved again)."""
-    output: Usd
+    output: UnitUsd
     """USD per million output tokens, reasoning included."""
-    cached_input: Usd | None = None
+    cached_input: UnitUsd | None = None
     """USD per million input tokens that the provider had cached. Default: the price of input."""
 
 
@@ -283,7 +284,7 @@ class LimitsPart(JobSection):
 class OffPeakPart(JobSection):
     """Hours in which a price is multiplied by a factor."""
 
-    factor: Usd
+    factor: UnitUsd
     """What the price is multiplied by."""
     tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
     """The time zone of hours and days."""
@@ -370,9 +371,9 @@ class EndpointPart(JobSection):
     """`ray`: workers are actors of a Ray cluster. Default: processes on this machine."""
     cluster: ClusterPart | None = None
     """For `on: ray`: which."""
-    usd_per_hour: Usd | None = None
+    usd_per_hour: UnitUsd | None = None
     """What a worker, or a server of yours at `api_base`, costs while it is up."""
-    accounting_usd_per_hour: Usd | None = None
+    accounting_usd_per_hour: UnitUsd | None = None
     """For hardware already paid: charged back, not planned with."""
     minimum_minutes: Annotated[float, Field(ge=0)] = 0.0
     """What a started worker costs at least: of its rental, which outlasts a restart and another model on the same card."""
@@ -384,7 +385,7 @@ class EndpointPart(JobSection):
     spot_price: Text | None = None
     """A command, run in the job's folder, that prints what an hour costs now in USD: when a run or a plan begins, and every
     five minutes while workers are up. Taken in place of `usd_per_hour`, which a rehearsal goes on with."""
-    usd_per_kwh: Usd | None = None
+    usd_per_kwh: UnitUsd | None = None
     """For `device: cuda`: what electricity costs, by the counter of the card; charged back, not planned with."""
     vllm: dict[str, Any] = {}
     """vLLM's own options, passed through: `{max_model_len: 8192}`."""

@@ -13,7 +13,7 @@ from prefect.events import emit_event
 from thirdshift.flows.orchestration.server import temporary
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import RunSummary, figures_of
-from thirdshift.flows.verdicts import Verdict
+from thirdshift.flows.verdicts import Verdict, verdicts_of
 from thirdshift.warehouse.store.store import Warehouse
 
 AT_THE_END: dict[Verdict, str] = {
@@ -64,8 +64,8 @@ def tell_end(context: RunContext, summary: RunSummary) -> None:
     if temporary():
         return
     figures = figures_of(summary)
-    for outcome in summary.outcomes:
-        if outcome != "done" and (name := AT_THE_END.get(Verdict(outcome))):
+    for verdict in verdicts_of(summary.outcomes):
+        if name := AT_THE_END.get(verdict):
             tell(context, name, **figures)
     for drift in summary.drift:
         tell(context, MODEL_DRIFT, **asdict(drift))

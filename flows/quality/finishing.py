@@ -19,7 +19,7 @@ from thirdshift.flows.quality.population import about, accepted
 from thirdshift.flows.quality.publishing import PUBLISHED, may_publish
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import IssuedCertificate, RunSummary
-from thirdshift.flows.verdicts import Verdict, exit_code, status
+from thirdshift.flows.verdicts import Verdict, exit_code, outcomes_of, status, verdicts_of
 from thirdshift.router.certification.certificate import Certificate, Claim, ScoredSample, certify
 from thirdshift.router.certification.scorers import Scorer, ScorerError, kind_of, score_batch
 from thirdshift.router.values import FailureKind
@@ -229,7 +229,7 @@ def finish(
         warehouse,
         context.run_id,
         status=status(verdicts),
-        outcomes=[verdict.value for verdict in verdicts],
+        outcomes=outcomes_of(verdicts),
         published=published,
     )
     return summary(warehouse, context, runs.get(warehouse, context.run_id) or {})
@@ -258,7 +258,7 @@ def _verdicts(
 def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -> RunSummary:
     """Return the summary from the warehouse alone: the same for a run that was over before. `run`: its row of `runs`."""
     end = ended(warehouse, context.run_id)
-    verdicts = [Verdict(name) for name in run["outcomes"] or ()]
+    verdicts = verdicts_of(run["outcomes"] or ())
     cost = ledger.spending(warehouse, context.run_id)
     rows = warehouse.query(CERTIFICATE, run_id=context.run_id).to_pylist()
     certificate = IssuedCertificate(**rows[0]) if rows else None
@@ -269,7 +269,7 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
     return RunSummary(
         run_id=context.run_id,
         exit=exit_code(verdicts),
-        outcomes=tuple(verdict.value for verdict in verdicts) or ("done",),
+        outcomes=tuple(outcomes_of(verdicts)),
         results=end.results,
         rejects=rejects["n"][0].as_py(),
         errors=end.errors,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.summary import RunSummary
-from thirdshift.flows.verdicts import Verdict
+from thirdshift.flows.verdicts import Verdict, verdicts_of
 from thirdshift.warehouse.errors import StoreError
 from thirdshift.warehouse.exchange.publish import publish
 from thirdshift.warehouse.store import runs
@@ -40,7 +40,7 @@ def may_publish(context: RunContext, verdicts: Collection[Verdict]) -> bool:
 def publish_results(context: RunContext, summary: RunSummary, say: Callable[[str], None]) -> None:
     """Publish to the job's `output:`, where there is one and its `when` allows it."""
     output = context.job.output
-    verdicts = [Verdict(name) for name in summary.outcomes if name != "done"]
+    verdicts = verdicts_of(summary.outcomes)
     if output is None or context.job.output_path is None or not may_publish(context, verdicts):
         return
     if context.call.emulated:

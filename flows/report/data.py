@@ -12,7 +12,7 @@ from typing import Any
 from thirdshift.flows.report import queries
 from thirdshift.flows.runs.folder import RunAlive, UnknownRun, locked
 from thirdshift.flows.runs.plan_file import KeptPlan, load_plan
-from thirdshift.flows.verdicts import Verdict, exit_code
+from thirdshift.flows.verdicts import Verdict, exit_code, verdicts_of
 from thirdshift.warehouse.journal.run_folder import MARKER, run_folder
 from thirdshift.warehouse.store.read_only import Question, reading
 
@@ -102,7 +102,7 @@ def load_facts(warehouse: Path, run_id: str) -> RunFacts:
             read_at=datetime.now(UTC),
             run=run,
             config=json.loads(run["config"] or "{}"),
-            verdicts=tuple(Verdict(name) for name in json.loads(run["outcomes"] or "[]")),
+            verdicts=tuple(verdicts_of(json.loads(run["outcomes"] or "[]"))),
             alive=_alive(folder),
             plan=load_plan(folder),
             counts=_rows(ask, queries.COUNTS, run_id)[0],

@@ -8,6 +8,7 @@ from typing import Any
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.runs.folder import folder_of_dead, known_runs
+from thirdshift.flows.verdicts import verdicts_of
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.read_only import reading
 
@@ -83,7 +84,7 @@ def _verdict(row: dict[str, Any]) -> str:
         return ""
     if row["status"] in (INTERRUPTED, "budget", "deadline"):
         return f"thirdshift resume {row['run_id']}"
-    words = [name.replace("_", " ") for name in row["outcomes"]]
+    words = [verdict.replace("_", " ") for verdict in verdicts_of(row["outcomes"])]
     if row["certified"]:
         words.insert(0, f"≥ {row['lower_bound']:.3f}, floor {row['floor']:g} certified")
     return "; ".join(words) or "nothing certified"

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from thirdshift.flows.console import money, spent
 from thirdshift.flows.formats import printable
-from thirdshift.flows.verdicts import Verdict
+from thirdshift.flows.verdicts import Verdict, verdicts_of
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.prediction.drift import Drift
@@ -97,7 +97,10 @@ SAID: dict[Verdict, str] = {
         "go on with: thirdshift resume {run_id}{where} --yes"
     ),
     Verdict.DEADLINE: "the deadline stopped it; go on with: thirdshift resume {run_id}{where} --deadline …",
-    Verdict.ERRORS: "more requests than tolerate.errors allows have no answer; see results.error",
+    Verdict.ERRORS: (
+        "more requests than tolerate.errors allows have no answer (results.error says why), or none that satisfies its "
+        "response_schema (results.valid)"
+    ),
     Verdict.FLOOR_MISSED: "the floor was missed",
     Verdict.NOT_CERTIFIED: "the floor could not be certified",
 }
@@ -136,9 +139,7 @@ def lines(summary: RunSummary) -> list[str]:
     path = Path(summary.warehouse)
     where = "" if path == Path.cwd() / "warehouse.duckdb" else f" --warehouse {path}"
     values = asdict(summary)
-    texts += [
-        SAID[Verdict(name)].format(**values, where=where) for name in summary.outcomes if name != "done"
-    ]
+    texts += [SAID[verdict].format(**values, where=where) for verdict in verdicts_of(summary.outcomes)]
     return texts
 
 

@@ -148,6 +148,13 @@ def surcharges(model: str, prices: PriceMap) -> dict[str, Decimal]:
     }
 
 
+def own_keys(params: Mapping[str, JSON]) -> frozenset[str]:
+    """Return what params, or a row, set that is not theirs; litellm writes what is in `extra_body` over the rest."""
+    extra = params.get("extra_body")
+    within = {str(key) for key in extra} if isinstance(extra, Mapping) else set[str]()
+    return OWN_KEYS & ({str(key) for key in params} | within)
+
+
 def own_keys_fault(taken: Collection[str]) -> str:
     """What to say where params set what is not theirs."""
     return (

@@ -14,7 +14,8 @@ import pytest
 import thirdshift
 from tests.support.paths import ROOT
 from tests.support.patience import PATIENCE_SECONDS
-from thirdshift.flows.api.jobs import options_for
+from thirdshift.flows.api.jobs import money_of, options_for
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.runs.ids import derive_run_id
 
 LOADED = """
@@ -113,3 +114,9 @@ def test_a_type_checker_is_told_the_signatures() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("cap", ["nan", "inf", -1, 1e30])
+def test_a_cap_is_an_amount_that_a_ledger_can_hold(cap: float | str) -> None:
+    with pytest.raises(UserError, match="must be a number of USD from 0"):
+        money_of(cap)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from thirdshift.flows.quality.finishing import unanswered_score_nothing
+from thirdshift.flows.verdicts import Verdict, outcomes_of, verdicts_of
 from thirdshift.warehouse.store.store import Warehouse
 
 
@@ -24,3 +25,9 @@ def test_a_request_that_was_never_sent_scores_0_where_it_could_have_been_scored(
         unanswered_score_nothing(warehouse, "one", np.array([True, True, False, True]))
         scores = warehouse.query("select score from results order by request_id")["score"].to_pylist()
     assert scores == [1.0, 0.0, None, None]
+
+
+def test_what_a_runs_outcomes_name_are_its_verdicts() -> None:
+    assert outcomes_of([]) == ["done"]
+    assert verdicts_of(["done"]) == []
+    assert verdicts_of(outcomes_of(Verdict)) == list(Verdict)

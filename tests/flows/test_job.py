@@ -59,6 +59,7 @@ def job(folder: Path, text: str, **params: str) -> Job:
 def mistakes(folder: Path, text: str, **params: str) -> dict[str, str]:
     """Place to what is said of it, where the input is there."""
     (folder / "tickets.parquet").touch()
+    (folder / "wrong.json").write_text('{"type": 5}')
     with pytest.raises(JobError) as caught:
         job(folder, text, **params)
     assert caught.value.exit_code == 2
@@ -111,6 +112,8 @@ ONE_MISTAKE = [
     (on_endpoint("off_peak: {factor: 0.5, hours: [25]}"), "endpoints[0].off_peak.hours[0]", "no hour"),
     (on_endpoint("off_peak: {factor: 0.5, tz: UTX}"), "endpoints[0].off_peak.tz", "zone called 'UTX'"),
     (on_endpoint("off_peak: {factor: 0.5, days: [mo]}"), "endpoints[0].off_peak.days[0]", "mean mon?"),
+    (GOOD.replace("0.14", "1e12"), "endpoints[0].price.input", "must be below 1000000"),
+    (GOOD + "budget: {cap_usd: 1e30}\n", "budget.cap_usd", "must be below 1000000000"),
     # one thing and another
     (GOOD + GOOD.split("endpoints:\n")[1], "endpoints[0].name", "more than one endpoint is called flash"),
     (GOOD + "quality: {relative_to: flsh}\n", "quality.relative_to", "did you mean flash?"),
@@ -118,6 +121,12 @@ ONE_MISTAKE = [
     (GOOD + "quality: {scorer: exakt}\n", "quality.scorer", "did you mean exact?"),
     (GOOD + "quality: {scorer: regex, pattern: '('}\n", "quality.pattern", "is no regular expression"),
     (GOOD + "quality: {scorer: exact, pattern: 'a'}\n", "quality.pattern", "is for scorer regex"),
+    (GOOD + "quality: {scorer: fields, fields: {}}\n", "quality.scorer", "needs quality.fields"),
+    (on_endpoint("params: {extra_body: {max_tokens: 9000}}"), "endpoints[0].params", "may not set max_tokens"),
+    (GOOD + "warehouse_copy: ./warehouse.duckdb\n", "warehouse_copy", "is the warehouse itself"),
+    (GOOD + "warehouse_copy: tickets.parquet\n", "warehouse_copy", "is the input itself"),
+    (GOOD.replace("tickets.parquet", ".") + "output: {path: out}\n", "output.path", "is within input ."),
+    (GOOD.replace("tickets.parquet", "s3://b/in/") + "output: {path: s3://b/in/out}\n", "output.path", "is within"),
     (GOOD + "policy: {labs: {allow: [a], deny: [b]}}\n", "policy.labs", "is an allow or a deny"),
     (GOOD + "policy: {labs: {}}\n", "policy.labs", "is an allow or a deny"),
     (GOOD + "policy: {labs: [a]}\n", "policy.labs", "must be keys and values, is a list"),
@@ -134,6 +143,7 @@ ONE_MISTAKE = [
     (GOOD + "deadline: 06:00\n", "deadline", "says no time zone"),
     (GOOD + "deadline: 25:00 UTC\n", "deadline", "is no time of day"),
     (GOOD + "deadline: 06:00 Europe/Berln\n", "deadline", "no time zone called 'Europe/Berln'"),
+    (GOOD + "deadline: 0001-01-01T00:00:00+14:00\n", "deadline", "is out of the calendar"),
     (GOOD + "deadline: 2026-11-23T06:00:00\n", "deadline", "says no time zone"),
     # workers
     (GOOD + WORKER + "usd_per_hour: 1}\n", "endpoints[1].device", "devices are cuda, npu, cpu"),
@@ -155,6 +165,7 @@ ONE_MISTAKE = [
     # files
     (GOOD + "request: {response_schema: nope.json}\n", "request.response_schema", "no file nope.json"),
     (GOOD + "request: {response_schema: job.yaml}\n", "request.response_schema", "is no valid JSON"),
+    (GOOD + "request: {response_schema: wrong.json}\n", "request.response_schema", "is no valid JSON schema"),
     (GOOD + "request: {system: prompts/nope.md}\n", "request.system", "no file prompts/nope.md"),
     # params
     (GOOD + "params: {ds: null}\n", "params.ds", "no value; give it: --param ds="),

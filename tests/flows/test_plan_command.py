@@ -126,6 +126,9 @@ def test_why_says_to_whom_a_request_goes_on(tmp_path: Path, capsys: pytest.Captu
     said = capsys.readouterr().out
     assert "r00000 " in said
     assert "every answer is scored" in said
+    assert show_plan(RunOptions(tmp_path / "job.yaml"), as_json=True, request_id="r00000") == 0
+    as_json = json.loads(capsys.readouterr().out)
+    assert as_json == {"request_id": "r00000", "why": said.splitlines()}
 
 
 @pytest.fixture

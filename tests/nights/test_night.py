@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -73,6 +74,9 @@ def test_a_night_is_answered_certified_and_cheaper_than_the_dear_endpoint_alone(
     assert (rows, ids) == (600, 600)
     statuses = ask(warehouse, "select distinct status from ledger")
     assert statuses == [("settled",)]
+    assert ask(warehouse, "select outcomes from runs") == [(json.dumps(told["outcomes"]),)]
+    unsent = "select count(*) from assignments where shard_id is null or shard_id not in (from shards select shard_id)"
+    assert ask(warehouse, unsent) == [(0,)]
 
     again = thirdshift("run", job, "--run-id", "one", "--json", watched=True)
     assert answer(again) == told

@@ -109,6 +109,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "half a character": ({"messages": '[{"role": "user", "content": "\\ud83d"}]'}, "half a surrogate pair"),
     "bad schema": ({"response_schema": "{"}, "response_schema is no valid JSON"),
     "a schema that is none": ({"response_schema": "[1]"}, "response_schema is no JSON object"),
+    "a schema of no type": ({"response_schema": '{"type": 5}'}, r"is no valid JSON schema, at \$\.type"),
     "bad tools": ({"tools": '{"type": "function"}'}, "tools is no list of objects"),
     "no tokens": ({"max_tokens": "0"}, "max_tokens is 0; it must be a whole number above 0"),
     "negative tokens": ({"max_tokens": "-5"}, "max_tokens is -5"),
@@ -713,6 +714,20 @@ def test_ids_that_would_be_rounded_are_refused_with_file_and_column(tmp_path: Pa
     assert (frozen_input.rows, frozen_input.rejects) == (1, 1)
     (why,) = pq.read_table(tmp_path / "run" / "rejects.parquet")["reason"].to_pylist()
     assert "is rounded" in why
+
+
+def test_an_id_that_two_columns_could_be_is_refused(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
+    twice = pa.Table.from_arrays(columns, names=["request_id", "request_id", "prompt"])
+    pq.write_table(twice, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r'a\.parquet: has two columns called "request_id"'):
+        freeze(InputSpec("a.parquet", tmp_path), tmp_path / "run")
+
+
+def test_a_row_whose_messages_are_blank_has_its_prompt(tmp_path: Path) -> None:
+    put(tmp_path / "in.parquet", request_id=["a"], prompt=["hi"], messages=[""])
+    take(tmp_path)
+    assert [list(request.messages) for request in requests(tmp_path)] == [USER]
 
 
 def test_a_query_is_one_question_and_its_params_are_values(tmp_path: Path) -> None:

@@ -118,3 +118,8 @@ def test_a_copy_is_swapped_in_while_the_old_one_is_read(path: Path) -> None:
     assert [p.name for p in copy.parent.iterdir()] == ["dashboards.duckdb"]
     with pytest.raises(StoreError, match="is the warehouse itself"):
         copy_for_readers(path, path, wait_seconds=5)
+    rows = path.with_name("rows.parquet")
+    rows.write_text("PAR1 and other rows")
+    with pytest.raises(StoreError, match="no copy of a warehouse"):
+        copy_for_readers(path, rows, wait_seconds=5)
+    assert rows.read_text() == "PAR1 and other rows"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from thirdshift.router.values import (
     Answer,
     Failure,
@@ -248,18 +249,23 @@ def test_an_unknown_column_is_named_with_its_nearest(path: Path) -> None:
 
 def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> None:
     code = (
-        f"import duckdb, time; c = duckdb.connect({str(path)!r}); print('held', flush=True); time.sleep(1.5)"
+        f"import duckdb, sys; c = duckdb.connect({str(path)!r}); print('held', flush=True); sys.stdin.read()"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdin is not None
     assert holder.stdout is not None
     holder.stdout.readline()
     messages: list[str] = []
     with pytest.raises(StoreError, match=f"process {holder.pid} .*end that process"):
         Warehouse.open(path, wait_seconds=0.2, say=messages.append).__enter__()
-    with Warehouse.open(path, wait_seconds=20, say=messages.append) as warehouse:
+
+    def say_and_let_go(text: str) -> None:
+        messages.append(text)
+        holder.communicate()
+
+    with Warehouse.open(path, wait_seconds=PATIENCE_SECONDS, say=say_and_let_go) as warehouse:
         assert runs.get(warehouse, RUN) is not None
-    assert holder.wait() == 0
-    holder.stdout.close()
+    assert holder.returncode == 0
     first, second = [text for text in messages if "waiting up to" in text]
     assert f"in use by process {holder.pid}" in first
     assert f"in use by process {holder.pid}" in second
@@ -278,6 +284,10 @@ def test_files_that_are_no_warehouse_are_refused_with_a_remedy(tmp_path: Path) -
     with pytest.raises(StoreError, match="cannot be opened as a warehouse"), Warehouse.open(text):
         pass
     with pytest.raises(StoreError, match="is no folder"), Warehouse.open(text / "w.duckdb"):
+        pass
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"request_id": ["a"]}), rows)
+    with pytest.raises(StoreError, match="it is no DuckDB file; name another"), Warehouse.open(rows):
         pass
     assert text.read_text().startswith("these are no tables")
 
@@ -298,3 +308,26 @@ def test_no_result_is_found_by_comparing_every_row_with_every_reply(tmp_path: Pa
     assert "HASH_JOIN" in steps
     assert "NL_JOIN" not in steps
     assert "NESTED_LOOP" not in steps
+
+
+def test_an_assignment_names_the_shard_in_which_its_endpoint_was_asked(tmp_path: Path) -> None:
+    with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
+        warehouse.execute(
+            """insert into requests by name from (values ('night', 'r0', 0, 0), ('night', 'r1', 1, 0),
+               ('night', 'r2', 2, 2), ('night', 'r3', 3, 3)) t(run_id, request_id, row, leader)"""
+        )
+        warehouse.execute(
+            """insert into assignments by name select 'night' as run_id, 'r' || i as request_id, 'small' as endpoint
+               from range(4) t(i)"""
+        )
+        warehouse.execute(
+            """insert into ledger by name from (values
+               ('night', 'r0', 'small', '1-pilot-small', 'pilot'), ('night', 'r0', 'small', '3-main-small', 'main'),
+               ('night', 'r2', 'small', '1-pilot-small', 'pilot'), ('night', 'r3', 'large', '4-repair-large', 'repair'))
+               t(run_id, request_id, endpoint, shard_id, purpose)"""
+        )
+        dispatch.name_shards(warehouse, "night")
+        named = warehouse.query("select shard_id from assignments order by request_id")[
+            "shard_id"
+        ].to_pylist()
+    assert named == ["3-main-small", "3-main-small", "1-pilot-small", None]

@@ -271,12 +271,23 @@ def _tools(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def schema_problem(text: str) -> str | None:
-    """Return what is wrong with a response_schema; None if it is a JSON object."""
+    """Return what is wrong with a response_schema; None if answers can be judged by it."""
+    from jsonschema import Draft202012Validator, SchemaError
+    from jsonschema.validators import validator_for
+
     try:
         parsed = _parse(text, "response_schema")
     except FlawError as error:
         return str(error)
-    return None if isinstance(parsed, dict) else "response_schema is no JSON object"
+    if not isinstance(parsed, dict):
+        return "response_schema is no JSON object"
+    try:
+        validator_for(parsed, default=Draft202012Validator).check_schema(parsed)
+    except SchemaError as error:
+        return f"response_schema is no valid JSON schema, at {error.json_path}"
+    except RecursionError:
+        return "response_schema is nested without end"
+    return None
 
 
 def _parse(text: str, what: str) -> JSON:

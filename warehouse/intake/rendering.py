@@ -217,6 +217,8 @@ def _content(table: _Table, spec: RequestSpec, flaws: list[str]) -> dict[str, st
         )
     prompt = _plain(table, "prompt") if has_prompt else nothing
     messages = table.json_without_padding("messages")
+    if has_prompt and has_messages and not table.nested("messages"):
+        messages = f"nullif({messages}, '')"  # as CSV has it where a row has a prompt instead
     if has_prompt and not has_messages:
         flaws.append(f"when {prompt} is null then 'prompt is null'")
         flaws.append(f"when {_blank(prompt)} then 'prompt is empty'")

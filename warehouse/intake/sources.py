@@ -191,6 +191,10 @@ def scan_parquet(con: duckdb.DuckDBPyConnection, files: Files, ids: Sequence[str
             continue
         filled.append(path)
         for column in set(ids) & set(schema.names):
+            if schema.names.count(column) > 1:
+                raise InputError(
+                    f'input {path}: has two columns called "{column}"; give each a name of its own'
+                )
             _check_drift(column, path, schema.field(column).type, kinds)
     if files.filesystem is not None:
         con.register_filesystem(files.filesystem)

@@ -16,6 +16,28 @@ def save_assignments(warehouse: Warehouse, assignments: pa.Table) -> None:
     warehouse.replace("assignments", assignments, ["run_id", "request_id"])
 
 
+SENT = """
+update assignments set shard_id = sent.shard_id
+from (
+    select q.request_id, l.endpoint,
+           coalesce(min(l.shard_id) filter (l.purpose = 'main'), min(l.shard_id)) as shard_id
+    from ledger l
+    join requests leader on leader.run_id = l.run_id and leader.request_id = l.request_id
+    join requests q on q.run_id = l.run_id and q.leader = leader.row
+    where l.run_id = $run_id and l.purpose in ('pilot', 'main')
+    group by all
+) sent
+where assignments.run_id = $run_id and assignments.request_id = sent.request_id
+  and assignments.endpoint = sent.endpoint
+"""
+"""A duplicate goes with the first of its kind. What the pilot had asked of the planned endpoint is not sent again."""
+
+
+def name_shards(warehouse: Warehouse, run_id: str) -> None:
+    """Enter for each assignment the shard with which its request went to the planned endpoint."""
+    warehouse.execute(SENT, run_id=run_id)
+
+
 def save_shards(warehouse: Warehouse, shards: pa.Table) -> None:
     """Put in shards instead of those of the same ids."""
     warehouse.replace("shards", shards, ["run_id", "shard_id"])

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 
 from thirdshift.warehouse.errors import StoreError, WarehouseInUse, first_line
-from thirdshift.warehouse.store.readers import inode, move_from_readers
+from thirdshift.warehouse.store.readers import inode, is_duckdb, move_from_readers
 
 WAIT_SECONDS = 600.0
 WAITS_SECONDS = (0.02, 0.2)
@@ -102,6 +102,7 @@ def connect(
     """
     import tenacity
 
+    _check_kind(path)
     messages: list[str] = []
     begun = time.monotonic()
 
@@ -134,6 +135,13 @@ def connect(
     except duckdb.Error as error:
         kind = WarehouseInUse if is_lock(error) else StoreError
         raise kind(_explained(path, error, wait_seconds)) from error
+
+
+def _check_kind(path: Path) -> None:
+    if not is_duckdb(path):
+        raise StoreError(
+            f"{path} cannot be opened as a warehouse: it is no DuckDB file; name another file with --warehouse"
+        )
 
 
 def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:

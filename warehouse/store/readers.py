@@ -49,6 +49,8 @@ def copy_for_readers(path: Path, target: Path, *, wait_seconds: float) -> None:
     """
     if target.exists() and target.samefile(path):
         raise StoreError(f"warehouse_copy: {target} is the warehouse itself; name another file")
+    if target.is_file() and not is_duckdb(target):
+        raise StoreError("there is a file there that is no copy of a warehouse; name another, or remove it")
     target.parent.mkdir(parents=True, exist_ok=True)
     mask = os.umask(0)
     os.umask(mask)
@@ -57,6 +59,14 @@ def copy_for_readers(path: Path, target: Path, *, wait_seconds: float) -> None:
         if path.with_name(f"{path.name}.wal").exists():
             raise StoreError(f"{path} has a log that is not yet in it; the next run copies it")
         _replace(target, source, 0o666 & ~mask)
+
+
+def is_duckdb(path: Path) -> bool:
+    """Return whether what stands at `path` can be DuckDB's, which opens Parquet and others too, as something else."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(12)
+        return not head or head[8:] == b"DUCK"
+    return True
 
 
 def inode(path: Path) -> int | None:
