@@ -16,7 +16,7 @@ from thirdshift.router.values import Endpoint, Mode, OffPeak
 
 Votes = tuple[tuple[int, int, int] | None, ...]
 ZONES = ("UTC", "Asia/Kolkata")
-"""Their hours begin half an hour and 3 minutes after the night."""
+"""Their hours begin half a minute and half an hour after the night."""
 BEGUN = datetime.fromtimestamp(EPOCH, UTC)
 HORIZON = timedelta(hours=12)
 IN_TIME = 0.7
@@ -51,7 +51,7 @@ def windowed(
 ) -> tuple[tuple[Endpoint, ...], tuple[EmulatedModel, ...]]:
     """The same, some of them cheaper at some hours, in real time. None where the machine's clock is set: it does not know
     the hour then."""
-    if jumps or rng.random() < 0.7:
+    if jumps or rng.random() < 0.5:
         return tuple(endpoints), tuple(models)
     priced = []
     for endpoint, model in zip(endpoints, models, strict=True):

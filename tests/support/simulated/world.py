@@ -16,8 +16,8 @@ from thirdshift.world import World
 
 T = TypeVar("T")
 
-EPOCH = 1_780_000_000.0
-"""When every simulation begins, seconds since 1970."""
+EPOCH = 1_780_001_970.0
+"""When every simulation begins, seconds since 1970: half a minute before a full hour in UTC, when prices may change."""
 LATE_TIMES = 8.0
 """A busy machine comes so much later to what is to be done every second."""
 
