@@ -141,7 +141,7 @@ class OpenAIBatches:
         return {str(file["id"]): str(file.get("filename") or "") for file in files}
 
     async def look(self, remote: Remote) -> Remote:
-        seen = self._remote(await self._http.get(f"{self._tier.jobs}/{remote.id}"))
+        seen = self._remote(await self._http.look(f"{self._tier.jobs}/{remote.id}"))
         return seen if seen.label else replace(seen, label=remote.label)
 
     async def claim(self, remote: Remote) -> bool:
