@@ -245,6 +245,7 @@ class BatchParts:
         """Book every result, in whatever order it stands, and then what has none, one request at a time. Rows that are
         worth sending again: the wire leaves out from now on what was refused in them (see `requests`)."""
         torn, answers = False, 0
+        endpoint = next((held.intent.endpoint for held in part.held.values()), "")
         refused: dict[str, list[tuple[PendingRequest, Reply]]] = {}
         lot: list[tuple[PendingRequest, Reply]] = []
         for line in _lines(results):
@@ -267,21 +268,19 @@ class BatchParts:
                 lot = []
         put(self._book(lot))
         again = self._refused(refused, put, requests) if refused else set[int]()
-        self._count_undone(part, remote, answers)
+        self._count_undone(endpoint, remote, answers)
         self.end(part, _without_result(remote, torn=torn), put)
         return again
 
-    def _count_undone(self, part: BatchPart, remote: Remote, answers: int) -> None:
+    def _count_undone(self, endpoint: str, remote: Remote, answers: int) -> None:
         """Count a batch that gave nothing, and say so where it is one too many."""
         if answers or not (remote.cut_short or remote.emptied):
             self._undone = 0
             return
         self._undone += 1
         if self._undone == UNDONE_MOST:
-            names = {held.intent.endpoint for held in part.held.values()}
-            self._desk.say(
-                f"endpoint {', '.join(names)}: {UNDONE_MOST} batches in a row ended without one answer; it is sent no more"
-            )
+            words = f"{UNDONE_MOST} batches in a row ended without one answer; it is sent no more"
+            self._desk.say(f"endpoint {endpoint}: {words}")
 
     def _refused(
         self,

@@ -82,7 +82,10 @@ class Night:
         wire = OpenAIBatches(self.endpoint, Bodies(self.endpoint))
         if limits is not None:
             wire.limits = limits
-        engine_context = EngineContext(self.notes, self.budget, deadline, elsewhere=elsewhere)
+        self.told: list[str] = []
+        engine_context = EngineContext(
+            self.notes, self.budget, deadline, elsewhere=elsewhere, say=self.told.append
+        )
         self.engine = BatchEngine(
             self.endpoint, engine_context, wire=wire, poll_first_seconds=0.05, poll_max_seconds=0.2
         )
@@ -182,6 +185,9 @@ def test_a_tier_whose_batches_give_nothing_is_sent_no_more_after_the_third_and_e
         assert len(at_provider(night)) == UNDONE_MOST + 1
         given_up = [reply.message for reply in replies.values() if kinds({0: reply}) == {"timeout": 1}]
         assert set(given_up) == {"not sent: the last 3 batches of this endpoint ended without one answer"}
+        assert night.told == [
+            "endpoint night: 3 batches in a row ended without one answer; it is sent no more"
+        ]
         assert night.notes.statuses == {"void": 12}
         assert night.budget.reserved_usd == night.budget.spent_usd == 0
 
