@@ -167,8 +167,11 @@ def scores_are_used(story: NightStory) -> Iterator[str]:
 
 
 def _away(story: NightStory) -> set[str]:
-    """Endpoints that nobody waits for: they wanted to be left alone, or their batches may be back too late."""
+    """Endpoints that nobody waits for: they wanted to be left alone, a shard of theirs broke before anything was sent, or
+    their batches may be back too late."""
     limited = {entry.endpoint for entry in story.entries if entry.failure_kind == FailureKind.RATE_LIMITED}
+    names = {endpoint.name for endpoint in story.drawn.endpoints}
+    limited |= {name for name in names if any(f"-{name} failed: " in line for line in story.log)}
     if story.drawn.deadline_seconds is not None:
         limited |= {endpoint.name for endpoint in story.drawn.endpoints if endpoint.mode is Mode.BATCH}
     return limited
