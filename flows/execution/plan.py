@@ -18,10 +18,11 @@ from thirdshift.flows.planning.measured.throughput import priced_now, throughput
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
-from thirdshift.flows.quality.proof import cheapest_with_proof
+from thirdshift.flows.quality.proof import cheapest_with_proof, proof_costs
 from thirdshift.flows.quality.repair import Repair
 from thirdshift.flows.quality.scoring import kept_for_judging
 from thirdshift.flows.runs.plan_file import KeptPlan, keep_plan
+from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import Plan, Problem
 from thirdshift.router.planning.solve import Compromise
@@ -38,6 +39,8 @@ class PlannedRun:
     decision: Decision
     assignment: Assignment
     repair: Repair
+    proof: ProofCosts | None
+    """What an audit in progress is held against; None: nothing."""
     cost_usd: float
     """What the plan and its audit cost from where the plan was made."""
     out_of_reach: bool
@@ -81,6 +84,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         decision,
         assignment,
         Repair(learner, assignment, run.console.say),
+        proof_costs(run.context, prepared.input, prepared.columns, decision),
         chosen.cost_usd
         - learner.paid_usd(market, assignment.target)
         + audit_usd(run.context, prepared.input, prepared.columns, decision.market, chosen),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from thirdshift.flows.dispatch.work import ShardWork
@@ -12,6 +14,7 @@ from thirdshift.flows.execution.waiting import wait_until
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
+from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.values import Purpose
 from thirdshift.warehouse.store import results
 
@@ -45,7 +48,12 @@ def score(planned: PlannedRun) -> list[ShardWork]:
     if audit is None or planned.run.dispatcher.stopped:
         return []
     compose(planned)
-    return scoring_shards(planned.prepared, audit.drawn)
+    return scoring_shards(planned.prepared, partial(audit.drawn, costs=_weighed(planned)))
+
+
+def _weighed(planned: PlannedRun) -> ProofCosts | None:
+    """Return what an audit is held against; None where there is nothing to mend with."""
+    return None if planned.repair.over else planned.proof
 
 
 def repair(planned: PlannedRun) -> list[ShardWork]:
@@ -61,14 +69,18 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     compose(planned)
     with run.warehouse() as warehouse:
         certificates = finishing.quality_of(warehouse, context).certificates
+        costs, audit, mean = _weighed(planned), prepared.audit, None
+        if costs is not None and audit is not None and certificates:
+            mean = audit.mended_to(warehouse, costs)
     # workers that were up when the plan was made may have stopped, and would be paid for again
     ask_engines(prepared)
     spent = run.budget.spent_usd
-    due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent))
+    due = planned.repair.due(certificates, run.approval.within(context.terms(spent_usd=spent), spent), mean)
     if due is not None and due[1].opens_at is not None:
         wait_until(due[1].opens_at, run, "when the price falls")
         return repair(planned)
     shards = [] if due is None else _shards(planned, *due)
+    planned.repair.over = not shards
     return shards or score(planned)
 
 

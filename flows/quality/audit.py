@@ -31,6 +31,7 @@ from thirdshift.router.certification.certificate import (
     certify_relative,
     labels_needed,
 )
+from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.certification.scorers import Basis, kind_of
 from thirdshift.router.values import Mode, Purpose
 from thirdshift.warehouse.store.judgements import PILOT_ANSWERS
@@ -217,6 +218,17 @@ def given_up(context: RunContext, scope: Scope, shown: Certificate) -> bool:
     return short > DOUBTFUL * error
 
 
+def mended_to(scope: Scope, number: int, costs: ProofCosts) -> float | None:
+    """Return the quality to which mending costs less than going on with this audit; None: going on costs less."""
+    count = len(scope.audit)
+    if not count:
+        return None
+    rest = count + scope.left
+    mean = float(scope.known.sum() + rest * scope.audit.mean()) / scope.population
+    spread = rest / scope.population * math.sqrt(mean * (1.0 - mean) / count * scope.left / rest)
+    return costs.aim(mean, spread, count, number)
+
+
 def _paired(floor: float, scope: Scope) -> tuple[float, float, float]:
     """Return 0, and mean and variance of the served score less the floor times the baseline's."""
     if len(scope.audit) >= ENOUGH:
@@ -289,8 +301,9 @@ class Audit:
         looked = warehouse.query(PILOT_ANSWERS, run_id=self.context.run_id)
         return self.scoring.due(warehouse, looked, Purpose.PILOT, self.context.pilot_labels)
 
-    def drawn(self, warehouse: Warehouse) -> list[ScoringRequest]:
-        """Return what to ask for the random audit; nothing where it shows what the scores allowed can show.
+    def drawn(self, warehouse: Warehouse, costs: ProofCosts | None = None) -> list[ScoringRequest]:
+        """Return what to ask for the random audit; nothing where it shows what the scores allowed can show, or where
+        mending is expected to cost less than looking on. `costs`: None where nothing more can be mended.
 
         Results must be composed before.
         """
@@ -302,10 +315,27 @@ class Audit:
             asking = self._ask(warehouse, view, draw)
             if asking:
                 return asking
-            grown = self._grown(self._view(warehouse), draw)
+            weighed = None if costs is None else self._left(warehouse, costs)
+            grown = self._grown(self._view(warehouse), draw, weighed)
             if grown is None:
                 return []
             save(self.context.folder, grown)
+
+    def mended_to(self, warehouse: Warehouse, costs: ProofCosts) -> float | None:
+        """Return the quality to which mending now costs less than looking on; None: looking on costs less, or nothing is
+        to be shown any more."""
+        view = self._view(warehouse)
+        draw = in_force(self.context, view, self._sampled)
+        scope = next(scopes_of(self.context, view, draw))
+        if certificate(self.context, scope, draw.number).shown:
+            return None
+        return mended_to(scope, draw.number, self._left(warehouse, costs))
+
+    def _left(self, warehouse: Warehouse, costs: ProofCosts) -> ProofCosts:
+        """With no more scores than may yet be asked for."""
+        if self._labels is None:
+            return costs
+        return replace(costs, allowed=max(self._labels - self.scoring.used(warehouse), 0))
 
     def _view(self, warehouse: Warehouse) -> ServedAnswers:
         return served(warehouse, self.context, self._population)
@@ -334,7 +364,7 @@ class Audit:
         wanted = pairs([row for row, _ in both], [name for _, name in both])
         return self.scoring.due(warehouse, wanted, Purpose.AUDIT, labels)
 
-    def _grown(self, view: ServedAnswers, draw: Draw) -> Draw | None:
+    def _grown(self, view: ServedAnswers, draw: Draw, costs: ProofCosts | None) -> Draw | None:
         """Return the draw with more asked for; None where it shows the floor, never will, or may not grow."""
         if draw.sample or not may_grow(self.context):
             return None
@@ -344,6 +374,8 @@ class Audit:
             scored, name = len(scope.audit), scope.task or ""
             cut_short = scored < min(sizes.get(name, 0), scored + scope.left)
             if now.shown or given_up(self.context, scope, now) or not scope.left or cut_short:
+                continue
+            if costs is not None and mended_to(scope, draw.number, costs) is not None:
                 continue
             least, most = (int(scored * times) + 1 for times in grows)
             wanted = min(max(size_for(self.context, scope), least), max(most, ENOUGH))

@@ -16,6 +16,10 @@ ACCEPTED = (
     "select task, count(*) as requests from requests where run_id = $run_id group by task order by task"
 )
 
+MEANS = """
+select task, avg(score) as mean, count(*) as scored from results where run_id = $run_id and score is not null group by 1
+"""
+
 
 def accepted(warehouse: Warehouse, run_id: str) -> dict[str | None, int]:
     """Accepted requests of a run by task; under None all of them."""
@@ -75,3 +79,13 @@ def _nothing(claim: Claim, requests: int) -> Certificate:
     return Certificate(
         claim.task, claim.floor, claim.confidence, claim.basis, claim.scorer, 0, 0, 0.0, 0.0, Method.NONE, requests
     )  # fmt: skip
+
+
+def means_of(context: RunContext) -> dict[str | None, float]:
+    """Mean scores of what is served, by task; None: of all."""
+    with Warehouse.open(context.warehouse) as warehouse:
+        found = warehouse.query(MEANS, run_id=context.run_id).to_pylist()
+    count = sum(row["scored"] for row in found)
+    means: dict[str | None, float] = {row["task"]: row["mean"] for row in found}
+    means[None] = sum(row["mean"] * row["scored"] for row in found) / max(count, 1)
+    return means

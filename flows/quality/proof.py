@@ -10,11 +10,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
 from thirdshift.flows.planning.score_price import score_usd
+from thirdshift.flows.quality.audit import may_grow
 from thirdshift.flows.quality.label_budget import labels
 from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.planning.problem import Infeasible, Plan
 
 WORTH = 0.98
@@ -37,18 +41,45 @@ class Proof:
         found = labels(self.context, self.batch, self.columns, self.market, plan, each_usd=self.each_usd)
         if found is None:
             return 0.0
-        allowed = self._allowed
-        if found.needed is None or found.needed > allowed:
+        if found.needed is None or found.needed > scores_allowed(self.context):
             return math.inf
         return found.needed * found.usd
 
-    @property
-    def _allowed(self) -> float:
-        quality = self.context.job.quality
-        kept = math.inf
-        if quality.labels is not None:
-            kept = quality.labels - (self.context.pilot_labels or 0)
-        return kept if quality.audit is None else min(kept, quality.audit)
+
+def scores_allowed(context: RunContext) -> float:
+    """Return how many scores a run's audit may ask for; infinite: as many as it takes."""
+    quality = context.job.quality
+    kept = math.inf
+    if quality.labels is not None:
+        kept = quality.labels - (context.pilot_labels or 0)
+    return kept if quality.audit is None else min(kept, quality.audit)
+
+
+def proof_costs(
+    context: RunContext, batch: PreparedInput, columns: RequestColumns, decision: Decision
+) -> ProofCosts | None:
+    """Return what an audit in progress is held against: what scores and better answers cost by what the plan believes.
+
+    None where an audit's size is not for the run to choose, or its floor is not one number.
+    """
+    aim, quality, asked = context.aim, decision.quality, context.job.quality
+    audited = context.pays_for_scores and not context.by_sample and may_grow(context)
+    if aim is None or quality is None or not audited or context.baseline is not None or asked.per_task:
+        return None
+    weight = columns.weight.astype(np.float64)
+    may, usd = columns.allowed, decision.market.by_endpoint()
+    bills = np.where(may, usd, 0.0).T @ weight
+    means = np.average(quality, axis=0, weights=weight)
+    best = int(np.where(may.all(axis=0) & np.isfinite(bills), means, -np.inf).argmax())
+    return ProofCosts(
+        floor=aim.floor,
+        confidence=aim.confidence,
+        population=int(batch.scorable.sum()),
+        score_usd=score_usd(context, columns, decision.market),
+        allowed=scores_allowed(context),
+        best_quality=float(means[best]),
+        best_usd=float(bills[best]),
+    )
 
 
 def cheapest_with_proof(

@@ -14,9 +14,10 @@ from thirdshift.flows.planning.cascading import with_bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
+from thirdshift.flows.quality.population import means_of
 from thirdshift.flows.quality.repair_rounds import in_parts
 from thirdshift.flows.quality.votes_held import VotesHeld
-from thirdshift.flows.runs.context import EVEN, RunContext
+from thirdshift.flows.runs.context import EVEN
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.learning.cascade_columns import cascade_columns
 from thirdshift.router.learning.cascades import known_scores
@@ -285,9 +286,14 @@ class Repair:
     def __init__(self, learner: Learner, assignment: Assignment, say: Callable[..., None]) -> None:
         self.learner, self.assignment, self.say = learner, assignment, say
         self.rounds = 0
+        self.over = False
+        """Whether nothing was found to be sent when it was last asked."""
 
-    def due(self, certificates: Sequence[Certificate], terms: Terms) -> tuple[Purpose, PendingRows] | None:
-        """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now."""
+    def due(
+        self, certificates: Sequence[Certificate], terms: Terms, mean: float | None = None
+    ) -> tuple[Purpose, PendingRows] | None:
+        """What to send next; None: nothing is to be mended, or nothing can. `certificates`: of what is served now;
+        `mean`: the mean score at which answers and their proof cost least, where that is weighed."""
         context = self.learner.context
         by_rule, aim = self.learner.by_one_rule, self.learner.aim
         exact = context.scores_all and not by_rule
@@ -306,6 +312,8 @@ class Repair:
         if by_rule and not all(it.whole for it in certificates):
             bench = Bench.of(self.learner, self.assignment)
             wanted = Wanted.predicted(certificates, bench)
+        elif mean is not None:
+            wanted, aim = Wanted(mean, {}, exact=False), replace(aim, confidence=EVEN)
         else:
             wanted = Wanted.of(certificates, served, exact=exact, relative=context.baseline is not None)
         if wanted is None:
@@ -322,7 +330,7 @@ class Repair:
                 f"chosen by prediction, go to a better endpoint"
             )
         elif len(due):
-            self.say(_sentence(certificates, wanted, served, len(due)))
+            self.say(_sentence(certificates, wanted, served, len(due), proof=mean is not None))
         return Purpose.REPAIR, due
 
     @property
@@ -365,28 +373,20 @@ class Repair:
         return PendingRows(asked, np.full(len(asked), baseline, np.int32))
 
 
-MEANS = """
-select task, avg(score) as mean, count(*) as scored from results where run_id = $run_id and score is not null group by 1
-"""
-
-
-def means_of(context: RunContext) -> dict[str | None, float]:
-    """Mean scores of what is served, by task; None: of all."""
-    with Warehouse.open(context.warehouse) as warehouse:
-        found = warehouse.query(MEANS, run_id=context.run_id).to_pylist()
-    count = sum(row["scored"] for row in found)
-    means: dict[str | None, float] = {row["task"]: row["mean"] for row in found}
-    means[None] = sum(row["mean"] * row["scored"] for row in found) / max(count, 1)
-    return means
-
-
 def _sentence(
     certificates: Sequence[Certificate],
     wanted: Wanted,
     served: dict[str | None, float],
     count: int,
+    *,
+    proof: bool,
 ) -> str:
-    """Why so many requests are answered again."""
+    """Why so many requests are answered again. `proof`: the floor costs less to show where answers are better."""
+    if proof:
+        return (
+            f"mean score {certificates[0].mean:.4f}, a floor of {certificates[0].floor:g} costs less to show at "
+            f"{wanted.mean:.4f}: {count:,} requests are sent on to another endpoint"
+        )
     short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
     first = short[0]
     of = "" if first.task is None else f" of task {first.task}"

@@ -169,3 +169,33 @@ def test_a_night_killed_while_it_is_judged_goes_on_and_pays_each_verdict_once(tm
         tmp_path / "warehouse.duckdb", "select count(*), count(distinct key) from judgements"
     )
     assert kept == keys == 80
+
+
+def test_an_audit_that_costs_more_than_better_answers_ends_and_they_are_certified(tmp_path: Path) -> None:
+    """The cheap model is believed to be better than it is: just above the floor, which takes a census to show."""
+    known = without_references(tmp_path / "requests.parquet", 300)
+    models = [
+        dear(ability=ability_for(0.97), slope=1),
+        cheap(ability=ability_for(0.84), slope=1),
+        EmulatedModel("wise", Price(Decimal(20), Decimal(80))),
+    ]
+    ends = {
+        "dear": ENDPOINTS["dear"] | {"quality_prior": 0.97},
+        "cheap": ENDPOINTS["cheap"] | {"quality_prior": 0.97},
+        "wise": {"price": {"input": 20, "output": 80}, "only": "judge"},
+    }
+    warehouse = tmp_path / "warehouse.duckdb"
+    with emulated(models, items=known, seed=5) as provider:
+        quality = {"floor": 0.8, "pilot": 0, **JUDGED}
+        job = write_job(tmp_path, provider, ends, quality=quality, budget={"cap_usd": 20})
+        done = thirdshift("run", job, "--run-id", "one", "--json", watched=False)
+        assert done.returncode == 0, done.stderr
+        assert ask(warehouse, "select sum(cost_usd) from ledger")[0][0] == billed_usd(provider)
+    assert answer(done)["certificate"]["certified"]
+    assert "costs less to show at" in done.stderr
+    ((repaired, verdicts),) = ask(
+        warehouse,
+        "select count(*) filter (where purpose = 'repair'), count(*) filter (where purpose = 'judge') from ledger",
+    )
+    assert 0 < repaired <= 300
+    assert verdicts < 200
