@@ -64,7 +64,7 @@ class ProofCosts:
         true = np.clip(quality + spread * ERRORS, 0.0, 1.0)
         needed = np.maximum(self.scores(true, audit_round) - scored, 1.0)
         usd = np.where((true > self.floor) & (needed <= self.allowed), needed * self.score_usd, np.inf)
-        looked = max(FEWEST - scored, 0) * self.score_usd
+        looked = max(FEWEST, scored) * self.score_usd  # to know better takes as many scores again
         anew = (
             looked + self.best_usd + float(self.scores(self.best_quality, audit_round + 1)) * self.score_usd
         )

@@ -135,7 +135,7 @@ def test_an_audit_is_extended_by_no_more_than_it_takes_and_given_up_only_where_c
     audit.context = given_
     while True:
         score[order[: sizes[-1]]] = right[order[: sizes[-1]]]
-        grown = audit._grown(served(score), asked)
+        grown = audit._grown(served(score), asked, None)
         if grown is None:
             break
         asked = grown

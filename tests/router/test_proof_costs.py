@@ -50,8 +50,8 @@ def test_what_falls_short_costs_no_more_than_to_be_answered_anew_by_the_best() -
 
 
 def test_scores_that_may_not_be_asked_for_show_nothing() -> None:
-    few = replace(COSTS, allowed=50.0)
-    assert few.expected_usd(0.9, 0.0, mends=False) > COSTS.expected_usd(0.9, 0.0, mends=False)
+    few = replace(COSTS, allowed=60.0)
+    assert few.expected_usd(0.92, 0.0, mends=False) > COSTS.expected_usd(0.92, 0.0, mends=False)
     assert few.expected_usd(0.95, 0.0) == COSTS.expected_usd(0.95, 0.0)
 
 
@@ -66,7 +66,7 @@ def test_an_audit_that_costs_more_than_mending_ends_and_one_that_costs_less_goes
 def test_the_bound_holds_where_an_audit_is_ended_for_what_it_costs() -> None:
     """Below its floor: the first audit is ended by its estimate at any size, the answers are no better then, and a second
     audit is held to what is left of the doubt."""
-    floor, population, nights = 0.85, 400, 300
+    floor, population, nights = 0.85, 300, 100
     costs = replace(COSTS, floor=floor, population=population)
     right = np.arange(population) < int(floor * population) - 1
     rng, false = np.random.default_rng(20261130), 0
@@ -74,7 +74,7 @@ def test_the_bound_holds_where_an_audit_is_ended_for_what_it_costs() -> None:
         shown = False
         for audit_round in (1, 2):
             scores = rng.permutation(right).astype(np.float64)
-            for size in (30, 42, 58, 81, 113, 158):
+            for size in (30, 58, 113):
                 mean = float(scores[:size].mean())
                 bound = betting(scores[:size], round_confidence(0.95, audit_round), population)
                 shown |= bound >= floor
