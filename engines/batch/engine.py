@@ -145,8 +145,8 @@ class BatchEngine:
                     work.in_flight += len(part.held)
                     self._room.take(part.tokens)
                     group.create_task(self._carry(group, work, part, remote))
-                await self._place(group, work, RequestFeed(work.shard.requests, without=adopted))
                 await asyncio.to_thread(self._parts.disown, work.shard)
+                await self._place(group, work, RequestFeed(work.shard.requests, without=adopted))
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
         except asyncio.CancelledError:

@@ -130,14 +130,12 @@ class BatchParts:
         tokens = int(size * TOKENS_PER_BYTE) + TOKENS_PER_MESSAGE * len(request.messages)
         if part.held and not self._fits(part, len(line), tokens):
             return False
-        entry = entry_id(key, request.row, part.attempt)
-        committed = self._committed(shard).get(entry, ZERO)
-        amount = max(self._books.worst_case(request, size), committed)
+        amount = self._books.worst_case(request, size)
         in_vain = not self._desk.budget.reserved_usd
-        if not self._desk.budget.reserve(amount - committed):
+        if not self._desk.budget.reserve(amount):
             part.stopped_by_cap, part.in_vain = True, in_vain
             return False
-        self._committed(shard).pop(entry, None)
+        entry = entry_id(key, request.row, part.attempt)
         intent = self._books.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
         fresh.append(intent)
         part.held[request.row] = PendingRequest(intent, request.response_schema, size, request.max_tokens)
@@ -216,7 +214,8 @@ class BatchParts:
         return self._desk.committed.get(shard.shard_id, {})
 
     def disown(self, shard: Shard) -> None:
-        """What an earlier process wrote down and the provider does not have was never sent: void, its money free."""
+        """What an earlier process wrote down and the provider does not have was never sent: void, its money free for what
+        is sent now under a number of its own."""
         never = self._desk.committed.pop(shard.shard_id, {})
         now = self._desk.world.now()
         self._desk.journal.settled(

@@ -110,7 +110,10 @@ def _with(orphans: Orphans, folder: Path, shard_id: str, endpoint: str, purpose:
     done = [intent.row for intent, outcome in made if outcome is not None and outcome.final]
     rows = np.load(rows_file(folder, shard_id))
     begun = min(intent.started_at for intent, _ in made).astimezone(UTC)
-    work = ShardWork(shard_id, endpoint, purpose, rows, begun, np.setdiff1d(rows, np.array(done, np.int64)))
+    left = np.setdiff1d(rows, np.array(done, np.int64))
+    # what is sent again is an attempt of its own: one that was booked under the same number would be taken for it
+    number = 1 + max(intent.attempt for intent, _ in made)
+    work = ShardWork(shard_id, endpoint, purpose, rows, begun, left, first_attempt=number)
     return replace(
         orphans,
         shards=(*orphans.shards, work),

@@ -28,6 +28,8 @@ class ShardWork:
     """The endpoint whose answers a judge's shard is about."""
     requests: RequestSource | None = field(default=None, repr=False)
     """What is sent, where it is not the frozen input's requests."""
+    first_attempt: int = 1
+    """One more than a dead process has made at its requests, in an adopted shard."""
 
     @property
     def unanswered(self) -> NDArray[np.int64]:

@@ -29,8 +29,19 @@ from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.flows.runs.folder import mark_of
 from thirdshift.router.interfaces import EngineContext, Shard
-from thirdshift.router.values import Answer, Endpoint, Failure, Mode, Price, Purpose, Request
+from thirdshift.router.values import (
+    Answer,
+    Endpoint,
+    Failure,
+    LedgerStatus,
+    Mode,
+    Outcome,
+    Price,
+    Purpose,
+    Request,
+)
 from thirdshift.warehouse.journal.journal import FileJournal, attempts, recover
+from thirdshift.world import REAL
 
 PRICE = Price(Decimal(100), Decimal(400))
 SHARD_ID = "00001-main-night"
@@ -83,8 +94,10 @@ def go_on(
             EngineContext(journal, budget, deadline, orphans.set_aside(budget)),
             poll_first_seconds=0.05,
         )
-        still = set(orphans.shards[0].unanswered.tolist())
-        shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, [r for r in REQUESTS if r.row in still])
+        work = orphans.shards[0]
+        still = set(work.unanswered.tolist())
+        left = [request for request in REQUESTS if request.row in still]
+        shard = Shard("run", SHARD_ID, "night", Purpose.MAIN, left, work.first_attempt)
         replies = list(engine.collect(engine.submit(shard, KEY)))
         engine.close()
     return orphans, budget, replies
@@ -101,6 +114,21 @@ def test_what_was_written_down_and_never_sent_is_sent_with_the_money_set_aside_f
     assert len(fetch(f"{emulator.api_base}/batches").json["data"]) == 1
     assert (budget.spent_usd, budget.reserved_usd) == (billed_usd(emulator), 0)
     assert all(outcome is not None for _, outcome in attempts(tmp_path, SHARD_ID))
+
+
+def test_what_was_refused_before_a_death_is_sent_again_as_an_attempt_of_its_own(
+    tmp_path: Path, emulator: Emulator
+) -> None:
+    """Under the number that was refused, what the provider bills would be taken for the refusal, and be in no book."""
+    endpoint = endpoint_at(emulator.api_base, PRICE, name="night", mode=Mode.BATCH)
+    die_before_the_batch_is_made(tmp_path, endpoint)
+    (refused, _), *_ = attempts(tmp_path, SHARD_ID)
+    queue_full = Outcome(refused.entry_id, LedgerStatus.VOID, Decimal(0), datetime.now(UTC), final=False)
+    with FileJournal(tmp_path) as journal:
+        journal.settled([queue_full])
+    _, budget, said = go_on(tmp_path, endpoint, Decimal(10))
+    assert all(isinstance(reply, Answer) for reply in said)
+    assert booked_usd(tmp_path) == budget.spent_usd == billed_usd(emulator)
 
 
 def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
@@ -149,7 +177,7 @@ def test_what_a_dead_process_has_booked_of_a_batch_is_not_sent_again_while_the_r
         queries=SimpleNamespace(replies=lambda: NO_REPLIES),  # nothing is sealed
         orphans_of=lambda _: orphans.shards,
         endpoint_names=["night"],
-        context=SimpleNamespace(folder=tmp_path),
+        context=SimpleNamespace(folder=tmp_path, world=REAL),
     )
     rows = np.arange(len(REQUESTS))
     columns: Any = SimpleNamespace(rows=rows, positions=lambda some: np.searchsorted(rows, some))
