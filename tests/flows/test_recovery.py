@@ -129,6 +129,8 @@ def test_what_was_refused_before_a_death_is_sent_again_as_an_attempt_of_its_own(
     _, budget, said = go_on(tmp_path, endpoint, Decimal(10))
     assert all(isinstance(reply, Answer) for reply in said)
     assert booked_usd(tmp_path) == budget.spent_usd == billed_usd(emulator)
+    outcomes = {intent.entry_id: outcome for intent, outcome in attempts(tmp_path, SHARD_ID)}
+    assert outcomes[refused.entry_id] == queue_full
 
 
 def test_what_was_never_sent_and_is_not_sent_now_is_void_and_its_money_free(
