@@ -15,9 +15,11 @@ from tests.support.nights import answer, ask, thirdshift
 from thirdshift.flows.models.listing import names_of
 from thirdshift.flows.models.registry import load_registry
 
+ONE_PRICE = {"factor": 1}
+"""At any hour: in those that are dearer a night without a deadline waits for the others."""
 ENDPOINTS: Mapping[str, Mapping[str, Any]] = {
-    "DeepSeek V4 Pro": {"model": "deepseek/deepseek-v4-pro"},
-    "DeepSeek V4 Flash": {"model": "deepseek/deepseek-v4-flash"},
+    "DeepSeek V4 Pro": {"model": "deepseek/deepseek-v4-pro", "off_peak": ONE_PRICE},
+    "DeepSeek V4 Flash": {"model": "deepseek/deepseek-v4-flash", "off_peak": ONE_PRICE},
     "Kimi K2.6": {"model": "moonshot/kimi-k2.6"},
     "Qwen3.6-27B": {"engine": "vllm", "model": "Qwen/Qwen3.6-27B", "device": "cuda", "usd_per_hour": 2.49},
     "Qwen3.6-35B-A3B": {"model": "deepinfra/Qwen/Qwen3.6-35B-A3B"},
