@@ -21,7 +21,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.tokens.request_lengths import expected_factor, share_of_requests
+from thirdshift.router.tokens.request_lengths import RequestAnswers, expected_factor
 
 LEAST = 100
 """Requests that both models of a pair have answered, and that the first one has failed at."""
@@ -67,7 +67,8 @@ def _pair(
     spread = deviation[:, pair][both].std(axis=0)
     told = deviation[:, pair] / spread
     some = np.random.default_rng(0).permutation(both)[:requests]
-    share = share_of_requests(np.repeat(some, 2), np.tile([0, 1], len(some)), told[some].ravel())
+    answers = RequestAnswers.of(np.repeat(some, 2), told[some].ravel())
+    share = answers.share(np.tile([0, 1], len(some)))
     factor = expected_factor(np.ones(len(failed), int), told[failed, 0], share, float(spread[1]))
     chosen = failed[np.argsort(factor, kind="stable")[: len(failed) // 2]]
     half = float(tokens[chosen].mean() / tokens[failed].mean())

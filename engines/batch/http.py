@@ -63,10 +63,6 @@ class BatchCalls:
     async def get(self, path: str) -> dict[str, Any]:
         return await self.call("GET", path)
 
-    async def look(self, path: str) -> dict[str, Any]:
-        """The same, once: whoever looks at a batch looks again anyway."""
-        return await self.call("GET", path)
-
     @again
     async def get_any(self, path: str) -> dict[str, Any] | list[Any]:
         """The same where a plain list may come."""

@@ -141,7 +141,8 @@ class OpenAIBatches:
         return {str(file["id"]): str(file.get("filename") or "") for file in files}
 
     async def look(self, remote: Remote) -> Remote:
-        seen = self._remote(await self._http.look(f"{self._tier.jobs}/{remote.id}"))
+        # once: whoever looks at a batch looks again anyway
+        seen = self._remote(await self._http.call("GET", f"{self._tier.jobs}/{remote.id}"))
         return seen if seen.label else replace(seen, label=remote.label)
 
     async def claim(self, remote: Remote) -> bool:

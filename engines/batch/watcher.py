@@ -62,7 +62,10 @@ class BatchWatcher:
                 give_up_at = self._world.monotonic() + self._cancel_patience(harvested=cut_off.is_set())
             elif not cancelled:
                 give_up_at = self._unknown_until(remote, give_up_at)
-            await self._pause(*((wait, None) if cancelled else (self._until_late(wait), cut_off)))
+            if cancelled:
+                await self._pause(wait, None)
+            else:
+                await self._pause(self._until_late(wait), cut_off)
             wait = min(wait * POLL_GROWTH, longest)
             try:
                 seen = await self._wire.look(remote)

@@ -111,9 +111,8 @@ class Index:
         self._sorted = keys[self._order]
 
     def find(self, key: int) -> int | None:
-        if not len(
-            self._sorted
-        ):  # nothing is known: numpy's search would cost as much as the rest of the answer
+        # where nothing is known, numpy's search would cost as much as the rest of the answer
+        if not len(self._sorted):
             return None
         at = int(self._sorted.searchsorted(np.uint64(key)))
         return int(self._order[at]) if at < len(self._sorted) and self._sorted[at] == key else None

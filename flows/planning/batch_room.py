@@ -6,6 +6,7 @@ twice the price. Batches are mostly back sooner. So what real time can do in no 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -47,19 +48,26 @@ def waiting_for_room(
     [endpoints], -1: none.
     """
     seconds, moved = posed.terms.seconds, choice.copy()
-    if seconds is None:
+    pairs = list(_same_models(posed, endpoint_of, realtime_counterpart))
+    if seconds is None or not pairs:
         return moved
     alone = np.where(choice < posed.width, choice, NOBODY).astype(choice.dtype)
     total = tally(posed, alone)
     done = ends(posed, total, {})
+    for batch, realtime in pairs:
+        if total.count[batch] and done[realtime] <= SURE * (seconds - done[batch]):
+            waits = (alone == realtime) & (posed.cost[:, batch] < posed.cost[:, realtime])
+            moved[waits] = batch
+    return moved
+
+
+def _same_models(
+    posed: Problem, endpoint_of: NDArray[np.int32], realtime_counterpart: NDArray[np.int32]
+) -> Iterator[tuple[int, int]]:
+    """Yield each option of batches that can be full, with that of the same model in real time."""
     for batch, option in enumerate(posed.options):
         full = option.queue_tokens is not None or option.queue_requests is not None
         same = np.flatnonzero(endpoint_of[: posed.width] == realtime_counterpart[endpoint_of[batch]])
         # a price that changes before the deadline is no price to wait with
-        if not full or not total.count[batch] or len(same) != 1 or posed.options[same[0]].windows:
-            continue
-        realtime = int(same[0])
-        if done[realtime] <= SURE * (seconds - done[batch]):
-            waits = (alone == realtime) & (posed.cost[:, batch] < posed.cost[:, realtime])
-            moved[waits] = batch
-    return moved
+        if full and len(same) == 1 and not posed.options[same[0]].windows:
+            yield batch, int(same[0])

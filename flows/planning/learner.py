@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.planning.measured.silent import leave_out, silent_so_far
-from thirdshift.flows.planning.paid_hours import short_of, told_before, withheld, worth_starting
+from thirdshift.flows.planning.paid_hours import short_of, unstarted, withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
@@ -185,6 +186,7 @@ class Learner:
         replies = self.run_queries.replies()
         known = np.bincount(replies.endpoint, minlength=len(self.context.endpoints)) > 0
 
+        @cache
         def planned() -> set[int]:
             decision = self.decide(priced, self.context.terms())
             if isinstance(decision.plan, Infeasible):
@@ -194,8 +196,9 @@ class Learner:
 
         baseline, short = self.context.baseline, self._short
         waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short)
+        # what would not serve by what earlier nights have told need not be started to be told it again
         scores = np.bincount(self.before.endpoint, minlength=len(known))
-        told = told_before(priced, known | (scores < KNOWN), baseline)
+        told = [e for e in unstarted(priced, known, baseline) if scores[e] >= KNOWN]
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})

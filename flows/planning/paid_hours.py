@@ -38,8 +38,8 @@ def withheld(
     is a share of, are tried like any other; so are those that would serve where a request has nobody but workers paid by
     the hour.
     """
-    starts = {e: usd for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline}
-    others = _without(allowed, list(starts))
+    starts = unstarted(market, known, baseline)
+    others = _without(allowed, starts)
     if not others.any(axis=1).all():
         serving = starts if planned is None else planned()
         waiting = [e for e in starts if e not in serving]
@@ -59,10 +59,10 @@ def short_of(floor: float, priors: NDArray[np.float64], baselines: Sequence[int]
     return np.nan_to_num(np.clip((floor - priors) / max(best, floor, 1e-9), 0.0, 1.0))
 
 
-def told_before(market: Market, asked: NDArray[np.bool_], baseline: int | None) -> list[int]:
-    """Return the endpoints that earlier nights have told enough of: one that would not serve by that need not be started to
-    be told it again. `asked`: [endpoints] whether it has answered in this run, or is not known well enough."""
-    return [e for e, usd in market.starts().items() if usd > 0 and not asked[e] and e != baseline]
+def unstarted(market: Market, known: NDArray[np.bool_], baseline: int | None) -> list[int]:
+    """Return the endpoints of which a look would have to start a worker first. `known`: [endpoints] as `withheld` has it.
+    What the floor is a share of is none of them: it is looked at in any case."""
+    return [e for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline]
 
 
 def _without(allowed: NDArray[np.bool_], endpoints: Sequence[int]) -> NDArray[np.bool_]:

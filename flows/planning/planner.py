@@ -38,7 +38,7 @@ from thirdshift.router.tokens import output_lengths
 from thirdshift.router.tokens.estimate import learn_ratio, texts_of
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
 from thirdshift.router.tokens.prefixes import find
-from thirdshift.router.tokens.request_lengths import as_answered
+from thirdshift.router.tokens.request_lengths import RequestAnswers
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
@@ -189,29 +189,15 @@ def market(
 ) -> Market:
     """Prices and expected tokens, corrected by what answers took so far. `held`: (positions, endpoints) answered."""
     at = columns.positions(used.row)
-    task, most = columns.population.task, columns.max_tokens
     kind = same_answers(endpoints)  # one model's tiers are learnt together
-    answered = kind[used.endpoint]
-    tonight = Observed(task[at], answered, used.output_tokens, most[at], request=at) if len(at) else None
-    lengths = output_lengths.fit(
-        tonight,
-        tasks=columns.population.tasks,
-        endpoints=len(endpoints),
-        max_tokens=most,
-        history=replace(past.lengths, endpoint=kind[past.lengths.endpoint]) if past else None,
-    ).of(kind)
-    output = np.stack([lengths.mean(task, most, e) for e in range(len(endpoints))], axis=1)
-    if tonight is not None:
-        told = lengths.deviations(tonight.task, tonight.endpoint, tonight.output_tokens)
-        as_answered(output, most, at, told, lengths.share, lengths.sigma)
+    lengths, output = _lengths(columns, kind, at, used, past)
     factors = {}
     for e, endpoint in enumerate(endpoints):
         mine = kind[used.endpoint] == kind[e]
         before = past.counted(np.flatnonzero(kind == kind[e])) if past else (np.zeros(0), np.zeros(0))
         estimated = np.concatenate([columns.tokens[e][at[mine]], before[0]])
-        factors[endpoint.name] = learn_ratio(
-            estimated, np.concatenate([used.input_tokens[mine], before[1]])
-        ).ratio
+        counted = np.concatenate([used.input_tokens[mine], before[1]])
+        factors[endpoint.name] = learn_ratio(estimated, counted).ratio
     left = None if deadline is None else (deadline - now).total_seconds()
     speeds = with_enough_up(
         with_latencies(throughputs, endpoints, output, calls), endpoints, columns.tokens, output, left
@@ -237,8 +223,33 @@ def market(
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
             paid[held[0][held[1] == offer.endpoint], option] = 0.0
-    reserved = reserved_usd(endpoints, offered, columns.tokens, most)
+    reserved = reserved_usd(endpoints, offered, columns.tokens, columns.max_tokens)
     return Market(offered, cost, output, lengths, paid, reserved)
+
+
+def _lengths(
+    columns: RequestColumns,
+    kind: NDArray[np.integer],
+    at: NDArray[np.int64],
+    used: TokenUsage,
+    past: PastAnswers | None,
+) -> tuple[OutputModel, NDArray[np.float32]]:
+    """Return what is believed of output lengths, and [leaders, endpoints] tokens expected. `at`: [answers] of `used` the
+    positions of their requests; `kind`: [endpoints] which of them are learnt together."""
+    task, most, written = columns.population.task, columns.max_tokens, used.output_tokens
+    tonight = Observed(task[at], kind[used.endpoint], written, most[at], request=at) if len(at) else None
+    lengths = output_lengths.fit(
+        tonight,
+        tasks=columns.population.tasks,
+        endpoints=len(kind),
+        max_tokens=most,
+        history=replace(past.lengths, endpoint=kind[past.lengths.endpoint]) if past else None,
+    ).of(kind)
+    output = np.stack([lengths.mean(task, most, e) for e in range(len(kind))], axis=1)
+    if tonight is not None:
+        deviation = lengths.deviations(tonight.task, tonight.endpoint, written)
+        RequestAnswers.of(at, deviation).have_told(output, most, lengths.share, lengths.sigma)
+    return lengths, output
 
 
 def _hit_rates(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from thirdshift.router.tokens.cut_lognormal import cut_moments, high_figure
 from thirdshift.router.tokens.hierarchy import SPREADS, levels_of, solve, spreads
-from thirdshift.router.tokens.request_lengths import MOST, PRIOR_ALIKE, share_of_requests, told_by_others
+from thirdshift.router.tokens.request_lengths import MOST, PRIOR_ALIKE, RequestAnswers
 
 Ints = NDArray[np.integer]
 Floats = NDArray[np.float64]
@@ -364,10 +364,10 @@ def _set_right(model: OutputModel, seen: _Seen) -> OutputModel:
     doubt = model.covariance[seen.endpoint, seen.task, seen.task]
     sigma = np.sqrt(np.square(model.sigma[seen.endpoint]) + doubt)
     deviation = model.deviations(seen.task, seen.endpoint, seen.tokens)
-    share = share_of_requests(seen.request, seen.endpoint, deviation)
+    by_request = RequestAnswers.of(seen.request, deviation)
+    share = by_request.share(seen.endpoint)
     expected, _ = cut_moments(level, sigma, seen.cap)
-    others = told_by_others(seen.request, deviation, share, model.sigma[seen.endpoint])
-    expected = np.minimum(expected * others, seen.cap)
+    expected = np.minimum(expected * by_request.told_by_others(share, model.sigma[seen.endpoint]), seen.cap)
     counted = np.bincount(seen.endpoint, seen.weight, minlength=endpoints)
     modelled = np.bincount(seen.endpoint, seen.weight * expected, minlength=endpoints)
     truth = np.bincount(seen.endpoint, seen.weight * seen.tokens, minlength=endpoints)

@@ -5,13 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from thirdshift.router.tokens.output_lengths import Observed, fit
-from thirdshift.router.tokens.request_lengths import (
-    PRIOR_ALIKE,
-    as_answered,
-    expected_factor,
-    share_of_requests,
-    told_by_others,
-)
+from thirdshift.router.tokens.request_lengths import PRIOR_ALIKE, RequestAnswers, expected_factor
 
 SHARE, SIGMA = 0.6, 0.7
 
@@ -26,10 +20,10 @@ def deviations(requests: int, answers: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_share_is_what_answers_have_in_common_and_the_prior_where_none_was_answered_twice() -> None:
     request, deviation = deviations(4000, 3)
-    assert abs(share_of_requests(request, np.tile(np.arange(3), 4000), deviation) - SHARE) < 0.03
-    assert share_of_requests(np.arange(50), np.zeros(50, int), np.ones(50)) == PRIOR_ALIKE
+    assert abs(RequestAnswers.of(request, deviation).share(np.tile(np.arange(3), 4000)) - SHARE) < 0.03
+    assert RequestAnswers.of(np.arange(50), np.ones(50)).share(np.zeros(50, int)) == PRIOR_ALIKE
     _, apart = deviations(4000, 1)
-    assert abs(share_of_requests(np.arange(4000) // 2, np.tile([0, 1], 2000), apart)) < 0.05
+    assert abs(RequestAnswers.of(np.arange(4000) // 2, apart).share(np.tile([0, 1], 2000))) < 0.05
 
 
 def test_the_expected_factor_is_right_in_the_mean_and_where_the_first_answers_were_short() -> None:
@@ -42,7 +36,7 @@ def test_the_expected_factor_is_right_in_the_mean_and_where_the_first_answers_we
     assert abs(told[short].mean() / true[short].mean() - 1.0) < 0.03
     alone = expected_factor(np.zeros(1, int), np.zeros(1), SHARE, SIGMA)
     assert alone.tolist() == [1.0]
-    others = told_by_others(request, deviation, SHARE, np.full(len(request), SIGMA))
+    others = RequestAnswers.of(request, deviation).told_by_others(SHARE, np.full(len(request), SIGMA))
     assert np.allclose(others.reshape(-1, 3)[:, 2], told)
 
 
@@ -75,7 +69,8 @@ def test_a_request_that_was_answered_at_length_is_taken_to_be_long_elsewhere_and
     usual = np.full((3, 2), 100.0, np.float32)
     most = np.array([500, 500, 110])
     told = usual.copy()
-    as_answered(told, most, np.array([1, 2]), np.array([-1.0, 2.0]), SHARE, np.array([SIGMA, 0.3]))
+    answers = RequestAnswers.of(np.array([1, 2]), np.array([-1.0, 2.0]))
+    answers.have_told(told, most, SHARE, np.array([SIGMA, 0.3]))
     assert told[0].tolist() == [100.0, 100.0]  # nobody has answered it
     assert told[1, 0] < told[1, 1] < 100.0
     assert told[2].tolist() == [110.0, 110.0]
