@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from tests.support.paths import ROOT
-from tests.support.ray_cluster import RayCluster, actors, ended, gone, ray_cluster, until
+from tests.support.ray_cluster import RayCluster, ended, gone, ray_cluster, until
 from tests.support.seats import USD_PER_HOUR, Night, house
 from thirdshift.engines.ray.cluster import Cluster, ClusterUnreachable
 from thirdshift.engines.ray.head import head_here
@@ -45,7 +45,7 @@ def test_seats_share_a_shard_and_are_paid_from_their_placement_on(tmp_path: Path
     assert abs(float(night.journal.cost / USD_PER_HOUR * 3600) - seconds) < 1.0
     assert {life.node for life in lives} == {os.uname().nodename}
     assert {rates.hardware for rates in night.engine.rates_by_hardware()} == {"1 core"}
-    until(lambda: not actors())
+    until(lambda: not ray.actors())
 
 
 def test_a_seat_takes_an_npu_that_ray_numbers_and_is_named_for_run_endpoint_and_worker(
@@ -99,11 +99,13 @@ threading.Event().wait()
         (sys.executable, "-c", program), stdout=subprocess.PIPE, env=environment, cwd=ROOT
     )
     assert driver.stdout is not None
-    pids = [int(pid) for pid in driver.stdout.readline().split()]
-    assert len(actors()) == 2
-    driver.kill()
-    driver.communicate()
-    until(lambda: not actors() and gone(pids))
+    try:
+        pids = [int(pid) for pid in driver.stdout.readline().split()]
+        until(lambda: len(ray.actors()) == 2)  # those of the test before are gone
+    finally:
+        driver.kill()
+        driver.communicate()
+    until(lambda: not ray.actors() and gone(pids))
 
 
 def test_with_no_seat_at_all_others_answer(tmp_path: Path, ray: RayCluster) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.nights import answer, ask, night_here, thirdshift
-from tests.support.ray_cluster import RayCluster, actors, ray_cluster, until
+from tests.support.ray_cluster import RayCluster, ray_cluster, until
 from tests.support.workers import MODEL, VLLM_PYTHON, stand_in_python
 from thirdshift.flows.cli.demo.exercises import items
 from thirdshift.warehouse.store import rates
@@ -124,7 +124,7 @@ def test_a_night_by_fewer_seats_than_planned_is_a_local_night_row_for_row(
         others = [life for life in seats.workers if life[2] < started < life[3]]
         assert len(others) < 2  # there was no room for a third, and nobody waited for it
         assert abs(paid * 1000 - (stopped - started)) < 1.0  # from its placement on, $0.001 a second
-    until(lambda: not actors())
+    until(lambda: not ray.actors())
 
 
 def test_npus_place_workers_whose_environment_the_job_says(tmp_path: Path, ray: RayCluster) -> None:

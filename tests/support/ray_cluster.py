@@ -69,6 +69,12 @@ class RayCluster:
         told = next(json.loads(line) for line in self.keeper.stdout if line.startswith(b"{"))
         return int(told["pid"])
 
+    def actors(self) -> list[psutil.Process]:
+        """Actors of ours on this cluster's nodes. Another run of the tests has a cluster of its own."""
+        assert self.keeper is not None
+        below = psutil.Process(self.keeper.pid).children(recursive=True)
+        return [one for one in below if _is_actor(one)]
+
 
 @contextmanager
 def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
@@ -106,14 +112,14 @@ def ray_cluster(*nodes: dict[str, float]) -> Iterator[RayCluster]:
 
 def actors() -> list[psutil.Process]:
     """Actors of ours that are alive on this machine."""
-    return [one for one in psutil.process_iter() if "ray::Seat" in _command(one)]
+    return [one for one in psutil.process_iter() if _is_actor(one)]
 
 
-def _command(process: psutil.Process) -> str:
+def _is_actor(process: psutil.Process) -> bool:
     try:
-        return " ".join(process.cmdline()) if process.status() != psutil.STATUS_ZOMBIE else ""
+        return process.status() != psutil.STATUS_ZOMBIE and "ray::Seat" in " ".join(process.cmdline())
     except psutil.Error:
-        return ""
+        return False
 
 
 def until(true: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
