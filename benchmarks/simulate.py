@@ -84,6 +84,7 @@ def judged(seeds: range) -> Verdict:
         verdict.broken += [(seed, words) for words in broken(story)]
         faults = story.drawn.faults or {"none"}
         verdict.met.update((state, fault) for state in reached(story) for fault in faults)
+    gc.collect()
     verdict.seconds = time.process_time() - began
     return verdict
 
@@ -151,7 +152,7 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable()
     gc.freeze()  # what is loaded stays, and need not be looked at again
-    gc.set_threshold(200_000, 50, 50)
+    gc.disable()  # `judged` collects after each lot
     if args.planted:
         return planted(args.first, args.seeds, args.workers, args.only)
     if args.first_broken:

@@ -18,7 +18,7 @@ from tests.support.simulated.night import NightStory, SimulatedNight
 from tests.support.simulated.provider import Net
 from thirdshift.router.values import LedgerStatus
 
-SEEDS = range(20)
+SEEDS = range(22)
 PLANTED = sorted((ROOT / "tests" / "planted").glob("*.patch"))
 """Faults that the laws must find: `benchmarks/simulate.py --planted`."""
 

@@ -141,9 +141,8 @@ class Provider:
         key = (model.name, asked.messages_key)
         self._attempts[key] += 1
         lasting, passing = self._troubles[model.name]
-        return _drawn(lasting, self.oracle.draw(*key)) or _drawn(
-            passing, self.oracle.draw(*key, self._attempts[key])
-        )
+        found = _drawn(lasting, self.oracle.draw(*key)) if lasting else None
+        return found or (_drawn(passing, self.oracle.draw(*key, self._attempts[key])) if passing else None)
 
     def _with_cache(self, model: EmulatedModel, asked: WireRequest, answer: EmulatedAnswer) -> EmulatedAnswer:
         """Return the answer with its prefix counted as cached where this model saw it before."""

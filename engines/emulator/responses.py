@@ -29,7 +29,7 @@ def add_routes(app: web.Application, handlers: Mapping[tuple[str, str], Handler]
 
 def addressed(asked: WireRequest, at: str | None) -> WireRequest:
     """Return `asked` for the model that its address names, where it names one."""
-    return asked if at is None else replace(asked, model=at)
+    return asked if at in (None, asked.model) else replace(asked, model=at)
 
 
 def json_response(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -23,6 +23,7 @@ from thirdshift.router.values import (
     LedgerStatus,
     Mode,
     Outcome,
+    Purpose,
 )
 from thirdshift.warehouse.journal import parts
 from thirdshift.warehouse.journal.journal import attempts, open_journals
@@ -39,13 +40,14 @@ class Entry(NamedTuple):
 
     entry_id: str
     shard_id: str
-    started_at: datetime
+    started_at: float
+    """Seconds since 1970."""
     row: int
     endpoint: str
     purpose: str
     status: LedgerStatus
     cost_usd: Decimal
-    settled_at: datetime | None
+    settled_at: float | None
     reply: str | None
     """`answer`, `failure`, or nothing yet."""
     valid: bool | None
@@ -107,7 +109,11 @@ class RunBooks:
 
 def _entries(path: Path) -> list[Entry]:
     table = pq.ParquetFile(path).read(COLUMNS, use_threads=False)
+    for name in ("started_at", "settled_at"):  # as whole microseconds: instants are slow to make
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.int64()))
     columns = {name: table[name].to_pylist() for name in COLUMNS}
+    columns["started_at"] = [at / 1e6 for at in columns["started_at"]]
+    columns["settled_at"] = [None if at is None else at / 1e6 for at in columns["settled_at"]]
     columns["status"] = [LedgerStatus(status) for status in columns["status"]]
     return list(map(Entry._make, zip(*(columns[name] for name in Entry._fields), strict=True)))
 
@@ -117,13 +123,13 @@ def _entry(intent: Intent, outcome: Outcome | None) -> Entry:
     return Entry(
         intent.entry_id,
         intent.shard_id or "",
-        intent.started_at,
+        intent.started_at.timestamp(),
         intent.row or 0,
         intent.endpoint,
         intent.purpose,
         LedgerStatus.UNSETTLED if outcome is None else outcome.status,
         intent.reserved_usd if outcome is None else outcome.cost_usd,
-        None if outcome is None else outcome.settled_at,
+        None if outcome is None else outcome.settled_at.timestamp(),
         "answer" if isinstance(reply, Answer) else None if reply is None else "failure",
         reply.valid if isinstance(reply, Answer) else None,
         reply.kind if isinstance(reply, Failure) else None,
@@ -139,7 +145,7 @@ def replies(entries: Sequence[Entry], endpoints: Sequence[Endpoint]) -> FinalRep
     groups: dict[tuple[int, str], list[Entry]] = {}
     for entry in _heard(entries, {end.name for end in endpoints if end.mode is Mode.BATCH}):
         groups.setdefault((entry.row, entry.endpoint), []).append(entry)
-    newest = sorted(groups.items(), key=lambda group: max(str(entry.settled_at) for entry in group[1]))
+    newest = sorted(groups.items(), key=lambda group: max(entry.settled_at or 0.0 for entry in group[1]))
     answers = [[entry for entry in group if entry.reply == "answer"] for _, group in newest]
     return FinalReplies(
         row=np.array([row for (row, _), _ in newest], np.int64),
@@ -162,7 +168,12 @@ def answers(
     places, wanted = {endpoint.name: place for place, endpoint in enumerate(endpoints)}, set(rows.tolist())
     best: dict[tuple[int, int], Entry] = {}
     for entry in sorted(
-        (entry for entry in entries if entry.reply == "answer" and entry.row in wanted), key=_rank
+        (
+            entry
+            for entry in entries
+            if entry.reply == "answer" and entry.row in wanted and entry.purpose != Purpose.JUDGE
+        ),
+        key=_rank,
     ):
         best[entry.row, places[entry.endpoint]] = entry
     keys = sorted(best)
@@ -173,14 +184,14 @@ def answers(
     )
 
 
-def _rank(entry: Entry) -> tuple[bool, str, str]:
-    return entry.valid is not False, str(entry.settled_at), entry.entry_id
+def _rank(entry: Entry) -> tuple[bool, float, str]:
+    return entry.valid is not False, entry.settled_at or 0.0, entry.entry_id
 
 
 def _heard(entries: Sequence[Entry], batches: set[str]) -> Iterator[Entry]:
-    """Final replies, without what a batch has left undone."""
+    """Final replies to a night's requests, without what a batch has left undone."""
     for entry in entries:
-        undone = entry.failure_kind == FailureKind.EXPIRED
+        undone = entry.failure_kind == FailureKind.EXPIRED or entry.purpose == Purpose.JUDGE
         passing = entry.failure_kind in CAN_PASS and entry.endpoint in batches
         if entry.reply is not None and entry.final and not undone and not passing:
             yield entry

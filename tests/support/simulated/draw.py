@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from random import Random
 
+from tests.support.simulated.judging import PaidScores, paid_scores
 from tests.support.simulated.provider import HOST, Net
 from tests.support.simulated.terms import Votes, waited_for, windowed, within
 from tests.support.simulated.terms import policies as drawn_policies
@@ -79,6 +80,8 @@ class DrawnNight:
     """The same as whoever resumes plans it."""
     scored: bool
     """Every answer is scored at no cost, and what fails is sent on."""
+    paid_scores: PaidScores | None = None
+    """Some answers are, by whom that is paid for, and instead."""
 
     @property
     def faults(self) -> set[str]:
@@ -94,6 +97,7 @@ class DrawnNight:
             "policies": not all(map(all, self.allowed)),
             "windows of price": any(end.price.off_peak for end in self.endpoints),
             "votes": any(self.votes), "scores": self.scored,
+            "paid scores": self.paid_scores,
         }  # fmt: skip
         return troubles | {name for name, has in named.items() if has}
 
@@ -148,6 +152,7 @@ def drawn(seed: int) -> DrawnNight:
         votes=votes,
         later_votes=votes if later_plan is plan else drawn_votes(more, later_plan, allowed, endpoints),
         scored=scored,
+        paid_scores=paid_scores(more, endpoints, expected) if scored else None,
     )
 
 
@@ -183,6 +188,8 @@ def _model(rng: Random, name: str, mode: Mode, *, hours: bool) -> EmulatedModel:
         troubles={trouble: rate for trouble, rate in (lasting | passing).items() if rate},
         retry_after_seconds=7200.0 if hours else rng.choice((1.0, 1.0, 20.0, 7200.0)),
         hang_seconds=HOUR,
+        harsh=0.0,
+        lenient=0.0,
     )
 
 

@@ -8,9 +8,11 @@ from decimal import Decimal
 
 from tests.support.simulated.books import Entry
 from tests.support.simulated.draw import HOUR
+from tests.support.simulated.judging import scores
 from tests.support.simulated.night import NightStory
 from tests.support.simulated.scores import by_place, observed
 from tests.support.simulated.world import EPOCH, LATE_TIMES
+from thirdshift.router.certification.judge import verdict
 from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose
 from thirdshift.warehouse.journal.journal import SYNC_SECONDS
 
@@ -70,7 +72,7 @@ def cap_is_kept(story: NightStory) -> Iterator[str]:
 
 def paid_once(story: NightStory) -> Iterator[str]:
     """No request has two answers that are paid and stay; and what the provider was asked more often is in the books."""
-    usable = Counter(_sample(story, entry) for entry in story.entries if entry.usable)
+    usable = Counter(_sample(story, entry) for entry in story.entries if entry.usable and not _in_vain(entry))
     forgotten = [entry for entry, _ in story.forgotten]
     allowed = Counter(_sample(story, entry) for entry in forgotten)
     twice = [key for key, count in usable.items() if count > 1 + allowed[key]]
@@ -83,6 +85,16 @@ def paid_once(story: NightStory) -> Iterator[str]:
     for name, count in billed.items():
         if count > entered[name]:
             yield f"{name} billed {count} answers, {entered[name]} are in the books"
+
+
+def judging_is_capped(story: NightStory) -> Iterator[str]:
+    """A judge's calls cost no more than judging may, not even what only may have been."""
+    paid = story.drawn.paid_scores
+    if paid is None or paid.most_usd is None or story.fault is not None:
+        return
+    spent = sum((entry.cost_usd for entry in story.entries if entry.purpose == Purpose.JUDGE), Decimal(0))
+    if spent > paid.most_usd:
+        yield f"{spent} USD of {paid.most_usd} went to the judge"
 
 
 def little_is_forgotten(story: NightStory) -> Iterator[str]:
@@ -134,7 +146,7 @@ def prices_are_waited_for(story: NightStory) -> Iterator[str]:
     for entry in story.entries:
         planned = {drawn.endpoints[plan[entry.row]].name for plan in (drawn.plan, drawn.later_plan)}
         opens_at = opens[entry.endpoint]
-        early = EPOCH + opens_at - entry.started_at.timestamp()
+        early = EPOCH + opens_at - entry.started_at
         if opens_at and entry.purpose == Purpose.MAIN and planned == {entry.endpoint} and early > 0.001:
             yield f"row {entry.row} was sent to {entry.endpoint} {early:.0f} s before its price falls"
             return
@@ -146,9 +158,13 @@ def scores_are_used(story: NightStory) -> Iterator[str]:
     drawn = story.drawn
     if not drawn.scored or story.fault is not None:
         return
-    seen = by_place(observed(story.entries, drawn.endpoints, drawn.requests))
-    yield from _untrue(story, seen)
     places = {endpoint.name: place for place, endpoint in enumerate(drawn.endpoints)}
+    if drawn.paid_scores is None:
+        seen = by_place(observed(story.entries, drawn.endpoints, drawn.requests))
+    else:
+        told = scores(drawn.paid_scores, story.entries, drawn.endpoints, story.subjects)
+        seen = {(row, places[name]): value for (row, name), value in told.items()}
+    yield from _untrue(story, seen)
     tried = {(entry.row, places[entry.endpoint]) for entry in story.entries}
     away = {(row, places[name]) for name in _away(story) for row in range(len(drawn.requests))}
     mended = {entry.row for entry in story.entries if entry.usable and entry.purpose == Purpose.REPAIR}
@@ -178,12 +194,15 @@ def _away(story: NightStory) -> set[str]:
 
 
 def _untrue(story: NightStory, seen: Mapping[tuple[int, int], float]) -> Iterator[str]:
-    """Scores that are not what the provider knows."""
+    """Scores that are not what the provider knows. (A baseline's answers need not be right.)"""
+    if story.drawn.paid_scores is not None and story.drawn.paid_scores.purpose is Purpose.AUDIT:
+        return
     right = {bill["id"]: bool(bill["right"]) for bill in story.billed}
     places = {endpoint.name: place for place, endpoint in enumerate(story.drawn.endpoints)}
     for entry in story.entries:
         mine = seen.get((entry.row, places[entry.endpoint]))
-        if mine is None or not entry.usable or entry.provider_ref not in right:
+        asked = entry.purpose == Purpose.JUDGE
+        if mine is None or asked or not entry.usable or entry.provider_ref not in right:
             continue
         if bool(mine) != right[entry.provider_ref]:
             yield f"row {entry.row} at {entry.endpoint} scores {mine}; it is {right[entry.provider_ref]}"
@@ -197,6 +216,7 @@ LAWS: Mapping[str, Law] = {
         one_result_each,
         books_agree,
         cap_is_kept,
+        judging_is_capped,
         paid_once,
         batches_are_adopted,
         each_attempt_once,
@@ -227,10 +247,18 @@ def reached(story: NightStory) -> set[str]:
 
 
 def _sample(story: NightStory, entry: Entry) -> tuple[int, str, str]:
-    """Of what there may be one answer that is paid and stays: a vote and a repair ask several endpoints."""
+    """Of what there may be one answer that is paid and stays: a vote and a repair ask several endpoints, a judge is asked
+    about the answers of each."""
+    if entry.purpose == Purpose.JUDGE:
+        return entry.row, entry.purpose, story.subjects[entry.shard_id]
     voted = story.drawn.votes[entry.row] or story.drawn.later_votes[entry.row]
     several = voted is not None or entry.purpose == Purpose.REPAIR
     return entry.row, entry.purpose, entry.endpoint if several else ""
+
+
+def _in_vain(entry: Entry) -> bool:
+    """Whether it is a judge's answer that is no verdict: it is asked once more."""
+    return entry.purpose == Purpose.JUDGE and verdict(entry.output) is None
 
 
 def _forgotten_usd(story: NightStory) -> Decimal:

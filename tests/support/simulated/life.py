@@ -7,7 +7,7 @@ free, answers that fail are sent on and the best that is held is served; predict
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.support.simulated.books import Entry, answers, replies
+from tests.support.simulated.judging import PaidScoring
 from tests.support.simulated.loop import Stuck
 from tests.support.simulated.scores import EXACT, observed, sent_on
 from tests.support.simulated.world import EPOCH, SimulatedWorld
-from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.budget import RunBudget, SubBudget
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
 from thirdshift.flows.dispatch.harvest import Harvest, Successor
 from thirdshift.flows.dispatch.recovery import Orphans, find_orphans, never_twice
@@ -31,10 +32,12 @@ from thirdshift.flows.execution.serving import record_replies, serve
 from thirdshift.flows.planning.assignment import Assignment, shards_of
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.planning.planner import RequestColumns
+from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.router.expiry import keeps_on_cancel
 from thirdshift.router.interfaces import Engine, EngineContext, Ticket
 from thirdshift.router.planning import Option, Problem, Terms
-from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose
+from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.values import FailureKind, LedgerStatus, Mode, Purpose, Request
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.journal.journal import FileJournal, recover
 
@@ -45,7 +48,7 @@ RUN_ID = "night"
 MOST_ROUNDS = 60
 """A life ends within so many rounds of sending."""
 
-LOOK_TURNS = 8
+LOOK_TURNS = 16
 """Of the loop, until a thread sees that its shard is over."""
 
 
@@ -76,6 +79,11 @@ class Life:
             [end.name for end in night.drawn.endpoints],
         )
         self.broken_shards: list[ShardWork] = []
+        paid = self.drawn.paid_scores
+        self._paid = None
+        if paid is not None:
+            may = np.array(self.drawn.allowed, bool)
+            self._paid = PaidScoring(paid, self.endpoints, self.drawn.requests, may, night.story.subjects)
         self.console = SimpleNamespace(say=night.say)
         self.queries = SimpleNamespace(replies=self._replies, answers=self._answers)
         self.context = SimpleNamespace(
@@ -109,10 +117,26 @@ class Life:
             )
             by_name = dict(zip(self.endpoint_names, self.endpoints, strict=True))
             with Dispatcher(
-                RUN_ID, self.folder, by_name, lent, journal, harvest=self._harvest()
+                RUN_ID,
+                self.folder,
+                by_name,
+                lent,
+                journal,
+                judge_context=self._judge_context(lent, entries),
+                harvest=self._harvest(),
             ) as dispatcher:
                 self.dispatcher = dispatcher
                 return self._serve()
+
+    def _judge_context(self, lent: EngineContext, entries: Sequence[Entry]) -> EngineContext:
+        """As the function of that name in `scoring.py` makes it."""
+        paid = self.drawn.paid_scores
+        if paid is None or paid.most_usd is None:
+            return lent
+        reserved = {entry_id for held in lent.committed.values() for entry_id in held}
+        judged = (e for e in entries if e.purpose == Purpose.JUDGE and e.entry_id not in reserved)
+        limit = judges_limit(paid.most_usd, _costs(judged), lent.committed)
+        return replace(lent, budget=SubBudget(lent.budget, limit))
 
     def _serve(self) -> LifeStory:
         planned = self._planned()
@@ -137,7 +161,9 @@ class Life:
         if self.dispatcher.stopped or not self.drawn.scored:
             return []
         record_replies(planned)
-        seen = observed(self.night.books.sealed(self.folder), self.endpoints, self.drawn.requests)
+        if asking := self._asked():
+            return asking
+        seen = self._seen()
         assignment.override_by_scores(seen)
         price = np.array([float(end.price.base.output) for end in self.endpoints])
         due = sent_on(assignment, seen, columns.allowed, price, self.world.time())
@@ -145,6 +171,26 @@ class Life:
             return []
         cut = shards_of(due, columns, planned.market, self.endpoints)
         return self.create_shards(Purpose.REPAIR, cut)
+
+    def _seen(self) -> Observations:
+        """The scores that are known."""
+        entries = self.night.books.sealed(self.folder)
+        if self._paid is not None:
+            return self._paid.scored(entries)
+        return observed(entries, self.endpoints, self.drawn.requests)
+
+    def _asked(self) -> list[ShardWork]:
+        """Shards for the scores that somebody is paid for."""
+        paid = self.drawn.paid_scores
+        if self._paid is None or paid is None:
+            return []
+        due = self._paid.due(self.night.books.sealed(self.folder))
+        asked = self.endpoint_names[paid.endpoint]
+        shards = self.dispatcher.create_shards(paid.purpose, [(asked, rows) for _, rows in due])
+        self.night.story.subjects |= {
+            shard.shard_id: subject for shard, (subject, _) in zip(shards, due, strict=True)
+        }
+        return self._filled(shards)
 
     def _send(self, shards: Sequence[ShardWork]) -> None:
         """As `execution/sending.py` does, on one thread: all are begun, and landed as they end."""
@@ -186,11 +232,14 @@ class Life:
         """The warehouse's file is outside of the simulation."""
 
     def _filled(self, shards: Sequence[ShardWork]) -> list[ShardWork]:
-        """The shards with their requests, which otherwise the frozen input holds."""
-        every = self.drawn.requests
-        return [
-            replace(shard, requests=[every[row] for row in shard.unanswered.tolist()]) for shard in shards
-        ]
+        """The shards with their requests, which otherwise the frozen input holds or a judge's questions are."""
+        return [replace(shard, requests=self._requests(shard)) for shard in shards]
+
+    def _requests(self, shard: ShardWork) -> list[Request]:
+        rows = shard.unanswered.tolist()
+        if shard.purpose is Purpose.JUDGE and self._paid is not None:
+            return self._paid.questions(shard.shard_id, rows, self.night.books.sealed(self.folder))
+        return [self.drawn.requests[row] for row in rows]
 
     def _replies(self) -> FinalReplies:
         return replies(self.night.books.sealed(self.folder), self.endpoints)
@@ -270,5 +319,6 @@ def _one_is_over(under_way: Sequence[tuple[ShardWork, Engine, Ticket]]) -> bool:
     return any(engine.progress(ticket).finished for _, engine, ticket in under_way)
 
 
-def _costs(entries: Sequence[Entry], status: LedgerStatus) -> Decimal:
-    return sum((entry.cost_usd for entry in entries if entry.status is status), Decimal(0))
+def _costs(entries: Iterable[Entry], *statuses: LedgerStatus) -> Decimal:
+    """What they cost, of these statuses; of all where none is named."""
+    return sum((entry.cost_usd for entry in entries if not statuses or entry.status in statuses), Decimal(0))

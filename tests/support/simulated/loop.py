@@ -115,7 +115,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 heappop(timers)
             self.turns += 1
             self.at_turn()
-            if self._is_over():
+            idle = not soon and (not timers or timers[0][0] > self.now + MOMENT_SECONDS)
+            if (idle or self.turns % self._every == 0) and self._wanted():
                 self.stop()
                 return
             if not soon:
@@ -123,13 +124,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             while timers and timers[0][0] <= self.now:
                 soon.append(heappop(timers)[2])
             for _ in range(len(soon)):
-                self._do(soon.popleft())
-
-    def _is_over(self) -> bool:
-        """Whether what is wanted holds: it is asked now and then, and where nothing is to be done for a moment."""
-        timers = self._timers
-        idle = not self._soon and (not timers or timers[0][0] > self.now + MOMENT_SECONDS)
-        return (idle or self.turns % self._every == 0) and self._wanted()
+                call = soon.popleft()
+                if not call._cancelled:
+                    self._do(call)
 
     def _pass(self) -> None:
         """Let the time pass until something is to be done."""
@@ -142,8 +139,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             raise Stuck(f"busy for {self.turns} turns, {self.now / 3600:.1f} hours")
 
     def _do(self, call: _Call) -> None:
-        if call._cancelled:
-            return
         try:
             call._context.run(call._callback, *call._args)
         except (SystemExit, KeyboardInterrupt):

@@ -51,6 +51,8 @@ class NightStory:
     """Entries that were lost where only a process died."""
     repeated: int = 0
     """Entries that stand in several parts."""
+    subjects: dict[str, str] = field(default_factory=dict)
+    """By a judge's shard, whose answers it is about: the warehouse has that written down."""
     log: list[str] = field(default_factory=list)
     turns: int = 0
     fault: str | None = None
@@ -174,7 +176,7 @@ class SimulatedNight:
             if not of_machine:
                 self.story.lost_by_process += 1
             else:
-                age = EPOCH + self.loop.now - entry.started_at.timestamp()
+                age = EPOCH + self.loop.now - entry.started_at
                 self.story.forgotten.append((entry, age))
 
     def _bury(self) -> None:

@@ -70,6 +70,10 @@ class Disk:
                 os.truncate(copy, rng.choice((kept, rng.randint(kept, whole), whole)))
 
 
+def _live_on() -> None:
+    """Do nothing at a turn of the loop."""
+
+
 class SimulatedWorld(World):
     """`steps`: turns of the loop and operations of the disk until the process dies; None: it lives on. `at_disk`: only
     those of the disk count."""
@@ -93,7 +97,7 @@ class SimulatedWorld(World):
         self._resting: list[Callable[[], None]] = []
         """What is called again once there is something to sync: a look before would find nothing."""
         self._synced = 0
-        loop.at_turn = self._turn
+        loop.at_turn = _live_on if steps is None else self._turn
 
     def _turn(self) -> None:
         if self.dead or not self._at_disk:
