@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from thirdshift.engines.emulator.generation import right_json
+
 SCHEMA = pa.schema(
     [
         ("messages_key", pa.uint64()),
@@ -39,6 +41,8 @@ class KnownRow:
     request_id: str | None = None
     """By which the outcomes file knows it, where it does not know it by its text."""
     messages: Sequence[Mapping[str, Any]] | None = None
+    schema: Mapping[str, Any] | None = None
+    """What the answer's JSON has to look like: where there is no reference, one is made up, for a judge to know too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,13 @@ def _lots(rows: Iterable[KnownRow]) -> Iterator[list[dict[str, Any]]]:
 
 def _record(row: KnownRow) -> dict[str, Any]:
     messages = row.messages or ({"role": "user", "content": row.prompt or ""},)
+    key, reference = messages_key(messages), row.reference
+    if reference is None and row.schema is not None:
+        reference = right_json(row.schema, key)
     return {
-        "messages_key": messages_key(messages),
+        "messages_key": key,
         "prompt_key": text_key(last_user_text(messages)),
-        "reference": row.reference,
+        "reference": reference,
         "difficulty": row.difficulty,
         "request_id": row.request_id,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import random
 import struct
@@ -19,7 +18,7 @@ from thirdshift.engines.emulator.answer_key import (
     messages_key,
     text_key,
 )
-from thirdshift.engines.emulator.generation import instance, wrong
+from thirdshift.engines.emulator.generation import as_json, instance, right_json, wrong
 from thirdshift.engines.emulator.judging import invented, verdict_on
 from thirdshift.engines.emulator.models import EmulatedModel
 from thirdshift.engines.emulator.recorded_outcomes import Recorded, RecordedOutcome
@@ -159,7 +158,7 @@ class Oracle:
         rng = random.Random(draws.text)  # noqa: S311 - repeatable, not secret
         if asked.schema is None:
             return wrong(right, asked.prompt, rng)
-        others = (_as_json(instance(asked.schema, rng)) for _ in range(16))
+        others = (as_json(instance(asked.schema, rng)) for _ in range(16))
         return next((other for other in others if other != right), right)
 
 
@@ -172,12 +171,7 @@ def _right(asked: WireRequest, reference: str | None) -> str:
         return invented(asked.messages_key) if reference is None else reference
     if reference is not None and reference.lstrip()[:1] in ("{", "["):
         return reference
-    rng = random.Random(asked.messages_key)  # noqa: S311 - repeatable, not secret
-    return _as_json(instance(asked.schema, rng, reference))
-
-
-def _as_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return right_json(asked.schema, asked.messages_key, reference)
 
 
 def _lengths(

@@ -96,6 +96,15 @@ def instance(schema: Mapping[str, Any], rng: random.Random, hint: str | None = N
     return _instance(schema, schema, rng, hint, 0)
 
 
+def right_json(schema: Mapping[str, Any], key: int, reference: str | None = None) -> str:
+    """Make the right answer to a request with this key, the same for every model; `reference`: as `instance`'s hint."""
+    return as_json(instance(schema, random.Random(key), reference))  # noqa: S311 - repeatable, not secret
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
 def _instance(schema: Any, root: Any, rng: random.Random, hint: str | None, depth: int) -> Any:
     if not isinstance(schema, Mapping) or depth > 12:
         return None

@@ -93,9 +93,13 @@ def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
 
 
 def _known(frozen: Path) -> Iterator[KnownRow]:
-    """What the emulated provider knows: the right answer to each request that has one."""
-    for batch in batches(frozen, ["request_id", "messages", "reference"]):
+    """What the emulated provider knows: the right answer to each request that has one, and of what form others are."""
+    for batch in batches(frozen, ["request_id", "messages", "reference", "response_schema"]):
         for row in batch.to_pylist():
+            schema = row["response_schema"]
             yield KnownRow(
-                messages=json.loads(row["messages"]), reference=row["reference"], request_id=row["request_id"]
+                messages=json.loads(row["messages"]),
+                reference=row["reference"],
+                request_id=row["request_id"],
+                schema=None if schema is None else json.loads(schema),
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -99,3 +100,28 @@ def test_an_emulated_judge_errs_at_its_rates() -> None:
             said[answer == row.reference].append(score)
     assert sum(said[True]) / 150 == pytest.approx(0.9, abs=0.07)
     assert sum(said[False]) / 150 == pytest.approx(0.2, abs=0.09)
+
+
+def test_an_emulated_judge_knows_the_json_that_is_right_where_no_reference_is_given() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"label": {"enum": ["spam", "ham"]}, "words": {"type": "integer"}},
+    }
+    rows = [KnownRow(prompt=f"Letter {n}: spam?", schema=schema) for n in range(12)]
+    cast = [EmulatedModel("able", PRICE, ability=50.0), EmulatedModel("unable", PRICE, ability=-50.0)]
+    said: dict[str, set[float | None]] = {"able": set(), "unable": set()}
+    with emulated(
+        [*cast, EmulatedModel("wise", PRICE, lenient=0.0, harsh=0.0)], items=rows, seed=3
+    ) as emulator:
+
+        def told(model: str, messages: list[dict[str, Any]], form: dict[str, Any]) -> str:
+            wanted = {"type": "json_schema", "json_schema": {"schema": form}}
+            body = {"model": model, "messages": messages, "response_format": wanted}
+            return str(fetch(f"{emulator.api_base}/chat/completions", body).text)
+
+        for row in rows:
+            for name, scores in said.items():
+                answer = told(name, [{"role": "user", "content": row.prompt}], schema)
+                question = list(WISE.messages(asked(answer, str(row.prompt))))
+                scores.add(verdict(told("wise", question, dict(VERDICT))))
+    assert said == {"able": {1.0}, "unable": {0.0}}
