@@ -9,7 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 from thirdshift.engines.emulator.answer_key import (
     AnswerKey,
@@ -67,9 +67,8 @@ class EmulatedAnswer:
     right: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Draws:
-    """Seven numbers in 0..1 and a seed that follow from what they are drawn for."""
+class Draws(NamedTuple):
+    """Four numbers in 0..1 and a seed that follow from what they are drawn for."""
 
     right: float
     length: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ COLUMNS = [
     "entry_id", "shard_id", "started_at", "row", "endpoint", "purpose", "status", "cost_usd", "settled_at", "reply",
     "valid", "failure_kind", "final", "provider_ref", "output",
 ]  # fmt: skip
+PartKey = tuple[str, int, int]
+"""A part's name, size and time: the next life finds it in another folder."""
 CAN_PASS = (FailureKind.OVERLOADED, FailureKind.RATE_LIMITED)
 
 
@@ -66,29 +69,32 @@ class RunBooks:
     """One run's, over all lives; a part is read once."""
 
     def __init__(self) -> None:
-        self._read: dict[tuple[str, int, int], list[Entry]] = {}
-        """By a part's name, size and time: the next life finds it in another folder."""
+        self._read: dict[PartKey, list[Entry]] = {}
         self._open: dict[bytes, list[Entry]] = {}
         """By what an open journal says."""
+        self._last: tuple[list[PartKey], list[Entry]] = ([], [])
+        """The parts that were looked at last, and their entries."""
 
     def sealed(self, folder: Path) -> list[Entry]:
         """The entries of all parts, each once."""
-        known: dict[str, Entry] = {}
-        for path in parts.of_run(folder):
-            for entry in self._of(path):
-                known.setdefault(entry.entry_id, entry)
-        return list(known.values())
+        found = {_key(path): path for path in parts.of_run(folder)}
+        if [*found] != self._last[0]:
+            known: dict[str, Entry] = {}
+            for key, path in found.items():
+                for entry in self._of(key, path):
+                    known.setdefault(entry.entry_id, entry)
+            self._last = [*found], list(known.values())
+        return self._last[1]
 
-    def _of(self, path: Path) -> list[Entry]:
-        stat = path.stat()
-        key = path.name, stat.st_size, stat.st_mtime_ns
+    def _of(self, key: PartKey, path: Path) -> list[Entry]:
         if key not in self._read:
             self._read[key] = _entries(path)
         return self._read[key]
 
     def repeated(self, folder: Path) -> int:
         """How many entries stand in more than one part, or twice in one."""
-        counts = Counter(entry.entry_id for path in parts.of_run(folder) for entry in self._of(path))
+        every = (self._of(_key(path), path) for path in parts.of_run(folder))
+        counts = Counter(entry.entry_id for entry in chain.from_iterable(every))
         return sum(count > 1 for count in counts.values())
 
     def everything(self, folder: Path) -> list[Entry]:
@@ -105,6 +111,11 @@ class RunBooks:
         if told not in self._open:
             self._open[told] = [_entry(*attempt) for attempt in attempts(folder, shard_id)]
         return self._open[told]
+
+
+def _key(path: Path) -> PartKey:
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns
 
 
 def _entries(path: Path) -> list[Entry]:
