@@ -47,6 +47,8 @@ class Death:
     """Until somebody resumes."""
     at_disk: bool = False
     """Of `steps`, operations of the disk alone count: the moments at which most can be left half done."""
+    at_scoring: bool = False
+    """`steps` count from the moment at which somebody is asked for scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,10 @@ def drawn(seed: int) -> DrawnNight:
     endpoints, models = windowed(more, endpoints, models, jumps)
     votes = drawn_votes(more, plan, allowed, endpoints)
     scored = more.random() < 0.4
+    paid = paid_scores(more, endpoints, expected) if scored else None
+    deaths = [_death(rng) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
+    if paid is not None:
+        deaths = [replace(death, at_scoring=more.random() < 0.5) for death in deaths]
     if scored or any(votes):
         models = tuple(replace(model, ability=more.choice((ALWAYS_RIGHT, 1.0, -0.5))) for model in models)
     return DrawnNight(
@@ -146,13 +152,13 @@ def drawn(seed: int) -> DrawnNight:
         deadline,
         harvested=harvested,
         jumps=jumps,
-        deaths=tuple(_death(rng) for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))),
+        deaths=tuple(deaths),
         allowed=allowed,
         opens=waited_for(more, endpoints, deadline),
         votes=votes,
         later_votes=votes if later_plan is plan else drawn_votes(more, later_plan, allowed, endpoints),
         scored=scored,
-        paid_scores=paid_scores(more, endpoints, expected) if scored else None,
+        paid_scores=paid,
     )
 
 

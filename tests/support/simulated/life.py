@@ -72,7 +72,9 @@ class LifeStory:
 class Life:
     """One process on the run, from what the last one left."""
 
-    def __init__(self, night: SimulatedNight, world: SimulatedWorld) -> None:
+    def __init__(self, night: SimulatedNight, world: SimulatedWorld, scoring_steps: int | None) -> None:
+        """`scoring_steps`: after so many it dies, from the first score on that somebody is asked for."""
+        self._scoring_steps = scoring_steps
         self.night, self.world, self.drawn, self.folder = night, world, night.drawn, night.folder
         self.endpoints, self.endpoint_names = (
             night.drawn.endpoints,
@@ -185,6 +187,9 @@ class Life:
         if self._paid is None or paid is None:
             return []
         due = self._paid.due(self.night.books.sealed(self.folder))
+        if due and self._scoring_steps is not None:
+            self.world.live_for(self._scoring_steps)
+            self._scoring_steps = None
         asked = self.endpoint_names[paid.endpoint]
         shards = self.dispatcher.create_shards(paid.purpose, [(asked, rows) for _, rows in due])
         self.night.story.subjects |= {

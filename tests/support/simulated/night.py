@@ -136,7 +136,7 @@ class SimulatedNight:
             self.rng,
             disk,
             self.provider.session,
-            steps=None if death is None else death.steps,
+            steps=None if death is None or death.at_scoring else death.steps,
             at_disk=death is not None and death.at_disk,
             die=die,
             skew=self._skew if self.drawn.jumps else lambda: 0.0,
@@ -144,7 +144,7 @@ class SimulatedNight:
         begun = self.loop.now
         self.say(f"life {number} begins")
         try:
-            life = Life(self, world).live()
+            life = Life(self, world, death.steps if death is not None and death.at_scoring else None).live()
         except NotAdopted as error:  # the program ends, and says when to resume
             self.say(f"life {number}: {error}")
             life, death = LifeStory(ended=False), AGAIN

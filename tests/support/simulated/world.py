@@ -91,13 +91,20 @@ class SimulatedWorld(World):
         skew: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._loop, self._rng, self._disk, self._connect = loop, rng, disk, connect
-        self._left, self._die, self._skew = steps, die, skew
+        self._die, self._skew = die, skew
         self._at_disk = at_disk
+        self._left: int | None = None
         self.dead = False
         self._resting: list[Callable[[], None]] = []
         """What is called again once there is something to sync: a look before would find nothing."""
         self._synced = 0
-        loop.at_turn = _live_on if steps is None else self._turn
+        loop.at_turn = _live_on
+        if steps is not None:
+            self.live_for(steps)
+
+    def live_for(self, steps: int) -> None:
+        """Die after so many from now on."""
+        self._loop.at_turn, self._left = self._turn, steps
 
     def _turn(self) -> None:
         if self.dead or not self._at_disk:
