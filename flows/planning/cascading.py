@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, problem
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.cascade_columns import CascadeColumns, cascade_columns
+from thirdshift.router.learning.cascades import NONE_BARRED, Barred
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Problem, Terms
@@ -46,10 +47,10 @@ def decide_for(
         )
     predictor, population = learnt(observations, columns.population, priors, past=before)
 
-    def sequence(priced: Market) -> Decision:
+    def in_order(priced: Market, barred: Barred) -> Decision:
         found = cascade_columns(
             predictor, population, observations, _asked(columns, priced), aim, np.random.default_rng(0),
-            per_task=terms.per_task,
+            per_task=terms.per_task, barred=barred,
         )  # fmt: skip
         posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor))
         posed = with_bills(posed, priced, found.cost_usd)
@@ -59,7 +60,24 @@ def decide_for(
             plan = replace(plan, finish_seconds=seconds)
         return Decision(plan, posed, priced, predictor.predict(population), found.floor, found)
 
+    def sequence(priced: Market) -> Decision:
+        found = [in_order(priced, barred) for barred in _orders(priced, terms.seconds)]
+        return min(found, key=lambda it: np.inf if isinstance(it.plan, Infeasible) else it.plan.cost_usd)
+
     return _worth_its_starts(sequence, market)
+
+
+def _orders(market: Market, seconds: float | None) -> list[Barred]:
+    """What there is no time for, once for each way of using batch tiers: where no batch can follow on another before the
+    deadline, batches go first or to what failed, for a run sends what failed when all that went first is back."""
+    if seconds is None:
+        return [NONE_BARRED]
+    tiers = [offer for offer in market.offered if offer.option.turnaround_seconds > 0]
+    rounds = {tier.endpoint: tier.option.rounds(seconds) for tier in tiers}
+    late = frozenset(endpoint for endpoint, count in rounds.items() if count < 1)
+    if max(rounds.values(), default=0) != 1:
+        return [Barred(later=late)]
+    return [Barred(later=frozenset(rounds)), Barred(first=frozenset(rounds), later=late)]
 
 
 def _asked(columns: RequestColumns, market: Market) -> Floats:

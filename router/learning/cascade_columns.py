@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.learning.cascades import DEPTH, Cascades, cascades, in_worlds
+from thirdshift.router.learning.cascades import DEPTH, NONE_BARRED, Barred, Cascades, cascades, in_worlds
 from thirdshift.router.learning.free_scores import NEAR, Road, absolute_floor, road_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.prediction.observations import Observations, Population
@@ -74,6 +74,7 @@ class _Given:
     aim: QualityTarget
     per_task: bool
     rng: np.random.Generator
+    barred: Barred = NONE_BARRED
 
     @cached_property
     def tilt(self) -> Floats:
@@ -98,7 +99,8 @@ class _Given:
     def parts(self, rows: NDArray[np.int64]) -> list[Cascades]:
         some = self.population.part(rows, np.ones(len(rows)))
         cost = self.cost_usd[rows] * self.tilt[rows, None]
-        return list(cascades(self.predictor, some, self.score(rows), cost, np.isfinite(cost), self.rng))
+        score, may = self.score(rows), np.isfinite(cost)
+        return list(cascades(self.predictor, some, score, cost, may, self.rng, barred=self.barred))
 
     def roads(self, rows: NDArray[np.int64]) -> list[Road]:
         """The way of these rows, which stand for all: of each task where the floor holds for each, else of all."""
@@ -114,7 +116,8 @@ class _Given:
                 drawn.append(_one_world(self.predictor, len(self.population), self.rng))
                 yield drawn[-1]
 
-        parts = in_worlds(draw(), some, self.score(rows), cost, np.isfinite(cost), self.rng)
+        score, may = self.score(rows), np.isfinite(cost)
+        parts = in_worlds(draw(), some, score, cost, may, self.rng, self.barred)
         return [self.roads_of(rows, mine, world) for mine, world in zip(parts, drawn, strict=True)]
 
     def roads_of(self, rows: NDArray[np.int64], parts: list[Cascades], world: Predictor) -> list[Road]:
@@ -148,10 +151,11 @@ def cascade_columns(
     *,
     per_task: bool = False,
     told: bool = True,
+    barred: Barred = NONE_BARRED,
 ) -> CascadeColumns:
     """`cost_usd`: [n, endpoints] what an answer costs, infinite where it may not be asked for; 0 where it is held.
-    `told`: reckon the frontier and the high figure too."""
-    given = _Given(predictor, population, observations, cost_usd, aim, per_task, rng)
+    `told`: reckon the frontier and the high figure too. `barred`: who may not go first, or not after others."""
+    given = _Given(predictor, population, observations, cost_usd, aim, per_task, rng, barred)
     sample = np.sort(rng.permutation(len(population))[:SAMPLE])
     roads = given.roads(sample)
     prices = _prices(given, roads, sample)
@@ -229,11 +233,16 @@ def _columns(
         here, price = rows[part.row], prices[given.population.task[rows[part.row]]]
         net = part.cost_usd - price[:, None] * part.quality
         line = np.arange(len(here))
-        firsts = np.array([order[0] if order else -1 for order in part.steps])
         for endpoint in range(cost.shape[1]):
             had = bool(tried[part.row[0], endpoint])  # it is left as it is, or sent on
-            columns = np.flatnonzero((firsts == endpoint) | had)
+            begun = (endpoint,) if had else ()
+            whole = [begun + order for order in part.steps]
+            columns = np.array([
+                c for c, order in enumerate(whole)
+                if order[:1] == (endpoint,) and given.barred.allows(order, begun=had)
+            ], np.intp)  # fmt: skip
             if not len(columns):  # not allowed
+                cost[here, endpoint] = np.inf
                 continue
             best = columns[net[:, columns].argmin(axis=1)]
             held = 1.0 if had else 1.0 + HELD_FIRST
@@ -241,8 +250,7 @@ def _columns(
                 np.isfinite(cost[here, endpoint]), part.cost_usd[line, best] * held, np.inf
             )
             quality[here, endpoint] = part.quality[line, best]
-            steps = [order if had else order[1:] for order in part.steps]
-            follower[here, endpoint] = np.array([order[0] if order else -1 for order in steps], np.int8)[best]
+            follower[here, endpoint] = np.array([(*order, -1, -1)[1] for order in whole], np.int8)[best]
     own = np.nan_to_num(score, nan=-1.0)
     done = own.max(axis=1) >= 1.0 - NEAR
     cost[rows[done]] = np.where(tried[done], 0.0, cost[rows[done]])

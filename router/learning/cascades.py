@@ -39,6 +39,22 @@ RIGHT = 1.0 - 1e-9
 
 
 @dataclass(frozen=True, slots=True)
+class Barred:
+    """Endpoints that there is no time for at some place of an order."""
+
+    first: frozenset[int] = frozenset()
+    later: frozenset[int] = frozenset()
+
+    def allows(self, order: tuple[int, ...], *, begun: bool) -> bool:
+        """Whether requests may go through the endpoints in this order. `begun`: some have answered already, so that its
+        first step may be taken at once or after others."""
+        return self.later.isdisjoint(order[1:]) and (begun or self.first.isdisjoint(order[:1]))
+
+
+NONE_BARRED = Barred()
+
+
+@dataclass(frozen=True, slots=True)
 class Cascades:
     """What can still be done about some requests: columns of shape (rows, candidates), the first is to leave them."""
 
@@ -68,6 +84,7 @@ def cascades(
     *,
     explore: bool = False,
     depth: int = DEPTH,
+    barred: Barred = NONE_BARRED,
 ) -> Iterator[Cascades]:
     """By what requests have been tried on. `score`: NaN where not tried. `explore`: each request in one of the worlds that
     belief leaves possible, so that an endpoint is tried about as often as it is likely to be the bargain."""
@@ -80,7 +97,7 @@ def cascades(
                 expected[world == w] = predictor.draw(population, rows[world == w], rng)
         else:
             expected = predictor.posterior.expected(population.task[rows], population.text[rows])
-        yield _weighed(kind, predictor, expected[None], [_sample(rows, rng)], depth)[0]
+        yield _weighed(kind, predictor, expected[None], [_sample(rows, rng)], depth, barred)[0]
 
 
 def in_worlds(
@@ -90,6 +107,7 @@ def in_worlds(
     cost_usd: Floats,
     allowed: NDArray[np.bool_],
     rng: np.random.Generator,
+    barred: Barred = NONE_BARRED,
 ) -> list[list[Cascades]]:
     """`cascades` of the same requests in each of several worlds, reckoned together. At least one world."""
     kinds = list(_kinds(score, cost_usd, allowed))
@@ -99,7 +117,8 @@ def in_worlds(
     for k, kind in enumerate(kinds):
         task, text = population.task[kind.rows], population.text[kind.rows]
         expected = np.stack([world.posterior.expected(task, text) for world, _ in drawn])
-        columns.append(_weighed(kind, drawn[0][0], expected, [samples[k] for _, samples in drawn], DEPTH))
+        some = [samples[k] for _, samples in drawn]
+        columns.append(_weighed(kind, drawn[0][0], expected, some, DEPTH, barred))
     return [[column[w] for column in columns] for w in range(len(drawn))]
 
 
@@ -169,7 +188,12 @@ def _gain(residual: bytes, endpoints: int, at: tuple[int, ...], endpoint: int) -
 
 
 def _weighed(
-    kind: _Kind, predictor: Predictor, expected: Floats, samples: list[NDArray[np.int64]], depth: int
+    kind: _Kind,
+    predictor: Predictor,
+    expected: Floats,
+    samples: list[NDArray[np.int64]],
+    depth: int,
+    barred: Barred,
 ) -> list[Cascades]:
     """In each world. `expected`: [worlds, rows, endpoints]; `samples`: positions in `rows`, equally many in each."""
     worlds, count, endpoints = expected.shape
@@ -195,9 +219,11 @@ def _weighed(
     if len(able) > WIDE:
         best = _competing(*_columns(singles, usual, *looked), WIDE)
         able = [able[place] for place in best.tolist()]
+    begun = bool(kind.seen.any())
     every = singles + [order for length in range(2, depth + 1) for order in permutations(able, length)]
+    every = [order for order in every if barred.allows(order, begun=begun)]
     weighed = by_world(_columns(every, usual, *looked))
-    alone = range(len(singles))  # any of them may have to serve
+    alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
     chosen = [np.union1d(_competing(spent, reached), alone).astype(np.int64) for spent, reached in weighed]
     if len(sample) < len(held):
         used = np.unique(np.concatenate(chosen))

@@ -94,6 +94,34 @@ def test_no_worker_is_started_for_what_others_failed_at_unless_that_is_worth_its
     assert (2 in asked) is starts
 
 
+@pytest.mark.parametrize(
+    ("rpm", "seconds", "first", "later"),
+    [
+        (1000, 1150.0, False, True),
+        (6, 1150.0, True, False),
+        (12, 1250.0, True, True),
+        (1000, 590.0, False, False),
+    ],
+)
+def test_a_batch_is_planned_after_another_only_where_the_deadline_has_time_for_both(
+    rpm: int, seconds: float, *, first: bool, later: bool
+) -> None:
+    """A turnaround is 600 s: a plan that counts on two in 1,150 s pays for real time in the end."""
+    endpoints = (priced("weak", 0.2, rpm=rpm), priced("tier", 1.0, Mode.BATCH), priced("dear", 8.0))
+    columns, deadline = columns_of(endpoints), NOW + timedelta(seconds=seconds)
+    offered = market(columns, endpoints, NO_TOKEN_USAGE, None, {}, now=NOW, deadline=deadline)
+    decision = decide_for(
+        columns, offered, no_observations(), np.array([0.6, 0.75, 0.9]), Terms(seconds=seconds),
+        QualityTarget(0.8, (), EVEN), no_past(), sends_on=True,
+    )  # fmt: skip
+    plan, found = decision.plan, decision.cascades
+    assert isinstance(plan, Plan)
+    assert found is not None
+    asked = offered.endpoint[plan.choice]
+    assert (asked == 1).any() == first
+    assert (found.follower[np.arange(ROWS), asked] == 1).any() == later
+
+
 def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_would_serve_from() -> None:
     """A look at another costs its start and its minimum: twice the night, where one pool serves it all."""
     endpoints = (replace(pool(30), name="weak"), replace(pool(30), name="strong"))

@@ -13,7 +13,7 @@ from thirdshift.router.backtesting.backtest import backtest, figures, play, popu
 from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.backtesting.recorded_outcomes import Outcomes, read
 from thirdshift.router.learning import cascade_columns
-from thirdshift.router.learning.cascades import WIDE, cascades, known_scores
+from thirdshift.router.learning.cascades import WIDE, Barred, cascades, known_scores
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
 from thirdshift.router.prediction.predict import fit
@@ -217,6 +217,24 @@ def test_of_requests_that_are_alike_as_many_are_sent_on_as_the_floor_needs(
     reached = found.quality[:, 0].mean()
     assert reached == pytest.approx(0.75, abs=0.01)
     assert 0 < (found.follower[:, 0] == 1).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("barred", "follows"), [(Barred(first=frozenset({1})), True), (Barred(later=frozenset({1})), False)]
+)
+def test_who_is_barred_first_may_still_be_asked_about_what_failed_and_the_other_way_round(
+    barred: Barred, *, follows: bool
+) -> None:
+    population = Population(np.zeros(40, np.int32), np.zeros((40, 0), np.float32), 1)
+    predictor = fit(no_observations(), population, np.array([0.6, 0.95]))
+    cost = np.tile([0.01, 0.1], (40, 1))
+    found = cascade_columns.cascade_columns(
+        predictor, population, no_observations(), cost, QualityTarget(0.9), np.random.default_rng(0),
+        told=False, barred=barred,
+    )  # fmt: skip
+    assert np.isfinite(found.cost_usd[:, 0]).all()
+    assert (np.isfinite(found.cost_usd[:, 1]) != follows).all()
+    assert (found.follower[:, 0] == 1).any() == follows
 
 
 def test_the_high_figure_knows_that_a_night_of_few_requests_may_be_a_hard_one() -> None:
