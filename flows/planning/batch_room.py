@@ -35,6 +35,19 @@ def in_batches(
     return option
 
 
+def beyond_room(posed: Problem, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """[leaders, options] which of these requests find no room in an option's batches before the deadline. The cheapest have
+    it: what the others cost elsewhere decides what quality is worth."""
+    beyond, seconds = np.zeros(posed.cost.shape, bool), posed.terms.seconds
+    for batch, option in enumerate(posed.options):
+        if option.turnaround_seconds > 0:
+            cheapest = rows[np.argsort(posed.cost[rows, batch], kind="stable")]
+            tokens = option.token_factor * np.cumsum(posed.input_tokens[cheapest], dtype=np.float64)
+            full = np.arange(len(rows)) >= option.max_requests(seconds)
+            beyond[cheapest, batch] = full | (tokens > option.max_tokens(seconds))
+    return beyond
+
+
 def waiting_for_room(
     posed: Problem,
     choice: Choice,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
+from thirdshift.flows.planning.batch_room import beyond_room
 from thirdshift.flows.planning.cascading import with_bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
@@ -20,7 +21,7 @@ from thirdshift.flows.quality.votes_held import VotesHeld
 from thirdshift.flows.runs.context import EVEN
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.learning.cascade_columns import cascade_columns
-from thirdshift.router.learning.cascades import known_scores
+from thirdshift.router.learning.cascades import RIGHT, known_scores
 from thirdshift.router.learning.free_scores import first_of
 from thirdshift.router.learning.greedy_path import climb
 from thirdshift.router.learning.quality_target import QualityTarget, standing
@@ -164,12 +165,15 @@ class Bench:
         """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
         learner, of = self.learner, self.market.endpoint
         each = np.where(self.tried | ~learner.columns.allowed, np.inf, self.market.by_endpoint())
+        scores = known_scores(self.seen, self.quality.shape)
+        failed = np.flatnonzero(np.nan_to_num(scores).max(axis=1) < RIGHT)
+        row, option = np.nonzero(beyond_room(posed, failed))
+        each[row, of[option]] = np.inf
         found = cascade_columns(
             self.predictor, self.population, self.seen, each, QualityTarget(wanted.mean, (), EVEN),
             np.random.default_rng(0), per_task=bool(wanted.tasks), told=False,
         )  # fmt: skip
-        asked = np.isnan(known_scores(self.seen, self.quality.shape))
-        quality = np.where(asked, found.quality, self.quality)
+        quality = np.where(np.isnan(scores), found.quality, self.quality)
         cost = with_bills(posed, self.market, found.cost_usd).cost
         cost = np.where(self.tried[:, of], np.inf, cost)
         vendors = [endpoint.provider for endpoint in learner.context.endpoints]

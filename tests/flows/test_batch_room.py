@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thirdshift.flows.planning.batch_room import waiting_for_room
+from thirdshift.flows.planning.batch_room import beyond_room, waiting_for_room
 from thirdshift.router.planning import Option, Problem, Terms
 from thirdshift.router.planning.problem import NOBODY
 
@@ -45,6 +45,25 @@ def moved(posed: Problem) -> list[int]:
 def test_what_goes_to_real_time_because_batches_are_full_waits_for_room() -> None:
     chosen = waiting_for_room(problem(), CHOICE, OF, COUNTERPARTS)
     assert chosen.tolist() == [BATCH] * 15 + [OTHER, NOBODY, 3]
+
+
+def test_the_cheapest_requests_have_the_room_that_there_is_in_batches_before_the_deadline() -> None:
+    posed, rows = problem(), np.arange(1, len(CHOICE))
+    cost = posed.cost.copy()
+    cost[:5, BATCH] = 0.5
+    posed, tier = replace(posed, cost=cost), posed.options[BATCH]
+
+    def left(seconds: float | None, **limits: int) -> list[int]:
+        options = (posed.options[0], replace(tier, **limits), posed.options[2])
+        beyond = beyond_room(replace(posed, options=options, terms=Terms(seconds=seconds)), rows)
+        assert not beyond[:, [REALTIME, OTHER]].any()
+        return rows[~beyond[rows, BATCH]].tolist()
+
+    assert left(11 * HOUR) == list(range(1, 11)), "1,000 tokens are enqueued at a time"
+    assert left(12 * HOUR) == rows.tolist()
+    assert left(11 * HOUR, queue_requests=4) == [1, 2, 3, 4]
+    assert left(5 * HOUR) == []
+    assert left(None, queue_requests=4) == rows.tolist()
 
 
 def test_an_answer_that_is_held_is_not_asked_for_again() -> None:
