@@ -61,12 +61,13 @@ def books_agree(story: NightStory) -> Iterator[str]:
 
 
 def cap_is_kept(story: NightStory) -> Iterator[str]:
-    """Nothing is spent beyond the cap, not even what only may have been."""
+    """Nothing is spent beyond the cap, not even what only may have been. But a machine that dies may forget what came back
+    to one shard, and keep what another sent with the money that this had left."""
     cap = story.drawn.cap_usd
     if cap is None or story.fault is not None:
         return
     spent = _settled(story.entries) + _unsettled(story.entries)
-    if max(spent, _billed(story)) > cap + _forgotten_usd(story):
+    if max(spent - story.unlearnt_usd, _billed(story)) > cap + _forgotten_usd(story):
         yield f"{spent} USD of {cap} in the books, {_billed(story)} billed"
 
 

@@ -47,6 +47,8 @@ class NightStory:
     """The provider's books at the end."""
     forgotten: list[tuple[Entry, float]] = field(default_factory=list)
     """Entries that were lost with a machine, and how old they were, seconds."""
+    unlearnt_usd: Decimal = Decimal(0)
+    """What attempts may have cost at most, beyond what was known of them: their outcomes were lost with a machine."""
     lost_by_process: int = 0
     """Entries that were lost where only a process died."""
     repeated: int = 0
@@ -169,11 +171,12 @@ class SimulatedNight:
 
     def _forget(self, place: Path, *, of_machine: bool) -> None:
         """Note what the next process does not find of what this one had written."""
-        left = {entry.entry_id for entry in self.books.everything(place)}
+        left = {entry.entry_id: entry for entry in self.books.everything(place)}
         for entry in self.books.everything(self.folder):
             if entry.entry_id in left:
-                continue
-            if not of_machine:
+                if of_machine:
+                    self.story.unlearnt_usd += left[entry.entry_id].cost_usd - entry.cost_usd
+            elif not of_machine:
                 self.story.lost_by_process += 1
             else:
                 age = EPOCH + self.loop.now - entry.started_at
