@@ -74,25 +74,31 @@ def play(seed: int, say: Callable[[str], None] | None = None) -> NightStory:
         return SimulatedNight(drawn(seed), Path(place), say).play()
 
 
+def stories(seeds: range) -> Iterator[tuple[int, NightStory]]:
+    """Play nights one after the other. What they leave is collected now and then: `main` has Python not look for it."""
+    for count, seed in enumerate(seeds, start=1):
+        yield seed, play(seed)
+        if count % AT_ONCE == 0:
+            gc.collect()
+
+
 def judged(seeds: range) -> Verdict:
     """Play some nights."""
     verdict, began = Verdict(), time.process_time()
-    for seed in seeds:
-        story = play(seed)
+    for seed, story in stories(seeds):
         verdict.nights += 1
         verdict.turns += story.turns
         verdict.broken += [(seed, words) for words in broken(story)]
         faults = story.drawn.faults or {"none"}
         verdict.met.update((state, fault) for state in reached(story) for fault in faults)
-    gc.collect()
     verdict.seconds = time.process_time() - began
     return verdict
 
 
 def first_broken(first: int, seeds: int) -> tuple[int | None, str]:
     """The first seed by which a law is broken, and how."""
-    for seed in range(first, first + seeds):
-        if found := broken(play(seed)):
+    for seed, story in stories(range(first, first + seeds)):
+        if found := broken(story):
             return seed, found[0]
     return None, ""
 
@@ -152,7 +158,7 @@ def main() -> int:
     args = parser.parse_args()
     logging.disable()
     gc.freeze()  # what is loaded stays, and need not be looked at again
-    gc.disable()  # `judged` collects after each lot
+    gc.disable()  # `stories` collects
     if args.planted:
         return planted(args.first, args.seeds, args.workers, args.only)
     if args.first_broken:

@@ -141,8 +141,11 @@ class Provider:
         key = (model.name, asked.messages_key)
         self._attempts[key] += 1
         lasting, passing = self._troubles[model.name]
-        found = _drawn(lasting, self.oracle.draw(*key)) if lasting else None
-        return found or (_drawn(passing, self.oracle.draw(*key, self._attempts[key])) if passing else None)
+        return self._met(lasting, *key) or self._met(passing, *key, self._attempts[key])
+
+    def _met(self, rates: Mapping[Trouble, float], *what: object) -> Trouble | None:
+        """Draw one of these troubles, where there are any."""
+        return _drawn(rates, self.oracle.draw(*what)) if rates else None
 
     def _with_cache(self, model: EmulatedModel, asked: WireRequest, answer: EmulatedAnswer) -> EmulatedAnswer:
         """Return the answer with its prefix counted as cached where this model saw it before."""

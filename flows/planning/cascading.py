@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, problem
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.cascade_columns import CascadeColumns, cascade_columns
-from thirdshift.router.learning.cascades import NONE_BARRED, Barred
+from thirdshift.router.learning.cascades import Barred
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Problem, Terms
@@ -70,8 +70,6 @@ def decide_for(
 def _orders(market: Market, seconds: float | None) -> list[Barred]:
     """What there is no time for, once for each way of using batch tiers: where no batch can follow on another before the
     deadline, batches go first or to what failed, for a run sends what failed when all that went first is back."""
-    if seconds is None:
-        return [NONE_BARRED]
     tiers = [offer for offer in market.offered if offer.option.turnaround_seconds > 0]
     rounds = {tier.endpoint: tier.option.rounds(seconds) for tier in tiers}
     late = frozenset(endpoint for endpoint, count in rounds.items() if count < 1)

@@ -74,7 +74,7 @@ class _Given:
     aim: QualityTarget
     per_task: bool
     rng: np.random.Generator
-    barred: Barred = NONE_BARRED
+    barred: Barred
 
     @cached_property
     def tilt(self) -> Floats:

@@ -107,7 +107,7 @@ def in_worlds(
     cost_usd: Floats,
     allowed: NDArray[np.bool_],
     rng: np.random.Generator,
-    barred: Barred = NONE_BARRED,
+    barred: Barred,
 ) -> list[list[Cascades]]:
     """`cascades` of the same requests in each of several worlds, reckoned together. At least one world."""
     kinds = list(_kinds(score, cost_usd, allowed))

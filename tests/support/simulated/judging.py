@@ -7,7 +7,7 @@ asked again are the product's own; where its warehouse keeps whose answers a sha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
@@ -62,55 +62,45 @@ class PaidScoring:
         endpoints: Sequence[Endpoint],
         requests: Sequence[Request],
         allowed: NDArray[np.bool_],
-        subjects: dict[str, str],
+        subjects: Mapping[str, int],
     ) -> None:
-        """`subjects`: by a judge's shard, whose answers it is about; it outlives a life, as the warehouse does."""
+        """`subjects`: as `NightStory` has them; they outlive a life, as the warehouse does."""
         self.wanted, self._endpoints, self._requests, self._subjects = wanted, endpoints, requests, subjects
         self._judge = Judge(endpoints[wanted.endpoint], RUBRIC)
         seen = (row for row in range(wanted.rows) if allowed[row, wanted.endpoint])
         self._rows = np.array([row for row in seen if not requests[row].response_schema], np.int64)
         """Those that the asked one may see. The emulated judge knows of no JSON whether it is right."""
-        self._asked: Counter[tuple[int, str]] = Counter()
+        self._asked: Counter[tuple[int, int]] = Counter()
 
     def scored(self, entries: Sequence[Entry]) -> Observations:
         """The scores that are known."""
         known = scores(self.wanted, entries, self._endpoints, self._subjects)
-        places = {endpoint.name: place for place, endpoint in enumerate(self._endpoints)}
         return Observations(
             np.array([row for row, _ in known], np.int64),
-            np.array([places[subject] for _, subject in known], np.int32),
+            np.array([subject for _, subject in known], np.int32),
             np.array(list(known.values()), np.float64),
         )
 
-    def due(self, entries: Sequence[Entry]) -> list[tuple[str, NDArray[np.int64]]]:
-        """Whose answers to which requests are to be asked about now; of a baseline, which requests alone."""
-        row, endpoint, _ = answers(entries, self._endpoints, self._rows)
-        held = [
-            (place, self._endpoints[by].name)
-            for place, by in zip(row.tolist(), endpoint.tolist(), strict=True)
-        ]
+    def due(self, entries: Sequence[Entry]) -> list[tuple[int, NDArray[np.int64]]]:
+        """Whose answers to which requests are to be asked about now; of a baseline, its own are missing."""
+        held = _held(entries, self._endpoints, self._rows)
         if self.wanted.purpose is Purpose.JUDGE:
             known = scores(self.wanted, entries, self._endpoints, self._subjects)
             missing = [about for about in held if about not in known and self._asked[about] < ASKED]
         else:
-            baseline = self._endpoints[self.wanted.endpoint].name
-            told = {place for place, name in held if name == baseline}
-            rows = dict.fromkeys(place for place, _ in held if place not in told)
-            missing = [(place, "") for place in rows if not self._asked[place, ""]]
+            its = dict.fromkeys((row, self.wanted.endpoint) for row, _ in held)
+            missing = [about for about in its if about not in held and not self._asked[about]]
         self._asked.update(missing)
-        by_subject: dict[str, list[int]] = {}
-        for place, name in missing:
-            by_subject.setdefault(name, []).append(place)
-        return [(name, np.array(rows, np.int64)) for name, rows in by_subject.items()]
+        by_subject: dict[int, list[int]] = {}
+        for row, subject in missing:
+            by_subject.setdefault(subject, []).append(row)
+        return [(subject, np.array(rows, np.int64)) for subject, rows in by_subject.items()]
 
-    def questions(self, shard_id: str, rows: Iterable[int], entries: Sequence[Entry]) -> list[Request]:
+    def questions(self, shard_id: str, rows: NDArray[np.int64], entries: Sequence[Entry]) -> list[Request]:
         """What a judge's shard sends, as `questions.py` has it."""
-        wanted, subject = np.array(list(rows), np.int64), self._subjects[shard_id]
-        row, endpoint, outputs = answers(entries, self._endpoints, wanted)
+        held, subject = _held(entries, self._endpoints, rows), self._subjects[shard_id]
         return [
-            self._question(self._requests[place], output)
-            for place, by, output in zip(row.tolist(), endpoint.tolist(), outputs, strict=True)
-            if self._endpoints[by].name == subject
+            self._question(self._requests[row], output) for (row, by), output in held.items() if by == subject
         ]
 
     def _question(self, request: Request, output: str) -> Request:
@@ -127,8 +117,8 @@ class PaidScoring:
 
 
 def scores(
-    wanted: PaidScores, entries: Sequence[Entry], endpoints: Sequence[Endpoint], subjects: Mapping[str, str]
-) -> dict[tuple[int, str], float]:
+    wanted: PaidScores, entries: Sequence[Entry], endpoints: Sequence[Endpoint], subjects: Mapping[str, int]
+) -> dict[tuple[int, int], float]:
     """By row and endpoint, what its answer is worth to whom was asked."""
     if wanted.purpose is Purpose.JUDGE:
         told = (
@@ -137,15 +127,18 @@ def scores(
             if entry.purpose == Purpose.JUDGE and entry.usable
         )
         return {about: score for about, score in told if score is not None}
-    baseline = endpoints[wanted.endpoint].name
     told_rows = np.array(sorted({entry.row for entry in entries if entry.purpose == Purpose.AUDIT}), np.int64)
-    row, endpoint, outputs = answers(entries, endpoints, told_rows)
-    held = {
-        (place, endpoints[by].name): output
-        for place, by, output in zip(row.tolist(), endpoint.tolist(), outputs, strict=True)
-    }
+    held, baseline = _held(entries, endpoints, told_rows), wanted.endpoint
     return {
-        (place, name): agrees(output, held[place, baseline])
-        for (place, name), output in held.items()
-        if name != baseline and (place, baseline) in held
+        (row, by): agrees(output, held[row, baseline])
+        for (row, by), output in held.items()
+        if by != baseline and (row, baseline) in held
     }
+
+
+def _held(
+    entries: Sequence[Entry], endpoints: Sequence[Endpoint], rows: NDArray[np.int64]
+) -> dict[tuple[int, int], str]:
+    """By row and endpoint, in this order, the answers to these requests."""
+    row, endpoint, outputs = answers(entries, endpoints, rows)
+    return dict(zip(zip(row.tolist(), endpoint.tolist(), strict=True), outputs, strict=True))

@@ -163,8 +163,7 @@ def scores_are_used(story: NightStory) -> Iterator[str]:
     if drawn.paid_scores is None:
         seen = by_place(observed(story.entries, drawn.endpoints, drawn.requests))
     else:
-        told = scores(drawn.paid_scores, story.entries, drawn.endpoints, story.subjects)
-        seen = {(row, places[name]): value for (row, name), value in told.items()}
+        seen = scores(drawn.paid_scores, story.entries, drawn.endpoints, story.subjects)
     yield from _untrue(story, seen)
     tried = {(entry.row, places[entry.endpoint]) for entry in story.entries}
     away = {(row, places[name]) for name in _away(story) for row in range(len(drawn.requests))}
@@ -251,7 +250,7 @@ def _sample(story: NightStory, entry: Entry) -> tuple[int, str, str]:
     """Of what there may be one answer that is paid and stays: a vote and a repair ask several endpoints, a judge is asked
     about the answers of each."""
     if entry.purpose == Purpose.JUDGE:
-        return entry.row, entry.purpose, story.subjects[entry.shard_id]
+        return entry.row, entry.purpose, story.drawn.endpoints[story.subjects[entry.shard_id]].name
     voted = story.drawn.votes[entry.row] or story.drawn.later_votes[entry.row]
     several = voted is not None or entry.purpose == Purpose.REPAIR
     return entry.row, entry.purpose, entry.endpoint if several else ""

@@ -72,9 +72,7 @@ class LifeStory:
 class Life:
     """One process on the run, from what the last one left."""
 
-    def __init__(self, night: SimulatedNight, world: SimulatedWorld, scoring_steps: int | None) -> None:
-        """`scoring_steps`: after so many it dies, from the first score on that somebody is asked for."""
-        self._scoring_steps = scoring_steps
+    def __init__(self, night: SimulatedNight, world: SimulatedWorld) -> None:
         self.night, self.world, self.drawn, self.folder = night, world, night.drawn, night.folder
         self.endpoints, self.endpoint_names = (
             night.drawn.endpoints,
@@ -183,15 +181,13 @@ class Life:
 
     def _asked(self) -> list[ShardWork]:
         """Shards for the scores that somebody is paid for."""
-        paid = self.drawn.paid_scores
-        if self._paid is None or paid is None:
+        if self._paid is None:
             return []
-        due = self._paid.due(self.night.books.sealed(self.folder))
-        if due and self._scoring_steps is not None:
-            self.world.live_for(self._scoring_steps)
-            self._scoring_steps = None
-        asked = self.endpoint_names[paid.endpoint]
-        shards = self.dispatcher.create_shards(paid.purpose, [(asked, rows) for _, rows in due])
+        wanted, due = self._paid.wanted, self._paid.due(self.night.books.sealed(self.folder))
+        if due:
+            self.world.count_down()
+        asked = self.endpoint_names[wanted.endpoint]
+        shards = self.dispatcher.create_shards(wanted.purpose, [(asked, rows) for _, rows in due])
         self.night.story.subjects |= {
             shard.shard_id: subject for shard, (subject, _) in zip(shards, due, strict=True)
         }
@@ -241,10 +237,10 @@ class Life:
         return [replace(shard, requests=self._requests(shard)) for shard in shards]
 
     def _requests(self, shard: ShardWork) -> list[Request]:
-        rows = shard.unanswered.tolist()
+        rows = shard.unanswered
         if shard.purpose is Purpose.JUDGE and self._paid is not None:
             return self._paid.questions(shard.shard_id, rows, self.night.books.sealed(self.folder))
-        return [self.drawn.requests[row] for row in rows]
+        return [self.drawn.requests[row] for row in rows.tolist()]
 
     def _replies(self) -> FinalReplies:
         return replies(self.night.books.sealed(self.folder), self.endpoints)

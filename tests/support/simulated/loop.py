@@ -59,11 +59,11 @@ class _Call(asyncio.TimerHandle):
 
     def cancel(self) -> None:
         self._cancelled = True
-        self._callback, self._args = _nothing, ()
+        self._callback, self._args = nothing, ()
 
 
-def _nothing() -> None:
-    """Do nothing: what was to be called is cancelled."""
+def nothing() -> None:
+    """Do nothing: where what was to be called is cancelled, or nobody looks at the turns."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -74,7 +74,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, rng: Random, until: float) -> None:
         self.now, self.until, self.turns = 0.0, until, 0
-        self.at_turn: Callable[[], None] = lambda: None
+        self.at_turn: Callable[[], None] = nothing
         self.bounded = True
         """Not once a night is over: what is left of it is only ended."""
         self._rng = rng

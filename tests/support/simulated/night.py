@@ -20,7 +20,7 @@ from typing import Any
 from tests.support.simulated.books import Entry, RunBooks
 from tests.support.simulated.draw import KEY, Death, DrawnNight
 from tests.support.simulated.life import RUN_ID, Life, LifeStory
-from tests.support.simulated.loop import Stuck, VirtualLoop
+from tests.support.simulated.loop import Stuck, VirtualLoop, nothing
 from tests.support.simulated.provider import SimulatedProvider
 from tests.support.simulated.world import EPOCH, Disk, Killed, SimulatedWorld
 from thirdshift.engines.emulator.answer_key import AnswerKey, write_known
@@ -53,8 +53,9 @@ class NightStory:
     """Entries that were lost where only a process died."""
     repeated: int = 0
     """Entries that stand in several parts."""
-    subjects: dict[str, str] = field(default_factory=dict)
-    """By a judge's shard, whose answers it is about: the warehouse has that written down."""
+    subjects: dict[str, int] = field(default_factory=dict)
+    """By a shard that asks for scores, the position of the endpoint whose answers it is about: the warehouse has that
+    written down."""
     log: list[str] = field(default_factory=list)
     turns: int = 0
     fault: str | None = None
@@ -138,15 +139,16 @@ class SimulatedNight:
             self.rng,
             disk,
             self.provider.session,
-            steps=None if death is None or death.at_scoring else death.steps,
+            steps=None if death is None else death.steps,
             at_disk=death is not None and death.at_disk,
+            at_scoring=death is not None and death.at_scoring,
             die=die,
             skew=self._skew if self.drawn.jumps else lambda: 0.0,
         )
         begun = self.loop.now
         self.say(f"life {number} begins")
         try:
-            life = Life(self, world, death.steps if death is not None and death.at_scoring else None).live()
+            life = Life(self, world).live()
         except NotAdopted as error:  # the program ends, and says when to resume
             self.say(f"life {number}: {error}")
             life, death = LifeStory(ended=False), AGAIN
@@ -184,7 +186,7 @@ class SimulatedNight:
 
     def _bury(self) -> None:
         """End the tasks of a dead process; the provider's go on."""
-        self.loop.at_turn = lambda: None
+        self.loop.at_turn = nothing
         mine = self.provider.tasks | self.provider.batches.tasks
         dead = [task for task in asyncio.all_tasks(self.loop) if task not in mine]
         for task in dead:

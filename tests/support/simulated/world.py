@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, cast
 
-from tests.support.simulated.loop import VirtualLoop
+from tests.support.simulated.loop import VirtualLoop, nothing
 from thirdshift.world import World
 
 T = TypeVar("T")
@@ -70,13 +70,9 @@ class Disk:
                 os.truncate(copy, rng.choice((kept, rng.randint(kept, whole), whole)))
 
 
-def _live_on() -> None:
-    """Do nothing at a turn of the loop."""
-
-
 class SimulatedWorld(World):
     """`steps`: turns of the loop and operations of the disk until the process dies; None: it lives on. `at_disk`: only
-    those of the disk count."""
+    those of the disk count. `at_scoring`: none counts before `count_down`."""
 
     def __init__(
         self,
@@ -87,24 +83,26 @@ class SimulatedWorld(World):
         *,
         steps: int | None,
         at_disk: bool = False,
+        at_scoring: bool = False,
         die: Callable[[], None],
         skew: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._loop, self._rng, self._disk, self._connect = loop, rng, disk, connect
         self._die, self._skew = die, skew
-        self._at_disk = at_disk
+        self._at_disk, self._steps = at_disk, steps
         self._left: int | None = None
         self.dead = False
         self._resting: list[Callable[[], None]] = []
         """What is called again once there is something to sync: a look before would find nothing."""
         self._synced = 0
-        loop.at_turn = _live_on
-        if steps is not None:
-            self.live_for(steps)
+        loop.at_turn = nothing
+        if not at_scoring:
+            self.count_down()
 
-    def live_for(self, steps: int) -> None:
-        """Die after so many from now on."""
-        self._loop.at_turn, self._left = self._turn, steps
+    def count_down(self) -> None:
+        """Have steps count from now on, where they do not yet."""
+        if self._left is None and self._steps is not None:
+            self._loop.at_turn, self._left = self._turn, self._steps
 
     def _turn(self) -> None:
         if self.dead or not self._at_disk:
