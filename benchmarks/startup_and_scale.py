@@ -69,7 +69,9 @@ class Build:
 
     @property
     def environment(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PREFECT_API_URL")}
+        """What it runs in. It keeps its bytecode, as an installed program does."""
+        not_ours = "PYTHONPATH", "PREFECT_API_URL", "PYTHONDONTWRITEBYTECODE"
+        env = {k: v for k, v in os.environ.items() if k not in not_ours}
         source = self.folder / "src"
         return env | ({"PYTHONPATH": str(source)} if source.is_dir() else {})
 

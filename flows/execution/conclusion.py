@@ -25,16 +25,16 @@ def finish(planned: PlannedRun) -> RunSummary:
     run = planned.run
     stopped = run.dispatcher.stopped
     run.dispatcher.close()
-    _land_overhead(run)
-    compose(planned)
-    if unplanned := set(stopped) - finishing.STOPS.keys():
-        raise BrokeOff(
-            f"run {run.context.run_id} was stopped ({', '.join(sorted(unplanned))}); what was answered is kept: "
-            f"thirdshift resume {run.context.run_id}"
-        )
-    unapproved = run.approval.denied
-    left = planned.assignment.answerable(planned.prepared.columns.allowed).any()
     with run.warehouse() as warehouse:
+        _land_overhead(run)
+        compose(planned)
+        if unplanned := set(stopped) - finishing.STOPS.keys():
+            raise BrokeOff(
+                f"run {run.context.run_id} was stopped ({', '.join(sorted(unplanned))}); what was answered is kept: "
+                f"thirdshift resume {run.context.run_id}"
+            )
+        unapproved = run.approval.denied
+        left = planned.assignment.answerable(planned.prepared.columns.allowed).any()
         dispatch.name_shards(warehouse, run.context.run_id)
         summary = finishing.finish(
             warehouse,

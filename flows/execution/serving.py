@@ -62,12 +62,12 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     context = run.context
     if run.dispatcher.stopped or not context.learns:
         return []
-    record_replies(planned)
-    # an answer chosen by its score is no sample of anything
-    if prepared.audit is None and not prepared.learner.by_one_rule:
-        planned.assignment.override_by_scores(prepared.learner.observed())
-    compose(planned)
     with run.warehouse() as warehouse:
+        record_replies(planned)
+        # an answer chosen by its score is no sample of anything
+        if prepared.audit is None and not prepared.learner.by_one_rule:
+            planned.assignment.override_by_scores(prepared.learner.observed())
+        compose(planned)
         certificates = finishing.quality_of(warehouse, context).certificates
         costs, audit, mean = _weighed(planned), prepared.audit, None
         if costs is not None and audit is not None and certificates:
@@ -86,13 +86,13 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
 
 def compose(planned: PlannedRun) -> None:
     """Compose results anew. A request that could still be answered, had the run not stopped, has none."""
-    record_replies(planned)
     run, prepared = planned.run, planned.prepared
-    served = planned.assignment.served
-    answerable = planned.assignment.answerable(prepared.columns.allowed)
-    final = ~answerable if run.dispatcher.stopped else np.ones(len(served), bool)
-    rows = prepared.columns.rows[final]
     with run.warehouse() as warehouse:
+        record_replies(planned)
+        served = planned.assignment.served
+        answerable = planned.assignment.answerable(prepared.columns.allowed)
+        final = ~answerable if run.dispatcher.stopped else np.ones(len(served), bool)
+        rows = prepared.columns.rows[final]
         results.compose(
             warehouse, run.context.run_id, finishing.served_table(rows, served[final], run.endpoint_names)
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,11 +142,12 @@ def earlier_nights(context: RunContext, tasks: Sequence[str], *, run_id: str) ->
     endpoints, scorer = context.endpoints, context.scorer
     of, emulated = (context.warehouse, context.job.name, run_id, endpoints, tasks), context.call.emulated
     counterparts = realtime_counterparts(endpoints)
-    return EarlierNights(
-        past_nights(*of, emulated=emulated),
-        past_scores(*of, scorer=scorer, realtime_counterpart=counterparts, emulated=emulated),
-        past_outputs(*of, scorer=scorer, emulated=emulated) if context.pays_for_scores else None,
-    )
+    with Warehouse.open(context.warehouse) if context.warehouse.exists() else nullcontext():
+        return EarlierNights(
+            past_nights(*of, emulated=emulated),
+            past_scores(*of, scorer=scorer, realtime_counterpart=counterparts, emulated=emulated),
+            past_outputs(*of, scorer=scorer, emulated=emulated) if context.pays_for_scores else None,
+        )
 
 
 def past_nights(

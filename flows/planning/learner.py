@@ -139,11 +139,13 @@ class Learner:
     def market(self) -> Market:
         """Prices and lengths as known now; answers held cost nothing, unless that would choose for the few that have been
         looked at and for no others."""
-        held, context = self.run_queries.replies(), self.context
+        context, queries = self.context, self.run_queries
+        with queries.together():
+            held, used, calls = queries.replies(), queries.token_usage(), queries.calls()
         answered = self.columns.positions(held.row[held.answered]), held.endpoint[held.answered]
         return market(
-            self.columns, self.endpoints, self.run_queries.token_usage(), self.past, self.throughputs,
-            now=context.clock(), deadline=context.deadline, calls=self.run_queries.calls(),
+            self.columns, self.endpoints, used, self.past, self.throughputs,
+            now=context.clock(), deadline=context.deadline, calls=calls,
             held=None if self.by_one_rule else answered,
         )  # fmt: skip
 

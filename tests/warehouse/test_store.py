@@ -271,6 +271,17 @@ def test_a_warehouse_in_use_is_waited_for_and_the_holder_named(path: Path) -> No
     assert f"in use by process {holder.pid}" in second
 
 
+def test_a_thread_that_has_the_warehouse_open_is_given_the_same_one_again(path: Path) -> None:
+    with Warehouse.open(path) as warehouse, warehouse.transaction():
+        runs.update(warehouse, RUN, status="failed")
+        with Warehouse.open(path.parent / "." / path.name) as again:
+            assert again is warehouse
+        assert (runs.get(warehouse, RUN) or {})["status"] == "failed"  # it is still open, the transaction too
+    with Warehouse.open(path) as afresh:
+        assert afresh is not warehouse
+        assert (runs.get(afresh, RUN) or {})["status"] == "failed"
+
+
 def test_a_warehouse_is_its_owners_alone(path: Path) -> None:
     with Warehouse.open(path) as warehouse:
         dispatch.save_shards(warehouse, pa.table({"run_id": [RUN], "shard_id": ["s"]}))

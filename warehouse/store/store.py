@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -29,6 +29,9 @@ MEMORY_SHARE, MOST_BYTES = 0.25, 4 << 30
 CHECKPOINT_AT = "256MB"
 """Log size. DuckDB's 16 MB make it rewrite row groups after every few parts: two thirds of the time of a long ingest."""
 
+_opened: dict[str, Warehouse] = {}
+"""By real path; an entry is touched only by the thread that holds the file's lock."""
+
 
 class Warehouse:
     """One open warehouse file: its connection, transactions and queries. Use through `open`."""
@@ -42,18 +45,24 @@ class Warehouse:
     @contextmanager
     def open(
         cls, path: Path, *, wait_seconds: float = locks.WAIT_SECONDS, say: locks.Say | None = None
-    ) -> Iterator[Self]:
-        """The warehouse, made where missing (mode 0600). `say` is told once if another process has it.
+    ) -> Iterator[Warehouse]:
+        """The warehouse, made where missing (mode 0600). `say` is told once if another process has it. A thread that has
+        it open already gets the same one: opening takes as long as many a question.
 
         Raises StoreError: locked for longer than `wait_seconds`, unusable, or of another schema version.
         """
+        place = os.path.realpath(path)
         with locks.held(path, wait_seconds):
+            if (outer := _opened.get(place)) is not None:
+                yield outer
+                return
             con = _connect(path, wait_seconds, say)
             try:
-                warehouse = cls(path, con)
+                warehouse = _opened[place] = cls(path, con)
                 warehouse._prepare()
                 yield warehouse
             finally:
+                _opened.pop(place, None)
                 con.close()
 
     def query(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,10 @@ class RunQueries:
         self._path, self._run_id, self._batches = warehouse, run_id, list(batches)
         self._names = pa.array(endpoints, pa.string())
 
+    def together(self) -> AbstractContextManager[Warehouse]:
+        """Open the warehouse once for all that is asked within."""
+        return Warehouse.open(self._path)
+
     def scores(self, *, voted: bool = False) -> Observations:
         """Return the latest score of each answer of this run, by leaders' rows. `voted`: those too that were looked at
         because a vote had come to them."""
@@ -157,7 +162,7 @@ class RunQueries:
     def _columns(
         self, sql: str, *names: str, tables: Mapping[str, pa.Table] | None = None, **values: Any
     ) -> list[NDArray[Any]]:
-        with Warehouse.open(self._path) as warehouse:
+        with self.together() as warehouse:
             table = warehouse.query(sql, tables, run_id=self._run_id, **values)
         positions = pc.fill_null(pc.index_in(table["endpoint"], value_set=self._names), -1)
         endpoint: NDArray[np.int32] = np.asarray(positions, np.int32)
