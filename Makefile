@@ -70,7 +70,7 @@ demo-vllm: .venv/.ready .venv-vllm/.ready
 # of the hundreds of programs that the tests start would do it anew
 test: .venv/.ready-dev .venv-vllm/.ready
 	@$(BIN)/python $(COMPILE) $(OURS)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # what pip gives a user: the wheel, with the newest versions that it admits; stdout must be the answer alone
 test-newest: .venv/.ready-dev

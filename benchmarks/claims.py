@@ -32,10 +32,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import EarlierNights
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.measured.run_queries import CallFigures, FinalReplies, RunQueries, TokenUsage
-from thirdshift.flows.planning.planner import RequestColumns, best_possible
+from thirdshift.flows.planning.planner import best_possible
 from thirdshift.flows.quality import audit
 from thirdshift.flows.quality.population import about
 from thirdshift.flows.quality.repair import Repair

@@ -7,11 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.paid_hours import withheld
-from thirdshift.flows.planning.planner import (
-    Market,
-    RequestColumns,
-)
+from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.quality.label_budget import judging_usd_at_most
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.first_looks import SEED

@@ -22,19 +22,14 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
 from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
+from thirdshift.flows.planning.columns import RequestColumns, request_columns
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.measured.silent import leave_out
 from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
-from thirdshift.flows.planning.planner import (
-    Decision,
-    Market,
-    RequestColumns,
-    market,
-    request_columns,
-)
+from thirdshift.flows.planning.planner import Decision, Market, market
 from thirdshift.flows.planning.voting import votes_of_before
 from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.quality.proof import cheapest_with_proof
@@ -45,6 +40,7 @@ from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.options import of_endpoint, workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
+from thirdshift.router.planning.usage import tally
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
@@ -276,7 +272,7 @@ def _whole_usd(outlook: PlanOutlook) -> float | None:
 
 def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
     columns, market = outlook.columns, outlook.market
-    told = explain.columns(outlook.decision.problem, plan)
+    used = tally(outlook.decision.problem, plan.choice)
     endpoint = np.where(plan.choice == NOBODY, -1, market.endpoint[plan.choice])
     shares = {}
     for e, value in enumerate(outlook.context.endpoints):
@@ -288,7 +284,7 @@ def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
             requests=int(columns.weight[rows].sum()),
             input_tokens=int(columns.tokens[e][rows].sum()),
             output_tokens=int(length.mean),
-            cost_usd=float(told.cost_usd[rows].sum()),
+            cost_usd=float(used.cost[market.endpoint == e].sum()),
             cost_sd_usd=_sd_usd(market, plan, e, value, length.sd),
         )
     return shares

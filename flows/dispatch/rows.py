@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.planning.planner import Decision, RequestColumns
+from thirdshift.flows.planning.planner import Decision
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.values import usd

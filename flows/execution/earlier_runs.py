@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money, spent
 from thirdshift.flows.dispatch.dead_runs import take_in
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.planning.planner import RequestColumns
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
 from thirdshift.router.values import Mode

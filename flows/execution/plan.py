@@ -14,8 +14,9 @@ from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.batch_room import waiting_for_room
 from thirdshift.flows.planning.beliefs import prediction_only
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.throughput import priced_now, throughput_of_run
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, best_possible
+from thirdshift.flows.planning.planner import Decision, Market, best_possible
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.flows.quality.label_budget import audit_usd
 from thirdshift.flows.quality.proof import cheapest_with_proof, proof_costs

@@ -12,11 +12,11 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning import input as planning_input
+from thirdshift.flows.planning.columns import RequestColumns, request_columns
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.input import PreparedInput, check_charges, check_shares, thawing
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.measured.silent import leave_out, silent_before
-from thirdshift.flows.planning.planner import RequestColumns, request_columns
 from thirdshift.flows.quality.audit import Audit
 from thirdshift.flows.quality.label_budget import doubts
 from thirdshift.flows.quality.population import stands_for_all

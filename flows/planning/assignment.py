@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.console import money
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
-from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.planner import Market
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
 from thirdshift.router.planning.shards import Cutting, batch_cutting, cut

@@ -7,7 +7,8 @@ from dataclasses import astuple
 
 import numpy as np
 
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.flows.planning.columns import RequestColumns
+from thirdshift.flows.planning.planner import Decision, Market
 from thirdshift.router.learning.votes import ENOUGH
 from thirdshift.router.planning.market import cost_matrix
 from thirdshift.router.planning.problem import NOBODY, Plan

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, decide, problem
+from thirdshift.flows.planning.columns import RequestColumns
+from thirdshift.flows.planning.planner import Decision, Market, decide, problem
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.cascade_columns import CascadeColumns, cascade_columns
 from thirdshift.router.learning.cascades import Barred
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning.infeasibility import solve
-from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Problem, Terms
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Terms
 from thirdshift.router.prediction.observations import Observations, PastScores
 from thirdshift.router.prediction.predict import learnt
 from thirdshift.router.values import Endpoint
@@ -52,8 +53,8 @@ def decide_for(
             predictor, population, observations, _asked(columns, priced), aim, np.random.default_rng(0),
             per_task=terms.per_task, barred=barred,
         )  # fmt: skip
-        posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor))
-        posed = with_bills(posed, priced, found.cost_usd)
+        cost = bills(columns.allowed, priced, found.cost_usd)
+        posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor), cost)
         plan = solve(posed)
         if not isinstance(plan, Infeasible):
             seconds = plan.finish_seconds + _mending_seconds(plan, priced, found)
@@ -105,19 +106,19 @@ def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) ->
     return others if others.plan.cost_usd <= plan.cost_usd + sum(starts[e] for e in late) else decision
 
 
-def with_bills(posed: Problem, market: Market, bill: Floats) -> Problem:
-    """The problem with a request's whole bill, [leaders, endpoints], in the place of one answer's cost."""
-    least, cost = market.by_endpoint(), np.full(posed.cost.shape, np.inf)
+def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats) -> Floats:
+    """[leaders, options] a request's whole bill by who goes first, infinite where that is not allowed. `allowed`, `bill`:
+    [leaders, endpoints]."""
+    cost = np.full(market.cost_usd.shape, np.inf)
     for option, endpoint in enumerate(
         market.endpoint
-    ):  # one at a time: of ten million requests each takes 80 MB
-        own, cheapest = market.cost_usd[:, option], least[:, endpoint]
+    ):  # column by column: each is 80 MB of ten million requests
+        own, cheapest = market.cost_usd[:, option], market.least_usd(endpoint)
+        may = allowed[:, endpoint] & np.isfinite(own)
+        # what an hour of higher prices costs more
         dearer = np.subtract(own, cheapest, out=np.zeros(len(own)), where=np.isfinite(cheapest))
-        may = np.isfinite(posed.cost[:, option]) & np.isfinite(
-            own
-        )  # where not, what an hour of higher prices costs more
-        cost[may, option] = bill[may, endpoint] + dearer[may]
-    return replace(posed, cost=cost)
+        np.add(bill[:, endpoint], dearer, out=cost[:, option], where=may)
+    return cost
 
 
 def _mending_seconds(plan: Plan, market: Market, found: CascadeColumns) -> float:

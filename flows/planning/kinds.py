@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from thirdshift.flows.planning.planner import RequestColumns
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.prediction.kinds import with_kinds
 

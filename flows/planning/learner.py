@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
 from thirdshift.flows.planning.cascading import decide_for, sends_on
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.planning.measured.silent import leave_out, silent_so_far
 from thirdshift.flows.planning.paid_hours import short_of, unstarted, withheld, worth_starting
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market
+from thirdshift.flows.planning.planner import Decision, Market, market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
 from thirdshift.flows.planning.voting import (

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.paid_hours import withheld
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, problem
+from thirdshift.flows.planning.planner import Decision, Market, problem
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.first_looks import SEED

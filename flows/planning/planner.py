@@ -1,6 +1,6 @@
 """The router's decisions on a night's columns: what to look at, what to believe, who answers what.
 
-Columns here are by leader: position k is the k-th request that is answered itself, `RequestColumns.rows[k]` its row.
+Columns here are by leader, as in `thirdshift.flows.planning.columns`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.batch_room import in_batches
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import PastAnswers
-from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
 from thirdshift.flows.planning.measured.latency import with_enough_up, with_latencies
 from thirdshift.flows.planning.measured.run_queries import NO_CALLS, CallFigures, TokenUsage
 from thirdshift.flows.planning.tiers import realtime_counterparts, same_answers
@@ -30,93 +29,18 @@ from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, 
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
-from thirdshift.router.prediction import features, observations
-from thirdshift.router.prediction.observations import Observations, Population
+from thirdshift.router.prediction import observations
+from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.prediction.predict import apart, crossed, fit, telling
-from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable, hit_rate
+from thirdshift.router.pricing.caches import cache_rule, hit_rate
 from thirdshift.router.tokens import output_lengths
-from thirdshift.router.tokens.estimate import learn_ratio, texts_of
+from thirdshift.router.tokens.estimate import learn_ratio
 from thirdshift.router.tokens.output_lengths import Observed, OutputModel
-from thirdshift.router.tokens.prefixes import find
 from thirdshift.router.tokens.request_lengths import RequestAnswers
 from thirdshift.router.values import Endpoint
-from thirdshift.warehouse.intake.frozen import batches
 
 MARGIN_ROUNDS = 3
 """Plan, see how sure it is, plan again with that margin: the margin depends on the plan, and settles at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestColumns:
-    """What decisions read of a batch, by leader."""
-
-    rows: NDArray[np.int64]
-    weight: NDArray[np.int32]
-    population: Population
-    max_tokens: NDArray[np.int32]
-    tokens: tuple[NDArray[np.int32], ...] = field(repr=False)
-    """Input tokens expected, for each endpoint."""
-    allowed: NDArray[np.bool_] = field(repr=False)
-    """[leaders, endpoints]"""
-    caches: tuple[CacheableTokens, ...] = field(repr=False)
-    """What each endpoint's provider may bill as cached, and as written to its cache."""
-    prefix: NDArray[np.int64] = field(repr=False)
-    """Requests with one number begin alike and are sent side by side."""
-    tasks: tuple[str, ...] = ()
-
-    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where leaders' rows stand among the leaders."""
-        return np.searchsorted(self.rows, rows)
-
-
-def request_columns(
-    batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], *, texts: bool
-) -> RequestColumns:
-    """`texts`: read the prompts too, for predictions from what they say."""
-    rows = batch.leaders
-    text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
-    prefixes = find(batches(batch.folder, ["messages"]))
-    marked = marked_requests(batch) if any(cache_rule(end).marked_only for end in endpoints) else None
-    tokens = {id(column): column[rows] for column in batch.input_tokens}  # one for each tokenizer
-    return RequestColumns(
-        rows=rows,
-        weight=batch.weight[rows],
-        population=Population(
-            batch.task[rows], text, len(batch.intake.tasks), batch.weight[rows].astype(np.float64)
-        ),
-        max_tokens=batch.max_tokens[rows],
-        tokens=tuple(tokens[id(column)] for column in batch.input_tokens),
-        allowed=_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)[rows],
-        caches=cacheable(endpoints, prefixes, batch.input_tokens[0], marked, rows),
-        prefix=prefixes.groups()[rows],
-        tasks=batch.intake.tasks,
-    )
-
-
-def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[rows, endpoints] by leader: allowed for every request that its answer serves, whatever policy each is under."""
-    if allowed.all():
-        return allowed
-    refused = [np.bincount(leader, ~column, len(leader)) > 0 for column in allowed.T]
-    return ~np.stack(refused, axis=1)
-
-
-def _text_columns(batch: PreparedInput) -> NDArray[np.float32]:
-    rng = np.random.default_rng(0)
-    picked = np.sort(rng.choice(batch.rows, min(batch.rows, features.SAMPLE), replace=False))
-    sample: list[str] = []
-    seen = 0
-    for part in batches(batch.folder, ["messages"]):
-        first, last = np.searchsorted(picked, [seen, seen + part.num_rows])
-        some = part.take(pa.array(picked[first:last] - seen))
-        sample += _texts(some)
-        seen += part.num_rows
-    text_map = features.learn(sample, rng)
-    return features.in_chunks(text_map, (_texts(part) for part in batches(batch.folder, ["messages"])))
-
-
-def _texts(batch: pa.RecordBatch) -> list[str]:
-    return ["\n".join(texts_of(messages)) for messages in batch.column("messages").to_pylist()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +79,17 @@ class Market:
 
     def by_endpoint(self) -> NDArray[np.float64]:
         """[leaders, endpoints] USD by the cheapest option of each endpoint, hours included."""
-        cost = np.full(self.output_tokens.shape, np.inf)
-        for option, endpoint in enumerate(self.endpoint[: self.singles]):
-            asked = self.cost_usd[:, option] + self.hours_usd[:, option]
-            cost[:, endpoint] = np.minimum(cost[:, endpoint], asked)
+        endpoints = self.output_tokens.shape[1]
+        cost = np.empty((len(self.cost_usd), endpoints))
+        for endpoint in range(endpoints):
+            cost[:, endpoint] = self.least_usd(endpoint)
+        return cost
+
+    def least_usd(self, endpoint: int) -> NDArray[np.float64]:
+        """[leaders] the same of one endpoint; infinite where it offers nothing."""
+        cost = np.full(len(self.cost_usd), np.inf)
+        for option in np.flatnonzero(self.endpoint[: self.singles] == endpoint):
+            np.minimum(cost, self.cost_usd[:, option] + self.hours_usd[:, option], out=cost)
         return cost
 
     def starts(self) -> dict[int, float]:
@@ -222,7 +153,8 @@ def market(
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
-            paid[held[0][held[1] == offer.endpoint], option] = 0.0
+            if paid.flags.writeable:
+                paid[held[0][held[1] == offer.endpoint], option] = 0.0
     reserved = reserved_usd(endpoints, offered, columns.tokens, columns.max_tokens)
     return Market(offered, cost, output, lengths, paid, reserved)
 
@@ -275,10 +207,18 @@ def _hit_rates(
     return rates
 
 
-def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32], terms: Terms) -> Problem:
-    """`quality`: [leaders, endpoints and votes]."""
+def problem(
+    columns: RequestColumns,
+    market: Market,
+    quality: NDArray[np.float32],
+    terms: Terms,
+    cost_usd: NDArray[np.float64] | None = None,
+) -> Problem:
+    """`quality`: [leaders, endpoints and votes]; `cost_usd`: [leaders, options] what a request costs, infinite where it is
+    not allowed; None: what the market asks for one answer."""
     endpoint = market.endpoint
-    cost = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
+    if cost_usd is None:
+        cost_usd = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
     return Problem(
         options=tuple(
             in_batches(offer.option, columns.tokens[offer.endpoint], reserved, terms.cap_usd)
@@ -287,7 +227,7 @@ def problem(columns: RequestColumns, market: Market, quality: NDArray[np.float32
         tasks=columns.tasks,
         task=columns.population.task,
         weight=columns.weight,
-        cost=cost,
+        cost=cost_usd,
         quality=_picked(quality, market.column),
         input_tokens=columns.tokens[0],
         output_tokens=_picked(market.output_tokens, endpoint),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.columns import RequestColumns
+from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT
 from thirdshift.router.certification.scorers import Basis

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import PastOutputs
 from thirdshift.flows.planning.measured.run_queries import FinalReplies, RunQueries
-from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.planner import Market
 from thirdshift.router.certification.equality import answer_key
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.learning import votes

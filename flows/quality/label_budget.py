@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.planning.planner import Market, RequestColumns
+from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.bounds import betting, exact

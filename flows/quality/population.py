@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.certificate import Certificate, Claim, Method
 from thirdshift.router.certification.representative import unlike

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.input import PreparedInput
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns
+from thirdshift.flows.planning.planner import Decision, Market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.quality.audit import may_grow
 from thirdshift.flows.quality.label_budget import labels

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
 from thirdshift.flows.planning.batch_room import beyond_room
-from thirdshift.flows.planning.cascading import with_bills
+from thirdshift.flows.planning.cascading import bills
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
@@ -174,7 +174,7 @@ class Bench:
             np.random.default_rng(0), per_task=bool(wanted.tasks), told=False,
         )  # fmt: skip
         quality = np.where(np.isnan(scores), found.quality, self.quality)
-        cost = with_bills(posed, self.market, found.cost_usd).cost
+        cost = bills(learner.columns.allowed, self.market, found.cost_usd)
         cost = np.where(self.tried[:, of], np.inf, cost)
         vendors = [endpoint.provider for endpoint in learner.context.endpoints]
         nobody = np.zeros(len(quality), bool)

@@ -119,8 +119,11 @@ def hours_matrix(
     output_tokens: NDArray[np.float32],
 ) -> NDArray[np.float64]:
     """USD [n, options] of workers' time: of the seconds a request keeps one busy, and its share of what a worker's start
-    costs if all n go there; 0 where tokens are paid for."""
-    cost = np.zeros((len(output_tokens), len(offered)))
+    costs if all n go there; 0 where tokens are paid for. One zero, read-only, where no hours are paid at all."""
+    shape = len(output_tokens), len(offered)
+    if all(offer.option.workers is None for offer in offered):
+        return np.broadcast_to(0.0, shape)
+    cost = np.zeros(shape)
     for column, offer in enumerate(offered):
         workers = offer.option.workers
         if workers is None:

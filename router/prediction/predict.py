@@ -49,6 +49,8 @@ FEW = 100
 CLEAR = 3.0
 """Log evidence by which the text must be the better: 20 to 1."""
 FOLDS = 5
+CHUNK = 100_000
+"""Requests at a time of which scores are predicted: what is kept is half as wide as what is reckoned with."""
 UNKNOWN = 0.5
 """What to believe of an endpoint that nobody knows anything of."""
 
@@ -73,8 +75,12 @@ class Predictor:
 
     def predict(self, population: Population, rows: Any = slice(None)) -> NDArray[np.float32]:
         """q, shape (requests, endpoints), 0 to 1, without what is known of each request's own scores."""
-        quality = self.posterior.expected(population.task[rows], population.text[rows])
-        return np.clip(quality, 0.0, 1.0).astype(np.float32)
+        task, text = population.task[rows], population.text[rows]
+        quality = np.empty((len(task), len(self.covariances.ability)), np.float32)
+        for begin in range(0, len(task), CHUNK):
+            some = slice(begin, begin + CHUNK)
+            quality[some] = np.clip(self.posterior.expected(task[some], text[some]), 0.0, 1.0)
+        return quality
 
     def beside(self, population: Population) -> tuple[Floats, Floats]:
         """What to expect of each request beside what was seen of the same request, shape (n, endpoints); and the share

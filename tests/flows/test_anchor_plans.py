@@ -8,7 +8,8 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from thirdshift.flows.planning.planner import Market, RequestColumns, decide
+from thirdshift.flows.planning.columns import RequestColumns
+from thirdshift.flows.planning.planner import Market, decide
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.planning import Infeasible, Plan, Terms, solve
 from thirdshift.router.planning.market import offers

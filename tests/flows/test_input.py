@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.columns import request_columns
 from thirdshift.flows.planning.input import PreparedInput, check_shares, prepare
-from thirdshift.flows.planning.planner import request_columns
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
 

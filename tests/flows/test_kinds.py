@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from thirdshift.flows.api.plans import looking_ahead
+from thirdshift.flows.planning.columns import request_columns
 from thirdshift.flows.planning.kinds import in_kinds
-from thirdshift.flows.planning.planner import request_columns
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.prediction.features import learn
 from thirdshift.router.prediction.kinds import FEW, LEAST, with_kinds

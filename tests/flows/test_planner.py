@@ -11,11 +11,12 @@ import pytest
 
 from thirdshift.flows.planning.assignment import Assignment
 from thirdshift.flows.planning.cascading import decide_for
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.latency import with_latencies
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE, CallFigures
 from thirdshift.flows.planning.paid_hours import short_of, withheld, worth_starting
 from thirdshift.flows.planning.pilot_time import falls_in
-from thirdshift.flows.planning.planner import Decision, Market, RequestColumns, market, problem
+from thirdshift.flows.planning.planner import Decision, Market, market, problem
 from thirdshift.flows.quality.repair import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import Mended, mend

@@ -30,8 +30,8 @@ from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.plan import keep_earlier
 from thirdshift.flows.execution.serving import record_replies, serve
 from thirdshift.flows.planning.assignment import Assignment, shards_of
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
-from thirdshift.flows.planning.planner import RequestColumns
 from thirdshift.flows.quality.scoring import judges_limit
 from thirdshift.router.expiry import keeps_on_cancel
 from thirdshift.router.interfaces import Engine, EngineContext, Ticket
