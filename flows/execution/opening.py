@@ -229,7 +229,7 @@ def _run_row(context: RunContext, before: dict[str, Any] | None) -> dict[str, An
         "outcomes": [],
         "started_at": before["started_at"] if before else context.clock(),
         "deadline": context.deadline,
-        "floor": job.quality.floor if context.scorer is not None else None,
+        "floor": job.quality.floor if context.aim is not None or context.scorer is not None else None,
         "cap_usd": context.cap_usd,
         "planned_usd": before["planned_usd"] if before else None,
         "config": job.canonical() | {"emulated": context.call.emulated},

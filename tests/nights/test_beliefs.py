@@ -85,6 +85,7 @@ def test_a_night_without_a_scorer_holds_the_floor_says_it_is_a_prediction_and_en
     served = dict(ask(tmp_path / "warehouse.duckdb", "select endpoint, count(*) from results group by 1"))
     assert served == {"dear": 40, "cheap": 20}
     assert ask(tmp_path / "warehouse.duckdb", "select distinct purpose from ledger") == [("main",)]
+    assert ask(tmp_path / "warehouse.duckdb", "select floor from runs") == [(0.8,)]
 
 
 def test_a_night_without_beliefs_spends_nothing_and_says_what_is_missing(
