@@ -64,10 +64,10 @@ demo: .venv/.ready
 demo-vllm: .venv/.ready .venv-vllm/.ready
 	@$(BIN)/thirdshift demo --vllm
 
-# two processes: four keep two cores so busy that nights with a deadline of half a minute miss it; a file's tests stay
-# together, they share a night; files go in their order, so that the many short ones of router and warehouse are left for
-# the end, when some have no more. What is ours is compiled first: under PYTHONDONTWRITEBYTECODE, which many images set, each
-# of the hundreds of programs that the tests start would do it anew
+# three processes: two leave two cores idle while nights wait for their emulated providers; a file's tests stay together, they
+# share a night; files go in their order, so that the many short ones of router and warehouse are left for the end, when some
+# have no more. What is ours is compiled first: under PYTHONDONTWRITEBYTECODE, which many images set, each of the hundreds
+# of programs that the tests start would do it anew
 test: .venv/.ready-dev .venv-vllm/.ready
 	@$(BIN)/python $(COMPILE) $(OURS)
 	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
