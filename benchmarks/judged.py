@@ -1,12 +1,13 @@
 """Nights whose scores are a judge's: what answers and verdicts cost together, beside each endpoint alone, judged likewise.
 
-    python benchmarks/judged.py [--seeds 1] [--rows 2000] [--floors 0.80 0.85 0.90] [--nights 1]
+    python benchmarks/judged.py [--seeds 1] [--from 0] [--rows 2000] [--floors 0.80 0.85 0.90] [--nights 1]
 
 Whole nights against an emulated provider whose judge errs at known rates, three endpoints each. Per seed and floor the job
 with all three stands beside the cheapest of the three jobs with one alone that certifies. With `--nights` more than one,
 the job with all three goes on over other requests, and the last night's looks stand beside the first's. The last line is
-JSON; exit 1 where a bill is above MOST of the cheapest alone, the mean above MEAN, fewer than CERTIFIED of those certify
-that the best endpoint alone would certify, or the tenth night looks at more than LOOKS of what the first did.
+JSON (`bill_by_bill`: the sum of all bills over the sum of the cheapest); exit 1 where a bill is above MOST of the cheapest
+alone, the mean above MEAN, fewer than CERTIFIED of those certify that the best endpoint alone would certify, or the tenth
+night looks at more than LOOKS of what the first did.
 """
 
 from __future__ import annotations
@@ -168,17 +169,24 @@ def cell_of(
     }
 
 
+def _cheapest(cell: dict[str, Any]) -> float:
+    return float(min(usd for usd in cell["alone_usd"].values() if usd is not None))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--floors", type=float, nargs="+", default=[0.80, 0.85, 0.90])
     parser.add_argument("--nights", type=int, default=1)
     given = parser.parse_args()
     cells = [
-        cell for seed in range(given.seeds) for cell in seed_of(seed, given.rows, given.floors, given.nights)
+        cell
+        for seed in range(given.first, given.first + given.seeds)
+        for cell in seed_of(seed, given.rows, given.floors, given.nights)
     ]
     able = [cell for cell in cells if cell["share"] is not None]
     shares = [cell["share"] for cell in able]
@@ -188,6 +196,13 @@ def main() -> int:
         "able": len(able),
         "worst": max(shares, default=None),
         "mean": round(float(np.mean(shares)), 3) if shares else None,
+        "mean_by_floor": {
+            floor: round(float(np.mean([cell["share"] for cell in able if cell["floor"] == floor])), 3)
+            for floor in sorted({cell["floor"] for cell in able})
+        },
+        "bill_by_bill": round(sum(cell["usd"] for cell in able) / sum(map(_cheapest, able)), 3)
+        if able
+        else None,
         "kept": round(kept, 3),
         "looks_of_last_night": max(cell["looks_of_last_night"] for cell in cells),
     }
