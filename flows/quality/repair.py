@@ -16,13 +16,12 @@ from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
 from thirdshift.flows.quality.population import means_of
-from thirdshift.flows.quality.repair_rounds import in_parts
+from thirdshift.flows.quality.repair_rounds import Rounds, due_of
 from thirdshift.flows.quality.votes_held import VotesHeld
 from thirdshift.flows.runs.context import EVEN
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.learning.cascade_columns import cascade_columns
 from thirdshift.router.learning.cascades import RIGHT, known_scores
-from thirdshift.router.learning.free_scores import first_of
 from thirdshift.router.learning.greedy_path import climb
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.repair import Mended, expected, mend
@@ -210,19 +209,28 @@ class Bench:
         )  # fmt: skip
 
     def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget, *, last: bool) -> Mended | None:
-        """The same with a margin: for luck where all will be scored, else for what the prediction may be off by.
+        """What is sent in this round: the same with a margin, and without what waits until more is known.
 
         `last`: no round follows.
         """
-        found, weight = self.mended(wanted, terms), self.learner.columns.weight
+        found = self.mended(wanted, terms)
+        if last or found is None or not found.new.any():
+            return self._with_margin(found, wanted, terms, aim)
+        rounds = Rounds(self.learner, self.assignment, self.market, self.seen, self.quality, terms.seconds)
+        if rounds.in_parts(found):  # also where the floor is thought out of reach: a round may tell better
+            return rounds.part_of(found)
+        if few := rounds.tried_first(found, self.learner.columns.allowed & ~self.tried):
+            return rounds.part_of(few)
+        surer = self._with_margin(found, wanted, terms, aim)
+        return surer and rounds.dearest_last(surer)
+
+    def _with_margin(
+        self, found: Mended | None, wanted: Wanted, terms: Terms, aim: QualityTarget
+    ) -> Mended | None:
+        """For luck where all will be scored, else for what the prediction may be off by. `found`: without."""
+        weight = self.learner.columns.weight
         for _ in range(3):
-            if found is None or not found.new.any():
-                return found
-            if not last and in_parts(self.learner, self.market, self.seen, found, terms.seconds):
-                return self.part_of(
-                    found
-                )  # also where the floor is thought out of reach: a round may tell better
-            if not found.reached:
+            if found is None or not found.new.any() or not found.reached:
                 return found
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
@@ -237,21 +245,6 @@ class Bench:
             wanted = _raised(wanted, stand.short)
             found = self.mended(wanted, terms)
         return found
-
-    def part_of(self, found: Mended) -> Mended:
-        """What is sent of it in one round."""
-        rows = np.flatnonzero(found.new)
-        endpoint = found.endpoint[rows]
-        held = np.where(self.assignment.answered[rows], self.quality[rows], 0.0).max(axis=1)
-        gain = np.maximum(self.quality[rows, endpoint] - held, 1e-9)
-        price = self.market.by_endpoint()[rows, endpoint] / gain
-        known = np.concatenate([self.seen.endpoint, self.learner.before.endpoint])
-        answers = np.bincount(known, minlength=self.quality.shape[1])
-        later = np.setdiff1d(np.arange(len(rows)), first_of(price, endpoint, answers))
-        new, served = found.new.copy(), found.endpoint.copy()
-        new[rows[later]] = False
-        served[rows[later]] = self.assignment.served[rows[later]]
-        return replace(found, new=new, endpoint=served)
 
 
 def _in_two(posed: Problem, others: NDArray[np.bool_]) -> Problem:
@@ -270,18 +263,6 @@ def _in_two(posed: Problem, others: NDArray[np.bool_]) -> Problem:
 def _raised(wanted: Wanted, more: float) -> Wanted:
     tasks = {task: min(mean + more, 1.0) for task, mean in wanted.tasks.items()}
     return replace(wanted, mean=min(wanted.mean + more, 1.0), tasks=tasks)
-
-
-def due_of(found: Mended, assignment: Assignment, market: Market, now: float) -> PendingRows:
-    """What is to be sent, or if all of it waits for a lower price until when; what is held and better is served at once."""
-    line = np.arange(len(found.new))
-    known = ~found.new | assignment.answered[line, found.endpoint]
-    swapped = np.flatnonzero(known & (found.endpoint >= 0) & (found.endpoint != assignment.served))
-    assignment.override(swapped, found.endpoint[swapped])
-    rows = np.flatnonzero(~known)
-    starts = np.array([offer.option.starts_seconds for offer in market.offered])[found.option[rows]]
-    opens_at = now + float(starts.min()) if len(rows) and (starts > 0).all() else None
-    return PendingRows(rows[starts <= 0], found.endpoint[rows[starts <= 0]], opens_at)
 
 
 class Repair:

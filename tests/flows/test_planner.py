@@ -17,7 +17,7 @@ from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE, CallF
 from thirdshift.flows.planning.paid_hours import short_of, withheld, worth_starting
 from thirdshift.flows.planning.pilot_time import falls_in
 from thirdshift.flows.planning.planner import Decision, Market, market, problem
-from thirdshift.flows.quality.repair import due_of
+from thirdshift.flows.quality.repair_rounds import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import Mended, mend
 from thirdshift.router.planning.options import Throughput, options_for

@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.support.learners import learner
-from thirdshift.flows.quality.repair_rounds import in_parts
-from thirdshift.router.learning.free_scores import FEWEST
+from thirdshift.flows.planning.assignment import Assignment
+from thirdshift.flows.quality.repair_rounds import Rounds
+from thirdshift.router.learning.free_scores import FEWEST, GROWTH
 from thirdshift.router.learning.repair import Mended
 from thirdshift.router.planning.problem import NOBODY
 from thirdshift.router.prediction.observations import Observations
 
-PRICE, HOUR, ROWS = {"input": 1, "output": 4}, 3600.0, 200
+PRICE, HALF, HOUR, ROWS = {"input": 1, "output": 4}, {"input": 0.5, "output": 2}, 3600.0, 200
 CHEAP = {"price": PRICE, "quality_prior": 0.6}
-BATCH = {"price": PRICE, "quality_prior": 0.9, "mode": "batch", "turnaround": "1h"}
+BATCH = {"price": HALF, "quality_prior": 0.9, "mode": "batch", "turnaround": "1h"}
 REALTIME = {"price": PRICE, "quality_prior": 0.9}
+BOTH = {"live": REALTIME | {"model": "openai/mender"}, "batch": BATCH | {"model": "openai/mender"}}
 FREE = {"floor": 0.8, "scorer": "exact"}
+MANY = round(GROWTH * FEWEST) + 1
+
+
+@contextmanager
+def rounds(
+    folder: Path, menders: Mapping[str, Any], seconds: float | None, scored: int = 0
+) -> Iterator[Rounds]:
+    """All has been answered by the cheap endpoint. `scored`: answers known of the first mender."""
+    with learner(folder, ROWS, {"cheap": CHEAP, **menders}, quality=FREE) as before:
+        assert before.sends_on
+        count = len(before.context.endpoints)
+        served = Assignment(np.zeros(ROWS, np.int32), np.zeros(ROWS), before.realtime_counterpart)
+        served.answered[:, 0] = True
+        seen = Observations(np.arange(scored), np.ones(scored, np.int32), np.zeros(scored))
+        quality = np.full((ROWS, count), 0.5, np.float32)
+        yield Rounds(before, served, before.market(), seen, quality, seconds)
+
+
+def mended(weighed: Rounds, *sent: tuple[int, int]) -> Mended:
+    """So many requests are to go to each endpoint, and the others keep their answer. `sent`: (endpoint, count)"""
+    endpoint = np.zeros(ROWS, np.int32)
+    endpoint[: sum(count for _, count in sent)] = np.concatenate([np.full(n, e, np.int32) for e, n in sent])
+    options = weighed.market.endpoint.tolist()
+    option = np.array([options.index(e) if e else NOBODY for e in endpoint.tolist()], np.int16)
+    return Mended(endpoint, endpoint > 0, True, 1.0, option)
+
+
+def counts(weighed: Rounds, found: Mended) -> list[int]:
+    """How many requests go to each endpoint now."""
+    return np.bincount(found.endpoint[found.new], minlength=len(weighed.learner.context.endpoints)).tolist()
+
+
+def all_askable(weighed: Rounds) -> NDArray[np.bool_]:
+    return ~weighed.assignment.answered
 
 
 @pytest.mark.parametrize(
@@ -34,17 +75,73 @@ FREE = {"floor": 0.8, "scorer": "exact"}
 def test_what_a_batch_tier_mends_is_tried_on_a_few_first_where_nothing_is_known_of_it_and_there_is_time(
     tmp_path: Path, mender: dict[str, object], scored: int, seconds: float | None, partly: bool
 ) -> None:
-    with learner(tmp_path, ROWS, {"cheap": CHEAP, "mender": mender}, quality=FREE) as before:
-        columns, market = before.columns, before.market()
-        seen = Observations(np.arange(scored), np.ones(scored, np.int32), np.zeros(scored))
-        new = np.arange(len(columns.rows)) < 3 * FEWEST
-        option = market.endpoint.tolist().index(1)
-        found = Mended(
-            np.where(new, 1, 0).astype(np.int32),
-            new,
-            True,
-            1.0,
-            np.where(new, option, NOBODY).astype(np.int16),
+    with rounds(tmp_path, {"mender": mender}, seconds, scored) as weighed:
+        found = mended(weighed, (1, 3 * FEWEST))
+        assert weighed.in_parts(found) == partly
+        if partly:
+            assert counts(weighed, weighed.part_of(found)) == [0, FEWEST]
+
+
+@pytest.mark.parametrize(
+    ("scored", "minutes", "count", "tried"),
+    [
+        (0, 90.0, MANY, True),
+        (FEWEST, 90.0, MANY, False),  # how well it mends is known
+        (0, 60.5, MANY, False),  # the batch would be late
+        (0, 90.0, MANY - 1, False),  # so few cost no more than it would save
+    ],
+)
+def test_a_model_of_which_nothing_is_known_is_asked_a_few_at_once_before_its_only_batch(
+    tmp_path: Path, scored: int, minutes: float, count: int, tried: bool
+) -> None:
+    with rounds(tmp_path, BOTH, 60 * minutes, scored) as weighed:
+        found = mended(weighed, (2, count))
+        few = weighed.tried_first(found, all_askable(weighed))
+        assert (few is not None) == tried
+        if few is not None:
+            sent = weighed.part_of(few)
+            assert counts(weighed, sent) == [0, FEWEST, 0]
+            assert (sent.endpoint[~sent.new] == 0).all()  # the others keep what they have until then
+
+
+def test_nothing_is_asked_in_real_time_for_a_batch_where_that_may_not_be_asked(tmp_path: Path) -> None:
+    with rounds(tmp_path, BOTH, 1.5 * HOUR) as weighed:
+        askable = all_askable(weighed)
+        askable[:, 1] = False
+        assert weighed.tried_first(mended(weighed, (2, MANY)), askable) is None
+
+
+@pytest.mark.parametrize(
+    ("minutes", "window", "waits"),
+    [
+        (None, {}, True),
+        (90.0, {}, True),
+        (60.5, {}, False),  # no time is left after the batch
+        (90.0, {"windows": ((0.0, 4000.0),)}, False),  # by then it may be dearer
+        (90.0, {"requests_per_second": 0.05}, False),  # as many take too long
+    ],
+)
+def test_what_finds_no_room_in_a_batch_waits_for_what_that_mends(
+    tmp_path: Path, minutes: float | None, window: dict[str, Any], waits: bool
+) -> None:
+    with rounds(tmp_path, BOTH, None if minutes is None else 60 * minutes, FEWEST) as weighed:
+        live = weighed.market.endpoint.tolist().index(1)
+        offered = tuple(
+            replace(offer, option=replace(offer.option, **window)) if place == live else offer
+            for place, offer in enumerate(weighed.market.offered)
         )
-        assert before.sends_on
-        assert in_parts(before, market, seen, found, seconds) == partly
+        changed = replace(weighed, market=replace(weighed.market, offered=offered))
+        first = changed.dearest_last(mended(weighed, (2, 60), (1, 30)))
+        assert counts(weighed, first) == [0, 0 if waits else 30, 60]
+        alone = mended(weighed, (1, 30))
+        assert counts(weighed, changed.dearest_last(alone)) == [0, 30, 0]
+
+
+@pytest.mark.parametrize(("minutes", "waits"), [(90.0, True), (60.5, False)])
+def test_a_dear_batch_waits_for_what_mends_cheaper_at_once(
+    tmp_path: Path, minutes: float, waits: bool
+) -> None:
+    cheaper = {"price": {"input": 0.4, "output": 1.6}, "quality_prior": 0.8}
+    with rounds(tmp_path, BOTH | {"weak": cheaper}, 60 * minutes, FEWEST) as weighed:
+        first = weighed.dearest_last(mended(weighed, (2, 40), (3, 30), (1, 10)))
+        assert counts(weighed, first) == ([0, 0, 0, FEWEST] if waits else [0, 10, 40, 30])
