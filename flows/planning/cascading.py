@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,10 @@ from thirdshift.router.prediction.predict import learnt
 from thirdshift.router.values import Endpoint
 
 Floats = NDArray[np.float64]
+Made = TypeVar("Made")
+
+SMALL_START = 0.01
+"""A start that is no larger share of the bill is not weighed on its own: a plan without it takes as long to make."""
 
 
 def sends_on(context: RunContext, scorable: NDArray[np.bool_]) -> bool:
@@ -61,8 +66,9 @@ def decide_for(
             plan = replace(plan, finish_seconds=seconds)
         return Decision(plan, posed, priced, predictor.predict(population), found.floor, found)
 
-    def sequence(priced: Market) -> Decision:
-        found = [in_order(priced, barred) for barred in _orders(priced, terms.seconds)]
+    def sequence(priced: Market, never_later: frozenset[int] = frozenset()) -> Decision:
+        orders = _orders(priced, terms.seconds)
+        found = [in_order(priced, replace(barred, later=barred.later | never_later)) for barred in orders]
         return min(found, key=lambda it: np.inf if isinstance(it.plan, Infeasible) else it.plan.cost_usd)
 
     return _worth_its_starts(sequence, market)
@@ -86,24 +92,62 @@ def _asked(columns: RequestColumns, market: Market) -> Floats:
     return cost
 
 
-def _worth_its_starts(sequence: Callable[[Market], Decision], market: Market) -> Decision:
-    """The plan in which no worker is started for what others failed at alone, unless its start is worth that: a plan
-    reckons with the starts of those that serve first, and with a share of each for what is sent on."""
-    decision = sequence(market)
+def _worth_its_starts(sequence: Callable[..., Decision], market: Market) -> Decision:
+    """The plan in which no worker is started unless its start is worth that: columns reckon with a share of each start, as
+    if all went there, and a plan with the starts of those that serve first. `sequence`: (market, those that are to be
+    asked first or not at all)"""
     starts = {e: usd for e, usd in market.starts().items() if usd > 0}
+
+    def used(decision: Decision) -> set[int]:
+        first, followers = _asked_by(decision)
+        return (first | followers) & starts.keys()
+
+    def late(decision: Decision) -> set[int]:
+        first, followers = _asked_by(decision)
+        return (followers - first) & starts.keys()
+
+    def bill(decision: Decision) -> float:
+        plan = decision.plan
+        if isinstance(plan, Infeasible):
+            return np.inf
+        return plan.cost_usd + sum(starts[e] for e in late(decision))
+
+    made = sequence(market)
+    if late(made):
+        made = min(made, sequence(market, frozenset(starts)), key=bill)
+    return with_fewer_starts(made, lambda left_out: sequence(market.without(left_out)), used, bill, starts)
+
+
+def _asked_by(decision: Decision) -> tuple[set[int], set[int]]:
+    """Who serves first by the plan, and who is sent what these fail at."""
     plan, found = decision.plan, decision.cascades
-    if isinstance(plan, Infeasible) or found is None or not starts:
-        return decision
-    served = plan.choice != NOBODY
-    first = market.endpoint[plan.choice[served]]
-    followers = found.follower[np.flatnonzero(served), first]
-    late = [e for e in starts if (followers == e).any() and not (first == e).any()]
-    if not late:
-        return decision
-    others = sequence(market.without(late))
-    if isinstance(others.plan, Infeasible):
-        return decision
-    return others if others.plan.cost_usd <= plan.cost_usd + sum(starts[e] for e in late) else decision
+    if isinstance(plan, Infeasible) or found is None:
+        return set(), set()
+    served = np.flatnonzero(plan.choice != NOBODY)
+    first = decision.market.endpoint[plan.choice[served]]
+    return set(first.tolist()), set(found.follower[served, first].tolist())
+
+
+def with_fewer_starts(
+    made: Made,
+    again: Callable[[frozenset[int]], Made],
+    used: Callable[[Made], Collection[int]],
+    bill: Callable[[Made], float],
+    starts: Mapping[int, float],
+) -> Made:
+    """Return `made`, or what is made `again` without some of the endpoints that it would start: one is left out after the
+    other as long as that is cheaper. `bill`: its US dollars; `starts`: endpoint → US dollars of a start."""
+    left_out: frozenset[int] = frozenset()
+    while np.isfinite(least := bill(made)):
+        dear = [e for e in used(made) if starts[e] > SMALL_START * least]
+        for endpoint in sorted(dear, key=lambda e: (-starts[e], e)):
+            other = again(left_out | {endpoint})
+            if bill(other) < least:
+                made, left_out = other, left_out | {endpoint}
+                break
+        else:
+            break
+    return made
 
 
 def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats) -> Floats:

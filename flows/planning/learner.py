@@ -198,10 +198,10 @@ class Learner:
             return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
 
         baseline, short = self.context.baseline, self._short
-        waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short)
         # what would not serve by what earlier nights have told need not be started to be told it again
         scores = np.bincount(self.before.endpoint, minlength=len(known))
         told = [e for e in unstarted(priced, known, baseline) if scores[e] >= KNOWN]
+        waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short, told)
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})

@@ -28,15 +28,16 @@ def withheld(
     baseline: int | None,
     planned: Callable[[], Collection[int]] | None = None,
     short: NDArray[np.float64] | None = None,
+    told: Collection[int] = (),
 ) -> list[int]:
     """Return the endpoints that the pilot leaves alone until the others have been tried.
 
     `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started;
     `planned`: the endpoints that would serve by what is believed now; None where nobody has planned yet. `short`: as
-    `short_of` tells; None: nobody is.
-    One that is cheaper than the cheapest others even with its start and with what others must mend, and one that the floor
-    is a share of, are tried like any other; so are those that would serve where a request has nobody but workers paid by
-    the hour.
+    `short_of` tells; None: nobody is. `told`: endpoints of which earlier nights tell enough to do without a look.
+    One that is cheaper than the cheapest others, those that are told of among them, even with its start and with what
+    others must mend, and one that the floor is a share of, are tried like any other; so are those that would serve where a
+    request has nobody but workers paid by the hour.
     """
     starts = unstarted(market, known, baseline)
     others = _without(allowed, starts)
@@ -47,7 +48,10 @@ def withheld(
     cost = market.by_endpoint()
     cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
     mended = np.zeros(cost.shape[1]) if short is None else short * cheapest
-    return [e for e in starts if float(cost[allowed[:, e], e].sum()) + mended[e] >= cheapest]
+    bill = {e: float(cost[allowed[:, e], e].sum()) + mended[e] for e in starts}
+    known_bills = [bill[e] for e in told if e in bill and allowed[:, e].all()]
+    least = min([cheapest, *known_bills])
+    return [e for e in starts if bill[e] >= (cheapest if e in told else least)]
 
 
 def short_of(floor: float, priors: NDArray[np.float64], baselines: Sequence[int]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from thirdshift.flows.planning.assignment import Assignment
-from thirdshift.flows.planning.cascading import decide_for
+from thirdshift.flows.planning.cascading import decide_for, with_fewer_starts
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.latency import with_latencies
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE, CallFigures
@@ -96,6 +96,45 @@ def test_no_worker_is_started_for_what_others_failed_at_unless_that_is_worth_its
 
 
 @pytest.mark.parametrize(
+    ("weak", "floor", "started", "sent_on"),
+    [
+        (
+            0.7,
+            0.78,
+            {"weak": 1},
+            {NOBODY, 2},
+        ),  # with what the API mends it is cheaper than the strong one alone
+        (0.75, 0.76, {"strong": 1}, {NOBODY}),  # the few that it fails at are not worth a second start
+    ],
+)
+def test_of_two_pools_one_is_started_where_a_share_of_each_start_would_make_both_look_cheap(
+    weak: float, floor: float, started: dict[str, int], sent_on: set[int]
+) -> None:
+    pools = [replace(pool(60 * hours), name=name, model=name) for name, hours in (("weak", 1), ("strong", 2))]
+    decision, offered = decided((*pools, priced("api", 20.0)), [weak, 0.9, 0.7], floor)
+    plan, found = decision.plan, decision.cascades
+    assert isinstance(plan, Plan)
+    assert found is not None
+    assert plan.workers == started
+    assert set(found.follower[np.arange(ROWS), offered.endpoint[plan.choice]].tolist()) == sent_on
+
+
+def test_starts_are_left_out_one_after_the_other_as_long_as_that_is_cheaper() -> None:
+    usd = {(): 10.0, (0,): 12.0, (1,): 8.0, (2,): 11.0, (0, 1): 7.0, (1, 2): 9.0, (0, 1, 2): np.inf}
+
+    def without(left_out: frozenset[int]) -> tuple[int, ...]:
+        return tuple(sorted(left_out))
+
+    def used(made: tuple[int, ...]) -> set[int]:
+        return {0, 1, 2} - set(made)
+
+    starts = {0: 1.0, 1: 2.0, 2: 3.0}
+    assert with_fewer_starts((), without, used, usd.__getitem__, starts) == (0, 1)
+    small = dict.fromkeys(starts, 0.01)
+    assert with_fewer_starts((), without, used, usd.__getitem__, small) == (), "so little is not weighed"
+
+
+@pytest.mark.parametrize(
     ("rpm", "seconds", "first", "later"),
     [
         (1000, 1150.0, False, True),
@@ -156,6 +195,18 @@ def test_a_worker_that_is_believed_too_weak_is_not_started_for_what_others_must_
     alone = Plan(every, every, bill, 0.9, {}, bill, 0.0)
     assert worth_starting(dearer, 0, alone)
     assert not worth_starting(dearer, 0, alone, short=float(short[0]))
+
+
+def test_a_worker_that_costs_more_than_one_that_earlier_nights_tell_of_is_not_started_to_be_looked_at() -> (
+    None
+):
+    endpoints = (replace(pool(30), name="known"), replace(pool(60), name="new"), priced("api", 20.0))
+    offered, may, never = (
+        market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 3), bool), np.zeros(3, bool)
+    )  # fmt: skip
+    assert withheld(offered, may, never, None) == []
+    assert withheld(offered, may, never, None, told=[0]) == [1]
+    assert withheld(offered, may, never, None, told=[1]) == [], "a cheaper one may save its start"
 
 
 def test_how_far_an_endpoint_falls_short_is_by_what_is_believed_of_it_and_of_the_baseline() -> None:
