@@ -55,7 +55,7 @@ def decide_for(
 
     def in_order(priced: Market, barred: Barred) -> Decision:
         found = cascade_columns(
-            predictor, population, observations, _asked(columns, priced), aim, np.random.default_rng(0),
+            predictor, population, observations, _asked(columns, priced, terms.seconds), aim, np.random.default_rng(0),
             per_task=terms.per_task, barred=barred,
         )  # fmt: skip
         cost = bills(columns.allowed, priced, found.cost_usd)
@@ -85,9 +85,19 @@ def _orders(market: Market, seconds: float | None) -> list[Barred]:
     return [Barred(later=frozenset(rounds)), Barred(first=frozenset(rounds), later=late)]
 
 
-def _asked(columns: RequestColumns, market: Market) -> Floats:
-    """[leaders, endpoints] what an answer costs; infinite where it may not be asked for."""
+def costs_within(market: Market, seconds: float | None) -> Floats:
+    """[leaders, endpoints] what an answer costs, infinite where it would come after the deadline: by what nobody can have,
+    quality looks cheaper than it is. What is held costs nothing all the same."""
     cost = market.by_endpoint()
+    in_time = {offer.endpoint for offer in market.offered if offer.option.open_seconds(seconds) > 0}
+    for endpoint in set(market.endpoint.tolist()) - in_time:
+        cost[cost[:, endpoint] > 0, endpoint] = np.inf
+    return cost
+
+
+def _asked(columns: RequestColumns, market: Market, seconds: float | None) -> Floats:
+    """The same, infinite where an endpoint may not be asked too."""
+    cost = costs_within(market, seconds)
     cost[~(columns.allowed & np.isfinite(cost))] = np.inf
     return cost
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.console import money
 from thirdshift.flows.planning.beliefs import check_beliefs
-from thirdshift.flows.planning.cascading import decide_for, sends_on
+from thirdshift.flows.planning.cascading import costs_within, decide_for, sends_on
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput
@@ -253,7 +253,8 @@ class Learner:
         context, rng = self.context, np.random.default_rng(self.rounds)
         tried = self.columns.allowed.copy()
         tried[:, waiting] = False
-        allowed, cost = looked_at(tried, priced.by_endpoint(), self.realtime_counterpart)
+        usual = costs_within(priced, context.terms().seconds)
+        allowed, cost = looked_at(tried & np.isfinite(usual), usual, self.realtime_counterpart)
         seen, population = self.observed(), self.columns.population
         left = context.pilots - len(np.unique(seen.row))
         known = len(self.before.score) >= KNOWN  # then one round shows whether it still holds

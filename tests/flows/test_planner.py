@@ -162,6 +162,30 @@ def test_a_batch_is_planned_after_another_only_where_the_deadline_has_time_for_b
     assert (found.follower[np.arange(ROWS), asked] == 1).any() == later
 
 
+@pytest.mark.parametrize("seconds", [None, 700.0, 500.0])
+def test_a_plan_does_not_count_on_the_price_of_a_batch_that_would_come_after_the_deadline(
+    seconds: float | None,
+) -> None:
+    """A turnaround is 600 s. By its price the strong endpoint would be asked about all that fails."""
+    endpoints = (priced("cheap", 0.5), priced("strong", 10.0), priced("tier", 0.6, Mode.BATCH))
+    columns = columns_of(endpoints)
+    deadline = None if seconds is None else NOW + timedelta(seconds=seconds)
+    offered = market(columns, endpoints, NO_TOKEN_USAGE, None, {}, now=NOW, deadline=deadline)
+
+    def followers(priced: Market) -> tuple[set[int], set[int]]:
+        decision = decide_for(
+            columns, priced, no_observations(), np.array([0.6, 0.9, 0.9]), Terms(seconds=seconds),
+            QualityTarget(0.8, (), EVEN), no_past(), sends_on=True,
+        )  # fmt: skip
+        assert isinstance(decision.plan, Plan)
+        assert decision.cascades is not None
+        asked = priced.endpoint[decision.plan.choice]
+        return set(asked.tolist()), set(decision.cascades.follower[np.arange(ROWS), asked].tolist())
+
+    late = seconds is not None and seconds < 600
+    assert (followers(offered) == followers(offered.without([2]))) is late
+
+
 def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_would_serve_from() -> None:
     """A look at another costs its start and its minimum: twice the night, where one pool serves it all."""
     endpoints = (replace(pool(30), name="weak"), replace(pool(30), name="strong"))
