@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -112,6 +113,9 @@ class Memory:
     seen: Observations = field(default_factory=no_observations)
     looked: Observations = field(default_factory=no_observations)
     held: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def scores(self, *, voted: bool = False) -> Observations:  # noqa: ARG002 - as RunQueries has it
         return self.seen

@@ -72,9 +72,10 @@ class BatchRecords:
             if label.startswith(prefix):
                 yield read(path)
 
-    def names(self) -> set[str]:
-        """The batches at the provider that are known to be ours."""
-        return {path.read_text() for path in self._folder.glob("*.name")}
+    def names(self, but: BatchRecord) -> set[str]:
+        """The batches at the provider that are known to be of other records."""
+        own = _name_path(but.path)  # a call that was cancelled may be writing it just now
+        return {path.read_text() for path in self._folder.glob("*.name") if path != own}
 
 
 def read(path: Path) -> BatchRecord:

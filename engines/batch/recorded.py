@@ -167,8 +167,8 @@ class RecordedBatches(ABC):
         return self._world.monotonic() + min(left, self._grace)
 
     async def _newer(self, record: BatchRecord) -> AsyncIterator[Remote]:
-        """Batches that came after the record, are of its size and nobody's we know; newest first."""
-        names = await asyncio.to_thread(self._records.names)
+        """Batches that came after the record, are of its size and of no other record; newest first."""
+        names = await asyncio.to_thread(self._records.names, record)
         async for batch in self._listed():
             if batch["id"] == record.newest:
                 return

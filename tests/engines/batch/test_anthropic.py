@@ -19,6 +19,7 @@ from tests.support.servers import billed_usd, fetch
 from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.batch.http import not_run
+from thirdshift.engines.batch.local_records import BatchRecord, BatchRecords
 from thirdshift.engines.batch.provider import BatchLimits
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator, Trouble, stand_in, stood_in
@@ -134,6 +135,28 @@ def test_a_process_that_dies_between_submit_and_record_leaves_one_batch(tmp_path
         assert len(at_provider(emulator)) == 1
         assert len(emulator.books()) == 30
         assert len(second.notes.intents) == 30
+
+
+def test_a_batch_that_is_named_while_it_is_looked_for_is_not_sent_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider(turnaround_seconds=1.0) as emulator:
+        first = Night(emulator, requests(30), tmp_path)
+        begun(emulator)
+        first.engine.close()
+        (record,) = (tmp_path / "batches").glob("*.jsonl")
+        record.with_suffix(".name").unlink(missing_ok=True)
+        (made,) = at_provider(emulator)
+        names = BatchRecords.names
+
+        def named_just_now(records: BatchRecords, but: BatchRecord) -> set[str]:
+            record.with_suffix(".name").write_text(made["id"])  # by what is left of the process before
+            return names(records, but)
+
+        monkeypatch.setattr(BatchRecords, "names", named_just_now)
+        second = Night(emulator, requests(30), tmp_path, notes=first.notes)
+        assert kinds(second.finish()) == {"answer": 30}
+        assert len(at_provider(emulator)) == 1
 
 
 @pytest.mark.parametrize("clock_set_back_seconds", [0, 7200])
