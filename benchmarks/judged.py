@@ -164,13 +164,10 @@ def cell_of(
         "certified": night.certified,
         "met": night.truth >= floor,
         "alone_usd": {name: round(each.usd, 5) if each.certified else None for name, each in alone.items()},
+        "cheapest_usd": None if cheapest is None else round(cheapest, 5),
         "share": None if cheapest is None else round(night.usd / cheapest, 3),
         "looks_of_last_night": round(together[-1].looks / max(night.looks, 1), 3),
     }
-
-
-def _cheapest(cell: dict[str, Any]) -> float:
-    return float(min(usd for usd in cell["alone_usd"].values() if usd is not None))
 
 
 def main() -> int:
@@ -200,7 +197,9 @@ def main() -> int:
             floor: round(float(np.mean([cell["share"] for cell in able if cell["floor"] == floor])), 3)
             for floor in sorted({cell["floor"] for cell in able})
         },
-        "bill_by_bill": round(sum(cell["usd"] for cell in able) / sum(map(_cheapest, able)), 3)
+        "bill_by_bill": round(
+            sum(cell["usd"] for cell in able) / sum(cell["cheapest_usd"] for cell in able), 3
+        )
         if able
         else None,
         "kept": round(kept, 3),

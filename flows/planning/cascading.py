@@ -107,14 +107,17 @@ def _worth_its_starts(sequence: Callable[..., Decision], market: Market) -> Deci
     if all went there, and a plan with the starts of those that serve first. `sequence`: (market, those that are to be
     asked first or not at all)"""
     starts = {e: usd for e, usd in market.starts().items() if usd > 0}
+    made = sequence(market)
+    if not starts:
+        return made
 
     def used(decision: Decision) -> set[int]:
-        first, followers = _asked_by(decision)
-        return (first | followers) & starts.keys()
+        first, followers = _asked_of(decision, starts)
+        return first | followers
 
     def late(decision: Decision) -> set[int]:
-        first, followers = _asked_by(decision)
-        return (followers - first) & starts.keys()
+        first, followers = _asked_of(decision, starts)
+        return followers - first
 
     def bill(decision: Decision) -> float:
         plan = decision.plan
@@ -122,20 +125,20 @@ def _worth_its_starts(sequence: Callable[..., Decision], market: Market) -> Deci
             return np.inf
         return plan.cost_usd + sum(starts[e] for e in late(decision))
 
-    made = sequence(market)
     if late(made):
         made = min(made, sequence(market, frozenset(starts)), key=bill)
     return with_fewer_starts(made, lambda left_out: sequence(market.without(left_out)), used, bill, starts)
 
 
-def _asked_by(decision: Decision) -> tuple[set[int], set[int]]:
-    """Who serves first by the plan, and who is sent what these fail at."""
+def _asked_of(decision: Decision, endpoints: Collection[int]) -> tuple[set[int], set[int]]:
+    """Which of some endpoints serve first by the plan, and which are sent what others fail at."""
     plan, found = decision.plan, decision.cascades
     if isinstance(plan, Infeasible) or found is None:
         return set(), set()
     served = np.flatnonzero(plan.choice != NOBODY)
     first = decision.market.endpoint[plan.choice[served]]
-    return set(first.tolist()), set(found.follower[served, first].tolist())
+    followers = found.follower[served, first]
+    return {e for e in endpoints if (first == e).any()}, {e for e in endpoints if (followers == e).any()}
 
 
 def with_fewer_starts(
@@ -164,9 +167,8 @@ def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats) -> Floats:
     """[leaders, options] a request's whole bill by who goes first, infinite where that is not allowed. `allowed`, `bill`:
     [leaders, endpoints]."""
     cost = np.full(market.cost_usd.shape, np.inf)
-    for option, endpoint in enumerate(
-        market.endpoint
-    ):  # column by column: each is 80 MB of ten million requests
+    # column by column: each is 80 MB of ten million requests
+    for option, endpoint in enumerate(market.endpoint):
         own, cheapest = market.cost_usd[:, option], market.least_usd(endpoint)
         may = allowed[:, endpoint] & np.isfinite(own)
         # what an hour of higher prices costs more

@@ -153,7 +153,7 @@ def market(
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
-            if paid.flags.writeable:
+            if offer.option.workers is not None:
                 paid[held[0][held[1] == offer.endpoint], option] = 0.0
     reserved = reserved_usd(endpoints, offered, columns.tokens, columns.max_tokens)
     return Market(offered, cost, output, lengths, paid, reserved)

@@ -214,7 +214,7 @@ class Bench:
         `last`: no round follows.
         """
         found = self.mended(wanted, terms)
-        if last or found is None or not found.new.any():
+        if last or not self.learner.sends_on or found is None or not found.new.any():
             return self._with_margin(found, wanted, terms, aim)
         rounds = Rounds(self.learner, self.assignment, self.market, self.seen, self.quality, terms.seconds)
         if rounds.in_parts(found):  # also where the floor is thought out of reach: a round may tell better

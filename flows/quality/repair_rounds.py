@@ -30,7 +30,7 @@ ROUND_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What the next round is weighed by."""
+    """What the next round is weighed by, where every score is free and what fails is sent on."""
 
     learner: Learner
     assignment: Assignment
@@ -45,7 +45,7 @@ class Rounds:
         """Whether no more is sent in a round than is surely needed: rounds cost little time, or hardly anything is known of
         a batch tier's answers and there is time for a round to tell."""
         modes = self._modes(found)
-        if not self.learner.sends_on or not modes <= {Mode.REALTIME, Mode.BATCH}:
+        if not modes <= {Mode.REALTIME, Mode.BATCH}:
             return False
         if Mode.BATCH not in modes:
             return True
@@ -65,11 +65,12 @@ class Rounds:
         the only batch that there is time for. None: nothing. `askable`: [leaders, endpoints] what may be asked now."""
         rows = np.flatnonzero(found.new)
         sent = found.endpoint[rows]
-        batch, counterpart = self._modes_of(sent) == Mode.BATCH, self.learner.realtime_counterpart[sent]
-        live = np.where(batch & (counterpart >= 0), counterpart, sent)
-        unknown = self._hardly_known(live, GROWTH * FEWEST) & np.isin(live, live[batch & (counterpart >= 0)])
+        counterpart = self.learner.realtime_counterpart[sent]
+        both = (self._modes_of(sent) == Mode.BATCH) & (counterpart >= 0)
+        live = np.where(both, counterpart, sent)
+        unknown = self._hardly_known(live, GROWTH * FEWEST) & np.isin(live, live[both])
         tried = unknown & askable[rows, live]
-        if not self.learner.sends_on or not tried.any():
+        if not tried.any():
             return None
         if not self._in_no_time(np.repeat(np.unique(live[tried]), FEWEST), self._turnaround(found)):
             return None
@@ -80,7 +81,7 @@ class Rounds:
     def dearest_last(self, found: Mended) -> Mended:
         """Return it without what costs most for what it mends, where there is time to see what the others mend: batches
         wait for answers in real time that cost less, and dearer ones for the batches."""
-        if not self.learner.sends_on or self._modes(found) != {Mode.REALTIME, Mode.BATCH}:
+        if self._modes(found) != {Mode.REALTIME, Mode.BATCH}:
             return found
         rows = np.flatnonzero(found.new)
         batch = self._modes_of(found.endpoint[rows]) == Mode.BATCH
