@@ -118,8 +118,11 @@ class LinearProgram:
             highs.setOptionValue("mip_max_nodes", _ENDLESS if nodes is None else nodes)
             highs.setOptionValue("mip_max_improving_sols", 1 if first else _ENDLESS)
         highs.run()
+        if highs.getModelStatus() == highspy.HighsModelStatus.kOptimal and not _feasible(highs):
+            highs.clearSolver()  # from the last basis it can end a hair outside of what is tolerated, from none it does not
+            highs.run()
         info = highs.getInfo()
-        if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        if not _feasible(highs):
             return None
         values = np.asarray(highs.getSolution().col_value)
         return self._solved(values, info)
@@ -281,6 +284,10 @@ class LinearProgram:
         cost = np.concatenate([x, start, idle]) / self.scale
         upper = np.concatenate([np.ones(len(x)), most, np.full(len(idle) + misses, math.inf)])
         return np.concatenate([cost, np.full(misses, MISSED)]), np.zeros(len(upper)), upper
+
+
+def _feasible(highs: highspy.Highs) -> bool:
+    return bool(highs.getInfo().primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible)
 
 
 _SETTINGS: dict[str, bool | int | float | str] = {
