@@ -12,12 +12,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.planning.limits import BATCH_SHARE
 from thirdshift.router.planning.problem import NOBODY, Choice, Option, Problem
 from thirdshift.router.planning.timing import ends
 from thirdshift.router.planning.usage import tally
-
-BATCH_SHARE = 0.8
-"""The share of a cap that batches may reserve; the rest is for what is asked in real time meanwhile."""
 
 SURE = 0.3
 """What waits for room takes real time no more than this share of the time that is left after the batches planned."""
@@ -31,7 +29,8 @@ def in_batches(
         whole = option.queue_tokens - option.token_factor * float(input_tokens.mean())
         option = replace(option, queue_tokens=max(whole, option.queue_tokens / 2))
     if option.turnaround_seconds > 0 and cap_usd is not None and reserved_usd > 0:
-        option = replace(option, queue_requests=max(int(BATCH_SHARE * cap_usd / reserved_usd), 1))
+        room = max(int(BATCH_SHARE * cap_usd / reserved_usd), 1)
+        option = replace(option, queue_requests=room, reserved_usd=reserved_usd)
     return option
 
 

@@ -16,6 +16,9 @@ SINGLE = 1e-7
 """Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the
 same."""
 
+BATCH_SHARE = 0.8
+"""The share of a cap that batches may reserve, all together; the rest is for what is asked in real time meanwhile."""
+
 
 class Measure(StrEnum):
     """What a limit adds up."""
@@ -94,6 +97,7 @@ def limits_of(problem: Problem, totals: RoutableTotals) -> tuple[Limit, ...]:
     return (
         *_floors(problem, totals),
         *_capacities(problem, totals),
+        *_waiting(problem),
         *_devices(problem),
         *_shares(problem, totals),
         *_cap(problem),
@@ -151,6 +155,20 @@ def _using(problem: Problem, e: int) -> tuple[tuple[int, ...], None, tuple[float
     """The options that take of an option's limits, itself first, and how many calls of it each takes: a `Limit`'s end."""
     others = [(o, calls) for o, option in enumerate(problem.options) for at, calls in option.calls if at == e]
     return (e, *(o for o, _ in others)), None, (1.0, *(calls for _, calls in others)) if others else ()
+
+
+def _waiting(problem: Problem) -> list[Limit]:
+    """What can wait in the batches of several options at a time, as often as each comes back: they share the cap."""
+    cap, seconds, takes = problem.terms.cap_usd, problem.terms.seconds, dict[int, float]()
+    waiting = [e for e, option in enumerate(problem.options) if option.reserved_usd > 0]
+    if cap is None or seconds is None or len(waiting) < 2:
+        return []
+    for e in waiting:
+        rounds = max(problem.options[e].rounds(seconds), 1.0)
+        options, _, calls = _using(problem, e)
+        for option, count in zip(options, calls or (1.0,), strict=True):
+            takes[option] = takes.get(option, 0.0) + count * problem.options[e].reserved_usd / rounds
+    return [Limit("waiting", Measure.COUNT, BATCH_SHARE * cap, tuple(takes), takes=tuple(takes.values()))]
 
 
 def _devices(problem: Problem) -> list[Limit]:

@@ -95,6 +95,8 @@ class Option:
     queue_requests: int | None = None
     queue_tokens: float | None = None
     """What may be enqueued at a time (batch tier), in input tokens; the queue is filled again when a batch is back."""
+    reserved_usd: float = 0.0
+    """What a request that waits in a batch reserves of the cap, in the mean; 0 where nothing caps it."""
     token_factor: float = 1.0
     """This endpoint's input tokens per token of `Problem.input_tokens`."""
     workers: Workers | None = None

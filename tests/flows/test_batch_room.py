@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from thirdshift.flows.planning.batch_room import beyond_room, waiting_for_room
-from thirdshift.router.planning import Option, Problem, Terms
+from thirdshift.flows.planning.batch_room import beyond_room, in_batches, waiting_for_room
+from thirdshift.router.planning import Option, Plan, Problem, Terms, solve
 from thirdshift.router.planning.problem import NOBODY
 
 HOUR = 3600.0
@@ -64,6 +64,22 @@ def test_the_cheapest_requests_have_the_room_that_there_is_in_batches_before_the
     assert left(11 * HOUR, queue_requests=4) == [1, 2, 3, 4]
     assert left(5 * HOUR) == []
     assert left(None, queue_requests=4) == rows.tolist()
+
+
+@pytest.mark.parametrize(("hours", "batched"), [(7, 80), (13, 160)])
+def test_batches_of_several_tiers_share_what_the_cap_can_be_reserved_for(hours: int, batched: int) -> None:
+    """80 requests can wait at a time, of whichever tier; in thirteen hours a batch comes back twice."""
+    count, tokens = 200, np.full(200, 100, np.int32)
+    tiers = [Option(name, name, "a", turnaround_seconds=6 * HOUR) for name in ("m-batch", "n-batch")]
+    options = (Option("m", "m", "a"), *(in_batches(tier, tokens, 0.01, 1.0) for tier in tiers))
+    posed = Problem(
+        options, ("t",), np.zeros(count, np.int32), np.ones(count, np.int64), np.tile([4e-3, 1e-3, 1.5e-3], (count, 1)),
+        np.full((count, 3), 0.8, np.float32), tokens, np.full((count, 3), 10.0),
+        terms=Terms(cap_usd=1.0, seconds=hours * HOUR),
+    )  # fmt: skip
+    plan = solve(posed)
+    assert isinstance(plan, Plan)
+    assert np.bincount(plan.choice, minlength=3).tolist() == [count - batched, batched, 0]
 
 
 def test_an_answer_that_is_held_is_not_asked_for_again() -> None:
