@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from threading import Lock
@@ -9,6 +10,8 @@ from threading import Lock
 from thirdshift.router.interfaces import Budget
 
 _ZERO = Decimal(0)
+LEFT_BESIDE, LEAST_BESIDE = Decimal("1.2"), Decimal("0.1")
+"""Batches leave so many times what is expected to be spent beside them, and to the end so much of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +107,54 @@ class RunBudget:
         """What could be reserved now; None without a cap."""
         with self._lock:
             return None if self._cap is None else self._cap - self._spent - self._reserved
+
+
+class BatchBudget:
+    """`interfaces.Budget` for what waits in batches, whose money returns after hours: it leaves to what is sent beside them
+    what that is expected to cost. `beside`: whether something is."""
+
+    def __init__(self, whole: RunBudget, beside: Callable[[], bool]) -> None:
+        self._whole, self._beside = whole, beside
+        self._waiting = self._settled = self._aside = self._from = _ZERO
+        self._lock = Lock()
+
+    def leave(self, expected_usd: Decimal) -> None:
+        """Leave so much to what is sent beside batches from now on."""
+        with self._lock:
+            self._aside, self._from = expected_usd, self._spent_beside
+
+    def reserve(self, amount_usd: Decimal) -> bool:
+        """Set `amount_usd` aside if the cap allows it; False leaves everything as it was."""
+        with self._lock:
+            left = self._whole.left_usd
+            if left is not None and self._waiting and self._beside():
+                sent_beside = self._whole.reserved_usd - self._waiting
+                if left - amount_usd + sent_beside < self._left_beside():
+                    return False
+            if not self._whole.reserve(amount_usd):
+                return False
+            self._waiting += amount_usd
+            return True
+
+    def settle(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool = True) -> None:
+        """As `RunBudget.settle`."""
+        with self._lock:
+            self._waiting = max(
+                self._waiting - reserved_usd, _ZERO
+            )  # an earlier process's was never counted here
+            self._settled += cost_usd
+            self._whole.settle(reserved_usd, cost_usd, certain=certain)
+
+    @property
+    def reserved_usd(self) -> Decimal:
+        """What the whole has reserved, which holds ours too."""
+        return self._whole.reserved_usd
+
+    @property
+    def _spent_beside(self) -> Decimal:
+        return self._whole.spent_usd - self._settled
+
+    def _left_beside(self) -> Decimal:
+        """What is still to be left; where all that was expected is spent, a little: the last answers are wanted too."""
+        spent = self._spent_beside - self._from
+        return max(LEFT_BESIDE * self._aside - spent, LEAST_BESIDE * self._aside)

@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.engines.core.budget import BatchBudget, RunBudget
 from thirdshift.engines.registry import engine_for
 from thirdshift.flows.console import ProgressCounts, RunConsole
 from thirdshift.flows.dispatch.harvest import Harvest
@@ -101,6 +102,10 @@ class Dispatcher:
         self.mark = mark_of(folder, engine_context.world)
         self.endpoints, self.engine_context, self.journal = endpoints, engine_context, journal
         self.judge_context = judge_context or engine_context
+        whole = engine_context.budget
+        self._for_batches = (
+            BatchBudget(whole, lambda: bool(self._at_once)) if isinstance(whole, RunBudget) else None
+        )
         self.harvest = harvest
         self._telemetry = telemetry or NoTelemetry()
         self._emulation, self._emulator = emulation, ExitStack()
@@ -112,6 +117,8 @@ class Dispatcher:
         self._drawn = 0.0
         self._world = engine_context.world
         self._under_way: dict[str, ShardWork] = {}
+        self._at_once: set[str] = set()
+        """Shards under way that are no batches."""
         self.stopped: Counter[FailureKind] = Counter()
         """Requests not sent, by the reason."""
         self.unscored: Counter[FailureKind] = Counter()
@@ -207,6 +214,7 @@ class Dispatcher:
                 self.passing.setdefault(work.endpoint, []).append(reply.row)
             sent = not (isinstance(reply, Failure) and reply.kind in NOT_SENT)
             self._count(failed=failed, batch=batch, sent=sent)
+        self._at_once.discard(work.shard_id)
         self.journal.seal(work.shard_id)
 
     def _not_run(self, work: ShardWork, failure: Failure) -> None:
@@ -271,13 +279,26 @@ class Dispatcher:
     def ensure_engines(self, shards: Sequence[ShardWork]) -> None:
         """Have an engine ready for every endpoint that `shards` name."""
         self._under_way = {shard.shard_id: shard for shard in shards}
+        batches = {shard.shard_id for shard in shards if self.endpoints[shard.endpoint].mode is Mode.BATCH}
+        self._at_once = self._under_way.keys() - batches
         for shard in shards:
             if (lane := self._lane(shard)) not in self.engines:
-                engine_context = self.judge_context if shard.purpose is Purpose.JUDGE else self.engine_context
-                self.engines[lane] = engine_for(self.endpoints[shard.endpoint], engine_context)
+                self.engines[lane] = engine_for(self.endpoints[shard.endpoint], self._context_for(shard))
                 self._apply_workers(lane)
-        batches = any(self.endpoints[shard.endpoint].mode is Mode.BATCH for shard in shards)
         self._keep_idle(kept=not batches and not self.last)  # what comes next waits for batches for hours
+
+    def _context_for(self, shard: ShardWork) -> EngineContext:
+        """What the shard's engine is lent. Batches leave money to what is sent beside them."""
+        if shard.purpose is Purpose.JUDGE:
+            return self.judge_context
+        if self.endpoints[shard.endpoint].mode is Mode.BATCH and self._for_batches is not None:
+            return replace(self.engine_context, budget=self._for_batches)
+        return self.engine_context
+
+    def leave_to_realtime(self, expected_usd: Decimal) -> None:
+        """Have batches leave so much of the cap to what is sent beside them."""
+        if self._for_batches is not None:
+            self._for_batches.leave(expected_usd)
 
     def text_only(self) -> None:
         """Let engines that are made from now on know that no request holds anything but text."""

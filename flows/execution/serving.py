@@ -15,7 +15,7 @@ from thirdshift.flows.planning.assignment import PendingRows, shards_of
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
 from thirdshift.router.certification.proof_costs import ProofCosts
-from thirdshift.router.values import Purpose
+from thirdshift.router.values import Mode, Purpose, usd
 from thirdshift.warehouse.store import results
 
 
@@ -39,6 +39,7 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
         pending = on_time(planned, pending)
     assignment.in_flight[:] = False  # at the next call, what was adopted has landed
     second = assignment.second_to_ask(pending)
+    _leave_to_realtime(planned, pending, second)
     return adopted + _shards(planned, Purpose.MAIN, pending) + _shards(planned, Purpose.VOTE, second)
 
 
@@ -79,6 +80,8 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     if due is not None and due[1].opens_at is not None:
         wait_until(due[1].opens_at, run, "when the price falls")
         return repair(planned)
+    if due is not None:
+        _leave_to_realtime(planned, due[1])
     shards = [] if due is None else _shards(planned, *due)
     planned.repair.over = not shards
     return shards or score(planned)
@@ -120,6 +123,19 @@ def record_replies(planned: PlannedRun) -> None:
 def _next_to_send(planned: PlannedRun) -> PendingRows:
     now = planned.run.context.world.time()
     return planned.assignment.next_to_send(planned.singles, planned.market.endpoint, now)
+
+
+def _leave_to_realtime(planned: PlannedRun, *sent: PendingRows) -> None:
+    """Tell how much of the cap batches are to leave to what is sent beside them: what that is expected to cost."""
+    context, expected = planned.run.context, 0.0
+    if context.cap_usd is None:
+        return
+    for e, endpoint in enumerate(context.endpoints):
+        if endpoint.mode is not Mode.BATCH:
+            rows = np.concatenate([pending.position[pending.endpoint == e] for pending in sent])
+            cost = planned.market.least_usd(e)[rows]
+            expected += float(cost[np.isfinite(cost)].sum())
+    planned.run.dispatcher.leave_to_realtime(usd(expected))
 
 
 def _shards(planned: PlannedRun, purpose: Purpose, pending: PendingRows) -> list[ShardWork]:

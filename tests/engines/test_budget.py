@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thirdshift.engines.core.budget import RunBudget
+from thirdshift.engines.core.budget import BatchBudget, RunBudget
 
 CENTS = st.integers(0, 500).map(lambda n: Decimal(n) / 100)
 
@@ -66,3 +66,49 @@ def test_threads_together_do_not_pass_the_cap() -> None:
         thread.join()
     assert sum(granted) == 2000
     assert budget.reserved_usd == 100
+
+
+def test_batches_leave_what_is_sent_beside_them_what_that_is_expected_to_cost() -> None:
+    whole, beside = RunBudget(Decimal(10)), [True]
+    batches = BatchBudget(whole, lambda: bool(beside))
+    batches.leave(Decimal(5))  # and a fifth more, lest the last answers find nothing
+    taken = 0
+    while batches.reserve(Decimal(1)):
+        taken += 1
+    assert taken == 4
+    assert whole.reserve(Decimal(5))
+    whole.settle(Decimal(5), Decimal(4))
+    assert not batches.reserve(Decimal(1)), "a dollar is still to come beside them, and something over"
+    beside.clear()
+    assert batches.reserve(Decimal(1))
+    for _ in range(5):
+        batches.settle(Decimal(1), Decimal("0.5"))
+    assert (whole.spent_usd, whole.reserved_usd) == (Decimal("6.5"), 0)
+
+
+def test_a_batch_that_nothing_is_left_for_takes_its_first_request_all_the_same() -> None:
+    batches = BatchBudget(RunBudget(Decimal(1)), lambda: True)
+    batches.leave(Decimal(1))
+    assert batches.reserve(Decimal(1))
+    assert not batches.reserve(Decimal(1))
+
+
+@given(amounts=st.lists(st.tuples(CENTS, st.booleans()), max_size=40), aside=CENTS, cap=CENTS)
+def test_batches_and_what_is_sent_beside_them_never_pass_the_cap_together(
+    amounts: list[tuple[Decimal, bool]], aside: Decimal, cap: Decimal
+) -> None:
+    whole = RunBudget(cap)
+    batches = BatchBudget(whole, lambda: True)
+    batches.leave(aside)
+    held: list[tuple[RunBudget | BatchBudget, Decimal]] = []
+    for amount, waits in amounts:
+        budget = batches if waits else whole
+        if budget.reserve(amount):
+            held.append((budget, amount))
+        assert whole.spent_usd + whole.reserved_usd <= cap
+        if len(held) > 4:
+            budget, reserved = held.pop(0)
+            budget.settle(reserved, reserved / 2)
+    for budget, reserved in held:
+        budget.settle(reserved, Decimal(0))
+    assert whole.reserved_usd == 0
