@@ -18,6 +18,8 @@ same."""
 
 BATCH_SHARE = 0.8
 """The share of a cap that batches may reserve, all together; the rest is for what is asked in real time meanwhile."""
+SPARE = 0.02
+"""A plan in whole requests may pass that by so much of it: what a request reserves is known in the mean."""
 
 
 class Measure(StrEnum):
@@ -46,6 +48,8 @@ class Limit:
     """By how much each of the options counts (for DEVICES: what a worker takes); empty: once."""
     starts: tuple[float, ...] = ()
     """What every started worker of each of the options takes before it works; empty: nothing."""
+    spare: float = 0.0
+    """By so much whole requests may pass a bound that is itself an estimate."""
 
     def start_of(self, option: int) -> float:
         """What starting a worker of an option takes."""
@@ -168,7 +172,10 @@ def _waiting(problem: Problem) -> list[Limit]:
         options, _, calls = _using(problem, e)
         for option, count in zip(options, calls or (1.0,), strict=True):
             takes[option] = takes.get(option, 0.0) + count * problem.options[e].reserved_usd / rounds
-    return [Limit("waiting", Measure.COUNT, BATCH_SHARE * cap, tuple(takes), takes=tuple(takes.values()))]
+    room = BATCH_SHARE * cap
+    return [
+        Limit("waiting", Measure.COUNT, room, tuple(takes), takes=tuple(takes.values()), spare=SPARE * room)
+    ]
 
 
 def _devices(problem: Problem) -> list[Limit]:
@@ -229,7 +236,9 @@ def margin(prediction_error: float, confidence: float) -> float:
 def within(value: float, limit: Limit) -> bool:
     """Whether a total keeps a limit, to a billionth of it (sums of a million floats are no more exact)."""
     slack = 1e-9 * max(1.0, abs(limit.bound))
-    return value >= limit.bound - slack if limit.measure is Measure.WORTH else value <= limit.bound + slack
+    if limit.measure is Measure.WORTH:
+        return value >= limit.bound - slack
+    return value <= limit.bound + limit.spare + slack
 
 
 def tasks_of(problem: Problem) -> int:

@@ -177,7 +177,8 @@ class LinearProgram:
 
     def _row_bounds(self, index: int) -> tuple[float, float]:
         limit = self.limits[index]
-        rest = (limit.bound - self._used[index]) / self._unit[index]
+        bound = limit.bound + (limit.spare if self._whole else 0.0)
+        rest = (bound - self._used[index]) / self._unit[index]
         return (rest, math.inf) if limit.measure is Measure.WORTH else (-math.inf, rest)
 
     def _measure(self, limit: Limit) -> Real:

@@ -9,6 +9,7 @@ import pytest
 
 from thirdshift.flows.planning.batch_room import beyond_room, in_batches, waiting_for_room
 from thirdshift.router.planning import Option, Plan, Problem, Terms, solve
+from thirdshift.router.planning.limits import SPARE
 from thirdshift.router.planning.problem import NOBODY
 
 HOUR = 3600.0
@@ -79,7 +80,10 @@ def test_batches_of_several_tiers_share_what_the_cap_can_be_reserved_for(hours: 
     )  # fmt: skip
     plan = solve(posed)
     assert isinstance(plan, Plan)
-    assert np.bincount(plan.choice, minlength=3).tolist() == [count - batched, batched, 0]
+    live, first, second = np.bincount(plan.choice, minlength=3).tolist()
+    assert first == batched
+    assert second <= SPARE * batched
+    assert live == count - first - second
 
 
 def test_an_answer_that_is_held_is_not_asked_for_again() -> None:
