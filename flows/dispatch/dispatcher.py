@@ -7,7 +7,7 @@ into a part by the process that journalled it. Threads call `answer`, this proce
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import datetime
@@ -130,8 +130,9 @@ class Dispatcher:
         self.passing: dict[str, list[int]] = {}
         """Rows that a batch's server failed at by a fault that can pass, by endpoint, until `take_passing`."""
         self.waits = Waits()
-        self.last = False
-        """Nothing follows what is being sent: a worker that is done with it need not be kept."""
+        self.awaited: Collection[str] | None = None
+        """Endpoints that may be sent more after what is being sent; None: any may. A worker of another that is done with
+        it need not be kept."""
 
     def __enter__(self) -> Self:
         return self
@@ -285,7 +286,7 @@ class Dispatcher:
             if (lane := self._lane(shard)) not in self.engines:
                 self.engines[lane] = engine_for(self.endpoints[shard.endpoint], self._context_for(shard))
                 self._apply_workers(lane)
-        self._keep_idle(kept=not batches and not self.last)  # what comes next waits for batches for hours
+        self._keep_idle(kept=not batches)  # what comes next waits for batches for hours
 
     def _context_for(self, shard: ShardWork) -> EngineContext:
         """What the shard's engine is lent. Batches leave money to what is sent beside them."""
@@ -309,9 +310,9 @@ class Dispatcher:
         self._keep_idle(kept=False)
 
     def _keep_idle(self, *, kept: bool) -> None:
-        for engine in self.engines.values():
+        for lane, engine in self.engines.items():
             if isinstance(engine, HasIdleWorkers):
-                engine.keep_idle(kept=kept)
+                engine.keep_idle(kept=kept and (self.awaited is None or lane in self.awaited))
 
     def plan_workers(self, counts: Mapping[str, int]) -> None:
         """Have so many workers run for each endpoint named, engines that are made later included."""

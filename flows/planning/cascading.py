@@ -130,6 +130,11 @@ def _worth_its_starts(sequence: Callable[..., Decision], market: Market) -> Deci
     return with_fewer_starts(made, lambda left_out: sequence(market.without(left_out)), used, bill, starts)
 
 
+def followers(decision: Decision) -> set[int]:
+    """Return the endpoints that are sent what others fail at by the plan."""
+    return _asked_of(decision, range(decision.market.output_tokens.shape[1]))[1]
+
+
 def _asked_of(decision: Decision, endpoints: Collection[int]) -> tuple[set[int], set[int]]:
     """Which of some endpoints serve first by the plan, and which are sent what others fail at."""
     plan, found = decision.plan, decision.cascades

@@ -191,11 +191,7 @@ class Learner:
 
         @cache
         def planned() -> set[int]:
-            decision = self.decide(priced, self.context.terms())
-            if isinstance(decision.plan, Infeasible):
-                return set(range(len(known)))
-            choice = decision.plan.choice
-            return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
+            return self._serving(priced)
 
         baseline, short = self.context.baseline, self._short
         # what would not serve by what earlier nights have told need not be started to be told it again
@@ -223,13 +219,18 @@ class Learner:
         without = self.decide(priced.without(waiting), self.context.terms()).plan
         for endpoint in (e for e in waiting if e not in self._worth_starting):
             name, start = self.context.endpoints[endpoint].name, priced.starts()[endpoint]
-            worth = self._worth_starting[endpoint] = worth_starting(
-                priced, endpoint, without, float(self._short[endpoint])
-            )
+            worth = worth_starting(priced, endpoint, without, float(self._short[endpoint]))
+            self._worth_starting[endpoint] = worth
             if not worth:
                 self.say(
                     f"{name} is not tried: starting a worker costs {money(start)}, more than it may save"
                 )
+                continue
+            alone = [e for e in waiting if e != endpoint]
+            # a worker that only mends is started when there is something to mend, and is looked at then
+            if self.sends_on and endpoint not in self._serving(priced.without(alone)):
+                self._worth_starting[endpoint] = False
+                self.say(f"{name} is not tried before something has failed that it may mend")
                 continue
             others = [e for e in range(len(self.context.endpoints)) if e != endpoint]
             situation = self._situation(aim, priced, others)
@@ -240,6 +241,14 @@ class Learner:
                 cost[:, endpoint] += start / len(found)
                 return found, cost
         return None
+
+    def _serving(self, priced: Market) -> set[int]:
+        """The endpoints that would be asked first by what is believed now; all where there is no plan."""
+        decision = self.decide(priced, self.context.terms())
+        if isinstance(decision.plan, Infeasible):
+            return set(range(len(self.context.endpoints)))
+        choice = decision.plan.choice
+        return set(decision.market.endpoint[choice[choice != NOBODY]].tolist())
 
     @property
     def sends_on(self) -> bool:

@@ -36,9 +36,12 @@ def test_an_idle_worker_is_kept_only_where_something_may_follow_soon(tmp_path: P
             assert not engine.next_work.expected
             dispatcher.ensure_engines([shard])
             assert engine.next_work.expected
-            dispatcher.last = True  # nothing is scored, so that nothing is repaired
+            dispatcher.awaited = {"elsewhere"}  # what fails goes on to another
             dispatcher.ensure_engines([shard])
             assert not engine.next_work.expected
+            dispatcher.awaited = {"house"}
+            dispatcher.ensure_engines([shard])
+            assert engine.next_work.expected
 
 
 def test_batches_leave_money_to_the_shards_beside_them_until_those_are_answered(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from thirdshift.flows.planning.assignment import Assignment
-from thirdshift.flows.planning.cascading import decide_for, with_fewer_starts
+from thirdshift.flows.planning.cascading import decide_for, followers, with_fewer_starts
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.latency import with_latencies
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE, CallFigures
@@ -159,7 +159,7 @@ def test_a_batch_is_planned_after_another_only_where_the_deadline_has_time_for_b
     assert found is not None
     asked = offered.endpoint[plan.choice]
     assert (asked == 1).any() == first
-    assert (found.follower[np.arange(ROWS), asked] == 1).any() == later
+    assert (found.follower[np.arange(ROWS), asked] == 1).any() == later == (1 in followers(decision))
 
 
 @pytest.mark.parametrize("seconds", [None, 700.0, 500.0])
@@ -172,7 +172,7 @@ def test_a_plan_does_not_count_on_the_price_of_a_batch_that_would_come_after_the
     deadline = None if seconds is None else NOW + timedelta(seconds=seconds)
     offered = market(columns, endpoints, NO_TOKEN_USAGE, None, {}, now=NOW, deadline=deadline)
 
-    def followers(priced: Market) -> tuple[set[int], set[int]]:
+    def sent_on(priced: Market) -> tuple[set[int], set[int]]:
         decision = decide_for(
             columns, priced, no_observations(), np.array([0.6, 0.9, 0.9]), Terms(seconds=seconds),
             QualityTarget(0.8, (), EVEN), no_past(), sends_on=True,
@@ -183,7 +183,7 @@ def test_a_plan_does_not_count_on_the_price_of_a_batch_that_would_come_after_the
         return set(asked.tolist()), set(decision.cascades.follower[np.arange(ROWS), asked].tolist())
 
     late = seconds is not None and seconds < 600
-    assert (followers(offered) == followers(offered.without([2]))) is late
+    assert (sent_on(offered) == sent_on(offered.without([2]))) is late
 
 
 def test_where_all_are_paid_by_the_hour_the_pilot_starts_those_that_the_plan_would_serve_from() -> None:

@@ -41,3 +41,16 @@ def test_a_worker_that_would_not_serve_is_not_started_to_be_told_so_again(
         found = before_the_pilot.looks()
     assert found is not None
     assert set(found[0].endpoint.tolist()) - {API} == started
+
+
+@pytest.mark.parametrize(("prior", "looked_at"), [(0.5, False), (0.65, True)])
+def test_a_worker_that_would_only_mend_is_not_started_before_something_has_failed(
+    tmp_path: Path, prior: float, *, looked_at: bool
+) -> None:
+    cheap = {"price": {"input": 1, "output": 4}, "quality_prior": 0.7}
+    dear = {"price": {"input": 3000, "output": 12000}, "quality_prior": 0.95}
+    endpoints = {"cheap": cheap, "pool": POOL | {"quality_prior": prior, "usd_per_hour": 20.0}, "dear": dear}
+    quality = {"floor": 0.8, "scorer": "numeric"}
+    with learner(tmp_path, 2000, endpoints, quality=quality) as before_the_plan:
+        looks = [before_the_plan.looks() for _ in range(4)]
+    assert any(1 in found[0].endpoint for found in looks if found is not None) == looked_at
