@@ -2,11 +2,13 @@
 
 Where no score is to be learnt there is no pilot, and a plan would go by a guess of how long answers are. A few requests of
 those that an endpoint is to serve anyway cost nothing more, and tell its lengths and its latency. Of a model that is to
-serve in batches its endpoint in real time is asked, where the job has one: a batch would take the night.
+serve in batches its endpoint in real time is asked, where the job has one: a batch would take the night. That costs twice,
+as does what is asked of one that may turn out dearer: of these there are fewer, the fewer the smaller the input is.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -21,14 +23,21 @@ from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import fallback
 
 FEW = 24
-"""Answers that tell a mean length to about a seventh: lengths spread by 0.5 to 0.7 of themselves."""
-HOPED = 0.6
+"""Answers that tell a mean length to about a seventh: lengths spread by 0.5 to 0.7 of themselves. More are not asked."""
+LOOKS = 0.25
+"""Where they cost more than they would as planned, this times the root of requests and tasks: of n requests each answer
+adds some n-th to the bill, and a choice by k answers loses about a seventh of it over k."""
+HOPED = 0.4
 """Nobody knows what an answer costs of which none was seen; this share of what is guessed is what one in four costs at
 most, so that an endpoint that may be the bargain is among those looked at."""
-SEEN, FEW_OF_A_TASK = 4, 12
-"""A task of which an endpoint has given fewer answers is looked at too, with so many: lengths hang on both."""
+SEEN = 2
+"""A task of which an endpoint has given fewer answers is looked at too: lengths hang on both."""
+LITTLE = 60
+"""Of so few requests there is little to save."""
+TRIFLE = 0.01
+"""This share of what an endpoint is to serve costs next to nothing."""
 SHARE = 0.2
-"""No more than this share of what an endpoint would serve is sent so: of less there is little to save."""
+"""No more than this share of what an endpoint would serve is sent so."""
 
 
 def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
@@ -42,7 +51,8 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     itself = np.array([timed(endpoint) for endpoint in endpoints])
     asked = np.where(itself, np.arange(len(endpoints)), learner.realtime_counterpart)
     unknown = (asked >= 0)[:, None] & (seen < SEEN)  # [endpoints, tasks]
-    if not unknown.any():
+    unsure = itself & (seen.sum(axis=1) < FEW)
+    if not (unknown.any() or unsure.any()):
         return []
     market, task = learner.market(), columns.population.task
     cheaper = np.where(unknown[market.endpoint][:, task].T, HOPED, 1.0)
@@ -51,16 +61,26 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     if plan is None:
         return []
     target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
-    rng = np.random.default_rng(0)
-    found = []
-    for e in np.unique(asked[unknown.any(axis=1)]).tolist():
-        answers_alike = np.flatnonzero(asked == e)
-        served = np.flatnonzero(np.isin(target, answers_alike) & unknown[e, task] & columns.allowed[:, e])
-        few = FEW if not seen[e].any() else FEW_OF_A_TASK
-        if SHARE * len(served) >= few:
+    cost, found = market.by_endpoint(), []
+    for e in np.unique(asked[unknown.any(axis=1) | unsure]).tolist():
+        alike = np.isin(target, np.flatnonzero(asked == e)) & columns.allowed[:, e]
+        served = np.flatnonzero(alike & unknown[e, task])
+        count = _looks_worth(len(served), int(unknown[e].sum()))
+        if len(served) <= LITTLE and unsure[e]:  # where more cost next to nothing, they are had too
+            served, count = np.flatnonzero(alike & ~unknown[e, task]), FEW - int(seen[e].sum())
+            planned = float(cost[served, target[served]].sum())
+            if (float(cost[served, e].sum()) - planned) * count > TRIFLE * planned * len(served):
+                continue
+        if len(served) > LITTLE and count <= SHARE * len(served):
             part = columns.population.part(served, np.ones(len(served)))
-            found.append((endpoints[e].name, columns.rows[np.sort(served[stratified(part, few, rng)])]))
+            rows = np.sort(served[stratified(part, count, np.random.default_rng(0))])
+            found += learner.not_held(rows, np.full(len(rows), e, np.int32))
     return found
+
+
+def _looks_worth(requests: int, tasks: int) -> int:
+    """How many answers are worth having before the others, of so many requests of tasks of which hardly any was seen."""
+    return min(max(math.ceil(LOOKS * math.sqrt(requests * tasks)), SEEN * tasks), FEW)
 
 
 def _answers_seen(learner: Learner, kind: NDArray[np.integer]) -> NDArray[np.int64]:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from tests.support.learners import learner
-from thirdshift.flows.planning.first_answers import FEW, FEW_OF_A_TASK, SEEN, first_answers
+from thirdshift.flows.planning.first_answers import FEW, LOOKS, SEEN, first_answers
 from thirdshift.flows.planning.history import PastAnswers
+from thirdshift.flows.planning.learner import Learner
 from thirdshift.router.planning.problem import Infeasible
 from thirdshift.router.tokens.output_lengths import Observed
 
@@ -22,9 +23,12 @@ BATCH = {"price": {"input": 0.5, "output": 2}, "quality_prior": 0.6, "mode": "ba
 
 def test_a_few_requests_go_first_to_whatever_may_be_the_bargain(tmp_path: Path) -> None:
     with learner(tmp_path, 300, {"cheap": CHEAP, "same": SAME, "dear": DEAR}) as before_the_plan:
+        tasks = before_the_plan.columns.population.tasks
         found = dict(first_answers(before_the_plan))
     assert found.keys() == {"cheap"}
-    assert len(np.unique(found["cheap"])) == FEW
+    looks = len(np.unique(found["cheap"]))
+    assert looks == pytest.approx(LOOKS * np.sqrt(300 * tasks), abs=1)
+    assert looks < FEW
 
 
 @pytest.mark.parametrize(
@@ -51,8 +55,42 @@ def test_of_a_model_that_is_to_serve_in_batches_its_endpoint_in_real_time_is_ask
     one = {"model": "openai/one"}
     with learner(tmp_path, 300, {"live": CHEAP | one, "batch": BATCH | one, "dear": DEAR}) as before_the_plan:
         found = dict(first_answers(before_the_plan))
-    assert found.keys() == {"live"}
-    assert len(np.unique(found["live"])) == FEW
+        assert found.keys() == {"live"}
+        assert len(np.unique(found["live"])) < FEW
+        seen_of(before_the_plan, FEW // 2, 3)
+        assert first_answers(before_the_plan) == [], "what is known is not worth more answers at twice the price"
+
+
+def test_what_an_endpoint_is_to_serve_itself_tells_more_of_it_at_no_cost(tmp_path: Path) -> None:
+    with learner(tmp_path, 300, {"cheap": CHEAP, "same": SAME, "dear": DEAR}) as before_the_plan:
+        seen_of(before_the_plan, FEW // 2, 3)
+        found = dict(first_answers(before_the_plan))
+        assert found.keys() == {"cheap"}
+        assert len(found["cheap"]) >= FEW // 2
+        seen_of(before_the_plan, 2 * FEW, 3)
+        assert first_answers(before_the_plan) == []
+
+
+@pytest.mark.parametrize(("usd", "looked_at"), [(0.7, True), (3.0, False)])
+def test_an_unknown_model_that_may_be_the_bargain_is_looked_at_beside_one_that_is_known(
+    tmp_path: Path, usd: float, *, looked_at: bool
+) -> None:
+    """What is guessed of its lengths is what is known of the other's, or more."""
+    unknown = {"price": {"input": usd, "output": 4 * usd}, "quality_prior": 0.6}
+    with learner(tmp_path, 400, {"known": CHEAP, "unknown": unknown}) as before_the_plan:
+        seen_of(before_the_plan, 2 * FEW, 1)
+        found = dict(first_answers(before_the_plan))
+    assert found.keys() == ({"unknown"} if looked_at else set())
+
+
+def seen_of(before_the_plan: Learner, answers: int, endpoints: int) -> None:
+    """Have an earlier night tell of so many answers of each of the first endpoints, all alike, of every task."""
+    tasks = before_the_plan.columns.population.tasks
+    endpoint = np.repeat(np.arange(endpoints), answers)
+    task = np.arange(len(endpoint)) % tasks
+    lengths = Observed(task, endpoint, np.full(len(endpoint), 20), np.full(len(endpoint), 512))
+    none = np.zeros(len(endpoint))
+    before_the_plan.past = PastAnswers(lengths, endpoint.astype(np.int32), none, none, none + np.nan)
 
 
 def test_a_cap_that_is_too_small_by_a_guess_does_not_keep_lengths_from_being_learnt(tmp_path: Path) -> None:
@@ -71,7 +109,7 @@ def test_a_task_of_which_an_endpoint_has_hardly_answered_anything_is_looked_at_t
     with learner(tmp_path, 400, {"cheap": CHEAP, "same": SAME}) as before_the_plan:
         tasks = before_the_plan.columns.population.tasks
         assert tasks > 1
-        task = np.repeat(np.arange(tasks), [SEEN] * (tasks - 1) + [seen])
+        task = np.repeat(np.arange(tasks), [FEW] * (tasks - 1) + [seen])
         both = np.concatenate([np.zeros(len(task), int), np.ones(len(task), int)])
         lengths = Observed(np.tile(task, 2), both, np.full(2 * len(task), 20), np.full(2 * len(task), 512))
         none = np.zeros(2 * len(task))
@@ -81,4 +119,4 @@ def test_a_task_of_which_an_endpoint_has_hardly_answered_anything_is_looked_at_t
         if looked_at:
             rows = before_the_plan.columns.positions(found["cheap"])
             assert set(before_the_plan.columns.population.task[rows].tolist()) == {tasks - 1}
-            assert len(rows) == FEW_OF_A_TASK
+            assert SEEN <= len(rows) < FEW
