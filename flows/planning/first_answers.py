@@ -9,29 +9,31 @@ as does what is asked of one that may turn out dearer: of these there are fewer,
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.measured.latency import timed
-from thirdshift.flows.planning.planner import Decision
+from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.planning.tiers import same_answers
-from thirdshift.router.learning.pilot import stratified
-from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
+from thirdshift.router.planning.problem import NOBODY, Infeasible
 from thirdshift.router.planning.solve import fallback
 
 FEW = 24
 """Answers that tell a mean length to about a seventh: lengths spread by 0.5 to 0.7 of themselves. More are not asked."""
 LOOKS = 0.25
-"""Where they cost more than they would as planned, this times the root of requests and tasks: of n requests each answer
-adds some n-th to the bill, and a choice by k answers loses about a seventh of it over k."""
-HOPED = 0.4
-"""Nobody knows what an answer costs of which none was seen; this share of what is guessed is what one in four costs at
-most, so that an endpoint that may be the bargain is among those looked at."""
+"""Where they cost more than they would as planned, this times the root of the requests of a task: of n requests each
+answer adds some n-th to the bill, and a choice by k answers loses about a seventh of it over k."""
 SEEN = 2
-"""A task of which an endpoint has given fewer answers is looked at too: lengths hang on both."""
+"""So many answers of each task at least: lengths hang on both."""
+HOPED, DOUBT = 0.4, 0.4
+"""Nobody knows what an answer costs of which none was seen; this share of what is guessed is what one in four costs at
+most, so that an endpoint that may be the bargain is among those looked at. Of k answers 1 less the second over root k."""
+HUNT = 0.03
+"""No more than this share of the bill is risked on one that would not serve by what is guessed."""
+NEAR = 1e-12
 LITTLE = 60
 """Of so few requests there is little to save."""
 TRIFLE = 0.01
@@ -43,60 +45,107 @@ SHARE = 0.2
 def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     """Return (endpoint's name, rows) to send before the plan; nothing where all is known or nothing is to be chosen."""
     context, columns = learner.context, learner.columns
-    endpoints, kind = context.endpoints, same_answers(context.endpoints)
-    offered = np.unique(kind[columns.allowed.any(axis=0)])
-    if context.pilots or len(offered) < 2:
+    endpoints = context.endpoints
+    offered = np.unique(same_answers(endpoints)[columns.allowed.any(axis=0)])
+    if (context.pilots and not learner.sends_on) or len(offered) < 2:
         return []
-    seen = _answers_seen(learner, kind)
+    task, seen = lengths_seen(learner)
     itself = np.array([timed(endpoint) for endpoint in endpoints])
     asked = np.where(itself, np.arange(len(endpoints)), learner.realtime_counterpart)
-    unknown = (asked >= 0)[:, None] & (seen < SEEN)  # [endpoints, tasks]
-    unsure = itself & (seen.sum(axis=1) < FEW)
-    if not (unknown.any() or unsure.any()):
+    timely = np.flatnonzero((asked >= 0) & (seen.min(axis=1) < FEW))
+    if not len(timely):
         return []
-    market, task = learner.market(), columns.population.task
-    cheaper = np.where(unknown[market.endpoint][:, task].T, HOPED, 1.0)
-    decision = learner.decide(replace(market, cost_usd=market.cost_usd * cheaper), context.terms())
-    plan = _carried_out(decision)
-    if plan is None:
+    market = learner.market()
+    factor = np.ones(seen.shape)
+    factor[timely] = hoped(seen[timely])
+    factors = (np.ones(1), factor[market.endpoint][:, task].T)
+    guessed, wanted = (_plan(learner, replace(market, cost_usd=market.cost_usd * by)) for by in factors)
+    if wanted is None:
         return []
-    target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
     cost, found = market.by_endpoint(), []
-    for e in np.unique(asked[unknown.any(axis=1) | unsure]).tolist():
-        alike = np.isin(target, np.flatnonzero(asked == e)) & columns.allowed[:, e]
-        served = np.flatnonzero(alike & unknown[e, task])
-        count = _looks_worth(len(served), int(unknown[e].sum()))
-        if len(served) <= LITTLE and unsure[e]:  # where more cost next to nothing, they are had too
-            served, count = np.flatnonzero(alike & ~unknown[e, task]), FEW - int(seen[e].sum())
-            planned = float(cost[served, target[served]].sum())
-            if (float(cost[served, e].sum()) - planned) * count > TRIFLE * planned * len(served):
-                continue
-        if len(served) > LITTLE and count <= SHARE * len(served):
-            part = columns.population.part(served, np.ones(len(served)))
-            rows = np.sort(served[stratified(part, count, np.random.default_rng(0))])
-            found += learner.not_held(rows, np.full(len(rows), e, np.int32))
+    for e in np.unique(asked[timely]).tolist():
+        same = np.flatnonzero(asked == e)
+        served = np.flatnonzero(np.isin(wanted.target, same) & columns.allowed[:, e])
+        if len(served) <= LITTLE:
+            continue
+        planned = np.isin((wanted if guessed is None else guessed).target, same)
+        there = np.isin(task[served], task[served[planned[served]]])
+        hunted = _unseen(served[~there], task, seen[e], times=2)
+        if guessed is not None:
+            hunted = hunted[: int(HUNT * guessed.usd / max(float(cost[served, e].mean()), NEAR))]
+        rows = np.concatenate([_unseen(served[there], task, seen[e]), hunted])
+        if not len(rows) and itself[e]:
+            rows = _at_no_cost(
+                served, cost[served, e], cost[served, wanted.target[served]], FEW - int(seen[e].sum())
+            )
+        found += learner.not_held(np.sort(rows), np.full(len(rows), e, np.int32))
     return found
 
 
-def _looks_worth(requests: int, tasks: int) -> int:
-    """How many answers are worth having before the others, of so many requests of tasks of which hardly any was seen."""
-    return min(max(math.ceil(LOOKS * math.sqrt(requests * tasks)), SEEN * tasks), FEW)
+def hoped(seen: NDArray[np.int64]) -> NDArray[np.float64]:
+    """What an answer may cost as a share of what is guessed, where so many were seen."""
+    return np.where(seen > 0, 1.0 - DOUBT / np.sqrt(np.maximum(seen, 1)), HOPED)
 
 
-def _answers_seen(learner: Learner, kind: NDArray[np.integer]) -> NDArray[np.int64]:
-    """[endpoints, tasks] answers whose length is known, now and before; of one model, whatever tier gave them."""
+def _unseen(
+    served: NDArray[np.intp], task: NDArray[np.integer], seen: NDArray[np.int64], times: int = 1
+) -> NDArray[np.intp]:
+    """Some of the requests of each task of which so few answers were seen that more are worth what they cost, in random
+    order. `times`: so many times as many are, a part of them after the first were seen."""
+    rng, rows = np.random.default_rng(0), []
+    for t in np.unique(task[served]).tolist():
+        mine = served[task[served] == t]
+        worth = looks_worth(len(mine))
+        count = min(worth, times * worth - int(seen[t]))
+        if 0 < count <= SHARE * len(mine):
+            rows.append(rng.permutation(mine)[:count])
+    return rng.permutation(np.concatenate(rows)) if rows else served[:0]
+
+
+def _at_no_cost(
+    served: NDArray[np.intp], usd: NDArray[np.float64], planned: NDArray[np.float64], count: int
+) -> NDArray[np.intp]:
+    """So many requests, where asking them in real time costs next to nothing beside what is planned."""
+    dearer = float(usd.sum() - planned.sum())
+    if not 0 < count <= SHARE * len(served) or dearer * count > TRIFLE * float(planned.sum()) * len(served):
+        return served[:0]
+    return np.random.default_rng(0).permutation(served)[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    target: NDArray[np.int32]
+    """[leaders] the endpoint; -1: nobody."""
+    usd: float
+
+
+def _plan(learner: Learner, market: Market) -> _Planned | None:
+    """The plan as it would be carried out: where a limit allows none by what is guessed, what can be had instead."""
+    decision = learner.decide(market, learner.context.terms())
+    plan = decision.plan
+    if isinstance(plan, Infeasible):
+        compromise = fallback(decision.problem)
+        if compromise is None:
+            return None
+        plan = compromise[0]
+    target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
+    return _Planned(target.astype(np.int32), plan.cost_usd)
+
+
+def looks_worth(requests: int) -> int:
+    """How many answers are worth having before the others, of so many requests of one task."""
+    return min(max(math.ceil(LOOKS * math.sqrt(requests)), SEEN), FEW)
+
+
+def lengths_seen(learner: Learner) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
+    """[leaders] the task of each, and [endpoints, tasks] answers whose length is known, now and before; of one model,
+    whatever tier gave them. Clusters of like prompts are one task: lengths are learnt of all together."""
     columns, used = learner.columns, learner.run_queries.token_usage()
+    kind, task = same_answers(learner.context.endpoints), columns.population.task
     seen = np.zeros((len(kind), columns.population.tasks), np.int64)
     np.add.at(seen, (kind[used.endpoint], columns.population.task[columns.positions(used.row)]), 1)
     if learner.past is not None:
         np.add.at(seen, (kind[learner.past.lengths.endpoint], learner.past.lengths.task), 1)
-    of_model: NDArray[np.int64] = seen[kind]
-    return of_model
-
-
-def _carried_out(decision: Decision) -> Plan | None:
-    """The plan as it would be carried out: where a limit allows none by what is guessed, what can be had instead."""
-    if not isinstance(decision.plan, Infeasible):
-        return decision.plan
-    compromise = fallback(decision.problem)
-    return None if compromise is None else compromise[0]
+    if learner.in_kinds:
+        task, seen = np.zeros_like(task), seen.sum(axis=1, keepdims=True)
+    return task, seen[kind]

@@ -59,7 +59,11 @@ class Learner:
         earlier: EarlierNights,
         realtime_counterpart: NDArray[np.int32],
         say: Callable[..., None],
+        *,
+        in_kinds: bool = False,
     ) -> None:
+        """`in_kinds`: the tasks are clusters of like prompts, as no row names one."""
+        self.in_kinds = in_kinds
         self.context, self.run_queries, self.columns, self.say = context, run_queries, columns, say
         self.realtime_counterpart, self.throughputs = realtime_counterpart, context.throughputs
         self.endpoints = context.endpoints
@@ -88,6 +92,7 @@ class Learner:
         """With what earlier nights tell."""
         earlier = earlier_nights(context, batch.intake.tasks, run_id=context.run_id)
         check_beliefs(context, earlier.scores, columns.allowed)
+        given = columns
         if earlier.answers is None and not len(earlier.scores.score):  # whose scores are of no kind
             columns = in_kinds(context, columns)
         return Learner(
@@ -98,6 +103,7 @@ class Learner:
             earlier,
             realtime_counterparts(context.endpoints),
             say,
+            in_kinds=columns is not given,
         )
 
     @property

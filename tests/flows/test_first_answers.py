@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.support.learners import learner
-from thirdshift.flows.planning.first_answers import FEW, LOOKS, SEEN, first_answers
+from thirdshift.flows.planning.first_answers import FEW, SEEN, first_answers, looks_worth
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.router.planning.problem import Infeasible
@@ -27,7 +27,7 @@ def test_a_few_requests_go_first_to_whatever_may_be_the_bargain(tmp_path: Path) 
         found = dict(first_answers(before_the_plan))
     assert found.keys() == {"cheap"}
     looks = len(np.unique(found["cheap"]))
-    assert looks == pytest.approx(LOOKS * np.sqrt(300 * tasks), abs=1)
+    assert looks == pytest.approx(tasks * looks_worth(300 // tasks), abs=1)
     assert looks < FEW
 
 
@@ -39,7 +39,7 @@ def test_a_few_requests_go_first_to_whatever_may_be_the_bargain(tmp_path: Path) 
         (
             300,
             {"cheap": CHEAP, "dear": DEAR},
-            {"quality": {"floor": 0.5, "scorer": "numeric"}},
+            {"quality": {"floor": 0.5, "scorer": "numeric", "references": "sample"}},
         ),  # a pilot tells
         (300, {"batch": BATCH, "dear": DEAR}, {}),  # a batch takes hours
     ],
@@ -58,7 +58,9 @@ def test_of_a_model_that_is_to_serve_in_batches_its_endpoint_in_real_time_is_ask
         assert found.keys() == {"live"}
         assert len(np.unique(found["live"])) < FEW
         seen_of(before_the_plan, FEW // 2, 3)
-        assert first_answers(before_the_plan) == [], "what is known is not worth more answers at twice the price"
+        assert first_answers(before_the_plan) == [], (
+            "what is known is not worth more answers at twice the price"
+        )
 
 
 def test_what_an_endpoint_is_to_serve_itself_tells_more_of_it_at_no_cost(tmp_path: Path) -> None:
@@ -83,6 +85,18 @@ def test_an_unknown_model_that_may_be_the_bargain_is_looked_at_beside_one_that_i
     assert found.keys() == ({"unknown"} if looked_at else set())
 
 
+def test_where_scores_are_free_the_pilot_leaves_lengths_to_be_told_of_who_was_not_in_it(
+    tmp_path: Path,
+) -> None:
+    quality = {"floor": 0.5, "scorer": "numeric"}
+    endpoints = {"cheap": CHEAP, "same": SAME | {"price": {"input": 0.7, "output": 2.8}}}
+    with learner(tmp_path, 300, endpoints, quality=quality) as after_the_pilot:
+        seen_of(after_the_pilot, 2 * FEW, 1)
+        assert dict(first_answers(after_the_pilot)).keys() == {"same"}
+        seen_of(after_the_pilot, 2 * FEW, 2)
+        assert first_answers(after_the_pilot) == []
+
+
 def seen_of(before_the_plan: Learner, answers: int, endpoints: int) -> None:
     """Have an earlier night tell of so many answers of each of the first endpoints, all alike, of every task."""
     tasks = before_the_plan.columns.population.tasks
@@ -102,7 +116,7 @@ def test_a_cap_that_is_too_small_by_a_guess_does_not_keep_lengths_from_being_lea
         assert dict(first_answers(before_the_plan)).keys() == {"cheap"}
 
 
-@pytest.mark.parametrize(("seen", "looked_at"), [(SEEN - 1, True), (SEEN, False)])
+@pytest.mark.parametrize(("seen", "looked_at"), [(SEEN - 1, True), (FEW, False)])
 def test_a_task_of_which_an_endpoint_has_hardly_answered_anything_is_looked_at_too(
     tmp_path: Path, seen: int, looked_at: bool
 ) -> None:
