@@ -16,7 +16,7 @@ from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market, problem
 from thirdshift.flows.quality.baseline import Rise, answers_worth, baseline_scores
 from thirdshift.flows.quality.population import means_of
-from thirdshift.flows.quality.repair_rounds import Rounds, due_of
+from thirdshift.flows.quality.repair_rounds import SLACK, Rounds, due_of
 from thirdshift.flows.quality.votes_held import VotesHeld
 from thirdshift.flows.runs.context import EVEN
 from thirdshift.router.certification.certificate import Certificate
@@ -38,8 +38,6 @@ MOST_SMALL_ROUNDS = 12
 """The same where every score is known and endpoints answer at once: little is sent at a time, so little is too much."""
 TAUGHT = 20_000
 """Requests from which it is learnt how scores on one request hang together; more say nothing new."""
-SLACK = 1.0
-"""Standard deviations of luck that a round allows for, so that it seldom takes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,27 +213,36 @@ class Bench:
         """
         found = self.mended(wanted, terms)
         if last or not self.learner.sends_on or found is None or not found.new.any():
-            return self._with_margin(found, wanted, terms, aim)
+            return self._with_margin(found, wanted, terms, aim, SLACK)
         rounds = Rounds(self.learner, self.assignment, self.market, self.seen, self.quality, terms.seconds)
+        askable = self.learner.columns.allowed & ~self.tried
+        few = rounds.measured_first(
+            lambda market: replace(self, market=market).mended(wanted, terms), askable
+        )
+        if few is not None:
+            return few
         if rounds.in_parts(found):  # also where the floor is thought out of reach: a round may tell better
             return rounds.part_of(found)
-        if few := rounds.tried_first(found, self.learner.columns.allowed & ~self.tried):
+        if few := rounds.tried_first(found, askable):
             return rounds.part_of(few)
-        surer = self._with_margin(found, wanted, terms, aim)
+        surer = self._with_margin(found, wanted, terms, aim, rounds.slack(found, askable))
         return surer and rounds.dearest_last(surer)
 
     def _with_margin(
-        self, found: Mended | None, wanted: Wanted, terms: Terms, aim: QualityTarget
+        self, found: Mended | None, wanted: Wanted, terms: Terms, aim: QualityTarget, slack: float
     ) -> Mended | None:
-        """For luck where all will be scored, else for what the prediction may be off by. `found`: without."""
+        """For luck where all will be scored, `slack` standard deviations of it, else for what the prediction may be off by.
+        `found`: without."""
         weight = self.learner.columns.weight
         for _ in range(3):
             if found is None or not found.new.any() or not found.reached:
                 return found
+            if wanted.exact and not slack:
+                return found
             if wanted.exact:
                 gained = self.quality[found.new, found.endpoint[found.new]].astype(np.float64)
                 residual = float(np.sqrt((weight[found.new] ** 2 * gained * (1.0 - gained)).sum()))
-                more = SLACK * residual / max(int(weight[self.learner.scorable].sum()), 1)
+                more = slack * residual / max(int(weight[self.learner.scorable].sum()), 1)
                 raised = self.mended(_raised(wanted, more), terms)
                 return raised if raised is not None and raised.reached else found
             choice = self.votes.columns(found.endpoint, self.assignment)

@@ -1,20 +1,23 @@
 """What of that which needs mending is sent in this round, and what waits until more is known.
 
-A round in real time costs hardly any time, so it sends what is surely needed and no more. What a batch mends is told when
-it is back. So where there is time the dearer of the two waits, for less of it may be needed: what finds no room in a batch
-costs twice as much in real time. And where hardly anything is known of a model whose one batch is to mend, a few are asked
-in real time first.
+A round in real time costs hardly any time, so it sends what is surely needed and no more; so does a batch that another can
+follow. What a batch mends is told when it is back. So where there is time for one batch the dearer of the two waits, for
+less of it may be needed: what finds no room in a batch costs twice as much in real time. And where hardly anything is known
+of a model whose one batch is to mend, a few are asked in real time first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
 from thirdshift.flows.planning.batch_room import SURE
+from thirdshift.flows.planning.first_answers import HOPED, SEEN, lengths_seen, looks_worth
 from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.planner import Market
 from thirdshift.router.learning.free_scores import FEWEST, GROWTH, first_of
@@ -24,6 +27,9 @@ from thirdshift.router.values import Mode
 
 TWO_ROUNDS = 2.2
 """So many times a batch's turnaround must be left for a first batch to tell how good the second will be."""
+SLACK = 1.0
+"""Standard deviations of luck at most that a round allows for, so that it seldom takes another."""
+NEAR = 1e-9
 ROUND_SECONDS = 30.0
 """A round in real time takes so long at least: a long answer, and what is done between rounds."""
 
@@ -42,15 +48,27 @@ class Rounds:
     """Until the deadline."""
 
     def in_parts(self, found: Mended) -> bool:
-        """Whether no more is sent in a round than is surely needed: rounds cost little time, or hardly anything is known of
-        a batch tier's answers and there is time for a round to tell."""
+        """Whether no more is sent in a round than is surely needed: another costs little time, or there is time for it."""
         modes = self._modes(found)
         if not modes <= {Mode.REALTIME, Mode.BATCH}:
             return False
-        if Mode.BATCH not in modes:
-            return True
-        unknown = self._hardly_known(found.endpoint[found.new], FEWEST).any()
-        return bool(unknown) and (self.seconds is None or self.seconds > TWO_ROUNDS * self._turnaround(found))
+        return self.seconds is None or self.seconds > TWO_ROUNDS * self._turnaround(found)
+
+    def slack(self, found: Mended, askable: NDArray[np.bool_]) -> float:
+        """Standard deviations of luck that a round allows for which is sent whole: what it leaves undone is mended in real
+        time, where that can still be had, at so many times the price. `askable`: [leaders, endpoints] who may be asked."""
+        rows = np.flatnonzero(found.new)
+        live = np.flatnonzero(self._modes_of(np.arange(askable.shape[1])) == Mode.REALTIME)
+        if not len(live) or not self._in_no_time(live, self._turnaround(found)):
+            return SLACK
+        cost, gain = self._costs(found, rows)
+        each = np.where(askable[rows], self.market.by_endpoint()[rows], np.inf)[:, live]
+        later = (each / np.maximum(self.quality[rows][:, live], NEAR)).min(axis=1)
+        now = float(cost.sum() / gain.sum())
+        if not np.isfinite(later).any() or now <= 0:
+            return SLACK
+        dearer = float(np.median(later)) / now
+        return float(np.clip(NormalDist().inv_cdf(1.0 - 1.0 / dearer), 0.0, SLACK)) if dearer > 1.0 else 0.0
 
     def part_of(self, found: Mended) -> Mended:
         """Return what is sent of it in one round."""
@@ -59,6 +77,40 @@ class Rounds:
         later = np.ones(len(rows), bool)
         later[first_of(cost / gain, found.endpoint[rows], self._answers)] = False
         return self._without(found, rows[later])
+
+    def measured_first(
+        self, mended: Callable[[Market], Mended | None], askable: NDArray[np.bool_]
+    ) -> Mended | None:
+        """Return what is asked in real time of models of which nobody knows how long their answers are, and that may mend
+        for less than is guessed: a few of what failed. None: nothing. `mended`: what is to be sent at these prices."""
+        task, seen = lengths_seen(self.learner)
+        modes, counterpart = self._modes_of(np.arange(askable.shape[1])), self.learner.realtime_counterpart
+        live = np.where(
+            modes == Mode.BATCH, counterpart, np.where(modes == Mode.REALTIME, np.arange(len(modes)), -1)
+        )
+        unknown = (live >= 0)[:, None] & (seen < SEEN)  # [endpoints, tasks]
+        if not (unknown[:, task].T & askable).any():
+            return None
+        of = self.market.endpoint
+        hoped = np.where(unknown[of][:, task].T, HOPED, 1.0)
+        found = mended(replace(self.market, cost_usd=self.market.cost_usd * hoped))
+        if found is None or not self._in_no_time(live[live >= 0], self._turnaround(found)):
+            return None
+        rows = np.flatnonzero(found.new)
+        sent = live[found.endpoint[rows]]
+        rows = rows[unknown[found.endpoint[rows], task[rows]] & askable[rows, sent]]
+        asked = []
+        for e in np.unique(live[found.endpoint[rows]]):
+            mine = rows[live[found.endpoint[rows]] == e]
+            for t in np.unique(task[mine]):
+                few = mine[task[mine] == t]
+                asked.append(few[: looks_worth(len(few))] if len(few) >= FEWEST else few[:0])
+        chosen = np.concatenate(asked) if asked else rows[:0]
+        if not len(chosen):
+            return None
+        few = self._without(found, np.setdiff1d(np.flatnonzero(found.new), chosen))
+        few.endpoint[chosen] = live[found.endpoint[chosen]]
+        return few
 
     def tried_first(self, found: Mended, askable: NDArray[np.bool_]) -> Mended | None:
         """Return what may be asked in real time of a model of which hardly anything is known, before much is sent to it in

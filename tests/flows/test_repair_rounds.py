@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 
 from tests.support.learners import learner
 from thirdshift.flows.planning.assignment import Assignment
-from thirdshift.flows.quality.repair_rounds import Rounds
-from thirdshift.router.learning.free_scores import FEWEST, GROWTH
+from thirdshift.flows.planning.first_answers import HOPED, SEEN
+from thirdshift.flows.planning.history import PastAnswers
+from thirdshift.flows.planning.planner import Market
+from thirdshift.flows.quality.repair_rounds import SLACK, Rounds
+from thirdshift.router.learning.free_scores import FEWEST, GROWTH, HASTE
 from thirdshift.router.learning.repair import Mended
 from thirdshift.router.planning.problem import NOBODY
 from thirdshift.router.prediction.observations import Observations
+from thirdshift.router.tokens.output_lengths import Observed
 
 PRICE, HALF, HOUR, ROWS = {"input": 1, "output": 4}, {"input": 0.5, "output": 2}, 3600.0, 200
 CHEAP = {"price": PRICE, "quality_prior": 0.6}
@@ -63,23 +67,42 @@ def all_askable(weighed: Rounds) -> NDArray[np.bool_]:
 
 
 @pytest.mark.parametrize(
-    ("mender", "scored", "seconds", "partly"),
+    ("mender", "scored", "seconds", "share"),
     [
-        (REALTIME, 0, 60.0, True),  # a round costs no time
-        (BATCH, 0, None, True),
-        (BATCH, FEWEST, None, False),  # how well it mends is known
-        (BATCH, 0, 3 * HOUR, True),
-        (BATCH, 0, 2 * HOUR, False),  # there is no time for a second batch
+        (REALTIME, 0, 60.0, 1 / 3),  # a round costs no time
+        (BATCH, 0, None, 1 / 3),
+        (BATCH, FEWEST, None, HASTE),  # how well it mends is known, not how lucky it is
+        (BATCH, 0, 3 * HOUR, 1 / 3),
+        (BATCH, 0, 2 * HOUR, None),  # there is no time for a second batch
     ],
 )
-def test_what_a_batch_tier_mends_is_tried_on_a_few_first_where_nothing_is_known_of_it_and_there_is_time(
-    tmp_path: Path, mender: dict[str, object], scored: int, seconds: float | None, partly: bool
+def test_a_part_is_sent_first_where_there_is_time_for_another_and_a_few_where_nothing_is_known(
+    tmp_path: Path, mender: dict[str, object], scored: int, seconds: float | None, share: float | None
 ) -> None:
     with rounds(tmp_path, {"mender": mender}, seconds, scored) as weighed:
         found = mended(weighed, (1, 3 * FEWEST))
-        assert weighed.in_parts(found) == partly
-        if partly:
-            assert counts(weighed, weighed.part_of(found)) == [0, FEWEST]
+        assert weighed.in_parts(found) == (share is not None)
+        if share is not None:
+            assert counts(weighed, weighed.part_of(found)) == [0, round(share * 3 * FEWEST)]
+
+
+@pytest.mark.parametrize(
+    ("times", "minutes", "slack"),
+    [
+        (2.0, 90.0, 0.0),  # half of the time luck is bad, and then costs twice
+        (4.0, 90.0, 0.67),
+        (40.0, 90.0, SLACK),
+        (2.0, 60.5, SLACK),  # nothing can be sent after the batch
+        (None, 90.0, SLACK),  # nor where nobody is left to ask
+    ],
+)
+def test_a_batch_allows_for_as_much_luck_as_it_is_dearer_to_mend_the_rest_in_real_time(
+    tmp_path: Path, times: float | None, minutes: float, slack: float
+) -> None:
+    live = {} if times is None else {"live": REALTIME | {"price": {k: times * v for k, v in HALF.items()}}}
+    with rounds(tmp_path, {"batch": BATCH} | live, 60 * minutes) as weighed:
+        weighed.quality[:, 0] = 0.0  # all has failed
+        assert weighed.slack(mended(weighed, (1, 30)), all_askable(weighed)) == pytest.approx(slack, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -109,6 +132,40 @@ def test_nothing_is_asked_in_real_time_for_a_batch_where_that_may_not_be_asked(t
         askable = all_askable(weighed)
         askable[:, 1] = False
         assert weighed.tried_first(mended(weighed, (2, MANY)), askable) is None
+
+
+@pytest.mark.parametrize(
+    ("known", "count", "minutes", "asked"),
+    [
+        (False, 40, 90.0, True),
+        (True, 40, 90.0, False),  # how long its answers are is known
+        (False, FEWEST - 1, 90.0, False),  # there is little to save
+        (False, 40, 60.5, False),  # there is no time to wait for them
+    ],
+)
+def test_a_few_are_asked_at_once_of_a_model_that_may_mend_for_less_than_is_guessed(
+    tmp_path: Path, known: bool, count: int, minutes: float, *, asked: bool
+) -> None:
+    with rounds(tmp_path, BOTH, 60 * minutes) as weighed:
+        if known:
+            lengths = Observed(np.zeros(40, int), np.ones(40, int), np.full(40, 20), np.full(40, 512))
+            none = np.zeros(40)
+            weighed.learner.past = PastAnswers(lengths, np.ones(40, np.int32), none, none, none + np.nan)
+        weighed.learner.in_kinds = True  # all requests are of one task
+        prices = []
+
+        def hoping(market: Market) -> Mended:
+            prices.append(market.cost_usd)
+            return mended(weighed, (2, count))
+
+        few = weighed.measured_first(hoping, all_askable(weighed))
+        if prices:  # of the batch tier less is hoped than is guessed, of what has answered nothing
+            cheaper = prices[0] / weighed.market.cost_usd
+            assert (cheaper[:, weighed.market.endpoint == 2] == HOPED).all()
+        assert (few is not None) == asked
+        if few is not None:
+            assert counts(weighed, few) == [0, SEEN, 0]
+            assert (few.endpoint[~few.new] == 0).all()
 
 
 @pytest.mark.parametrize(
