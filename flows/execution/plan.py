@@ -14,6 +14,7 @@ from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning.assignment import Assignment, plan_sentence
 from thirdshift.flows.planning.batch_room import waiting_for_room
 from thirdshift.flows.planning.beliefs import prediction_only
+from thirdshift.flows.planning.cascading import followers
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.measured.throughput import priced_now, throughput_of_run
 from thirdshift.flows.planning.planner import Decision, Market, best_possible
@@ -98,6 +99,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
             if endpoint.name in run.context.pools
         }
     )
+    run.dispatcher.awaited = _awaited(run, decision, assignment)
     _save(planned, chosen)
     run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
     if waiting := int((carried_out.choice != chosen.choice).sum()):
@@ -107,6 +109,16 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     if predicted := prediction_only(run.context):
         run.console.say(predicted)
     return planned
+
+
+def _awaited(run: Run, decision: Decision, assignment: Assignment) -> set[str] | None:
+    """Return the endpoints that may be asked after those that serve first: nobody where nothing is learnt, and where what
+    fails is sent on those that it goes to by the plan. None: any."""
+    if not run.context.learns:
+        return set()
+    if decision.cascades is None or assignment.ordered:
+        return None
+    return {run.endpoint_names[endpoint] for endpoint in followers(decision)}
 
 
 def ask_engines(prepared: PreparedRun) -> None:

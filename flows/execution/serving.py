@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,6 @@ from thirdshift.flows.execution.plan import PlannedRun, ask_engines
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.execution.waiting import wait_until
 from thirdshift.flows.planning.assignment import PendingRows, shards_of
-from thirdshift.flows.planning.cascading import followers
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
 from thirdshift.router.certification.proof_costs import ProofCosts
@@ -41,7 +39,6 @@ def serve(planned: PlannedRun) -> list[ShardWork]:
     assignment.in_flight[:] = False  # at the next call, what was adopted has landed
     second = assignment.second_to_ask(pending)
     _leave_to_realtime(planned, pending, second)
-    run.dispatcher.awaited = _awaited(planned)
     return adopted + _shards(planned, Purpose.MAIN, pending) + _shards(planned, Purpose.VOTE, second)
 
 
@@ -86,7 +83,7 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
         _leave_to_realtime(planned, due[1])
     shards = [] if due is None else _shards(planned, *due)
     if due is not None and prepared.learner.sends_on:  # a further round asks those whom this one asks
-        run.dispatcher.awaited = _names(planned, due[1].endpoint)
+        run.dispatcher.awaited = {run.endpoint_names[endpoint] for endpoint in due[1].endpoint.tolist()}
     planned.repair.over = not shards
     return shards or score(planned)
 
@@ -122,20 +119,6 @@ def record_replies(planned: PlannedRun) -> None:
         assignment.mark_passing(columns.positions(rows), run.endpoint_names.index(endpoint))
     for endpoint in run.dispatcher.closed:
         assignment.mark_failed(np.arange(len(columns.rows)), run.endpoint_names.index(endpoint))
-
-
-def _awaited(planned: PlannedRun) -> set[str] | None:
-    """Return the endpoints that may be asked after those that serve first: nobody where nothing is learnt, and where what
-    fails is sent on those that it goes to by the plan. None: any."""
-    if not planned.run.context.learns:
-        return set()
-    if planned.decision.cascades is None or planned.assignment.ordered:
-        return None
-    return _names(planned, followers(planned.decision))
-
-
-def _names(planned: PlannedRun, endpoints: Iterable[int]) -> set[str]:
-    return {planned.run.endpoint_names[endpoint] for endpoint in endpoints}
 
 
 def _next_to_send(planned: PlannedRun) -> PendingRows:

@@ -35,7 +35,7 @@ HUNT = 0.03
 """No more than this share of the bill is risked on one that would not serve by what is guessed."""
 NEAR = 1e-12
 LITTLE = 60
-"""Of so few requests there is little to save."""
+"""Where an endpoint is to serve so few requests there is little to save."""
 TRIFLE = 0.01
 """This share of what an endpoint is to serve costs next to nothing."""
 SHARE = 0.2
