@@ -93,6 +93,7 @@ class Life:
             terms=self._terms,
             scorer=EXACT if night.drawn.scored else None,
             learns=night.drawn.scored,
+            cap_usd=night.drawn.cap_usd,
         )
 
     def live(self) -> LifeStory:
@@ -280,6 +281,7 @@ class Life:
             offered=offered,
             endpoint=np.arange(width, dtype=np.int32),
             output_tokens=np.full((count, width), 20.0),
+            least_usd=lambda e: np.full(count, 20e-6 * float(self.endpoints[e].price.base.output)),
         )
         prepared = SimpleNamespace(run=self, audit=None, columns=columns)
         assignment, problem = self._assignment(columns), self._problem(offered)
