@@ -99,13 +99,13 @@ class Rounds:
         rows = np.flatnonzero(found.new)
         sent = live[found.endpoint[rows]]
         rows = rows[unknown[found.endpoint[rows], task[rows]] & askable[rows, sent]]
-        asked = []
+        asked = [rows[:0]]
         for e in np.unique(live[found.endpoint[rows]]):
             mine = rows[live[found.endpoint[rows]] == e]
-            for t in np.unique(task[mine]):
-                few = mine[task[mine] == t]
-                asked.append(few[: looks_worth(len(few))] if len(few) >= FEWEST else few[:0])
-        chosen = np.concatenate(asked) if asked else rows[:0]
+            if len(mine) >= FEWEST // 2:
+                parts = [mine[task[mine] == t] for t in np.unique(task[mine])]
+                asked += [part[: looks_worth(len(part))] for part in parts]
+        chosen = np.concatenate(asked)
         if not len(chosen):
             return None
         few = self._without(found, np.setdiff1d(np.flatnonzero(found.new), chosen))

@@ -139,7 +139,7 @@ def test_nothing_is_asked_in_real_time_for_a_batch_where_that_may_not_be_asked(t
     [
         (False, 40, 90.0, True),
         (True, 40, 90.0, False),  # how long its answers are is known
-        (False, FEWEST - 1, 90.0, False),  # there is little to save
+        (False, FEWEST // 2 - 1, 90.0, False),  # there is little to save
         (False, 40, 60.5, False),  # there is no time to wait for them
     ],
 )
