@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,22 +59,27 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
     market = learner.market()
     factor = np.ones(seen.shape)
     factor[timely] = hoped(seen[timely])
-    factors = (np.ones(1), factor[market.endpoint][:, task].T)
-    guessed, wanted = (_plan(learner, replace(market, cost_usd=market.cost_usd * by)) for by in factors)
+    by_hope = market.cost_usd * factor[market.endpoint][:, task].T
+    wanted = _plan(learner, replace(market, cost_usd=by_hope))
     if wanted is None:
         return []
+
+    @cache
+    def guessed() -> _Planned:
+        return _plan(learner, market) or replace(wanted, usd=math.inf)
+
     cost, found = market.by_endpoint(), []
     for e in np.unique(asked[timely]).tolist():
         same = np.flatnonzero(asked == e)
         served = np.flatnonzero(np.isin(wanted.target, same) & columns.allowed[:, e])
         if len(served) <= LITTLE:
             continue
-        planned = np.isin((wanted if guessed is None else guessed).target, same)
-        there = np.isin(task[served], task[served[planned[served]]])
-        hunted = _unseen(served[~there], task, seen[e], times=2)
-        if guessed is not None:
-            hunted = hunted[: int(HUNT * guessed.usd / max(float(cost[served, e].mean()), NEAR))]
-        rows = np.concatenate([_unseen(served[there], task, seen[e]), hunted])
+        rows = _unseen(served, task, seen[e], times=2)
+        if len(rows):
+            there = np.isin(task[served], task[served[np.isin(guessed().target[served], same)]])
+            most = HUNT * guessed().usd / max(float(cost[served, e].mean()), NEAR)
+            hunted = _unseen(served[~there], task, seen[e], times=2)[: int(min(most, len(served)))]
+            rows = np.concatenate([_unseen(served[there], task, seen[e]), hunted])
         if not len(rows) and itself[e]:
             rows = _at_no_cost(
                 served, cost[served, e], cost[served, wanted.target[served]], FEW - int(seen[e].sum())
