@@ -47,7 +47,8 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
             return run.create_shards(Purpose.PILOT, rows_by_endpoint)
     if run.dispatcher.stopped or run.orphans_of({Purpose.MAIN}):  # what a batch tier has is not sent again
         return []
-    if first := first_answers(learner):
+    up = any(lifetime.stopped_at is None for _, lifetime in run.dispatcher.worker_lifetimes())
+    if not up and (first := first_answers(learner)):  # workers would wait for them, and be paid
         count = sum(len(rows) for _, rows in first)
         run.console.say(f"{count:,} requests first: how long answers are is not known yet")
         return run.create_shards(Purpose.MAIN, first)

@@ -127,12 +127,14 @@ def _next_to_send(planned: PlannedRun) -> PendingRows:
 
 
 def _leave_to_realtime(planned: PlannedRun, *sent: PendingRows) -> None:
-    """Tell how much of the cap batches are to leave to what is sent beside them: what that is expected to cost."""
+    """Tell how much of the cap batches are to leave to what is sent beside them: what that is expected to cost where its
+    price will change. Else it may as well be sent when a batch is back."""
     context, expected = planned.run.context, 0.0
     if context.cap_usd is None:
         return
+    hurried = {offer.endpoint for offer in planned.market.offered if offer.option.windows}
     for e, endpoint in enumerate(context.endpoints):
-        if endpoint.mode is not Mode.BATCH:
+        if endpoint.mode is not Mode.BATCH and e in hurried:
             rows = np.concatenate([pending.position[pending.endpoint == e] for pending in sent])
             cost = planned.market.least_usd(e)[rows]
             expected += float(cost[np.isfinite(cost)].sum())
