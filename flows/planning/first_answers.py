@@ -24,7 +24,7 @@ from thirdshift.router.planning.solve import fallback
 
 FEW = 24
 """Answers that tell a mean length to about a seventh: lengths spread by 0.5 to 0.7 of themselves. More are not asked."""
-LOOKS = 0.25
+LOOKS = 0.5
 """Where they cost more than they would as planned, this times the root of the requests of a task: of n requests each
 answer adds some n-th to the bill, and a choice by k answers loses about a seventh of it over k."""
 SEEN = 2

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.support.learners import learner
 from thirdshift.flows.planning.assignment import Assignment
-from thirdshift.flows.planning.first_answers import HOPED, SEEN
+from thirdshift.flows.planning.first_answers import HOPED, looks_worth
 from thirdshift.flows.planning.history import PastAnswers
 from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.quality.repair_rounds import SLACK, Rounds
@@ -164,7 +164,7 @@ def test_a_few_are_asked_at_once_of_a_model_that_may_mend_for_less_than_is_guess
             assert (cheaper[:, weighed.market.endpoint == 2] == HOPED).all()
         assert (few is not None) == asked
         if few is not None:
-            assert counts(weighed, few) == [0, SEEN, 0]
+            assert counts(weighed, few) == [0, looks_worth(count), 0]
             assert (few.endpoint[~few.new] == 0).all()
 
 
