@@ -27,6 +27,8 @@ from thirdshift.router.values import Mode
 
 TWO_ROUNDS = 2.2
 """So many times a batch's turnaround must be left for a first batch to tell how good the second will be."""
+PATIENCE = 12 * 3600.0
+"""Without a deadline too nobody waits another day for what a second batch may save of what is known."""
 SLACK = 1.0
 """Standard deviations of luck at most that a round allows for, so that it seldom takes another."""
 NEAR = 1e-9
@@ -52,7 +54,10 @@ class Rounds:
         modes = self._modes(found)
         if not modes <= {Mode.REALTIME, Mode.BATCH}:
             return False
-        return self.seconds is None or self.seconds > TWO_ROUNDS * self._turnaround(found)
+        turnaround = self._turnaround(found)
+        if self.seconds is not None:
+            return self.seconds > TWO_ROUNDS * turnaround
+        return turnaround <= PATIENCE or bool(self._hardly_known(found.endpoint[found.new], FEWEST).any())
 
     def slack(self, found: Mended, askable: NDArray[np.bool_]) -> float:
         """Standard deviations of luck that a round allows for which is sent whole: what it leaves undone is mended in real

@@ -72,6 +72,8 @@ def all_askable(weighed: Rounds) -> NDArray[np.bool_]:
         (REALTIME, 0, 60.0, 1 / 3),  # a round costs no time
         (BATCH, 0, None, 1 / 3),
         (BATCH, FEWEST, None, HASTE),  # how well it mends is known, not how lucky it is
+        (BATCH | {"turnaround": "24h"}, FEWEST, None, None),  # nobody waits another day for that
+        (BATCH | {"turnaround": "24h"}, 0, None, 1 / 3),
         (BATCH, 0, 3 * HOUR, 1 / 3),
         (BATCH, 0, 2 * HOUR, None),  # there is no time for a second batch
     ],
