@@ -68,7 +68,7 @@ def plan(prepared: PreparedRun) -> PlannedRun:
         run.dispatcher.start_over()  # the cap stopped the pilot; a cheaper endpoint may still be paid for
     ask_engines(prepared)
     learner.leave_out_silent()
-    market = learner.market()
+    market = _market(prepared)
     promised = run.budget.spent_usd + kept_for_judging(run.dispatcher.judge_context, run.budget)
     terms = run.context.terms(spent_usd=promised)
     decision = cheapest_with_proof(
@@ -109,6 +109,17 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     if predicted := prediction_only(run.context):
         run.console.say(predicted)
     return planned
+
+
+def _market(prepared: PreparedRun) -> Market:
+    """Return what is offered now. Answers that are had are kept: where nothing will be mended, the plan makes up for those
+    that it would have had of others."""
+    market, run = prepared.learner.market(), prepared.run
+    if run.context.learns:
+        return market
+    replies = run.queries.replies()
+    position = prepared.columns.positions(replies.row[replies.served])
+    return market.with_kept(position, replies.endpoint[replies.served]) if len(position) else market
 
 
 def _awaited(run: Run, decision: Decision, assignment: Assignment) -> set[str] | None:

@@ -100,6 +100,13 @@ class Market:
             if offer.option.workers is not None
         }
 
+    def with_kept(self, position: NDArray[np.int64], endpoint: NDArray[np.int32]) -> Market:
+        """The market in which these requests, answered by these endpoints, can be had from no other."""
+        kept = np.zeros((len(self.cost_usd), self.output_tokens.shape[1]), bool)
+        kept[position, endpoint] = True
+        elsewhere = np.asarray(kept.any(axis=1))[:, None] & ~kept[:, self.endpoint]
+        return replace(self, cost_usd=np.where(elsewhere, np.inf, self.cost_usd))
+
     def without(self, endpoints: Collection[int]) -> Market:
         """The market if these endpoints offered nothing."""
         gone = np.isin(self.endpoint, list(endpoints))

@@ -70,6 +70,19 @@ def decided(endpoints: tuple[Endpoint, ...], priors: list[float], floor: float) 
     return decision, offered
 
 
+def test_a_plan_makes_up_for_the_answers_that_are_kept() -> None:
+    endpoints = priced("cheap", 1.0), priced("dear", 1.2)
+    columns = columns_of(endpoints)
+    kept = np.arange(ROWS // 4)
+    offered = market_of(columns, endpoints).with_kept(kept, np.zeros(len(kept), np.int32))
+    aim = QualityTarget(0.8, (), EVEN)
+    priors = np.array([0.6, 0.9])
+    plan = decide_for(columns, offered, no_observations(), priors, Terms(), aim, no_past()).plan
+    assert isinstance(plan, Plan)
+    assert (plan.choice[kept] == 0).all()
+    assert priors[plan.choice].mean() == pytest.approx(0.8, abs=1 / ROWS)
+
+
 def test_where_scores_are_free_workers_by_the_hour_serve_in_a_sequence_too() -> None:
     decision, offered = decided((priced("dear", 20.0), pool(0)), [0.98, 0.7], 0.8)
     plan, found = decision.plan, decision.cascades
