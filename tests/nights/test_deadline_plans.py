@@ -41,7 +41,7 @@ def test_what_a_slow_endpoint_cannot_answer_in_time_goes_to_a_fast_one(
     for done in (first, second):  # a machine that others keep busy is late with some, and that is told
         assert done.code in (0, 5), done.said
         assert done.summary["results"] >= 270, done.said
-    assert "24 requests first" in first.said
+    assert "requests first" in first.said
     assert "requests first" not in second.said, "the night before tells what an answer takes"
     served = "select run_id, count(*) from results where endpoint = 'cheap' group by 1 order by 1"
     for _, count in ask(tmp_path / "warehouse.duckdb", served):
