@@ -139,9 +139,8 @@ class BatchBudget:
     def settle(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool = True) -> None:
         """As `RunBudget.settle`."""
         with self._lock:
-            self._waiting = max(
-                self._waiting - reserved_usd, _ZERO
-            )  # an earlier process's was never counted here
+            # what an earlier process reserved was never counted here
+            self._waiting = max(self._waiting - reserved_usd, _ZERO)
             self._settled += cost_usd
             self._whole.settle(reserved_usd, cost_usd, certain=certain)
 

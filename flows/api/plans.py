@@ -273,7 +273,7 @@ def _whole_usd(outlook: PlanOutlook) -> float | None:
 def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
     columns, market = outlook.columns, outlook.market
     used = tally(outlook.decision.problem, plan.choice)
-    endpoint = np.where(plan.choice == NOBODY, -1, market.endpoint[plan.choice])
+    endpoint = market.target(plan.choice)
     shares = {}
     for e, value in enumerate(outlook.context.endpoints):
         rows = np.flatnonzero(endpoint == e)

@@ -79,11 +79,12 @@ def repair(planned: PlannedRun) -> list[ShardWork]:
     if due is not None and due[1].opens_at is not None:
         wait_until(due[1].opens_at, run, "when the price falls")
         return repair(planned)
+    shards = []
     if due is not None:
         _leave_to_realtime(planned, due[1])
-    shards = [] if due is None else _shards(planned, *due)
-    if due is not None and prepared.learner.sends_on:  # a further round asks those whom this one asks
-        run.dispatcher.awaited = {run.endpoint_names[endpoint] for endpoint in due[1].endpoint.tolist()}
+        shards = _shards(planned, *due)
+        if prepared.learner.sends_on:  # a further round asks those whom this one asks
+            run.dispatcher.awaited = {run.endpoint_names[e] for e in due[1].endpoint.tolist()}
     planned.repair.over = not shards
     return shards or score(planned)
 

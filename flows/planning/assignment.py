@@ -88,11 +88,9 @@ class Assignment:
         ordered: bool,
         now: datetime,
     ) -> Assignment:
-        nobody = plan.choice == NOBODY
-        target = np.where(nobody, -1, market.endpoint[plan.choice]).astype(np.int32)
         starts = np.array([*(offer.option.starts_seconds for offer in market.offered), 0.0])
         opens = now.timestamp() + starts[plan.choice]
-        made = cls(target, opens, realtime_counterpart, ordered, plan.workers)
+        made = cls(market.target(plan.choice), opens, realtime_counterpart, ordered, plan.workers)
         under = np.flatnonzero(plan.choice >= market.singles)
         votes = np.array([astuple(vote) for vote in market.votes], np.int16).reshape(-1, 3)
         made.vote[under] = votes[plan.choice[under] - market.singles]

@@ -19,7 +19,7 @@ from thirdshift.flows.planning.learner import Learner
 from thirdshift.flows.planning.measured.latency import timed
 from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.planning.tiers import same_answers
-from thirdshift.router.planning.problem import NOBODY, Infeasible
+from thirdshift.router.planning.problem import Infeasible
 from thirdshift.router.planning.solve import fallback
 
 FEW = 24
@@ -134,8 +134,7 @@ def _plan(learner: Learner, market: Market) -> _Planned | None:
         if compromise is None:
             return None
         plan = compromise[0]
-    target = np.where(plan.choice == NOBODY, -1, decision.market.endpoint[plan.choice])
-    return _Planned(target.astype(np.int32), plan.cost_usd)
+    return _Planned(decision.market.target(plan.choice), plan.cost_usd)
 
 
 def looks_worth(requests: int) -> int:

@@ -27,7 +27,7 @@ from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers, reserved_usd
 from thirdshift.router.planning.options import Throughput
-from thirdshift.router.planning.problem import Infeasible, Plan, Problem, Terms
+from thirdshift.router.planning.problem import NOBODY, Choice, Infeasible, Plan, Problem, Terms
 from thirdshift.router.planning.solve import Compromise, fallback
 from thirdshift.router.prediction import observations
 from thirdshift.router.prediction.observations import Observations
@@ -76,6 +76,10 @@ class Market:
         """[options] where a prediction has each option: at its endpoint; votes come after the endpoints."""
         place = np.arange(len(self.votes), dtype=np.int32) + self.output_tokens.shape[1]
         return np.concatenate([self.endpoint[: self.singles], place]).astype(np.int32)
+
+    def target(self, choice: Choice) -> NDArray[np.int32]:
+        """[leaders] the endpoint that a plan's choice of options has each request go to, first; -1: none."""
+        return np.where(choice == NOBODY, -1, self.endpoint[choice]).astype(np.int32)
 
     def by_endpoint(self) -> NDArray[np.float64]:
         """[leaders, endpoints] USD by the cheapest option of each endpoint, hours included."""

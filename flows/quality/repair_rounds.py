@@ -89,10 +89,8 @@ class Rounds:
         """Return what is asked in real time of models of which nobody knows how long their answers are, and that may mend
         for less than is guessed: a few of what failed. None: nothing. `mended`: what is to be sent at these prices."""
         task, seen = lengths_seen(self.learner)
-        modes, counterpart = self._modes_of(np.arange(askable.shape[1])), self.learner.realtime_counterpart
-        live = np.where(
-            modes == Mode.BATCH, counterpart, np.where(modes == Mode.REALTIME, np.arange(len(modes)), -1)
-        )
+        everyone, counterpart = np.arange(askable.shape[1]), self.learner.realtime_counterpart
+        live = np.where(self._modes_of(everyone) == Mode.REALTIME, everyone, counterpart)
         unknown = (live >= 0)[:, None] & (seen < SEEN)  # [endpoints, tasks]
         if not (unknown[:, task].T & askable).any():
             return None
@@ -123,7 +121,7 @@ class Rounds:
         rows = np.flatnonzero(found.new)
         sent = found.endpoint[rows]
         counterpart = self.learner.realtime_counterpart[sent]
-        both = (self._modes_of(sent) == Mode.BATCH) & (counterpart >= 0)
+        both = counterpart >= 0
         live = np.where(both, counterpart, sent)
         unknown = self._hardly_known(live, GROWTH * FEWEST) & np.isin(live, live[both])
         tried = unknown & askable[rows, live]
@@ -146,7 +144,7 @@ class Rounds:
             return found
         cost, gain = self._costs(found, rows)
         price = np.bincount(found.endpoint[rows], cost) / np.maximum(
-            np.bincount(found.endpoint[rows], gain), 1e-9
+            np.bincount(found.endpoint[rows], gain), NEAR
         )
         in_batches = float(cost[batch].sum() / gain[batch].sum())
         cheaper = ~batch & (price[found.endpoint[rows]] <= in_batches)
@@ -160,7 +158,7 @@ class Rounds:
         """[rows] what each is expected to cost, and to score more than what is held."""
         endpoint = found.endpoint[rows]
         held = np.where(self.assignment.answered[rows], self.quality[rows], 0.0).max(axis=1)
-        gain = np.maximum(self.quality[rows, endpoint] - held, 1e-9)
+        gain = np.maximum(self.quality[rows, endpoint] - held, NEAR)
         return self.market.by_endpoint()[rows, endpoint], gain.astype(np.float64)
 
     @property
