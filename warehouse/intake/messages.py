@@ -7,7 +7,7 @@ messages, and the same messages with other white space.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from json.encoder import encode_basestring
@@ -123,7 +123,7 @@ def _prompts_alone(batch: pa.RecordBatch) -> dict[str, pa.Array] | None:
     nothing = pa.nulls(rows, pa.string())
     return {
         "messages": messages,
-        "request_hash": pa.array([_hash(text, rest) for text in texts], pa.string()),
+        "request_hash": pa.array(_hashes(texts, rest), pa.string()),
         "prompt_bytes": pc.add(pc.binary_length(messages), pa.scalar(beside, pa.int32())),
         "tools": nothing,
         "response_schema": nothing if schema is None else pa.array([schema] * rows, pa.string()),
@@ -132,7 +132,12 @@ def _prompts_alone(batch: pa.RecordBatch) -> dict[str, pa.Array] | None:
 
 
 def _hash(messages: bytes, rest: bytes) -> str:
-    return blake2b(messages + rest, digest_size=16).hexdigest()
+    (digest,) = _hashes([messages], rest)
+    return digest
+
+
+def _hashes(messages: Iterable[bytes], rest: bytes) -> list[str]:
+    return [blake2b(text + rest, digest_size=16).hexdigest() for text in messages]
 
 
 def _rows(batch: pa.RecordBatch, schemas: list[str | None]) -> Iterator[tuple[Any, ...]]:

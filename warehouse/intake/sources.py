@@ -166,6 +166,7 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
         }
     )
     con.execute("set enable_progress_bar = false")
+    con.execute("set enable_external_file_cache = false")  # every file is read once
     con.execute("set python_enable_replacements = false")
     con.execute("set timezone = 'UTC'")
     return con
