@@ -26,9 +26,12 @@ from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
-from thirdshift.warehouse.intake.frozen import batches, column
+from thirdshift.warehouse.intake.frozen import NumberColumn, batches, column
 from thirdshift.warehouse.intake.intake import InputSpec, Intake, freeze, frozen, reject
+from thirdshift.warehouse.intake.spool import spool
 
+PART = 100_000
+"""Rows that are looked at together."""
 ADMITTED = "admitted"
 """A file of this name in the run's folder says that the rows no endpoint can take have been refused."""
 
@@ -41,14 +44,13 @@ class PreparedInput:
     intake: Intake
     task: NDArray[np.int32]
     """Positions in `intake.tasks`."""
-    leader: NDArray[np.int64]
-    """The row that is answered in this row's place: itself, or the first request with the same hash."""
+    led_by: NDArray[np.int64] | None
+    """The row that is answered in each row's place: itself, or the first request with the same hash. None: each itself."""
     policy: NDArray[np.int32]
     """0: the job's policy alone; p: besides it, the p-th of the job's `policies`."""
     tokens: tuple[TokenColumn, ...] = field(repr=False)
     """Input tokens expected, chat template included, for each endpoint; endpoints with one tokenizer share a column."""
     max_tokens: NDArray[np.int32]
-    prompt_bytes: NDArray[np.int32]
     scorable: NDArray[np.bool_] = field(repr=False)
     """Whether the row has what the job's scorer needs."""
     text_only: bool = False
@@ -63,14 +65,22 @@ class PreparedInput:
         return tuple(column.tokens for column in self.tokens)
 
     @property
+    def leader(self) -> NDArray[np.int64]:
+        """[rows] the row that is answered in each row's place."""
+        return np.arange(self.rows) if self.led_by is None else self.led_by
+
+    @property
     def leaders(self) -> NDArray[np.int64]:
         """Rows that are answered themselves, ascending."""
-        return np.flatnonzero(self.leader == np.arange(self.rows))
+        rows = np.arange(self.rows)
+        return rows if self.led_by is None else np.flatnonzero(self.led_by == rows)
 
     @property
     def weight(self) -> NDArray[np.int32]:
         """[rows] how many requests a leader stands for; 0 for those that follow one."""
-        return np.bincount(self.leader, minlength=self.rows).astype(np.int32)
+        if self.led_by is None:
+            return np.ones(self.rows, np.int32)
+        return np.bincount(self.led_by, minlength=self.rows).astype(np.int32)
 
 
 def prepare(
@@ -97,7 +107,7 @@ def prepare(
             raise UserError(
                 f"no row of the input can be answered; the first: {next(iter(refused.values()))}{why}"
             )
-        leader = _led_apart(read, eligible(read, endpoints, allowed), refused)
+        leader = _led_apart(read, endpoints, allowed, refused)
         reject(folder, refused, leader)
         (folder / ADMITTED).touch(mode=0o600)
         batch = read if not refused and leader is None else None  # the rows are those that were read
@@ -129,38 +139,34 @@ def _columns(
     if intake is None:
         raise InputError(f"{folder}: there is no frozen input")
     tokens, text_only = _tokens(folder, endpoints, intake.rows)
+    task, policy, max_tokens = (NumberColumn(intake.rows, np.int32) for _ in range(3))
+    led_by, scorable = NumberColumn(intake.rows, np.int64, in_order=True), NumberColumn(intake.rows, np.bool_)
+    tasks, named = pa.array(intake.tasks, pa.string()), pa.array(list(policies), pa.string())
+    for batch in batches(folder, ["task", "leader", "policy", "max_tokens", *needs]):
+        task.add(_codes(batch.column("task"), tasks))
+        led_by.add(batch.column("leader").to_numpy())
+        policy.add(_codes(batch.column("policy"), named) + 1)
+        max_tokens.add(batch.column("max_tokens").to_numpy())
+        has = [np.asarray(pc.is_valid(batch.column(name)), np.bool_) for name in needs]
+        scorable.add(np.all(has, axis=0) if has else np.ones(batch.num_rows, np.bool_))
     return PreparedInput(
         folder=folder,
         intake=intake,
-        task=_codes(folder, "task", intake.tasks),
-        leader=np.asarray(column(folder, "leader"), np.int64),
-        policy=_codes(folder, "policy", tuple(policies)) + 1,
+        task=task.values,
+        led_by=None if led_by.is_in_order else led_by.values,
+        policy=policy.values,
         tokens=tokens,
-        max_tokens=np.asarray(column(folder, "max_tokens"), np.int32),
-        prompt_bytes=np.asarray(column(folder, "prompt_bytes"), np.int32),
-        scorable=_scorable(folder, needs, intake.rows),
+        max_tokens=max_tokens.values,
+        scorable=scorable.values,
         text_only=text_only,
     )
 
 
-def _codes(folder: Path, name: str, values: Sequence[str]) -> NDArray[np.int32]:
-    """A text column as positions in `values`; -1 where it is null, -2 where it is none of them."""
-    known = pa.array(values, pa.string())
-    pieces = []
-    for batch in batches(folder, [name]):
-        text = batch.column(0).cast(pa.string())
-        codes = pc.fill_null(pc.index_in(text, value_set=known), -2)
-        pieces.append(np.where(np.asarray(pc.is_null(text)), np.int32(-1), np.asarray(codes)))
-    return np.concatenate(pieces)
-
-
-def _scorable(folder: Path, needs: Sequence[str], rows: int) -> NDArray[np.bool_]:
-    has = np.ones(rows, dtype=np.bool_)
-    for name in needs:
-        has &= np.concatenate(
-            [np.asarray(pc.is_valid(b.column(0)), np.bool_) for b in batches(folder, [name])]
-        )
-    return has
+def _codes(column: pa.Array, known: pa.Array) -> NDArray[np.int32]:
+    """A text column as positions in `known`; -1 where it is null, -2 where it is none of them."""
+    text = column.cast(pa.string())
+    codes = pc.fill_null(pc.index_in(text, value_set=known), -2)
+    return np.where(np.asarray(pc.is_null(text)), np.int32(-1), np.asarray(codes))
 
 
 def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tuple[TokenColumn, ...], bool]:
@@ -169,7 +175,8 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tup
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
     noted = Noted()
     read = _noting(batches(folder, ["messages", "tools"]), noted)
-    counted = estimate(read, distinct, rows, np.random.default_rng(0))
+    with spool(folder) as blocks:
+        counted = estimate(read, distinct, rows, np.random.default_rng(0), blocks=blocks)
     columns = [counted[tokenizer.name] for tokenizer in used]
     if noted.attached:
         columns = [
@@ -242,34 +249,41 @@ def _refused(
             reasons[int(row)] = (
                 f"policy {named[int(row)]} is not under the job's policies ({', '.join(policies) or 'none'})"
             )
-    fits = _fits(batch, endpoints)
-    for code in np.unique(batch.policy[batch.policy >= 0]):
-        rows = np.flatnonzero(batch.policy == code)
-        may = allowed[code]
-        if not may.any():
-            name = "policy" if code == 0 else f"policy and policies.{list(policies)[code - 1]}"
-            reasons |= dict.fromkeys(rows.tolist(), f"allowed on no endpoint under the job's {name}")
-            continue
-        for row in rows[~fits[rows][:, may].any(axis=1)].tolist():
-            reasons[row] = _too_long(batch, row, endpoints, may)
+    for part in parts(batch.rows):
+        policy, fits = batch.policy[part], _fits(batch, endpoints, part)
+        for code in np.unique(policy[policy >= 0]):
+            rows, may = np.flatnonzero(policy == code), allowed[code]
+            if not may.any():
+                name = "policy" if code == 0 else f"policy and policies.{list(policies)[code - 1]}"
+                reason = f"allowed on no endpoint under the job's {name}"
+                reasons |= dict.fromkeys((part.start + rows).tolist(), reason)
+                continue
+            for row in (part.start + rows[~fits[rows][:, may].any(axis=1)]).tolist():
+                reasons[row] = _too_long(batch, row, endpoints, may)
     return reasons
 
 
 def _led_apart(
-    batch: PreparedInput, allowed: NDArray[np.bool_], refused: Mapping[int, str]
+    batch: PreparedInput,
+    endpoints: Sequence[Endpoint],
+    allowed: NDArray[np.bool_],
+    refused: Mapping[int, str],
 ) -> NDArray[np.int64] | None:
     """Who leads each row, where requests with one hash are under policies that no one endpoint keeps together: then each
     policy's are answered once of their own. None where there are no such."""
+    if batch.led_by is None:
+        return None
     stays = np.ones(batch.rows, bool)
     stays[np.fromiter(refused, np.int64, len(refused))] = False
-    against = [np.bincount(batch.leader, stays & ~column, batch.rows) > 0 for column in allowed.T]
-    torn = np.all(against, axis=0)[batch.leader] & stays
+    may = eligible(batch, endpoints, allowed)
+    against = [np.bincount(batch.led_by, stays & ~column, batch.rows) > 0 for column in may.T]
+    torn = np.all(against, axis=0)[batch.led_by] & stays
     if not torn.any():
         return None
     _, first, group = np.unique(
-        np.stack([batch.leader, batch.policy])[:, torn], axis=1, return_index=True, return_inverse=True
+        np.stack([batch.led_by, batch.policy])[:, torn], axis=1, return_index=True, return_inverse=True
     )
-    leader = batch.leader.copy()
+    leader = batch.led_by.copy()
     leader[torn] = np.flatnonzero(torn)[first][group.ravel()]
     return leader
 
@@ -283,21 +297,32 @@ def _too_long(batch: PreparedInput, row: int, endpoints: Sequence[Endpoint], may
     )
 
 
-def _fits(batch: PreparedInput, endpoints: Sequence[Endpoint]) -> NDArray[np.bool_]:
+def parts(rows: int) -> Iterator[slice]:
+    """All rows, some at a time."""
+    return (slice(begin, min(begin + PART, rows)) for begin in range(0, rows, PART))
+
+
+def _fits(batch: PreparedInput, endpoints: Sequence[Endpoint], part: slice) -> NDArray[np.bool_]:
     """[rows, endpoints]: whether the context window holds prompt and answer; an unknown window holds all."""
-    fits = np.ones((batch.rows, len(endpoints)), dtype=np.bool_)
+    fits = np.ones((len(batch.task[part]), len(endpoints)), dtype=np.bool_)
     for position, endpoint in enumerate(endpoints):
         if endpoint.context_window is not None:
-            needed = batch.input_tokens[position].astype(np.int64) + batch.max_tokens
+            needed = batch.input_tokens[position][part].astype(np.int64) + batch.max_tokens[part]
             fits[:, position] = needed <= endpoint.context_window
     return fits
 
 
+EVERY_ROW = slice(None)
+
+
 def eligible(
-    batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]
+    batch: PreparedInput,
+    endpoints: Sequence[Endpoint],
+    allowed: NDArray[np.bool_],
+    part: slice = EVERY_ROW,
 ) -> NDArray[np.bool_]:
     """[rows, endpoints]: allowed by policy, and the context window holds it."""
-    return np.asarray(allowed[batch.policy] & _fits(batch, endpoints))
+    return np.asarray(allowed[batch.policy[part]] & _fits(batch, endpoints, part))
 
 
 MARKED = ("messages", "tools", "sampling")
@@ -342,7 +367,8 @@ def check_shares(
     """Raises UserError where no plan keeps `policy.max_vendor_share`: said before anything is spent."""
     if share is None:
         return
-    used = np.asarray(eligible(batch, endpoints, allowed).any(axis=0)).tolist()
+    reached = [eligible(batch, endpoints, allowed, part).any(axis=0) for part in parts(batch.rows)]
+    used = np.any(reached, axis=0).tolist()
     vendors = sorted({endpoint.provider for endpoint, some in zip(endpoints, used, strict=True) if some})
     most = math.floor(share * batch.rows + 1e-9)
     if most * len(vendors) < batch.rows:

@@ -36,9 +36,6 @@ root."""
 SAMPLE_BYTES = 12_000_000
 """Long documents are counted in part: some 3 million tokens, 3 s on one core."""
 
-CHUNK = 100_000
-"""Rows estimated at a time."""
-
 SAMPLE_LEAST = 100
 """But so many in any case."""
 
@@ -49,6 +46,14 @@ class Tokenizer(Protocol):
 
     def count(self, texts: Sequence[str]) -> Ints:
         """Tokens of each text."""
+
+
+class Blocks(Protocol):
+    """Where columns of all requests are put as they are read, and read from again: a list, or what is like one on disk."""
+
+    def append(self, block: NDArray[np.float32], /) -> None: ...
+
+    def __iter__(self) -> Iterator[NDArray[np.float32]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,19 +111,22 @@ def estimate(
     template: Template | None = None,
     exact_below: int = EXACT_BELOW,
     sample: int = SAMPLE,
+    blocks: Blocks | None = None,
 ) -> dict[str, TokenColumn]:
     """Input tokens of all requests, by each tokenizer: name to column.
 
     `batches` hold `messages` (a JSON list) and may hold `tools`, in the order of `row`; they are read
-    once. `rows` is how many there are in all, and decides between counting and estimating.
+    once. `rows` is how many there are in all, and decides between counting and estimating. `blocks`: where the cheap
+    columns go, 40 bytes a row; memory where none is given.
     """
     used = template or Template()
     small = rows < exact_below
     drawn = _Sample(1.0 if small else min(sample / rows, 1.0), EXACT_BYTES if small else SAMPLE_BYTES)
-    columns = _read(batches, rows, drawn, rng)
-    if len(drawn.rows) == len(columns):
-        return {t.name: _all_counted(columns, drawn, t, used) for t in tokenizers}
-    return {t.name: _calibrated(columns, drawn, t, used) for t in tokenizers}
+    blocks = [] if blocks is None else blocks
+    _read(batches, drawn, rng, blocks)
+    if len(drawn.rows) == rows:
+        return {t.name: _all_counted(drawn, t, used) for t in tokenizers}
+    return {t.name: _calibrated(blocks, rows, drawn, t, used) for t in tokenizers}
 
 
 def learn_ratio(
@@ -216,11 +224,17 @@ class _Sample:
     limit: float
     most_bytes: int
     keys: list[float] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
+    """The cheap columns of each."""
     texts: list[list[str]] = field(default_factory=list)
     size: int = 0
 
-    def add(self, key: float, row: int, texts: list[str]) -> None:
+    @property
+    def columns(self) -> NDArray[np.float32]:
+        """[sampled, columns]"""
+        return np.array(self.rows, np.float32).reshape(-1, len(FEATURES) + 1)
+
+    def add(self, key: float, row: NDArray[np.float32], texts: list[str]) -> None:
         self.keys.append(key)
         self.rows.append(row)
         self.texts.append(texts)
@@ -243,28 +257,23 @@ class _Sample:
 
 
 def _read(
-    batches: Iterable[pa.RecordBatch], rows: int, drawn: _Sample, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """One pass: cheap columns of all rows, the last of them the number of messages; texts of a sample into `drawn`."""
-    columns = np.zeros((rows, len(FEATURES) + 1), np.float32)
-    first = 0
+    batches: Iterable[pa.RecordBatch], drawn: _Sample, rng: np.random.Generator, blocks: Blocks
+) -> None:
+    """One pass: cheap columns of all rows into `blocks`, the last of them the number of messages; a sample into `drawn`."""
     for batch in batches:
-        columns[first : first + batch.num_rows] = _cheap(batch)
+        columns = _cheap(batch)
+        blocks.append(columns)
         keys = rng.random(batch.num_rows)
         at = np.flatnonzero(keys < drawn.limit)
         some = batch if len(at) == batch.num_rows else batch.take(pa.array(at))
         for i, messages, tools in zip(at, some.column("messages"), _tools(some), strict=True):
             if keys[i] < drawn.limit:
-                drawn.add(float(keys[i]), first + int(i), texts_of(messages.as_py(), tools))
-        first += batch.num_rows
-    return columns
+                drawn.add(float(keys[i]), columns[i].copy(), texts_of(messages.as_py(), tools))
 
 
-def _all_counted(
-    columns: NDArray[np.float32], drawn: _Sample, tokenizer: Tokenizer, template: Template
-) -> TokenColumn:
+def _all_counted(drawn: _Sample, tokenizer: Tokenizer, template: Template) -> TokenColumn:
     bare = _count_rows(drawn.texts, tokenizer)
-    tokens = bare + columns[:, -1] * template.per_message + template.per_request
+    tokens = bare + drawn.columns[:, -1] * template.per_message + template.per_request
     return TokenColumn(tokens.astype(np.int32), tokenizer.name, "exact", len(bare))
 
 
@@ -278,20 +287,20 @@ def _cheap(batch: pa.RecordBatch) -> NDArray[np.float32]:
 
 
 def _calibrated(
-    columns: NDArray[np.float32], drawn: _Sample, tokenizer: Tokenizer, template: Template
+    blocks: Blocks, rows: int, drawn: _Sample, tokenizer: Tokenizer, template: Template
 ) -> TokenColumn:
     shuffled = np.argsort(drawn.keys)
     truth = _count_rows(drawn.texts, tokenizer).astype(np.float64)[shuffled]
-    known = columns[np.array(drawn.rows)[shuffled]]
+    known = drawn.columns[shuffled]
     weights = _fit(known, truth)
     held_out = _cross_predict(known, truth)
     share = np.abs(held_out - truth) / np.maximum(truth, 1)
     level = float(truth.sum() / max(_apply(known, weights).sum(), 1.0))
-    tokens = np.zeros(len(columns), np.int32)
-    for begin in range(0, len(columns), CHUNK):
-        some = columns[begin : begin + CHUNK]
+    tokens, begin = np.zeros(rows, np.int32), 0
+    for some in blocks:
         bare = np.rint(_apply(some, weights) * level)
-        tokens[begin : begin + CHUNK] = bare + some[:, -1] * template.per_message + template.per_request
+        tokens[begin : begin + len(some)] = bare + some[:, -1] * template.per_message + template.per_request
+        begin += len(some)
     spread = float(np.std(held_out - truth) / np.sqrt(len(truth)))
     error = 1.96 * spread / max(float(truth.mean()), 1.0)
     return TokenColumn(tokens, tokenizer.name, "calibrated", len(truth), error, float(np.median(share)))

@@ -8,7 +8,7 @@ provider then bills as cached is its own affair (a least length, whole blocks, h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,19 +34,16 @@ class Prefixes:
     shared_bytes: NDArray[np.int32]
     """int32[rows]: at least so many bytes of messages are the same as another row's; 0: none known."""
     total_bytes: NDArray[np.int32]
+    """int32[rows]: how long messages are that share any; 0 for the others."""
     sharers: NDArray[np.int32]
     """int32[rows]: rows that share them, this one included; 1 where none do."""
-    order: NDArray[np.int64] = field(repr=False)
-    """A permutation of the rows that puts those with long common beginnings side by side."""
-
-    @property
-    def share(self) -> float:
-        """Share of all bytes that a perfect cache would find again."""
-        again = self.shared_bytes * ((self.sharers - 1) / self.sharers)
-        return float(again.sum() / max(int(self.total_bytes.sum(dtype=np.int64)), 1))
+    order: NDArray[np.int64] | None = field(repr=False)
+    """A permutation of the rows that puts those with long common beginnings side by side; None: as they come."""
 
     def groups(self) -> NDArray[np.int64]:
         """int64[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
+        if self.order is None:
+            return np.arange(1, len(self.shared_bytes) + 1)
         alike = np.stack([self.shared_bytes, self.sharers], axis=1)[self.order]
         starts = np.ones(len(alike), bool)
         starts[1:] = (alike[1:] != alike[:-1]).any(axis=1) | (alike[1:, 0] == 0)
@@ -55,23 +52,79 @@ class Prefixes:
         return groups
 
 
-def find(batches: Iterable[pa.RecordBatch]) -> Prefixes:
-    """Read `messages` once. 8 bytes a row and length are held: 120 MB for a million rows longer than 32
-    KiB.
+def find(read: Callable[[], Iterable[pa.RecordBatch]], rows: int) -> Prefixes:
+    """`read` gives `messages` of so many rows; it is called once where no two begin alike, else twice.
+
+    8 bytes are held of a row, and of one that begins like another 8 for each length as well: 120 MB for a million such
+    rows longer than 32 KiB.
     """
-    parts = [_hashes(batch.column("messages")) for batch in batches]
-    if not parts:
-        none = np.zeros(0, np.int32)
-        return Prefixes(none, none, none, np.zeros(0, np.int64))
-    levels = max(part[0].shape[1] for part in parts)
-    hashes = np.concatenate([np.pad(h, ((0, 0), (0, levels - h.shape[1]))) for h, _ in parts])
-    total = np.concatenate([lengths for _, lengths in parts])
-    shared = np.zeros(len(total), np.int32)
-    sharers = np.ones(len(total), np.int32)
-    for level in range(levels):
-        ordered = np.sort(hashes[:, level])
-        repeated = (ordered[1:] == ordered[:-1]) & (ordered[1:] != _NONE)
-        if not repeated.any():  # seen in a tenth of the time that it takes to tell which rows are alike
+    repeated = _repeated_beginnings(read(), rows)
+    if not repeated.size:
+        return Prefixes(_same(0, rows), _same(0, rows), _same(1, rows), None)
+    total_bytes, shared_bytes, sharers = (np.full(rows, value, np.int32) for value in (0, 0, 1))
+    alike, lengths, hashes = _those_alike(read(), repeated)
+    order, shared_bytes[alike], sharers[alike] = _compared(hashes)
+    total_bytes[alike] = lengths
+    others = np.ones(rows, bool)
+    others[alike] = False
+    return Prefixes(
+        shared_bytes, total_bytes, sharers, np.concatenate([np.flatnonzero(others), alike[order]])
+    )
+
+
+def _same(value: int, rows: int) -> NDArray[np.int32]:
+    """One value for all rows, which takes no room and is not to be written to."""
+    return np.broadcast_to(np.int32(value), rows)
+
+
+def _repeated_beginnings(batches: Iterable[pa.RecordBatch], rows: int) -> NDArray[np.uint64]:
+    """Hashes of the shortest beginning that more than one row has, ascending."""
+    hashes, count = np.zeros(rows, np.uint64), 0
+    for batch in batches:
+        found, _ = _hashes(batch.column("messages"), 1)
+        if found.shape[1]:
+            hashes[count : count + batch.num_rows] = found[:, 0]
+        count += batch.num_rows
+    hashes.sort()
+    return _repeated(hashes)
+
+
+def _repeated(ordered: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != _NONE)])
+
+
+def _those_alike(
+    batches: Iterable[pa.RecordBatch], repeated: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]:
+    """Rows whose shortest beginning is among those that are repeated, how long they are, and uint64[rows, levels] the
+    hashes of all their beginnings."""
+    rows: list[NDArray[np.int64]] = []
+    lengths: list[NDArray[np.int64]] = []
+    parts: list[NDArray[np.uint64]] = []
+    first = 0
+    for batch in batches:
+        hashes, sizes = _hashes(batch.column("messages"), len(LENGTHS))
+        if hashes.shape[1]:
+            at = np.minimum(np.searchsorted(repeated, hashes[:, 0]), len(repeated) - 1)
+            alike = np.flatnonzero(repeated[at] == hashes[:, 0])
+            rows.append(first + alike)
+            lengths.append(sizes[alike])
+            parts.append(hashes[alike])
+        first += batch.num_rows
+    levels = max(part.shape[1] for part in parts)
+    padded = [np.pad(part, ((0, 0), (0, levels - part.shape[1]))) for part in parts]
+    return np.concatenate(rows), np.concatenate(lengths), np.concatenate(padded)
+
+
+def _compared(
+    hashes: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """An order that puts rows alike side by side, how many bytes each row shares, and how many rows share them."""
+    shared, sharers = np.zeros(len(hashes), np.int32), np.ones(len(hashes), np.int32)
+    for level in range(hashes.shape[1]):
+        if not _repeated(
+            np.sort(hashes[:, level])
+        ).size:  # seen in a tenth of the time that it takes to tell which
             hashes = hashes[:, :level]
             break
         values, which, counts = np.unique(hashes[:, level], return_inverse=True, return_counts=True)
@@ -79,9 +132,8 @@ def find(batches: Iterable[pa.RecordBatch]) -> Prefixes:
         shared[common] = LENGTHS[level]
         sharers[common] = counts[which][common]
         hashes[~common, level:] = _NONE
-    keys = tuple(hashes[:, level] for level in reversed(range(hashes.shape[1])))
-    order = np.lexsort(keys) if keys else np.arange(len(total))
-    return Prefixes(shared, total.astype(np.int32), sharers, order.astype(np.int64))
+    order = np.lexsort(tuple(hashes[:, level] for level in reversed(range(hashes.shape[1]))))
+    return order.astype(np.int64), shared, sharers
 
 
 def cached_tokens(
@@ -121,12 +173,12 @@ def _shared_tokens(prefixes: Prefixes, input_tokens: NDArray[np.int32], step: in
     return np.asarray(np.floor(prefixes.shared_bytes * per_byte / step) * step)
 
 
-def _hashes(column: pa.Array) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """uint64[rows, levels] hashes of beginnings, 0 where a row is shorter; and the rows' lengths."""
+def _hashes(column: pa.Array, most: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """uint64[rows, levels] hashes of at most so many beginnings, 0 where a row is shorter; and the rows' lengths."""
     offsets, data = string_buffers(column)
     lengths = np.diff(offsets)
     longest = int(lengths.max()) if len(lengths) else 0
-    levels = int(np.searchsorted(LENGTHS, longest, side="right"))
+    levels = min(int(np.searchsorted(LENGTHS, longest, side="right")), most)
     hashes = np.zeros((len(lengths), levels), dtype=np.uint64)
     factors = np.random.default_rng(_SEED).integers(1, 2**63, LENGTHS[-1] // 8, dtype=np.uint64) | np.uint64(
         1

@@ -187,7 +187,7 @@ def test_a_judge_sees_nothing_that_a_policy_keeps_from_it(tmp_path: Path) -> Non
     policy = np.array([0, 1, 1, 0], np.int32)
     zeros = np.zeros(4, np.int32)
     intake = Intake.__new__(Intake)
-    batch = PreparedInput(tmp_path, intake, zeros, leader, policy, (), zeros, zeros, np.ones(4, bool))
+    batch = PreparedInput(tmp_path, intake, zeros, leader, policy, (), zeros, np.ones(4, bool))
     assert judgeable(context(tmp_path), batch).scorable.tolist() == [False, False, False, True]
     everyone = JOB.replace("policies:", "policy: {regions: {allow: [eu]}}\npolicies:")
     with pytest.raises(UserError, match="may see no request under the job's policy"):

@@ -25,7 +25,7 @@ def prompts() -> Prefixes:
     rng = np.random.default_rng(3)
     texts = ["x" * 20_000 + f"{row:05}" for row in range(ALIKE)]
     texts += ["".join(map(chr, rng.integers(97, 123, 20_005))) for _ in range(ROWS - ALIKE)]
-    return find([pa.record_batch({"messages": pa.array(texts)})])
+    return find(lambda: [pa.record_batch({"messages": pa.array(texts)})], len(texts))
 
 
 def of(endpoint: Endpoint, marked: np.ndarray | None = None, tokens: int = TOKENS) -> CacheableTokens:

@@ -219,7 +219,8 @@ def test_shared_beginnings_are_found_across_batches_and_put_side_by_side() -> No
     systems = ["Be careful. " * 100, "Classify the ticket. " * 200, None]
     kinds = [rng.randrange(3) for _ in range(600)]
     rows = [message(str(rng.getrandbits(4000)), systems[k]) for k in kinds]
-    groups = find([batch(rows[:250]), batch(rows[250:])])
+    groups = find(lambda: [batch(rows[:250]), batch(rows[250:])], 600)
+    assert groups.order is not None
     for row, kind in enumerate(kinds):
         system = systems[kind]
         low, high = (0, 0) if system is None else (0.7 * len(system), len(system) + 60)
@@ -232,7 +233,7 @@ def test_shared_beginnings_are_found_across_batches_and_put_side_by_side() -> No
 
 def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> None:
     rows = [message("x" * 20_000 + str(i)) for i in range(4)] + [message("alone " * 2000)]
-    groups = find([batch(rows)])
+    groups = find(lambda: [batch(rows)], 5)
     tokens = np.full(5, 5_000, np.int32)
     cached = cached_tokens(groups, tokens)
     assert cached[4] == 0
@@ -243,8 +244,9 @@ def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> N
 
 
 def test_no_requests_share_nothing() -> None:
-    assert find([]).order.size == 0
-    assert find([batch([message("short"), message("short")])]).share == 0
+    assert find(list, 0).groups().size == 0
+    short = find(lambda: [batch([message("short"), message("short")])], 2)
+    assert (short.shared_bytes.tolist(), short.groups().tolist()) == ([0, 0], [1, 2])
 
 
 def test_a_text_that_a_tokenizer_breaks_at_is_estimated_and_the_others_are_counted() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from thirdshift.router.values import Request
 from thirdshift.warehouse.errors import InputError, first_line
@@ -56,6 +56,43 @@ def column(folder: Path, name: str) -> NDArray[Any] | pa.ChunkedArray:
     if pa.types.is_primitive(values.type) and not values.null_count:
         return values.to_numpy()
     return values
+
+
+class NumberColumn:
+    """A column of so many numbers as it is read. It takes room when two of them differ; `in_order`: when one is not the
+    number of its row. What takes none is not to be written to."""
+
+    def __init__(self, rows: int, dtype: DTypeLike, *, in_order: bool = False) -> None:
+        self._rows, self._count, self._in_order = rows, 0, in_order
+        self._one, self._all = np.zeros((), dtype), None if rows else np.zeros(0, dtype)
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether every number is that of its row."""
+        return self._in_order and self._all is None
+
+    @property
+    def values(self) -> NDArray[Any]:
+        if self._all is not None:
+            return self._all
+        return self._plain(0, self._rows)
+
+    def add(self, part: NDArray[Any]) -> None:
+        """Add the next numbers."""
+        end = self._count + len(part)
+        if not self._count and len(part):
+            self._one = part[0].astype(self._one.dtype)
+        if self._all is None and not np.array_equal(part, self._plain(self._count, end)):
+            self._all = np.empty(self._rows, self._one.dtype)
+            self._all[: self._count] = self._plain(0, self._count)
+        if self._all is not None:
+            self._all[self._count : end] = part
+        self._count = end
+
+    def _plain(self, begin: int, end: int) -> NDArray[Any]:
+        if self._in_order:
+            return np.arange(begin, end, dtype=self._one.dtype)
+        return np.broadcast_to(self._one, end - begin)
 
 
 class RowSource:
