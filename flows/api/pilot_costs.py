@@ -14,6 +14,7 @@ from thirdshift.flows.quality.label_budget import judging_usd_at_most
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.first_looks import SEED
 from thirdshift.router.learning.pilot import CHECKED
+from thirdshift.router.lots import mean
 from thirdshift.router.planning.problem import Terms
 
 
@@ -22,11 +23,11 @@ def pilot_usd(
 ) -> tuple[float, float]:
     """What a pilot costs at most, and what of that is for a judge: each of its requests on every candidate, fewer on those
     that earlier nights know. One answer of each is kept as its result."""
-    count = min(context.pilots, len(columns.rows))
+    count = min(context.pilots, columns.requests)
     cost = np.where(columns.allowed, priced.by_endpoint(), np.nan)
     if not count or not np.isfinite(cost).any(axis=1).all():
         return 0.0, 0.0
-    each = np.where(columns.allowed, cost, 0.0).mean(axis=0)
+    each = mean(np.where(columns.allowed, cost, 0.0), columns.sent)
     known = np.zeros(len(context.endpoints), bool)
     each[withheld(priced, columns.allowed, known, context.baseline)] = 0.0
     looks = np.where(tried >= min(SEED, count), min(CHECKED, count), count)
@@ -34,7 +35,7 @@ def pilot_usd(
     asked = float(looks @ each) + judged
     cap = context.terms().cap_usd
     if cap is not None:
-        asked = min(asked, max(0.0, cap - float(np.nanmin(cost, axis=1).sum())))
+        asked = min(asked, max(0.0, cap - priced.total_usd(np.nanmin(cost, axis=1))))
     return asked, min(judged, asked)
 
 

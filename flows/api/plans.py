@@ -22,10 +22,11 @@ from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
 from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
-from thirdshift.flows.planning.columns import RequestColumns, request_columns
+from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
 from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
+from thirdshift.flows.planning.lots import plan_columns
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.measured.silent import leave_out
 from thirdshift.flows.planning.pilot_time import first_looks, in_time, seconds_of_round
@@ -35,6 +36,7 @@ from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.quality.proof import cheapest_with_proof
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
+from thirdshift.router.lots import total
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.options import of_endpoint, workers_to_run
@@ -183,22 +185,25 @@ class PlanOutlook:
 
 
 @contextmanager
-def looking_ahead(options: RunOptions, say: Say = _LOG.info) -> Iterator[PlanOutlook]:
-    """The plan of a call, while the input that it was made of lies in a temporary folder. Raises UserError."""
+def looking_ahead(
+    options: RunOptions, say: Say = _LOG.info, *, lots: int | None = None
+) -> Iterator[PlanOutlook]:
+    """The plan of a call, while the input that it was made of lies in a temporary folder. `lots`: see `plan_columns`. Raises
+    UserError."""
     context = informed_context(context_for(options, "plan"), say)
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:
-            yield look_ahead(context, Path(folder))
+            yield look_ahead(context, Path(folder), lots)
         except InputError as error:
             raise UserError(str(error)) from error
 
 
-def look_ahead(context: RunContext, folder: Path) -> PlanOutlook:
+def look_ahead(context: RunContext, folder: Path, lots: int | None = None) -> PlanOutlook:
     """Plan from what is known without asking anybody: prices, tokens, priors, earlier nights."""
     batch = prepare(context.input, folder, context.endpoints, context.policy, context.policies, context.needs)
     context.check_rejects(batch.intake)
     check_charges(folder, context.job.charge_by)
-    columns = request_columns(batch, context.endpoints, context.allowed, texts=False)
+    columns = plan_columns(batch, context.endpoints, context.allowed, lots)
     leave_out(columns.allowed, context.silent)
     check = partial(
         _planned, batch=batch, columns=columns, earlier=earlier_nights(context, batch.intake.tasks, run_id="")
@@ -231,7 +236,7 @@ def _planned(
     aim = context.aim if informed else None
     sending_on = sends_on(context, batch.scorable[columns.rows])  # then the pilot is the first of serving
     pilot, judged = (0.0, 0.0) if sending_on else pilot_usd(context, columns, priced, tried)
-    share = 0.0 if sending_on else context.pilots / max(len(columns.rows), 1)
+    share = 0.0 if sending_on else context.pilots / max(columns.requests, 1)
     terms = context.terms()
     pilot_seconds = seconds_of_round(priced, first_looks(context, columns, priced, tried))
     if not in_time(columns, priced, terms, pilot_seconds):  # then the run plans at once by what is known
@@ -266,7 +271,7 @@ def _whole_usd(outlook: PlanOutlook) -> float | None:
     if isinstance(outlook.plan, Infeasible):
         return None
     piloted = 0 if outlook.decision.cascades is not None else outlook.context.pilots
-    unpiloted = 1.0 - min(piloted / max(len(outlook.columns.rows), 1), 1.0)
+    unpiloted = 1.0 - min(piloted / max(outlook.columns.requests, 1), 1.0)
     return outlook.pilot_usd + unpiloted * outlook.plan.cost_usd
 
 
@@ -279,10 +284,11 @@ def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
         rows = np.flatnonzero(endpoint == e)
         if not rows.size:
             continue
-        length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e)
+        sent = None if columns.sent is None else columns.sent[rows]
+        length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e, sent=sent)
         shares[value.name] = Share(
             requests=int(columns.weight[rows].sum()),
-            input_tokens=int(columns.tokens[e][rows].sum()),
+            input_tokens=round(float(total(columns.tokens[e][rows], sent))),
             output_tokens=int(length.mean),
             cost_usd=float(used.cost[market.endpoint == e].sum()),
             cost_sd_usd=_sd_usd(market, plan, e, value, length.sd),
@@ -336,7 +342,7 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
     spread = [share.cost_sd_usd for share in outlook.shares.values()]
     needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved)
     piloted = 0 if outlook.decision.cascades is not None else context.pilots
-    unpiloted = 1.0 - min(piloted / max(len(outlook.columns.rows), 1), 1.0)
+    unpiloted = 1.0 - min(piloted / max(outlook.columns.requests, 1), 1.0)
     high = high_usd(outlook.columns, outlook.market, context.endpoints, outlook.decision, solved, spread)
     scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved)
     most = context.judge_usd
@@ -373,7 +379,8 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
 
 
 def why(outlook: PlanOutlook, request_id: str) -> list[str]:
-    """Return why a request goes where it goes, line by line, and what the speed of workers is believed by."""
+    """Return why a request goes where it goes, line by line, and what the speed of workers is believed by. The plan is one
+    without lots."""
     plan = outlook.plan
     ids = column(outlook.batch.folder, "request_id")
     found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int:
     """Print the plan, or why a request goes where it goes; return 0 where it is feasible, else 3."""
-    with looking_ahead(call, lambda line: print(line, file=sys.stderr)) as outlook:
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    with looking_ahead(call, say, lots=None if request_id is None else 0) as outlook:
         report = report_of(outlook)
         if request_id is not None:
             lines = why(outlook, request_id)
@@ -46,7 +49,7 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
 def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     """Print the plan for people, within 80 columns."""
     context, plan, batch = outlook.context, outlook.plan, outlook.batch
-    duplicates = batch.rows - len(outlook.columns.rows)
+    duplicates = batch.rows - outlook.columns.requests
     console.print(
         f"{context.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
         + (f", {duplicates:,} duplicates answered once" if duplicates else "")
@@ -97,7 +100,8 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
     table = Table("endpoint", "allowed for", "all of them")
     for e, endpoint in enumerate(outlook.context.endpoints):
         allowed = outlook.columns.allowed[:, e]
-        total = money(float(np.nansum(cost[:, e]))) if allowed.any() else "-"
+        usd = outlook.market.total_usd(np.nan_to_num(cost[:, e]))
+        total = money(usd) if allowed.any() else "-"
         table.add_row(endpoint.name, f"{int(outlook.columns.weight[allowed].sum()):,}", total)
     console.print(table)
     count = outlook.context.pilots

@@ -21,12 +21,10 @@ SURE = 0.3
 """What waits for room takes real time no more than this share of the time that is left after the batches planned."""
 
 
-def in_batches(
-    option: Option, input_tokens: NDArray[np.int32], reserved_usd: float, cap_usd: float | None
-) -> Option:
-    """Return the option with what its queue really holds. `reserved_usd`: what a request reserves, in the mean."""
-    if option.queue_tokens is not None and len(input_tokens):
-        whole = option.queue_tokens - option.token_factor * float(input_tokens.mean())
+def in_batches(option: Option, input_tokens: float, reserved_usd: float, cap_usd: float | None) -> Option:
+    """Return the option with what its queue really holds. `input_tokens`, `reserved_usd`: of a request, in the mean."""
+    if option.queue_tokens is not None:
+        whole = option.queue_tokens - option.token_factor * input_tokens
         option = replace(option, queue_tokens=max(whole, option.queue_tokens / 2))
     if option.turnaround_seconds > 0 and cap_usd is not None and reserved_usd > 0:
         room = max(int(BATCH_SHARE * cap_usd / reserved_usd), 1)

@@ -10,6 +10,7 @@ import numpy as np
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.planner import Decision, Market
 from thirdshift.router.learning.votes import ENOUGH
+from thirdshift.router.lots import total
 from thirdshift.router.planning.market import cost_matrix
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.tokens.output_lengths import cost_high
@@ -50,7 +51,7 @@ def _by_voting(market: Market, plan: Plan) -> list[float]:
     for place, vote in enumerate(market.votes):
         option = market.offered[market.singles + place].option
         differ = dict(option.calls)[int(np.flatnonzero(market.endpoint[: market.singles] == vote.third)[0])]
-        third = float(usd[plan.choice == market.singles + place, vote.third].sum())
+        third = market.total_usd(np.where(plan.choice == market.singles + place, usd[:, vote.third], 0.0))
         spreads.append(third * float(np.sqrt(differ * (1.0 - differ) / ENOUGH)))
     return spreads
 
@@ -79,6 +80,7 @@ def _ceiling_of(
     longest = (columns.max_tokens[rows, None] + beside).astype(np.float32)
     kept = [None if cache.kept is None else cache.kept[rows] for cache in columns.caches]
     tokens = [counted[rows] for counted in columns.tokens]
+    sent = None if columns.sent is None else columns.sent[rows]
     most = cost_matrix(endpoints, market.offered, tokens, longest, written_tokens=kept)
     single = market.endpoint[: market.singles]
     of = np.stack(
@@ -88,6 +90,6 @@ def _ceiling_of(
         for place, vote in enumerate(market.votes):
             most[:, market.singles + place] = of[:, astuple(vote)].sum(axis=1)
         choice = plan.choice[rows]
-        served = np.flatnonzero(choice != NOBODY)
-        return float(most[served, choice[served]].sum())
-    return float((of * columns.allowed[rows]).sum())
+        own = most[np.arange(len(choice)), np.maximum(choice, 0)]
+        return float(total(np.where(choice == NOBODY, 0.0, own), sent))
+    return float(total((of * columns.allowed[rows]).sum(axis=1), sent))

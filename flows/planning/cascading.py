@@ -15,6 +15,7 @@ from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.cascade_columns import CascadeColumns, cascade_columns
 from thirdshift.router.learning.cascades import Barred
 from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.lots import total
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan, Terms
 from thirdshift.router.prediction.observations import Observations, PastScores
@@ -189,7 +190,7 @@ def _mending_seconds(plan: Plan, market: Market, found: CascadeColumns) -> float
     follower = np.where(choice == NOBODY, -1, found.follower[line, endpoint])
     seconds = 0.0
     for offer in market.offered:
-        count = int((follower == offer.endpoint).sum())
+        count = float(total(follower == offer.endpoint, market.sent))
         if count and offer.option.starts_seconds <= 0:
             rate = offer.option.requests_per_second
             seconds = max(seconds, offer.option.turnaround_seconds + (count / rate if rate else 0.0))

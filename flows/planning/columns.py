@@ -1,6 +1,7 @@
 """What decisions read of a night's input: columns by leader.
 
-Position k is the k-th request that is answered itself, `RequestColumns.rows[k]` its row.
+Position k is the k-th request that is answered itself, `RequestColumns.rows[k]` its row; or the k-th lot of requests alike
+(`thirdshift.flows.planning.lots`), by the row of its first.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
+from thirdshift.router.lots import Sent, Tokens, requests
 from thirdshift.router.prediction import features
 from thirdshift.router.prediction.observations import Population
 from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable
@@ -32,8 +34,8 @@ class RequestColumns:
     weight: NDArray[np.int32]
     population: Population
     max_tokens: NDArray[np.int32]
-    tokens: tuple[NDArray[np.int32], ...] = field(repr=False)
-    """Input tokens expected, for each endpoint."""
+    tokens: tuple[Tokens, ...] = field(repr=False)
+    """Input tokens expected, for each endpoint; of a lot their mean."""
     allowed: NDArray[np.bool_] = field(repr=False)
     """[leaders, endpoints]"""
     caches: tuple[CacheableTokens, ...] = field(repr=False)
@@ -41,6 +43,16 @@ class RequestColumns:
     prefix: NDArray[np.int64] = field(repr=False)
     """Requests with one number begin alike and are sent side by side."""
     tasks: tuple[str, ...] = ()
+
+    @property
+    def sent(self) -> Sent:
+        """Requests of each lot; None: every one is by itself."""
+        return self.population.sent
+
+    @property
+    def requests(self) -> int:
+        """How many requests are answered themselves."""
+        return int(requests(len(self.rows), self.sent))
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where leaders' rows stand among the leaders."""
@@ -68,14 +80,14 @@ def request_columns(
         population=Population(of(batch.task), text, len(batch.intake.tasks), weight.astype(np.float64)),
         max_tokens=of(batch.max_tokens),
         tokens=tuple(tokens[id(column)] for column in batch.input_tokens),
-        allowed=of(_for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)),
+        allowed=of(for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)),
         caches=cacheable(endpoints, prefixes, batch.input_tokens[0], marked, rows),
         prefix=of(prefixes.groups()),
         tasks=batch.intake.tasks,
     )
 
 
-def _for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
+def for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> NDArray[np.bool_]:
     """[rows, endpoints] by leader: allowed for every request that its answer serves, whatever policy each is under."""
     if allowed.all():
         return allowed

@@ -46,9 +46,9 @@ def withheld(
         waiting = [e for e in starts if e not in serving]
         return waiting if _without(allowed, waiting).any(axis=1).all() else []
     cost = market.by_endpoint()
-    cheapest = float(np.where(others, cost, np.inf).min(axis=1).sum())
+    cheapest = market.total_usd(np.where(others, cost, np.inf).min(axis=1))
     mended = np.zeros(cost.shape[1]) if short is None else short * cheapest
-    bill = {e: float(cost[allowed[:, e], e].sum()) + mended[e] for e in starts}
+    bill = {e: market.total_usd(np.where(allowed[:, e], cost[:, e], 0.0)) + mended[e] for e in starts}
     known_bills = [bill[e] for e in told if e in bill and allowed[:, e].all()]
     least = min([cheapest, *known_bills])
     return [e for e in starts if bill[e] >= (cheapest if e in told else least)]
@@ -80,7 +80,7 @@ def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible, sh
     share of the requests that those would have to answer too."""
     if isinstance(without, Infeasible):
         return True
-    saves = (1.0 - short) * without.cost_usd - float(market.by_endpoint()[:, endpoint].sum())
+    saves = (1.0 - short) * without.cost_usd - market.total_usd(market.least_usd(endpoint))
     return CHANCE * saves > (1.0 - CHANCE) * market.starts()[endpoint]
 
 

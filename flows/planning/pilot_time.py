@@ -14,6 +14,7 @@ from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.learning.first_looks import SEED
 from thirdshift.router.learning.pilot import CHECKED
+from thirdshift.router.lots import mean
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Terms
 from thirdshift.router.planning.solve import cheapest
 
@@ -28,7 +29,11 @@ def seconds_of_round(market: Market, counts: NDArray[np.integer]) -> float:
         work = count / option.requests_per_second if option.requests_per_second else 0.0
         if option.workers is not None:
             rate = option.workers.usd_per_hour / 3600
-            busy = float(market.hours_usd[:, market.offered.index(offer)].mean()) / rate if rate else 0.0
+            busy = (
+                float(mean(market.hours_usd[:, market.offered.index(offer)], market.sent)) / rate
+                if rate
+                else 0.0
+            )
             work = max(work, option.workers.startup_seconds + count * busy)
         ends.append(work + option.turnaround_seconds)
     return max(ends)
@@ -56,7 +61,7 @@ def first_looks(
     context: RunContext, columns: RequestColumns, priced: Market, tried: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """[endpoints] requests that the first round of a pilot tries on each."""
-    count = min(context.pilots, len(columns.rows), SEED)
+    count = min(context.pilots, columns.requests, SEED)
     looks = np.where(tried >= count, min(CHECKED, count), count)
     counterpart = realtime_counterparts(context.endpoints)
     looks[(counterpart >= 0) | ~columns.allowed.any(axis=0)] = 0

@@ -23,6 +23,7 @@ from thirdshift.router.expiry import expected_losses
 from thirdshift.router.learning.cascade_columns import CascadeColumns
 from thirdshift.router.learning.quality_target import QualityTarget, standing
 from thirdshift.router.learning.votes import Vote
+from thirdshift.router.lots import Sent, mean, total
 from thirdshift.router.planning.frontier import Point, frontier
 from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers, reserved_usd
@@ -58,6 +59,8 @@ class Market:
     requests go there; 0 where tokens are paid for, and for answers held."""
     most_usd: NDArray[np.float64] = field(repr=False)
     """[options] what a request reserves of the cap until it is answered, in the mean."""
+    sent: Sent = field(default=None, repr=False)
+    """[leaders] requests of each lot; None: one each."""
     votes: tuple[Vote, ...] = ()
     """What the last options are: two endpoints are asked, and a third where they differ; each is of its first endpoint."""
 
@@ -95,6 +98,10 @@ class Market:
         for option in np.flatnonzero(self.endpoint[: self.singles] == endpoint):
             np.minimum(cost, self.cost_usd[:, option] + self.hours_usd[:, option], out=cost)
         return cost
+
+    def total_usd(self, cost_usd: NDArray[np.float64]) -> float:
+        """What all requests cost. `cost_usd`: [leaders] what one of each does."""
+        return float(total(cost_usd, self.sent))
 
     def starts(self) -> dict[int, float]:
         """Endpoint → US dollars that starting a worker costs, whatever it then answers; where hours are paid."""
@@ -141,9 +148,9 @@ def market(
         counted = np.concatenate([used.input_tokens[mine], before[1]])
         factors[endpoint.name] = learn_ratio(estimated, counted).ratio
     left = None if deadline is None else (deadline - now).total_seconds()
-    speeds = with_enough_up(
-        with_latencies(throughputs, endpoints, output, calls), endpoints, columns.tokens, output, left
-    )
+    sent = columns.sent
+    speeds = with_latencies(throughputs, endpoints, output, calls, sent)
+    speeds = with_enough_up(speeds, endpoints, columns.tokens, output, left, sent)
     offered = offers(endpoints, now, deadline, speeds, factors)
     hits = _hit_rates(columns, endpoints, calls, past)
     cached = [
@@ -160,14 +167,14 @@ def market(
         now=now,
         deadline=deadline,
     )
-    paid = hours_matrix(offered, columns.tokens, output)
+    paid = hours_matrix(offered, columns.tokens, output, sent)
     if held is not None:
         for option, offer in enumerate(offered):
             cost[held[0][held[1] == offer.endpoint], option] = 0.0
             if offer.option.workers is not None:
                 paid[held[0][held[1] == offer.endpoint], option] = 0.0
-    reserved = reserved_usd(endpoints, offered, columns.tokens, columns.max_tokens)
-    return Market(offered, cost, output, lengths, paid, reserved)
+    reserved = reserved_usd(endpoints, offered, columns.tokens, columns.max_tokens, sent)
+    return Market(offered, cost, output, lengths, paid, reserved, sent)
 
 
 def _lengths(
@@ -211,7 +218,10 @@ def _hit_rates(
             before = past.endpoint == e
             count, cached = count + before.sum(), cached + past.cached_tokens[before].sum()
             read = read + past.input_tokens[before].sum()
-        shared = float(columns.caches[e].found.sum()) / max(float(columns.tokens[e].sum()), 1.0)
+        found, whole = (
+            float(total(counted, columns.sent)) for counted in (columns.caches[e].found, columns.tokens[e])
+        )
+        shared = found / max(whole, 1.0)
         rates.append(
             hit_rate(cache_rule(endpoint), shared, float(count), float(cached) / max(float(read), 1.0))
         )
@@ -230,9 +240,10 @@ def problem(
     endpoint = market.endpoint
     if cost_usd is None:
         cost_usd = np.where(columns.allowed[:, endpoint], market.cost_usd, np.inf)
+    tokens = [float(mean(counted, columns.sent)) if len(counted) else 0.0 for counted in columns.tokens]
     return Problem(
         options=tuple(
-            in_batches(offer.option, columns.tokens[offer.endpoint], reserved, terms.cap_usd)
+            in_batches(offer.option, tokens[offer.endpoint], reserved, terms.cap_usd)
             for offer, reserved in zip(market.offered, market.most_usd.tolist(), strict=True)
         ),
         tasks=columns.tasks,
@@ -243,6 +254,7 @@ def problem(
         input_tokens=columns.tokens[0],
         output_tokens=_picked(market.output_tokens, endpoint),
         terms=terms,
+        sent=columns.sent,
     )
 
 

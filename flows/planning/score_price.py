@@ -7,6 +7,7 @@ from thirdshift.flows.planning.planner import Market
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT
 from thirdshift.router.certification.scorers import Basis
+from thirdshift.router.lots import mean
 from thirdshift.warehouse.store.store import Warehouse
 
 NEWEST = 1000
@@ -25,14 +26,16 @@ def score_usd(context: RunContext, columns: RequestColumns, market: Market) -> f
     """Return what one score costs: a verdict, as they were billed so far or else on an answer of usual length; or the
     baseline's answer to agree with or to be held against."""
     if context.baseline is not None and (context.basis is Basis.AGREEMENT or context.by_sample):
-        return float(market.by_endpoint()[:, context.baseline].mean())
+        return float(mean(market.least_usd(context.baseline), market.sent))
     if context.judge is None:
         return 0.0
     if (billed := _billed_usd(context)) is not None:
         return billed
     price = context.judge.endpoint.price.base
     read = (len(context.judge.rubric) + OWN_WORDS) / LETTERS_PER_TOKEN
-    read += float(columns.tokens[0].mean()) + float(market.output_tokens.mean())
+    read += float(mean(columns.tokens[0], columns.sent)) + float(
+        mean(market.output_tokens, columns.sent).mean()
+    )
     return (read * float(price.input) + USUAL_VERDICT * float(price.output)) * 1e-6
 
 

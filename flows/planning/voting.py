@@ -24,6 +24,7 @@ from thirdshift.router.certification.equality import answer_key
 from thirdshift.router.certification.scorers import Scorer
 from thirdshift.router.learning import votes
 from thirdshift.router.learning.votes import NOTHING, Seen, Vote
+from thirdshift.router.lots import mean
 from thirdshift.router.planning.market import Offer
 from thirdshift.router.planning.problem import Option, Plan
 from thirdshift.router.prediction.observations import Observations, PastScores, no_observations
@@ -165,7 +166,7 @@ def with_votes(
     """The market and what is known with the few votes beside it that look best."""
     left = np.where(columns.allowed, market.by_endpoint(), np.inf)
     left[:, ~_able(market, len(endpoints))] = np.inf
-    chosen = votes.candidates(known.seen, left, np.isfinite(left))
+    chosen = votes.candidates(known.seen, left, np.isfinite(left), market.sent)
     voting = tuple(vote for vote, _ in chosen)
     if not voting:
         return WithVotes(market, observations, priors, before)
@@ -218,7 +219,7 @@ def _priced(
     place = {offer.endpoint: option for option, offer in enumerate(market.offered)}
     for vote in voting:
         differ = votes.differing(known.seen, vote, known.task, tasks)[task]
-        option = _option(vote, endpoints, market, place, float(differ.mean()))
+        option = _option(vote, endpoints, market, place, float(mean(differ, market.sent)))
         offered.append(Offer(option, vote.first, market.offered[place[vote.first]].factor))
         costs.append(votes.cost_of(vote, left, differ))
         reserved.append(market.most_usd[[place[vote.first], place[vote.second]]].sum())

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from thirdshift.router.learning.cascades import DEPTH, NONE_BARRED, Barred, Cascades, cascades, in_worlds
 from thirdshift.router.learning.free_scores import NEAR, Road, absolute_floor, road_of
 from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.lots import requests
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import Predictor
 
@@ -113,7 +114,7 @@ class _Given:
 
         def draw() -> Iterator[Predictor]:
             for _ in range(worlds):
-                drawn.append(_one_world(self.predictor, len(self.population), self.rng))
+                drawn.append(_one_world(self.predictor, self.requests, self.rng))
                 yield drawn[-1]
 
         score, may = self.score(rows), np.isfinite(cost)
@@ -124,7 +125,8 @@ class _Given:
         if not parts:
             return []
         best = np.nan_to_num(self.score(rows)).max(axis=1)
-        task, weight = self.population.task[rows], self.weight[rows] * self._stands_for(len(rows))
+        task, weight = self.population.task[rows], self.weight[rows] * self.stands_for(rows)
+        sent = None if self.population.sent is None else self.population.sent[rows]
         groups = [task == t for t in np.unique(task)] if self.per_task else [np.ones(len(rows), bool)]
         found = []
         for group in groups:
@@ -134,11 +136,17 @@ class _Given:
                 else np.ones(len(self.population), bool)
             )
             floor = absolute_floor(world, self.population, self.aim, everyone)
-            found.append(road_of(parts, weight, best, group, floor))
+            found.append(road_of(parts, weight, best, group, floor, sent))
         return found
 
-    def _stands_for(self, count: int) -> float:
-        return len(self.population) / max(count, 1)
+    @cached_property
+    def requests(self) -> float:
+        return requests(len(self.population), self.population.sent)
+
+    def stands_for(self, rows: NDArray[np.int64]) -> float:
+        """How many times their requests all are."""
+        sent = self.population.sent
+        return self.requests / max(requests(len(rows), None if sent is None else sent[rows]), 1.0)
 
 
 def cascade_columns(
@@ -168,7 +176,7 @@ def cascade_columns(
         for column in (cost, quality, follower):
             column[rows] = column[rows[distinct]][kind]
     floor = absolute_floor(predictor, population, aim, np.ones(len(population), bool))
-    scale = len(population) / max(len(sample), 1)
+    scale = given.stands_for(sample)
     return CascadeColumns(
         cost,
         quality,
@@ -284,12 +292,12 @@ def _reachable(road: Road) -> float:
     return float(road.spent[min(road.steps, len(road.spent) - 1)])
 
 
-def _one_world(predictor: Predictor, requests: int, rng: np.random.Generator) -> Predictor:
+def _one_world(predictor: Predictor, count: float, rng: np.random.Generator) -> Predictor:
     """What is not known of the endpoints is drawn, and how lucky each is in the mean of so many requests: of a few hundred
     one night's are easier than another's."""
     world = predictor.posterior.drawn(rng)
     luck = rng.multivariate_normal(
-        np.zeros(world.common.shape[1]), predictor.covariances.residual / requests, check_valid="ignore"
+        np.zeros(world.common.shape[1]), predictor.covariances.residual / count, check_valid="ignore"
     )
     common = np.vstack([world.common[:1] + luck, world.common[1:]])
     return replace(predictor, posterior=replace(world, common=common))

@@ -13,6 +13,7 @@ from thirdshift.router.learning.greedy_path import Ladder, climb
 from thirdshift.router.learning.pilot import stratified
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.situation import Looks
+from thirdshift.router.lots import Sent
 from thirdshift.router.prediction.observations import Observations, PastScores, Population
 from thirdshift.router.prediction.predict import Predictor, learnt, without
 
@@ -96,6 +97,8 @@ class Road:
     floor: float
     held: float
     """Mean score of what is held now, by the best answer of each request."""
+    requests: float
+    """How many the rows have."""
 
     @property
     def steps(self) -> int:
@@ -113,7 +116,7 @@ class Road:
         at = self.steps_to(quality)
         if at < len(self.reached):
             return float(self.spent[at])
-        missing = (quality - float(self.reached[-1])) * len(self.row)
+        missing = (quality - float(self.reached[-1])) * self.requests
         dearest = float(np.max(self.cost_usd, where=np.isfinite(self.cost_usd), initial=0.0))
         return float(self.spent[-1]) + BEYOND * missing * dearest
 
@@ -254,9 +257,15 @@ def _trials(belief: _Belief, roads: Sequence[Road], count: int) -> Looks:
 
 
 def road_of(
-    parts: Sequence[Cascades], weight: Floats, best: Floats, group: NDArray[np.bool_], floor: float
+    parts: Sequence[Cascades],
+    weight: Floats,
+    best: Floats,
+    group: NDArray[np.bool_],
+    floor: float,
+    sent: Sent = None,
 ) -> Road:
-    """The way of the requests of `group` among the `parts`. `best`: [n] the score held of each request, 0 where none."""
+    """The way of the requests of `group` among the `parts`. `best`: [n] the score held of each request, 0 where none;
+    `sent`: [n] how many requests each row has."""
     width = max(len(part.steps) for part in parts)
     rows = np.concatenate([part.row for part in parts])
     cost, quality = np.full((len(rows), width), np.inf), np.zeros((len(rows), width))
@@ -275,8 +284,10 @@ def road_of(
     gained = np.where(fine, quality[line, ladder.start] - quality[:, 0], 0.0)
     begun = held + float(weight[rows] @ gained) / total
     reached = begun + np.concatenate([[0.0], np.cumsum(weight[rows[ladder.row]] * ladder.quality)]) / total
-    spent = np.concatenate([[cost[line, ladder.start][fine].sum()], ladder.cost_usd]).cumsum()
-    return Road(rows, cost, quality, first, ladder, reached, spent, floor, held)
+    count = np.ones(len(rows)) if sent is None else sent[rows]
+    begins = float(cost[line, ladder.start][fine] @ count[fine])
+    spent = np.concatenate([[begins], count[ladder.row] * ladder.cost_usd]).cumsum()
+    return Road(rows, cost, quality, first, ladder, reached, spent, floor, held, float(count.sum()))
 
 
 def first_steps(road: Road) -> Sends:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.router.learning.situation import Looks
+from thirdshift.router.lots import Sent, total
 from thirdshift.router.prediction.observations import Observations
 
 Floats = NDArray[np.float64]
@@ -76,10 +77,13 @@ def scores(seen: Seen, vote: Vote) -> tuple[NDArray[np.int64], Floats]:
     return rows, np.where(served[rows], seen.shown[rows], found)
 
 
-def candidates(seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_]) -> list[tuple[Vote, float]]:
-    """The few votes that look best at some price of quality, and by how much each may be flattered."""
+def candidates(
+    seen: Seen, cost_usd: Floats, allowed: NDArray[np.bool_], sent: Sent = None
+) -> list[tuple[Vote, float]]:
+    """The few votes that look best at some price of quality, and by how much each may be flattered. `sent`: how many
+    requests each row has."""
     finite = np.isfinite(cost_usd)
-    usual = np.where(finite, cost_usd, 0.0).sum(axis=0) / np.maximum(finite.sum(axis=0), 1)
+    usual = total(np.where(finite, cost_usd, 0.0), sent) / np.maximum(total(finite, sent), 1.0)
     usual[~finite.any(axis=0)] = np.inf
     able = [
         e for e in np.argsort(usual, kind="stable").tolist() if allowed[:, e].any() and np.isfinite(usual[e])
@@ -124,8 +128,8 @@ def differing(seen: Seen, vote: Vote, task: NDArray[np.int32], tasks: int) -> Fl
     both = np.flatnonzero(seen.held[:, vote.first] & seen.held[:, vote.second])
     differ = (~agree(seen, vote, both)).astype(np.float64)
     rate = (differ.sum() + 1.0) / (len(both) + 2.0)
-    total = np.bincount(task[both], differ, tasks) + SHRUNK * rate
-    return np.asarray(total / (np.bincount(task[both], minlength=tasks) + SHRUNK))
+    summed = np.bincount(task[both], differ, tasks) + SHRUNK * rate
+    return np.asarray(summed / (np.bincount(task[both], minlength=tasks) + SHRUNK))
 
 
 def cost_of(vote: Vote, left_usd: Floats, differ: Floats) -> Floats:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.planning.coefficients import GroupedCoefficients, Pairs, Real, Summing, chunks, pairs
+from thirdshift.router.planning.coefficients import (
+    GroupedCoefficients,
+    Mask,
+    Pairs,
+    Real,
+    Summing,
+    chunks,
+    pairs,
+)
 from thirdshift.router.planning.duals import Multipliers
 from thirdshift.router.planning.limits import RoutableTotals, tasks_of
 from thirdshift.router.planning.problem import Problem
@@ -71,14 +79,15 @@ class Kinds:
         self._tasks = tasks
         self._masks: dict[bytes, int] = {}
 
-    def of(self, p: Pairs) -> NDArray[np.int64]:
-        if len(p.allowed) and (p.allowed == p.allowed[0]).all():
-            mask = np.full(len(p.task), self._number(np.packbits(p.allowed[0]).tobytes()))
+    def of(self, task: NDArray[np.integer], allowed: Mask) -> NDArray[np.int64]:
+        """`allowed`: [m, options]"""
+        if len(allowed) and (allowed == allowed[0]).all():
+            mask = np.full(len(task), self._number(np.packbits(allowed[0]).tobytes()))
         else:
-            packed = np.packbits(p.allowed, axis=1)
+            packed = np.packbits(allowed, axis=1)
             unique, inverse = np.unique(packed, axis=0, return_inverse=True)
             mask = np.array([self._number(row.tobytes()) for row in unique])[inverse.reshape(-1)]
-        return (mask * self._tasks + (p.task if self._tasks > 1 else 0)).astype(np.int64)
+        return (mask * self._tasks + (task if self._tasks > 1 else 0)).astype(np.int64)
 
     def _number(self, mask: bytes) -> int:
         return self._masks.setdefault(mask, len(self._masks))
@@ -95,7 +104,7 @@ class Cuts:
         p = pairs(problem, rows)
         self._tasks = tasks_of(problem)
         self._contrast = _contrast(p)
-        kinds = max(1, len(np.unique(Kinds(self._tasks).of(p))))
+        kinds = max(1, len(np.unique(Kinds(self._tasks).of(p.task, p.allowed))))
         self._bins = _bins(groups / kinds)
         self._edges = [
             _edges(feature, p.task, self._tasks, bins)
@@ -114,7 +123,7 @@ class Cuts:
 
     def _features(self, p: Pairs) -> tuple[Real, Real, Real]:
         """How large a request is, how easy, and how much better dear options are at it."""
-        size = p.cost.sum(axis=1)
+        size = p.cost.sum(axis=1) / p.count
         ease = p.worth.sum(axis=1) / p.weight
         return size, ease, p.worth @ self._contrast / p.weight
 
@@ -154,17 +163,17 @@ def survey(problem: Problem, groups: int | None = None) -> Survey:
     cuts = Cuts(problem, groups) if problem.n > groups else None
     kinds, numbers, summing = Kinds(tasks), Numbering(), Summing(width)
     of = np.full(problem.n, -1, dtype=np.int32)
-    count, weight, busy, scale = 0, np.zeros(tasks), np.zeros(width), 0.0
+    count, weight, busy, scale = 0.0, np.zeros(tasks), np.zeros(width), 0.0
     for part in chunks(problem.n):
         p = pairs(problem, part)
         some = p.allowed.any(axis=1)
         if cuts is None:
             group = numbers.of(np.arange(part.start, part.stop))
         else:
-            group = numbers.of(kinds.of(p) * cuts.number + cuts.of(p))
+            group = numbers.of(kinds.of(p.task, p.allowed) * cuts.number + cuts.of(p))
         of[part] = np.where(some, group, -1)
         summing.add(p, of[part])
-        count += int(some.sum())
+        count += float(p.count[some].sum())
         weight += np.bincount(p.task[some], p.weight[some], tasks)
         busy += p.busy.sum(axis=0)
         scale += float(p.cost.max(axis=1).sum())
@@ -196,7 +205,7 @@ class Views:
         first, second, regret = self.best_two(prices.reduced(p))
         pairs_seen = len(np.unique(self._pair(p, first, second)))
         self._sizes = np.quantile(_size(p), np.arange(1, SIZES) / SIZES)
-        near = (regret / _size(p))[np.isfinite(regret)]
+        near = (regret / (_size(p) * p.count))[np.isfinite(regret)]
         self._edges = _regret_edges(near, max(2, round(groups / (SIZES * max(1, pairs_seen)))))
 
     def best_two(self, reduced: Real) -> tuple[Groups, Groups, Real]:
@@ -214,17 +223,18 @@ class Views:
     def of(self, p: Pairs, first: Groups, second: Groups, regret: Real) -> NDArray[np.int64]:
         """A key per row; rows with one key are alike to these prices."""
         size = _size(p)
-        step = np.searchsorted(self._edges, np.where(np.isfinite(regret), regret / size, np.inf))
+        far = np.where(np.isfinite(regret), regret / (size * p.count), np.inf)
+        step = np.searchsorted(self._edges, far)
         seen = self._pair(p, first, second) * (len(self._edges) + 1) + step
         return seen * SIZES + np.searchsorted(self._sizes, size)
 
     def _pair(self, p: Pairs, first: Groups, second: Groups) -> NDArray[np.int64]:
         width = len(self._order)
-        return (self._kinds.of(p) * width + first) * width + second
+        return (self._kinds.of(p.task, p.allowed) * width + first) * width + second
 
 
 def _size(p: Pairs) -> Real:
-    size: Real = p.cost.sum(axis=1)
+    size: Real = p.cost.sum(axis=1) / p.count
     return np.where(size > 0, size, 1.0)
 
 

@@ -23,6 +23,8 @@ Rows = NDArray[np.int64]
 class Pairs:
     """m rows x E options. Measures are 0 where a pair is not allowed."""
 
+    count: Real
+    """[m] requests"""
     weight: Real
     """[m]"""
     task: NDArray[np.int64]
@@ -50,12 +52,16 @@ def pairs(problem: Problem, rows: slice | Rows) -> Pairs:
         allowed &= problem.eligible[0] if problem.policy is None else problem.eligible[problem.policy[rows]]
     weight = np.asarray(problem.weight[rows], dtype=np.float64)
     tokens, busy = _work(problem, rows, cost)
+    count = np.ones(len(weight))
+    if problem.sent is not None:
+        count = np.asarray(problem.sent[rows], dtype=np.float64)
+        cost, tokens, busy = (measure * count[:, None] for measure in (cost, tokens, busy))
     worth = np.asarray(problem.quality[rows], dtype=np.float64) * weight[:, None]
     if not allowed.all():
         for measure in (cost, worth, tokens, busy):
             measure[~allowed] = 0.0
     task = np.asarray(problem.task[rows], dtype=np.int64)
-    return Pairs(weight, task, allowed, cost, worth, tokens, busy)
+    return Pairs(count, weight, task, allowed, cost, worth, tokens, busy)
 
 
 def _work(problem: Problem, rows: slice | Rows, cost: Real) -> tuple[Real, Real]:
@@ -90,7 +96,7 @@ class GroupedCoefficients:
     """
 
     count: Real
-    """[C] rows"""
+    """[C] requests"""
     weight: Real
     task: NDArray[np.int64]
     allowed: Mask
@@ -106,7 +112,7 @@ class GroupedCoefficients:
 def table_of_rows(problem: Problem, rows: Rows) -> GroupedCoefficients:
     """Every row a group of its own."""
     p = pairs(problem, rows)
-    return GroupedCoefficients(np.ones(len(rows)), p.weight, p.task, p.allowed, *p.measures)
+    return GroupedCoefficients(p.count, p.weight, p.task, p.allowed, *p.measures)
 
 
 class Summing:
@@ -130,7 +136,7 @@ class Summing:
             return
         ids, starts = np.unique(group[kept], return_index=True)
         self._grow(int(ids[-1]) + 1)
-        self._counts[ids, 0] += np.diff(np.append(starts, kept.size))
+        self._counts[ids, 0] += np.add.reduceat(p.count[kept], starts)
         self._counts[ids, 1] += np.add.reduceat(p.weight[kept], starts)
         self._task[ids] = p.task[kept[starts]]
         self._allowed[ids] = p.allowed[kept[starts]]

@@ -87,9 +87,8 @@ class Multipliers:
 
     def _flat(self, p: Pairs | GroupedCoefficients, flat: dict[Measure, Real], total: Real) -> None:
         """Add what is priced by option alone."""
-        count: Real = p.count if isinstance(p, GroupedCoefficients) else np.ones(len(p.weight))
         if flat[Measure.COUNT].any():
-            total += np.multiply.outer(count, flat[Measure.COUNT])
+            total += np.multiply.outer(p.count, flat[Measure.COUNT])
         if flat[Measure.WEIGHT].any():
             total += np.multiply.outer(p.weight, flat[Measure.WEIGHT])
         if flat[Measure.TOKENS].any():

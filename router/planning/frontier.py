@@ -56,13 +56,13 @@ def frontier(problem: Problem, points: int = 20) -> tuple[Point, ...]:
     seen = survey(sums)
     if not seen.totals.count:
         return ()
-    totals = _times(seen.totals, asked.n / sums.n)
+    totals = _times(seen.totals, asked.requests / sums.requests)
     case = _Case(limits_of(asked, totals), pools_of(asked, totals), totals, floor)
-    table = _scaled(table_of_rows(few, _routable(few)), asked.n / few.n)
+    table = _scaled(table_of_rows(few, _routable(few)), asked.requests / few.requests)
     lines, high = _solved(case, table, points)
     if high is None:
         return ()
-    return _envelope(case, lines, high, sums, asked.n / sums.n, points)
+    return _envelope(case, lines, high, sums, asked.requests / sums.requests, points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +174,7 @@ def taken(problem: Problem, most: int) -> Problem:
     if problem.n <= most:
         return problem
     rows = np.linspace(0, problem.n - 1, most).astype(np.int64)
-    return replace(
-        problem,
-        task=problem.task[rows], weight=problem.weight[rows], cost=problem.cost[rows],
-        quality=problem.quality[rows], input_tokens=problem.input_tokens[rows],
-        output_tokens=problem.output_tokens[rows], policy=None if problem.policy is None else
-        problem.policy[rows],
-    )  # fmt: skip
+    return problem.part(rows)
 
 
 def _routable(problem: Problem) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -10,6 +10,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.lots import Sent, Tokens, requests, total
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import Option
 from thirdshift.router.pricing.prices import schedule_columns
@@ -71,7 +72,7 @@ def offers(
 def cost_matrix(
     endpoints: Sequence[Endpoint],
     offered: Sequence[Offer],
-    input_tokens: Sequence[NDArray[np.int32]],
+    input_tokens: Sequence[Tokens],
     output_tokens: NDArray[np.float32],
     cached_tokens: Sequence[NDArray[np.float64]] | None = None,
     written_tokens: Sequence[NDArray[np.float64] | NDArray[np.int32] | None] | None = None,
@@ -100,26 +101,31 @@ def _whole(tokens: NDArray[np.float64] | NDArray[np.int32] | None, factor: float
 def reserved_usd(
     endpoints: Sequence[Endpoint],
     offered: Sequence[Offer],
-    input_tokens: Sequence[NDArray[np.int32]],
+    input_tokens: Sequence[Tokens],
     max_tokens: NDArray[np.int32],
+    sent: Sent = None,
 ) -> NDArray[np.float64]:
-    """USD [options] that a request reserves in the mean, until its answer tells what it cost."""
-    total = np.zeros(len(offered))
+    """USD [options] that a request reserves in the mean, until its answer tells what it cost. `sent`: how many requests
+    each row has."""
+    usd = np.zeros(len(offered))
     for begin in range(0, len(max_tokens), CHUNK):
         some = slice(begin, begin + CHUNK)
         longest = np.repeat(max_tokens[some, None].astype(np.float32), len(endpoints), axis=1)
         sizes = [BYTES_PER_TOKEN * tokens[some] for tokens in input_tokens]
-        total += cost_matrix(endpoints, offered, sizes, longest).sum(axis=0)
-    return total / max(len(max_tokens), 1)
+        count = None if sent is None else sent[some]
+        usd += total(cost_matrix(endpoints, offered, sizes, longest), count)
+    return usd / max(requests(len(max_tokens), sent), 1.0)
 
 
 def hours_matrix(
     offered: Sequence[Offer],
-    input_tokens: Sequence[NDArray[np.int32]],
+    input_tokens: Sequence[Tokens],
     output_tokens: NDArray[np.float32],
+    sent: Sent = None,
 ) -> NDArray[np.float64]:
     """USD [n, options] of workers' time: of the seconds a request keeps one busy, and its share of what a worker's start
-    costs if all n go there; 0 where tokens are paid for. One zero, read-only, where no hours are paid at all."""
+    costs if all go there; 0 where tokens are paid for. One zero, read-only, where no hours are paid at all. `sent`: how
+    many requests each row has."""
     shape = len(output_tokens), len(offered)
     if all(offer.option.workers is None for offer in offered):
         return np.broadcast_to(0.0, shape)
@@ -130,9 +136,9 @@ def hours_matrix(
             continue
         read = input_tokens[offer.endpoint] * offer.option.token_factor
         busy = workers.seconds(read, output_tokens[:, offer.endpoint])
-        total = float(busy.sum())
-        paid = workers.paid_seconds(total if workers.increment_seconds else 0.0)
-        idle = max(0.0, paid - total)
-        seconds = np.maximum(busy, 0.0) + idle / max(len(busy), 1)
+        work = float(total(busy, sent))
+        paid = workers.paid_seconds(work if workers.increment_seconds else 0.0)
+        idle = max(0.0, paid - work)
+        seconds = np.maximum(busy, 0.0) + idle / max(requests(len(busy), sent), 1.0)
         cost[:, column] = seconds * (workers.usd_per_hour / 3600)
     return cost

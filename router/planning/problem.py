@@ -1,7 +1,8 @@
 """What the planner is given and what it gives back.
 
-Everything is by row: requests that share a hash are one row (their leader) with a weight. n rows, E options,
-P policies. Columns may be NumPy memory maps; they are read in chunks of rows and never copied whole.
+Everything is by row: requests that share a hash are one row (their leader) with a weight, and requests alike may be one
+row that has so many. n rows, E options, P policies. Columns may be NumPy memory maps; they are read in chunks of rows
+and never copied whole.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from thirdshift.router.lots import Sent, requests
 
 Floats = NDArray[np.float64] | NDArray[np.float32]
 Codes = NDArray[np.integer]
@@ -197,6 +200,8 @@ class Problem:
     """[P, E]: which options a policy code allows; None: all."""
     policy: Codes | None = field(default=None, repr=False)
     """[n], positions in `eligible`; None: all rows are under `eligible[0]`."""
+    sent: Sent = field(default=None, repr=False)
+    """[n], how many requests alike a row has, which go together; cost and tokens are those of one. None: one each."""
     terms: Terms = Terms()
 
     def __post_init__(self) -> None:
@@ -205,7 +210,7 @@ class Problem:
             raise ValueError(f"{len(self.options)} options, names unique, for {width} columns of cost")
         if self.quality.shape != (n, width):
             raise ValueError(f"quality is {self.quality.shape}, cost {self.cost.shape}")
-        columns = (self.task, self.weight, self.input_tokens, self.output_tokens, self.policy)
+        columns = (self.task, self.weight, self.input_tokens, self.output_tokens, self.policy, self.sent)
         if any(column is not None and len(column) != n for column in columns):
             raise ValueError(f"a column has not the {n} rows of cost")
 
@@ -228,7 +233,13 @@ class Problem:
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
             policy=None if self.policy is None else self.policy[rows],
+            sent=None if self.sent is None else self.sent[rows],
         )
+
+    @property
+    def requests(self) -> float:
+        """How many requests all rows have."""
+        return requests(self.n, self.sent)
 
     def narrowed(self, options: int) -> Problem:
         """The same requests with the first options alone."""

@@ -42,7 +42,7 @@ class PlanUsage:
         width, tasks = len(self.count), len(self.worth)
         weight = p.weight[rows]
         for sums, values in (
-            (self.count, None),
+            (self.count, p.count[rows]),
             (self.weight, weight),
             (self.cost, p.cost[rows, option]),
             (self.tokens, p.tokens[rows, option]),

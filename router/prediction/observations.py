@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.lots import Sent
+
 Floats = NDArray[np.float64]
 
 
@@ -84,6 +86,8 @@ class Population:
     tasks: int
     weight: Floats | None = None
     """Shape (n,): for how many requests of the input a row stands; 0 for a past night's. None: one each."""
+    sent: Sent = None
+    """Shape (n,): how many of those are answered themselves, where a row has several that are alike. None: one each."""
 
     def __len__(self) -> int:
         return len(self.task)
@@ -95,4 +99,5 @@ class Population:
     def part(self, rows: NDArray[np.int64], weight: Floats) -> Population:
         """Some rows that stand for all."""
         own = weight if self.weight is None else weight * self.weight[rows]
-        return Population(self.task[rows], self.text[rows], self.tasks, own)
+        sent = None if self.sent is None else self.sent[rows]
+        return Population(self.task[rows], self.text[rows], self.tasks, own, sent)

@@ -67,7 +67,8 @@ def questions(
     weight = np.ones(len(population)) if population.weight is None else population.weight
     for begin in range(0, len(population), CHUNK):
         _chunk(sums, population, slice(begin, begin + CHUNK), weight, choice, baselines)
-    _luck(sums, choice, weight, baselines, covariances.residual)
+    each = weight if population.sent is None else weight / population.sent
+    _luck(sums, choice, weight * each, baselines, covariances.residual)
     for pattern in looked.patterns:
         rows = looked.row[pattern.rows]
         _seen(sums, pattern, _shares(choice[rows], weight[rows], baselines, endpoints), looked, covariances)
@@ -99,15 +100,16 @@ def _chunk(
 
 
 def _luck(
-    sums: _Sums, choice: NDArray[np.integer], weight: Floats, baselines: tuple[int, ...], residual: Floats
+    sums: _Sums, choice: NDArray[np.integer], squares: Floats, baselines: tuple[int, ...], residual: Floats
 ) -> None:
+    """`squares`: for each row the sum of its requests' squared weights."""
     served = choice >= 0
-    count = np.bincount(choice[served], weight[served] ** 2, len(residual))
+    count = np.bincount(choice[served], squares[served], len(residual))
     at = list(baselines)
     sums.residual[0, 0] += count @ np.diag(residual)
     sums.residual[0, 1:] += count @ residual[:, at]
     sums.residual[1:, 0] += count @ residual[:, at]
-    sums.residual[1:, 1:] += (weight**2).sum() * residual[np.ix_(at, at)]
+    sums.residual[1:, 1:] += squares.sum() * residual[np.ix_(at, at)]
 
 
 def _shares(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.lots import Tokens
 from thirdshift.router.pricing.prices import CACHE_MARK, keeps_marked_only, keeps_unasked
 from thirdshift.router.tokens.prefixes import Prefixes, cached_tokens, kept_tokens
 from thirdshift.router.values import Endpoint
@@ -45,9 +46,9 @@ def cache_rule(endpoint: Endpoint) -> CacheRule:
 class CacheableTokens:
     """What a provider's cache may do to a batch, by row."""
 
-    found: NDArray[np.int32]
+    found: Tokens
     """Input tokens billed as cached if all that may be found are."""
-    kept: NDArray[np.int32] | None
+    kept: Tokens | None
     """Input tokens that are kept at a price, unless they are found; None where keeping costs nothing."""
 
     def written(self, cached: NDArray[np.float64]) -> NDArray[np.float64] | None:

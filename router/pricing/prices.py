@@ -292,7 +292,7 @@ def price_id(endpoint: Endpoint, price: Price) -> str:
 
 def cost_columns(
     price: Price,
-    input_tokens: Ints,
+    input_tokens: Ints | Floats,
     output_tokens: Ints | Floats,
     cached: Ints | None = None,
     written: Ints | None = None,
@@ -311,7 +311,7 @@ def cost_columns(
 def schedule_columns(
     schedule: PriceSchedule,
     factor: Decimal,
-    input_tokens: Ints,
+    input_tokens: Ints | Floats,
     output_tokens: Ints | Floats,
     cached: Ints | None = None,
     written: Ints | None = None,

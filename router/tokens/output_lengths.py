@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.router.lots import Sent
 from thirdshift.router.tokens.cut_lognormal import cut_moments, high_figure
 from thirdshift.router.tokens.hierarchy import SPREADS, levels_of, solve, spreads
 from thirdshift.router.tokens.request_lengths import MOST, PRIOR_ALIKE, RequestAnswers
@@ -133,22 +134,28 @@ class OutputModel:
         level = self.levels[self.bucket[task], endpoint]
         return np.clip((np.log(np.maximum(output_tokens, 1.0)) - level) / self.sigma[endpoint], -MOST, MOST)
 
-    def total(self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None = None) -> Total:
-        """The total over requests that all go to `endpoint`."""
+    def total(
+        self,
+        task: Ints,
+        max_tokens: Ints,
+        endpoint: int,
+        covariates: Floats | None = None,
+        sent: Sent = None,
+    ) -> Total:
+        """The total over requests that all go to `endpoint`. `sent`: requests of each row."""
+        each = np.ones(len(task)) if sent is None else sent
         per_task = np.zeros(len(self.levels))
         chance = 0.0
         for s in _chunks(len(task)):
             some = None if covariates is None else covariates[s]
             mean, variance = self._moments(task[s], max_tokens[s], endpoint, some)
-            per_task += np.bincount(self.bucket[task[s]], weights=mean, minlength=len(per_task))
-            chance += float(variance.sum())
+            per_task += np.bincount(self.bucket[task[s]], weights=mean * each[s], minlength=len(per_task))
+            chance += float(variance @ each[s])
         mean_total = float(per_task.sum())
         relative = np.expm1(np.minimum(self.covariance[endpoint], 2.0))
         doubt = float(per_task @ relative @ per_task) * float(self.noise[endpoint])
         sd = float(np.sqrt(doubt + chance))
-        return Total(
-            mean_total, sd, min(high_figure(mean_total, sd), float(np.sum(max_tokens, dtype=np.float64)))
-        )
+        return Total(mean_total, sd, min(high_figure(mean_total, sd), float(max_tokens @ each)))
 
     def _moments(
         self, task: Ints, max_tokens: Ints, endpoint: int, covariates: Floats | None

@@ -40,6 +40,10 @@ class Prefixes:
     order: NDArray[np.int64] | None = field(repr=False)
     """A permutation of the rows that puts those with long common beginnings side by side; None: as they come."""
 
+    def part(self, rows: slice) -> Prefixes:
+        """What some rows share, with whomever."""
+        return Prefixes(self.shared_bytes[rows], self.total_bytes[rows], self.sharers[rows], None)
+
     def groups(self) -> NDArray[np.int64]:
         """int64[rows] a number per stretch of `order` that shares its beginning; rows that share nothing have one each."""
         if self.order is None:

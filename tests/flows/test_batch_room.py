@@ -72,7 +72,7 @@ def test_batches_of_several_tiers_share_what_the_cap_can_be_reserved_for(hours: 
     """80 requests can wait at a time, of whichever tier; in thirteen hours a batch comes back twice."""
     count, tokens = 200, np.full(200, 100, np.int32)
     tiers = [Option(name, name, "a", turnaround_seconds=6 * HOUR) for name in ("m-batch", "n-batch")]
-    options = (Option("m", "m", "a"), *(in_batches(tier, tokens, 0.01, 1.0) for tier in tiers))
+    options = (Option("m", "m", "a"), *(in_batches(tier, 100.0, 0.01, 1.0) for tier in tiers))
     posed = Problem(
         options, ("t",), np.zeros(count, np.int32), np.ones(count, np.int64), np.tile([4e-3, 1e-3, 1.5e-3], (count, 1)),
         np.full((count, 3), 0.8, np.float32), tokens, np.full((count, 3), 10.0),

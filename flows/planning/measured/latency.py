@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.flows.planning.measured.run_queries import CallFigures
+from thirdshift.router.lots import Sent, Tokens, mean, total
 from thirdshift.router.planning.options import BATCH_SECONDS, Throughput
 from thirdshift.router.values import Endpoint, Mode
 from thirdshift.warehouse.store.store import Warehouse
@@ -80,8 +81,10 @@ def with_latencies(
     endpoints: Sequence[Endpoint],
     output_tokens: np.ndarray[tuple[int, int], np.dtype[np.float32]],
     measured: CallFigures,
+    sent: Sent = None,
 ) -> dict[str, Throughput]:
-    """Return the throughputs with a latency for every API. `output_tokens`: [leaders, endpoints], as expected."""
+    """Return the throughputs with a latency for every API. `output_tokens`: [leaders, endpoints], as expected; `sent`: how
+    many requests each row has."""
     found = dict(throughputs)
     for e, endpoint in enumerate(endpoints):
         here = measured.endpoint == e
@@ -92,7 +95,7 @@ def with_latencies(
         if here.any() and measured.answers[here].sum() >= ENOUGH:
             found[endpoint.name] = Throughput(seconds_per_request=MARGIN * float(measured.seconds[here][0]))
         elif endpoint.name not in found:
-            tokens = float(output_tokens[:, e].mean()) if len(output_tokens) else 0.0
+            tokens = float(mean(output_tokens[:, e], sent)) if len(output_tokens) else 0.0
             found[endpoint.name] = Throughput(
                 seconds_per_request=FIRST_TOKEN_SECONDS + tokens / TOKENS_PER_SECOND
             )
@@ -102,9 +105,10 @@ def with_latencies(
 def with_enough_up(
     throughputs: Mapping[str, Throughput],
     endpoints: Sequence[Endpoint],
-    tokens: Sequence[NDArray[np.int32]],
+    tokens: Sequence[Tokens],
     output_tokens: NDArray[np.float32],
     seconds: float | None,
+    sent: Sent = None,
 ) -> dict[str, Throughput]:
     """Return the throughputs, with whether the workers that are up could answer everything in `seconds`, were they as slow
     as they may be. `tokens`: input tokens of each request for each endpoint; `output_tokens`: [leaders, endpoints]."""
@@ -113,7 +117,7 @@ def with_enough_up(
         pace = found.get(endpoint.name)
         if pace is None or not pace.running or seconds is None:
             continue
-        read, written = float(tokens[e].sum(dtype=np.int64)), float(output_tokens[:, e].sum(dtype=np.float64))
+        read, written = float(total(tokens[e], sent)), float(total(output_tokens[:, e], sent))
         busy = read / pace.prefill_tokens_per_second + written / pace.decode_tokens_per_second
         found[endpoint.name] = replace(
             pace, enough=(1.0 + 2.0 * pace.speed_sd) * busy <= pace.running * seconds
