@@ -136,6 +136,7 @@ STANDS_FOR: Mapping[str, str] = {
     "router/interfaces": "engines/test_registry",
     "router/learning": "router/test_predict",
     "router/learning/repair": "nights/test_repair",
+    "router/lots": "flows/test_lots",
     "router/planning": "router/test_planning_answers",
     "router/prediction": "router/test_predict",
     "router/pricing": "router/test_pricebook",

@@ -188,8 +188,10 @@ class PlanOutlook:
 def looking_ahead(
     options: RunOptions, say: Say = _LOG.info, *, lots: int | None = None
 ) -> Iterator[PlanOutlook]:
-    """The plan of a call, while the input that it was made of lies in a temporary folder. `lots`: see `plan_columns`. Raises
-    UserError."""
+    """The plan of a call, while the input that it was made of lies in a temporary folder. `lots`: see `plan_columns`.
+
+    Raises UserError.
+    """
     context = informed_context(context_for(options, "plan"), say)
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int:
     """Print the plan, or why a request goes where it goes; return 0 where it is feasible, else 3."""
+
     def say(line: str) -> None:
         print(line, file=sys.stderr)
 

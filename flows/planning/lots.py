@@ -129,7 +129,7 @@ class _Lots:
         self._in_kind = np.zeros(0, np.int64)
         self._first: list[tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.bool_]]] = []
         self._sums: list[Floats] = []
-        """Of `_figures`, by lot."""
+        """By lot, of each column of `_figures`."""
 
     @property
     def kinds(self) -> int:

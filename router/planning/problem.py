@@ -200,9 +200,9 @@ class Problem:
     """[P, E]: which options a policy code allows; None: all."""
     policy: Codes | None = field(default=None, repr=False)
     """[n], positions in `eligible`; None: all rows are under `eligible[0]`."""
+    terms: Terms = Terms()
     sent: Sent = field(default=None, repr=False)
     """[n], how many requests alike a row has, which go together; cost and tokens are those of one. None: one each."""
-    terms: Terms = Terms()
 
     def __post_init__(self) -> None:
         n, width = self.cost.shape

@@ -253,7 +253,7 @@ def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
     given_ = context(tmp_path)
     assert given_.judge is not None
     batch = PreparedInput.__new__(PreparedInput)
-    object.__setattr__(batch, "leader", np.arange(1))
+    object.__setattr__(batch, "led_by", np.arange(1))
     scoring = Scoring(given_, batch)
     found = [
         {

@@ -23,7 +23,7 @@ endpoints:
   - {name: flash, model: openai/f, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}
   - {name: wise, only: judge, model: openai/w, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}
 """
-COLUMNS: Any = SimpleNamespace(tokens=[np.full(10, 100.0)])
+COLUMNS: Any = SimpleNamespace(tokens=[np.full(10, 100.0)], sent=None)
 MARKET: Any = SimpleNamespace(output_tokens=np.full((10, 1), 50.0))
 
 
@@ -58,5 +58,5 @@ def test_what_agrees_with_another_endpoint_costs_that_ones_answer(tmp_path: Path
     scorer = "scorer: judge, judge: {endpoint: wise, rubric: Be kind.}"
     assert scorer in JOB
     text = JOB.replace(scorer, "scorer: agreement, relative_to: flash")
-    market: Any = SimpleNamespace(by_endpoint=lambda: np.full((10, 2), 0.07))
+    market: Any = SimpleNamespace(least_usd=lambda endpoint: np.full(10, 0.07), sent=None)
     assert score_usd(context(tmp_path, text), COLUMNS, market) == pytest.approx(0.07)

@@ -32,6 +32,7 @@ from thirdshift.warehouse.intake.frozen import batches, column
 from thirdshift.warehouse.intake.frozen_writer import FROZEN, GROUP_ROWS, FrozenWriter
 from thirdshift.warehouse.intake.messages import render, schema_problem
 from thirdshift.warehouse.intake.rendering import RequestSpec, select_raw
+from thirdshift.warehouse.intake.repetitions import Repetitions, find_repetitions
 from thirdshift.warehouse.intake.sources import Scan, SqlSource, connect, find, quoted, scan_parquet, scan_sql
 from thirdshift.warehouse.journal.files import building, private_dir, settle
 
@@ -91,7 +92,7 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
             )
             staged.select_from(con)
             (place / DIGEST).write_text(_digest(con, "staged"))
-            repetitions = _find_repetitions(con, staged.written.rows, spec.dedupe)
+            repetitions = find_repetitions(con, staged.written.rows, spec.dedupe)
         finally:
             con.close()
         intake = (
@@ -247,76 +248,6 @@ def _stage(batches: Iterable[pa.RecordBatch], folder: Path) -> _Staged:
     return _Staged(written, flaws)
 
 
-# --- repetitions --------------------------------------------------------------------------------------------
-
-HASHES = "select hash({key}) as hash from staged where flaw is null"
-FIRST = """
-    with alike as (select source_row, {key} from staged
-                   where flaw is null and hash({key}) in (select hash from shared) {but}),
-         repeated as (select {key}, min(source_row) as first from alike group by {key} having count(*) > 1)
-    select a.source_row, r.first from alike a join repeated r using ({key})
-    where a.source_row > r.first
-    order by 1
-"""
-"""Accepted rows that repeat an earlier one, each with the first. `shared`: hashes that more than one row has."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Repetitions:
-    """Rows of the source, ascending, each with the first that it repeats."""
-
-    ids: Mapping[str, NDArray[np.int64]]
-    """Columns `source_row` and `first`."""
-    requests: Mapping[str, NDArray[np.int64]]
-    """The same of what asks the same; empty where each is answered for itself."""
-
-    def __bool__(self) -> bool:
-        return bool(self.ids["source_row"].size or self.requests["source_row"].size)
-
-
-NO_REPETITIONS: Mapping[str, NDArray[np.int64]] = {
-    name: np.zeros(0, np.int64) for name in ("source_row", "first")
-}
-
-
-def _find_repetitions(con: duckdb.DuckDBPyConnection, rows: int, dedupe: bool) -> _Repetitions:
-    ids = _repeated(con, "request_id", rows)
-    if not dedupe:
-        return _Repetitions(ids, NO_REPETITIONS)
-    but = ""
-    if ids["source_row"].size:
-        con.register("left_out", pa.table({"source_row": ids["source_row"]}))
-        but = "and source_row not in (select source_row from left_out)"
-    return _Repetitions(ids, _repeated(con, "request_hash", rows, but))
-
-
-def _repeated(
-    con: duckdb.DuckDBPyConnection, key: str, rows: int, but: str = ""
-) -> Mapping[str, NDArray[np.int64]]:
-    shared = _shared_hashes(con, key, rows)
-    if not shared.size:
-        return NO_REPETITIONS
-    con.register("shared", pa.table({"hash": shared}))
-    return _columns(con, FIRST.format(key=key, but=but))
-
-
-def _shared_hashes(con: duckdb.DuckDBPyConnection, key: str, rows: int) -> NDArray[np.uint64]:
-    """The hashes of a column that more than one acceptable row has: of those that repeat nothing, next to none."""
-    hashes, count = np.empty(rows, np.uint64), 0
-    for batch in con.sql(HASHES.format(key=key)).to_arrow_reader(GROUP_ROWS):
-        hashes[count : count + batch.num_rows] = batch.column(0).to_numpy()
-        count += batch.num_rows
-    ordered = hashes[:count]
-    ordered.sort()
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
-def _columns(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, NDArray[np.int64]]:
-    """The columns of row numbers that a query gives."""
-    table = con.execute(query).to_arrow_table()
-    return {name: table[name].to_numpy().astype(np.int64, copy=False) for name in table.column_names}
-
-
 # --- second pass: number what stands ------------------------------------------------------------------------
 
 Numbered = tuple[pa.Table, pa.Table]
@@ -330,7 +261,7 @@ def _all_stand(place: Path, staged: _Staged) -> Intake:
     return _keep_rejects(place, staged.written, [], staged.written.rows)
 
 
-def _number(place: Path, staged: _Staged, repetitions: _Repetitions) -> Intake:
+def _number(place: Path, staged: _Staged, repetitions: Repetitions) -> Intake:
     rows, ids, requests = staged.written.rows, repetitions.ids, repetitions.requests
     keep, leader_of = np.ones(rows, np.bool_), np.arange(rows, dtype=np.int64)
     keep[np.fromiter(staged.flaws, np.int64, len(staged.flaws))] = False
