@@ -46,7 +46,7 @@ NO_REPETITIONS: Mapping[str, NDArray[np.int64]] = {
 
 
 def find_repetitions(con: duckdb.DuckDBPyConnection, rows: int, dedupe: bool) -> Repetitions:
-    """Look through the relation `staged`, of so many rows, for ids that repeat, and with `dedupe` for what asks the same."""
+    """Look through the relation `staged`, of so many rows, for ids that repeat, and with `dedupe` for like requests."""
     ids = _repeated(con, "request_id", rows)
     if not dedupe:
         return Repetitions(ids, NO_REPETITIONS)
