@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from thirdshift.flows.api.earlier import informed_context
 from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
 from thirdshift.flows.api.pilot_costs import less_pilot, pilot_usd
+from thirdshift.flows.api.plan_shares import Share, shares_of
 from thirdshift.flows.api.suggestions import NearestPlan, nearest_plan
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
@@ -36,14 +37,11 @@ from thirdshift.flows.quality.label_budget import audit_usd, doubts, labels
 from thirdshift.flows.quality.proof import cheapest_with_proof
 from thirdshift.flows.runs.context import RunContext, context_for
 from thirdshift.flows.runs.options import RunOptions
-from thirdshift.router.lots import total
 from thirdshift.router.planning import explain
 from thirdshift.router.planning.frontier import Point
-from thirdshift.router.planning.options import of_endpoint, workers_to_run
+from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
-from thirdshift.router.planning.usage import tally
-from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import column
 
@@ -135,17 +133,6 @@ def plan(job: AnyJob, *, params: Params | None = None, warehouse: AnyPath | None
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one endpoint gets of a plan."""
-
-    requests: int
-    input_tokens: int
-    output_tokens: int
-    cost_usd: float
-    cost_sd_usd: float
-
-
-@dataclass(frozen=True, slots=True)
 class PlanOutlook:
     """A plan with all that is told of it."""
 
@@ -216,8 +203,9 @@ def look_ahead(context: RunContext, folder: Path, lots: int | None = None) -> Pl
         return replace(
             outlook, nearest=nearest_plan(context, nearest, terms, lambda changed: _whole_usd(check(changed)))
         )
+    shares = shares_of(outlook.plan, outlook.decision.problem, columns, outlook.market, context.endpoints)
     points = outlook.decision.points if outlook.informed and context.aim is not None else ()
-    return replace(outlook, points=points, shares=_shares(outlook, outlook.plan))
+    return replace(outlook, points=points, shares=shares)
 
 
 def _planned(
@@ -275,37 +263,6 @@ def _whole_usd(outlook: PlanOutlook) -> float | None:
     piloted = 0 if outlook.decision.cascades is not None else outlook.context.pilots
     unpiloted = 1.0 - min(piloted / max(outlook.columns.requests, 1), 1.0)
     return outlook.pilot_usd + unpiloted * outlook.plan.cost_usd
-
-
-def _shares(outlook: PlanOutlook, plan: Plan) -> dict[str, Share]:
-    columns, market = outlook.columns, outlook.market
-    used = tally(outlook.decision.problem, plan.choice)
-    endpoint = market.target(plan.choice)
-    shares = {}
-    for e, value in enumerate(outlook.context.endpoints):
-        rows = np.flatnonzero(endpoint == e)
-        if not rows.size:
-            continue
-        sent = None if columns.sent is None else columns.sent[rows]
-        length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e, sent=sent)
-        shares[value.name] = Share(
-            requests=int(columns.weight[rows].sum()),
-            input_tokens=round(float(total(columns.tokens[e][rows], sent))),
-            output_tokens=int(length.mean),
-            cost_usd=float(used.cost[market.endpoint == e].sum()),
-            cost_sd_usd=_sd_usd(market, plan, e, value, length.sd),
-        )
-    return shares
-
-
-def _sd_usd(market: Market, plan: Plan, endpoint: int, value: Endpoint, tokens_sd: float) -> float:
-    """What an endpoint's part of the bill may be off by: for lengths, and where hours are paid for speeds."""
-    workers = next(offer.option.workers for offer in market.offered if offer.endpoint == endpoint)
-    if workers is None:
-        return tokens_sd * float(value.price.base.output) / 1e6
-    paid = workers.usd_per_hour * sum(of_endpoint(value, plan.worker_hours))
-    written = tokens_sd / workers.decode_tokens_per_second * workers.usd_per_hour / 3600
-    return float(np.hypot(workers.speed_sd * paid, written))
 
 
 def report_of(outlook: PlanOutlook) -> PlanReport:
