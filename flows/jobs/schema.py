@@ -76,7 +76,9 @@ Scalar = Annotated[Any, AfterValidator(_scalar)]
 class JobSection(BaseModel):
     """A section of a job file: frozen, and no key goes unnoticed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
+    )
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -70,7 +70,7 @@ def request_columns(
         return column if every else column[rows]
 
     text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
-    prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows)
+    prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows, batch.beginnings)
     marked = marked_requests(batch) if any(cache_rule(end).marked_only for end in endpoints) else None
     weight = of(batch.weight)
     tokens = {id(column): of(column) for column in batch.input_tokens}  # one for each tokenizer

@@ -24,6 +24,7 @@ from thirdshift.router.pricing.documents import document_tokens, documents_in
 from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
 from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
+from thirdshift.router.tokens.prefixes import Beginnings
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import NumberColumn, batches, column
@@ -55,6 +56,8 @@ class PreparedInput:
     """Whether the row has what the job's scorer needs."""
     text_only: bool = False
     """Whether no message of any row is made of parts, which may be pictures or sound."""
+    beginnings: NDArray[np.uint64] | None = field(default=None, repr=False)
+    """Hashes of the beginnings that several rows have (`thirdshift.router.tokens.prefixes`); None: nobody looked."""
 
     @property
     def rows(self) -> int:
@@ -138,7 +141,7 @@ def _columns(
     intake = frozen(folder)
     if intake is None:
         raise InputError(f"{folder}: there is no frozen input")
-    tokens, text_only = _tokens(folder, endpoints, intake.rows)
+    tokens, noted = _tokens(folder, endpoints, intake.rows)
     task, policy, max_tokens = (NumberColumn(intake.rows, np.int32) for _ in range(3))
     led_by, scorable = NumberColumn(intake.rows, np.int64, in_order=True), NumberColumn(intake.rows, np.bool_)
     tasks, named = pa.array(intake.tasks, pa.string()), pa.array(list(policies), pa.string())
@@ -158,7 +161,8 @@ def _columns(
         tokens=tokens,
         max_tokens=max_tokens.values,
         scorable=scorable.values,
-        text_only=text_only,
+        text_only=not noted.parts,
+        beginnings=noted.beginnings,
     )
 
 
@@ -169,12 +173,12 @@ def _codes(column: pa.Array, known: pa.Array) -> NDArray[np.int32]:
     return np.where(np.asarray(pc.is_null(text)), np.int32(-1), np.asarray(codes))
 
 
-def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tuple[TokenColumn, ...], bool]:
-    """Return a column for each endpoint, and whether all messages are text alone."""
+def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tuple[TokenColumn, ...], Noted]:
+    """Return a column for each endpoint, and what else was seen when the texts were read."""
     used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
     noted = Noted()
-    read = _noting(batches(folder, ["messages", "tools"]), noted)
+    read = _noting(batches(folder, ["messages", "tools"]), noted, rows)
     with spool(folder) as blocks:
         counted = estimate(read, distinct, rows, np.random.default_rng(0), blocks=blocks)
     columns = [counted[tokenizer.name] for tokenizer in used]
@@ -183,7 +187,7 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tup
             with_attached(column, endpoint.model, noted.attached)
             for column, endpoint in zip(columns, endpoints, strict=True)
         ]
-    return tuple(columns), not noted.parts
+    return tuple(columns), noted
 
 
 PARTS = r'"content":\s*\['
@@ -196,19 +200,22 @@ Attached = tuple[list[Size], list[int]]
 
 @dataclass(slots=True)
 class Noted:
-    """What messages hold besides text, as they are read."""
+    """What is seen of messages besides their text, as they are read."""
 
     attached: dict[int, Attached] = field(default_factory=dict)
     """By row, where there is any that is counted."""
     parts: bool = False
     """Whether any message is made of parts."""
+    beginnings: NDArray[np.uint64] | None = None
+    """Those that several rows have, once all are read."""
 
 
-def _noting(read: Iterator[pa.RecordBatch], noted: Noted) -> Iterator[pa.RecordBatch]:
-    """Yield the same batches, and note what is in them besides text."""
-    row = 0
+def _noting(read: Iterator[pa.RecordBatch], noted: Noted, rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the same batches, and note what is in them besides text, and how they begin."""
+    row, beginnings = 0, Beginnings(rows)
     for batch in read:
         texts = batch.column("messages")
+        beginnings.add(texts)
         if (made_of_parts := _matching(texts, PARTS)).size:
             noted.parts = True
             for place in made_of_parts[_matching(texts.take(pa.array(made_of_parts)), WITH_MORE)].tolist():
@@ -218,6 +225,7 @@ def _noting(read: Iterator[pa.RecordBatch], noted: Noted) -> Iterator[pa.RecordB
                     noted.attached[row + place] = found
         row += batch.num_rows
         yield batch
+    noted.beginnings = beginnings.repeated()
 
 
 def _matching(texts: pa.Array, pattern: str) -> NDArray[np.int64]:

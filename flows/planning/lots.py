@@ -81,7 +81,7 @@ class _Reading:
         self, batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]
     ) -> None:
         self._batch, self._endpoints, self._allowed = batch, endpoints, allowed
-        self._prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows)
+        self._prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows, batch.beginnings)
         some_marked = any(cache_rule(endpoint).marked_only for endpoint in endpoints)
         self._marked = marked_requests(batch) if some_marked else None
         self._weight = self._for_all = None

@@ -56,13 +56,40 @@ class Prefixes:
         return groups
 
 
-def find(read: Callable[[], Iterable[pa.RecordBatch]], rows: int) -> Prefixes:
-    """`read` gives `messages` of so many rows; it is called once where no two begin alike, else twice.
+class Beginnings:
+    """The shortest beginning of every row as its texts are read: 8 bytes a row, until all are known."""
 
-    8 bytes are held of a row, and of one that begins like another 8 for each length as well: 120 MB for a million such
-    rows longer than 32 KiB.
+    def __init__(self, rows: int) -> None:
+        self._hashes, self._count = np.zeros(rows, np.uint64), 0
+
+    def add(self, messages: pa.Array) -> None:
+        """Take in the next rows."""
+        found, _ = _hashes(messages, 1)
+        if found.shape[1]:
+            self._hashes[self._count : self._count + len(messages)] = found[:, 0]
+        self._count += len(messages)
+
+    def repeated(self) -> NDArray[np.uint64]:
+        """Hashes of beginnings that more than one row has, ascending. Afterwards nothing is held."""
+        self._hashes.sort()
+        found = _repeated(self._hashes)
+        self._hashes = np.zeros(0, np.uint64)
+        return found
+
+
+def find(
+    read: Callable[[], Iterable[pa.RecordBatch]], rows: int, repeated: NDArray[np.uint64] | None = None
+) -> Prefixes:
+    """`read` gives `messages` of so many rows; `repeated`: the beginnings that several have, where they are known. Nothing
+    is read where there are none.
+
+    Of a row that begins like another 8 bytes are held for each length: 120 MB for a million longer than 32 KiB.
     """
-    repeated = _repeated_beginnings(read(), rows)
+    if repeated is None:
+        beginnings = Beginnings(rows)
+        for batch in read():
+            beginnings.add(batch.column("messages"))
+        repeated = beginnings.repeated()
     if not repeated.size:
         return Prefixes(_same(0, rows), _same(0, rows), _same(1, rows), None)
     total_bytes, shared_bytes, sharers = (np.full(rows, value, np.int32) for value in (0, 0, 1))
@@ -79,18 +106,6 @@ def find(read: Callable[[], Iterable[pa.RecordBatch]], rows: int) -> Prefixes:
 def _same(value: int, rows: int) -> NDArray[np.int32]:
     """One value for all rows, which takes no room and is not to be written to."""
     return np.broadcast_to(np.int32(value), rows)
-
-
-def _repeated_beginnings(batches: Iterable[pa.RecordBatch], rows: int) -> NDArray[np.uint64]:
-    """Hashes of the shortest beginning that more than one row has, ascending."""
-    hashes, count = np.zeros(rows, np.uint64), 0
-    for batch in batches:
-        found, _ = _hashes(batch.column("messages"), 1)
-        if found.shape[1]:
-            hashes[count : count + batch.num_rows] = found[:, 0]
-        count += batch.num_rows
-    hashes.sort()
-    return _repeated(hashes)
 
 
 def _repeated(ordered: NDArray[np.uint64]) -> NDArray[np.uint64]:
