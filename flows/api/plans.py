@@ -338,8 +338,12 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
 
 
 def why(outlook: PlanOutlook, request_id: str) -> list[str]:
-    """Return why a request goes where it goes, line by line, and what the speed of workers is believed by. The plan is one
-    without lots."""
+    """Return why a request goes where it goes, line by line, and what the speed of workers is believed by.
+
+    Raises UserError: there is no such request. ValueError: the plan is one of lots.
+    """
+    if outlook.columns.sent is not None:
+        raise ValueError("a plan of lots says nothing of one request: look ahead with lots=0")
     plan = outlook.plan
     ids = column(outlook.batch.folder, "request_id")
     found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))

@@ -101,7 +101,7 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
     table = Table("endpoint", "allowed for", "all of them")
     for e, endpoint in enumerate(outlook.context.endpoints):
         allowed = outlook.columns.allowed[:, e]
-        usd = outlook.market.total_usd(np.nan_to_num(cost[:, e]))
+        usd = outlook.market.total_usd(np.nan_to_num(cost[:, e], posinf=np.inf))
         total = money(usd) if allowed.any() else "-"
         table.add_row(endpoint.name, f"{int(outlook.columns.weight[allowed].sum()):,}", total)
     console.print(table)

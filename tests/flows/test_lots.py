@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from thirdshift.flows.api.plans import PlanReport, looking_ahead, report_of
+from thirdshift.flows.api.plans import PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.planning.lots import plan_columns
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.lots import total
@@ -119,3 +119,11 @@ def test_a_plan_of_lots_costs_what_a_plan_of_each_request_does(tmp_path: Path, t
     )
     if one.finish_at is not None:
         assert abs((other.finish_at - one.finish_at).total_seconds()) < 120
+
+
+def test_one_request_of_many_is_explained_by_a_plan_that_knows_it(tmp_path: Path) -> None:
+    job = write_job(tmp_path)
+    with looking_ahead(RunOptions(job=job), lots=LOTS) as outlook, pytest.raises(ValueError, match="lots=0"):
+        why(outlook, "r17")
+    with looking_ahead(RunOptions(job=job), lots=0) as outlook:
+        assert why(outlook, "r17")[0].startswith("r17 ")
