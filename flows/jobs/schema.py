@@ -76,9 +76,7 @@ Scalar = Annotated[Any, AfterValidator(_scalar)]
 class JobSection(BaseModel):
     """A section of a job file: frozen, and no key goes unnoticed."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

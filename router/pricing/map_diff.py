@@ -110,7 +110,7 @@ def _negative(entry: Mapping[str, JSON]) -> str | None:
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     model: str
     mode: Mode = Mode.REALTIME
     input: Decimal = Field(ge=0)
@@ -121,7 +121,7 @@ class _Row(BaseModel):
 
 
 class _Rows(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
     price: tuple[_Row, ...] = ()
 
 
