@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """How often a log that is no terminal gets a line of progress."""
+SOON_SECONDS = 3.0
+"""What takes no longer needs none."""
 
 
 TELLING_SECONDS = 2.0
@@ -111,6 +113,23 @@ class ProgressCounts:
         if (left := self.seconds_left()) is not None and self.done < self.total:
             parts.append(f"{span(left)} left")
         return ", ".join(parts)
+
+
+class LongWork:
+    """Says how far work on many requests is, a line now and then; of what is done soon it says nothing."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say, self._clock, self._next = say, clock, clock() + SOON_SECONDS
+
+    def on(self, doing: str, of: int | None = None) -> Callable[[int], None]:
+        """Return what is to be called with how many are done, as often as one likes. `of`: how many there are, if known."""
+
+        def told(done: int) -> None:
+            if self._clock() >= self._next:
+                self._next = self._clock() + PLAIN_SECONDS
+                self._say(f"{doing}: {done:,}{'' if of is None else f' of {of:,}'} requests")
+
+        return told
 
 
 QUIET = "THIRDSHIFT_QUIET"

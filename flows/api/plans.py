@@ -19,6 +19,7 @@ from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
 from thirdshift.flows.api.pilot_costs import less_pilot, pilot_usd
 from thirdshift.flows.api.plan_shares import Share, shares_of
 from thirdshift.flows.api.suggestions import NearestPlan, nearest_plan
+from thirdshift.flows.console import LongWork
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
@@ -182,14 +183,24 @@ def looking_ahead(
     context = informed_context(context_for(options, "plan"), say)
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:
-            yield look_ahead(context, Path(folder), lots)
+            yield look_ahead(context, Path(folder), lots, say)
         except InputError as error:
             raise UserError(str(error)) from error
 
 
-def look_ahead(context: RunContext, folder: Path, lots: int | None = None) -> PlanOutlook:
+def look_ahead(
+    context: RunContext, folder: Path, lots: int | None = None, say: Say = _LOG.info
+) -> PlanOutlook:
     """Plan from what is known without asking anybody: prices, tokens, priors, earlier nights."""
-    batch = prepare(context.input, folder, context.endpoints, context.policy, context.policies, context.needs)
+    batch = prepare(
+        context.input,
+        folder,
+        context.endpoints,
+        context.policy,
+        context.policies,
+        context.needs,
+        LongWork(say),
+    )
     context.check_rejects(batch.intake)
     check_charges(folder, context.job.charge_by)
     columns = plan_columns(batch, context.endpoints, context.allowed, lots)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from thirdshift.flows.console import LongWork
 from thirdshift.flows.dispatch.emulation import invention_sentence
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.errors import UserError
@@ -105,6 +106,7 @@ def _frozen_input(run: Run) -> PreparedInput:
             context.policy,
             context.policies,
             context.needs,
+            LongWork(run.console.say),
         )
         context.check_rejects(prepared_input.intake)
         check_charges(context.folder, context.job.charge_by)

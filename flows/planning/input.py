@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -17,14 +17,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from thirdshift.engines.tokenizers import tokenizer_for
+from thirdshift.flows.console import LongWork
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.planning.noted import Noted, noting, with_attached
 from thirdshift.router.policy import Policy, masks, say
 from thirdshift.router.policy import eligible as kept_by
-from thirdshift.router.pricing.documents import document_tokens, documents_in
-from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
 from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
-from thirdshift.router.tokens.prefixes import Beginnings
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import NumberColumn, batches, column
@@ -93,16 +92,18 @@ def prepare(
     policy: Policy,
     policies: Mapping[str, Policy],
     needs: Sequence[str],
+    work: LongWork,
 ) -> PreparedInput:
     """Freeze the input into `folder`, refuse what no endpoint may or can take, and estimate the rest.
 
-    `needs`: columns of the frozen input that the scorer needs. Raises InputError where no row is left.
+    `needs`: columns of the frozen input that the scorer needs; `work` says how far that is. Raises InputError where no row
+    is left.
     """
-    intake = freeze(spec, folder)
+    intake = freeze(spec, folder, work.on("reading the input"))
     allowed = masks(endpoints, policy, list(policies.values()))
     batch = None
     if not (folder / ADMITTED).exists():
-        read = _columns(folder, endpoints, policies, needs)
+        read = _columns(folder, endpoints, policies, needs, work)
         refused = _refused(read, endpoints, policies, allowed, folder)
         if len(refused) == intake.rows:
             rules = kept_by(endpoints, policy)[1]
@@ -114,7 +115,7 @@ def prepare(
         reject(folder, refused, leader)
         (folder / ADMITTED).touch(mode=0o600)
         batch = read if not refused and leader is None else None  # the rows are those that were read
-    batch = batch or _columns(folder, endpoints, policies, needs)
+    batch = batch or _columns(folder, endpoints, policies, needs, work)
     if (batch.policy < 0).any():
         raise UserError(
             "rows of this run are under a policy that the job has no more; put it back under policies:"
@@ -136,12 +137,16 @@ def thawing(folder: Path) -> Iterator[None]:
 
 
 def _columns(
-    folder: Path, endpoints: Sequence[Endpoint], policies: Mapping[str, Policy], needs: Sequence[str]
+    folder: Path,
+    endpoints: Sequence[Endpoint],
+    policies: Mapping[str, Policy],
+    needs: Sequence[str],
+    work: LongWork,
 ) -> PreparedInput:
     intake = frozen(folder)
     if intake is None:
         raise InputError(f"{folder}: there is no frozen input")
-    tokens, noted = _tokens(folder, endpoints, intake.rows)
+    tokens, noted = _tokens(folder, endpoints, intake.rows, work)
     task, policy, max_tokens = (NumberColumn(intake.rows, np.int32) for _ in range(3))
     led_by, scorable = NumberColumn(intake.rows, np.int64, in_order=True), NumberColumn(intake.rows, np.bool_)
     tasks, named = pa.array(intake.tasks, pa.string()), pa.array(list(policies), pa.string())
@@ -173,12 +178,14 @@ def _codes(column: pa.Array, known: pa.Array) -> NDArray[np.int32]:
     return np.where(np.asarray(pc.is_null(text)), np.int32(-1), np.asarray(codes))
 
 
-def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tuple[TokenColumn, ...], Noted]:
+def _tokens(
+    folder: Path, endpoints: Sequence[Endpoint], rows: int, work: LongWork
+) -> tuple[tuple[TokenColumn, ...], Noted]:
     """Return a column for each endpoint, and what else was seen when the texts were read."""
     used = [tokenizer_for(endpoint.model) for endpoint in endpoints]
     distinct = list({tokenizer.name: tokenizer for tokenizer in used}.values())
-    noted = Noted()
-    read = _noting(batches(folder, ["messages", "tools"]), noted, rows)
+    noted, told = Noted(), work.on("estimating tokens", rows)
+    read = noting(batches(folder, ["messages", "tools"]), noted, rows, told)
     with spool(folder) as blocks:
         counted = estimate(read, distinct, rows, np.random.default_rng(0), blocks=blocks)
     columns = [counted[tokenizer.name] for tokenizer in used]
@@ -188,57 +195,6 @@ def _tokens(folder: Path, endpoints: Sequence[Endpoint], rows: int) -> tuple[tup
             for column, endpoint in zip(columns, endpoints, strict=True)
         ]
     return tuple(columns), noted
-
-
-PARTS = r'"content":\s*\['
-"""In the JSON of messages that are made of parts, all of which may be text."""
-WITH_MORE = r'"content":\[.*(image|"(file|input_file|document)")'
-"""In the JSON of messages that hold more than text: a list of parts, one of them no text."""
-Attached = tuple[list[Size], list[int]]
-"""Width and height of each picture of a row, pages of each file."""
-
-
-@dataclass(slots=True)
-class Noted:
-    """What is seen of messages besides their text, as they are read."""
-
-    attached: dict[int, Attached] = field(default_factory=dict)
-    """By row, where there is any that is counted."""
-    parts: bool = False
-    """Whether any message is made of parts."""
-    beginnings: NDArray[np.uint64] | None = None
-    """Those that several rows have, once all are read."""
-
-
-def _noting(read: Iterator[pa.RecordBatch], noted: Noted, rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the same batches, and note what is in them besides text, and how they begin."""
-    row, beginnings = 0, Beginnings(rows)
-    for batch in read:
-        texts = batch.column("messages")
-        beginnings.add(texts)
-        if (made_of_parts := _matching(texts, PARTS)).size:
-            noted.parts = True
-            for place in made_of_parts[_matching(texts.take(pa.array(made_of_parts)), WITH_MORE)].tolist():
-                messages = json.loads(texts[place].as_py())
-                found = pictures_in(messages), documents_in(messages)
-                if any(found):
-                    noted.attached[row + place] = found
-        row += batch.num_rows
-        yield batch
-    noted.beginnings = beginnings.repeated()
-
-
-def _matching(texts: pa.Array, pattern: str) -> NDArray[np.int64]:
-    """Return where texts match."""
-    return np.flatnonzero(np.asarray(pc.match_substring_regex(texts, pattern), np.bool_))
-
-
-def with_attached(column: TokenColumn, model: str, attached: Mapping[int, Attached]) -> TokenColumn:
-    """The column with what pictures and files of its rows are expected to count for a model."""
-    tokens = column.tokens.copy()
-    for row, (sizes, pages) in attached.items():
-        tokens[row] += picture_tokens(model, sizes) + document_tokens(model, pages)
-    return replace(column, tokens=tokens)
 
 
 def _refused(

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from thirdshift.flows.console import QUIET, ProgressCounts, RunConsole, span, spent
+from thirdshift.flows.console import QUIET, LongWork, ProgressCounts, RunConsole, span, spent
 
 
 def tally(
@@ -118,3 +118,19 @@ def test_no_line_steers_the_terminal_or_turns_its_text_about() -> None:
     file = io.StringIO()
     RunConsole(Console(file=file, width=200)).say("a\x1b[31mb\u202ec\x07d\u2066e\ud800 \u0641\u200c\u0631")
     assert file.getvalue() == "a\\x1b[31mb\\u202ec\\x07d\\u2066e\\ud800 \u0641\u200c\u0631\n"
+
+
+def test_long_work_says_now_and_then_how_far_it_is_and_short_work_nothing() -> None:
+    now, said = [0.0], list[str]()
+    work = LongWork(said.append, lambda: now[0])
+    reading, counting = work.on("reading the input"), work.on("estimating tokens", 9_000_000)
+    for second in range(8):
+        now[0] = second / 2
+        reading(second * 1_000)
+    assert said == ["reading the input: 6,000 requests"]
+    for second in range(4, 27):
+        now[0] = float(second)
+        counting(second * 100_000)
+    assert said[1:] == [
+        f"estimating tokens: {done:,} of 9,000,000 requests" for done in (1_300_000, 2_300_000)
+    ]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from thirdshift.flows.console import LongWork
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.columns import request_columns
 from thirdshift.flows.planning.input import PreparedInput, check_shares, prepare
@@ -53,7 +54,13 @@ def from_rows(
 def again(folder: Path, context: RunContext) -> PreparedInput:
     """The same once more, as a resumed run does it."""
     return prepare(
-        context.input, folder / "run", context.endpoints, context.policy, context.policies, context.needs
+        context.input,
+        folder / "run",
+        context.endpoints,
+        context.policy,
+        context.policies,
+        context.needs,
+        LongWork(print),
     )
 
 

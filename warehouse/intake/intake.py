@@ -75,8 +75,9 @@ class Intake:
     tasks: tuple[str, ...]
 
 
-def freeze(spec: InputSpec, folder: Path) -> Intake:
-    """Read, check and store the input, whole or not at all; where that was done before, return what is there.
+def freeze(spec: InputSpec, folder: Path, told: Callable[[int], object] = bool) -> Intake:
+    """Read, check and store the input, whole or not at all; where that was done before, return what is there. `told` is
+    called now and then with how many rows are read.
 
     Raises InputError: no such input, unreadable, a column missing, or no row that can be accepted.
     """
@@ -87,9 +88,8 @@ def freeze(spec: InputSpec, folder: Path) -> Intake:
     with building(folder) as place:
         con = connect(place)
         try:
-            staged = _stage(
-                _texts_as_asked(_raw_batches(spec, con, place), spec.request), place / STAGED / "requests"
-            )
+            read = _texts_as_asked(_raw_batches(spec, con, place), spec.request)
+            staged = _stage(read, place / STAGED / "requests", told)
             staged.select_from(con)
             (place / DIGEST).write_text(_digest(con, "staged"))
             repetitions = find_repetitions(con, staged.written.rows, spec.dedupe)
@@ -229,7 +229,7 @@ class _Staged:
         con.execute(f"create temp view staged as select s.*, {flaw} from {rows} s {joined}")
 
 
-def _stage(batches: Iterable[pa.RecordBatch], folder: Path) -> _Staged:
+def _stage(batches: Iterable[pa.RecordBatch], folder: Path, told: Callable[[int], object]) -> _Staged:
     written, flaws, first = FrozenWriter(folder), dict[int, str](), 0
     for batch in batches:
         rendered = render(batch, first)
@@ -244,6 +244,7 @@ def _stage(batches: Iterable[pa.RecordBatch], folder: Path) -> _Staged:
         }
         written.add(pa.table([columns[name] for name in FROZEN.names], schema=FROZEN))
         first += batch.num_rows
+        told(first)
     written.close()
     return _Staged(written, flaws)
 
