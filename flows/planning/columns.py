@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
 from thirdshift.router.lots import Sent, Tokens, requests
-from thirdshift.router.prediction import features
 from thirdshift.router.prediction.observations import Population
 from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable
 from thirdshift.router.tokens.estimate import texts_of
@@ -96,6 +95,8 @@ def for_all_of_them(allowed: NDArray[np.bool_], leader: NDArray[np.int64]) -> ND
 
 
 def _text_columns(batch: PreparedInput) -> NDArray[np.float32]:
+    from thirdshift.router.prediction import features  # a plan before a night reads no texts
+
     rng = np.random.default_rng(0)
     picked = np.sort(rng.choice(batch.rows, min(batch.rows, features.SAMPLE), replace=False))
     sample: list[str] = []
