@@ -159,25 +159,27 @@ class _Chances:
     residual: bytes
     """The covariance of what is left unexplained, [endpoints, endpoints] of float64: a key of `_gain`."""
     expected: Floats
-    """[rows, endpoints] before the requests' own scores."""
+    """[endpoints, rows] before the requests' own scores."""
     score: Floats
+    """[rows, endpoints]"""
     seen: NDArray[np.bool_]
 
     def of(self, some: NDArray[np.int64]) -> _Chances:
-        return _Chances(self.residual, self.expected[some], self.score[some], self.seen)
+        return _Chances(self.residual, self.expected[:, some], self.score[some], self.seen)
 
     def after(self, failed: tuple[int, ...], endpoint: int) -> Floats:
         """[rows] what `endpoint` is expected to score where besides `failed` scored nothing."""
         seen = np.flatnonzero(self.seen).tolist()
         at = [*seen, *failed]
-        mean = self.expected[:, endpoint]
-        if at:
-            gain = _gain(self.residual, self.expected.shape[1], tuple(at), endpoint)
-            surprise = -self.expected[:, at]
-            surprise[:, : len(seen)] += self.score[:, seen]
-            mean = mean + surprise @ gain
-        clipped: Floats = np.clip(mean, UNSURE, 1.0 - UNSURE)
-        return clipped
+        mean: Floats = self.expected[endpoint].copy()
+        for place, gain in enumerate(
+            _gain(self.residual, len(self.expected), tuple(at), endpoint) if at else ()
+        ):
+            scored = self.score[:, at[place]] if place < len(seen) else 0.0
+            mean += gain * (scored - self.expected[at[place]])
+        np.maximum(mean, UNSURE, out=mean)
+        np.minimum(mean, 1.0 - UNSURE, out=mean)
+        return mean
 
 
 @lru_cache(maxsize=4096)
@@ -199,7 +201,7 @@ def _weighed(
     worlds, count, endpoints = expected.shape
     residual = predictor.covariances.residual.astype(np.float64).tobytes()
     held, cost = np.tile(kind.held, worlds), np.tile(kind.cost, (worlds, 1))
-    flat = expected.reshape(-1, endpoints)
+    flat = np.ascontiguousarray(expected.reshape(-1, endpoints).T)
     chances = _Chances(residual, flat, np.tile(kind.score, (worlds, 1)), kind.seen)
     sample = np.concatenate([world * count + rows for world, rows in enumerate(samples)])
     looked = held[sample], chances.of(sample), cost[sample]
@@ -288,8 +290,9 @@ def _competing(cost: Floats, quality: Floats, most: int = CANDIDATES) -> NDArray
         return np.zeros(0, np.int64)
     least = max(float(cost[finite].min()), 1e-12)
     prices = np.geomspace(0.2 * least, 100.0 * float(cost[finite].max()) + least, PRICES)
-    wins = np.zeros(cost.shape[1])
-    for price in prices:
-        wins += np.bincount((cost - price * quality).argmin(axis=1), minlength=len(wins))
+    best, net = np.empty((PRICES, len(cost)), np.intp), np.empty(cost.shape)
+    for price, at in zip(prices, best, strict=True):
+        np.subtract(cost, np.multiply(quality, price, out=net), out=net).argmin(axis=1, out=at)
+    wins = np.bincount(best.ravel(), minlength=cost.shape[1])
     order = np.argsort(-wins, kind="stable")[:most]
     return np.sort(order[wins[order] > 0])

@@ -51,8 +51,7 @@ def climb(cost_usd: AnyFloats, quality: AnyFloats, allowed: NDArray[np.bool_] | 
     while len(active):
         more = cost[active] - cost[active, at[active]][:, None]
         better = quality[active] - quality[active, at[active]][:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            price = np.where((better > 1e-9) & np.isfinite(more), more / better, np.inf)
+        price = np.divide(more, better, out=np.full(more.shape, np.inf), where=better > 1e-9)
         to = price.argmin(axis=1)
         line = np.arange(len(active))
         up = np.isfinite(price[line, to])
