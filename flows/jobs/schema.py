@@ -100,7 +100,7 @@ class RequestPart(JobSection):
     """How a row becomes a request. Where the file names a file, here is its text."""
 
     id: Columns | None = None
-    """The column that is the request_id, or a list of columns that together are. Default: `request_id`."""
+    """The column that is the request_id, or a list of columns, joined with "/" (`\\\\/` in one). Default: `request_id`."""
     system: str | None = Field(default=None, repr=False)
     """The system message: a text, or a file beside the job."""
     prompt: Text | None = Field(default=None, repr=False)

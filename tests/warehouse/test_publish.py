@@ -180,8 +180,7 @@ def test_a_published_row_carries_its_id_cost_and_certificate(
     leading = [name for name in table.column_names[: table.column_names.index(first)] if name != "task"]
     assert {name: str(table.schema.field(name).type) for name in leading} == expected
     for name in expected.keys() & columns.keys():
-        apart = "day" not in columns  # b/c holds what joins the columns of an id
-        assert table[name].to_pylist() == (columns[name] if apart else [columns[name][0], None])
+        assert table[name].to_pylist() == columns[name]
     assert table["cost_usd"].to_pylist() == [3, 0]
     assert table["unsettled_usd"].to_pylist() == [5, 0]
     manifest = json.loads((Path(published.path) / "manifest.json").read_text())

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from thirdshift.warehouse.errors import PublishError, StoreUnreachable, WarehouseError, first_line, of_storage
 from thirdshift.warehouse.intake.intake import id_types
-from thirdshift.warehouse.intake.rendering import ID_SEPARATOR
+from thirdshift.warehouse.intake.joined_ids import value_of
 from thirdshift.warehouse.intake.sources import name, quoted
 from thirdshift.warehouse.journal.files import private_dir
 from thirdshift.warehouse.journal.run_folder import check_marked, run_folder
@@ -158,17 +158,14 @@ def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 def _ids(folder: Path) -> dict[str, str]:
     """Return the column and the SQL expression for `request_id` and the columns of the input that made it, each in its
-    own type. Where several made it, a text that holds the separator cannot be taken apart, and they are null.
+    own type.
     """
     types = id_types(folder)
-    parts = f"string_split(a.request_id, {quoted(ID_SEPARATOR)})"
     ids = {"request_id": "a.request_id"}
     for place, (column, kind) in enumerate(types.items(), 1):
         if column in TAKEN - {"request_id"}:
             continue
-        text = "a.request_id"
-        if len(types) > 1:
-            text = f"case when len({parts}) = {len(types)} then {parts}[{place}] end"
+        text = value_of("a.request_id", place, len(types))
         ids[column] = f"try_cast({text} as {kind})" if CAST_BACK.fullmatch(kind) else text
     return ids
 

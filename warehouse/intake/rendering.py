@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from thirdshift.warehouse.errors import InputError, nearest
+from thirdshift.warehouse.intake.joined_ids import joined
 from thirdshift.warehouse.intake.messages import PADDED
 from thirdshift.warehouse.intake.sources import name, quoted
-
-ID_SEPARATOR = "/"
-"""Between the columns of a `request.id` that is a list: `2026-11-22/4711`."""
 
 RAW = pa.schema(
     [
@@ -158,17 +156,17 @@ def _id(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:
     for column in columns:
         table.need(column, wanted_by)
     parts = [table.text(column) for column in columns]
-    joined = f" || {quoted(ID_SEPARATOR)} || ".join(parts)
+    whole = joined(parts)
     shown = " or ".join(columns)
-    flaws.append(f"when {joined} is null then {quoted(f'{shown} is null')}")
-    flaws.append(f"when trim({joined}) = '' then {quoted(f'{shown} is empty')}")
+    flaws.append(f"when {whole} is null then {quoted(f'{shown} is null')}")
+    flaws.append(f"when trim({whole}) = '' then {quoted(f'{shown} is empty')}")
     for column in columns:
         if table.type(column) in ("DOUBLE", "FLOAT"):
             most = EXACT[table.type(column)]
             flaws.append(
                 f"when abs({name(column)}) >= {most} then {quoted(f'{column} is a double, and so large a one is rounded')}"
             )
-    return joined
+    return whole
 
 
 def _task(table: _Table, spec: RequestSpec) -> str:
