@@ -34,7 +34,9 @@ from thirdshift.warehouse.intake.sources import find
 NODES_SECRET = re.compile(rf"{SECRET.pattern}|_(token|key)$", re.IGNORECASE)
 """Names of variables in a `runtime_env` that people keep a secret in: HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
 
-BATCH_LIMITS = ("batch_requests", "batch_bytes", "line_bytes", "batches")
+BATCH_KEYS = ("window", "turnaround", "delete_remote")
+BATCH_LIMITS = ("enqueued_tokens", "batch_requests", "batch_bytes", "line_bytes", "batches")
+"""Keys of an endpoint, and of its limits, that say something of batches alone."""
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
@@ -178,8 +180,8 @@ def _batch_keys(data: dict[str, Any]) -> Finds:
         limits = [key for key in BATCH_LIMITS if isinstance(stated, dict) and stated.get(key) is not None]
         if endpoint.get("mode") != "batch":
             yield from (((*loc, "limits", key), "is of batches; it wants mode: batch") for key in limits)
-            if endpoint.get("window") is not None:
-                yield (*loc, "window"), "is of batches; it wants mode: batch"
+            stated_keys = [key for key in BATCH_KEYS if endpoint.get(key) not in (None, False)]
+            yield from (((*loc, key), "is of batches; it wants mode: batch") for key in stated_keys)
             continue
         base, model = endpoint.get("api_base"), endpoint.get("model")
         tier = tier_rows().of(str(model), base if isinstance(base, str) else None)

@@ -22,7 +22,6 @@ from thirdshift.flows.jobs.parsing import read
 from thirdshift.flows.jobs.redaction import HIDDEN, hidden, without_passwords
 from thirdshift.flows.jobs.schema import (
     BudgetPart,
-    Count,
     EndpointPart,
     JobSection,
     NotifyPart,
@@ -30,13 +29,11 @@ from thirdshift.flows.jobs.schema import (
     PolicyPart,
     QualityPart,
     RequestPart,
-    Scalar,
-    Seconds,
     SqlInput,
-    Text,
     TolerateParts,
 )
 from thirdshift.flows.jobs.sql import typed
+from thirdshift.flows.jobs.value_types import Count, Scalar, Seconds, Text
 
 _SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -14,6 +14,7 @@ from thirdshift.flows.jobs.parsing import Document, Loc
 from thirdshift.flows.jobs.schema import section_of
 
 WHOLE = "a whole number"
+NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 WANTED: Mapping[str, str] = {
     "bool_type": "true or false",
     "decimal_parsing": "a number",
@@ -71,7 +72,10 @@ def _walked(loc: Loc, data: Any, *, missing: bool) -> Loc:
 def _what(details: ErrorDetails, loc: Loc, root: type[BaseModel]) -> str:
     kind, context = details["type"], details.get("ctx", {})
     if kind in WANTED:
-        return f"must be {WANTED[kind]}, is {_is(details['input'])}"
+        given, hint = details["input"], ""
+        if isinstance(given, str) and "number" in WANTED[kind] and NUMBER.fullmatch(given):
+            hint = "; without quotes it is a number"
+        return f"must be {WANTED[kind]}, is {_is(given)}{hint}"
     if kind in BOUNDS:
         words, limit = BOUNDS[kind]
         return f"must be {words.format(context[limit])}, is {details['input']}"

@@ -93,7 +93,7 @@ def _by_reference(quality: dict[str, Any]) -> bool:
 
 
 def _roles(data: dict[str, Any], quality: dict[str, Any]) -> Finds:
-    """Check that an endpoint that only judges is not the baseline, and that another one answers."""
+    """Check that an endpoint that only judges does, is not the baseline, and that another one answers."""
     endpoints = data.get("endpoints")
     stated = (
         [endpoint for endpoint in endpoints if isinstance(endpoint, dict)]
@@ -102,6 +102,15 @@ def _roles(data: dict[str, Any], quality: dict[str, Any]) -> Finds:
     )
     judges = [endpoint.get("name") for endpoint in stated if endpoint.get("only") == "judge"]
     baseline = quality.get("relative_to")
+    judge = quality.get("judge")
+    named = judge.get("endpoint") if isinstance(judge, dict) else None
+    for number, endpoint in enumerate(stated):
+        if endpoint.get("only") == "judge" and endpoint.get("name") != named:
+            who = "names none" if named is None else f"names {named}"
+            yield (
+                ("endpoints", number, "only"),
+                f"judge is for the endpoint that quality.judge names, which {who}",
+            )
     if stated and len(judges) == len(stated):
         yield ("endpoints",), "all of them only judge; nobody is left to answer"
     if baseline is not None and baseline in judges:

@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from thirdshift.flows.jobs.job import Job
-from thirdshift.flows.jobs.schema import JobSection, Seconds, section_of
+from thirdshift.flows.jobs.schema import JobSection, section_of
 from thirdshift.flows.jobs.unsupported import NOT_YET
+from thirdshift.flows.jobs.value_types import Seconds
 
 OPENING = """\
 # The job file

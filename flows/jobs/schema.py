@@ -2,75 +2,25 @@
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from thirdshift.flows.jobs.deadlines import duration
-from thirdshift.router.pricing.pricebook import off_peak_rule
-from thirdshift.router.tiers import hours_of
-from thirdshift.router.values import JSON, MOST_USD
-
-
-def _duration_seconds(value: JSON) -> JSON:
-    if not isinstance(value, str):
-        raise ValueError("write a time like 90d, 8h or 30m")  # noqa: TRY004 (what pydantic makes a mistake of)
-    length = duration(value)
-    if length is None:
-        raise ValueError(f"{value!r} is no time; write it like 90d, 8h or 30m")
-    return length.total_seconds()
-
-
-def _one_or_more(value: JSON) -> JSON:
-    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
-
-
-def _scalar(value: JSON) -> JSON:
-    if isinstance(value, dict | list):
-        raise ValueError("is one value, or null where it must be given")  # noqa: TRY004 (likewise)
-    return value
-
-
-def _zone(name: str) -> str:
-    off_peak_rule(Decimal(1), name, (), ())
-    return name
-
-
-def _hours(hours: str) -> str:
-    off_peak_rule(Decimal(1), "UTC", (hours,), ())
-    return hours
-
-
-def _workers(count: int | str) -> int | str:
-    if count == "max" or (isinstance(count, int) and count >= 1):
-        return count
-    if isinstance(count, str) and re.fullmatch(r"0-[1-9][0-9]{0,5}", count):
-        return count
-    raise ValueError("is a number from 1, a range that begins at 0 (0-16), or max")
-
-
-def _window(text: str) -> str:
-    hours_of(text)
-    return text
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Usd = Annotated[Decimal, Field(ge=0, lt=MOST_USD, allow_inf_nan=False)]
-UnitUsd = Annotated[Decimal, Field(ge=0, lt=10**6, allow_inf_nan=False)]  # as DECIMAL(18,12) holds it
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""An endpoint's name: it names files, columns and hive partitions."""
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Workers = Annotated[int | str, AfterValidator(_workers)]
-Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
-Columns = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
-Hour = Annotated[str, BeforeValidator(lambda hour: str(hour) if type(hour) is int else hour)]
-Amount = Annotated[
-    Annotated[int, Field(ge=0)] | None, BeforeValidator(lambda audit: None if audit == "auto" else audit)
-]
-Scalar = Annotated[Any, AfterValidator(_scalar)]
+from thirdshift.flows.jobs.value_types import (
+    Amount,
+    Columns,
+    Count,
+    Hours,
+    Name,
+    Seconds,
+    Share,
+    Text,
+    UnitUsd,
+    Usd,
+    Window,
+    Workers,
+    Zone,
+)
 
 
 class JobSection(BaseModel):
@@ -100,7 +50,7 @@ class RequestPart(JobSection):
     """How a row becomes a request. Where the file names a file, here is its text."""
 
     id: Columns | None = None
-    """The column that is the request_id, or a list of columns, joined with "/" (`\\\\/` in one). Default: `request_id`."""
+    """The column that is the request_id, or a list of columns, joined with "/" (`\\/` in one). Default: `request_id`."""
     system: str | None = Field(default=None, repr=False)
     """The system message: a text, or a file beside the job."""
     prompt: Text | None = Field(default=None, repr=False)
@@ -286,9 +236,9 @@ class OffPeakPart(JobSection):
 
     factor: UnitUsd
     """What the price is multiplied by."""
-    tz: Annotated[Text, AfterValidator(_zone)] = "UTC"
+    tz: Zone = "UTC"
     """The time zone of hours and days."""
-    hours: tuple[Annotated[Hour, AfterValidator(_hours)], ...] = ()
+    hours: tuple[Hours, ...] = ()
     """`0` or `10-23`, both ends inside; none: all day."""
     days: tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...] = ()
     """None: every day."""
@@ -348,7 +298,7 @@ class EndpointPart(JobSection):
     """Tokens, input and output. Default: the catalogue's or litellm's."""
     quality_prior: Share | None = None
     """What to believe of its mean score before anything was observed. Default: from the catalogue's benchmarks."""
-    window: Annotated[Text, AfterValidator(_window)] | None = None
+    window: Window | None = None
     """Within what time a batch is asked for, `1h` or `72h`. Default: the first that the tier's row has."""
     turnaround: Seconds | None = None
     """How long a batch takes, `2h`. Default: what earlier batches took, or a stated prior."""

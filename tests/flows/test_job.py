@@ -94,6 +94,12 @@ ONE_MISTAKE = [
     (GOOD + "budget: 5\n", "budget", "must be keys and values, is 5"),
     (GOOD + "budget: {cap_usd: -1}\n", "budget.cap_usd", "must be at least 0, is -1"),
     (GOOD + "budget: {cap_usd: much}\n", "budget.cap_usd", "must be a number, is text"),
+    (GOOD + "budget: {cap_usd: '5'}\n", "budget.cap_usd", "is text; without quotes it is a number"),
+    (GOOD + "budget: {approve_above_usd: '5'}\n", "budget.approve_above_usd", "must be a number, is text"),
+    (GOOD.replace("0.14", "'0.14'"), "endpoints[0].price.input", "must be a number, is text; without quotes"),
+    (on_endpoint("off_peak: {factor: '0.5'}"), "endpoints[0].off_peak.factor", "must be a number, is text"),
+    (GOOD + "request: {max_tokens: '9'}\n", "request.max_tokens", "is text; without quotes it is a number"),
+    (GOOD + "quality: {floor: '0.9'}\n", "quality.floor", "is text; without quotes it is a number"),
     (GOOD + "quality: {floor: 1.01}\n", "quality.floor", "must be at most 1.0, is 1.01"),
     (GOOD + "quality: {floor: 90}\n", "quality.floor", "must be at most 1.0, is 90"),
     (GOOD + "quality: {confidence: 1}\n", "quality.confidence", "must be below 1"),
@@ -106,7 +112,17 @@ ONE_MISTAKE = [
     (GOOD.replace("name: flash", "name: fl/sh"), "endpoints[0].name", "names files"),
     (GOOD.split("endpoints", maxsplit=1)[0], "endpoints", "is required"),
     (GOOD.split("endpoints", maxsplit=1)[0] + "endpoints: []\n", "endpoints", "is empty"),
-    (on_endpoint("turnaround: soon"), "endpoints[0].turnaround", "is no time; write it like 90d"),
+    (on_endpoint("mode: batch\nturnaround: soon"), "endpoints[0].turnaround", "is no time; write it like 90d"),
+    # keys of batches where there are none
+    (on_endpoint("turnaround: 4h"), "endpoints[0].turnaround", "is of batches; it wants mode: batch"),
+    (on_endpoint("mode: flex\nturnaround: 4h"), "endpoints[0].turnaround", "it wants mode: batch"),
+    (on_endpoint("delete_remote: true"), "endpoints[0].delete_remote", "it wants mode: batch"),
+    (on_endpoint("limits: {enqueued_tokens: 9}"), "endpoints[0].limits.enqueued_tokens", "it wants mode: batch"),
+    (
+        GOOD + WORKER + "device: cpu, usd_per_hour: 1, delete_remote: true}\n",
+        "endpoints[1].delete_remote",
+        "it wants mode: batch",
+    ),
     # prices and hours
     (GOOD.replace("0.14", "-0.14"), "endpoints[0].price.input", "must be at least 0"),
     (on_endpoint("off_peak: {factor: 0.5, hours: [25]}"), "endpoints[0].off_peak.hours[0]", "no hour"),
@@ -288,6 +304,8 @@ def test_a_judge_needs_a_rubric_and_may_only_judge(tmp_path: Path) -> None:
         GOOD + "quality: {scorer: agreement}\n": "quality.relative_to",
         GOOD.replace("flash", "wise") + "    only: judge\n": "endpoints",
         GOOD + wise + "quality: {relative_to: wise}\n": "quality.relative_to",
+        GOOD + wise: "endpoints[1].only",
+        GOOD + wise + judged.replace("wise", "flash") % "r.md": "endpoints[1].only",
     }.items():
         assert place in mistakes(tmp_path, text)
 
@@ -379,7 +397,7 @@ def nothing_known(model: str, mode: Mode, said: Override, /, *, endpoint: str) -
 
 
 def test_an_endpoint_is_what_the_job_says_over_what_is_known(tmp_path: Path) -> None:
-    lines = "origin: FR\nretention: zero\nlimits: {rpm: 60}\nturnaround: 4h\n"
+    lines = "origin: FR\nretention: zero\nlimits: {rpm: 60}\nmode: batch\nturnaround: 4h\n"
     lines += "off_peak: {factor: 0.5, hours: [0, 10-12]}"
     part = job(tmp_path, on_endpoint(lines)).endpoints[0]
     known = KnownModel(Facts(licence="mit", origin="US"), context_window=4096, quality_prior=0.7)

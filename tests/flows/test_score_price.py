@@ -55,8 +55,8 @@ def test_a_verdict_is_guessed_until_this_jobs_judge_has_billed_some(tmp_path: Pa
 
 
 def test_what_agrees_with_another_endpoint_costs_that_ones_answer(tmp_path: Path) -> None:
-    scorer = "scorer: judge, judge: {endpoint: wise, rubric: Be kind.}"
+    scorer = "scorer: judge,"
     assert scorer in JOB
-    text = JOB.replace(scorer, "scorer: agreement, relative_to: flash")
+    text = JOB.replace(scorer, "scorer: agreement, relative_to: flash,")
     market: Any = SimpleNamespace(least_usd=lambda endpoint: np.full(10, 0.07), sent=None)
     assert score_usd(context(tmp_path, text), COLUMNS, market) == pytest.approx(0.07)
