@@ -91,6 +91,7 @@ def test_two_answers_that_agree_are_served_and_a_night_killed_among_votes_pays_n
     )
     assert settled <= billed_usd(provider) <= held
     check_votes(warehouse)
+    assert ask(warehouse, "select count(*) from assignments where shard_id is null") == [(0,)]
 
 
 def check_votes(warehouse: Path) -> None:

@@ -321,24 +321,27 @@ def test_no_result_is_found_by_comparing_every_row_with_every_reply(tmp_path: Pa
     assert "NESTED_LOOP" not in steps
 
 
-def test_an_assignment_names_the_shard_in_which_its_endpoint_was_asked(tmp_path: Path) -> None:
+def test_an_assignment_names_the_shard_in_which_its_endpoint_was_asked_or_else_it_went_out(
+    tmp_path: Path,
+) -> None:
     with Warehouse.open(tmp_path / "w.duckdb") as warehouse:
         warehouse.execute(
             """insert into requests by name from (values ('night', 'r0', 0, 0), ('night', 'r1', 1, 0),
-               ('night', 'r2', 2, 2), ('night', 'r3', 3, 3)) t(run_id, request_id, row, leader)"""
+               ('night', 'r2', 2, 2), ('night', 'r3', 3, 3), ('night', 'r4', 4, 4)) t(run_id, request_id, row, leader)"""
         )
         warehouse.execute(
             """insert into assignments by name select 'night' as run_id, 'r' || i as request_id, 'small' as endpoint
-               from range(4) t(i)"""
+               from range(5) t(i)"""
         )
         warehouse.execute(
             """insert into ledger by name from (values
                ('night', 'r0', 'small', '1-pilot-small', 'pilot'), ('night', 'r0', 'small', '3-main-small', 'main'),
-               ('night', 'r2', 'small', '1-pilot-small', 'pilot'), ('night', 'r3', 'large', '4-repair-large', 'repair'))
+               ('night', 'r2', 'small', '1-pilot-small', 'pilot'), ('night', 'r3', 'large', '4-repair-large', 'repair'),
+               ('night', 'r4', 'large', '2-pilot-large', 'pilot'), ('night', 'r4', 'large', '5-main-large', 'main'))
                t(run_id, request_id, endpoint, shard_id, purpose)"""
         )
         dispatch.name_shards(warehouse, "night")
         named = warehouse.query("select shard_id from assignments order by request_id")[
             "shard_id"
         ].to_pylist()
-    assert named == ["3-main-small", "3-main-small", "1-pilot-small", None]
+    assert named == ["3-main-small", "3-main-small", "1-pilot-small", None, "5-main-large"]

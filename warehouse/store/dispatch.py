@@ -19,22 +19,26 @@ def save_assignments(warehouse: Warehouse, assignments: pa.Table) -> None:
 SENT = """
 update assignments set shard_id = sent.shard_id
 from (
-    select q.request_id, l.endpoint,
-           coalesce(min(l.shard_id) filter (l.purpose = 'main'), min(l.shard_id)) as shard_id
+    select a.request_id, coalesce(
+        min(l.shard_id) filter (l.endpoint = a.endpoint and l.purpose = 'main'),
+        min(l.shard_id) filter (l.endpoint = a.endpoint),
+        min(l.shard_id) filter (l.purpose = 'main')
+    ) as shard_id
     from ledger l
     join requests leader on leader.run_id = l.run_id and leader.request_id = l.request_id
     join requests q on q.run_id = l.run_id and q.leader = leader.row
+    join assignments a on a.run_id = q.run_id and a.request_id = q.request_id
     where l.run_id = $run_id and l.purpose in ('pilot', 'main')
     group by all
 ) sent
 where assignments.run_id = $run_id and assignments.request_id = sent.request_id
-  and assignments.endpoint = sent.endpoint
 """
-"""A duplicate goes with the first of its kind. What the pilot had asked of the planned endpoint is not sent again."""
+"""A duplicate goes with the first of its kind. What the pilot had asked of the planned endpoint is not sent again; nor is
+what had gone elsewhere before this plan was made, by an earlier process or to tell lengths."""
 
 
 def name_shards(warehouse: Warehouse, run_id: str) -> None:
-    """Enter for each assignment the shard with which its request went to the planned endpoint."""
+    """Enter for each assignment the shard with which its request went to the planned endpoint, or else first went out."""
     warehouse.execute(SENT, run_id=run_id)
 
 
