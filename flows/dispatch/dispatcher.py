@@ -129,6 +129,8 @@ class Dispatcher:
         """Rows that a batch ended without running, by endpoint, until `take_not_run`."""
         self.passing: dict[str, list[int]] = {}
         """Rows that a batch's server failed at by a fault that can pass, by endpoint, until `take_passing`."""
+        self.given_up: set[str] = set()
+        """Batch tiers of which a shard broke off: each try waits for a provider that does not answer."""
         self.waits = Waits()
         self.awaited: Collection[str] | None = None
         """Endpoints that may be sent more after what is being sent; None: any may. A worker of another that is done with
@@ -246,7 +248,14 @@ class Dispatcher:
     @property
     def closed(self) -> set[str]:
         """Endpoints that are sent no more batches in this run."""
-        return set() if self.harvest is None else self.harvest.closed
+        return self.given_up if self.harvest is None else self.given_up | self.harvest.closed
+
+    def give_up(self, work: ShardWork) -> None:
+        """Ask no more of what has broken off as a whole: a batch tier that cannot be told what to place, or for scores."""
+        if self.endpoints[work.endpoint].mode is Mode.BATCH:
+            self.given_up.add(work.endpoint)
+        if work.purpose in FOR_SCORES:
+            self.unscored[FailureKind.CONNECTION] += len(work.unanswered)
 
     def progress_counts(self, shards: Sequence[ShardWork], bill: Callable[[], str]) -> ProgressCounts:
         """Return counts that start at nothing done: how many requests are to come, and when from batch tiers.

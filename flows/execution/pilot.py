@@ -21,6 +21,7 @@ GUESSED_SHARE = 0.05
 def pilot(prepared: PreparedRun) -> list[ShardWork]:
     """Return the next shards of the pilot; none where observing more would not pay."""
     run, learner, audit = prepared.run, prepared.learner, prepared.audit
+    learner.broken = [e for e, name in enumerate(run.endpoint_names) if name in run.dispatcher.given_up]
     if adopted := adopted_shards(prepared, {Purpose.PILOT, Purpose.JUDGE}):
         return adopted
     if audit is not None and (shards := scoring_shards(prepared, audit.pilot_requests)):

@@ -148,6 +148,7 @@ class Run:
         if failed is not None:
             self.console.say(f"shard {shard.shard_id} failed: {failed}", "red")
             never_twice(shard, failed, context.folder, self.dispatcher.endpoints[shard.endpoint].mode)
+            self.dispatcher.give_up(shard)
             self.broken_shards.append(shard)
             self.journal.seal(shard.shard_id)  # what it was answered before it broke is paid for, and counts
         self._to_land.append((shard, failed))

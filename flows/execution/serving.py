@@ -112,13 +112,13 @@ def record_replies(planned: PlannedRun) -> None:
     in_vain = [names.index(name) for name in waits.in_vain if name in names]
     assignment.record_replies(run.queries.replies(), columns, in_vain)
     assignment.out_until[:] = [waits.out_until(name) for name in names]
-    for shard in run.broken_shards:
+    for shard in (shard for shard in run.broken_shards if shard.purpose is not Purpose.JUDGE):
         assignment.mark_failed(columns.positions(shard.rows), run.endpoint_names.index(shard.endpoint))
     for endpoint, rows in run.dispatcher.take_not_run():
         assignment.mark_not_run(columns.positions(rows), run.endpoint_names.index(endpoint))
     for endpoint, rows in run.dispatcher.take_passing():
         assignment.mark_passing(columns.positions(rows), run.endpoint_names.index(endpoint))
-    for endpoint in run.dispatcher.closed:
+    for endpoint in run.dispatcher.closed & set(names):
         assignment.mark_failed(np.arange(len(columns.rows)), run.endpoint_names.index(endpoint))
 
 

@@ -78,6 +78,8 @@ class Learner:
         """[leaders]"""
         self.rounds = 0
         """Rounds of the pilot so far."""
+        self.broken: list[int] = []
+        """Endpoints that broke off as a whole."""
         self._worth_starting: dict[int, bool] = {}
         """Whether a look at an endpoint paid by the hour is worth a worker's start, where the pilot has asked that."""
 
@@ -312,13 +314,12 @@ class Learner:
         )
 
     def leave_out_silent(self) -> None:
-        """Give nothing more to endpoints that have failed at everything; they are named."""
+        """Give nothing more to endpoints that have failed at everything, or broke off; they are named."""
         context = self.context
-        for endpoint in leave_out(
-            self.columns.allowed, silent_so_far(self.run_queries.replies(), len(context.endpoints))
-        ):
-            name = context.endpoints[endpoint].name
-            self.say(f"{name} has answered nothing that it was asked, and is given nothing more", "yellow")
+        silent = silent_so_far(self.run_queries.replies(), len(context.endpoints))
+        for endpoint in leave_out(self.columns.allowed, [*silent, *self.broken]):
+            why = "broke off" if endpoint in self.broken else "has answered nothing that it was asked"
+            self.say(f"{context.endpoints[endpoint].name} {why}, and is given nothing more", "yellow")
 
     def watch(self) -> None:
         """Endpoints that are found to have got worse since earlier nights are named; those nights say nothing of them
