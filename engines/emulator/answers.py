@@ -18,7 +18,7 @@ from thirdshift.engines.emulator.answer_key import (
     messages_key,
     text_key,
 )
-from thirdshift.engines.emulator.generation import as_json, instance, right_json, wrong
+from thirdshift.engines.emulator.generation import right_json, wrong, wrong_json
 from thirdshift.engines.emulator.judging import invented, verdict_on
 from thirdshift.engines.emulator.models import EmulatedModel
 from thirdshift.engines.emulator.recorded_outcomes import Recorded, RecordedOutcome
@@ -157,8 +157,7 @@ class Oracle:
         rng = random.Random(draws.text)  # noqa: S311 - repeatable, not secret
         if asked.schema is None:
             return wrong(right, asked.prompt, rng)
-        others = (as_json(instance(asked.schema, rng)) for _ in range(16))
-        return next((other for other in others if other != right), right)
+        return wrong_json(asked.schema, right, rng)
 
 
 def logistic(x: float) -> float:

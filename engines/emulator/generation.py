@@ -6,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import regex
@@ -15,6 +16,8 @@ LETTER = re.compile(r"\W*([A-Za-z])\W*")
 LONE = regex.compile(r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)")
 """As the scorer `choice` finds one; to the standard library a fraction is part of a word."""
 OPTION = re.compile(r"^\W{0,2}([A-Z])[.):]", re.MULTILINE)
+MOST_TRIES = 8
+"""So often another is made for fields that are as in the right answer: a schema may have no other value for them."""
 OPPOSITES = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 
 
@@ -73,16 +76,16 @@ def _swapped(text: str, rng: random.Random) -> str:
 
 
 def _wrong_json(value: Any, prompt: str, rng: random.Random) -> Any:
-    """Replace every leaf by another one of its type."""
+    """Replace every leaf by another one of its type; where there is nothing, something is made up."""
     if isinstance(value, dict):
         return {key: _wrong_json(inner, prompt, rng) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_wrong_json(inner, prompt, rng) for inner in value]
+        return [_wrong_json(inner, prompt, rng) for inner in value or (None,)]
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
         return value + rng.randint(1, 9)
-    return wrong(value, prompt, rng) if isinstance(value, str) else value
+    return wrong(value, prompt, rng) if isinstance(value, str) else f"text {rng.randrange(1000)}"
 
 
 # --- JSON by a schema -------------------------------------------------------------------------------------
@@ -99,6 +102,40 @@ def instance(schema: Mapping[str, Any], rng: random.Random, hint: str | None = N
 def right_json(schema: Mapping[str, Any], key: int, reference: str | None = None) -> str:
     """Make the right answer to a request with this key, the same for every model; `reference`: as `instance`'s hint."""
     return as_json(instance(schema, random.Random(key), reference))  # noqa: S311 - repeatable, not secret
+
+
+def wrong_json(schema: Mapping[str, Any], right: str, rng: random.Random) -> str:
+    """Make an answer that the schema accepts and that is wrong in every field of which it accepts another value; `right`
+    itself where it accepts no other."""
+    made = instance(schema, rng)
+    try:
+        wanted = json.loads(right)
+    except ValueError:  # a reference that only looks like JSON
+        return as_json(made)
+    for _ in range(MOST_TRIES):
+        if not _shares(made, wanted):
+            break
+        made = _apart(made, instance(schema, rng), wanted)
+    return right if made == wanted else as_json(made)
+
+
+def _shares(made: Any, right: Any) -> bool:
+    """Whether a field is as in the right answer."""
+    if isinstance(made, dict) and isinstance(right, dict):
+        return any(_shares(made[key], right[key]) for key in made.keys() & right.keys())
+    if isinstance(made, list) and isinstance(right, list):
+        return any(_shares(*pair) for pair in zip(made, right, strict=False))
+    return bool(made == right)
+
+
+def _apart(made: Any, other: Any, right: Any) -> Any:
+    """Take of another answer what is as in the right one."""
+    if isinstance(made, dict) and isinstance(other, dict) and isinstance(right, dict):
+        return {key: _apart(value, other.get(key, value), right.get(key)) for key, value in made.items()}
+    if isinstance(made, list) and isinstance(other, list) and isinstance(right, list):
+        fields = zip_longest(made, other[: len(made)], right[: len(made)])
+        return [_apart(*field) for field in fields]
+    return other if made == right else made
 
 
 def as_json(value: Any) -> str:

@@ -13,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.servers import chat, cheap, dear, emulated, endpoint, fetch, known_items, right_share
+from thirdshift.engines.core.validation import is_valid
 from thirdshift.engines.emulator import KnownRow
-from thirdshift.engines.emulator.generation import instance, wrong
+from thirdshift.engines.emulator.generation import instance, wrong, wrong_json
 from thirdshift.router.certification.judge import Judge, Question
 from thirdshift.router.certification.scorers import KINDS, last_letter
+from thirdshift.router.values import Request
 
 ITEMS = known_items(200)
 
@@ -149,10 +151,35 @@ def test_a_wrong_choice_is_one_of_those_offered() -> None:
 
 
 def test_a_wrong_json_answer_is_wrong_in_every_field() -> None:
-    right = {"label": "bug", "amount": 12.5, "paid": True, "lines": [{"n": 1}]}
+    right = {"label": "bug", "amount": 12.5, "paid": True, "lines": [{"n": 1}], "note": None, "tags": []}
     given_wrong = json.loads(wrong(json.dumps(right), "", random.Random(1)))
     assert given_wrong.keys() == right.keys()
     assert all(given_wrong[key] != right[key] for key in right)
+
+
+def test_a_wrong_answer_to_a_schema_is_wrong_in_every_field_that_can_be() -> None:
+    kinds = {
+        "a": {"enum": ["x", "y", "z"]},
+        "b": {"type": "boolean"},
+        "c": {"type": "integer"},
+        "d": {"const": 1},
+    }
+    lines = {"type": "array", "items": {"type": "object", "properties": {"b": {"type": "boolean"}}}}
+    schema = {"type": "object", "properties": kinds | {"lines": lines}, "required": [*kinds]}
+    request = Request(0, "r", "h", "t", (), response_schema=schema)
+    equal = 0
+    for seed in range(200):
+        right = instance(schema, random.Random(-seed))
+        text = wrong_json(schema, json.dumps(right, indent=1), random.Random(seed))
+        assert is_valid(request, text)
+        made = json.loads(text)
+        assert made.keys() == right.keys()
+        assert made["d"] == right["d"] == 1
+        equal += sum(made[key] == right[key] for key in ("a", "b", "c", "lines"))
+    assert equal <= 8, "of 800; a coin falls as the right one eight times in a row"
+    only = {"type": "object", "properties": {"d": {"const": 1}}}
+    assert wrong_json(only, '{"d": 1}', random.Random(0)) == '{"d": 1}'
+    assert is_valid(request, wrong_json(schema, "{no JSON", random.Random(0)))
 
 
 def test_a_known_label_finds_its_place_in_the_schema() -> None:
