@@ -97,9 +97,13 @@ def costs_within(market: Market, seconds: float | None) -> Floats:
 
 
 def _asked(columns: RequestColumns, market: Market, seconds: float | None) -> Floats:
-    """The same, infinite where an endpoint may not be asked too."""
+    """The same, infinite where an endpoint may not be asked too. Where nobody answers in time that is for the plan to say:
+    who is left out of it is asked for nothing."""
     cost = costs_within(market, seconds)
     cost[~(columns.allowed & np.isfinite(cost))] = np.inf
+    nobody = ~np.isfinite(cost).any(axis=1)
+    if nobody.any():
+        cost[nobody] = np.where(columns.allowed[nobody], market.by_endpoint()[nobody], np.inf)
     return cost
 
 

@@ -76,6 +76,8 @@ class Wanted:
             if not exact and not relative:  # the prediction, taught by what was scored, is of all answers
                 return each.floor
             mean, shown = served.get(each.task, each.mean), each.lower_bound if exact else each.mean
+            if exact and not relative and shown <= 0.0:  # every answer is known to be wrong
+                return each.floor
             # where nothing is known, nothing can be aimed at
             return mean * each.floor / shown if shown > 0.0 else mean
 

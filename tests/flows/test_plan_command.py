@@ -63,6 +63,31 @@ def test_what_is_infeasible_names_the_nearest(tmp_path: Path, capsys: pytest.Cap
     assert told["nearest"]["floor"] == pytest.approx(0.7, abs=1e-3)
 
 
+@pytest.mark.parametrize("scorer", ["numeric", None])
+@pytest.mark.parametrize(
+    ("deadline", "endpoint"),
+    [
+        ("2020-01-01T00:00:00Z", {"price": PRICE}),
+        ("8h", {"price": PRICE, "mode": "batch", "turnaround": "24h"}),
+        ("2020-01-01T00:00:00Z", {"usd_per_hour": 2}),
+    ],
+)
+def test_a_deadline_that_nobody_meets_is_infeasible(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    deadline: str,
+    endpoint: dict[str, Any],
+    scorer: str | None,
+) -> None:
+    asked = {"floor": 0.5, "pilot": 0} | ({"scorer": scorer} if scorer else {})
+    ends = {"only": endpoint | {"quality_prior": 0.7}}
+    assert plan(tmp_path, ends, quality=asked, deadline=deadline) == INFEASIBLE
+    told = json.loads(capsys.readouterr().out)
+    assert not told["feasible"]
+    assert told["reasons"][0]["constraint"] == "deadline"
+    assert told["cost_usd"] is None
+
+
 @pytest.mark.parametrize(("deadline", "waits"), [("8h", True), ("30s", False)])
 def test_a_plan_waits_for_the_low_price_where_there_is_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], deadline: str, waits: bool

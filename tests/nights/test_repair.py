@@ -121,6 +121,13 @@ def test_a_relative_floor_is_mended_to_what_shows_it() -> None:
     assert audited.mean == 0.95, "the mean of what was scored is that of a part; the floor is for all"
 
 
+def test_where_every_answer_is_wrong_the_floor_is_aimed_at() -> None:
+    known = Certificate(None, 0.5, 0.95, Basis.REFERENCE, "exact", N, N, 0.0, 0.0, Method.CENSUS)
+    wanted = Wanted.of([known], {None: 0.0}, exact=True, relative=False)
+    assert wanted is not None
+    assert wanted.mean == 0.5
+
+
 def test_a_better_answer_that_is_held_is_served_and_not_bought() -> None:
     quality, held = served_by_small()
     held[:] = True
