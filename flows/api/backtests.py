@@ -87,6 +87,7 @@ def backtest_with_notes(
             table, settings, endpoints=endpoints, shortlist=shortlist, seed=seed, repeat=repeat
         )
     except (OSError, pa.ArrowException, OutcomesError) as error:
-        raise UserError(f"{name}: {error}") from error
+        why = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise UserError(f"{name}: {why}") from error
     repeats = tuple(BacktestFigures(**figures) for figures in answer["repeats"])
     return BacktestReport(repeats, BacktestFigures(**answer["mean"])), notes

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from thirdshift.flows.formats import json_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -86,7 +87,7 @@ def backtest(
     for note in notes:
         print(note, file=sys.stderr)
     if as_json:
-        print(json.dumps(asdict(report)))
+        print(json_text(asdict(report)))
     else:
         Console(highlight=False).print(_table(report))
 

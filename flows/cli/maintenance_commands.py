@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError, nearest
-from thirdshift.flows.formats import as_table, jsonable, printable
+from thirdshift.flows.formats import as_table, json_text, printable
 from thirdshift.flows.runs.folder import alive_runs
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice
@@ -88,7 +88,7 @@ def migrate_warehouse(path: Path, *, as_json: bool) -> int:
     with _as_user_errors():
         done = migrate(path)
     if as_json:
-        print(json.dumps(asdict(done), default=jsonable))
+        print(json_text(asdict(done)))
     elif done.backup is None:
         print(f"{path}: has schema {done.after} already")
     else:
@@ -121,7 +121,7 @@ def purge_text(path: Path, ids: Path | None, before: str | None, *, dry_run: boo
             done = purge(path, request_ids=wanted, before=moment, alive=alive_runs(path))
             told = told | asdict(done) | {"from": told["files"]}
     if as_json:
-        print(json.dumps(told, default=jsonable))
+        print(json_text(told))
     else:
         print("\n".join(printable(line) for line in _purge_lines(plan, dry_run=dry_run)))
     return 0
@@ -229,7 +229,7 @@ def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
         for name in ("attempts", "settled_usd", "unsettled_usd", "cost_usd")
     }
     if as_json:
-        print(json.dumps({**totals, "spent": table.to_pylist()}, default=jsonable))
+        print(json_text({**totals, "spent": table.to_pylist()}))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     console.print(as_table(table))
@@ -268,7 +268,7 @@ def reconcile_invoice(
     head = {"invoice": str(invoice), "provider": chosen, "since": first, "until": last}
     if as_json:
         data = {} if settled is None else {"settlement": _settlement_data(settled)}
-        print(json.dumps(head | _as_data(result) | data, default=jsonable))
+        print(json_text(head | _as_data(result) | data))
         return 0
     console = Console(highlight=False, soft_wrap=True)
     _show(result, head, console)

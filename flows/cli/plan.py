@@ -12,7 +12,7 @@ import numpy as np
 
 from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.console import money
-from thirdshift.flows.formats import jsonable, printable
+from thirdshift.flows.formats import json_text, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.voting import vote_sentences
 from thirdshift.flows.runs.options import RunOptions
@@ -39,7 +39,7 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
                 else printable("\n".join(lines))
             )
         elif as_json:
-            print(json.dumps(asdict(report), default=jsonable))
+            print(json_text(asdict(report)))
         else:
             from rich.console import Console
 

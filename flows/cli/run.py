@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import redirect_stdout
 from dataclasses import asdict, replace
@@ -17,7 +16,7 @@ def run_job(call: RunOptions, *, as_json: bool, batch_output: Path | None = None
     """Run the job and print how it ended; return the exit code. `batch_output`: a file for the results in OpenAI's form."""
     from thirdshift.flows.console import RunConsole
     from thirdshift.flows.execution.stopping import kept, last_words
-    from thirdshift.flows.formats import jsonable
+    from thirdshift.flows.formats import json_text
     from thirdshift.flows.runs.context import load, name_of_run
     from thirdshift.flows.runs.summary import show_end
 
@@ -37,7 +36,7 @@ def run_job(call: RunOptions, *, as_json: bool, batch_output: Path | None = None
         lines = write_batch_output(load(call)[1], summary.run_id, batch_output)
         print(f"{lines:,} lines in {batch_output}, in the form of an OpenAI batch's output", file=sys.stderr)
     if as_json:
-        print(json.dumps(asdict(summary), default=jsonable))
+        print(json_text(asdict(summary)))
     else:
         show_end(summary)
     return summary.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,14 +25,14 @@ def show_runs(
     """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
     from thirdshift.flows.console import money, spent
     from thirdshift.flows.dispatch.dead_runs import enter_interrupted
-    from thirdshift.flows.formats import jsonable
+    from thirdshift.flows.formats import json_text
     from thirdshift.flows.runs.listing import runs_of
 
     path = (warehouse or Path("warehouse.duckdb")).resolve()
     enter_interrupted(path)
     rows = runs_of(path)[:most]
     if as_json:
-        print(json.dumps({"runs": rows}, default=jsonable))
+        print(json_text({"runs": rows}))
         return
     shown = [
         {

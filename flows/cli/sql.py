@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pyarrow as pa
 
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError
-from thirdshift.flows.formats import jsonable, printable, shown
+from thirdshift.flows.formats import json_text, printable, shown
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.ask import ask, boxed
 
@@ -37,7 +36,7 @@ def show_sql(query: str, warehouse: Path, *, layout: Layout = Layout.BOX) -> int
     except WarehouseError as error:
         raise UserError(str(error)) from error
     if layout is Layout.JSON:
-        print(json.dumps({"columns": answer.column_names, "rows": answer.to_pylist()}, default=jsonable))
+        print(json_text({"columns": answer.column_names, "rows": answer.to_pylist()}))
     elif layout is Layout.LINE:
         print("\n".join(lines(answer)))
     else:

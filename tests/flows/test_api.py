@@ -120,3 +120,8 @@ def test_a_type_checker_is_told_the_signatures() -> None:
 def test_a_cap_is_an_amount_that_a_ledger_can_hold(cap: float | str) -> None:
     with pytest.raises(UserError, match="must be a number of USD from 0"):
         money_of(cap)
+
+
+def test_outcomes_that_are_not_there_are_told_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nope\.parquet: no such file"):
+        thirdshift.backtest(tmp_path / "nope.parquet", thirdshift.BacktestSettings(0.5))

@@ -119,6 +119,29 @@ def test_a_row_is_read_whole_by_lines(demo_night: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "  a = 1\nbcd = x\n\n  a = 2\nbcd = y\n"
 
 
+@pytest.mark.parametrize("layout", list(Layout))
+def test_columns_of_one_name_are_told_apart(
+    warehouse: Path, capsys: pytest.CaptureFixture[str], layout: Layout
+) -> None:
+    show_sql("select a.run_id, b.* from runs a join runs b using (run_id)", warehouse, layout=layout)
+    assert capsys.readouterr().out.count("monday") >= 2
+    show_sql("select 1 as a, 2 as A, 3 as a_1, 4 as a", warehouse, layout=layout)
+    told = capsys.readouterr().out
+    if layout is Layout.JSON:
+        assert json.loads(told) == {
+            "columns": ["a", "A_1", "a_1_1", "a_2"],
+            "rows": [{"a": 1, "A_1": 2, "a_1_1": 3, "a_2": 4}],
+        }
+    assert "a_1_1" in told
+
+
+def test_what_is_no_number_is_null_in_json(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = "select 1 / 0 as endless, ['nan'::double, 1.5] as several, {'x': '-inf'::double} as within"
+    show_sql(query, warehouse, layout=Layout.JSON)
+    told = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert told["rows"] == [{"endless": None, "several": [None, 1.5], "within": {"x": None}}]
+
+
 def test_commands_with_a_dot_say_what_there_is_instead(
     warehouse: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,9 @@ question are refused before that.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from contextlib import redirect_stdout
+from itertools import count
 from pathlib import Path
 
 import duckdb
@@ -40,13 +42,24 @@ def ask(
         con = locks.connect(path, read_only=True, config=LOCKED, wait_seconds=wait_seconds, say=say)
         try:
             con.execute("set lock_configuration = true")
-            return con.execute(sql).to_arrow_table()
+            answer = con.execute(sql).to_arrow_table()
+            return answer.rename_columns(_apart(answer.column_names))
         finally:
             con.close()
     except duckdb.Error as error:
         raise AskError(sentence(error)) from error
     finally:
         own.release()
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """The names with a number behind those that repeat another, as DuckDB itself names the columns of a table."""
+    found: dict[str, str] = {}
+    for name in names:
+        tries = (name if not number else f"{name}_{number}" for number in count())
+        apart = next(name for name in tries if name.casefold() not in found)
+        found[apart.casefold()] = apart
+    return list(found.values())
 
 
 def boxed(answer: pa.Table, width: int, rows: int) -> str:
