@@ -112,10 +112,10 @@ def plan(prepared: PreparedRun) -> PlannedRun:
 
 
 def _market(prepared: PreparedRun) -> Market:
-    """Return what is offered now. Answers that are had are kept: where nothing will be mended, the plan makes up for those
-    that it would have had of others."""
+    """Return what is offered now. Answers that are had are kept: where nothing will be mended, or vendors' shares are
+    limited, the plan makes up for those that it would have had of others."""
     market, run = prepared.learner.market(), prepared.run
-    if run.context.learns:
+    if run.context.learns and run.context.policy.max_vendor_share is None:
         return market
     replies = run.queries.replies()
     position = prepared.columns.positions(replies.row[replies.served])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
@@ -11,9 +12,10 @@ from thirdshift.flows.execution.lateness import on_time
 from thirdshift.flows.execution.plan import PlannedRun, ask_engines
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.execution.waiting import wait_until
-from thirdshift.flows.planning.assignment import PendingRows, shards_of
+from thirdshift.flows.planning.assignment import PendingRows, most_of_a_vendor, shards_of
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
+from thirdshift.flows.quality.vendor_shares import keep_shares
 from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.values import Mode, Purpose, usd
 from thirdshift.warehouse.store import results
@@ -94,6 +96,7 @@ def compose(planned: PlannedRun) -> None:
     run, prepared = planned.run, planned.prepared
     with run.warehouse() as warehouse:
         record_replies(planned)
+        _keep_shares(planned)
         served = planned.assignment.served
         answerable = planned.assignment.answerable(prepared.columns.allowed)
         final = ~answerable if run.dispatcher.stopped else np.ones(len(served), bool)
@@ -103,6 +106,23 @@ def compose(planned: PlannedRun) -> None:
         )
         if run.context.scores_all:
             finishing.unanswered_score_nothing(warehouse, run.context.run_id, prepared.input.scorable)
+
+
+def _keep_shares(planned: PlannedRun) -> None:
+    """Keep vendors' shares of what is served, where the job limits them."""
+    prepared, assignment = planned.prepared, planned.assignment
+    most = most_of_a_vendor(planned.decision.problem)
+    if math.isinf(most):
+        return
+    worth, learner = np.full(assignment.answered.shape, 0.5), prepared.learner
+    if (
+        planned.run.context.scores_all and not learner.by_one_rule
+    ):  # else what is served is not chosen by its score
+        seen = learner.observed()
+        worth[seen.row, seen.endpoint] = seen.score
+    providers = [endpoint.provider for endpoint in planned.run.context.endpoints]
+    vendor = np.unique(providers, return_inverse=True)[1]
+    keep_shares(assignment, prepared.columns.weight, vendor, most, worth)
 
 
 def record_replies(planned: PlannedRun) -> None:

@@ -114,8 +114,11 @@ class Assignment:
         self.answered[position[replies.answered], replies.endpoint[replies.answered]] = True
         unanswered = ~replies.answered & (~replies.limited | np.isin(replies.endpoint, list(in_vain)))
         self.failed[position[unanswered], replies.endpoint[unanswered]] = True
-        repaired = replies.repaired  # in the order they came, so that the last stands
-        self.repaired[position[repaired]] = replies.endpoint[repaired]
+        repaired, before = replies.repaired, self.repaired.copy()
+        self.repaired[position[repaired]] = replies.endpoint[
+            repaired
+        ]  # as they came, so that the last stands
+        self.overridden[self.repaired != before] = -1  # what has come since is served
 
     def override(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:
         """Serve these held answers instead of the planned or repaired ones."""

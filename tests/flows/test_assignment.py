@@ -181,3 +181,19 @@ def test_a_resumed_run_goes_on_with_the_votes_that_it_has_begun(tmp_path: Path) 
     keep_votes(tmp_path, anew, replies, columns, ["large", *NAMES[:2]])
     assert np.flatnonzero(anew.vote[:, 0] >= 0).tolist() == [1, 2, 79, 81]
     assert anew.vote[1].tolist() == [1, 2, 0], "by name: the job's endpoints have another order now"
+
+
+def test_an_answer_that_came_by_a_repair_is_served_instead_of_one_that_was_held() -> None:
+    assignment, row = placed(SMALL), np.zeros(1, np.int64)
+    columns = cast("Any", SimpleNamespace(positions=lambda rows: rows))
+    yes = np.ones(1, bool)
+    assignment.record_replies(FinalReplies(row, np.array([SMALL], np.int32), yes, ~yes, yes, ~yes), columns)
+    assignment.answered[0, OTHER] = True
+    assignment.override(row, np.array([OTHER], np.int32))
+    assert assignment.served[0] == OTHER
+    repaired = FinalReplies(row, np.array([LARGE], np.int32), yes, yes, ~yes, ~yes)
+    assignment.record_replies(repaired, columns)
+    assert assignment.served[0] == LARGE
+    assignment.override(row, np.array([OTHER], np.int32))
+    assignment.record_replies(repaired, columns)
+    assert assignment.served[0] == OTHER, "nothing has come since"
