@@ -111,7 +111,7 @@ BAD_ROWS: dict[str, tuple[dict[str, Any], str]] = {
     "a schema that is none": ({"response_schema": "[1]"}, "response_schema is no JSON object"),
     "a schema of no type": ({"response_schema": '{"type": 5}'}, r"is no valid JSON schema, at \$\.type"),
     "bad tools": ({"tools": '{"type": "function"}'}, "tools is no list of objects"),
-    "no tokens": ({"max_tokens": "0"}, "max_tokens is 0; it must be a whole number above 0"),
+    "no tokens": ({"max_tokens": "0"}, "max_tokens is 0; it must be a whole number from 1 to 2147483647"),
     "negative tokens": ({"max_tokens": "-5"}, "max_tokens is -5"),
     "a word for tokens": ({"max_tokens": "many"}, "max_tokens is many"),
     "a fraction of tokens": ({"max_tokens": "10.5"}, "max_tokens is 10.5"),
@@ -425,7 +425,15 @@ def test_bad_lines_of_a_batch_file_are_refused_one_by_one(tmp_path: Path) -> Non
         line("m"): "body.messages is missing",
         line("n", messages=USER, n=2): "body.n must be 1: a request has one answer",
         line("w", messages=USER, web_search_options={}): "body.web_search_options is not supported",
-        line("t", messages=USER, max_tokens=True): "max_tokens is True; it must be a whole number above 0",
+        line(
+            "t", messages=USER, max_tokens=True
+        ): "max_tokens is true; it must be a whole number from 1 to 2147483647",
+        line(
+            "u", messages=USER, max_tokens="20"
+        ): 'max_tokens is "20"; it must be a whole number from 1 to 2147483647',
+        line(
+            "v", messages=USER, max_tokens=10**12
+        ): "max_tokens is 1000000000000; it must be a whole number from 1 to 2147483647",
         line("h", messages=USER, temperature=-1): "temperature is -1; it must be a number from 0",
         line(
             "f", messages=USER, response_format={"type": "json_schema"}

@@ -163,7 +163,9 @@ def _max_tokens(body: Mapping[str, Any], spec: RequestSpec) -> int:
     stated = [body[key] for key in ("max_completion_tokens", "max_tokens") if body.get(key) is not None]
     value = stated[0] if stated else spec.max_tokens
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_TOKENS:
-        raise FlawError(f"max_tokens is {str(value)[:40]}; it must be a whole number above 0")
+        raise FlawError(
+            f"max_tokens is {json.dumps(value)[:40]}; it must be a whole number from 1 to {MOST_TOKENS}"
+        )
     return value
 
 

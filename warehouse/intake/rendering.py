@@ -299,7 +299,7 @@ def _max_tokens(table: _Table, spec: RequestSpec, flaws: list[str]) -> str:
         value = f"case when {number} = floor({number}) then try_cast({number} as hugeint) end"
     flaws.append(
         f"when {column} is not null and coalesce({value} not between 1 and {MOST_TOKENS}, true) "
-        f"then 'max_tokens is ' || left({column}::varchar, 40) || '; it must be a whole number above 0'"
+        f"then 'max_tokens is ' || left({column}::varchar, 40) || '; it must be a whole number from 1 to {MOST_TOKENS}'"
     )
     return f"coalesce(try_cast({value} as bigint), {spec.max_tokens})"
 
