@@ -297,11 +297,16 @@ def keep_votes(
     names: Sequence[str],
     world: World = REAL,
 ) -> None:
-    """Go on with the votes of an earlier process on what it has begun, and write down those of this one."""
-    begun = columns.positions(np.unique(replies.row[replies.served]))
-    before = _load(folder, columns, names)
-    if len(begun):
-        assignment.vote[begun] = -1 if before is None else before[begun]
+    """Go on with the votes of an earlier process on what it has begun, which is also where a second answer is held, and
+    write down those of this one."""
+    begun, before = np.zeros(len(assignment.target), bool), _load(folder, columns, names)
+    begun[columns.positions(replies.row[replies.served])] = True
+    if before is not None:
+        held, endpoint = columns.positions(replies.row[replies.answered]), replies.endpoint[replies.answered]
+        compared = held[before[held, 1] == endpoint]  # its first answer may be the pilot's
+        compared = compared[~begun[compared]]
+        assignment.target[compared], begun[compared] = before[compared, 0], True
+    assignment.vote[begun] = -1 if before is None else before[begun]
     rows = np.flatnonzero(assignment.vote[:, 0] >= 0)
     if not len(rows) and before is None:
         return

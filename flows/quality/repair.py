@@ -175,9 +175,7 @@ class Bench:
         quality = np.where(np.isnan(scores), found.quality, self.quality)
         cost = bills(learner.columns.allowed, self.market, found.cost_usd)
         cost = np.where(self.tried[:, of], np.inf, cost)
-        vendors = [endpoint.provider for endpoint in learner.context.endpoints]
-        nobody = np.zeros(len(quality), bool)
-        return mend(replace(posed, cost=cost), of, vendors, quality, self.held, fixed=nobody)
+        return self._mend(replace(posed, cost=cost), quality)
 
     def mended(self, wanted: Wanted, terms: Terms) -> Mended | None:
         """Who answers what so that `wanted` is reached at the least cost, or comes as near as the other terms allow."""
@@ -186,17 +184,11 @@ class Bench:
         cost = np.where(self.tried[:, self.market.endpoint], np.inf, posed.cost)
         if self.learner.sends_on and wanted.exact:
             return self.sent_on(wanted, posed)
-        vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
-        every = np.zeros(len(scorable), bool)
+        posed = replace(posed, cost=cost)
         if scorable.all() or self.learner.by_one_rule:
-            return mend(
-                replace(posed, cost=cost), self.market.endpoint, vendors, self.quality, self.held, fixed=every
-            )
+            return self._mend(posed, self.quality)
         # what nobody scores is to reach the floor by its prediction, beside what can be scored
-        both = mend(
-            _in_two(replace(posed, cost=cost), ~scorable), self.market.endpoint, vendors, self.quality, self.held,
-            fixed=every,
-        )  # fmt: skip
+        both = self._mend(_in_two(posed, ~scorable), self.quality)
         if both is not None and both.reached:
             return both
         quality = self.quality.copy()
@@ -204,9 +196,16 @@ class Bench:
         quality[~scorable] = target[
             columns.population.task[~scorable], None
         ]  # counts for nothing, either way
-        return mend(
-            replace(posed, cost=cost), self.market.endpoint, vendors, quality, self.held, fixed=~scorable
-        )  # fmt: skip
+        return self._mend(posed, quality, fixed=~scorable)
+
+    def _mend(
+        self, posed: Problem, quality: NDArray[np.float32], fixed: NDArray[np.bool_] | None = None
+    ) -> Mended | None:
+        """`fixed`: requests that are not to be sent again; None: every one may be."""
+        vendors = [endpoint.provider for endpoint in self.learner.context.endpoints]
+        fixed = np.zeros(len(quality), bool) if fixed is None else fixed
+        served = self.assignment.served
+        return mend(posed, self.market.endpoint, vendors, quality, self.held, served, fixed=fixed)
 
     def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget, *, last: bool) -> Mended | None:
         """What is sent in this round: the same with a margin, and without what waits until more is known.

@@ -77,7 +77,8 @@ class VotesHeld:
         return column
 
     def told(self, quality: NDArray[np.float32], before: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[leaders, endpoints] `quality` with what two answers that agree, or do not, tell of every endpoint's.
+        """[leaders, endpoints] `quality` with what two answers that agree, or do not, tell of every endpoint's: two that
+        agree are worth the same.
 
         `before`: as predicted without a request's own scores.
         """
@@ -100,6 +101,11 @@ class VotesHeld:
                 found[rows] = np.clip(found[rows] + shift, 0.0, 1.0)
             looked = np.isin(self.scores.row, mine) & (not self.by_one_rule)
             found[self.scores.row[looked], self.scores.endpoint[looked]] = self.scores.score[looked]
+            equal, pair = mine[self.agreed[mine]], [vote.first, vote.second]
+            known = np.isfinite(own[equal][:, pair]) & (not self.by_one_rule)
+            alone = known[:, 1] & ~known[:, 0]  # that of the second
+            worth = found[equal, np.where(alone, vote.second, vote.first)]
+            found[equal, vote.first] = found[equal, vote.second] = worth
         return found
 
 

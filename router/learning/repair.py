@@ -1,10 +1,10 @@
 """Repair: the plan made again when what was served is below the floor, with what was served at no further cost.
 
-Every answer held is an option that costs nothing and is worth its score (where it was scored, else what is predicted);
-other endpoints cost what they cost and are worth what is expected there of a request whose scores elsewhere are known. The
-planner then finds the cheapest way up, under all the terms that held for the plan: floors per task, shares of vendors,
-capacities until the deadline, what the cap has left. It starts when the estimate is below the floor, not for want of a
-certificate.
+Every answer held is an option that costs nothing and is worth its score (where it was scored, else what is predicted), and
+of a request's the best is served, not whichever is good enough for the floor; other endpoints cost what they cost and are
+worth what is expected there of a request whose scores elsewhere are known. The planner then finds the cheapest way up,
+under all the terms that held for the plan: floors per task, shares of vendors, capacities until the deadline, what the cap
+has left. It starts when the estimate is below the floor, not for want of a certificate.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from thirdshift.router.learning.quality_target import QualityTarget, Standing, standing
 from thirdshift.router.learning.value_of_information import AssignmentPath
 from thirdshift.router.planning.infeasibility import solve
-from thirdshift.router.planning.problem import NOBODY, Infeasible, Option, Problem
-from thirdshift.router.planning.solve import best_within
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Option, Plan, Problem
+from thirdshift.router.planning.solve import best_within, cheapest
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import Predictor, fit
 
 Floats = NDArray[np.float64]
+
+TIE = 1e-6
+"""What is lost by serving another answer that is as good."""
 
 
 def estimate(
@@ -72,19 +75,21 @@ def mend(
     vendors: Sequence[str],
     quality: NDArray[np.float32],
     held: NDArray[np.bool_],
+    served: NDArray[np.int32],
     *,
     fixed: NDArray[np.bool_],
 ) -> Mended | None:
     """None where not even what is held keeps the other terms.
 
     `problem`: what can be sent now, its terms with the floor to be cleared; `of`: the endpoint of each of its options.
-    `vendors`: of each endpoint. `quality`, `held`: [requests, endpoints], worth and usable answers. `fixed`: requests
-    that are not to be sent again.
+    `vendors`: of each endpoint. `quality`, `held`: [requests, endpoints], worth and usable answers; `served`: whose stands
+    now, and goes on where none held is better. `fixed`: requests that are not to be sent again.
     """
     line, count = np.arange(problem.n), len(vendors)
-    nobody = ~held.any(axis=1)
-    kept = np.where(held, 0.0, np.inf)
-    kept[nobody, 0] = 0.0  # staying without an answer costs nothing and is worth nothing
+    nobody, by_vendor = ~held.any(axis=1), problem.terms.max_vendor_share is not None
+    lost = _lost(quality, held, served)
+    lost[nobody, 0] = 0.0  # staying without an answer costs nothing and is worth nothing
+    kept = np.where(np.isfinite(lost) if by_vendor else lost == 0.0, 0.0, np.inf)
     again = replace(
         problem,
         options=problem.options + tuple(Option(f"held {e}", str(e), vendors[e]) for e in range(count)),
@@ -99,8 +104,33 @@ def mend(
     best = best_within(again) if isinstance(plan, Infeasible) else plan
     if best is None:
         return None
-    endpoint = np.concatenate([of, np.arange(count)])[best.choice]
     sent = (best.choice != NOBODY) & (best.choice < len(of))
+    if by_vendor:
+        best = _with_best_held(again, best, sent, lost, reached=reached)
+    endpoint = np.concatenate([of, np.arange(count)])[best.choice]
     stays = ~sent & (nobody | (best.choice == NOBODY) | ~held[line, endpoint])
     target = np.where(stays, -1, endpoint).astype(np.int32)
     return Mended(target, sent, reached, best.cost_usd, np.where(sent, best.choice, NOBODY).astype(np.int16))
+
+
+def _lost(quality: NDArray[np.float32], held: NDArray[np.bool_], served: NDArray[np.int32]) -> Floats:
+    """[requests, endpoints] what serving this held answer loses beside the best one; 0 for that alone, which is what is
+    served now unless another is better."""
+    worth, line = np.where(held, quality, -1.0).astype(np.float64), np.arange(len(held))
+    best = worth.argmax(axis=1)
+    best = np.where((served >= 0) & (worth[line, served] >= worth[line, best]), served, best)
+    lost = np.where(held, TIE + worth[line, best][:, None] - worth, np.inf)
+    lost[line, best] = np.where(held.any(axis=1), 0.0, np.inf)
+    return lost
+
+
+def _with_best_held(
+    again: Problem, plan: Plan, sent: NDArray[np.bool_], lost: Floats, *, reached: bool
+) -> Plan:
+    """Return the plan with as good held answers as its terms allow: to the planner all that reach the floor are alike."""
+    others = again.width - lost.shape[1]
+    chosen = np.where(np.arange(others) == plan.choice[:, None], 0.0, np.inf)
+    kept = np.where(sent[:, None], np.inf, lost * again.weight[:, None])
+    terms = replace(again.terms, cap_usd=None, floor=again.terms.floor if reached else None)
+    better = cheapest(replace(again, cost=np.hstack([chosen, kept]), terms=terms))
+    return plan if better is None else replace(better, cost_usd=plan.cost_usd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -197,3 +198,24 @@ def test_an_answer_that_came_by_a_repair_is_served_instead_of_one_that_was_held(
     assignment.override(row, np.array([OTHER], np.int32))
     assignment.record_replies(repaired, columns)
     assert assignment.served[0] == OTHER, "nothing has come since"
+
+
+def test_a_second_answer_that_was_bought_is_compared_by_a_resumed_run_whatever_it_plans(
+    tmp_path: Path,
+) -> None:
+    """The first was the pilot's, so that nothing was sent of these requests but the second."""
+    columns = cast("Any", SimpleNamespace(rows=np.arange(N), positions=lambda rows: rows))
+    row, endpoint = np.repeat(np.arange(20), 2), np.tile(np.array([SMALL, OTHER], np.int32), 20)
+    pilot = np.arange(20, 30)  # of these nobody has asked a second
+    row, endpoint = np.concatenate([row, pilot]), np.concatenate([endpoint, np.full(10, SMALL, np.int32)])
+    yes = np.ones(len(row), bool)
+    held = FinalReplies(row, endpoint, yes, ~yes, ~yes, ~yes)
+    keep_votes(tmp_path, under_votes(60), replace(held, answered=~yes), columns, NAMES)
+    anew = placed(OTHER)  # by a plan of a later hour
+    keep_votes(tmp_path, anew, held, columns, NAMES)
+    anew.record_replies(held, columns)
+    anew.settle(0.0, even_agree)
+    assert np.flatnonzero(anew.vote[:, 0] >= 0).tolist() == list(range(20))
+    assert (anew.target[:20:2] == SMALL).all()
+    assert (anew.target[1:20:2] == LARGE).all(), "whose two answers differ goes to the third"
+    assert (anew.target[20:] == OTHER).all()

@@ -263,7 +263,8 @@ def test_what_failed_goes_to_a_worker_only_while_it_is_up(running: int, asked: i
     held[0] = False
     quality = np.ones((ROWS, 2), np.float32)
     posed = problem(columns, offered, quality, Terms(floor=1.0))
-    found = mend(posed, offered.endpoint, ["house", "openai"], quality, held, fixed=np.zeros(ROWS, bool))
+    served, none = np.where(held[:, 1], 1, -1).astype(np.int32), np.zeros(ROWS, bool)
+    found = mend(posed, offered.endpoint, ["house", "openai"], quality, held, served, fixed=none)
     assert found is not None
     assert found.new.tolist() == [True] + [False] * (ROWS - 1)
     assert int((found.endpoint[found.new] == 0).sum()) == asked

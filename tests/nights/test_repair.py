@@ -28,6 +28,7 @@ SMALL, LARGE = 0, 1
 OF = np.array([SMALL, LARGE], np.int32)
 VENDORS = ("house", "lab")
 N = 400
+BY_SMALL, NONE = np.full(N, SMALL, np.int32), np.zeros(N, bool)
 
 
 def served_by_small(seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -54,7 +55,7 @@ def problem(terms: Terms, **changes: object) -> Problem:
 
 def mended(terms: Terms, **changes: object) -> tuple[Mended, NDArray[np.float32]]:
     quality, held = served_by_small()
-    found = mend(problem(terms, **changes), OF, VENDORS, quality, held, fixed=np.zeros(N, bool))
+    found = mend(problem(terms, **changes), OF, VENDORS, quality, held, BY_SMALL, fixed=NONE)
     assert found is not None
     return found, quality
 
@@ -95,7 +96,7 @@ def test_a_floor_per_task_is_mended_in_the_tasks_that_miss_it() -> None:
     assert wanted is not None
     quality, held = served_by_small()
     quality[::2, SMALL] = 1.0  # all of task a is right
-    found = mend(problem(wanted.terms(Terms())), OF, VENDORS, quality, held, fixed=np.zeros(N, bool))
+    found = mend(problem(wanted.terms(Terms())), OF, VENDORS, quality, held, BY_SMALL, fixed=NONE)
     assert found is not None
     assert found.reached
     assert found.new.any()
@@ -132,12 +133,48 @@ def test_a_better_answer_that_is_held_is_served_and_not_bought() -> None:
     quality, held = served_by_small()
     held[:] = True
     quality[:, LARGE] = 1.0
-    found = mend(
-        problem(Terms(floor=0.99)), OF, VENDORS, quality, held, fixed=np.zeros(N, bool)
-    )  # what small has wrong, large has right
+    # what small has wrong, large has right
+    found = mend(problem(Terms(floor=0.99)), OF, VENDORS, quality, held, BY_SMALL, fixed=NONE)
     assert found is not None
     assert not found.new.any()
     assert quality[np.arange(N), found.endpoint].mean() >= 0.99
+
+
+@pytest.mark.parametrize("share", [None, 0.9])
+def test_of_the_answers_held_the_best_is_served_and_not_one_that_is_good_enough(share: float | None) -> None:
+    """A floor that most would reach is no reason to serve a worse one than is served."""
+    quality, held = served_by_small()
+    held[: N // 2] = True
+    quality[: N // 4, SMALL] = 1.0
+    quality[: N // 4, LARGE] = 0.95
+    quality[N // 4 : N // 2] = 0.3, 0.9
+    posed, served = problem(Terms(floor=0.5, max_vendor_share=share)), BY_SMALL.copy()
+    served[: N // 2] = LARGE
+    found = mend(posed, OF, VENDORS, quality, held, served, fixed=NONE)
+    assert found is not None
+    assert found.reached
+    assert not found.new.any()
+    assert (found.endpoint[: N // 4] == SMALL).all()
+    assert (found.endpoint[N // 4 : N // 2] == LARGE).all()
+    quality[: N // 2] = 0.7
+    for now in (SMALL, LARGE):
+        served[: N // 2] = np.where(np.arange(N // 2) % 3, SMALL, now)
+        found = mend(posed, OF, VENDORS, quality, held, served, fixed=NONE)
+        assert found is not None
+        assert (found.endpoint == served).all() or share is not None, "none is served instead of one as good"
+
+
+def test_shares_of_vendors_are_kept_by_the_least_loss_of_what_is_held() -> None:
+    quality, held = np.tile(np.array([0.5, 0.9], np.float32), (N, 1)), np.ones((N, 2), bool)
+    quality[: N // 4, SMALL] = 0.8  # least is lost by these
+    served = np.full(N, LARGE, np.int32)
+    found = mend(
+        problem(Terms(floor=0.6, max_vendor_share=0.8)), OF, VENDORS, quality, held, served, fixed=NONE
+    )
+    assert found is not None
+    assert not found.new.any()
+    assert (found.endpoint == SMALL).sum() == N // 5
+    assert (np.flatnonzero(found.endpoint == SMALL) < N // 4).all()
 
 
 def test_where_one_was_wrong_another_is_expected_to_be_wrong_more_often() -> None:

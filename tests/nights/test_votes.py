@@ -95,24 +95,29 @@ def test_two_answers_that_agree_are_served_and_a_night_killed_among_votes_pays_n
 
 
 def check_votes(warehouse: Path) -> None:
-    """What is served of each request whose second answer was bought to see whether two agree."""
+    """What is served of each request whose second answer was bought to see whether two agree: the first of two that do;
+    where they differ the third's, or one that the pilot has found right."""
     voted = ask(
         warehouse,
         """
         with said as (select distinct request_id, endpoint, output from responses where reply = 'answer'),
              voted as (
                  select distinct run_id, request_id, endpoint from ledger where purpose = 'vote' and status = 'settled')
-        select a.output = b.output as agree, v.endpoint, r.endpoint, r.output = a.output
+        select a.output = b.output as agree, v.endpoint, r.endpoint, r.output = a.output, o.score
         from voted v join results r using (run_id, request_id)
+        left join observations o
+            on o.run_id = r.run_id and o.request_id = r.request_id and o.endpoint = r.endpoint and o.purpose = 'pilot'
         join said b on b.request_id = v.request_id and b.endpoint = v.endpoint
         join said a on a.request_id = v.request_id and a.endpoint not in (v.endpoint, 'dear')
         """,
     )
     assert len(voted) > REQUESTS / 8
     assert {agree for agree, *_ in voted} == {True, False}
-    for agree, second, served, same in voted:
-        assert served == ("dear" if not agree else "one" if second == "two" else "two")
+    for agree, second, served, same, found in voted:
+        first = "one" if second == "two" else "two"
+        assert served == (first if agree else "dear") or (not agree and found == 1.0)
         assert not agree or same
+    assert any(served == "dear" for _, _, served, _, found in voted if found is None)
 
 
 def test_the_books_of_a_night_with_votes_are_the_providers_and_the_next_plan_knows_them(
