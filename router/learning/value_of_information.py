@@ -107,7 +107,7 @@ def look_out(
     def at(steps: int) -> Standing:
         return standing(predictor, population, ladder.at(steps), likely)
 
-    steps = _first_sure(at, 0, most)
+    steps = cheapest_sure(at, most)
     choice, found = ladder.at(steps), at(steps)
     if found.short > 0 and aim.confidence > EVEN:
         steps = _surest(at, most)
@@ -121,11 +121,19 @@ def look_out(
     )
 
 
-def _first_sure(at: Callable[[int], Standing], low: int, high: int) -> int:
-    """The first step that is sure enough, as if no later one were less sure; `high` where none is."""
+def cheapest_sure(at: Callable[[int], Standing], most: int) -> int:
+    """The first step that is sure enough, by halving, as if no later one were less sure; `most` where none is.
+
+    What is as likely as not to be enough comes before: where all its scores are known it is sure, and steps after it, whose
+    scores are not, are less so until many of them have been made."""
+    even = _first(lambda step: at(step).sure >= EVEN, 0, most)
+    return even if at(even).short <= 0 else _first(lambda step: at(step).short <= 0, even, most)
+
+
+def _first(enough: Callable[[int], bool], low: int, high: int) -> int:
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if at(middle).short <= 0 else (middle + 1, high)
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
     return low
 
 
@@ -137,7 +145,7 @@ def _surest(at: Callable[[int], Standing], most: int) -> int:
     for before, place in zip([0, *places], places, strict=False):
         here = at(place)
         if here.short <= 0:
-            return _first_sure(at, before, place)
+            return _first(lambda step: at(step).short <= 0, before, place)
         sure.append(here.sure)
     best = max(sure)
     return int(next(place for place, each in zip(places, sure, strict=True) if each >= best - SURER))

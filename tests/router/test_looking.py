@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.learning.baseline_looks import FEW, SIDE, rivals_looks
 from thirdshift.router.learning.first_looks import SEED, SHARE, first_counts, worth_looking
 from thirdshift.router.learning.pilot import next_round
-from thirdshift.router.learning.quality_target import QualityTarget
+from thirdshift.router.learning.quality_target import QualityTarget, Standing
 from thirdshift.router.learning.situation import Situation, survey
-from thirdshift.router.learning.value_of_information import look_out, rivals
+from thirdshift.router.learning.value_of_information import cheapest_sure, look_out, rivals
 from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
 from thirdshift.router.prediction.predict import fit
 
@@ -112,6 +113,22 @@ def test_where_nothing_is_sure_enough_the_surest_is_chosen_and_not_the_dearest()
     path = look_out(predictor, PLAIN, quality, COST, QualityTarget(0.97))
     assert not path.sure
     assert (path.choice == 1).all()
+
+
+def test_what_is_known_to_be_enough_is_not_given_up_for_dearer_answers_that_are_likely_to_be() -> None:
+    """From step 40 on the floor is cleared. All scores are known there; the further up, the more of them are not."""
+
+    def at(step: int, spread: float = 0.04) -> Standing:
+        quality, spread = 0.7 + 0.0004 * (step - 40), spread * max(step - 40, 0) ** 0.5 / 10.0
+        sure = float(quality >= 0.7) if spread == 0.0 else NormalDist(quality, spread).cdf(2 * quality - 0.7)
+        return Standing(quality, 0.7, spread, 0.7 - quality + 1.645 * spread, sure)
+
+    assert at(200).short > 0
+    assert at(400).short <= 0
+    assert cheapest_sure(at, 400) == 40
+    assert cheapest_sure(lambda step: at(step, 0.001), 400) == 40
+    surer = cheapest_sure(lambda step: replace(at(step), short=0.7 - at(step).quality + 0.05), 400)
+    assert surer == 165, "where less than that is known, as far up as it takes"
 
 
 def test_a_dear_endpoint_of_which_too_little_is_known_is_not_ruled_out() -> None:
