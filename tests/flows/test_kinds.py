@@ -65,6 +65,22 @@ def test_every_template_is_a_kind_however_many_there_are() -> None:
     assert len(np.unique(mates[0])) > 0.9 * len(templates), "and those of two are not"
 
 
+@pytest.mark.parametrize("count", [2 * FEW, 4 * FEW, 8 * FEW])
+def test_templates_are_told_apart_whether_many_or_few_requests_are_made_from_them(count: int) -> None:
+    rng = np.random.default_rng(3)
+    words = rng.permutation([f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"])
+    templates = [" ".join(rng.choice(words, 8)) for _ in range(count)]
+    template = np.repeat(np.arange(count), rng.permutation(np.resize([3, 6, 9, 18], count)))
+    population = population_of(
+        [f"{templates[t]}: {rng.choice(words)} {10 + n % 90}" for n, t in enumerate(template)]
+    )
+    found, again = with_kinds(population), with_kinds(population, seed=1)
+    pairs = np.unique(np.stack([template, found.task]), axis=1).shape[1]
+    assert pairs <= 1.02 * count, "no template is in two kinds, and no kind is of two templates"
+    assert found.tasks == count
+    assert (found.task == again.task).all(), "whatever was drawn"
+
+
 def test_texts_that_differ_by_degrees_are_of_few_kinds_and_the_same_ones_every_time() -> None:
     rng = np.random.default_rng(2)
     words = [f"{a}{b}{c}" for a in "bdfgklm" for b in "aeiou" for c in "nrst"]
