@@ -213,8 +213,9 @@ def _look(game: AuditedNight, looks: Looks) -> None:
 
 
 def _try_out(game: AuditedNight) -> bool:
-    """Look at some answers that the plan would serve if it needed no margin. Whether there were any."""
-    night, options = game.night, game.options()
+    """Look at some answers that the plan would serve if it needed no margin. Whether there were any
+    that had not been looked at before: two votes that are the better in turn would else be tried for ever."""
+    night, options, known_before = game.night, game.options(), len(game.night.seen)
     path = plan(game, options, EVEN)
     choice = path.choice.copy()
     known = _looked(game, options, choice)
@@ -232,7 +233,7 @@ def _try_out(game: AuditedNight) -> bool:
     served = buy(game, options, rows, choice[rows])
     game.look(rows, served, choice[rows] >= night.width)
     _pick(game, rows, choice)
-    return True
+    return len(night.seen) > known_before
 
 
 def _believed(night: PlayedNight, choice: NDArray[np.int32]) -> NDArray[np.bool_]:

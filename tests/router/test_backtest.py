@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from tests.support.outcomes import FIGURES, outcomes
+from thirdshift.router.backtesting import audited_night
 from thirdshift.router.backtesting.backtest import backtest, figures, play, population_of
-from thirdshift.router.backtesting.played_night import BacktestSettings
+from thirdshift.router.backtesting.played_night import BacktestSettings, PlayedNight
 from thirdshift.router.backtesting.recorded_outcomes import (
     Outcomes,
     OutcomesError,
@@ -192,3 +194,20 @@ def test_the_yardsticks_are_what_they_say() -> None:
     assert best_mix_usd(known, 0.8) is None
     assert oracle_usd(known, 0.75) == pytest.approx((10 + 1 + 1 + 10) / 4)
     assert oracle_usd(known, 0.25) == pytest.approx(1.0)
+
+
+def test_a_night_that_has_nothing_new_to_look_at_ends(
+    table: pa.Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where every answer that the plan would try is passed over, or was looked at under another vote."""
+    tries = 0
+
+    def nobody(night: PlayedNight, choice: NDArray[np.int32]) -> NDArray[np.bool_]:
+        nonlocal tries
+        tries += 1
+        assert tries < 20
+        return np.zeros(len(choice), bool)
+
+    monkeypatch.setattr(audited_night, "_believed", nobody)
+    answer, _ = backtest(table, BacktestSettings(0.7))
+    assert answer["mean"]["quality"] >= 0.6
