@@ -28,3 +28,8 @@ def mean(values: NDArray[np.floating] | NDArray[np.integer], sent: Sent) -> Floa
 def requests(rows: int, sent: Sent) -> float:
     """How many requests so many rows have."""
     return float(rows) if sent is None else float(sent.sum())
+
+
+def sent_of(sent: Sent, rows: slice | NDArray[np.int64]) -> Sent:
+    """The requests of some of the rows."""
+    return None if sent is None else sent[rows]

@@ -9,7 +9,7 @@ import numpy as np
 
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.planner import Market
-from thirdshift.router.lots import total
+from thirdshift.router.lots import sent_of, total
 from thirdshift.router.planning.options import of_endpoint
 from thirdshift.router.planning.problem import Plan, Problem
 from thirdshift.router.planning.usage import tally
@@ -38,7 +38,7 @@ def shares_of(
         rows = np.flatnonzero(endpoint == e)
         if not rows.size:
             continue
-        sent = None if columns.sent is None else columns.sent[rows]
+        sent = sent_of(columns.sent, rows)
         length = market.lengths.total(columns.population.task[rows], columns.max_tokens[rows], e, sent=sent)
         shares[value.name] = Share(
             requests=int(columns.weight[rows].sum()),

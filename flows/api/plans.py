@@ -171,6 +171,12 @@ class PlanOutlook:
     def plan(self) -> Plan | Infeasible:
         return self.decision.plan
 
+    @property
+    def unpiloted(self) -> float:
+        """The share of the requests that a pilot leaves to the plan; all where the plan's first answers are the pilot."""
+        piloted = 0 if self.decision.cascades is not None else self.context.pilots
+        return 1.0 - min(piloted / max(self.columns.requests, 1), 1.0)
+
 
 @contextmanager
 def looking_ahead(
@@ -271,9 +277,7 @@ def _whole_usd(outlook: PlanOutlook) -> float | None:
     """What is expected to be spent, the pilot included; None where there is no plan."""
     if isinstance(outlook.plan, Infeasible):
         return None
-    piloted = 0 if outlook.decision.cascades is not None else outlook.context.pilots
-    unpiloted = 1.0 - min(piloted / max(outlook.columns.requests, 1), 1.0)
-    return outlook.pilot_usd + unpiloted * outlook.plan.cost_usd
+    return outlook.pilot_usd + outlook.unpiloted * outlook.plan.cost_usd
 
 
 def report_of(outlook: PlanOutlook) -> PlanReport:
@@ -311,8 +315,7 @@ def _with_figures(report: PlanReport, outlook: PlanOutlook, solved: Plan) -> Pla
     context, pilot = outlook.context, outlook.pilot_usd
     spread = [share.cost_sd_usd for share in outlook.shares.values()]
     needed = labels(context, outlook.batch, outlook.columns, outlook.market, solved)
-    piloted = 0 if outlook.decision.cascades is not None else context.pilots
-    unpiloted = 1.0 - min(piloted / max(outlook.columns.requests, 1), 1.0)
+    unpiloted = outlook.unpiloted
     high = high_usd(outlook.columns, outlook.market, context.endpoints, outlook.decision, solved, spread)
     scoring = audit_usd(context, outlook.batch, outlook.columns, outlook.market, solved)
     most = context.judge_usd

@@ -115,9 +115,8 @@ def _keep_shares(planned: PlannedRun) -> None:
     if math.isinf(most):
         return
     worth, learner = np.full(assignment.answered.shape, 0.5), prepared.learner
-    if (
-        planned.run.context.scores_all and not learner.by_one_rule
-    ):  # else what is served is not chosen by its score
+    # else what is served is not chosen by its score
+    if planned.run.context.scores_all and not learner.by_one_rule:
         seen = learner.observed()
         worth[seen.row, seen.endpoint] = seen.score
     providers = [endpoint.provider for endpoint in planned.run.context.endpoints]

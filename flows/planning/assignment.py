@@ -115,9 +115,8 @@ class Assignment:
         unanswered = ~replies.answered & (~replies.limited | np.isin(replies.endpoint, list(in_vain)))
         self.failed[position[unanswered], replies.endpoint[unanswered]] = True
         repaired, before = replies.repaired, self.repaired.copy()
-        self.repaired[position[repaired]] = replies.endpoint[
-            repaired
-        ]  # as they came, so that the last stands
+        # as they came, so that the last stands
+        self.repaired[position[repaired]] = replies.endpoint[repaired]
         self.overridden[self.repaired != before] = -1  # what has come since is served
 
     def override(self, positions: NDArray[np.int64], endpoint: NDArray[np.int32]) -> None:

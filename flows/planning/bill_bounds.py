@@ -10,7 +10,7 @@ import numpy as np
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.planner import Decision, Market
 from thirdshift.router.learning.votes import ENOUGH
-from thirdshift.router.lots import total
+from thirdshift.router.lots import sent_of, total
 from thirdshift.router.planning.market import cost_matrix
 from thirdshift.router.planning.problem import NOBODY, Plan
 from thirdshift.router.tokens.output_lengths import cost_high
@@ -80,7 +80,7 @@ def _ceiling_of(
     longest = (columns.max_tokens[rows, None] + beside).astype(np.float32)
     kept = [None if cache.kept is None else cache.kept[rows] for cache in columns.caches]
     tokens = [counted[rows] for counted in columns.tokens]
-    sent = None if columns.sent is None else columns.sent[rows]
+    sent = sent_of(columns.sent, rows)
     most = cost_matrix(endpoints, market.offered, tokens, longest, written_tokens=kept)
     single = market.endpoint[: market.singles]
     of = np.stack(

@@ -214,9 +214,8 @@ def due_of(found: Mended, assignment: Assignment, market: Market, now: float) ->
     swapped = np.flatnonzero(known & (found.endpoint >= 0) & (found.endpoint != assignment.served))
     assignment.override(swapped, found.endpoint[swapped])
     rows = np.flatnonzero(~known)
-    assignment.override(
-        rows, np.full(len(rows), -1, np.int32)
-    )  # what is asked for now is served once it is here
+    # what is asked for now is served once it is here
+    assignment.override(rows, np.full(len(rows), -1, np.int32))
     starts = np.array([offer.option.starts_seconds for offer in market.offered])[found.option[rows]]
     opens_at = now + float(starts.min()) if len(rows) and (starts > 0).all() else None
     return PendingRows(rows[starts <= 0], found.endpoint[rows[starts <= 0]], opens_at)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from thirdshift.router.learning.cascades import DEPTH, NONE_BARRED, Barred, Cascades, cascades, in_worlds
 from thirdshift.router.learning.free_scores import NEAR, Road, absolute_floor, road_of
 from thirdshift.router.learning.quality_target import QualityTarget
-from thirdshift.router.lots import requests
+from thirdshift.router.lots import requests, sent_of
 from thirdshift.router.prediction.observations import Observations, Population
 from thirdshift.router.prediction.predict import Predictor
 
@@ -126,7 +126,7 @@ class _Given:
             return []
         best = np.nan_to_num(self.score(rows)).max(axis=1)
         task, weight = self.population.task[rows], self.weight[rows] * self.stands_for(rows)
-        sent = None if self.population.sent is None else self.population.sent[rows]
+        sent = sent_of(self.population.sent, rows)
         groups = [task == t for t in np.unique(task)] if self.per_task else [np.ones(len(rows), bool)]
         found = []
         for group in groups:
@@ -145,8 +145,7 @@ class _Given:
 
     def stands_for(self, rows: NDArray[np.int64]) -> float:
         """How many times their requests all are."""
-        sent = self.population.sent
-        return self.requests / max(requests(len(rows), None if sent is None else sent[rows]), 1.0)
+        return self.requests / max(requests(len(rows), sent_of(self.population.sent, rows)), 1.0)
 
 
 def cascade_columns(

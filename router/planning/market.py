@@ -10,7 +10,7 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.lots import Sent, Tokens, requests, total
+from thirdshift.router.lots import Sent, Tokens, requests, sent_of, total
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import Option
 from thirdshift.router.pricing.prices import schedule_columns
@@ -112,8 +112,7 @@ def reserved_usd(
         some = slice(begin, begin + CHUNK)
         longest = np.repeat(max_tokens[some, None].astype(np.float32), len(endpoints), axis=1)
         sizes = [BYTES_PER_TOKEN * tokens[some] for tokens in input_tokens]
-        count = None if sent is None else sent[some]
-        usd += total(cost_matrix(endpoints, offered, sizes, longest), count)
+        usd += total(cost_matrix(endpoints, offered, sizes, longest), sent_of(sent, some))
     return usd / max(requests(len(max_tokens), sent), 1.0)
 
 

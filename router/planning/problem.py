@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.lots import Sent, requests
+from thirdshift.router.lots import Sent, requests, sent_of
 
 Floats = NDArray[np.float64] | NDArray[np.float32]
 Codes = NDArray[np.integer]
@@ -233,7 +233,7 @@ class Problem:
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
             policy=None if self.policy is None else self.policy[rows],
-            sent=None if self.sent is None else self.sent[rows],
+            sent=sent_of(self.sent, rows),
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.router.lots import Sent
+from thirdshift.router.lots import Sent, sent_of
 
 Floats = NDArray[np.float64]
 
@@ -99,5 +99,4 @@ class Population:
     def part(self, rows: NDArray[np.int64], weight: Floats) -> Population:
         """Some rows that stand for all."""
         own = weight if self.weight is None else weight * self.weight[rows]
-        sent = None if self.sent is None else self.sent[rows]
-        return Population(self.task[rows], self.text[rows], self.tasks, own, sent)
+        return Population(self.task[rows], self.text[rows], self.tasks, own, sent_of(self.sent, rows))

@@ -75,7 +75,7 @@ class Intake:
     tasks: tuple[str, ...]
 
 
-def freeze(spec: InputSpec, folder: Path, told: Callable[[int], object] = bool) -> Intake:
+def freeze(spec: InputSpec, folder: Path, told: Callable[[int], None] = lambda _: None) -> Intake:
     """Read, check and store the input, whole or not at all; where that was done before, return what is there. `told` is
     called now and then with how many rows are read.
 
@@ -229,7 +229,7 @@ class _Staged:
         con.execute(f"create temp view staged as select s.*, {flaw} from {rows} s {joined}")
 
 
-def _stage(batches: Iterable[pa.RecordBatch], folder: Path, told: Callable[[int], object]) -> _Staged:
+def _stage(batches: Iterable[pa.RecordBatch], folder: Path, told: Callable[[int], None]) -> _Staged:
     written, flaws, first = FrozenWriter(folder), dict[int, str](), 0
     for batch in batches:
         rendered = render(batch, first)
