@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.quality.draws import Draw, ServedAnswers, load, save, seed_of, served
-from thirdshift.flows.quality.label_budget import HOPELESS
+from thirdshift.flows.quality.label_budget import HOPELESS, binary, is_relative, may_grow
 from thirdshift.flows.quality.questions import pairs
 from thirdshift.flows.quality.scoring import Scoring, ScoringRequest, baselines_of
 from thirdshift.flows.runs.context import RunContext
@@ -32,7 +32,6 @@ from thirdshift.router.certification.certificate import (
     labels_needed,
 )
 from thirdshift.router.certification.proof_costs import ProofCosts
-from thirdshift.router.certification.scorers import Basis, kind_of
 from thirdshift.router.values import Mode, Purpose
 from thirdshift.warehouse.store.judgements import PILOT_ANSWERS
 from thirdshift.warehouse.store.store import Warehouse
@@ -130,7 +129,7 @@ def certificate(context: RunContext, scope: Scope, number: int) -> Certificate:
         return certify_identity(claim, scope.population)
     if is_relative(context):
         return certify_relative(claim, scope.audit, scope.baseline, scope.population, audit_round=number)
-    sample = ScoredSample(scope.population, scope.known, scope.audit, binary=_binary(context))
+    sample = ScoredSample(scope.population, scope.known, scope.audit, binary=binary(context))
     return certify(claim, sample, audit_round=number)
 
 
@@ -153,15 +152,6 @@ def shown(context: RunContext, view: ServedAnswers) -> tuple[Certificate, ...]:
     return tuple(certificate(context, scope, draw.number) for scope in scopes_of(context, view, draw))
 
 
-def is_relative(context: RunContext) -> bool:
-    """Whether the floor is a share of the baseline's mean. An agreement is with the baseline already."""
-    return context.baseline is not None and context.basis is not Basis.AGREEMENT
-
-
-def _binary(context: RunContext) -> bool:
-    return context.scorer is not None and kind_of(context.scorer).binary
-
-
 # --- how many ---------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +172,7 @@ def size_for(context: RunContext, scope: Scope) -> int:
         spread = float(seen.var()) if len(seen) >= ENOUGH else mean * (1.0 - mean)
     if floor <= 0.0 and not is_relative(context):
         return 0
-    exact = None if not _binary(context) or is_relative(context) else True
+    exact = None if not binary(context) or is_relative(context) else True
     needed = labels_needed(floor, mean, quality.confidence, rest, spread=None if exact else max(spread, 1e-3))
     return min(HOPELESS, rest) if needed is None else needed
 
@@ -191,11 +181,6 @@ def first_size(context: RunContext, scope: Scope) -> int:
     """Return how many are scored before it is asked how many it takes."""
     size = size_for(context, scope)
     return min(size, ENOUGH) if may_grow(context) and scores_at_once(context) else size
-
-
-def may_grow(context: RunContext) -> bool:
-    """Whether an audit may be extended for what it has shown: the exact bound is of a size fixed before."""
-    return context.job.quality.audit is None and (not _binary(context) or is_relative(context))
 
 
 def scores_at_once(context: RunContext) -> bool:

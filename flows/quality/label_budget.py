@@ -58,7 +58,7 @@ def labels(
     if context.scores_free and not context.by_sample:
         return Labels(int(batch.scorable.sum()), 0.0)
     predicted = min(max(quality, aim.floor + ABOVE), 1.0)
-    spread = None if _binary(context) else predicted * (1.0 - predicted)
+    spread = None if binary(context) else predicted * (1.0 - predicted)
     sizes = _populations(context, batch).values()
     sample_sizes = [labels_needed(aim.floor, predicted, aim.confidence, n, spread=spread) for n in sizes]
     needed = None if None in sample_sizes else sum(n for n in sample_sizes if n is not None)
@@ -175,11 +175,11 @@ def _least(context: RunContext, population: int) -> int | None:
     """Return the number of scores that certify if all are 1; None where not even all of them do."""
     quality = context.job.quality
     level, low = round_confidence(quality.confidence, 1), 0.0
-    relative = context.baseline is not None and context.basis is not Basis.AGREEMENT
+    relative = is_relative(context)
     low = -quality.floor if relative else 0.0
 
     def enough(count: int) -> bool:
-        if _binary(context) and not relative:
+        if binary(context) and not relative:
             return exact(count, count, level, population) >= quality.floor
         shown = betting(np.full(count, 1.0 + low), level, population, low=low)
         return shown >= (0.0 if relative else quality.floor)
@@ -193,5 +193,16 @@ def _least(context: RunContext, population: int) -> int | None:
     return first
 
 
-def _binary(context: RunContext) -> bool:
+def is_relative(context: RunContext) -> bool:
+    """Whether the floor is a share of the baseline's mean. An agreement is with the baseline already."""
+    return context.baseline is not None and context.basis is not Basis.AGREEMENT
+
+
+def binary(context: RunContext) -> bool:
+    """Whether a score is 0 or 1 and nothing between."""
     return context.scorer is not None and kind_of(context.scorer).binary
+
+
+def may_grow(context: RunContext) -> bool:
+    """Whether an audit may be extended for what it has shown: the exact bound is of a size fixed before."""
+    return context.job.quality.audit is None and (not binary(context) or is_relative(context))

@@ -16,8 +16,7 @@ from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.planner import Decision, Market
 from thirdshift.flows.planning.score_price import score_usd
-from thirdshift.flows.quality.audit import may_grow
-from thirdshift.flows.quality.label_budget import labels
+from thirdshift.flows.quality.label_budget import labels, may_grow
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.router.certification.proof_costs import ProofCosts
 from thirdshift.router.planning.problem import Infeasible, Plan

@@ -20,11 +20,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import regex
 from numpy.typing import NDArray
 
-PATTERN_SECONDS = 1.0
-"""A pattern that takes longer on one answer backtracks without end; it counts as not matching."""
+from thirdshift.router.certification.patterns import compiled, matches
+
 TOLERANCE = 1e-6
 """Relative, of `numeric`: the contract's."""
 
@@ -97,34 +96,34 @@ def exact(output: str, reference: str) -> float:
 
 
 # An apostrophe inside a word joins: the "s" of "that's" and the "I" of "I'm" do not stand alone.
-_LETTER = regex.compile(r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)")
-_LETTER_ALONE = regex.compile(r"\W*([A-Za-z])\W*")
+_LETTER = r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)"
+_LETTER_ALONE = r"\W*([A-Za-z])\W*"
 
 
 def last_letter(text: str) -> str | None:
     """The last standalone letter A-Z, upper case; None where there is none."""
-    letters = _LETTER.findall(text)
+    letters = compiled(_LETTER).findall(text)
     return str(letters[-1]).upper() if letters else None
 
 
 def choice(output: str, reference: str) -> float | None:
-    alone = _LETTER_ALONE.fullmatch(reference)
+    alone = compiled(_LETTER_ALONE).fullmatch(reference)
     right = alone[1].upper() if alone else last_letter(reference)
     return None if right is None else float(last_letter(output) == right)
 
 
 # Commas group thousands (1,234,567) or, in India, 12,34,567. A hyphen after a letter or digit joins, it is no sign.
-_NUMBER = regex.compile(
+_NUMBER = (
     r"(?:(?<![\w.)])[-+])?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"
     r"|(?:(?<![\w.)])[-+])?\.\d+(?:[eE][-+]?\d+)?"
 )
-_CURRENCY = regex.compile(r"\p{Sc}")
+_CURRENCY = r"\p{Sc}"
 _MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # the typographic minus signs
 
 
 def last_number(text: str) -> float | None:
     """The last number, without commas and currency signs; None where there is none that is finite."""
-    for digits in reversed(_NUMBER.findall(_CURRENCY.sub("", text).translate(_MINUS))):
+    for digits in reversed(compiled(_NUMBER).findall(compiled(_CURRENCY).sub("", text).translate(_MINUS))):
         number = float(digits.replace(",", ""))
         if math.isfinite(number):
             return number
@@ -141,25 +140,6 @@ def numeric(output: str, reference: str) -> float | None:
 def contains(output: str, reference: str) -> float | None:
     """None for a blank reference, which every output contains."""
     return float(reference.strip() in output) if reference.strip() else None
-
-
-def matches(output: str, pattern: str) -> float | None:
-    """Whether the pattern is found anywhere in the output; None where it is no pattern."""
-    compiled = _compiled(pattern)
-    if compiled is None:
-        return None
-    try:
-        return float(compiled.search(output, timeout=PATTERN_SECONDS) is not None)
-    except TimeoutError:
-        return 0.0
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> regex.Pattern[str] | None:
-    try:
-        return regex.compile(pattern) if pattern else None
-    except (regex.error, RecursionError):
-        return None
 
 
 def validates(output: str, schema: str) -> float | None:
@@ -257,7 +237,7 @@ def unknown(name: str, known: Mapping[str, Kind] | tuple[str, ...], also: str = 
 def check(scorer: Scorer) -> None:
     """Raises ScorerError where the scorer cannot be used: unknown, a broken pattern, fields without scorers."""
     kind_of(scorer)
-    if scorer.pattern is not None and _compiled(scorer.pattern) is None:
+    if scorer.pattern is not None and compiled(scorer.pattern) is None:
         raise ScorerError("quality.pattern is no regular expression; see Python's `re` for the syntax")
     if scorer.name == "fields" and not scorer.fields:
         raise ScorerError("scorer fields needs quality.fields: which JSON field is compared by which scorer")

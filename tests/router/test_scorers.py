@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thirdshift.router.certification import scorers
+from thirdshift.router.certification import patterns
 from thirdshift.router.certification.scorers import (
+    FIELD_SCORERS,
     KINDS,
     Basis,
     Need,
@@ -88,7 +89,7 @@ def test_a_job_pattern_stands_for_the_references() -> None:
 def test_a_pattern_that_backtracks_without_end_is_stopped() -> None:
     begun = time.monotonic()
     assert score(Scorer("regex", pattern=r"^(\w+\s?)*\1$"), "word " * 40 + "!") == 0
-    assert time.monotonic() - begun < 5 * scorers.PATTERN_SECONDS
+    assert time.monotonic() - begun < 5 * patterns.PATTERN_SECONDS
 
 
 SCHEMA = '{"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}'
@@ -190,7 +191,7 @@ def test_the_table_is_whole() -> None:
     assert set(KINDS) == listed
     assert {name for name, kind in KINDS.items() if kind.compare is None} == {"fields", "judge"}
     assert {kind.basis for kind in KINDS.values()} | {Basis.HUMAN} == set(Basis)
-    for name in scorers.FIELD_SCORERS:
+    for name in FIELD_SCORERS:
         assert KINDS[name].compare is not None
         assert KINDS[name].needs == {Need.REFERENCE}
 

@@ -32,6 +32,8 @@ REPEATED = [
 NUMBERS = ["row", "source_row", "leader"]
 """Columns whose least and largest value in a group of rows may spare reading it."""
 
+NEWLINE = pa.scalar("\n", pa.string())
+
 
 class FrozenWriter:
     """Writes requests in their order; row groups are full but the last of each file."""
@@ -57,7 +59,9 @@ class FrozenWriter:
         """Columns of `FROZEN`."""
         for name in ("request_id", "request_hash", "task"):
             texts = pc.fill_null(table[name], "").combine_chunks()  # a row that will be refused has no hash
-            lines = pc.binary_join(pa.ListArray.from_arrays([0, len(texts)], texts), "\n")
+            lines = pc.binary_join(
+                pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts), NEWLINE
+            )
             self._digest.update(lines[0].as_buffer())
         self._tasks.update(table["task"].unique().to_pylist())
         self._held.append(table)
