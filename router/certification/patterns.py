@@ -22,7 +22,7 @@ def compiled(pattern: str) -> regex.Pattern[str]:
 
 def matches(output: str, pattern: str) -> float | None:
     """Whether the pattern is found anywhere in the output; None where it is no pattern."""
-    found = _compiled_if_sound(pattern)
+    found = compiled_if_sound(pattern)
     if found is None:
         return None
     try:
@@ -32,7 +32,7 @@ def matches(output: str, pattern: str) -> float | None:
 
 
 @lru_cache(maxsize=4096)
-def _compiled_if_sound(pattern: str) -> regex.Pattern[str] | None:
+def compiled_if_sound(pattern: str) -> regex.Pattern[str] | None:
     """The pattern of a row or a job, None where it is none."""
     import regex
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.router.certification.patterns import compiled, matches
+from thirdshift.router.certification.patterns import compiled, compiled_if_sound, matches
 
 TOLERANCE = 1e-6
 """Relative, of `numeric`: the contract's."""
@@ -237,7 +237,7 @@ def unknown(name: str, known: Mapping[str, Kind] | tuple[str, ...], also: str = 
 def check(scorer: Scorer) -> None:
     """Raises ScorerError where the scorer cannot be used: unknown, a broken pattern, fields without scorers."""
     kind_of(scorer)
-    if scorer.pattern is not None and compiled(scorer.pattern) is None:
+    if scorer.pattern is not None and compiled_if_sound(scorer.pattern) is None:
         raise ScorerError("quality.pattern is no regular expression; see Python's `re` for the syntax")
     if scorer.name == "fields" and not scorer.fields:
         raise ScorerError("scorer fields needs quality.fields: which JSON field is compared by which scorer")
