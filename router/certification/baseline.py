@@ -20,7 +20,7 @@ import numpy as np
 
 from thirdshift.router.certification.bounds import BET_CAP, STEPS, Floats
 from thirdshift.router.certification.bounds import weights as slopes
-from thirdshift.router.certification.certificate import Certificate, Claim, Method
+from thirdshift.router.certification.certificate import Certificate, Claim, Method, issued
 
 NOTHING = np.zeros(0)
 
@@ -155,12 +155,7 @@ def certify(claim: Claim, served: Floats, baseline: Baseline) -> Certificate:
     """The share of the anchor's mean that is shown. `served`: all scores of what was served, none is missing."""
     mean, sampled = float(served.mean()), len(baseline.drawn) + len(baseline.audit)
     if not sampled and baseline.rest:
-        return Certificate(
-            claim.task, claim.floor, claim.confidence, claim.basis, claim.scorer, len(served), 0, 0.0, 0.0, Method.NONE
-        )  # fmt: skip
+        return issued(claim, len(served), 0, 0.0, 0.0, Method.NONE)
     estimate, most = max(baseline.mean, 1e-12), max(ceiling(baseline, claim.confidence), 1e-12)
-    method = Method.POWERED if baseline.rest else Method.CENSUS
-    return Certificate(
-        claim.task, claim.floor, claim.confidence, claim.basis, claim.scorer, len(served),
-        sampled if baseline.rest else len(served), mean / estimate, min(mean / most, mean / estimate), method,
-    )  # fmt: skip
+    method, scored = (Method.POWERED, sampled) if baseline.rest else (Method.CENSUS, len(served))
+    return issued(claim, len(served), scored, mean / estimate, mean / most, method)

@@ -21,6 +21,8 @@ from thirdshift.router.certification.scorers import Basis
 FIRST_ROUND = 0.75
 """The share of the doubt (1 - confidence) that the first audit spends, and each later one of what is left: most nights
 need one, and it then costs a bound 8 % wider than if there never were a second."""
+ROUNDING = 1e-12
+"""What sums of a million scores may be off by, as a share."""
 POWER = 0.8
 """`labels_needed` is enough in four nights of five, if the mean is as predicted."""
 
@@ -149,14 +151,14 @@ def certify(claim: Claim, sample: ScoredSample, *, audit_round: int = 1) -> Cert
     total = float(sample.known.sum())
     mean = _mean(total, sample)
     if not sample.scored:
-        return _certificate(claim, sample.population, 0, mean, 0.0, Method.NONE)
+        return issued(claim, sample.population, 0, mean, 0.0, Method.NONE)
     if sample.scored >= sample.population:
-        return _certificate(claim, sample.population, sample.scored, mean, mean, Method.CENSUS)
+        return issued(claim, sample.population, sample.scored, mean, mean, Method.CENSUS)
     confidence = round_confidence(claim.confidence, audit_round)
     bound = _bound(sample.audit, confidence, sample.rest, sample.binary)
     lower = (total + sample.rest * bound) / sample.population
     method = Method.EXACT if sample.binary else Method.BETTING
-    return _certificate(claim, sample.population, sample.scored, mean, lower, method)
+    return issued(claim, sample.population, sample.scored, mean, lower, method)
 
 
 def _mean(total: float, sample: ScoredSample) -> float:
@@ -172,9 +174,13 @@ def _bound(scores: Floats, confidence: float, population: int, binary: bool) -> 
     return betting(scores, confidence, population)
 
 
-def _certificate(
+def issued(
     claim: Claim, population: int, scored: int, mean: float, lower: float, method: Method
 ) -> Certificate:
+    """A certificate whose bound is no higher than the mean, and at the floor where it misses that by rounding alone."""
+    lower = min(lower, mean)
+    if math.isclose(lower, claim.floor, rel_tol=ROUNDING):
+        lower, mean = claim.floor, max(mean, claim.floor)
     return Certificate(
         claim.task,
         claim.floor,
@@ -184,7 +190,7 @@ def _certificate(
         population,
         scored,
         mean,
-        min(lower, mean),
+        lower,
         method,
     )
 
@@ -197,22 +203,22 @@ def certify_relative(
     `served`, `anchor`: the scores of both on the same rows, drawn at random from the population, in order.
     """
     if not len(served):
-        return _certificate(claim, population, 0, 0.0, 0.0, Method.NONE)
+        return issued(claim, population, 0, 0.0, 0.0, Method.NONE)
     ratio = float(served.mean()) / max(float(baseline.mean()), 1e-12)
     if len(served) >= population:
-        return _certificate(claim, population, population, ratio, ratio, Method.CENSUS)
+        return issued(claim, population, population, ratio, ratio, Method.CENSUS)
     confidence = round_confidence(claim.confidence, audit_round)
     bottom, top = 0.0, ratio
     for _ in range(STEPS // 2):  # shares to one in a million
         share = (bottom + top) / 2
         shown = betting(served - share * baseline, confidence, population, low=-share, high=1.0) >= 0.0
         bottom, top = (share, top) if shown else (bottom, share)
-    return _certificate(claim, population, len(served), ratio, bottom, Method.PAIRED)
+    return issued(claim, population, len(served), ratio, bottom, Method.PAIRED)
 
 
 def certify_identity(claim: Claim, population: int) -> Certificate:
     """A relative floor where the anchor itself has served everything: nothing need be scored."""
-    return _certificate(claim, population, 0, 1.0, 1.0, Method.IDENTITY)
+    return issued(claim, population, 0, 1.0, 1.0, Method.IDENTITY)
 
 
 def certify_people(
@@ -234,7 +240,7 @@ def certify_people(
         judge_mean = betting(judge_scores, confidence, population)
     lower = powered(people, judged, judge_mean, confidence)
     mean = float(people.mean()) - float(judged.mean()) + float(judge_scores.mean())
-    return _certificate(claim, population, len(people), mean, lower, Method.POWERED)
+    return issued(claim, population, len(people), mean, lower, Method.POWERED)
 
 
 def labels_needed(

@@ -133,6 +133,16 @@ def test_all_rounds_together_keep_the_confidence() -> None:
     assert round_confidence(0.95, 1) > 0.95
 
 
+def test_a_floor_that_is_met_to_the_last_digit_is_not_missed_by_rounding() -> None:
+    scores = np.array([0.7, 0.8, 0.9])
+    assert scores.mean() < 0.8
+    claim = Claim(0.8, 0.95, Basis.REFERENCE, "fields")
+    census = certify(claim, ScoredSample(3, scores, NOTHING, binary=False))
+    assert census.certified
+    assert census.lower_bound == census.mean == 0.8
+    assert not certify(claim, ScoredSample(3, scores - 1e-9, NOTHING, binary=False)).certified
+
+
 def test_a_relative_floor_is_tested_on_paired_differences() -> None:
     """Served and anchor right on the same requests: their difference is known far better than either mean."""
     rng = np.random.default_rng(1)
