@@ -6,16 +6,15 @@ Position k is the k-th request that is answered itself, `RequestColumns.rows[k]`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests
+from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests, parts
 from thirdshift.router.lots import Sent, Tokens, requests
 from thirdshift.router.prediction.observations import Population
 from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable
@@ -58,30 +57,82 @@ class RequestColumns:
         return np.searchsorted(self.rows, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class SomeLeaders:
+    """Some of the requests that are answered themselves, in order."""
+
+    rows: NDArray[np.int64]
+    task: NDArray[np.int32]
+    allowed: NDArray[np.bool_]
+    weight: NDArray[np.int32]
+    max_tokens: NDArray[np.int32]
+    tokens: tuple[NDArray[np.int32], ...]
+    """For each endpoint; those with one tokenizer share a column."""
+    caches: tuple[CacheableTokens, ...]
+    """For each endpoint; those under one rule share it."""
+
+
+class LeaderReading:
+    """The requests of an input that are answered themselves, some at a time."""
+
+    def __init__(
+        self, batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]
+    ) -> None:
+        self._batch, self._endpoints, self._allowed = batch, endpoints, allowed
+        self.prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows, batch.beginnings)
+        some_marked = any(cache_rule(endpoint).marked_only for endpoint in endpoints)
+        self._marked = marked_requests(batch) if some_marked else None
+        self._weight = self._for_all = None
+        self.leaders = batch.rows
+        if batch.led_by is not None:
+            self._weight = batch.weight
+            self._for_all = for_all_of_them(eligible(batch, endpoints, allowed), batch.led_by)
+            self.leaders = int(np.count_nonzero(self._weight))
+
+    def __iter__(self) -> Iterator[SomeLeaders]:
+        return map(self.part, parts(self._batch.rows))
+
+    def part(self, part: slice) -> SomeLeaders:
+        """Those among these rows; where each row is answered itself, the columns are the input's and no copies."""
+        batch, at = self._batch, slice(None) if self._weight is None else np.flatnonzero(self._weight[part])
+        may = (
+            eligible(batch, self._endpoints, self._allowed, part)
+            if self._for_all is None
+            else self._for_all[part]
+        )
+        tokens = {id(column): column[part] for column in batch.input_tokens}
+        first = tokens[id(batch.input_tokens[0])]
+        marked = None if self._marked is None else self._marked[part]
+        chosen = {name: column[at] for name, column in tokens.items()}
+        rows = np.arange(part.start, part.stop)[at]
+        return SomeLeaders(
+            rows,
+            batch.task[part][at],
+            may[at],
+            np.ones(len(rows), np.int32) if self._weight is None else self._weight[part][at],
+            batch.max_tokens[part][at],
+            tuple(chosen[id(column)] for column in batch.input_tokens),
+            cacheable(self._endpoints, self.prefixes.part(part), first, marked, at),
+        )
+
+
 def request_columns(
     batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], *, texts: bool
 ) -> RequestColumns:
     """`texts`: read the prompts too, for predictions from what they say."""
-    rows = batch.leaders
-    every = len(rows) == batch.rows  # then the columns are those of the batch, and no copies
-
-    def of(column: NDArray[Any]) -> NDArray[Any]:
-        return column if every else column[rows]
-
+    reading = LeaderReading(batch, endpoints, allowed)
+    every = reading.part(slice(0, batch.rows))
+    rows = every.rows
     text = _text_columns(batch)[rows] if texts else np.zeros((len(rows), 0), np.float32)
-    prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows, batch.beginnings)
-    marked = marked_requests(batch) if any(cache_rule(end).marked_only for end in endpoints) else None
-    weight = of(batch.weight)
-    tokens = {id(column): of(column) for column in batch.input_tokens}  # one for each tokenizer
     return RequestColumns(
         rows=rows,
-        weight=weight,
-        population=Population(of(batch.task), text, len(batch.intake.tasks), weight.astype(np.float64)),
-        max_tokens=of(batch.max_tokens),
-        tokens=tuple(tokens[id(column)] for column in batch.input_tokens),
-        allowed=of(for_all_of_them(eligible(batch, endpoints, allowed), batch.leader)),
-        caches=cacheable(endpoints, prefixes, batch.input_tokens[0], marked, rows),
-        prefix=of(prefixes.groups()),
+        weight=every.weight,
+        population=Population(every.task, text, len(batch.intake.tasks), every.weight.astype(np.float64)),
+        max_tokens=every.max_tokens,
+        tokens=every.tokens,
+        allowed=every.allowed,
+        caches=every.caches,
+        prefix=reading.prefixes.groups()[rows],
         tasks=batch.intake.tasks,
     )
 

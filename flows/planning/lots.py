@@ -7,23 +7,20 @@ one option as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.columns import RequestColumns, for_all_of_them, request_columns
-from thirdshift.flows.planning.input import PreparedInput, eligible, marked_requests, parts
+from thirdshift.flows.planning.columns import LeaderReading, RequestColumns, SomeLeaders, request_columns
+from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.router.lots import Tokens
 from thirdshift.router.planning.aggregation import Kinds, Numbering
 from thirdshift.router.prediction.observations import Population
-from thirdshift.router.pricing.caches import CacheableTokens, cache_rule, cacheable
-from thirdshift.router.tokens.prefixes import find
+from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.values import Endpoint
-from thirdshift.warehouse.intake.frozen import batches
 
 Floats = NDArray[np.float64]
 Column = TypeVar("Column")
@@ -49,7 +46,7 @@ def plan_columns(
     count = (LOTS if batch.rows > FEW else 0) if lots is None else lots
     if not count:
         return request_columns(batch, endpoints, allowed, texts=False)
-    read = _Reading(batch, endpoints, allowed)
+    read = LeaderReading(batch, endpoints, allowed)
     for step in STEPS:
         made = _Lots(_Shared.of(read.part(slice(0, 0))), len(batch.intake.tasks), step, read.leaders // count)
         for some in read:
@@ -57,66 +54,6 @@ def plan_columns(
         if made.kinds <= MOST_KINDS:
             break
     return made.columns(batch)
-
-
-@dataclass(frozen=True, slots=True)
-class _Requests:
-    """Some of the requests that are answered themselves, in order."""
-
-    rows: NDArray[np.int64]
-    task: NDArray[np.int32]
-    allowed: NDArray[np.bool_]
-    weight: NDArray[np.int32]
-    max_tokens: NDArray[np.int32]
-    tokens: tuple[NDArray[np.int32], ...]
-    """For each endpoint; those with one tokenizer share a column."""
-    caches: tuple[CacheableTokens, ...]
-    """For each endpoint; those under one rule share it."""
-
-
-class _Reading:
-    """The requests of an input that are answered themselves, some at a time."""
-
-    def __init__(
-        self, batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_]
-    ) -> None:
-        self._batch, self._endpoints, self._allowed = batch, endpoints, allowed
-        self._prefixes = find(partial(batches, batch.folder, ["messages"]), batch.rows, batch.beginnings)
-        some_marked = any(cache_rule(endpoint).marked_only for endpoint in endpoints)
-        self._marked = marked_requests(batch) if some_marked else None
-        self._weight = self._for_all = None
-        self.leaders = batch.rows
-        if batch.led_by is not None:
-            self._weight = batch.weight
-            self._for_all = for_all_of_them(eligible(batch, endpoints, allowed), batch.led_by)
-            self.leaders = int(np.count_nonzero(self._weight))
-
-    def __iter__(self) -> Iterator[_Requests]:
-        return map(self.part, parts(self._batch.rows))
-
-    def part(self, part: slice) -> _Requests:
-        """Those among these rows."""
-        batch, count = self._batch, part.stop - part.start
-        weight = np.ones(count, np.int32) if self._weight is None else self._weight[part]
-        at = np.flatnonzero(weight)
-        may = (
-            eligible(batch, self._endpoints, self._allowed, part)
-            if self._for_all is None
-            else self._for_all[part]
-        )
-        marked = None if self._marked is None else self._marked[part]
-        tokens = {id(column): column[part] for column in batch.input_tokens}
-        first = tokens[id(batch.input_tokens[0])]
-        chosen = {name: column[at] for name, column in tokens.items()}
-        return _Requests(
-            part.start + at,
-            batch.task[part][at],
-            may[at],
-            weight[at],
-            batch.max_tokens[part][at],
-            tuple(chosen[id(column)] for column in batch.input_tokens),
-            cacheable(self._endpoints, self._prefixes.part(part), first, marked, at),
-        )
 
 
 class _Lots:
@@ -135,7 +72,7 @@ class _Lots:
     def kinds(self) -> int:
         return len(self._kinds)
 
-    def add(self, some: _Requests) -> None:
+    def add(self, some: SomeLeaders) -> None:
         """Put each request to those that are like it."""
         kind = self._kinds.of(self._keys(some))
         self._in_kind = np.pad(self._in_kind, (0, self.kinds - len(self._in_kind)))
@@ -151,7 +88,7 @@ class _Lots:
             column[:known] += before
         self._sums = sums
 
-    def _keys(self, some: _Requests) -> NDArray[np.int64]:
+    def _keys(self, some: SomeLeaders) -> NDArray[np.int64]:
         """A number for each request that those alike have in common."""
         sizes: list[Tokens] = [some.max_tokens, some.tokens[0]]
         for cache in _distinct(some.caches):
@@ -196,7 +133,7 @@ class _Shared:
     """Whether keeping has a price, for each of the caches that differ."""
 
     @classmethod
-    def of(cls, some: _Requests) -> _Shared:
+    def of(cls, some: SomeLeaders) -> _Shared:
         kept = tuple(cache.kept is not None for cache in _distinct(some.caches))
         return cls(_places(some.tokens), _places(some.caches), kept)
 
@@ -212,7 +149,7 @@ class _Shared:
         return tuple(tokens[at] for at in self.tokens), tuple(caches[at] for at in self.caches)
 
 
-def _figures(some: _Requests) -> list[Tokens]:
+def _figures(some: SomeLeaders) -> list[Tokens]:
     """What is summed: requests, weights, ceilings, then each column of tokens that is not another endpoint's as well."""
     caches = _distinct(some.caches)
     found, kept = (

@@ -61,7 +61,7 @@ def cacheable(
     prefixes: Prefixes,
     input_tokens: NDArray[np.int32],
     marked: NDArray[np.bool_] | None,
-    rows: NDArray[np.int64],
+    rows: NDArray[np.int64] | slice,
 ) -> tuple[CacheableTokens, ...]:
     """Return for each endpoint what its provider's cache may do to `rows`; endpoints under one rule share it.
 
