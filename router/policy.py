@@ -9,6 +9,7 @@ Several policies at once (the job's and a row's) forbid whatever any of them for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -127,6 +128,11 @@ def refusals_of(endpoint: Endpoint, policy: Policy) -> tuple[Refusal, ...]:
         why = "retention unknown" if stated is None else "keeps what it is sent"
         refusals.append(Refusal(endpoint.name, "zero_retention", why))
     return tuple(refusals)
+
+
+def most_of_a_vendor(share: float, requests: float) -> int:
+    """How many of so many requests one vendor may answer under `max_vendor_share`."""
+    return math.floor(share * requests + 1e-9)
 
 
 def is_self_hosted(endpoint: Endpoint) -> bool:

@@ -12,7 +12,7 @@ from thirdshift.flows.execution.lateness import on_time
 from thirdshift.flows.execution.plan import PlannedRun, ask_engines
 from thirdshift.flows.execution.preparation import adopted_shards, scoring_shards
 from thirdshift.flows.execution.waiting import wait_until
-from thirdshift.flows.planning.assignment import PendingRows, most_of_a_vendor, shards_of
+from thirdshift.flows.planning.assignment import PendingRows, shards_of, vendor_room
 from thirdshift.flows.planning.voting import settle
 from thirdshift.flows.quality import finishing
 from thirdshift.flows.quality.vendor_shares import keep_shares
@@ -111,7 +111,7 @@ def compose(planned: PlannedRun) -> None:
 def _keep_shares(planned: PlannedRun) -> None:
     """Keep vendors' shares of what is served, where the job limits them."""
     prepared, assignment = planned.prepared, planned.assignment
-    most = most_of_a_vendor(planned.decision.problem)
+    most = vendor_room(planned.decision.problem)
     if math.isinf(most):
         return
     worth, learner = np.full(assignment.answered.shape, 0.5), prepared.learner

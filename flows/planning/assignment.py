@@ -18,6 +18,7 @@ from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Plan, Problem
 from thirdshift.router.planning.shards import Cutting, batch_cutting, cut
 from thirdshift.router.planning.usage import costs_of
+from thirdshift.router.policy import most_of_a_vendor
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.values import Endpoint, Mode
 
@@ -279,7 +280,7 @@ class Assignment:
         kept = np.setdiff1d(np.flatnonzero(self.target >= 0), lost)
         weight = np.asarray(problem.weight, np.int64)
         taken = np.bincount(of_endpoint[self.target[kept]], weight[kept], len(names) + 1)[: len(names)]
-        room = most_of_a_vendor(problem) - taken
+        room = vendor_room(problem) - taken
         replacement = np.full(len(lost), -1)
         for place, row in enumerate(lost.tolist()):
             for option in np.argsort(order[place], kind="stable"):
@@ -292,10 +293,10 @@ class Assignment:
         return replacement
 
 
-def most_of_a_vendor(problem: Problem) -> float:
-    """Requests that one vendor may answer under `max_vendor_share`."""
+def vendor_room(problem: Problem) -> float:
+    """Requests that one vendor may answer; infinite: all."""
     share = problem.terms.max_vendor_share
-    return math.inf if share is None else math.floor(share * float(problem.weight.sum()) + 1e-9)
+    return math.inf if share is None else most_of_a_vendor(share, float(problem.weight.sum()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from thirdshift.engines.tokenizers import tokenizer_for
 from thirdshift.flows.console import LongWork
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.noted import Noted, noting, with_attached
-from thirdshift.router.policy import Policy, masks, say
+from thirdshift.router.policy import Policy, masks, most_of_a_vendor, say
 from thirdshift.router.policy import eligible as kept_by
 from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
@@ -334,7 +334,7 @@ def check_shares(
     reached = [eligible(batch, endpoints, allowed, part).any(axis=0) for part in parts(batch.rows)]
     used = np.any(reached, axis=0).tolist()
     vendors = sorted({endpoint.provider for endpoint, some in zip(endpoints, used, strict=True) if some})
-    most = math.floor(share * batch.rows + 1e-9)
+    most = most_of_a_vendor(share, batch.rows)
     if most * len(vendors) < batch.rows:
         least = math.ceil(batch.rows / len(vendors)) / batch.rows
         raise UserError(

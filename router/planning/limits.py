@@ -11,6 +11,7 @@ import numpy as np
 
 from thirdshift.router.planning.coefficients import Real
 from thirdshift.router.planning.problem import Devices, Problem, Workers
+from thirdshift.router.policy import most_of_a_vendor
 
 SINGLE = 1e-7
 """Predictions are single precision: the mean of many 0.9 is 0.89999998, and meets a floor of 0.9 all the
@@ -211,7 +212,7 @@ def _shares(problem: Problem, totals: RoutableTotals) -> list[Limit]:
         }  # whoever then serves it
         for vendor in asked:
             members.setdefault(vendor, []).append(e)
-    most = math.floor(share * float(totals.weight.sum()) + 1e-9)
+    most = most_of_a_vendor(share, float(totals.weight.sum()))
     return [
         Limit(f"share:{vendor}", Measure.WEIGHT, most, tuple(members[vendor])) for vendor in sorted(members)
     ]
