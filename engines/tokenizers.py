@@ -111,6 +111,11 @@ def _heads(letters: NDArray[np.uint8]) -> NDArray[np.uint32]:
     return np.ascontiguousarray(letters).view(np.uint32).ravel()
 
 
+def _column(heads: NDArray[np.uint32]) -> pa.Array:
+    """What `pa.array` gives, which would import numpy.ma."""
+    return pa.Array.from_buffers(pa.uint32(), len(heads), [None, pa.py_buffer(heads)])
+
+
 class ShortTextCounter:
     """Counts ASCII texts as tiktoken does with o200k_base, without building tiktoken's tables."""
 
@@ -139,7 +144,7 @@ class ShortTextCounter:
         """Read the ranks of all tokens that begin as a part of the words does: of few words a fraction of the file."""
         parts = {word[at : at + size] for word in words for at in range(len(word)) for size in (1, 2, 3)}
         heads = _heads(np.frombuffer(b"".join(map(_written, parts)), np.uint8).reshape(-1, HEAD))
-        ranks = np.flatnonzero(pc.is_in(pa.array(self._heads), value_set=pa.array(heads)))
+        ranks = np.flatnonzero(pc.is_in(_column(self._heads), value_set=_column(heads)))
         for rank, start in zip(ranks.tolist(), self._starts[ranks].tolist(), strict=True):
             self._ranks[self._lines[start : self._lines.index(b" ", start)]] = rank
 

@@ -215,7 +215,7 @@ def _refused(
             )
     for part in parts(batch.rows):
         policy, fits = batch.policy[part], _fits(batch, endpoints, part)
-        for code in np.unique(policy[policy >= 0]):
+        for code in np.flatnonzero(np.bincount(policy[policy >= 0])):
             rows, may = np.flatnonzero(policy == code), allowed[code]
             if not may.any():
                 name = "policy" if code == 0 else f"policy and policies.{list(policies)[code - 1]}"

@@ -225,8 +225,8 @@ def _weighed(
     every = singles + [order for length in range(2, depth + 1) for order in permutations(able, length)]
     every = [order for order in every if barred.allows(order, begun=begun)]
     weighed = by_world(_columns(every, usual, *looked))
-    alone = [place for place, order in enumerate(every) if len(order) == 1]  # any of them may have to serve
-    chosen = [np.union1d(_competing(spent, reached), alone).astype(np.int64) for spent, reached in weighed]
+    alone = np.array([len(order) == 1 for order in every], np.bool_)  # any of them may have to serve
+    chosen = [_with(alone, _competing(spent, reached)) for spent, reached in weighed]
     if len(sample) < len(held):
         used = np.unique(np.concatenate(chosen))
         weighed = by_world(_columns([every[c] for c in used], usual, held, chances, cost))
@@ -243,6 +243,13 @@ def _weighed(
         )
         for (spent, reached), mine, at in zip(weighed, chosen, places, strict=True)
     ]
+
+
+def _with(some: NDArray[np.bool_], places: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of `some`, and these, ascending."""
+    both = some.copy()
+    both[places] = True
+    return np.flatnonzero(both)
 
 
 def _columns(

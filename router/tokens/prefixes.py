@@ -108,8 +108,17 @@ def _same(value: int, rows: int) -> NDArray[np.int32]:
     return np.broadcast_to(np.int32(value), rows)
 
 
+def repeated(ordered: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """What an ascending array has more than once, each once. (`np.unique` imports numpy.ma: 1 % of a small plan.)"""
+    again = ordered[1:][ordered[1:] == ordered[:-1]]
+    first = np.ones(len(again), np.bool_)
+    first[1:] = again[1:] != again[:-1]
+    each: NDArray[np.uint64] = again[first]
+    return each
+
+
 def _repeated(ordered: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    return np.unique(ordered[1:][(ordered[1:] == ordered[:-1]) & (ordered[1:] != _NONE)])
+    return repeated(ordered[np.searchsorted(ordered, _NONE, "right") :])
 
 
 def _those_alike(

@@ -60,7 +60,9 @@ class FlawError(ValueError):
 def render(batch: pa.RecordBatch, first_row: int) -> pa.RecordBatch:
     """Turn a RAW batch into a RENDERED one. A row with a flaw keeps its id and its flaw, and no text."""
     computed = _prompts_alone(batch) or _row_by_row(batch)
-    computed["source_row"] = pa.array(np.arange(first_row, first_row + batch.num_rows, dtype=np.int64))
+    rows = np.arange(first_row, first_row + batch.num_rows, dtype=np.int64)
+    # not `pa.array`, which imports numpy.ma
+    computed["source_row"] = pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(rows)])
     arrays = [
         computed[f.name] if f.name in computed else batch.column(f.name).cast(f.type, safe=False)
         for f in RENDERED

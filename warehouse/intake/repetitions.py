@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from thirdshift.router.tokens.prefixes import repeated
+
 AT_ONCE = 8192
 """Rows whose hashes are read together."""
 HASHES = "select hash({key}) as hash from staged where flaw is null"
@@ -75,7 +77,7 @@ def _shared_hashes(con: duckdb.DuckDBPyConnection, key: str, rows: int) -> NDArr
         count += batch.num_rows
     ordered = hashes[:count]
     ordered.sort()
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    return repeated(ordered)
 
 
 def _columns(con: duckdb.DuckDBPyConnection, query: str) -> dict[str, NDArray[np.int64]]:
