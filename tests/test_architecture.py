@@ -55,8 +55,11 @@ HOMES = {
     "scipy": {"router"},
     "threadpoolctl": {"router"},
     "regex": {"router", "engines"},  # the emulated provider must err as the scorers read
-    "jsonschema": {"router", "engines", "warehouse"},  # one meaning of `valid` for input, replies and scores
-    "referencing": {"router", "engines", "warehouse"},
+    "jsonschema": {
+        "router",
+        "engines",
+    },  # one meaning of `valid` for input, replies and scores: router/json_schemas
+    "referencing": {"router", "engines"},
     "pyarrow": set(PACKAGES),
     "numpy": set(PACKAGES),
 }

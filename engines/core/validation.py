@@ -11,13 +11,11 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from thirdshift.engines.core.json import dumps, loads
+from thirdshift.router.json_schemas import schema_problem, validator
 from thirdshift.router.values import JSON
 
 Schema = Mapping[str, JSON] | None
@@ -39,8 +37,8 @@ def is_valid(schema: Schema, text: str) -> bool | None:
         value = loads(text)
     except ValueError:
         return False
-    validator = _validator(dumps(schema))
-    return validator is None or _holds(validator, value)
+    judge = _validator(dumps(schema))
+    return judge is None or _holds(judge, value)
 
 
 def judged(schema: Schema, text: str) -> tuple[str, bool | None, str | None]:
@@ -141,20 +139,15 @@ def schema_fault(schema: Schema) -> str | None:
     return None
 
 
-def _holds(validator: Validator, value: JSON) -> bool:
+def _holds(judge: Validator, value: JSON) -> bool:
     try:
-        return bool(validator.is_valid(value))
+        return bool(judge.is_valid(value))
     except Unresolvable:  # a $ref that leads out of the schema: nothing can satisfy it
         return False
 
 
 @lru_cache(maxsize=256)
 def _validator(schema: bytes) -> Validator | None:
-    """The validator of a schema given as JSON, kept: rows of a job repeat theirs. It fetches no reference."""
+    """The validator of a schema given as JSON, kept: rows of a job repeat theirs."""
     parsed = loads(schema)
-    kind = validator_for(parsed, default=Draft202012Validator)
-    try:
-        kind.check_schema(parsed)
-    except SchemaError:
-        return None
-    return kind(parsed, registry=Registry())
+    return None if schema_problem(parsed) else validator(parsed)

@@ -161,15 +161,9 @@ def _validator(schema: str) -> Any | None:
     rules = parsed(schema)
     if not isinstance(rules, dict):
         return None
-    import jsonschema
-    from referencing import Registry
+    from thirdshift.router.json_schemas import schema_problem, validator
 
-    kind = jsonschema.validators.validator_for(rules, default=jsonschema.Draft202012Validator)
-    try:
-        kind.check_schema(rules)
-    except jsonschema.SchemaError:
-        return None
-    return kind(rules, registry=Registry())  # an empty registry: a remote $ref is an error, not a download
+    return None if schema_problem(rules) else validator(rules)
 
 
 NOT_JSON = object()

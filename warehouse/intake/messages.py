@@ -279,8 +279,7 @@ def _tools(text: str) -> str:
 @lru_cache(maxsize=1024)
 def schema_problem(text: str) -> str | None:
     """Return what is wrong with a response_schema; None if answers can be judged by it."""
-    from jsonschema import Draft202012Validator, SchemaError
-    from jsonschema.validators import validator_for
+    from thirdshift.router import json_schemas
 
     try:
         parsed = _parse(text, "response_schema")
@@ -289,12 +288,10 @@ def schema_problem(text: str) -> str | None:
     if not isinstance(parsed, dict):
         return "response_schema is no JSON object"
     try:
-        validator_for(parsed, default=Draft202012Validator).check_schema(parsed)
-    except SchemaError as error:
-        return f"response_schema is no valid JSON schema, at {error.json_path}"
+        place = json_schemas.schema_problem(parsed)
     except RecursionError:
         return "response_schema is nested without end"
-    return None
+    return None if place is None else f"response_schema is no valid JSON schema, at {place}"
 
 
 def _parse(text: str, what: str) -> JSON:
