@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError, create_model
 from thirdshift.flows.console import RunConsole, money
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.jobs.sql import typed
+from thirdshift.flows.orchestration.clock_changes import EarlyNight, early_night
 from thirdshift.flows.orchestration.schedules import await_upcoming
 from thirdshift.flows.orchestration.server import settle_environment
 from thirdshift.flows.runs.ids import FORM_PATTERN
@@ -58,12 +59,14 @@ def serve_job(call: RunOptions, schedule: Schedule | None) -> int:
     settle_environment()
     console = RunConsole()
     crons = None if schedule is None else checked(schedule)
+    early = None if crons is None else early_night(crons, datetime.now(UTC))
     if schedule is not None:
+        check_dates(early, call.params, schedule)
         call = replace(call, params=in_zone(call.params, schedule.timezone))
     job = checked_job(call, scheduled=schedule is not None)
     check_server()
     deployment = deployment_of(job, call, crons)
-    _serve(deployment, console, crons)
+    _serve(deployment, console, crons, early)
     return 0
 
 
@@ -82,6 +85,17 @@ def checked(schedule: Schedule) -> CronSchedule:
             f"--cron {schedule.cron!r} is no cron line; write minute, hour, day, month and weekday, "
             "for example --cron '0 22 * * mon-fri'"
         ) from None
+
+
+def check_dates(early: EarlyNight | None, params: Mapping[str, str], schedule: Schedule) -> None:
+    """Raise UserError where a night would be given the date of the day before, which that day's own night has."""
+    from thirdshift.flows.orchestration.invocation import DATED
+
+    if early is not None and early.day_before and any(DATED.search(value) for value in params.values()):
+        raise UserError(
+            f"--cron {schedule.cron!r}, --timezone {schedule.timezone}: {early}, whose date it is given; "
+            "take an hour that every day has, such as 3"
+        )
 
 
 def in_zone(params: Mapping[str, str], timezone: str) -> dict[str, str]:
@@ -238,7 +252,9 @@ def check_server() -> None:
         raise UserError(f"no Prefect server answers at {PREFECT_API_URL.value()}; {START_A_SERVER}")
 
 
-def _serve(deployment: RunnerDeployment, console: RunConsole, crons: CronSchedule | None) -> None:
+def _serve(
+    deployment: RunnerDeployment, console: RunConsole, crons: CronSchedule | None, early: EarlyNight | None
+) -> None:
     """Register, say so, and run its nights, one at a time, until told to stop."""
     from prefect.runner import Runner
     from prefect.utilities.urls import url_for
@@ -253,6 +269,8 @@ def _serve(deployment: RunnerDeployment, console: RunConsole, crons: CronSchedul
         f"serving {deployment.full_name}: {url_for('deployment', obj_id=made)}\n{when}"
         "stop with ctrl-C: the schedule is paused then, a night under way cancelled, to be gone on with by resume"
     )
+    if early is not None:
+        console.say(f"{early}: choose another hour where its input may not be there by then")
     asyncio.run(_serve_until_signal(runner, None if first is None else partial(await_upcoming, made, first)))
     console.say("stopped serving; its schedule is paused")
 
