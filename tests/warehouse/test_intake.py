@@ -816,6 +816,24 @@ def test_arrows_padding_is_taken_out_at_every_depth_and_nulls_that_were_written_
         assert list(request.tools or ()) == (tools if name == "nested" else json.loads(written))
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_empty_lists_that_stand_for_none_are_not_sent(tmp_path: Path, nested: bool) -> None:
+    """OpenAI refuses `tool_calls: []` and `tools: []`. Where a list of structs is null pyiceberg writes an empty one, and
+    some servers answer with one."""
+    asked: dict[str, Any] = {"role": "user", "content": [{"type": "text", "text": "a"}]}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    messages = [{**asked, "tool_calls": []}, {"role": "assistant", "content": [], "tool_calls": [call]}]
+    tools = pa.array([[]], pa.list_(pa.struct([("type", pa.string())])))
+    if nested:
+        put(tmp_path / "in.parquet", request_id=["a"], messages=[messages], tools=tools)
+    else:
+        put(tmp_path / "in.parquet", request_id=["a"], messages=[json.dumps(messages)], tools=["[]"])
+    take(tmp_path)
+    (request,) = requests(tmp_path)
+    assert list(request.messages) == [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    assert not request.tools
+
+
 def test_a_nested_schema_is_sent_without_the_nulls_that_arrow_padded_it_with(tmp_path: Path) -> None:
     def schema(**properties: Any) -> dict[str, Any]:
         return {"type": "object", "properties": properties, "required": list(properties)}

@@ -219,7 +219,7 @@ def _from_messages(text: str, system: str | None, tools: str | None) -> tuple[st
         raise FlawError("messages is no list")
     if not parsed:
         raise FlawError("messages is an empty list")
-    parsed = [_without_nulls(message) for message in parsed]
+    parsed = [_without_blanks(message) for message in parsed]
     extra = sum(_check(message, at) for at, message in enumerate(parsed, start=1))
     if not any(_says_something(message) for message in parsed if message["role"] not in LEADING):
         raise FlawError("messages are empty: no message but the system's says anything")
@@ -228,11 +228,22 @@ def _from_messages(text: str, system: str | None, tools: str | None) -> tuple[st
     return dumps(parsed), tools, extra
 
 
-def _without_nulls(message: JSON) -> JSON:
-    """DuckDB gives a struct's absent fields as nulls; `content` may be null beside tool calls, and stays."""
+def _without_blanks(message: JSON) -> JSON:
+    """A message without nulls, which DuckDB gives for a struct's absent fields, and without an empty list of tool calls:
+    some servers answer with one, pyiceberg writes one for null, and OpenAI refuses it. `content` may be null beside tool
+    calls, and stays."""
     if not isinstance(message, dict):
         return message
-    return {key: value for key, value in message.items() if value is not None or key == "content"}
+    message = _without_nulls(message)
+    if message.get("tool_calls") == []:
+        del message["tool_calls"]
+    if message.get("content") == [] and "tool_calls" in message:
+        message["content"] = None
+    return message
+
+
+def _without_nulls(value: dict[str, JSON]) -> dict[str, JSON]:
+    return {key: child for key, child in value.items() if child is not None or key == "content"}
 
 
 def _check(message: JSON, at: int) -> int:
@@ -269,11 +280,12 @@ def _says_something(message: dict[str, JSON]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _tools(text: str) -> str:
+def _tools(text: str) -> str | None:
+    """Canonical tools; None for an empty list, which providers refuse."""
     parsed = _parse(text, "tools")
     if not isinstance(parsed, list) or not all(isinstance(tool, dict) for tool in parsed):
         raise FlawError("tools is no list of objects")
-    return dumps([_without_nulls(tool) for tool in parsed])
+    return dumps([_without_nulls(tool) for tool in parsed]) if parsed else None
 
 
 @lru_cache(maxsize=1024)
