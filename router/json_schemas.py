@@ -12,11 +12,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, cast
 
-import regex
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from referencing import Registry
+
+from thirdshift.router.patterns import compiled_if_sound, matches
 
 
 def schema_problem(rules: Mapping[str, Any]) -> str | None:
@@ -52,7 +53,7 @@ def _multiple_of(validator: Validator, step: float, value: Any, _: Any) -> Itera
 
 
 def _pattern(validator: Validator, pattern: str, value: Any, _: Any) -> Iterator[ValidationError]:
-    if validator.is_type(value, "string") and not _compiled(pattern).search(value):
+    if validator.is_type(value, "string") and matches(value, pattern) == 0.0:
         yield ValidationError(f"{value!r} does not match {pattern!r}")
 
 
@@ -60,13 +61,4 @@ def _is_pattern(error: ValidationError) -> bool:
     """Whether `re` refuses a `pattern` that `regex` reads. jsonschema reads names in patternProperties by `re` all over."""
     if error.validator != "format" or not error.path or error.path[-1] != "pattern":
         return False
-    try:
-        _compiled(error.instance)
-    except (regex.error, RecursionError):
-        return False
-    return True
-
-
-@lru_cache(maxsize=4096)
-def _compiled(pattern: str) -> regex.Pattern[str]:
-    return regex.compile(pattern)
+    return compiled_if_sound(error.instance) is not None

@@ -40,9 +40,8 @@ def early_night(schedule: CronSchedule, after: datetime) -> EarlyNight | None:
     """Return the next night that Prefect begins too early; None where there is none in the next year."""
     zone = ZoneInfo(schedule.timezone or "UTC")
     for change, gap in _put_forward(zone, after):
-        skipped = (change - MINUTE).astimezone(zone).replace(
-            tzinfo=None
-        ) + MINUTE  # the first minute that is not
+        last = (change - MINUTE).astimezone(zone).replace(tzinfo=None)
+        skipped = last + MINUTE
         missing = _first(schedule.cron, "UTC", skipped.replace(tzinfo=UTC))
         if missing is None or missing >= skipped.replace(tzinfo=UTC) + gap:
             continue

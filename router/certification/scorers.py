@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.router.certification.patterns import compiled, compiled_if_sound, matches
+from thirdshift.router.patterns import compiled, compiled_if_sound, matches
 
 TOLERANCE = 1e-6
 """Relative, of `numeric`: the contract's."""

@@ -46,6 +46,10 @@ def test_patterns_may_say_what_only_ecma_262_knows(
     assert messages.schema_problem(json.dumps(rules)) is None
 
 
+def test_an_empty_pattern_is_in_every_text() -> None:
+    assert validator({"pattern": ""}).is_valid("anything")
+
+
 @pytest.mark.parametrize(
     ("rules", "place"),
     [

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from thirdshift.router.certification import patterns
+from thirdshift.router import patterns
 from thirdshift.router.certification.scorers import (
     FIELD_SCORERS,
     KINDS,

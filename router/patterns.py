@@ -1,4 +1,4 @@
-"""Regular expressions over answers, each compiled once; `regex`, which can give up in time, is loaded for the first."""
+"""Regular expressions over texts, each compiled once; `regex`, which can give up in time, is loaded for the first."""
 
 from __future__ import annotations
 
