@@ -55,10 +55,8 @@ HOMES = {
     "scipy": {"router"},
     "threadpoolctl": {"router"},
     "regex": {"router", "engines"},  # the emulated provider must err as the scorers read
-    "jsonschema": {
-        "router",
-        "engines",
-    },  # one meaning of `valid` for input, replies and scores: router/json_schemas
+    # one meaning of `valid` for input, replies and scores: router/json_schemas
+    "jsonschema": {"router", "engines"},
     "referencing": {"router", "engines"},
     "pyarrow": set(PACKAGES),
     "numpy": set(PACKAGES),
@@ -140,6 +138,7 @@ STANDS_FOR: Mapping[str, str] = {
     "router/learning": "router/test_predict",
     "router/learning/repair": "nights/test_repair",
     "router/lots": "flows/test_lots",
+    "router/patterns": "router/test_scorers",
     "router/planning": "router/test_planning_answers",
     "router/prediction": "router/test_predict",
     "router/pricing": "router/test_pricebook",
