@@ -38,8 +38,8 @@ class BacktestFigures:
     """The cheapest random mix of models that reaches the floor; None where none does."""
     cost_mix_at_quality: float | None
     """The cheapest random mix that reaches `quality`."""
-    cost_oracle: float
-    """The cheapest choice by somebody who knows every score."""
+    cost_oracle: float | None
+    """The cheapest choice by somebody who knows every score; None where no choice reaches the floor."""
 
 
 @dataclass(frozen=True, slots=True)

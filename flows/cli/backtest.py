@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thirdshift.flows.api.backtests import BacktestReport
 
 app = typer.Typer()
+SHORTLIST = 8
 SHOWN = (
     "floor",
     "quality",
@@ -55,10 +56,15 @@ def backtest(
         str | None, typer.Option(metavar="A,B,…", help="Only these models.", show_default=False)
     ] = None,
     shortlist: Annotated[
-        int, typer.Option(min=1, help="So many models, spread over the frontier of means.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"So many models, spread over the frontier of means; {SHORTLIST} if not given.",
+            show_default=False,
+        ),
+    ] = None,
     confidence: Annotated[float, typer.Option(min=0.5, max=0.999)] = 0.95,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     repeat: Annotated[int, typer.Option(min=1, help="Nights to play.")] = 1,
     free: Annotated[
         bool,
@@ -79,10 +85,12 @@ def backtest(
     from thirdshift.flows.api.backtests import backtest_with_notes
     from thirdshift.router.backtesting.played_night import BacktestSettings
 
-    named = tuple(name.strip() for name in endpoints.split(",")) if endpoints else ()
+    named = _names(endpoints)
+    if named and shortlist is not None:
+        raise typer.BadParameter("--endpoints says which models are played; leave --shortlist out")
     settings = BacktestSettings(floor, relative, labels, confidence, free, per_task)
     report, notes = backtest_with_notes(
-        outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat
+        outcomes, settings, endpoints=named, shortlist=shortlist or SHORTLIST, seed=seed, repeat=repeat
     )
     for note in notes:
         print(note, file=sys.stderr)
@@ -90,6 +98,15 @@ def backtest(
         print(json_text(asdict(report)))
     else:
         Console(highlight=False).print(_table(report))
+
+
+def _names(listed: str | None) -> tuple[str, ...]:
+    if listed is None:
+        return ()
+    names = tuple(name.strip() for name in listed.split(","))
+    if not all(names):
+        raise typer.BadParameter(f"--endpoints {listed!r} holds an empty name; write them as a,b,c")
+    return names
 
 
 def _table(report: BacktestReport) -> Table:

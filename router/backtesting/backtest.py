@@ -45,6 +45,7 @@ def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> d
     served = float(outcomes.cost_usd[line, played.choice].sum())
     total = float(outcomes.cost_usd[played.paid].sum())
     mix, same = best_mix_usd(outcomes, floor), best_mix_usd(outcomes, quality)
+    oracle = oracle_usd(outcomes, floor)
     return {
         "floor": floor,
         "quality": quality,
@@ -57,7 +58,7 @@ def figures(outcomes: Outcomes, settings: BacktestSettings, played: Played) -> d
         "quality_best_single": float(score[best]),
         "cost_best_mix": None if mix is None else mix * n,
         "cost_mix_at_quality": None if same is None else same * n,
-        "cost_oracle": oracle_usd(outcomes, floor) * n,
+        "cost_oracle": None if oracle is None else oracle * n,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,9 +66,10 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
         raise OutcomesError(
             f"the outcomes have no column {', '.join(missing)}; needed are {', '.join(COLUMNS)}"
         )
+    endpoints = tuple(dict.fromkeys(endpoints))
     every, sentences = _complete(table, endpoints)
     if endpoints:
-        return every.only([every.models.index(name) for name in endpoints]), sentences
+        return every.only([every.models.index(name) for name in endpoints if name in every.models]), sentences
     chosen = shortlisted(every, shortlist)
     if every.answer is not None and (more := voters(every, chosen)):
         sentences.append(f"besides the shortlist, as voters: {', '.join(every.models[m] for m in more)}")
@@ -82,13 +84,16 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
 def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list[str]]:
     if not table.num_rows:
         raise OutcomesError("the outcomes have no row; one row per request and model is needed")
+    _refuse_nameless(table)
     models, model = np.unique(_texts(table, "model"), return_inverse=True)
     unknown = sorted(set(endpoints) - set(models.tolist()))
     if unknown:
         raise OutcomesError(f"no outcomes of {', '.join(unknown)}; there are {', '.join(models)}")
     ids, row = np.unique(_texts(table, "request_id"), return_inverse=True)
+    _refuse_repeated(ids, models, row, model)
     score, cost = (
-        _matrix(table, name, row, model, (len(ids), len(models))) for name in ("score", "cost_usd")
+        _matrix(table, name, most, row, model, (len(ids), len(models)))
+        for name, most in (("score", 1.0), ("cost_usd", sys.float_info.max))
     )
     known = np.isfinite(score) & np.isfinite(cost)
     share = known.mean(axis=0)
@@ -98,10 +103,10 @@ def _complete(table: pa.Table, endpoints: Sequence[str]) -> tuple[Outcomes, list
         f"{models[m]} left out: outcomes for {share[m]:.1%} of {len(ids):,} requests, needed are {COVERAGE:.0%}"
         for m in np.flatnonzero(named & ~kept)
     ]
-    if endpoints and sentences:
-        raise OutcomesError("; ".join(sentences))
     if not kept.any():
-        raise OutcomesError("no model has outcomes for 97 % of the requests: nothing can be compared")
+        raise OutcomesError(
+            "; ".join(["no model has outcomes for 97 % of the requests: nothing can be compared", *sentences])
+        )
     rows = np.flatnonzero(known[:, kept].all(axis=1))
     if len(rows) < len(ids):
         sentences.append(
@@ -137,11 +142,48 @@ def _texts(table: pa.Table, name: str) -> NDArray[np.str_]:
     return np.array([text or "" for text in table.column(name).to_pylist()], dtype=object).astype(str)
 
 
+def _refuse_nameless(table: pa.Table) -> None:
+    for name in ("request_id", "model"):
+        if nulls := table.column(name).null_count:
+            raise OutcomesError(f"{name} is null in {nulls:,} rows; name the request and the model of each")
+
+
+def _refuse_repeated(
+    ids: NDArray[np.str_], models: NDArray[np.str_], row: NDArray[np.intp], model: NDArray[np.intp]
+) -> None:
+    """Which of two outcomes holds cannot be told, and the costs of both would have been paid."""
+    cells, count = np.unique(row * len(models) + model, return_counts=True)
+    if len(cells) < len(row):
+        first = int(cells[count > 1][0])
+        raise OutcomesError(
+            f"{len(row) - len(cells):,} rows repeat a request and model, such as {ids[first // len(models)]} of "
+            f"{models[first % len(models)]}; keep one row per request and model"
+        )
+
+
 def _matrix(
-    table: pa.Table, name: str, row: NDArray[np.intp], model: NDArray[np.intp], shape: tuple[int, int]
+    table: pa.Table,
+    name: str,
+    most: float,
+    row: NDArray[np.intp],
+    model: NDArray[np.intp],
+    shape: tuple[int, int],
 ) -> Floats:
+    """A column of numbers by request and model, NaN where there is none. Raises OutcomesError outside of 0 to `most`."""
+    try:
+        values = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise OutcomesError(f"{name} is {table.schema.field(name).type}; needed are numbers") from error
+    wrong = np.flatnonzero((values < 0) | (values > most))
+    if len(wrong):
+        at = int(wrong[0])
+        bounds = "from 0 to 1" if most == 1.0 else "a finite number, 0 or more"
+        raise OutcomesError(
+            f"{name} of {len(wrong):,} rows is not {bounds}, such as {values[at]:g} of "
+            f"{table.column('request_id')[at].as_py()} by {table.column('model')[at].as_py()}"
+        )
     matrix = np.full(shape, np.nan)
-    matrix[row, model] = table.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
+    matrix[row, model] = values
     return matrix
 
 
@@ -177,13 +219,32 @@ def best_mix_usd(outcomes: Outcomes, quality: float) -> float | None:
     return min(reached, default=None)
 
 
-def oracle_usd(outcomes: Outcomes, quality: float) -> float:
-    """Per request: the cheapest assignment that reaches `quality`, every score known (by one multiplier)."""
-    line, low, high = np.arange(len(outcomes)), 0.0, 1e6 * float(outcomes.cost_usd.max()) + 1.0
+def oracle_usd(outcomes: Outcomes, quality: float) -> float | None:
+    """Per request: the cheapest assignment that reaches `quality`, every score known; None where none does.
+
+    As in a mix of models, chance may choose between two assignments, those on either side of the price of quality at
+    which it is reached: so no mix is cheaper.
+    """
+    score, cost = outcomes.score, outcomes.cost_usd
+    best = score == score.max(axis=1, keepdims=True)
+    dear = _means(outcomes, np.where(best, cost, np.inf))
+    if dear[0] < quality - 1e-12:
+        return None
+    cheap, low, high = _means(outcomes, cost), 0.0, 1e6 * float(cost.max()) + 1.0
+    if cheap[0] >= quality:
+        return cheap[1]
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        choice = (outcomes.cost_usd - middle * outcomes.score).argmin(axis=1)
-        enough = outcomes.score[line, choice].mean() >= quality
-        low, high = (low, middle) if enough else (middle, high)
-    choice = (outcomes.cost_usd - high * outcomes.score).argmin(axis=1)
-    return float(outcomes.cost_usd[line, choice].mean())
+        means = _means(outcomes, cost - middle * score)
+        if means[0] >= quality:
+            high, dear = middle, means
+        else:
+            low, cheap = middle, means
+    share = min((quality - cheap[0]) / (dear[0] - cheap[0]), 1.0) if dear[0] > cheap[0] else 1.0
+    return (1 - share) * cheap[1] + share * dear[1]
+
+
+def _means(outcomes: Outcomes, loss: Floats) -> tuple[float, float]:
+    """Mean score and cost where each request goes where its loss is least."""
+    line, choice = np.arange(len(outcomes)), loss.argmin(axis=1)
+    return float(outcomes.score[line, choice].mean()), float(outcomes.cost_usd[line, choice].mean())

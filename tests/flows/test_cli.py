@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tests.support.nights import PROGRAM
 from thirdshift.flows.cli.app import PANELS, app
@@ -42,6 +43,22 @@ def test_each_command_has_help_and_an_example_that_it_takes(name: str) -> None:
 def test_each_command_stands_in_a_panel_of_the_help() -> None:
     root: Any = typer.main.get_command(app)
     assert [name for names in PANELS.values() for name in names] == list(root.commands)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--endpoints", "a", "--shortlist", "2"], "leave --shortlist out"),
+        (["--endpoints", "a,"], "empty name"),
+        (["--endpoints", ""], "empty name"),
+        (["--seed", "-1"], "--seed"),
+    ],
+)
+def test_a_backtests_options_that_say_nothing_are_refused(options: list[str], says: str) -> None:
+    words = ["backtest", "nope.parquet", "--floor", "0.5", *options]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert says in done.output
 
 
 def completed(folder: Path, *words: str) -> list[str]:

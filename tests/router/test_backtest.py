@@ -196,6 +196,66 @@ def test_the_yardsticks_are_what_they_say() -> None:
     assert oracle_usd(known, 0.25) == pytest.approx(1.0)
 
 
+def test_no_mix_is_cheaper_than_the_oracle_who_says_what_nobody_can_reach() -> None:
+    """Ten requests alike: all of them change sides at one price of quality."""
+    score, cost = np.tile([0.0, 1.0], (10, 1)), np.tile([1.0, 2.0], (10, 1))
+    known = Outcomes(("low", "high"), ("t",), np.zeros(10, np.int32), ["p"] * 10, score, cost)
+    assert oracle_usd(known, 0.6) == pytest.approx(1.6)
+    assert best_mix_usd(known, 0.6) == pytest.approx(1.6)
+    assert oracle_usd(known, 1.0) == 2.0
+    assert oracle_usd(known, 1.1) is None
+    free = Outcomes(known.models, known.tasks, known.task, known.prompts, score, 0 * cost)
+    assert oracle_usd(free, 0.6) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_oracle_is_the_linear_programs_optimum(seed: int) -> None:
+    """By each request's efficient steps, the cheapest per point of quality first."""
+    rng = np.random.default_rng(seed)
+    score, cost = rng.integers(0, 5, (12, 3)) / 4, rng.integers(1, 6, (12, 3)) / 10
+    known = Outcomes(("a", "b", "c"), ("t",), np.zeros(12, np.int32), ["p"] * 12, score, cost)
+    quality = float(rng.uniform(score.min(axis=1).mean(), score.max(axis=1).mean()))
+    prices = [*np.linspace(0, 20, 20001)]
+    dual = max((cost - p * score).min(axis=1).mean() + p * quality for p in prices)
+    assert oracle_usd(known, quality) == pytest.approx(dual, abs=1e-3)
+
+
+def test_named_models_that_lack_outcomes_are_left_out_and_said() -> None:
+    table = outcomes(100)
+    rows = np.ones(table.num_rows, dtype=bool)
+    rows[2 : 3 * 10 : 3] = False  # a tenth of frontier
+    known, said = read(table.filter(pa.array(rows)), endpoints=("frontier", "small", "small"))
+    assert known.models == ("small",)
+    assert any("frontier left out: outcomes for 90.0%" in line for line in said)
+    with pytest.raises(OutcomesError, match=r"no model has outcomes .*; frontier left out"):
+        read(table.filter(pa.array(rows)), endpoints=("frontier",))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("score", 1.5, "score of 1 rows is not from 0 to 1, such as 1.5 of r1 by small"),
+        ("score", -0.5, "score of 1 rows is not from 0 to 1"),
+        ("cost_usd", -1.0, "cost_usd of 1 rows is not a finite number, 0 or more"),
+        ("cost_usd", float("inf"), "cost_usd of 1 rows is not a finite number"),
+        ("model", None, "model is null in 1 rows"),
+        ("request_id", None, "request_id is null in 1 rows"),
+        ("model", "middle", "1 rows repeat a request and model, such as r1 of middle"),
+    ],
+)
+def test_an_outcome_that_is_none_is_refused(column: str, value: object, says: str) -> None:
+    rows = outcomes(50).to_pylist()
+    rows[3][column] = value
+    with pytest.raises(OutcomesError, match=says):
+        read(pa.Table.from_pylist(rows))
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    rows = [{**row, "score": "good"} for row in outcomes(5).to_pylist()]
+    with pytest.raises(OutcomesError, match="score is string; needed are numbers"):
+        read(pa.Table.from_pylist(rows))
+
+
 def test_a_night_that_has_nothing_new_to_look_at_ends(
     table: pa.Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
