@@ -22,6 +22,8 @@ from thirdshift.router.patterns import compiled_if_sound, matches
 
 def schema_problem(rules: Mapping[str, Any]) -> str | None:
     """Return where a schema is none, as a path in it; None where answers can be judged by it."""
+    if not isinstance(rules.get("$schema", ""), str):
+        return "$.$schema"
     kind = validator_for(rules, default=Draft202012Validator)
     for error in kind(kind.META_SCHEMA, format_checker=kind.FORMAT_CHECKER).iter_errors(rules):
         if not _is_pattern(error):

@@ -7,8 +7,10 @@ out. What can be recovered without guessing is: exactly one JSON value in the te
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 from jsonschema.protocols import Validator
@@ -25,6 +27,9 @@ THOUGHT = re.compile(
 )
 """What a model thought aloud before its answer; some templates open the block themselves, so that only its end is seen."""
 OPENING = re.compile(r"[{\[]")
+UNDECIDED = (Unresolvable, RecursionError, ArithmeticError)
+"""What keeps an answer from satisfying a schema: a $ref that leads out of it, an answer that is nested too deep, a number
+beyond a double under `multipleOf`."""
 STARTS_MAX, CANDIDATES_MAX = 200, 20
 """So many places are looked at in a text, and so many values judged."""
 
@@ -66,21 +71,32 @@ def _candidates(schema: Mapping[str, JSON], text: str) -> Iterator[tuple[JSON, s
     for value in values:
         if not whole or answer != text:
             yield value, note
-        yield (
-            without_added_nulls(schema, value, schema),
-            "nulls of properties that may be left out were removed",
-        )
+        with suppress(RecursionError):  # nested too deep to be looked through
+            yield (
+                without_added_nulls(schema, value, schema),
+                "nulls of properties that may be left out were removed",
+            )
+
+
+def _finite(written: str) -> float:
+    """NaN, Infinity and what is beyond a double are no JSON number that could be written again."""
+    if not math.isfinite(number := float(written)):
+        raise ValueError(f"{written} is no JSON number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
 def _values_in(text: str) -> Iterator[JSON]:
     """The objects and lists that stand in a text one after another."""
-    decoder, at = json.JSONDecoder(), 0
+    at = 0
     for _ in range(STARTS_MAX):
         start = OPENING.search(text, at)
         if start is None:
             return
         try:
-            value, at = decoder.raw_decode(text, start.start())
+            value, at = _DECODER.raw_decode(text, start.start())
         except (ValueError, RecursionError):
             at = start.start() + 1
             continue
@@ -142,7 +158,7 @@ def schema_fault(schema: Schema) -> str | None:
 def _holds(judge: Validator, value: JSON) -> bool:
     try:
         return bool(judge.is_valid(value))
-    except Unresolvable:  # a $ref that leads out of the schema: nothing can satisfy it
+    except UNDECIDED:
         return False
 
 

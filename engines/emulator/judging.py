@@ -6,8 +6,8 @@ import json
 
 from thirdshift.engines.emulator.answer_key import AnswerKey, last_user_text, messages_key, text_key
 from thirdshift.engines.emulator.models import EmulatedModel
+from thirdshift.router.certification.comparisons import agrees
 from thirdshift.router.certification.judge import Question
-from thirdshift.router.certification.scorers import agrees
 
 EVEN = 0.5
 """From this score on an answer counts as right."""

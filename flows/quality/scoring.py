@@ -25,8 +25,9 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.tiers import realtime_counterparts
 from thirdshift.flows.quality.questions import Questions, pairs, question_of
 from thirdshift.flows.runs.context import RunContext
+from thirdshift.router.certification.comparisons import agrees
 from thirdshift.router.certification.judge import LETTERS_PER_TOKEN, OWN_WORDS, USUAL_VERDICT, Judge, verdict
-from thirdshift.router.certification.scorers import Basis, ScorerError, agrees, score_batch
+from thirdshift.router.certification.scorers import Basis, ScorerError, score_batch
 from thirdshift.router.interfaces import EngineContext
 from thirdshift.router.policy import masks
 from thirdshift.router.values import Purpose

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from thirdshift.router.certification.scorers import (
+from thirdshift.router.certification.comparisons import (
     NOT_JSON,
-    Scorer,
     field_text,
     folded,
     last_letter,
     last_number,
     parsed,
 )
+from thirdshift.router.certification.scorers import Scorer
 
 DIGITS = 7
 """Significant digits by which numbers are the same, about the tolerance of the scorer `numeric`."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
-from thirdshift.router.certification.scorers import parsed
+from thirdshift.router.certification.comparisons import parsed
 from thirdshift.router.values import JSON, Endpoint
 
 WORDING = 1

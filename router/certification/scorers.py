@@ -9,23 +9,28 @@ A function that fails on an answer gives it 0, and its fault is told: it must no
 from __future__ import annotations
 
 import json
-import math
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thirdshift.router.patterns import compiled, compiled_if_sound, matches
-
-TOLERANCE = 1e-6
-"""Relative, of `numeric`: the contract's."""
+from thirdshift.router.certification.comparisons import (
+    agrees,
+    choice,
+    contains,
+    exact,
+    field_text,
+    numeric,
+    parsed,
+    validates,
+)
+from thirdshift.router.patterns import compiled_if_sound, matches
 
 UserFunction = Callable[[str, str | None, Mapping[str, Any]], float]
 """`(output, reference, request)` to 0..1."""
@@ -89,109 +94,6 @@ class Kind:
     """Whether every score is 0 or 1."""
     compare: Compare | None = None
     """None: it takes more than two texts; see `score`."""
-
-
-def exact(output: str, reference: str) -> float:
-    return float(output.strip() == reference.strip())
-
-
-# An apostrophe inside a word joins: the "s" of "that's" and the "I" of "I'm" do not stand alone.
-_LETTER = r"(?<!\w)(?<!\w['\u2019])[A-Za-z](?!\w)(?!['\u2019]\w)"
-_LETTER_ALONE = r"\W*([A-Za-z])\W*"
-
-
-def last_letter(text: str) -> str | None:
-    """The last standalone letter A-Z, upper case; None where there is none."""
-    letters = compiled(_LETTER).findall(text)
-    return str(letters[-1]).upper() if letters else None
-
-
-def choice(output: str, reference: str) -> float | None:
-    alone = compiled(_LETTER_ALONE).fullmatch(reference)
-    right = alone[1].upper() if alone else last_letter(reference)
-    return None if right is None else float(last_letter(output) == right)
-
-
-# Commas group thousands (1,234,567) or, in India, 12,34,567. A hyphen after a letter or digit joins, it is no sign.
-_NUMBER = (
-    r"(?:(?<![\w.)])[-+])?(?:\d{1,3}(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?"
-    r"|(?:(?<![\w.)])[-+])?\.\d+(?:[eE][-+]?\d+)?"
-)
-_CURRENCY = r"\p{Sc}"
-_MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # the typographic minus signs
-
-
-def last_number(text: str) -> float | None:
-    """The last number, without commas and currency signs; None where there is none that is finite."""
-    for digits in reversed(compiled(_NUMBER).findall(compiled(_CURRENCY).sub("", text).translate(_MINUS))):
-        number = float(digits.replace(",", ""))
-        if math.isfinite(number):
-            return number
-    return None
-
-
-def numeric(output: str, reference: str) -> float | None:
-    right, given = last_number(reference), last_number(output)
-    if right is None:
-        return None
-    return float(given is not None and math.isclose(given, right, rel_tol=TOLERANCE))
-
-
-def contains(output: str, reference: str) -> float | None:
-    """None for a blank reference, which every output contains."""
-    return float(reference.strip() in output) if reference.strip() else None
-
-
-def validates(output: str, schema: str) -> float | None:
-    """Whether the output is JSON that the schema accepts; None where the schema is none. Nothing is fetched."""
-    validator = _validator(schema)
-    if validator is None:
-        return None
-    from referencing.exceptions import Unresolvable
-
-    value = parsed(output)
-    try:
-        return float(value is not NOT_JSON and validator.is_valid(value))
-    except (Unresolvable, RecursionError):
-        return None
-
-
-@lru_cache(maxsize=256)
-def _validator(schema: str) -> Any | None:
-    rules = parsed(schema)
-    if not isinstance(rules, dict):
-        return None
-    from thirdshift.router.json_schemas import schema_problem, validator
-
-    return None if schema_problem(rules) else validator(rules)
-
-
-NOT_JSON = object()
-"""What `parsed` gives for text that is not JSON; null is JSON."""
-
-
-def parsed(text: str) -> Any:
-    """Strict JSON: NaN and Infinity, which other readers refuse, are not JSON."""
-    try:
-        return json.loads(text, parse_constant=_refuse)
-    except (ValueError, RecursionError):
-        return NOT_JSON
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def agrees(output: str, baseline: str) -> float:
-    """Equal as JSON, or equal but for case and spaces."""
-    left, right = parsed(output), parsed(baseline)
-    if left is not NOT_JSON and right is not NOT_JSON:
-        return float(bool(left == right))
-    return float(folded(output) == folded(baseline))
-
-
-def folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 _REFERENCE = frozenset({Need.REFERENCE})
@@ -299,10 +201,12 @@ def _by_function(scorer: Scorer, output: str, reference: str | None, request: Ma
 
 
 def _fields(scorers: Mapping[str, str], output: str, reference: str) -> float | None:
-    """The mean over the fields. A field that is null or absent in both is right."""
+    """The mean over the fields. A field that is null or absent in both is right; what is no JSON object has no field."""
     right, given = parsed(reference), parsed(output)
     if not isinstance(right, dict):
         return None
+    if not isinstance(given, dict):
+        return 0.0
     scores = [
         _field(KINDS[how].compare, field_text(given, name), field_text(right, name))
         for name, how in scorers.items()
@@ -313,16 +217,8 @@ def _fields(scorers: Mapping[str, str], output: str, reference: str) -> float | 
 def _field(compare: Compare | None, output: str | None, reference: str | None) -> float:
     if output is None or reference is None or compare is None:
         return float(output is None and reference is None)
-    return compare(output, reference) or 0.0
-
-
-def field_text(value: Any, path: str) -> str | None:
-    """A field as text: a string as it is, other values as JSON; None where it is null or absent."""
-    for key in (path,) if isinstance(value, dict) and path in value else tuple(path.split(".")):
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+    score = compare(output, reference)
+    return exact(output, reference) if score is None else score
 
 
 def score_batch(

@@ -28,7 +28,7 @@ from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP
 from thirdshift.engines.core.health import ANSWERED_IN_A_ROW
 from thirdshift.engines.core.server_words import FILE
-from thirdshift.engines.core.validation import judged
+from thirdshift.engines.core.validation import judged, schema_fault
 from thirdshift.engines.realtime.engine import RealtimeEngine
 from thirdshift.engines.wires.anthropic import read_message, read_result
 from thirdshift.engines.wires.lines import read_line
@@ -400,6 +400,30 @@ def test_json_is_recovered_where_that_is_no_guess(text: str, valid: bool) -> Non
     assert holds is valid
     assert (note is not None) == (valid and found != text)
     assert not valid or json.loads(found) == {"name": "a"}
+
+
+DEEP = '{"a":' * 400 + "{}" + "}" * 400
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"properties": {"a": {"$ref": "#"}}}, DEEP),
+        ({"properties": {"a": {"$ref": "#"}}}, f"Sure: {DEEP}"),
+        ({"properties": {"a": {"multipleOf": 0.01}}}, 'Sure: {"a": 1%s}' % ("0" * 400)),
+        ({"properties": {"a": {"type": ["number", "null"]}}}, 'Sure: {"a": 1e400}'),
+        ({"properties": {"a": {"type": ["number", "null"]}}}, 'Sure: {"a": NaN}'),
+        ({"$ref": "#"}, "{}"),
+    ],
+)
+def test_what_a_schema_cannot_judge_is_invalid_and_stays_as_it_was_said(
+    schema: dict[str, Any], text: str
+) -> None:
+    assert judged(schema, text) == (text, False, None)
+
+
+def test_a_schema_of_no_dialect_is_none() -> None:
+    assert schema_fault({"$schema": 5}) is not None
 
 
 # --- money ----------------------------------------------------------------------------------------------------------

@@ -63,6 +63,10 @@ from thirdshift.router.certification.scorers import (
         ("agreement", " Yes,  it IS ", "yes, it is", 1),
         ("agreement", '{"a": 1, "b": 2}', '{"b": 2, "a": 1.0}', 1),
         ("agreement", "yes", "no", 0),
+        ("agreement", "true", "1", 0),
+        ("agreement", '{"a": [false]}', '{"a": [0]}', 0),
+        ("agreement", '{"a": [false]}', '{"a": [false]}', 1),
+        ("agreement", "[" * 900 + "]" * 900, "[" * 900 + "]" * 900, 1),
     ],
 )
 def test_a_scorer_compares_as_the_contract_words_it(
@@ -107,6 +111,10 @@ SCHEMA = '{"type": "object", "required": ["n"], "properties": {"n": {"type": "in
         ('{"n": 1}', "{broken", None),
         ('{"n": 1}', '{"type": "nonsense"}', None),
         ("1", '{"$ref": "https://example.org/schema.json"}', None),
+        ("1", '{"$schema": 5}', None),
+        ("1e400", '{"multipleOf": 0.01}', 0),
+        ("9" * 400, '{"multipleOf": 0.01}', 0),
+        ('{"a":' * 900 + "1" + "}" * 900, '{"properties": {"a": {"$ref": "#"}}}', 0),
     ],
 )
 def test_json_schema_validates_and_fetches_nothing(
@@ -137,6 +145,17 @@ def test_a_field_that_is_null_in_both_is_right() -> None:
     scorer = Scorer("fields", fields={"a": "exact", "b": "exact"})
     assert score(scorer, '{"a": "x"}', '{"a": "x", "b": null}') == 1
     assert score(scorer, '{"a": "x", "b": "y"}', '{"a": "x", "b": null}') == 0.5
+
+
+@pytest.mark.parametrize("output", ["no JSON", "[]", "null", '```json\n{"a": "x"}\n```'])
+def test_what_is_no_object_has_no_field_not_even_one_that_is_null(output: str) -> None:
+    assert score(Scorer("fields", fields={"a": "exact", "b": "exact"}), output, '{"a": "x"}') == 0
+
+
+def test_a_field_that_is_as_the_reference_has_it_is_right_whatever_compares_it() -> None:
+    scorer = Scorer("fields", fields={"amount": "numeric", "note": "contains"})
+    assert score(scorer, '{"amount": "n/a", "note": ""}', '{"amount": "n/a", "note": ""}') == 1
+    assert score(scorer, '{"amount": 5, "note": "x"}', '{"amount": "n/a", "note": ""}') == 0
 
 
 def test_a_users_function_gets_output_reference_and_request() -> None:

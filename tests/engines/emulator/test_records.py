@@ -16,8 +16,9 @@ from tests.support.servers import chat, cheap, dear, emulated, endpoint, fetch, 
 from thirdshift.engines.core.validation import is_valid
 from thirdshift.engines.emulator import KnownRow
 from thirdshift.engines.emulator.generation import instance, wrong, wrong_json
+from thirdshift.router.certification.comparisons import last_letter
 from thirdshift.router.certification.judge import Judge, Question
-from thirdshift.router.certification.scorers import KINDS, last_letter
+from thirdshift.router.certification.scorers import KINDS
 from thirdshift.router.values import Request
 
 ITEMS = known_items(200)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tests.support.simulated.books import Entry, answers
 from thirdshift.flows.quality.scoring import ASKED
+from thirdshift.router.certification.comparisons import agrees
 from thirdshift.router.certification.judge import VERDICT, VERDICT_TOKENS, Judge, Question, verdict
-from thirdshift.router.certification.scorers import agrees
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.values import Endpoint, Mode, Purpose, Request, usd
 
