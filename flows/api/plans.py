@@ -43,7 +43,7 @@ from thirdshift.router.planning.frontier import Point
 from thirdshift.router.planning.options import workers_to_run
 from thirdshift.router.planning.problem import NOBODY, Infeasible, Plan
 from thirdshift.router.planning.solve import cheapest
-from thirdshift.warehouse.errors import InputError
+from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.intake.frozen import column
 
 FEASIBLE, INFEASIBLE = 0, 3
@@ -186,11 +186,11 @@ def looking_ahead(
 
     Raises UserError.
     """
-    context = informed_context(context_for(options, "plan"), say)
     with tempfile.TemporaryDirectory(prefix="thirdshift-plan-") as folder:
         try:
+            context = informed_context(context_for(options, "plan"), say)
             yield look_ahead(context, Path(folder), lots, say)
-        except InputError as error:
+        except WarehouseError as error:
             raise UserError(str(error)) from error
 
 

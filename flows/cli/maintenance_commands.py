@@ -197,6 +197,9 @@ def _write(warehouse: Warehouse, what: str, output: Path, run_id: str | None) ->
         raise UserError(f"{what} has no column run_id; leave --run out")
     values: dict[str, Any] = {} if run_id is None else {"run_id": run_id}
     chosen = "" if run_id is None else " where run_id = $run_id"
+    runs = warehouse.query("select run_id from runs order by started_at desc")["run_id"].to_pylist()
+    if run_id is not None and run_id not in runs:
+        raise UserError(f"no run {run_id}{nearest(run_id, runs)}")
     beside = output.with_name(f".{output.name}.tmp")
     rows = 0
     try:

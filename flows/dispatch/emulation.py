@@ -79,7 +79,8 @@ def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
     try:
         models = recorded_models(outcomes)
     except (OSError, ValueError) as error:
-        raise UserError(f"--outcomes {outcomes}: {error}") from error
+        why = "no such file" if isinstance(error, FileNotFoundError) else error
+        raise UserError(f"--outcomes {outcomes}: {why}") from error
     models_by_endpoint = {}
     for endpoint in endpoints:
         named = recorded_for(endpoint, models)

@@ -150,6 +150,8 @@ def _rounded_up(usd: float) -> str:
 
 def _write(output: Path, text: str, environ: Mapping[str, str]) -> None:
     """Write the job beside its place, check it as any job, and move it there. Raises UserError, JobError."""
+    if not output.name:
+        raise UserError(f"{output} is a folder; name a file")
     beside = output.with_name(f".{output.name}.tmp")
     try:
         beside.write_text(text, encoding="utf-8")

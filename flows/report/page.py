@@ -102,6 +102,8 @@ class Page:
 
 def write_report(run_id: str, output: Path, warehouse: Path, *, texts: bool = False) -> int:
     """Write the page; return 0. Raises UserError: no such run or warehouse, or the file cannot be written."""
+    if not output.name:
+        raise UserError(f"{output} is a folder; name a file")
     try:
         facts = load_facts(warehouse, run_id)
         page = rendered(page_of(facts, samples(facts, warehouse) if texts else (), with_texts=texts))

@@ -85,6 +85,26 @@ def test_any_table_goes_to_parquet_that_only_its_owner_reads(
     assert (wrong.returncode, "did you mean results?" in wrong.stderr) == (2, True)
 
 
+def test_no_file_is_written_of_a_run_that_is_not_there(
+    night: tuple[Path, list[dict[str, str]]], tmp_path: Path
+) -> None:
+    output = tmp_path / "results.parquet"
+    done = thirdshift("export", "results", "--run", "onn", "--output", output, "--warehouse", night[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no run onn; did you mean one?" in done.stderr
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("command", [("report", "one"), ("init", "requests.parquet", "--force")])
+@pytest.mark.parametrize("output", [".", "/"])
+def test_a_folder_is_no_file_to_write(
+    night: tuple[Path, list[dict[str, str]]], command: tuple[str, ...], output: str
+) -> None:
+    done = thirdshift(*command, "--output", output, cwd=night[0].parent)
+    assert done.returncode == 2
+    assert done.stderr == f"thirdshift: {output} is a folder; name a file\n"
+
+
 def test_migrate_copies_first_and_says_what_each_step_brought(tmp_path: Path) -> None:
     path = tmp_path / "old.duckdb"
     with duckdb.connect(str(path)) as con:

@@ -14,6 +14,7 @@ from tests.support.plans import plan
 from thirdshift.engines.devices import machine
 from thirdshift.flows.api.plans import INFEASIBLE
 from thirdshift.flows.cli.plan import show_plan
+from thirdshift.flows.errors import UserError
 from thirdshift.flows.runs.options import RunOptions
 
 KEYS = {
@@ -43,6 +44,12 @@ def test_the_high_figure_knows_that_nobody_has_measured_a_worker(
     assert plan(tmp_path, {"server": {"usd_per_hour": 2, "quality_prior": 0.9}}) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["cost_usd_high"] > 2 * told["cost_usd"]
+
+
+def test_a_warehouse_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database")
+    with pytest.raises(UserError, match="cannot be opened as a warehouse"):
+        plan(tmp_path, {"a": {"price": PRICE}}, warehouse="notes.txt")
 
 
 def test_figures_that_a_pilot_will_tell_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,10 @@ def folder_for_demo(folder: Path) -> Path:
     names = [name for name in ("job.yaml", "requests.parquet") if (folder / name).exists()]
     if names and not (job.is_file() and job.read_bytes().startswith(WRITTEN.encode())):
         raise UserError(f"{folder / names[0]} is no demo's file, and is left alone; name another --folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--folder {folder}: cannot be made: {error.strerror}") from error
     return folder
 
 
