@@ -27,7 +27,7 @@ from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.composition import composing_saves
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
-from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
+from thirdshift.flows.planning.input import PreparedInput, check_charges, idle_policies, prepare
 from thirdshift.flows.planning.lots import plan_columns
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.measured.silent import leave_out
@@ -150,8 +150,8 @@ class PlanOutlook:
     """What of that is for a judge."""
     doubts: tuple[str, ...] = ()
     """Why the floor will not be certified."""
-    hint: str | None = None
-    """What would make the requests themselves cheaper."""
+    hints: tuple[str, ...] = ()
+    """What of the requests themselves costs more than it need, or is not as the job may mean it."""
     pilot_seconds: float = 0.0
     """How long the first round of that pilot takes; 0 where the deadline leaves no time for one."""
     nearest: NearestPlan | None = None
@@ -265,7 +265,8 @@ def _planned(
         )  # fmt: skip
 
     decision = cheapest_with_proof(context, batch, columns, decide)
-    words = tuple(doubts(context, batch)), composing_saves(batch, context.endpoints)
+    hints = composing_saves(batch, context.endpoints), idle_policies(batch, context.policies)
+    words = tuple(doubts(context, batch)), tuple(filter(None, hints))
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
     return PlanOutlook(
         context, batch, columns, priced, decision, informed, pilot, judged, *words,

@@ -39,6 +39,8 @@ def show_plan(call: RunOptions, *, as_json: bool, request_id: str | None) -> int
                 else printable("\n".join(lines))
             )
         elif as_json:
+            for hint in outlook.hints:
+                say(printable(hint))
             print(json_text(asdict(report)))
         else:
             from rich.console import Console
@@ -55,7 +57,7 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         f"{context.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
         + (f", {duplicates:,} duplicates answered once" if duplicates else "")
     )
-    for line in (context.refused, outlook.hint, *outlook.doubts):
+    for line in (context.refused, *outlook.hints, *outlook.doubts):
         if line:
             console.print(line, markup=False)
     if isinstance(plan, Infeasible):

@@ -184,7 +184,10 @@ def forget(context: RunContext, say: Say) -> None:
     if days is None:
         return
     path, job = context.warehouse, context.job.name
-    before = min(context.clock(), seen_to_pass()) - timedelta(days=days)
+    now = min(context.clock(), seen_to_pass())
+    if days >= now.toordinal():  # before any date: nothing is as old
+        return
+    before = now - timedelta(days=days)
     try:
         alive = [
             run_id for run_id in outlived_runs(path, job, before) if folder_of_dead(path, run_id) is None

@@ -212,7 +212,7 @@ def _stated_length(part: EndpointPart) -> int | None:
 def _model(part: EndpointPart, base: Path) -> str:
     """Return the model's name; an absolute path where a worker's model is a folder beside the job."""
     path = base / part.model
-    return str(path.resolve()) if part.engine == "vllm" and path.exists() else part.model
+    return str(path.resolve()) if part.engine == "vllm" and os.path.exists(path) else part.model
 
 
 def _price(part: EndpointPart, prices: PriceLookup) -> PriceSchedule:

@@ -24,7 +24,7 @@ from thirdshift.flows.jobs.provider_keys import DEFAULT_KEYS
 from thirdshift.flows.jobs.quality_checks import Finds, check_quality
 from thirdshift.flows.jobs.redaction import SECRET
 from thirdshift.flows.jobs.unsupported import refused, values_at
-from thirdshift.flows.jobs.worker_checks import clusters, endpoints_of, workers_are_whole
+from thirdshift.flows.jobs.worker_checks import BATCH_LIMITS, clusters, endpoints_of, workers_are_whole
 from thirdshift.router.certification.scorers import FIELD_SCORERS, Scorer, ScorerError, check, kind_of
 from thirdshift.router.pricing.service import STANDARD_TIERS, own_keys, own_keys_fault
 from thirdshift.warehouse.errors import InputError
@@ -35,8 +35,7 @@ NODES_SECRET = re.compile(rf"{SECRET.pattern}|_(token|key)$", re.IGNORECASE)
 """Names of variables in a `runtime_env` that people keep a secret in: HF_TOKEN, AWS_SECRET_ACCESS_KEY."""
 
 BATCH_KEYS = ("window", "turnaround", "delete_remote")
-BATCH_LIMITS = ("enqueued_tokens", "batch_requests", "batch_bytes", "line_bytes", "batches")
-"""Keys of an endpoint, and of its limits, that say something of batches alone."""
+"""Keys of an endpoint that say something of batches alone."""
 
 VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 

@@ -11,6 +11,7 @@ from thirdshift.flows.jobs.value_types import (
     Columns,
     Count,
     Hours,
+    Minutes,
     Name,
     Seconds,
     Share,
@@ -21,6 +22,7 @@ from thirdshift.flows.jobs.value_types import (
     Workers,
     Zone,
 )
+from thirdshift.warehouse.intake.rendering import MOST_TOKENS
 
 
 class JobSection(BaseModel):
@@ -64,7 +66,7 @@ class RequestPart(JobSection):
     """Columns carried through to the results, for `charge_by`; besides those in a column `metadata`."""
     policy: Text | None = None
     """The column that names a row's policy. Default: the column `policy`."""
-    max_tokens: Count = 1024
+    max_tokens: Annotated[int, Field(ge=1, le=MOST_TOKENS)] = 1024
     """The ceiling of an answer, where the row does not say. Always sent: a hard cap needs it."""
     temperature: Annotated[float, Field(ge=0)] | None = 0.0
     """Where the row does not say; `null`: not sent, for models that refuse it."""
@@ -325,9 +327,9 @@ class EndpointPart(JobSection):
     """What a worker, or a server of yours at `api_base`, costs while it is up."""
     accounting_usd_per_hour: UnitUsd | None = None
     """For hardware already paid: charged back, not planned with."""
-    minimum_minutes: Annotated[float, Field(ge=0)] = 0.0
+    minimum_minutes: Minutes = 0.0
     """What a started worker costs at least: of its rental, which outlasts a restart and another model on the same card."""
-    billing_increment_minutes: Annotated[float, Field(ge=0)] = 0.0
+    billing_increment_minutes: Minutes = 0.0
     """Rented time is paid for in such steps, each that has begun in full: `60` by the hour, `1` by the minute. 0: by the
     second."""
     price_per: Literal["worker", "node"] = "worker"

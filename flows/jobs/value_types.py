@@ -51,12 +51,15 @@ def _hours(hours: str) -> str:
     return hours
 
 
+MOST_WORKERS = 999_999
+
+
 def _workers(count: int | str) -> int | str:
-    if count == "max" or (isinstance(count, int) and count >= 1):
+    if count == "max" or (isinstance(count, int) and 1 <= count <= MOST_WORKERS):
         return count
     if isinstance(count, str) and re.fullmatch(r"0-[1-9][0-9]{0,5}", count):
         return count
-    raise ValueError("is a number from 1, a range that begins at 0 (0-16), or max")
+    raise ValueError(f"is a number from 1 to {MOST_WORKERS:,}, a range that begins at 0 (0-16), or max")
 
 
 def _window(text: str) -> str:
@@ -72,6 +75,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """An endpoint's name: it names files, columns and hive partitions."""
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+Minutes = Annotated[float, Field(ge=0, le=10 * 366 * 24 * 60)]
+"""How long a rental lasts: ten years at most."""
 Workers = Annotated[int | str, AfterValidator(_workers)]
 Seconds = Annotated[float, BeforeValidator(_duration_seconds)]
 Columns = Annotated[tuple[Text, ...], BeforeValidator(_one_or_more), Field(min_length=1)]

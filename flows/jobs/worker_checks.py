@@ -10,6 +10,9 @@ from thirdshift.flows.jobs.parsing import Loc
 from thirdshift.flows.jobs.quality_checks import Finds
 from thirdshift.flows.jobs.unsupported import values_at
 
+BATCH_LIMITS = ("enqueued_tokens", "batch_requests", "batch_bytes", "line_bytes", "batches")
+"""Limits of an endpoint that say something of batches alone."""
+
 WORKERS_ONLY = (
     "device",
     "workers",
@@ -80,6 +83,13 @@ def _worker(loc: Loc, endpoint: dict[str, Any]) -> Finds:
             yield (
                 (*loc, key),
                 "does not go with engine: vllm, whose workers run here and are paid by the hour",
+            )
+    stated = endpoint.get("limits")
+    for key, limit in stated.items() if isinstance(stated, dict) else ():
+        if limit is not None and key not in BATCH_LIMITS:
+            yield (
+                (*loc, "limits", key),
+                "is what a provider allows; how much a worker takes at once is vLLM's to say: vllm: {max_num_seqs: …}",
             )
     if endpoint.get("spot_price") is not None and endpoint.get("usd_per_hour") is None:
         yield (*loc, "spot_price"), "needs usd_per_hour beside it, which a rehearsal reckons with"

@@ -325,6 +325,16 @@ def check_charges(folder: Path, charge_by: Sequence[str]) -> None:
         )
 
 
+def idle_policies(batch: PreparedInput, policies: Mapping[str, Policy]) -> str | None:
+    """The sentence that says that no row is under any of the job's `policies`: their rules then hold for nobody."""
+    if not policies or batch.policy.any():
+        return None
+    return (
+        f"no row is under any of policies: ({', '.join(policies)}): a row names its policy in a column `policy`, or in the "
+        "one that request: {policy: …} names"
+    )
+
+
 def check_shares(
     batch: PreparedInput, endpoints: Sequence[Endpoint], allowed: NDArray[np.bool_], share: float | None
 ) -> None:

@@ -123,6 +123,23 @@ ONE_MISTAKE = [
         "endpoints[1].delete_remote",
         "it wants mode: batch",
     ),
+    # a worker's limits are vLLM's to say
+    (
+        GOOD + WORKER + "device: cpu, usd_per_hour: 1, limits: {concurrency: 8}}\n",
+        "endpoints[1].limits.concurrency",
+        "vllm: {max_num_seqs: …}",
+    ),
+    (
+        GOOD + WORKER + "device: cpu, usd_per_hour: 1, minimum_minutes: 1e30}\n",
+        "endpoints[1].minimum_minutes",
+        "must be at most",
+    ),
+    (
+        GOOD + WORKER + "device: cpu, usd_per_hour: 1, workers: 1000000}\n",
+        "endpoints[1].workers",
+        "is a number from 1 to 999,999",
+    ),
+    (GOOD + "request: {max_tokens: 2147483648}\n", "request.max_tokens", "must be at most 2147483647"),
     # prices and hours
     (GOOD.replace("0.14", "-0.14"), "endpoints[0].price.input", "must be at least 0"),
     (on_endpoint("off_peak: {factor: 0.5, hours: [25]}"), "endpoints[0].off_peak.hours[0]", "no hour"),

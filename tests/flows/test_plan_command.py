@@ -52,6 +52,20 @@ def test_a_warehouse_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
         plan(tmp_path, {"a": {"price": PRICE}}, warehouse="notes.txt")
 
 
+@pytest.mark.parametrize("as_json", [True, False])
+def test_policies_that_no_row_is_under_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    """The input has no column `policy`, and the job names none: the rule would hold for nobody, without a word."""
+    policies = {"pii": {"self_hosted_only": True}}
+    assert plan(tmp_path, {"a": {"price": PRICE}}, as_json=as_json, policies=policies) == 0
+    told = capsys.readouterr()
+    said = told.err if as_json else told.out
+    assert "no row is under any of policies: (pii)" in " ".join(said.split())
+    if as_json:
+        assert set(json.loads(told.out)) == KEYS
+
+
 def test_figures_that_a_pilot_will_tell_are_null(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = {"a": {"price": PRICE}, "b": {"price": PRICE}}
     assert plan(tmp_path, both, quality={"floor": 0.9, "scorer": "numeric"}) == 0

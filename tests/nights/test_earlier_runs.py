@@ -181,6 +181,13 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
     assert ask(warehouse, "select sum(cost_usd) from ledger where run_id = 'old'") == [(billed / 3,)]
 
 
+def test_text_that_is_kept_for_longer_than_the_calendar_goes_back_is_kept(tmp_path: Path) -> None:
+    known = write_rows(tmp_path / "requests.parquet", list(range(20)))
+    with emulated([cheap(latency_seconds=0.01)], items=known) as emulator:
+        done = night_here(write_job(tmp_path, emulator, PRICED, retention_days=10**12), "one")
+    assert (done.code, done.summary["results"]) == (0, 20)
+
+
 def test_a_second_night_looks_at_less_and_a_model_that_got_worse_is_named_and_serves_less(
     tmp_path: Path,
 ) -> None:
