@@ -167,7 +167,7 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
     if as_json:
         summary = {
             "run_id": run_id,
-            "labels": len(scores),
+            "labels": sum(score is not None for score in scores.values()),
             "certificate": bound if certificates else None,
             "lower_bound": bound.lower_bound,
         }

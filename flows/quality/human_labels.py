@@ -140,9 +140,8 @@ def _of(
     if len(people) and known[drawn].any():
         made = certify_people(claim, people, before[drawn], before[answered], len(answered))
         share = len(answered) / population  # the rest scores 0
-        lower = max(0.0, made.lower_bound) * share
         return replace(
-            made, population=population, mean=made.mean * share, lower_bound=min(lower, made.mean * share)
+            made, population=population, mean=made.mean * share, lower_bound=made.lower_bound * share
         )
     nothing = np.zeros(population - len(answered))
     binary = not again and bool(np.isin(people, (0.0, 1.0)).all())

@@ -233,14 +233,19 @@ def certify_people(
     `people`, `judged`: both scores of the answers that people scored, drawn at random among the judged, in order.
     `judge_scores`: the judge's scores of all answers, or of a random part; then half the doubt goes to its mean.
     """
+    given = float(people.sum())
+    if len(people) >= population:
+        return issued(claim, population, population, given / population, given / population, Method.CENSUS)
     doubt = 1.0 - claim.confidence
     judge_mean, confidence = float(judge_scores.mean()), claim.confidence
     if len(judge_scores) < population:
         confidence = 1.0 - doubt / 2.0
         judge_mean = betting(judge_scores, confidence, population)
-    lower = powered(people, judged, judge_mean, confidence)
+    # what people gave is certain, and the rest is worth 0 to 1 each: a correction may lead beyond
+    least, most = given / population, (given + population - len(people)) / population
+    lower = max(powered(people, judged, judge_mean, confidence), least)
     mean = float(people.mean()) - float(judged.mean()) + float(judge_scores.mean())
-    return issued(claim, population, len(people), mean, lower, Method.POWERED)
+    return issued(claim, population, len(people), min(max(mean, least), most), lower, Method.POWERED)
 
 
 def labels_needed(

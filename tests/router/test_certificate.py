@@ -185,6 +185,25 @@ def test_people_correct_a_judge_that_errs(flaw: str) -> None:
     assert false <= 35
 
 
+def test_what_people_show_is_a_mean_from_0_to_1() -> None:
+    """Corrections that lead beyond: the judge was harsher in what people saw than elsewhere, and milder."""
+    judge = np.tile([1.0, 0.0], 100)
+    harsh, mild = judge[1::2][:60], judge[0::2][:60]
+    high = certify_people(CLAIM, np.ones(60), harsh, judge, 200)
+    assert (high.mean, high.method) == (1.0, Method.POWERED)
+    low = certify_people(CLAIM, np.zeros(60), mild, judge, 200)
+    assert low.mean == low.lower_bound == 0.0
+    half = certify_people(CLAIM, np.ones(60), mild, judge, 200)
+    assert half.lower_bound >= 0.3  # what people gave to sixty is certain
+
+
+def test_people_who_score_every_answer_make_a_census() -> None:
+    people = np.array([1.0, 1.0, 0.0, 1.0])
+    certificate = certify_people(CLAIM, people, np.zeros(4), np.zeros(4), 4)
+    assert certificate.mean == certificate.lower_bound == 0.75
+    assert (certificate.method, certificate.scored) == (Method.CENSUS, 4)
+
+
 def test_a_good_judge_makes_the_bound_tighter_than_people_alone() -> None:
     rng = np.random.default_rng(17)
     truth = (rng.random(5000) < 0.8).astype(float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -177,13 +178,28 @@ def test_a_models_dated_name_is_the_same_model_and_its_sister_is_not(
 def test_an_invoice_that_cannot_be_compared_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its columns are day, euro; needed are"):
         invoice(tmp_path, "day,euro\n2026-11-21,1\n")
-    with pytest.raises(InputError, match="line 3: a number or a date"):
+    with pytest.raises(InputError, match="line 3: usd 'lots' is no amount"):
         invoice(tmp_path, "day,model,usd\n2026-11-21,flash,1\n2026-11-21,flash,lots\n")
     with pytest.raises(InputError, match="cannot be read as CSV"):
         read_invoice(tmp_path / "none.csv")
 
 
 AMOUNTS = st.integers(0, 10**6).map(lambda n: Decimal(n) / 1000)
+
+
+@pytest.mark.parametrize(
+    ("cells", "says"),
+    [
+        ("2026-11-30,a,nan", "line 2: cost_usd 'nan' is no amount"),
+        ("2026-11-30,a,1e12", "line 2: cost_usd '1e12' is no amount"),
+        ("2026-11-30,a,five", "line 2: cost_usd 'five' is no amount"),
+        ("31/12/2026,a,1", "line 2: day '31/12/2026' is no day"),
+        ("99999999999999999,a,1", "line 2: day '99999999999999999' is no day"),
+    ],
+)
+def test_a_cell_that_is_no_number_or_day_is_named(tmp_path: Path, cells: str, says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        invoice(tmp_path, f"day,model,cost_usd\n{cells}\n")
 
 
 @given(st.lists(st.tuples(AMOUNTS, st.sampled_from(["settled", "unsettled"])), min_size=1), AMOUNTS)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from thirdshift.router.values import MOST_USD
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.journal.parts import USD
 
@@ -31,6 +32,9 @@ INVOICE = pa.schema(
     ]
 )
 """A line of an invoice; what it does not say is null. Cached tokens are among the input."""
+
+MOST_COUNT = 10**15
+"""Counts and sums of them that fit the columns; no invoice has as many tokens."""
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "day": (
@@ -93,15 +97,22 @@ def _places(path: Path, header: list[str]) -> dict[str, str]:
 
 def _row(path: Path, number: int, row: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     cells = {ours: (row.get(theirs) or "").strip() for ours, theirs in places.items()}
-    try:
-        values: dict[str, Any] = {ours: CONVERT[ours](cell) if cell else None for ours, cell in cells.items()}
-    except (ValueError, InvalidOperation) as error:
-        raise InputError(
-            f"invoice {path}, line {number}: a number or a date cannot be read: {error}"
-        ) from error
+    values: dict[str, Any] = {}
+    for ours, cell in cells.items():
+        values[ours] = _value(path, number, places[ours], cell, CONVERT[ours]) if cell else None
     if values.get("input_tokens") is not None:
-        values["input_tokens"] += sum(_whole(row[name]) for name in ADDED_TO_INPUT if row.get(name))
+        values["input_tokens"] += sum(
+            _value(path, number, name, row[name], _whole) for name in ADDED_TO_INPUT if row.get(name)
+        )
     return values
+
+
+def _value(path: Path, number: int, column: str, cell: str, convert: Callable[[str], Any]) -> Any:
+    try:
+        return convert(cell)
+    except (ValueError, ArithmeticError, OSError) as error:
+        what = "day" if convert is _day else "amount" if convert is _usd else "count"
+        raise InputError(f"invoice {path}, line {number}: {column} {cell[:40]!r} is no {what}") from error
 
 
 def _day(cell: str) -> Any:
@@ -112,13 +123,18 @@ def _day(cell: str) -> Any:
 
 
 def _whole(cell: str) -> int:
-    return int(Decimal(cell.replace(",", "")))
+    return int(_below(Decimal(cell.replace(",", "")), MOST_COUNT))
 
 
 def _usd(cell: str) -> Decimal:
-    return Decimal(cell.replace(",", "").replace("$", "").removeprefix("USD").strip()).quantize(
-        Decimal("1e-9")
-    )
+    amount = Decimal(cell.replace(",", "").replace("$", "").removeprefix("USD").strip())
+    return _below(amount, MOST_USD).quantize(Decimal("1e-9"))
+
+
+def _below(value: Decimal, most: int) -> Decimal:
+    if not (value.is_finite() and abs(value) < most):
+        raise ValueError(value)
+    return value
 
 
 def _model(cell: str) -> str:
