@@ -40,6 +40,9 @@ SCHEMA = {
         "tags": {"type": "array"},
         "score": {"type": "string"},
         "odd/name'\"": {"type": "string"},
+        "Score": {"type": "integer"},
+        "answer_score": {"type": "boolean"},
+        "": {"type": "string"},
     },
 }
 OUTPUTS: list[tuple[str, bool | None]] = [
@@ -53,6 +56,9 @@ OUTPUTS: list[tuple[str, bool | None]] = [
                 "tags": ["x"],
                 "score": "high",
                 "odd/name'\"": "q",
+                "Score": 5,
+                "answer_score": False,
+                "": "nameless",
             }
         ),
         True,
@@ -111,7 +117,7 @@ def test_results_are_published_with_the_schemas_properties_as_typed_columns(
     assert sorted(p.name for p in folder.iterdir()) == ["manifest.json", "part-00000.parquet"]
     assert (published.path, published.rows) == (str(folder), 4)
     table = pq.read_table(folder / "part-00000.parquet", partitioning=None)
-    assert {name: str(table.schema.field(name).type) for name in table.column_names[5:13]} == {
+    assert {name: str(table.schema.field(name).type) for name in table.column_names[5:16]} == {
         "valid": "bool",
         "category": "string",
         "amount": "double",
@@ -120,11 +126,16 @@ def test_results_are_published_with_the_schemas_properties_as_typed_columns(
         "tags": "string",
         "answer_score": "string",
         "odd/name'\"": "string",
+        "answer_answer_Score": "int64",
+        "answer_answer_answer_score": "bool",
+        "answer_": "string",
     }
     first, second, third, fourth = table.to_pylist()
     assert [first[c] for c in ("category", "amount", "count", "urgent", "tags", "answer_score", "odd/name'\"")] == [
         "a", 1.5, 3, True, '["x"]', "high", "q",
     ]  # fmt: skip
+    collided = ("answer_answer_Score", "answer_answer_answer_score", "answer_")
+    assert [first[c] for c in collided] == [5, False, "nameless"]
     assert (second["category"], second["amount"], second["count"]) == ("b", None, None)
     assert (third["category"], third["output"], third["valid"]) == (None, '{"category": "not valid"}', False)
     assert fourth["category"] is None

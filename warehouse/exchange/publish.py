@@ -176,8 +176,15 @@ def _properties(warehouse: Warehouse, run_id: str, ids: Mapping[str, str]) -> di
     for schema in requests.response_schemas(warehouse, run_id):
         for key, sql_type in _typed(schema).items():
             types[key] = sql_type if types.get(key, sql_type) == sql_type else "json"
-    taken = {*TAKEN, *ids}
-    return {(f"answer_{key}" if key in taken else key): _expression(key, kind) for key, kind in types.items()}
+    columns: dict[str, str] = {}
+    taken = {column.lower() for column in (*TAKEN, *ids)}
+    for key, kind in types.items():
+        column = key
+        while not column or column.lower() in taken:  # many readers tell names apart by their letters alone
+            column = f"answer_{column}"
+        taken.add(column.lower())
+        columns[column] = _expression(key, kind)
+    return columns
 
 
 def _typed(schema: Mapping[str, Any]) -> dict[str, str]:
