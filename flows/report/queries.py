@@ -101,21 +101,23 @@ select moment, sum(usd) over (order by step) as spent_usd from steps order by st
 
 ESTIMATES = """
 with paid as (
-    select request_id, endpoint, sum(cost_usd) as cost_usd, max(input_tokens) as input_tokens,
-           max(output_tokens) as output_tokens
-    from ledger where run_id = $run_id and purpose in ('main', 'repair', 'vote') and status = 'settled' group by all)
+    select l.request_id, sum(l.cost_usd) as cost_usd,
+           max(l.input_tokens) filter (where l.endpoint = a.endpoint) as input_tokens,
+           max(l.output_tokens) filter (where l.endpoint = a.endpoint) as output_tokens
+    from ledger l join assignments a on a.run_id = l.run_id and a.request_id = l.request_id
+    where l.run_id = $run_id and l.purpose in ('main', 'repair', 'vote') and l.status = 'settled' group by all)
 select a.endpoint, a.task, count(*) as requests,
        sum(a.input_tokens) filter (where p.input_tokens is not null) as input_tokens_estimated,
        sum(p.input_tokens) as input_tokens_actual,
        sum(a.output_tokens) filter (where p.output_tokens is not null) as output_tokens_estimated,
        sum(p.output_tokens) as output_tokens_actual,
        sum(a.predicted_usd) as predicted_usd, sum(p.cost_usd) as cost_usd
-from assignments a join paid p using (request_id, endpoint)
+from assignments a join paid p using (request_id)
 where a.run_id = $run_id
 group by all order by cost_usd desc, endpoint, task
 """
-"""What the plan had yet to send: to it, an answer held from the pilot costs nothing (so `estimate_vs_actual`, which counts
-what the pilot paid, is no test of it)."""
+"""What the plan had yet to send, with second answers and what was sent on, whoever was asked. To the plan an answer held
+from the pilot costs nothing (so `estimate_vs_actual`, which counts what the pilot paid, is no test of it)."""
 
 FAILED_ATTEMPTS = """
 with failed as (

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from tests.support.questions import QUESTIONS, WATERMARK
 from thirdshift.flows.cli.app import app
 from thirdshift.flows.execution.earlier_runs import within_window
+from thirdshift.flows.report.queries import ESTIMATES
 from thirdshift.flows.runs.context import context_for
 from thirdshift.flows.runs.options import RunOptions
 from thirdshift.router.values import (
@@ -365,6 +366,34 @@ def test_estimates_are_compared_with_what_was_sent(tmp_path: Path) -> None:
     assert (row["requests"], row["requests_sent"]) == (2, 1)
     assert (row["input_tokens_estimated"], row["input_tokens_actual"]) == (90, 100)
     assert (row["predicted_usd"], row["cost_usd"]) == (Decimal("0.6"), Decimal("0.75"))
+
+
+def test_an_estimate_is_compared_with_all_that_its_request_cost_whoever_was_asked(tmp_path: Path) -> None:
+    """A plan's figure has a request's second answer in it, and what it is sent on to; a pilot's looks elsewhere are not."""
+    path = tmp_path / "w.duckdb"
+    paid = [(Purpose.MAIN, "0.5"), (Purpose.VOTE, "0.25"), (Purpose.REPAIR, "1"), (Purpose.PILOT, "8")]
+    a_run(path, "one", [(0, purpose, "settled", Decimal(usd)) for purpose, usd in paid])
+    plan = pa.table(
+        {
+            "run_id": ["one"],
+            "request_id": ["r0"],
+            "task": ["default"],
+            "endpoint": ["small"],
+            "input_tokens": [90],
+            "output_tokens": [20],
+            "predicted_usd": [1.6],
+        }
+    )
+    with Warehouse.open(path) as warehouse:
+        dispatch.save_assignments(warehouse, plan)
+        warehouse.execute(
+            "update ledger set endpoint = 'dear', input_tokens = 300 where purpose in ('vote', 'repair', 'pilot')"
+        )
+        row = one(warehouse, "from estimate_vs_actual")
+        (told,) = warehouse.query(ESTIMATES, run_id="one").to_pylist()
+    for figures in (row, told):
+        assert (figures["endpoint"], figures["input_tokens_actual"]) == ("small", 100)
+        assert (figures["predicted_usd"], figures["cost_usd"]) == (Decimal("1.6"), Decimal("1.75"))
 
 
 # --- reuse -----------------------------------------------------------------------------------------------------------

@@ -77,11 +77,16 @@ create or replace view spend_by_endpoint as
     group by all;
 
 create or replace view estimate_vs_actual as
+    -- what is predicted of a request is the whole of it: its second answer, and what it is sent on to, elsewhere
     with actual as (
-        select run_id, request_id, endpoint, max(input_tokens) as input_tokens, max(output_tokens) as output_tokens,
-               coalesce(sum(cost_usd) filter (where status = 'settled'), 0) as usd,
-               coalesce(sum(cost_usd) filter (where status <> 'settled'), 0) as unsettled_usd
-        from ledger where purpose in ('pilot', 'main', 'audit', 'repair') and status <> 'void'
+        select a.run_id, a.request_id,
+               max(l.input_tokens) filter (where l.endpoint = a.endpoint) as input_tokens,
+               max(l.output_tokens) filter (where l.endpoint = a.endpoint) as output_tokens,
+               coalesce(sum(l.cost_usd) filter (where l.status = 'settled'), 0) as usd,
+               coalesce(sum(l.cost_usd) filter (where l.status <> 'settled'), 0) as unsettled_usd
+        from assignments a join ledger l on l.run_id = a.run_id and l.request_id = a.request_id
+        where l.status <> 'void' and (l.purpose in ('main', 'vote', 'repair')
+                                      or l.purpose in ('pilot', 'audit') and l.endpoint = a.endpoint)
         group by all)
     select r.job, a.run_id, a.task, a.endpoint, count(*) as requests, count(l.usd) as requests_sent,
            sum(a.input_tokens) filter (where l.input_tokens is not null) as input_tokens_estimated,
@@ -90,7 +95,7 @@ create or replace view estimate_vs_actual as
            sum(l.output_tokens) as output_tokens_actual,
            sum(a.predicted_usd) filter (where l.usd is not null) as predicted_usd, sum(l.usd) as cost_usd,
            sum(l.unsettled_usd) as unsettled_usd
-    from assignments a left join runs r using (run_id) left join actual l using (run_id, request_id, endpoint)
+    from assignments a left join runs r using (run_id) left join actual l using (run_id, request_id)
     group by all;
 
 create or replace view savings as
