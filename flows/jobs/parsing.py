@@ -174,7 +174,7 @@ class _Walk:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key is text", problem_mark=key.start_mark)
-            key.value = _as_written(key.value)
+            key.value = self._named(key, loc)
             if key.tag != _TAG + "merge":
                 key.tag = _TAG + "str"  # 404: is a name like any other
             step = (*loc, key.value)
@@ -183,6 +183,14 @@ class _Walk:
             seen.add(key.value)
             self.lines.setdefault(step, key.start_mark.line + 1)
             yield key.value, value
+
+    def _named(self, key: yaml.ScalarNode, loc: Loc) -> str:
+        """A key's name, params filled in but under `params` itself."""
+        written = _as_written(key.value)
+        if loc[:1] == ("params",):
+            return written
+        self.lines.setdefault((*loc, written), key.start_mark.line + 1)
+        return _HELD.sub(lambda use: self._of((*loc, written), bool(use[1]), use[2]), key.value)
 
     def _fill(self, node: yaml.ScalarNode, loc: Loc) -> None:
         if _HELD.search(node.value) is None:

@@ -203,6 +203,7 @@ ONE_MISTAKE = [
     # params
     (GOOD + "params: {ds: null}\n", "params.ds", "no value; give it: --param ds="),
     (GOOD.replace("tickets", "${dz}") + "params: {ds: a}\n", "input", "did you mean ds?"),
+    (GOOD + "params: {ds: a}\ntags: {'${dz}': x}\n", "tags.${dz}", "did you mean ds?"),
     (GOOD + "params: {ds: [a]}\n", "params.ds", "is one value"),
 ]  # fmt: skip
 
@@ -371,6 +372,16 @@ def test_a_params_value_never_becomes_structure(tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("job")
     text = GOOD + 'params: {who: null}\ntags: {team: "x${who}"}\n'
     assert job(folder, text, who=value).tags == {"team": f"x{value}"}
+
+
+def test_params_are_filled_into_names_too(tmp_path: Path) -> None:
+    """A tag `${team}: night` was charged under its own spelling."""
+    text = GOOD + 'params: {team: null}\ntags: {"${team}": night, "$${team}": day}\n'
+    text += 'policies: {"no-${team}": {self_hosted_only: true}}\n'
+    loaded = job(tmp_path, text, team="support")
+    assert loaded.tags == {"support": "night", "${team}": "day"}
+    assert list(loaded.policies) == ["no-support"]
+    assert loaded.given == {"team": "support"}
 
 
 def test_norway_is_a_country_and_a_clock_time_is_no_number(tmp_path: Path) -> None:
