@@ -207,7 +207,7 @@ def look_ahead(
         context.needs,
         LongWork(say),
     )
-    context.check_rejects(batch.intake)
+    context.check_rejects(batch.intake, folder / "rejects.parquet")
     check_charges(folder, context.job.charge_by)
     columns = plan_columns(batch, context.endpoints, context.allowed, lots)
     leave_out(columns.allowed, context.silent)

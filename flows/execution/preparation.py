@@ -117,7 +117,7 @@ def _frozen_input(run: Run) -> PreparedInput:
             context.needs,
             LongWork(run.console.say),
         )
-        context.check_rejects(prepared_input.intake)
+        context.check_rejects(prepared_input.intake, context.folder / "rejects.parquet")
         check_charges(context.folder, context.job.charge_by)
         check_shares(prepared_input, context.endpoints, context.allowed, context.policy.max_vendor_share)
     return prepared_input

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
@@ -226,14 +227,18 @@ class RunContext:
     def prices(self) -> pa.Table:
         return price_rows(self.endpoints, self.clock())
 
-    def check_rejects(self, intake: Intake) -> None:
-        """Raises UserError where more rows are refused than the job tolerates."""
-        share = intake.rejects / max(intake.source_rows, 1)
-        if share > self.job.tolerate.rejects:
+    def check_rejects(self, intake: Intake, rejects: Path) -> None:
+        """Raises UserError where more rows are refused than the job tolerates. `rejects`: the file that has them."""
+        share, most = intake.rejects / max(intake.source_rows, 1), self.job.tolerate.rejects
+        if share > most:
+            first = pq.read_table(rejects).slice(0, 3).to_pylist()
+            reasons = "; ".join(f"row {row['source_row']}: {row['reason']}" for row in first)
+            more = "; …" if intake.rejects > len(first) else ""
+            # what `plan` reads is gone when it ends
+            place = f" (all in {rejects})" if rejects.parent == self.folder else ""
             raise UserError(
-                f"{intake.rejects:,} of {intake.source_rows:,} rows are rejected ({share:.1%}), more than "
-                f"tolerate.rejects allows ({self.job.tolerate.rejects:.1%}); see rejects.parquet in {self.folder}, "
-                "mend the rows or raise tolerate.rejects"
+                f"{intake.rejects:,} of {intake.source_rows:,} rows are rejected, a share of {share:.4g}; tolerate.rejects "
+                f"allows {most:g}. Mend the rows or raise it{place}: {reasons}{more}"
             )
 
 

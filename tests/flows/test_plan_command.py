@@ -52,6 +52,17 @@ def test_a_warehouse_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
         plan(tmp_path, {"a": {"price": PRICE}}, warehouse="notes.txt")
 
 
+def test_rows_that_are_too_many_to_refuse_are_told_with_their_reasons(tmp_path: Path) -> None:
+    """`plan` keeps no file of them that it could name."""
+    terms = {"request": {"policy": "task"}, "policies": {"easy": {}}, "tolerate": {"rejects": 0.25}}
+    with pytest.raises(UserError) as caught:
+        plan(tmp_path, {"a": {"price": PRICE}}, **terms)
+    assert str(caught.value).startswith(
+        "50 of 100 rows are rejected, a share of 0.5; tolerate.rejects allows 0.25. Mend the rows or raise it: "
+        "row 1: policy hard is not under the job's policies (easy); row 3: "
+    )
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_policies_that_no_row_is_under_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
