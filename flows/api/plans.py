@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from thirdshift.flows.api.earlier import informed_context
 from thirdshift.flows.api.jobs import AnyJob, AnyPath, Params, options_for
@@ -363,7 +364,7 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
     ids = column(outlook.batch.folder, "request_id")
     found = np.flatnonzero(np.asarray(pc.equal(ids, request_id)))
     if not found.size:
-        raise UserError(f"no accepted request {request_id} in the input")
+        raise UserError(_refused(outlook.batch.folder / "rejects.parquet", request_id))
     if isinstance(plan, Infeasible):
         return [reason.message for reason in plan.reasons]
     leader = int(outlook.batch.leader[found[0]])
@@ -374,4 +375,15 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
     options = outlook.decision.problem.options
     named = [options[at].endpoint for at in (plan.choice[position], plan.runner_up[position]) if at != NOBODY]
     speeds = [outlook.context.speeds[name] for name in dict.fromkeys(named) if name in outlook.context.speeds]
-    return [first.replace(f"row {position} ", f"{request_id} ", 1), second, *goes_on, *speeds]
+    lines = [first.replace(f"row {position} ", f"{request_id} ", 1), second, *goes_on, *speeds]
+    if leader != found[0]:
+        lines.append(f"it asks what {ids[leader]} asks, and gets that one's answer at no cost of its own")
+    return lines
+
+
+def _refused(rejects: Path, request_id: str) -> str:
+    """Why a request that was not accepted was not, where the input has it."""
+    row = pq.read_table(rejects, filters=[("request_id", "=", request_id)]).slice(0, 1).to_pylist()
+    if not row:
+        return f"no request {request_id} in the input"
+    return f"request {request_id} is refused: row {row[0]['source_row']}: {row[0]['reason']}"

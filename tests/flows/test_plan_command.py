@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.plans import plan
@@ -61,6 +63,21 @@ def test_rows_that_are_too_many_to_refuse_are_told_with_their_reasons(tmp_path: 
         "50 of 100 rows are rejected, a share of 0.5; tolerate.rejects allows 0.25. Mend the rows or raise it: "
         "row 1: policy hard is not under the job's policies (easy); row 3: "
     )
+
+
+def test_why_knows_refused_rows_and_requests_that_repeat_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("first", "What?"), ("again", "What?"), ("blank", "")]
+    table = pa.table({"request_id": [name for name, _ in rows], "prompt": [text for _, text in rows]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", why="again") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["why"][-1] == "it asks what first asks, and gets that one's answer at no cost of its own"
+    with pytest.raises(UserError, match=r"request blank is refused: row 2: .*empty"):
+        plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", why="blank")
+    with pytest.raises(UserError, match="no request other in the input"):
+        plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", why="other")
 
 
 @pytest.mark.parametrize("as_json", [True, False])
