@@ -64,13 +64,13 @@ demo: .venv/.ready
 demo-vllm: .venv/.ready .venv-vllm/.ready
 	@$(BIN)/thirdshift demo --vllm
 
-# three processes: two leave two cores idle while nights wait for their emulated providers; a file's tests stay together, they
+# four processes: two leave two cores idle while nights wait for their emulated providers; a file's tests stay together, they
 # share a night; files go in their order, so that the many short ones of router and warehouse are left for the end, when some
 # have no more. What is ours is compiled first: under PYTHONDONTWRITEBYTECODE, which many images set, each of the hundreds
 # of programs that the tests start would do it anew
 test: .venv/.ready-dev .venv-vllm/.ready
 	@$(BIN)/python $(COMPILE) $(OURS)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # what pip gives a user: the wheel, with the newest versions that it admits; stdout must be the answer alone
 test-newest: .venv/.ready-dev
