@@ -55,14 +55,15 @@ def backtest(
     settings: BacktestSettings,
     *,
     endpoints: Sequence[str] = (),
-    shortlist: int = 8,
+    shortlist: int | None = None,
     seed: int = 0,
     repeat: int = 1,
 ) -> BacktestReport:
     """Play whole runs on recorded outcomes, pilot, plan, audit and repair, and return what they cost and scored.
 
     `outcomes`: Parquet or a table with request_id, prompt, task, model, score, input_tokens, output_tokens, cost_usd, one
-    row per request and model. `endpoints`: only these models; else `shortlist` of them, spread over the frontier of means.
+    row per request and model. `endpoints`: only these models; else `shortlist` of them, spread over the frontier of means;
+    without either 8, and up to three cheap ones beside them where `answer` tells who agrees with whom.
     Run k of a seed plays with (seed, k). Raises UserError where the outcomes are none.
     """
     return backtest_with_notes(
@@ -75,7 +76,7 @@ def backtest_with_notes(
     settings: BacktestSettings,
     *,
     endpoints: Sequence[str],
-    shortlist: int,
+    shortlist: int | None,
     seed: int,
     repeat: int,
 ) -> tuple[BacktestReport, list[str]]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from thirdshift.flows.api.backtests import BacktestReport
 
 app = typer.Typer()
-SHORTLIST = 8
 SHOWN = (
     "floor",
     "quality",
@@ -59,7 +58,8 @@ def backtest(
         int | None,
         typer.Option(
             min=1,
-            help=f"So many models, spread over the frontier of means; {SHORTLIST} if not given.",
+            help="So many models, spread over the frontier of means. If not given 8, and, where answers are known, cheap "
+            "ones beside them to vote.",
             show_default=False,
         ),
     ] = None,
@@ -90,7 +90,7 @@ def backtest(
         raise typer.BadParameter("--endpoints says which models are played; leave --shortlist out")
     settings = BacktestSettings(floor, relative, labels, confidence, free, per_task)
     report, notes = backtest_with_notes(
-        outcomes, settings, endpoints=named, shortlist=shortlist or SHORTLIST, seed=seed, repeat=repeat
+        outcomes, settings, endpoints=named, shortlist=shortlist, seed=seed, repeat=repeat
     )
     for note in notes:
         print(note, file=sys.stderr)

@@ -89,7 +89,7 @@ def backtest(
     settings: BacktestSettings,
     *,
     endpoints: Sequence[str] = (),
-    shortlist: int = 8,
+    shortlist: int | None = None,
     seed: int = 0,
     repeat: int = 1,
 ) -> tuple[dict[str, Any], list[str]]:

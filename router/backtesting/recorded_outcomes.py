@@ -16,6 +16,7 @@ COVERAGE = 0.97
 """A model that answered a smaller share of the requests is left out: the contract's."""
 COLUMNS = ("request_id", "prompt", "task", "model", "score", "cost_usd")
 ANSWER = "answer"
+SHORTLIST = 8
 VOTERS, VOTER_COST = 3, 0.25
 """Models that the shortlist leaves out, but whose answers may agree with others: so many, the best of those that cost at
 most this share of the best model. As single models they are dominated; as voters they are often the best."""
@@ -59,8 +60,13 @@ class Outcomes:
         )
 
 
-def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> tuple[Outcomes, list[str]]:
-    """The outcomes that are played, and a line for everything that was left out."""
+def read(
+    table: pa.Table, endpoints: Sequence[str] = (), shortlist: int | None = None
+) -> tuple[Outcomes, list[str]]:
+    """The outcomes that are played, and a line for everything that was left out.
+
+    `shortlist`: so many models and no more; None: SHORTLIST, with voters beside them where the outcomes tell answers.
+    """
     missing = [name for name in COLUMNS if name not in table.column_names]
     if missing:
         raise OutcomesError(
@@ -70,8 +76,8 @@ def read(table: pa.Table, endpoints: Sequence[str] = (), shortlist: int = 8) -> 
     every, sentences = _complete(table, endpoints)
     if endpoints:
         return every.only([every.models.index(name) for name in endpoints if name in every.models]), sentences
-    chosen = shortlisted(every, shortlist)
-    if every.answer is not None and (more := voters(every, chosen)):
+    chosen = shortlisted(every, shortlist or SHORTLIST)
+    if shortlist is None and every.answer is not None and (more := voters(every, chosen)):
         sentences.append(f"besides the shortlist, as voters: {', '.join(every.models[m] for m in more)}")
         chosen = [*chosen, *more]
     names = [every.models[m] for m in chosen]

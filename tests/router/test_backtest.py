@@ -171,6 +171,29 @@ def test_the_shortlist_is_the_contracts() -> None:
     assert read(table, endpoints=("g", "b"))[0].models == ("g", "b")
 
 
+def test_a_shortlist_that_is_asked_for_has_no_voters_beside_it() -> None:
+    models = {"a": (0.1, 1.0), "b": (0.05, 2.0), "c": (0.4, 100.0)}
+    table = pa.Table.from_pylist(
+        [
+            {
+                "request_id": f"{i}",
+                "prompt": "p",
+                "task": "t",
+                "model": m,
+                "score": float(i < s * 100),
+                "cost_usd": usd,
+                "answer": "x",
+            }
+            for m, (s, usd) in models.items()
+            for i in range(100)
+        ]
+    )
+    assert read(table)[0].models == ("a", "c", "b")
+    assert read(table, shortlist=8)[0].models == ("a", "c")
+    assert read(table, shortlist=1)[0].models == ("a",)
+    assert read(table.drop_columns(["answer"]))[0].models == ("a", "c")
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
