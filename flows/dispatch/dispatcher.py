@@ -206,7 +206,10 @@ class Dispatcher:
             batch = self.endpoints[work.endpoint].mode is Mode.BATCH
             if isinstance(reply, Failure) and reply.kind is FailureKind.RATE_LIMITED and not batch:
                 self.waits.note(work.endpoint, engine, self.engine_context.deadline)
-            if isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED):
+            run = not (
+                isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED)
+            )
+            if isinstance(reply, Failure) and not run:
                 self._not_run(work, reply)
             elif (
                 isinstance(reply, Failure)
@@ -215,8 +218,7 @@ class Dispatcher:
                 and work.purpose not in FOR_SCORES
             ):
                 self.passing.setdefault(work.endpoint, []).append(reply.row)
-            sent = not (isinstance(reply, Failure) and reply.kind in NOT_SENT)
-            self._count(failed=failed, batch=batch, sent=sent)
+            self._count(failed=failed, batch=batch, sent=run)
         self._at_once.discard(work.shard_id)
         self.journal.seal(work.shard_id)
 

@@ -146,6 +146,8 @@ def test_the_deadline_stops_a_batch_and_keeps_what_it_has_done(tmp_path: Path) -
         kept = answer(done)["results"]
         assert kept == len(emulator.books())
         assert 0 < kept < 400
+        assert f"{400 - kept} not sent" in done.stderr
+        assert "failed" not in done.stderr, "they are as they were, and nothing was billed"
         write_job(tmp_path, emulator, {"night": NIGHT | {"turnaround": "5h"}, "day": DAY})
         more = thirdshift("resume", "one", "--warehouse", warehouse, "--deadline", "1h", "--json")
         assert more.returncode == 0, more.stderr
