@@ -202,25 +202,24 @@ class Dispatcher:
     def _answer(self, work: ShardWork) -> None:
         engine, ticket = self.submit(work)
         for reply in engine.collect(ticket):
+            batch, sent = self.endpoints[work.endpoint].mode is Mode.BATCH, True
+            if isinstance(reply, Failure):
+                sent = reply.kind not in NOT_SENT and reply.kind is not FailureKind.EXPIRED
+                self._failed(work, engine, reply, sent=sent)
             failed = isinstance(reply, Failure) or reply.valid is False
-            batch = self.endpoints[work.endpoint].mode is Mode.BATCH
-            if isinstance(reply, Failure) and reply.kind is FailureKind.RATE_LIMITED and not batch:
-                self.waits.note(work.endpoint, engine, self.engine_context.deadline)
-            run = not (
-                isinstance(reply, Failure) and (reply.kind in NOT_SENT or reply.kind is FailureKind.EXPIRED)
-            )
-            if isinstance(reply, Failure) and not run:
-                self._not_run(work, reply)
-            elif (
-                isinstance(reply, Failure)
-                and batch
-                and reply.kind in CAN_PASS
-                and work.purpose not in FOR_SCORES
-            ):
-                self.passing.setdefault(work.endpoint, []).append(reply.row)
-            self._count(failed=failed, batch=batch, sent=run)
+            self._count(failed=failed, batch=batch, sent=sent)
         self._at_once.discard(work.shard_id)
         self.journal.seal(work.shard_id)
+
+    def _failed(self, work: ShardWork, engine: Engine, failure: Failure, *, sent: bool) -> None:
+        """Note what a failure asks for: a wait, another endpoint, or a later look."""
+        batch = self.endpoints[work.endpoint].mode is Mode.BATCH
+        if failure.kind is FailureKind.RATE_LIMITED and not batch:
+            self.waits.note(work.endpoint, engine, self.engine_context.deadline)
+        if not sent:
+            self._not_run(work, failure)
+        elif batch and failure.kind in CAN_PASS and work.purpose not in FOR_SCORES:
+            self.passing.setdefault(work.endpoint, []).append(failure.row)
 
     def _not_run(self, work: ShardWork, failure: Failure) -> None:
         """Note a request that was not run, and so not billed: another endpoint may answer it, or the run stops."""
