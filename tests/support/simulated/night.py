@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,9 @@ from pathlib import Path
 from random import Random
 from tempfile import NamedTemporaryFile
 from typing import Any
+from unittest.mock import patch
+
+import stamina._core
 
 from tests.support.simulated.books import Entry, RunBooks
 from tests.support.simulated.draw import KEY, Death, DrawnNight
@@ -69,7 +71,6 @@ class SimulatedNight:
         self.drawn, self.place = drawn, place
         self.rng = Random(f"chance {drawn.seed}")
         os.environ[KEY] = "any"
-        random.seed(drawn.seed)  # stamina draws its waits from Python's own generator
         self.loop = VirtualLoop(self.rng, LONGEST_SECONDS)
         self.story, self.books = NightStory(drawn), RunBooks()
         self._say = say
@@ -93,6 +94,11 @@ class SimulatedNight:
 
     def play(self) -> NightStory:
         """All lives, one after the other."""
+        # stamina draws its waits from Python's own generator, from which any thread of this process may draw
+        with patch.object(stamina._core, "random", Random(self.drawn.seed)):
+            return self._play()
+
+    def _play(self) -> NightStory:
         try:
             asyncio.set_event_loop(self.loop)
             deaths = iter(self.drawn.deaths)
