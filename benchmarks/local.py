@@ -170,13 +170,23 @@ class Ours:
         self.journal = Counted(folder)
         self.pool = VllmEngine(end, EngineContext(self.journal, RunBudget(None)))
         self._shards = 0
-        self.run([request(0, "sort cab", 4)])
+        self._pid: int | None = None
+        self._up()
         (life,) = self.pool.worker_lifetimes()
         self.startup_seconds = ((life.ready_at or life.started_at) - life.started_at).total_seconds()
-        self._pid = life.pid
 
     def run(self, requests: list[Request]) -> Ran:
-        """One shard, from its submission to its last answer."""
+        """One shard, from its submission to its last answer, by a worker that is up."""
+        self._up()
+        return self._shard(requests)
+
+    def _up(self) -> None:
+        """Have a worker up: one that was idle for as long as its start takes has been stopped."""
+        self._pid = None
+        self._shard([request(0, "sort cab", 4)])
+        self._pid = self.pool.worker_lifetimes()[-1].pid
+
+    def _shard(self, requests: list[Request]) -> Ran:
         self._shards += 1
         name, journal = f"{self._shards:05d}", self.journal
         tokens, cached, cpu, began = journal.tokens, journal.cached, self._cpu(), time.monotonic()
@@ -192,7 +202,7 @@ class Ours:
         self.journal.close()
 
     def _cpu(self) -> float:
-        return time.process_time() + (cpu_seconds(self._pid) if self._shards > 1 else 0.0)
+        return time.process_time() + (0.0 if self._pid is None else cpu_seconds(self._pid))
 
 
 class Theirs:
