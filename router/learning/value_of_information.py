@@ -19,6 +19,8 @@ PLACES = 16
 """Places on the path at which the surest is sought where none is sure enough."""
 SURER = 0.01
 """A difference of probabilities that is not worth paying for."""
+NEARER = 0.002
+"""A difference of quality that is not, where the floor is out of reach."""
 EVEN = 0.5
 MAYBE = 0.05
 """An endpoint with less chance to be the best is no measure of what a night may cost."""
@@ -113,7 +115,7 @@ def look_out(
         steps = _surest(at, most)
         choice, found = ladder.at(steps), at(steps)
         simple = standing(predictor, population, alone, likely)
-        if simple.sure > found.sure + SURER and _bill(cost_usd, population, alone) <= limit * (1.0 + NEAR):
+        if _surer(simple, found) and _bill(cost_usd, population, alone) <= limit * (1.0 + NEAR):
             choice, found = alone, simple
     reached += at(steps).quality - reached[steps]  # what own scores say of the requests looked at
     return AssignmentPath(
@@ -138,17 +140,30 @@ def _first(enough: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def _surest(at: Callable[[int], Standing], most: int) -> int:
-    """The step that is likeliest to clear the floor. Several dear endpoints that are each the best in some tasks may be
-    less sure together than one of them alone, so the last step need not be it. Or the first that is sure enough."""
+    """The step that is likeliest to clear the floor; where none has a chance, that which comes nearest to it. Several dear
+    endpoints that are each the best in some tasks may be less sure together than one of them alone, so the last step need
+    not be it. Or the first that is sure enough."""
     places = np.unique(np.linspace(0, most, PLACES).astype(int)).tolist()
-    sure: list[float] = []
+    found: list[Standing] = []
     for before, place in zip([0, *places], places, strict=False):
         here = at(place)
         if here.short <= 0:
             return _first(lambda step: at(step).short <= 0, before, place)
-        sure.append(here.sure)
-    best = max(sure)
-    return int(next(place for place, each in zip(places, sure, strict=True) if each >= best - SURER))
+        found.append(here)
+    best = max(found, key=_nearness)
+    return int(next(place for place, each in zip(places, found, strict=True) if not _surer(best, each)))
+
+
+def _nearness(stand: Standing) -> tuple[float, float]:
+    """What is likelier to clear the floor is nearer to it; of what has no chance, what falls short by less."""
+    return (stand.sure if stand.sure > SURER else 0.0), -stand.short
+
+
+def _surer(one: Standing, other: Standing) -> bool:
+    """Whether one is so much surer than another that it may cost more."""
+    if max(one.sure, other.sure) <= SURER:
+        return one.short < other.short - NEARER
+    return one.sure > other.sure + SURER
 
 
 def outright(

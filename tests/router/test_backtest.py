@@ -53,6 +53,13 @@ def test_an_absolute_floor_and_few_labels(table: pa.Table) -> None:
         assert night["floor"] == 0.7
 
 
+def test_a_floor_that_is_out_of_reach_is_come_as_near_to_as_can_be(table: pa.Table) -> None:
+    answer, _ = backtest(table, BacktestSettings(0.999), repeat=3)
+    for night in answer["repeats"]:
+        assert not night["met"]
+        assert night["quality"] >= night["quality_best_single"] - 0.03
+
+
 @pytest.mark.parametrize("labels", [0, 1, 4, 50])
 def test_a_night_with_hardly_a_label_is_played_to_its_end(table: pa.Table, labels: int) -> None:
     for relative in (False, True):
