@@ -20,6 +20,17 @@ class BrokeOff(UserError):
     exit_code = 1
 
 
+def why_unread(error: Exception) -> str:
+    """What to say of a file that could not be read."""
+    return "no such file" if isinstance(error, FileNotFoundError) else str(error)
+
+
+def check_names_a_file(output: Path) -> None:
+    """Raise UserError where a place to write to is a folder by its name, as `.` is."""
+    if not output.name:
+        raise UserError(f"{output} is a folder; name a file")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Mistake:
     """One thing wrong in a job file."""

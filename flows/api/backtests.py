@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from thirdshift.flows.api.jobs import AnyPath
-from thirdshift.flows.errors import UserError
+from thirdshift.flows.errors import UserError, why_unread
 from thirdshift.router.backtesting import backtest as played
 from thirdshift.router.backtesting.played_night import BacktestSettings
 from thirdshift.router.backtesting.recorded_outcomes import OutcomesError
@@ -88,7 +88,6 @@ def backtest_with_notes(
             table, settings, endpoints=endpoints, shortlist=shortlist, seed=seed, repeat=repeat
         )
     except (OSError, pa.ArrowException, OutcomesError) as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise UserError(f"{name}: {why}") from error
+        raise UserError(f"{name}: {why_unread(error)}") from error
     repeats = tuple(BacktestFigures(**figures) for figures in answer["repeats"])
     return BacktestReport(repeats, BacktestFigures(**answer["mean"])), notes

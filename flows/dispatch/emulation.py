@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from thirdshift.engines.emulator import Emulator, KnownRow, recorded_for, recorded_models, stand_in, stood_in
-from thirdshift.flows.errors import UserError
+from thirdshift.flows.errors import UserError, why_unread
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
 
@@ -79,8 +79,7 @@ def _recorded(endpoints: Sequence[Endpoint], outcomes: Path) -> dict[str, str]:
     try:
         models = recorded_models(outcomes)
     except (OSError, ValueError) as error:
-        why = "no such file" if isinstance(error, FileNotFoundError) else error
-        raise UserError(f"--outcomes {outcomes}: {why}") from error
+        raise UserError(f"--outcomes {outcomes}: {why_unread(error)}") from error
     models_by_endpoint = {}
     for endpoint in endpoints:
         named = recorded_for(endpoint, models)

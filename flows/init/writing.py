@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from thirdshift.engines.devices import machine
-from thirdshift.flows.errors import UserError
+from thirdshift.flows.errors import UserError, check_names_a_file
 from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for, with_servers
 from thirdshift.flows.init.inference import CHARACTERS_PER_TOKEN, Choice, NoPrompt, Proposal, propose
 from thirdshift.flows.init.partitions import by_day, job_name
@@ -150,8 +150,7 @@ def _rounded_up(usd: float) -> str:
 
 def _write(output: Path, text: str, environ: Mapping[str, str]) -> None:
     """Write the job beside its place, check it as any job, and move it there. Raises UserError, JobError."""
-    if not output.name:
-        raise UserError(f"{output} is a folder; name a file")
+    check_names_a_file(output)
     beside = output.with_name(f".{output.name}.tmp")
     try:
         beside.write_text(text, encoding="utf-8")

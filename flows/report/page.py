@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from thirdshift.flows.console import money
-from thirdshift.flows.errors import UserError
+from thirdshift.flows.errors import UserError, check_names_a_file
 from thirdshift.flows.formats import printable
 from thirdshift.flows.report import sentences as words
 from thirdshift.flows.report import tables
@@ -102,8 +102,7 @@ class Page:
 
 def write_report(run_id: str, output: Path, warehouse: Path, *, texts: bool = False) -> int:
     """Write the page; return 0. Raises UserError: no such run or warehouse, or the file cannot be written."""
-    if not output.name:
-        raise UserError(f"{output} is a folder; name a file")
+    check_names_a_file(output)
     try:
         facts = load_facts(warehouse, run_id)
         page = rendered(page_of(facts, samples(facts, warehouse) if texts else (), with_texts=texts))
