@@ -31,8 +31,11 @@ def schema_problem(rules: Mapping[str, Any]) -> str | None:
     return None
 
 
-def validator(rules: Mapping[str, Any]) -> Validator:
-    """Return what judges values by a schema without problems; a reference that leads out of it is Unresolvable."""
+def validator(rules: Mapping[str, Any]) -> Validator | None:
+    """Return what judges values by a schema, None where it has a problem; a reference that leads out of it is
+    Unresolvable."""
+    if schema_problem(rules):
+        return None
     kind = _exact(validator_for(rules, default=Draft202012Validator))
     # an empty registry: a remote $ref is an error, not a download
     return cast("Validator", kind(rules, registry=Registry()))

@@ -17,7 +17,7 @@ from jsonschema.protocols import Validator
 from referencing.exceptions import Unresolvable
 
 from thirdshift.engines.core.json import dumps, loads
-from thirdshift.router.json_schemas import schema_problem, validator
+from thirdshift.router.json_schemas import validator
 from thirdshift.router.values import JSON
 
 Schema = Mapping[str, JSON] | None
@@ -165,5 +165,4 @@ def _holds(judge: Validator, value: JSON) -> bool:
 @lru_cache(maxsize=256)
 def _validator(schema: bytes) -> Validator | None:
     """The validator of a schema given as JSON, kept: rows of a job repeat theirs."""
-    parsed = loads(schema)
-    return None if schema_problem(parsed) else validator(parsed)
+    return validator(loads(schema))

@@ -26,9 +26,9 @@ from thirdshift.flows.planning.beliefs import believed, check_beliefs
 from thirdshift.flows.planning.bill_bounds import high_usd
 from thirdshift.flows.planning.cascading import decide_for, sends_on, sent_on
 from thirdshift.flows.planning.columns import RequestColumns
-from thirdshift.flows.planning.composition import composing_saves
+from thirdshift.flows.planning.composition import hints
 from thirdshift.flows.planning.history import EarlierNights, earlier_nights
-from thirdshift.flows.planning.input import PreparedInput, check_charges, idle_policies, prepare
+from thirdshift.flows.planning.input import PreparedInput, check_charges, prepare
 from thirdshift.flows.planning.lots import plan_columns
 from thirdshift.flows.planning.measured.run_queries import NO_TOKEN_USAGE
 from thirdshift.flows.planning.measured.silent import leave_out
@@ -266,8 +266,7 @@ def _planned(
         )  # fmt: skip
 
     decision = cheapest_with_proof(context, batch, columns, decide)
-    hints = composing_saves(batch, context.endpoints), idle_policies(batch, context.policies)
-    words = tuple(doubts(context, batch)), tuple(filter(None, hints))
+    words = tuple(doubts(context, batch)), hints(batch, context.endpoints, context.policies)
     names = frozenset(each.name for each, sure in zip(context.endpoints, known, strict=True) if sure)
     return PlanOutlook(
         context, batch, columns, priced, decision, informed, pilot, judged, *words,

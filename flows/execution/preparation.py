@@ -14,12 +14,11 @@ from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
 from thirdshift.flows.planning import input as planning_input
 from thirdshift.flows.planning.columns import RequestColumns, request_columns
-from thirdshift.flows.planning.composition import composing_saves
+from thirdshift.flows.planning.composition import hints
 from thirdshift.flows.planning.input import (
     PreparedInput,
     check_charges,
     check_shares,
-    idle_policies,
     thawing,
 )
 from thirdshift.flows.planning.learner import Learner
@@ -82,11 +81,8 @@ def prepare(run: Run) -> PreparedRun:
             f"{context.endpoints[endpoint].name} answered nothing in the last run, and is given nothing in this one"
         )
     learner = Learner.of(context, run.queries, columns, prepared_input, say)
-    hints = (
-        composing_saves(prepared_input, context.endpoints),
-        idle_policies(prepared_input, context.policies),
-    )
-    for warning in (context.refused, *hints, *doubts(context, prepared_input)):
+    told = hints(prepared_input, context.endpoints, context.policies)
+    for warning in (context.refused, *told, *doubts(context, prepared_input)):
         if warning:
             say(warning, "yellow")
     rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""

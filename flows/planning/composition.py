@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from thirdshift.engines.tokenizers import tokenizer_for
-from thirdshift.flows.planning.input import PreparedInput
+from thirdshift.flows.planning.input import PreparedInput, idle_policies
+from thirdshift.router.policy import Policy
 from thirdshift.router.tokens.estimate import texts_of
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.intake.frozen import batches
@@ -18,6 +19,13 @@ LOOKED_AT = 2_000
 
 WORTH_SAYING = 0.1
 """The share of the input tokens that composing must save."""
+
+
+def hints(
+    batch: PreparedInput, endpoints: Sequence[Endpoint], policies: Mapping[str, Policy]
+) -> tuple[str, ...]:
+    """What of the requests themselves costs more than it need, or is not as the job may mean it."""
+    return tuple(filter(None, (composing_saves(batch, endpoints), idle_policies(batch, policies))))
 
 
 def composing_saves(prepared: PreparedInput, endpoints: Sequence[Endpoint]) -> str | None:

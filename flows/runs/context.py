@@ -231,7 +231,7 @@ class RunContext:
         """Raises UserError where more rows are refused than the job tolerates. `rejects`: the file that has them."""
         share, most = intake.rejects / max(intake.source_rows, 1), self.job.tolerate.rejects
         if share > most:
-            first = pq.read_table(rejects).slice(0, 3).to_pylist()
+            first = next(pq.ParquetFile(rejects).iter_batches(batch_size=3)).to_pylist()
             reasons = "; ".join(f"row {row['source_row']}: {row['reason']}" for row in first)
             more = "; …" if intake.rejects > len(first) else ""
             # what `plan` reads is gone when it ends

@@ -90,9 +90,9 @@ def _validator(schema: str) -> Any | None:
     rules = parsed(schema)
     if not isinstance(rules, dict):
         return None
-    from thirdshift.router.json_schemas import schema_problem, validator
+    from thirdshift.router.json_schemas import validator
 
-    return None if schema_problem(rules) else validator(rules)
+    return validator(rules)
 
 
 NOT_JSON = object()

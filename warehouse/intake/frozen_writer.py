@@ -33,6 +33,7 @@ NUMBERS = ["row", "source_row", "leader"]
 """Columns whose least and largest value in a group of rows may spare reading it."""
 
 NEWLINE = pa.scalar("\n", pa.string())
+"""Its type is stated, as is that of the list it joins: to guess one, Arrow imports dateutil."""
 
 
 class FrozenWriter:
