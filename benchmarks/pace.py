@@ -161,11 +161,11 @@ class Watched:
             {
                 "worked": engine.now,
                 "steps": engine.steps,
-                "num_requests_running": len(engine.left),
-                "num_requests_waiting": engine.waiting,
-                "generation_tokens": engine.written,
-                "prompt_tokens": engine.read,
-                "prompt_tokens_cached": 0,
+                "running": len(engine.left),
+                "waiting": engine.waiting,
+                "output_tokens": engine.written,
+                "input_tokens": engine.read,
+                "cached_tokens": 0,
             }
         )
 

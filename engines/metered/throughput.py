@@ -33,9 +33,7 @@ STRETCH_SECONDS = 1.0
 STRETCH_ANSWERS = 50
 """Answers of a stretch at least, where answers alone tell of tokens: those of few differ too much from one to the next."""
 
-COUNTED = (
-    "worked", "steps", "num_requests_running", "generation_tokens", "prompt_tokens", "prompt_tokens_cached",
-)  # fmt: skip
+COUNTED = ("worked", "steps", "running", "input_tokens", "cached_tokens", "output_tokens")
 """What is told of an engine, all nought when it starts."""
 
 
@@ -179,22 +177,18 @@ class PaceWatch:
         self._before: Mapping[str, Any] = dict.fromkeys(COUNTED, 0)
 
     def told(self, now: Mapping[str, Any]) -> None:
-        """Take in the stretch since the telling before: `worked` and `steps` are the worker's, the others vLLM's names."""
+        """Take in the stretch since the telling before, of what a worker's `pace` tells (engines/vllm/worker.py)."""
         before, self._before = self._before, now
-        running = float(now["num_requests_running"])
-        steps, written = (
-            now["steps"] - before["steps"],
-            now["generation_tokens"] - before["generation_tokens"],
+        steps, read, written, cached = (
+            now[name] - before[name] for name in ("steps", "input_tokens", "output_tokens", "cached_tokens")
         )
-        read = now["prompt_tokens"] - before["prompt_tokens"]
-        read -= now["prompt_tokens_cached"] - before["prompt_tokens_cached"]
         self._speed.add(
             now["worked"] - before["worked"],
-            read,
+            read - cached,
             written,
             steps=steps,
-            running=max(running, before["num_requests_running"], written / max(steps, 1)),
-            full=self._full.told(running, now["num_requests_waiting"]),
+            running=written / max(steps, 1),  # what waits once more for room in the memory is told as running
+            full=self._full.told(now["running"], now["waiting"]),
         )
 
 

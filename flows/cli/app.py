@@ -350,7 +350,7 @@ def main() -> None:
     )  # looking for some reads every installed package
     # Parquet's writers heed this alone, and only where it is set before Arrow is loaded (warehouse/memory.py says why)
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    # after `import numpy` each of OpenBLAS's threads, one a core, spins 2^26 cycles before it sleeps; 2^4 is the least it takes
+    # once NumPy is imported each of OpenBLAS's threads, one a core, spins 2^26 cycles before it sleeps; 2^4 is the least
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
     try:
         _named_first(sys.argv[1:2])()

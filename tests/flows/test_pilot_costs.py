@@ -45,9 +45,9 @@ def by_counters(engine: BatchingEngine, requests: int) -> Rates:
     def tell(now: BatchingEngine) -> None:
         watch.told(
             {
-                "worked": now.now, "steps": now.steps, "num_requests_running": now.running,
-                "num_requests_waiting": now.waiting, "generation_tokens": now.written, "prompt_tokens": now.read,
-                "prompt_tokens_cached": 0,
+                "worked": now.now, "steps": now.steps, "running": now.running,
+                "waiting": now.waiting, "output_tokens": now.written, "input_tokens": now.read,
+                "cached_tokens": 0,
             }
         )  # fmt: skip
 

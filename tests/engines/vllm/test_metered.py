@@ -160,8 +160,8 @@ def engine_told(most: int, batches: list[tuple[int, int]], step: float) -> Speed
         steps, written, read = steps + more, written + more * running, read + 1000 * (n % 3)
         watch.told(
             {
-                "worked": worked, "steps": steps, "num_requests_running": running, "num_requests_waiting": 0,
-                "generation_tokens": written, "prompt_tokens": read, "prompt_tokens_cached": 0,
+                "worked": worked, "steps": steps, "running": running, "waiting": 0,
+                "output_tokens": written, "input_tokens": read, "cached_tokens": 0,
             }
         )  # fmt: skip
     return speed

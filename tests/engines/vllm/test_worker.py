@@ -59,11 +59,11 @@ def pool(
 ) -> Iterator[VllmEngine]:
     """Half of the cores is a device: a plan for one worker of two leaves the other half to others.
 
-    A job that wants no statistics has none in vLLM's log; the worker's pace is told by them all the same.
+    vLLM's own statistics are off, as it has them; the worker's pace is told by its requests' tokens.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(VARIABLE, str(tmp_path_factory.mktemp("locks")))
-        end = worker_endpoint(usd_per_hour=USD_PER_HOUR, workers=2, options={"disable_log_stats": True})
+        end = worker_endpoint(usd_per_hour=USD_PER_HOUR, workers=2)
         made = VllmEngine(end, EngineContext(journal, budget))
         made.plan_workers(1)
         yield made
@@ -187,8 +187,9 @@ def test_two_models_have_cores_of_their_own_and_one_works_while_the_other_loads(
     pool: VllmEngine, tmp_path: Path
 ) -> None:
     shutil.copytree(MODEL, tmp_path / "other")
+    journal = MemoryJournal()
     other = VllmEngine(
-        worker_endpoint(str(tmp_path / "other"), workers=2), EngineContext(MemoryJournal(), RunBudget(None))
+        worker_endpoint(str(tmp_path / "other"), workers=2), EngineContext(journal, RunBudget(None))
     )
     other.plan_workers(1)
     lives: list[WorkerLifetime] = []
@@ -212,6 +213,9 @@ def test_two_models_have_cores_of_their_own_and_one_works_while_the_other_loads(
         other.close()
     assert meanwhile > 0
     assert not ours & theirs
+    usages, rates = [outcome.usage for outcome in journal.outcomes.values() if outcome.usage], other.rates()
+    assert rates.prefill_tokens == sum(usage.input_tokens - usage.cached_tokens for usage in usages) > 0
+    assert rates.decode_tokens == sum(usage.output_tokens for usage in usages) > 0
 
 
 def test_what_it_costs_is_the_seconds_up_times_the_price(
