@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import ROUND_HALF_EVEN, ROUND_UP, Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from thirdshift.router.tiers import BatchHistory, BatchTier
 
@@ -336,8 +336,7 @@ class Failure:
     """What happened, to which endpoint, what to do; never a key or a prompt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """Written before an attempt is sent."""
 
     entry_id: str
@@ -359,8 +358,7 @@ class Intent:
     provider_ref: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """Written when it is known what became of an attempt."""
 
     entry_id: str

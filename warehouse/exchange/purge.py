@@ -240,7 +240,7 @@ def erased_line(line: bytes, ids: set[str]) -> bytes:
     record = decode(line)
     if isinstance(record, Intent) or record.reply is None or record.reply.request_id not in ids:
         return line
-    return encode(replace(record, reply=_erased(record)))
+    return encode(record._replace(reply=_erased(record)))
 
 
 def _erased(outcome: Outcome) -> Answer | Failure:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -107,8 +106,8 @@ def _of_outcome(intent: Intent, outcome: Outcome | None, without_outcome: Ledger
         outcome.usage
     ):  # journals of versions that believed every figure
         note = f"usage not believed: {outcome.usage}"
-        outcome = replace(
-            outcome, status=LedgerStatus.UNSETTLED, cost_usd=intent.reserved_usd, usage=None, note=note
+        outcome = outcome._replace(
+            status=LedgerStatus.UNSETTLED, cost_usd=intent.reserved_usd, usage=None, note=note
         )
     head = (
         outcome.status, outcome.cost_usd, outcome.provider_ref or intent.provider_ref, outcome.settled_at,
