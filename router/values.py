@@ -302,8 +302,7 @@ class Request:
     """Further parameters of the row itself (top_p, stop, seed, …)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the provider reports them. Cached tokens are among the input, reasoning tokens among the output."""
 
     input_tokens: int

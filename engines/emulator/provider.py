@@ -156,9 +156,9 @@ class Provider:
         self._prefixes.add(key)
         if not seen:
             written = min(asked.prefix_tokens, answer.usage.input_tokens) if asked.keeps else 0
-            return replace(answer, usage=replace(answer.usage, written_tokens=written))
+            return replace(answer, usage=answer.usage._replace(written_tokens=written))
         cached = min(asked.prefix_tokens // CACHED_STEP * CACHED_STEP, answer.usage.input_tokens)
-        return replace(answer, usage=replace(answer.usage, cached_tokens=cached))
+        return replace(answer, usage=answer.usage._replace(cached_tokens=cached))
 
     def _count(self, model: EmulatedModel, result: BilledAnswer | ErrorResponse | DroppedConnection) -> None:
         statuses = self.billing.of(model.name).statuses
@@ -187,7 +187,7 @@ def marred(answer: EmulatedAnswer, asked: WireRequest, trouble: Trouble | None) 
     usage = answer.usage
     if trouble is Trouble.CUT_EMPTY:
         tokens = usage.output_tokens if asked.max_tokens is None else asked.max_tokens
-        eaten = replace(usage, output_tokens=tokens, reasoning_tokens=tokens)
+        eaten = usage._replace(output_tokens=tokens, reasoning_tokens=tokens)
         return EmulatedAnswer("", eaten, "length", right=False)
     if trouble is Trouble.REFUSE:
         return replace(answer, text="I'm sorry, but I can't help with that.", right=False)
