@@ -178,7 +178,7 @@ def encodings_folder() -> Path:
 
 
 class FileCounter:
-    """Counts with a `tokenizer.json` of Hugging Face's format, without special tokens."""
+    """Counts whole texts with a `tokenizer.json` of Hugging Face's format, without special tokens."""
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
@@ -196,7 +196,12 @@ class FileCounter:
 def _from_file(path: str) -> Any:
     from tokenizers import Tokenizer as Loaded
 
-    return Loaded.from_file(path)
+    tokenizer = Loaded.from_file(path)
+    # A file keeps the length that texts were cut and filled up to when it was saved (transformers 5.24 writes that of the
+    # last call, as a rule a training's), and tokenizers 0.23 goes on with it.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 @lru_cache(maxsize=8)

@@ -207,6 +207,18 @@ def test_the_tokenizer_is_the_model_s_own_where_it_is_at_hand(tmp_path: Path) ->
         tiktoken_counter("no_such_base")
 
 
+def test_a_text_is_counted_whole_whatever_length_a_tokenizer_was_saved_with(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    trained = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    trained.pre_tokenizer = pre_tokenizers.Whitespace()
+    trained.enable_truncation(4)
+    trained.enable_padding(length=4)
+    trained.save(str(tmp_path / "tokenizer.json"))
+    assert len(Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("a a a a a a a a")) == 4
+    assert tokenizer_for(str(tmp_path)).count(["a", "a a a a a a a a"]).tolist() == [1, 8]
+
+
 def test_special_tokens_in_a_prompt_are_text() -> None:
     assert tiktoken_counter().count(["<|endoftext|>"])[0] > 1
 
