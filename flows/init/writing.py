@@ -125,10 +125,10 @@ def _query(data: InputSample, proposal: Proposal, place: str) -> str | None:
     if not (data.by_query or proposal.numbered):
         return None
     ending = Path(data.source.removesuffix(".gz")).suffix.lower()
-    reader = READERS.get(ending, "read_parquet")
+    reader = READERS.get(ending, "read_parquet({})")
     quoted = "'" + place.replace("'", "''") + "'"
     number = "row_number() over () as request_id, " if proposal.numbered else ""
-    return f"select {number}* from {reader}({quoted})"
+    return f"select {number}* from {reader.format(quoted)}"
 
 
 def _cost(data: InputSample, proposal: Proposal, endpoints: Endpoints) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -110,7 +111,8 @@ def test_other_formats_are_read(here: Path) -> None:
     write_job("it's odd; $ {x}.csv", Path("csv.yaml"), force=False, environ={})
     job = load_job(Path("csv.yaml"), environ={})
     assert not isinstance(job.input, str)
-    assert job.input.sql == "select * from read_csv('it''s odd; $ {x}.csv')"
+    read = "read_csv('it''s odd; $ {x}.csv', sample_size = -1, files_to_sniff = -1)"
+    assert job.input.sql == f"select * from {read}"
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
     Path("batch.jsonl").write_text(json.dumps({"custom_id": "a", "body": body}))
     write_job("batch.jsonl", Path("batch.yaml"), force=False, environ={})
@@ -120,6 +122,38 @@ def test_other_formats_are_read(here: Path) -> None:
     )
     write_job("rows.jsonl", Path("rows.yaml"), force=False, environ={})
     assert load_job(Path("rows.yaml"), environ={}).request.id == ("id",)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_column_s_type_is_found_in_all_lines_of_all_files(here: Path, ending: str) -> None:
+    whole, half, files = "2", "2.5", 40
+    line = '{{"id": "{}", "text": "Hi", "label": {}}}' if ending == "jsonl" else "{},Hi,{}"
+    for file in range(files):
+        first = "" if ending == "jsonl" else "id,text,label\n"
+        last = file == files - 1
+        rows = 25_000 if last else 2
+        lines = [
+            line.format(f"{file}-{row}", half if last and row == rows - 1 else whole) for row in range(rows)
+        ]
+        Path(f"part-{file:02}.{ending}").write_text(first + "\n".join(lines) + "\n")
+    write_job(f"part-*.{ending}", Path("job.yaml"), force=False, environ={})
+    job = load_job(Path("job.yaml"), environ={})
+    assert not isinstance(job.input, str)
+    column = job.request.reference
+    found = duckdb.sql(
+        f"select any_value(typeof({column})), sum({column} - 2) from ({job.input.sql})"
+    ).fetchone()
+    assert (column, found) == ("label", ("DOUBLE", 0.5))
+
+
+def test_a_batch_file_may_have_tools_in_its_last_line_alone(here: Path) -> None:
+    ask = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 9}
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    told = {"messages": [{"role": "assistant", "content": None, "tool_calls": [call]}], "tools": []}
+    bodies = [ask] * 25_000 + [told]
+    lines = (json.dumps({"custom_id": str(row), "body": body}) for row, body in enumerate(bodies))
+    Path("batch.jsonl").write_text("\n".join(lines))
+    assert sample("batch.jsonl", here).rows == 25_001
 
 
 def test_nothing_is_overwritten_unless_asked(here: Path) -> None:

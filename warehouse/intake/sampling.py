@@ -26,14 +26,13 @@ from thirdshift.warehouse.intake.sources import (
 )
 
 SAMPLE_ROWS = 2_000
-READERS = {
-    ".csv": "read_csv",
-    ".tsv": "read_csv",
-    ".jsonl": "read_json",
-    ".ndjson": "read_json",
-    ".json": "read_json",
-}
-"""Endings of files that a query reads and `input:` does not take by themselves, to what DuckDB reads them with."""
+_CSV = "read_csv({}, sample_size = -1, files_to_sniff = -1)"
+_JSON = "read_json({}, sample_size = -1, maximum_sample_files = 1000000)"
+"""A column's type is found in all lines. DuckDB 1.5 and 2.0 look at the first 20,480 by themselves: where those hold whole
+numbers a later 0.5 becomes 0 or 1, and where they hold null 2.0 makes null of all that follows, without a word."""
+
+READERS = {".csv": _CSV, ".tsv": _CSV, ".jsonl": _JSON, ".ndjson": _JSON, ".json": _JSON}
+"""Endings of files that a query reads and `input:` does not take by themselves, to how DuckDB reads them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +72,12 @@ def sample(source: str, base: Path) -> InputSample:
 
 
 def _by_query(con: duckdb.DuckDBPyConnection, source: str, base: Path, reader: str) -> InputSample:
-    if reader == "read_json" and _is_batch_file(find(source, base)):
+    if reader == _JSON and _is_batch_file(find(source, base)):
         con.execute("set preserve_insertion_order = true")
-        scan = scan_sql(con, SqlSource(f"select * from read_json({quoted(source)})"), base)
-        seen = _sampled(scan, source)
+        ids = f"read_json({quoted(source)}, columns = {{custom_id: 'VARCHAR'}})"
+        seen = _sampled(scan_sql(con, SqlSource(f"select custom_id from {ids}"), base), source)
         return InputSample(source, False, True, seen.rows, {}, seen.first)
-    scan = scan_sql(con, SqlSource(f"select * from {reader}({quoted(source)})"), base)
+    scan = scan_sql(con, SqlSource(f"select * from {reader.format(quoted(source))}"), base)
     seen = _sampled(scan, source)
     return InputSample(source, True, False, seen.rows, seen.columns, seen.first, seen.distinct)
 
