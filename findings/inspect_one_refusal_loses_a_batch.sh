@@ -3,7 +3,7 @@
 # run when the batch expired ("batch_expired"), makes an error of every request of the batch: the answers are billed, are
 # downloaded, and are thrown away. Guess: the one is an error, and the others have their answers. A line without `error` is
 # taken for a completion (a refusal has a status and a body), and an error's code for a number. With `retry_on_error` all are
-# sent, and billed, once more. Ours makes a value of each line (engines/batch/rows.py).
+# sent, and billed, once more. Ours makes a value of each line (engines/wires/lines.py).
 # Exits 1 when that is so no more (or the packages cannot be had).
 set -eu
 place=$(mktemp -d)
