@@ -65,7 +65,7 @@ def judged(schema: Schema, text: str) -> tuple[str, bool | None, str | None]:
 def _candidates(schema: Mapping[str, JSON], text: str) -> Iterator[tuple[JSON, str]]:
     """JSON values in a text, those without nulls that nobody asked for besides."""
     answer = THOUGHT.sub("", text).strip()
-    values = [*_values_in(answer)][:CANDIDATES_MAX]
+    values = _values_in(answer)[:CANDIDATES_MAX]
     whole = len(values) == 1 and answer.startswith(("{", "[")) and answer.endswith(("}", "]"))
     note = "the JSON was taken out of the text around it"
     for value in values:
@@ -88,19 +88,39 @@ def _finite(written: str) -> float:
 _DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
-def _values_in(text: str) -> Iterator[JSON]:
-    """The objects and lists that stand in a text one after another."""
+_LENIENT = json.JSONDecoder(strict=False)
+"""Finds the end of what is JSON but for a number or a line break in a text."""
+
+
+def _values_in(text: str) -> list[JSON]:
+    """The objects and lists that stand in a text one after another. What stands within another that cannot be read is a
+    part of it, and no answer: of a text that ends within one there are none."""
+    values: list[JSON] = []
     at = 0
     for _ in range(STARTS_MAX):
         start = OPENING.search(text, at)
         if start is None:
-            return
+            return values
         try:
             value, at = _DECODER.raw_decode(text, start.start())
-        except (ValueError, RecursionError):
-            at = start.start() + 1
-            continue
-        yield value
+            values.append(value)
+        except RecursionError:
+            return []
+        except ValueError:
+            behind = _behind(text, start.start())
+            if behind is None:
+                return []
+            at = behind
+    return values
+
+
+def _behind(text: str, start: int) -> int | None:
+    """Where a text goes on behind what opens at `start` and cannot be read; None where the text ends within it."""
+    try:
+        return _LENIENT.raw_decode(text, start)[1]
+    except json.JSONDecodeError as error:
+        cut = error.pos >= len(text) or error.msg.startswith("Unterminated string")
+        return None if cut else max(start + 1, error.pos)
 
 
 def without_added_nulls(schema: JSON, value: JSON, root: Mapping[str, JSON]) -> JSON:

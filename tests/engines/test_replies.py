@@ -393,6 +393,14 @@ def test_a_worker_gets_the_schema_without_what_its_grammars_refuse() -> None:
         ('{"name": "a"} or {"name": "b"}', False),
         ("I cannot", False),
         ('{"name": 5}', False),
+        ('See [1] and {x}: {"name": "a"}', True),
+        ('{"of": {"name": "a"}, "name": "b', False),
+        ('{"of": {"name": "a"}, "name": ', False),
+        ('{"of": {"name": "a"}\n```', False),
+        ('{"of": {"name": "a"}, "share": NaN}', False),
+        ('{"of": "a\n{}", "in": {"name": "a"}, "share": 1e400}', False),
+        ('[{"name": "a"}, {"name"', False),
+        ('{"name": "b"} or rather {"name": "a', False),
     ],
 )
 def test_json_is_recovered_where_that_is_no_guess(text: str, valid: bool) -> None:
