@@ -1,9 +1,10 @@
 #!/bin/sh
-# langchain-core 1.8: JsonOutputParser and PydanticOutputParser make a whole of an answer that ends in the middle (max_tokens, a lost
-# connection), also where nothing is streamed: of {"kind": "invoice", "total": 1234.50} cut behind "12" comes a valid Invoice
-# with a total of 12, of a text its beginning. Guess: `parse` raises for what is no JSON (OutputParserException), as it does for a text in words,
-# and fills up only where `partial=True` asks for it. pydantic-core's from_json(allow_partial=True), which says so, leaves out
-# texts and words that are cut, but takes the 12 too. Ours asks such a request again (engines/core/validation.py).
+# langchain-core 1.8: JsonOutputParser and PydanticOutputParser make a whole of an answer that ends in its middle (max_tokens, a
+# lost connection), also where nothing is streamed: of {"kind": "invoice", "total": 1234.50} cut behind "12" comes a valid
+# Invoice with a total of 12, of a text its beginning. Guess: `parse` raises OutputParserException for what is no JSON, as it does
+# for an answer in words, and fills up only where `partial=True` asks for it. pydantic-core's from_json(allow_partial=True) does
+# as it is told, and leaves out texts and words that are cut, but takes the 12 too. Ours takes nothing out of JSON that is cut
+# (engines/core/validation.py: judged).
 # Exits 1 when that is so no more (or the packages cannot be had).
 set -eu
 place=$(mktemp -d)
