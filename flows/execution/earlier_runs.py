@@ -19,6 +19,7 @@ from thirdshift.flows.console import money, spent
 from thirdshift.flows.dispatch.dead_runs import take_in
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.planning.columns import RequestColumns
+from thirdshift.flows.planning.history import changed_endpoints
 from thirdshift.flows.runs.context import RunContext
 from thirdshift.flows.runs.folder import RunAlive, folder_of_dead, locked
 from thirdshift.router.values import Mode
@@ -44,8 +45,9 @@ OTHERS = "select run_id from runs where job = $job and run_id <> $run_id and sta
 def take_over(warehouse: Warehouse, context: RunContext, columns: RequestColumns, say: Say) -> RequestColumns:
     """`reuse: answered`: earlier answers become replies of this run; their requests stay with who answered them.
 
-    Taken are answers by endpoints that the job still has, with the same model, and that its policy allows. The columns
-    come back with nothing else allowed for these requests, so that neither pilot nor plan nor repair sends them.
+    Taken are answers by endpoints that the job still has, with the same model and parameters, and that its policy
+    allows. The columns come back with nothing else allowed for these requests, so that neither pilot nor plan nor
+    repair sends them.
     """
     if context.job.reuse == "answered" and not (context.folder / "shards").exists():  # nothing was sent yet
         answers = _usable(_earlier_answers(warehouse, context, columns), context, columns)
@@ -63,16 +65,17 @@ def take_over(warehouse: Warehouse, context: RunContext, columns: RequestColumns
 
 
 def _earlier_answers(warehouse: Warehouse, context: RunContext, columns: RequestColumns) -> pa.Table:
-    seconds = context.job.reuse_max_age
+    seconds, job = context.job.reuse_max_age, context.job.name
     return answered_before(
         warehouse,
-        context.job.name,
+        job,
         pc.unique(_hashes(context, columns)),
         None if seconds is None else timedelta(seconds=seconds),
         context.clock(),
         but_run=context.run_id,
         emulated=context.call.emulated,
         by_sample=context.by_sample,
+        changed=changed_endpoints(warehouse, job, context.endpoints),
     )
 
 

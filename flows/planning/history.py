@@ -274,7 +274,9 @@ def _query(
     if not path.exists():
         return pa.table({}), none, none
     with Warehouse.open(path) as warehouse:
-        more = {"changed": _changed(warehouse, values["job"], endpoints)} if "$changed" in sql else {}
+        more = (
+            {"changed": changed_endpoints(warehouse, values["job"], endpoints)} if "$changed" in sql else {}
+        )
         known = [f"{endpoint.name} {endpoint.model}" for endpoint in endpoints]
         rows = warehouse.query(sql, None, endpoints=known, **values, **more)
     task = _positions(rows["task"], tasks)
@@ -283,7 +285,7 @@ def _query(
     return rows.filter(pa.array(both)), task[both], endpoint[both]
 
 
-def _changed(warehouse: Warehouse, job: str, endpoints: Sequence[Endpoint]) -> list[str]:
+def changed_endpoints(warehouse: Warehouse, job: str, endpoints: Sequence[Endpoint]) -> list[str]:
     """Each "run endpoint" of the job whose parameters were other ones: more reasoning, say, makes other lengths."""
     params = {endpoint.name: dict(endpoint.params) for endpoint in endpoints}
     rows = warehouse.query("select run_id, config from runs where job = $job", None, job=job).to_pylist()

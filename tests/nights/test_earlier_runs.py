@@ -86,6 +86,24 @@ def test_the_next_night_pays_for_new_requests_alone(tmp_path: Path) -> None:
         assert calls(emulator) == 260 + 260
 
 
+def test_an_answer_under_other_parameters_is_another_answer(tmp_path: Path) -> None:
+    known = write_rows(tmp_path / "requests.parquet", [*range(40)])
+    keys = {"reuse": "answered", "quality": {"floor": 0.5, "scorer": "numeric", "pilot": 0}}
+    with emulated([cheap(latency_seconds=0.01)], items=known) as emulator:
+
+        def calls_of(run_id: str, **params: float) -> int:
+            before = calls(emulator)
+            job = write_job(tmp_path, emulator, {"cheap": PRICED["cheap"] | {"params": params}}, **keys)
+            assert night_here(job, run_id).code in (0, 3)
+            return calls(emulator) - before
+
+        assert calls_of("monday", top_p=0.5) == 40
+        assert calls_of("tuesday", top_p=0.9) == 40
+        assert calls_of("wednesday", top_p=0.9) == 0
+        assert calls_of("thursday", top_p=0.5) == 0
+        assert calls_of("friday") == 40
+
+
 def test_a_budget_of_the_day_is_shared_by_the_nights_in_it_killed_ones_too(tmp_path: Path) -> None:
     known = write_sums(tmp_path / "requests.parquet", 400)
     window = {"budget": {"cap_usd": 0.03, "window": "day"}}

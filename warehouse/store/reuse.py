@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ with answered as (
       and a.error is null and a.output is not null and coalesce(a.valid, true)
       and ($oldest is null or a.completed_at >= $oldest)
       and q.request_hash in (select request_hash from wanted)
+      and not list_contains($changed, coalesce(a.reused_from, a.run_id) || ' ' || a.endpoint)
       and (not $by_sample or json_extract_string(r.config, '/quality/references') = 'sample')
     qualify row_number() over (
         partition by q.request_hash
@@ -72,11 +74,13 @@ def answered_before(
     but_run: str | None = None,
     emulated: bool = False,
     by_sample: bool = False,
+    changed: Sequence[str] = (),
 ) -> pa.Table:
     """Return the best answer that earlier runs of `job` gave to each of `hashes`: by score, then the latest.
 
     `but_run` leaves one run out (the caller's own); rehearsals know rehearsals only (`emulated`). `by_sample`: rows with a
     reference are to stand for all, so that none may be chosen by its score: the latest, of runs of that kind alone.
+    `changed`: each "run endpoint" that is another one now.
 
     Columns: request_hash, reused_from (the run that paid), run_id and request_id (the result that holds it), endpoint,
     model, score, completed_at, saved_usd (what it cost then). Failures, invalid and erased answers are no answers.
@@ -85,7 +89,7 @@ def answered_before(
     oldest = None if max_age is None else now - max_age
     return warehouse.query(
         BEFORE, tables={"wanted": hash_table}, job=job, oldest=oldest, but_run=but_run, emulated=emulated,
-        by_sample=by_sample,
+        by_sample=by_sample, changed=["", *changed],
     )  # fmt: skip
 
 
