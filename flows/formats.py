@@ -30,7 +30,7 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, Decimal):
         return f"{value:f}"
-    if type(value).__name__ == "MonthDayNano":  # pyarrow's
+    if _is_interval(value):
         return f"{value.months} months {value.days} days {value.nanoseconds / 1e9:g} s"
     if isinstance(value, datetime):
         return value.isoformat(sep=" ", timespec="seconds")
@@ -54,13 +54,21 @@ def jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON; a number that is none, or has no end, is null there."""
+    """A value as JSON; a number that is none, or has no end, is null there, and an interval is as ISO 8601 has it."""
     return json.dumps(_finite(value), default=jsonable)
+
+
+def _is_interval(value: Any) -> bool:
+    """Whether a value is pyarrow's MonthDayNano, which is a tuple too."""
+    return type(value).__name__ == "MonthDayNano"
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
+    if _is_interval(value):
+        seconds = Decimal(value.nanoseconds).scaleb(-9)
+        return f"P{value.months}M{value.days}DT{seconds.normalize():f}S"
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

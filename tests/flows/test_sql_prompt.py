@@ -135,6 +135,15 @@ def test_columns_of_one_name_are_told_apart(
     assert "a_1_1" in told
 
 
+def test_an_interval_is_written_in_json_as_iso_8601_has_it(
+    warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    took = "timestamp '2026-11-30 01:01:05.250001' - timestamp '2026-11-30 01:00:00'"
+    show_sql(f"select {took} as a, interval '1 month 2 days' as b", warehouse, layout=Layout.JSON)
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert rows == [{"a": "P0M0DT65.250001S", "b": "P1M2DT0S"}]
+
+
 def test_what_is_no_number_is_null_in_json(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = "select 1 / 0 as endless, ['nan'::double, 1.5] as several, {'x': '-inf'::double} as within"
     show_sql(query, warehouse, layout=Layout.JSON)
