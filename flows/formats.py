@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 SHOWN_ROWS = 200
 """A terminal gets no more rows than a person scrolls through; --json gives all."""
+LEAST_TEXT = 8
+"""Characters that a column of text keeps in a line, however narrow the terminal is."""
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -75,7 +77,7 @@ def _finite(value: Any) -> Any:
 
 
 def as_table(answer: pa.Table) -> Table:
-    """An Arrow table as a rich one; numbers to the right, control characters made visible."""
+    """An Arrow table as a rich one; numbers whole and to the right, control characters made visible."""
     import pyarrow as pa
     from rich.table import Table
     from rich.text import Text
@@ -84,13 +86,21 @@ def as_table(answer: pa.Table) -> Table:
         caption=("1 row" if answer.num_rows == 1 else f"{answer.num_rows:,} rows")
         + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")
     )
-    for field in answer.schema:
+    rows = [[shown(value) for value in row.values()] for row in answer.slice(0, SHOWN_ROWS).to_pylist()]
+    for place, field in enumerate(answer.schema):
         numeric = (
             pa.types.is_integer(field.type)
             or pa.types.is_floating(field.type)
             or pa.types.is_decimal(field.type)
         )
-        table.add_column(Text(printable(field.name)), justify="right" if numeric else "left", overflow="fold")
-    for row in answer.slice(0, SHOWN_ROWS).to_pylist():
-        table.add_row(*(Text(shown(value)) for value in row.values()))
+        longest = max((len(row[place]) for row in rows), default=0)
+        table.add_column(
+            Text(printable(field.name)),
+            justify="right" if numeric else "left",
+            overflow="fold",
+            no_wrap=numeric,
+            min_width=longest if numeric else min(longest, LEAST_TEXT),
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
     return table

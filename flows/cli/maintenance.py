@@ -97,7 +97,13 @@ def summed(
 @ledger.command(epilog="Example: thirdshift ledger reconcile openai-2026-11.csv --provider openai")
 def reconcile(
     invoice: Annotated[
-        Path, typer.Argument(metavar="INVOICE", help="A usage export as CSV.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="INVOICE",
+            help="A CSV: a usage export of OpenAI's or Anthropic's, or columns of these names: day and model, or id (the "
+            "provider's of an attempt); cost_usd, or input_tokens and output_tokens.",
+            show_default=False,
+        ),
     ],
     provider: Annotated[
         str | None,
@@ -112,7 +118,7 @@ def reconcile(
     ] = None,
     settle: Annotated[
         bool,
-        typer.Option(help="Write down what the invoice says that unsettled attempts have cost."),
+        typer.Option("--settle", help="Write down what the invoice says that unsettled attempts have cost."),
     ] = False,
     warehouse: WarehouseOption = None,
     as_json: JsonOption = False,

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 
+from thirdshift.flows.console import spent
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError, nearest
 from thirdshift.flows.formats import as_table, json_text, printable
@@ -235,11 +236,11 @@ def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
         print(json_text({**totals, "spent": table.to_pylist()}))
         return 0
     console = Console(highlight=False, soft_wrap=True)
-    console.print(as_table(table))
+    # where nothing is unsettled, what is settled is the cost
     console.print(
-        f"{totals['attempts']:,} attempts, {totals['settled_usd']} USD settled, up to {totals['unsettled_usd']} USD more "
-        "for attempts whose outcome was never learnt"
+        as_table(table if totals["unsettled_usd"] else table.drop_columns(["unsettled_usd", "cost_usd"]))
     )
+    console.print(f"{totals['attempts']:,} attempts: {spent(totals['settled_usd'], totals['unsettled_usd'])}")
     return 0
 
 
@@ -345,13 +346,12 @@ def _as_data(result: Reconciliation) -> dict[str, Any]:
 def _show(result: Reconciliation, head: Mapping[str, Any], console: Console) -> None:
     counts = ", ".join(f"{result.count(finding):,} {finding.value}" for finding in Discrepancy)
     console.print(escape(f"{head['provider']}: {counts}"))
-    console.print(
-        f"ours {result.settled_usd} USD settled, at most {result.unsettled_usd} more unsettled; invoiced "
-        f"{result.theirs_usd} USD"
-    )
+    more = f", at most {result.unsettled_usd} USD more unsettled" if result.unsettled_usd else ""
+    console.print(f"ours {result.settled_usd} USD settled{more}; invoiced {result.theirs_usd} USD")
     lines = [line for line in result.lines if line.finding is not Discrepancy.MATCHED or line.note]
     if lines:
         rows = [{**asdict(line), "finding": line.finding.value} for line in lines[:SHOWN_LINES]]
-        console.print(as_table(pa.Table.from_pylist(rows)))
+        told = [name for name in rows[0] if any(row[name] for row in rows)]
+        console.print(as_table(pa.Table.from_pylist(rows).select(told)))
     if len(lines) > SHOWN_LINES:
         console.print(f"{len(lines) - SHOWN_LINES:,} more lines: --json gives all")

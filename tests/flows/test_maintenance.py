@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import stat
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from tests.support.nights import answer, ask, thirdshift, write_job, write_sums
 from tests.support.servers import cheap, emulated
 from thirdshift.engines.emulator import Emulator
+from thirdshift.flows.console import spent
 from thirdshift.flows.runs.folder import locked
 from thirdshift.warehouse.store.migrate import build
 from thirdshift.warehouse.store.schema import VERSION
@@ -43,7 +45,10 @@ def test_the_ledger_is_summed_up_to_the_last_place(night: tuple[Path, list[dict[
     assert [(row["run_id"], row["endpoint"], row["attempts"]) for row in told["spent"]] == [
         ("one", "cheap", ROWS)
     ]
-    assert "40 attempts" in thirdshift("ledger", "--warehouse", warehouse, "--run", "one").stdout
+    said = thirdshift("ledger", "--warehouse", warehouse, "--run", "one").stdout
+    assert f"│ {told['settled_usd']:.9f} │" in said, "an amount is never broken into two lines"
+    assert "unsettled" not in said, "nothing is"
+    assert said.endswith(f"40 attempts: {spent(told['settled_usd'], 0)}\n")
     assert thirdshift("ledger", "--warehouse", warehouse, "--run", "two").returncode == 2
 
 
@@ -69,6 +74,8 @@ def test_an_invoice_of_the_providers_agrees_and_a_cooked_one_is_found_out(
     told = reconciled(right | {"cost_usd": cost + 1}, right | {"model": "other", "cost_usd": 3})
     assert told["agrees"] is False
     assert told["counts"] == {"matched": 0, "ours_only": 0, "theirs_only": 1, "mismatch": 1}
+    shown = thirdshift("ledger", "reconcile", tmp_path / "invoice.csv", "--warehouse", warehouse).stdout
+    assert not re.search(r"ref|unsettl", shown), "a column that no line fills leaves its room to the others"
 
 
 def test_any_table_goes_to_parquet_that_only_its_owner_reads(

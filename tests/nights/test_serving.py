@@ -40,6 +40,7 @@ COMMANDS = [
     for block in re.findall(r"^```console\n(.*?)^```", OPERATING, re.DOTALL | re.MULTILINE)
     for line in block.splitlines()
 ]
+(INVOICE,) = re.findall(r"^```csv\n(.*?)^```", OPERATING, re.DOTALL | re.MULTILINE)
 NIGHTLY = Schedule("0 22 * * *", "Europe/Berlin")
 LAST = datetime(2026, 11, 22, 21, 30, tzinfo=UTC)
 
@@ -265,6 +266,7 @@ def test_each_command_in_operating_md_runs(
     """Beside the run that the tests above have left."""
     monkeypatch.chdir(served.job.parent)
     Path("erase.txt").write_text("r00000\n")
+    Path("invoice.csv").write_text(INVOICE)
     done = CliRunner().invoke(app, shlex.split(line.replace("RUN_ID", "approved"))[1:])
     assert done.exit_code == 0, done.output
 
