@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ from thirdshift.flows.formats import json_text, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.voting import vote_sentences
 from thirdshift.flows.runs.options import RunOptions
-from thirdshift.router.planning.problem import Infeasible
+from thirdshift.router.planning.problem import Infeasible, Plan
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,26 +69,9 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         _show_range(outlook, console)
         return
     console.print(_table(outlook, report))
-    for line in vote_sentences(outlook.market, plan):
+    figures = _figures(outlook, report, plan, report.cost_usd, report.cost_usd_high)
+    for line in (*vote_sentences(outlook.market, plan), *figures):
         console.print(line, markup=False)
-    pilot = outlook.pilot_usd
-    console.print(
-        f"expected {money(report.cost_usd)}, at most {money(report.cost_usd_high)} (95 %)"
-        + (f", pilot {money(pilot)} included" if pilot else "")
-        + ("" if report.quality is None else f"; predicted quality {report.quality:.3f}")
-        + f"; within {plan.gap:.2%} of the cheapest plan"
-    )
-    if len(report.purposes) > 1:
-        console.print(
-            "of that: " + ", ".join(f"{name} {money(usd)}" for name, usd in report.purposes.items())
-        )
-    for name, seconds in plan.waits.items():
-        console.print(f"waits {timedelta(seconds=round(seconds))} for the price of {name}", markup=False)
-    if report.labels_needed and report.labels_usd is not None and not context.scores_free:
-        console.print(
-            f"certifying {context.job.quality.floor:g} will take about {report.labels_needed:,} scores, "
-            f"{money(report.labels_usd)}, included"
-        )
     if outlook.points:
         console.print(_frontier(outlook))
     if context.scorer is None:
@@ -95,12 +79,36 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
         console.print(note or "no scorer is given: quality is a prediction, nothing will be certified")
 
 
+def _figures(
+    outlook: PlanOutlook, report: PlanReport, plan: Plan, usd: float, high_usd: float
+) -> Iterator[str]:
+    """Say what the plan costs (expected, and at most) and for what, how good it is, and when it is done."""
+    context, pilot = outlook.context, outlook.pilot_usd
+    yield (
+        f"expected {money(usd)}, at most {money(high_usd)} (95 %)"
+        + (f", pilot {money(pilot)} included" if pilot else "")
+        + ("" if report.quality is None else f"; predicted quality {report.quality:.3f}")
+        + f"; within {plan.gap:.2%} of the cheapest plan"
+    )
+    if len(report.purposes) > 1:
+        yield "of that: " + ", ".join(f"{name} {money(part)}" for name, part in report.purposes.items())
+    if context.deadline is not None and report.finish_at is not None:
+        yield f"done by {_utc(report.finish_at)}; the deadline is {_utc(context.deadline)}"
+    for name, seconds in plan.waits.items():
+        yield f"waits {timedelta(seconds=round(seconds))} for the price of {name}"
+    if report.labels_needed and report.labels_usd is not None and not context.scores_free:
+        yield (
+            f"certifying {context.job.quality.floor:g} will take about {report.labels_needed:,} scores, "
+            f"{money(report.labels_usd)}, included"
+        )
+
+
 def _show_range(outlook: PlanOutlook, console: Console) -> None:
     """Print what all requests would cost on each endpoint, where a pilot must first measure quality."""
     cost = np.where(outlook.columns.allowed, outlook.market.by_endpoint(), np.nan)
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("endpoint", "allowed for", "all of them")
+    table = Table("endpoint", Column("allowed for", justify="right"), Column("all of them", justify="right"))
     for e, endpoint in enumerate(outlook.context.endpoints):
         allowed = outlook.columns.allowed[:, e]
         usd = outlook.market.total_usd(np.nan_to_num(cost[:, e], posinf=np.inf))
@@ -121,20 +129,26 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
 def _table(outlook: PlanOutlook, report: PlanReport) -> Table:
     from rich.table import Table
 
-    table = Table("endpoint", "requests", "input tokens", "output tokens", "expected", "workers")
+    starts = any(share.workers for share in report.endpoints.values())
+    table = Table(
+        "endpoint", "requests", "input tokens", "output tokens", "expected", *(["workers"] if starts else [])
+    )
     for name, share in outlook.shares.items():
-        workers = report.endpoints[name].workers
         table.add_row(
             name,
             f"{share.requests:,}",
             f"{share.input_tokens:,}",
             f"{share.output_tokens:,}",
             money(share.cost_usd),
-            f"{workers}" if workers else "",
+            *([str(report.endpoints[name].workers or "")] if starts else []),
         )
     for column_ in table.columns[1:]:
         column_.justify = "right"
     return table
+
+
+def _utc(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _frontier(outlook: PlanOutlook) -> Table:

@@ -1,4 +1,6 @@
-"""Decomposed text (NFD) costs many tokenizers several times what composed text (NFC) does: whether a job's does."""
+"""What a plan and a run say of the requests themselves; above all, whether composing their text would save tokens.
+
+Decomposed text (NFD) costs many tokenizers several times what composed text (NFC) does."""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from thirdshift.engines.tokenizers import tokenizer_for
-from thirdshift.flows.planning.input import PreparedInput, idle_policies
+from thirdshift.flows.planning.input import PreparedInput, idle_policies, refused_rows
 from thirdshift.router.policy import Policy
 from thirdshift.router.tokens.estimate import texts_of
 from thirdshift.router.values import Endpoint
@@ -25,7 +27,8 @@ def hints(
     batch: PreparedInput, endpoints: Sequence[Endpoint], policies: Mapping[str, Policy]
 ) -> tuple[str, ...]:
     """What of the requests themselves costs more than it need, or is not as the job may mean it."""
-    return tuple(filter(None, (composing_saves(batch, endpoints), idle_policies(batch, policies))))
+    told = refused_rows(batch), composing_saves(batch, endpoints), idle_policies(batch, policies)
+    return tuple(filter(None, told))
 
 
 def composing_saves(prepared: PreparedInput, endpoints: Sequence[Endpoint]) -> str | None:

@@ -27,7 +27,7 @@ from thirdshift.router.tokens.estimate import TokenColumn, estimate
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import NumberColumn, batches, column
-from thirdshift.warehouse.intake.intake import InputSpec, Intake, freeze, frozen, reject
+from thirdshift.warehouse.intake.intake import InputSpec, Intake, first_reasons, freeze, frozen, reject
 from thirdshift.warehouse.intake.spool import spool
 
 PART = 100_000
@@ -323,6 +323,15 @@ def check_charges(folder: Path, charge_by: Sequence[str]) -> None:
             f"charge_by: {', '.join(missing)}: no row has that in its metadata ({have}); columns of the input are carried "
             f"there by request: {{metadata: [{', '.join(missing)}]}}"
         )
+
+
+def refused_rows(batch: PreparedInput) -> str | None:
+    """The sentence that says which of the input's rows are refused, and why; None where none is."""
+    count = batch.intake.rejects
+    if not count:
+        return None
+    rows = "1 row is" if count == 1 else f"{count:,} rows are"
+    return f"{rows} refused: {first_reasons(batch.folder / 'rejects.parquet')}"
 
 
 def idle_policies(batch: PreparedInput, policies: Mapping[str, Policy]) -> str | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from thirdshift.flows.errors import UserError
@@ -39,7 +38,7 @@ from thirdshift.router.planning.problem import Terms
 from thirdshift.router.policy import Policy, eligible, masks, say
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import StoreUnreachable
-from thirdshift.warehouse.intake.intake import InputSpec, Intake
+from thirdshift.warehouse.intake.intake import InputSpec, Intake, first_reasons
 from thirdshift.warehouse.journal.run_folder import run_folder
 from thirdshift.warehouse.store.prices import price_rows
 from thirdshift.world import REAL, World
@@ -231,14 +230,11 @@ class RunContext:
         """Raises UserError where more rows are refused than the job tolerates. `rejects`: the file that has them."""
         share, most = intake.rejects / max(intake.source_rows, 1), self.job.tolerate.rejects
         if share > most:
-            first = next(pq.ParquetFile(rejects).iter_batches(batch_size=3)).to_pylist()
-            reasons = "; ".join(f"row {row['source_row']}: {row['reason']}" for row in first)
-            more = "; …" if intake.rejects > len(first) else ""
             # what `plan` reads is gone when it ends
             place = f" (all in {rejects})" if rejects.parent == self.folder else ""
             raise UserError(
                 f"{intake.rejects:,} of {intake.source_rows:,} rows are rejected, a share of {share:.4g}; tolerate.rejects "
-                f"allows {most:g}. Mend the rows or raise it{place}: {reasons}{more}"
+                f"allows {most:g}. Mend the rows or raise it{place}: {first_reasons(rejects)}"
             )
 
 

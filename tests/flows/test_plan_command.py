@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,6 +79,31 @@ def test_why_knows_refused_rows_and_requests_that_repeat_another(
         plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", why="blank")
     with pytest.raises(UserError, match="no request other in the input"):
         plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", why="other")
+
+
+def test_rows_that_are_refused_are_told_with_their_reasons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there are few they stop nothing, and nothing else in `plan` would say which and why."""
+    table = pa.table({"request_id": ["a", "a", None, "b", "c"], "prompt": ["x", "y", "z", "", ""]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    assert plan(tmp_path, {"a": {"price": PRICE}}, input="rows.parquet", as_json=False) == 0
+    assert (
+        "4 rows are refused: row 1: request_id is that of row 0, which stands; row 2: request_id is null; "
+        "row 3: prompt is empty; …"
+    ) in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "workers"), [({"price": PRICE}, False), ({"usd_per_hour": 2, "quality_prior": 0.9}, True)]
+)
+def test_a_plan_tells_when_it_is_done_and_of_workers_where_some_are_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], endpoint: dict[str, Any], workers: bool
+) -> None:
+    assert plan(tmp_path, {"only": endpoint}, as_json=False, deadline="2099-12-01T07:00:00+01:00") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"done by 20\d\d-\d\d-\d\d \d\d:\d\d UTC; the deadline is 2099-12-01 06:00 UTC", said)
+    assert ("workers" in said) is workers
 
 
 @pytest.mark.parametrize("as_json", [True, False])

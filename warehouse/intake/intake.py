@@ -37,7 +37,8 @@ from thirdshift.warehouse.intake.sources import Scan, SqlSource, connect, find, 
 from thirdshift.warehouse.journal.files import building, private_dir, settle
 
 __all__ = [
-    "FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "freeze", "frozen", "gives_same_rows", "reject",
+    "FROZEN", "InputSpec", "Intake", "RequestSpec", "SqlSource", "first_reasons", "freeze", "frozen", "gives_same_rows",
+    "reject",
 ]  # fmt: skip
 
 ID_TYPES = "id_types.json"
@@ -326,6 +327,14 @@ def _keep_rejects(place: Path, requests: FrozenWriter, refused: list[pa.Table], 
     rejects = pa.concat_tables(refused) if refused else REJECTS.empty_table()
     pq.write_table(rejects.sort_by("source_row"), place / "rejects.parquet", compression="zstd")
     return Intake(requests.rows, rejects.num_rows, source_rows, requests.fingerprint, requests.tasks)
+
+
+def first_reasons(rejects: Path) -> str:
+    """Tell the first refused rows of a run's `rejects.parquet` with their reasons; an ellipsis stands for the others."""
+    file = pq.ParquetFile(rejects)
+    first = next(file.iter_batches(batch_size=3)).to_pylist()
+    more = "; …" if file.metadata.num_rows > len(first) else ""
+    return "; ".join(f"row {row['source_row']}: {row['reason']}" for row in first) + more
 
 
 def _check_some_row(intake: Intake, place: Path, spec: InputSpec) -> None:
