@@ -177,9 +177,11 @@ def _prompt(
         else None
     )
     if before is not None and PLAIN.fullmatch(before) and sample.columns[before] == "VARCHAR":
-        choices.append(Choice("prompt", f"{before}, then {column}", "they are named so"))
+        choices.append(Choice("prompt", f"{before}, then {column}", "columns of these names"))
         return f"{{{before}}}\n\n{{{column}}}", [before, column]
-    choices.append(Choice("prompt", column, "named so" if column.lower() in PROMPTS else "the longest text"))
+    choices.append(
+        Choice("prompt", column, "a column of this name" if column.lower() in PROMPTS else "the longest text")
+    )
     return f"{{{column}}}", [column]
 
 

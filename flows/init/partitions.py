@@ -27,6 +27,11 @@ class Partitioned:
     day: str
     """The latest day that is there, which the job takes where none is given."""
 
+    @property
+    def latest(self) -> str:
+        """The input of that day."""
+        return self.pattern.replace("${ds}", self.day)
+
 
 def by_day(source: str, base: Path) -> Partitioned | None:
     """Find the day in the input's path, or in the folders below it; None where there is none."""

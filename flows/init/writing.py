@@ -21,13 +21,14 @@ from thirdshift.engines.devices import machine
 from thirdshift.flows.errors import UserError, check_names_a_file
 from thirdshift.flows.init.candidates import HOUR_USD, HOUSE_MODEL, Endpoints, endpoints_for, with_servers
 from thirdshift.flows.init.inference import CHARACTERS_PER_TOKEN, Choice, NoPrompt, Proposal, propose
-from thirdshift.flows.init.partitions import by_day, job_name
+from thirdshift.flows.init.partitions import Partitioned, by_day, job_name
 from thirdshift.flows.init.servers import NoModels, ServedModel, served_at, usual_servers
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.models.registry import load_registry, plain
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.sampling import READERS, InputSample, sample
 
+LATEST_DAY = "the latest day there is; another: --param ds=…"
 LIKELY_OUTPUT = 0.35
 """The share of max_tokens that the planner, too, expects of an answer before it has seen one, rounded up."""
 
@@ -55,6 +56,12 @@ def write_job(
     try:
         data = sample(source, Path.cwd())
         proposal = propose(data)
+        day = _day(data, proposal)
+        if day is not None and day.latest != source:
+            one_day = sample(day.latest, Path.cwd())
+            if one_day.rows:  # a run takes one day, and the cap is to be its
+                data = replace(one_day, source=source)
+                proposal = propose(data)
         served = () if server is None else _served(server, key_variable, environ)
     except (InputError, NoPrompt, NoModels) as error:
         raise UserError(str(error)) from error
@@ -64,7 +71,8 @@ def write_job(
         endpoints_for(environ, machine(), load_registry()), served, tuple(usual_servers(ports))
     )
     _write(output, job_text(data, proposal, endpoints, output), environ)
-    _tell(output, [*proposal.choices, *endpoints.choices])
+    chosen = [] if day is None else [Choice("input", f"{day.key}={day.day}", LATEST_DAY)]
+    _tell(output, [*chosen, *proposal.choices, *endpoints.choices])
     return 0
 
 
@@ -91,7 +99,7 @@ def job_text(data: InputSample, proposal: Proposal, endpoints: Endpoints, output
     likely, most = _cost(data, proposal, endpoints)
     place = _from(data.source, output)
     query = _query(data, proposal, place)
-    day = by_day(data.source, Path.cwd()) if query is None else None
+    day = _day(data, proposal)
     if day is not None:
         place = _from(day.pattern, output)
     return environment.from_string(template).render(
@@ -129,6 +137,11 @@ def _query(data: InputSample, proposal: Proposal, place: str) -> str | None:
     quoted = "'" + place.replace("'", "''") + "'"
     number = "row_number() over () as request_id, " if proposal.numbered else ""
     return f"select {number}* from {reader.format(quoted)}"
+
+
+def _day(data: InputSample, proposal: Proposal) -> Partitioned | None:
+    """Return the day that becomes a param; None where the input is not by the day, or a query reads it."""
+    return None if data.by_query or proposal.numbered else by_day(data.source, Path.cwd())
 
 
 def _cost(data: InputSample, proposal: Proposal, endpoints: Endpoints) -> tuple[float, float]:

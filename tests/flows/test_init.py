@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -225,12 +226,19 @@ def lake(folder: Path, key: str = "dt", above: str = "") -> None:
 @pytest.mark.parametrize(
     "source", ["support_tickets", "support_tickets/dt=2026-11-22", "support_tickets/dt=2026-11-22/*.parquet"]
 )
-def test_folders_by_the_day_become_a_param(here: Path, source: str) -> None:
+def test_folders_by_the_day_become_a_param(
+    here: Path, source: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     lake(here)
     (here / "jobs").mkdir()
     assert write_job(source, here / "jobs/job.yaml", force=False, environ={}) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "input dt=2026-11-22 the latest day there is; another: --param ds=…" in said
+    assert "unique in all 40 rows" in said, "cap and reasons are of the day that a run takes, not of all days"
     text = (here / "jobs/job.yaml").read_text()
     assert str(here) not in text
+    beside = [line.index(" # ") for line in text.splitlines() if re.match(r" *\w.* # ", line)]
+    assert set(beside) == {38}, "comments stand in one column"
     job = load_job(here / "jobs/job.yaml", environ={})
     assert (job.name, job.given) == ("support-tickets", {"ds": "2026-11-22"})
     assert str(job.input).startswith("../support_tickets/dt=2026-11-22")
