@@ -20,6 +20,7 @@ from thirdshift.flows.cli.completion import run_ids
 from thirdshift.flows.cli.labels import labels
 from thirdshift.flows.cli.maintenance import register
 from thirdshift.flows.cli.models import models
+from thirdshift.flows.cli.options import JobsWarehouseOption, JsonOption, WarehouseOption, warehouse_file
 from thirdshift.flows.cli.report import register as register_report
 from thirdshift.flows.cli.runs import register as register_runs
 from thirdshift.flows.console import guarded
@@ -96,16 +97,12 @@ register_runs(app)
 register_init(app)
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="The job file (YAML).", show_default=False)]
-WarehouseOption = Annotated[
-    Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
-]
 ParamOption = Annotated[
     list[str] | None,
     typer.Option(
         "--param", metavar="k=v", help="Fills ${k} in the job; may be repeated.", show_default=False
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 RunIdOption = Annotated[
     str | None,
     typer.Option(
@@ -145,7 +142,7 @@ BatchOutputOption = Annotated[
 def plan(
     job: JobFile,
     param: ParamOption = None,
-    warehouse: WarehouseOption = None,
+    warehouse: JobsWarehouseOption = None,
     as_json: JsonOption = False,
     why: Annotated[
         str | None,
@@ -165,7 +162,7 @@ def run(
     job: JobFile,
     run_id: RunIdOption = None,
     param: ParamOption = None,
-    warehouse: WarehouseOption = None,
+    warehouse: JobsWarehouseOption = None,
     as_json: JsonOption = False,
     fresh: FreshOption = False,
     yes: YesOption = False,
@@ -193,7 +190,12 @@ def run(
 
 @app.command(epilog="Example: thirdshift resume monday --cap 30")
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", show_default=False, autocompletion=run_ids)],
+    run_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN_ID", help="As `runs` lists it.", show_default=False, autocompletion=run_ids
+        ),
+    ],
     cap: Annotated[
         float | None, typer.Option(metavar="USD", help="A new cap for the whole run.", show_default=False)
     ] = None,
@@ -211,7 +213,7 @@ def resume(
     from thirdshift.flows.api.runs import options_to_resume
     from thirdshift.flows.cli.run import run_job
 
-    place = (warehouse or Path("warehouse.duckdb")).resolve()
+    place = warehouse_file(warehouse)
     call = options_to_resume(run_id, place, cap_usd=cap, deadline=deadline, yes=yes)
     raise typer.Exit(run_job(call, as_json=as_json, batch_output=batch_output))
 
@@ -225,7 +227,14 @@ def rehearse(
     ] = None,
     run_id: RunIdOption = None,
     param: ParamOption = None,
-    warehouse: WarehouseOption = None,
+    warehouse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The DuckDB file; without it, warehouse.rehearsal.duckdb beside the job's.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JsonOption = False,
     fresh: FreshOption = False,
 ) -> None:
@@ -275,11 +284,17 @@ def serve(
     job: JobFile,
     cron: Annotated[
         str | None,
-        typer.Option(metavar="LINE", help="When nights begin; without it, from the UI.", show_default=False),
+        typer.Option(
+            metavar="LINE",
+            help="When nights begin, as cron has it; without it, they begin from the UI alone.",
+            show_default=False,
+        ),
     ] = None,
-    timezone: Annotated[str, typer.Option(metavar="ZONE", help="Of --cron and {date}.")] = "UTC",
+    timezone: Annotated[
+        str, typer.Option(metavar="ZONE", help="The time zone of --cron, {date} and {yesterday}.")
+    ] = "UTC",
     param: ParamOption = None,
-    warehouse: WarehouseOption = None,
+    warehouse: JobsWarehouseOption = None,
 ) -> None:
     """Serve a job from this process: nights on a schedule and from the UI of a Prefect server (PREFECT_API_URL)."""
     from thirdshift.flows.cli.serve import Schedule, serve_job
@@ -293,7 +308,10 @@ def serve(
     epilog='Example: thirdshift sql "select endpoint, status, sum(cost_usd) from ledger group by all"'
 )
 def sql(
-    query: Annotated[str | None, typer.Argument(metavar="[QUERY]", show_default=False)] = None,
+    query: Annotated[
+        str | None,
+        typer.Argument(metavar="QUERY", help="A select; docs/sql.md has many.", show_default=False),
+    ] = None,
     warehouse: WarehouseOption = None,
     by_line: Annotated[
         bool, typer.Option("-x", "--line", help="A line for each column: a wide row, whole.")
@@ -304,7 +322,7 @@ def sql(
     from thirdshift.flows.cli.sql import Layout, show_sql
     from thirdshift.flows.cli.sql_prompt import converse
 
-    place = _resolved(warehouse) or Path("warehouse.duckdb")
+    place = warehouse_file(warehouse)
     layout = Layout.JSON if as_json else Layout.LINE if by_line else Layout.BOX
     raise typer.Exit(converse(place, layout) if query is None else show_sql(query, place, layout=layout))
 

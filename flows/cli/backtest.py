@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thirdshift.flows.cli.options import JsonOption
 from thirdshift.flows.formats import json_text
 
 if TYPE_CHECKING:
@@ -75,9 +76,7 @@ def backtest(
     per_task: Annotated[
         bool, typer.Option("--per-task", help="The floor holds for every task on its own.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
-    ] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What would a night have cost and scored, on outcomes already known? Pilot, plan, audit and repair are played."""
     from rich.console import Console

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thirdshift.flows.cli.completion import run_ids
+from thirdshift.flows.cli.options import JsonOption, WarehouseOption, warehouse_file
 from thirdshift.flows.errors import UserError
 
 labels = typer.Typer(
@@ -16,15 +17,12 @@ labels = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-WarehouseOption = Annotated[Path, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 RunArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="RUN_ID", help="Without it, the latest run.", show_default=False, autocompletion=run_ids
     ),
 ]
-DEFAULT = Path("warehouse.duckdb")
 
 
 @labels.command(epilog="Example: thirdshift labels export monday --output monday.csv --count 300")
@@ -32,15 +30,15 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .csv or .parquet file.")],
     run_id: RunArgument = None,
     count: Annotated[int, typer.Option(min=1, metavar="N", help="How many answers.")] = 300,
-    warehouse: WarehouseOption = DEFAULT,
+    warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write answers drawn at random, with an empty column `score` for people to fill in."""
     from thirdshift.flows.cli.labels_io import export_labels
     from thirdshift.flows.runs.listing import latest_run
 
-    chosen = run_id or latest_run(warehouse)
-    raise typer.Exit(export_labels(warehouse.resolve(), chosen, output, count, as_json=as_json))
+    place = warehouse_file(warehouse)
+    raise typer.Exit(export_labels(place, run_id or latest_run(place), output, count, as_json=as_json))
 
 
 @labels.command("import", epilog="Example: thirdshift labels import monday --input monday.csv")
@@ -59,7 +57,7 @@ def import_(
         typer.Option("--input", "-i", metavar="FILE", help="The file, filled in.", show_default=False),
     ] = None,
     named: Annotated[str | None, typer.Option("--run-id", metavar="ID", hidden=True)] = None,
-    warehouse: WarehouseOption = DEFAULT,
+    warehouse: WarehouseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take people's scores in, even days later: the run's certificate is issued anew, by their opinion.
@@ -72,4 +70,4 @@ def import_(
         file, run_id = Path(run_id), None
     if file is None:
         raise UserError("labels import: name the file that people have filled in: --input FILE")
-    raise typer.Exit(import_labels(warehouse.resolve(), file, run_id or named, as_json=as_json))
+    raise typer.Exit(import_labels(warehouse_file(warehouse), file, run_id or named, as_json=as_json))

@@ -7,16 +7,13 @@ from typing import Annotated
 
 import typer
 
+from thirdshift.flows.cli.options import JsonOption, WarehouseOption, warehouse_file
 from thirdshift.flows.errors import UserError
 
 ledger = typer.Typer(
     help="Sum up what was spent; hold it against a provider's invoice.", pretty_exceptions_enable=False
 )
 
-WarehouseOption = Annotated[
-    Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 RunOption = Annotated[
     str | None, typer.Option("--run", metavar="RUN_ID", help="Of this run alone.", show_default=False)
 ]
@@ -34,7 +31,7 @@ def migrate(warehouse: WarehouseOption = None, as_json: JsonOption = False) -> N
     """Bring a warehouse of an earlier version up to this one. A copy is made beside it first."""
     from thirdshift.flows.cli.maintenance_commands import migrate_warehouse
 
-    raise typer.Exit(migrate_warehouse(_place(warehouse), as_json=as_json))
+    raise typer.Exit(migrate_warehouse(warehouse_file(warehouse), as_json=as_json))
 
 
 def purge(
@@ -57,7 +54,9 @@ def purge(
     """Erase text of requests and answers: tables, parts, journals, frozen input. Ids, figures and money stay."""
     from thirdshift.flows.cli.maintenance_commands import purge_text
 
-    raise typer.Exit(purge_text(_place(warehouse), request_ids, before, dry_run=dry_run, as_json=as_json))
+    raise typer.Exit(
+        purge_text(warehouse_file(warehouse), request_ids, before, dry_run=dry_run, as_json=as_json)
+    )
 
 
 def export(
@@ -72,7 +71,7 @@ def export(
     """Write a table or view to a Parquet file."""
     from thirdshift.flows.cli.maintenance_commands import export_table
 
-    raise typer.Exit(export_table(_place(warehouse), table, output, run, as_json=as_json))
+    raise typer.Exit(export_table(warehouse_file(warehouse), table, output, run, as_json=as_json))
 
 
 @ledger.callback(invoke_without_command=True, epilog="Example: thirdshift ledger --run monday --json")
@@ -91,7 +90,7 @@ def summed(
         return
     from thirdshift.flows.cli.maintenance_commands import show_ledger
 
-    raise typer.Exit(show_ledger(_place(warehouse), run, as_json=as_json))
+    raise typer.Exit(show_ledger(warehouse_file(warehouse), run, as_json=as_json))
 
 
 @ledger.command(epilog="Example: thirdshift ledger reconcile openai-2026-11.csv --provider openai")
@@ -126,11 +125,7 @@ def reconcile(
     """Compare the ledger with an invoice: what agrees, is ours only, theirs only, or differs. Exit 0 in any case."""
     from thirdshift.flows.cli.maintenance_commands import reconcile_invoice
 
-    place = _place(warehouse)
+    place = warehouse_file(warehouse)
     raise typer.Exit(
         reconcile_invoice(place, invoice, provider, since, until, settling=settle, as_json=as_json)
     )
-
-
-def _place(warehouse: Path | None) -> Path:
-    return (warehouse or Path("warehouse.duckdb")).resolve()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from thirdshift.flows.cli.options import JsonOption
 from thirdshift.flows.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ models = typer.Typer(
     help="List models, with licence, lab, price and prior; show one; keep the price map new.",
     pretty_exceptions_enable=False,
 )
-
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
 
 class Weights(StrEnum):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from thirdshift.flows.cli.completion import run_ids
+from thirdshift.flows.cli.options import WarehouseOption, warehouse_file
 
 
 def register(app: typer.Typer) -> None:
@@ -25,9 +26,7 @@ def report(
             metavar="RUN_ID", help="Without it, the latest run.", show_default=False, autocompletion=run_ids
         ),
     ] = None,
-    warehouse: Annotated[
-        Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
-    ] = None,
+    warehouse: WarehouseOption = None,
     texts: Annotated[
         bool, typer.Option("--texts", help="Show text of the slowest and dearest requests, too.")
     ] = False,
@@ -37,6 +36,6 @@ def report(
     from thirdshift.flows.report.page import write_report
     from thirdshift.flows.runs.listing import latest_run
 
-    place = warehouse or Path("warehouse.duckdb")
+    place = warehouse_file(warehouse)
     enter_interrupted(place)
     raise typer.Exit(write_report(run_id or latest_run(place), output, place, texts=texts))

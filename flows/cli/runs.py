@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from thirdshift.flows.cli.options import JsonOption, WarehouseOption, warehouse_file
 
 
 def register(app: typer.Typer) -> None:
@@ -15,12 +16,8 @@ def register(app: typer.Typer) -> None:
 
 def show_runs(
     most: Annotated[int, typer.Option(metavar="N", min=1, help="So many of the latest.")] = 20,
-    warehouse: Annotated[
-        Path | None, typer.Option("--warehouse", metavar="FILE", help="The DuckDB file.", show_default=False)
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")
-    ] = False,
+    warehouse: WarehouseOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """List the runs, the newest first: how each stands, what it has spent, what may be claimed of it."""
     from thirdshift.flows.console import money, spent
@@ -28,7 +25,7 @@ def show_runs(
     from thirdshift.flows.formats import json_text
     from thirdshift.flows.runs.listing import runs_of
 
-    path = (warehouse or Path("warehouse.duckdb")).resolve()
+    path = warehouse_file(warehouse)
     enter_interrupted(path)
     rows = runs_of(path)[:most]
     if as_json:

@@ -40,6 +40,18 @@ def test_each_command_has_help_and_an_example_that_it_takes(name: str) -> None:
     command.make_context(name, words, resilient_parsing=False).close()
 
 
+def test_each_command_with_a_warehouse_says_which_without_one() -> None:
+    """`The DuckDB file.` told nobody where a run of `run JOB` is that `runs` does not list."""
+    here = "The DuckDB file; without it, warehouse.duckdb here."
+    elsewhere = dict.fromkeys(("plan", "run", "serve"), "The DuckDB file; without it, the job's.") | {
+        "rehearse": "The DuckDB file; without it, warehouse.rehearsal.duckdb beside the job's."
+    }
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            if option.name == "warehouse":
+                assert option.help == elsewhere.get(name.removeprefix("thirdshift "), here), name
+
+
 def test_each_command_stands_in_a_panel_of_the_help() -> None:
     root: Any = typer.main.get_command(app)
     assert [name for names in PANELS.values() for name in names] == list(root.commands)
