@@ -38,11 +38,11 @@ def span(seconds: float) -> str:
 
 
 def money(amount: Decimal | float) -> str:
-    """Dollars as people read them: cents, or as many places as a small amount needs."""
+    """Dollars as people read them: cents where they say it all or there are many; else as many places as it needs."""
     value = float(amount)
     if value == 0 or abs(value) >= 100:
         return f"${value:,.2f}"
-    return f"${value:,.4f}" if abs(value) >= 0.01 else f"${value:.6f}"
+    return f"${value:,.4f}".removesuffix("00") if abs(value) >= 0.01 else f"${value:.6f}"
 
 
 def spent(

@@ -34,6 +34,12 @@ STATUS: dict[Verdict, str] = {
 }
 """`runs.status` of a run that a limit stopped; any other finished run is `done`."""
 
+
+def floor_words(floor: float, *, certified: bool) -> str:
+    """Say whether a floor is certified; a floor of 0 is none, and whatever is answered reaches it."""
+    return f"floor {floor:g} {'' if certified else 'not '}certified" if floor else "no floor was asked"
+
+
 DONE = "done"
 """The one outcome of a run to which no verdict applies."""
 

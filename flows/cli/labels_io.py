@@ -22,7 +22,7 @@ from thirdshift.flows.quality.draws import seed_of
 from thirdshift.flows.quality.finishing import Quality, of_quality, save_quality
 from thirdshift.flows.quality.human_labels import PEOPLE, Answers, answers_of, certified, is_random_part
 from thirdshift.flows.quality.population import accepted
-from thirdshift.flows.verdicts import Verdict, outcomes_of, verdicts_of
+from thirdshift.flows.verdicts import Verdict, floor_words, outcomes_of, verdicts_of
 from thirdshift.router.certification.certificate import Certificate
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.tokens.estimate import texts_of
@@ -288,8 +288,7 @@ def _summary_lines(
             *lines,
             f"no certificate: the floor is a share of {_relative_to(run)}'s mean, which people have not scored",
         ]
-    word = "certified" if bound.certified else "not certified"
-    lines.append(f"floor {bound.floor:g} {word}" if bound.floor else "there is no floor to certify")
+    lines.append(floor_words(bound.floor, certified=bound.certified))
     output = run["config"].get("output")
     if bound.certified and output and output["when"] == "certified":
         lines.append(f"its results may be published now: thirdshift resume {run_id}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from typing import Annotated
 
 import typer
@@ -35,7 +36,9 @@ def show_runs(
         {
             "run_id": row["run_id"],
             "status": row["status"],
-            "started": f"{row['started_at']:%Y-%m-%d %H:%M}" if row["started_at"] else "",
+            "started (UTC)": f"{row['started_at'].astimezone(UTC):%Y-%m-%d %H:%M}"
+            if row["started_at"]
+            else "",
             "spent": spent(row["spent_usd"], row["unsettled_usd"])
             if row["unsettled_usd"]
             else money(row["spent_usd"]),
@@ -49,6 +52,8 @@ def show_runs(
 
         from thirdshift.flows.formats import as_table
 
-        Console(highlight=False).print(as_table(pa.Table.from_pylist(shown)))
+        table = as_table(pa.Table.from_pylist(shown))
+        table.columns[0].no_wrap = True  # an id is to be copied
+        Console(highlight=False).print(table)
     else:
         print(f"{path}: no run yet")

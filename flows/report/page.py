@@ -26,6 +26,7 @@ from thirdshift.flows.report.figures import plots
 from thirdshift.flows.report.provenance import question
 from thirdshift.flows.report.tables import ReportTable
 from thirdshift.flows.report.texts import TextSample, samples
+from thirdshift.flows.verdicts import floor_words
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.warehouse.errors import WarehouseError
 
@@ -171,7 +172,7 @@ def tiles(facts: RunFacts) -> Iterable[Tile]:
         yield Tile(what, money(abs(saved)), f"{abs(saved):f}", note)
     overall = facts.overall
     if overall is not None:
-        state = f"floor {overall['floor']:g}, {'' if overall['certified'] else 'not '}certified"
+        state = floor_words(overall["floor"], certified=overall["certified"])
         if part := population_sentence(overall["population"], overall["requests"]):
             state += f"; {part}"
         bound = overall["lower_bound"]

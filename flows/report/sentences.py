@@ -115,8 +115,9 @@ def claim(certificate: Row, relative_to: str | None = None) -> str:
             f"{certificate['population']:,} by the {certificate['method']} method"
         )
     word = "certified" if certificate["certified"] else "not certified"
+    claim = f"the floor of {floor:g} is {word}" if floor else "no floor was asked"
     part = population_sentence(certificate["population"], certificate.get("requests"))
-    text = f"{of}{where}: at least {bound:.4f} ({how}); the floor of {floor:g} is {word}."
+    text = f"{of}{where}: at least {bound:.4f} ({how}); {claim}."
     return f"{text} {part}." if part else text
 
 
@@ -297,7 +298,7 @@ def _quality(quality: Mapping[str, Any]) -> str:
     scorer = quality.get("scorer")
     if not scorer:
         return "no scorer: the floor is predicted only"
-    floor = f"floor {quality.get('floor', 0):g}"
+    floor = f"floor {quality['floor']:g}" if quality.get("floor") else "no floor"
     if quality.get("relative_to"):
         floor += f" of the mean of {quality['relative_to']}"
     per_task = ", for every task on its own" if quality.get("per_task") else ""

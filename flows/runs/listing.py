@@ -8,7 +8,7 @@ from typing import Any
 
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.runs.folder import folder_of_dead, known_runs
-from thirdshift.flows.verdicts import verdicts_of
+from thirdshift.flows.verdicts import floor_words, verdicts_of
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.store.read_only import reading
 
@@ -86,5 +86,5 @@ def _verdict(row: dict[str, Any]) -> str:
         return f"thirdshift resume {row['run_id']}"
     words = [verdict.replace("_", " ") for verdict in verdicts_of(row["outcomes"])]
     if row["certified"]:
-        words.insert(0, f"≥ {row['lower_bound']:.3f}, floor {row['floor']:g} certified")
+        words.insert(0, f"≥ {row['lower_bound']:.3f}, {floor_words(row['floor'], certified=True)}")
     return "; ".join(words) or "nothing certified"

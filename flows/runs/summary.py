@@ -10,7 +10,7 @@ from rich.console import Console
 
 from thirdshift.flows.console import money, spent
 from thirdshift.flows.formats import printable
-from thirdshift.flows.verdicts import Verdict, verdicts_of
+from thirdshift.flows.verdicts import Verdict, floor_words, verdicts_of
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
 from thirdshift.router.prediction.drift import Drift
@@ -150,13 +150,12 @@ def claim(certificate: IssuedCertificate) -> str:
         return f"share 1, exactly: {share}; floor {certificate.floor:g} certified"
     how = "all scored" if certificate.method == "census" else f"{certificate.scored:,} scored"
     sample = f"{how} of {certificate.population:,}"
-    word = "certified" if certificate.certified else "not certified"
     mean, bound, scorer = certificate.mean, certificate.lower_bound, certificate.scorer
     if certificate.basis in (Basis.JUDGE, Basis.HUMAN, Basis.AGREEMENT):
         text = f"{scorer}: ≥ {bound:.4f} (estimate {mean:.4f}, {sample})"
     else:
         text = f"quality {mean:.4f} by {scorer} ({sample}, lower bound {bound:.4f})"
-    return f"{text}; floor {certificate.floor:g} {word}"
+    return f"{text}; {floor_words(certificate.floor, certified=certificate.certified)}"
 
 
 def show_end(summary: RunSummary) -> None:

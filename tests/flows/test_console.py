@@ -11,7 +11,7 @@ from decimal import Decimal
 import pytest
 from rich.console import Console
 
-from thirdshift.flows.console import QUIET, LongWork, ProgressCounts, RunConsole, span, spent
+from thirdshift.flows.console import QUIET, LongWork, ProgressCounts, RunConsole, money, span, spent
 
 
 def tally(
@@ -22,6 +22,15 @@ def tally(
         total, lambda: spent(Decimal("0.25"), 0, Decimal("0.125")), batched=batched, batched_until=time.time() + until,
         done=done, batched_done=batched_done, begun=time.monotonic() - seconds,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("usd", "told"),
+    [(0, "$0.00"), (25, "$25.00"), (0.35, "$0.35"), (0.0485, "$0.0485"), (1.234, "$1.2340"), (1234.567, "$1,234.57"),
+     (0.00638, "$0.006380")],
+)  # fmt: skip
+def test_money_is_told_in_cents_where_they_say_it_all(usd: float, told: str) -> None:
+    assert money(usd) == told
 
 
 def test_the_time_left_of_what_is_sent_in_real_time_is_by_its_rate() -> None:
@@ -54,7 +63,7 @@ def test_what_is_not_sent_has_not_failed_and_is_not_among_what_was_answered() ->
     for _ in range(6):
         counts.count(failed=True, sent=False)
     assert (counts.sent, counts.failed, counts.seconds_left()) == (4, 0, 0)
-    assert counts.line() == "$0.2500 settled, up to $0.1250 more in flight, 2/s, 6 not sent"
+    assert counts.line() == "$0.25 settled, up to $0.1250 more in flight, 2/s, 6 not sent"
 
 
 def test_times_are_told_as_people_say_them() -> None:
@@ -66,7 +75,7 @@ def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pyte
     console = RunConsole(Console(file=printed, soft_wrap=True, highlight=False))
     with console.working("main", tally(total=10, done=10, seconds=5)) as bar:
         bar.show()
-    assert printed.getvalue() == "main: 10 of 10; $0.2500 settled, up to $0.1250 more in flight, 2/s\n"
+    assert printed.getvalue() == "main: 10 of 10; $0.25 settled, up to $0.1250 more in flight, 2/s\n"
     monkeypatch.setenv(QUIET, "1")
     console.say("a plan")
     console.say("a warning", "yellow")

@@ -66,5 +66,5 @@ def test_what_is_spent_above_the_cap_is_exit_4_though_all_is_answered(tmp_path: 
     assert (summary.exit, summary.outcomes[0], summary.errors) == (4, "budget", 0)
     assert summary.spent_usd == 10
     assert summary.notes == (
-        "greedy billed $10.0000 for 1 attempts that could cost $0.5000 at most by its own ceiling",
+        "greedy billed $10.00 for 1 attempts that could cost $0.50 at most by its own ceiling",
     )

@@ -384,7 +384,7 @@ def test_as_markdown_it_has_the_pages_figures_and_nothing_from_outside(night: Ru
 
 def test_floors_that_cost_the_same_are_one_line_and_figures_are_for_people() -> None:
     points = [(0.5 + k / 1000, 0.0123 + k * 1e-7) for k in range(15)] + [(0.9, 1.5)]
-    assert by_floor(points) == [{"floor": "0.514", "cost": "$0.0123"}, {"floor": "0.900", "cost": "$1.5000"}]
+    assert by_floor(points) == [{"floor": "0.514", "cost": "$0.0123"}, {"floor": "0.900", "cost": "$1.50"}]
 
 
 def test_an_id_is_chosen_whole_by_one_click(page: str) -> None:

@@ -46,6 +46,7 @@ def warehouse(tmp_path: Path) -> Path:
             [
                 ("kept", "done", []),
                 ("missed", "done", ["floor_missed"]),
+                ("scored", "done", []),
                 ("broke", "budget", ["budget"]),
                 ("killed", "running", None),
                 ("working", "running", None),
@@ -63,6 +64,8 @@ def warehouse(tmp_path: Path) -> Path:
         claims = [
             claim | {"lower_bound": 0.5, "certified": False, "issued_at": NOW},
             claim | {"lower_bound": 0.93, "certified": True, "issued_at": NOW + timedelta(days=1)},
+            claim
+            | {"run_id": "scored", "floor": 0.0, "lower_bound": 0.7, "certified": True, "issued_at": NOW},
         ]
         warehouse.append("certificates", pa.Table.from_pylist(claims))
     for run_id in ("killed", "early"):
@@ -79,17 +82,19 @@ def test_runs_are_listed_with_status_spend_and_verdict(warehouse: Path) -> None:
     assert done.exit_code == 0, done.output
     listed = json.loads(done.stdout)["runs"]
     data = {run["run_id"]: (run["status"], run["spent_usd"], run["verdict"]) for run in listed}
-    assert list(data) == ["early", "working", "killed", "broke", "missed", "kept"]
+    assert list(data) == ["early", "working", "killed", "broke", "scored", "missed", "kept"]
     assert data == {
         "early": ("interrupted", 0, "thirdshift resume early"),
         "working": ("running", 0.0, ""),
         "killed": ("interrupted", 1.0, "thirdshift resume killed"),
         "broke": ("budget", 0.0, "thirdshift resume broke"),
         "missed": ("done", 0.0, "floor missed"),
+        "scored": ("done", 0.0, "≥ 0.700, no floor was asked"),
         "kept": ("done", 2.0, "≥ 0.930, floor 0.9 certified"),
     }
     said = " ".join(shown.output.replace("│", " ").split())
-    assert "$1.0000" in said
+    assert "$1.00" in said
+    assert "started (UTC)" in said
     assert {"settled,", "unsettled"} <= set(said.split()), "what is settled and what more it can be, by name"
 
 

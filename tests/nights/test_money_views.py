@@ -544,7 +544,6 @@ def test_a_run_that_goes_on_after_midnight_has_the_new_days_cap(tmp_path: Path) 
             "what its escrow can still give"
         )
     assert (
-        "other runs of this day: $3.0000 settled, up to $0.5000 more unsettled; the cap is $10.0000"
-        in messages[0]
+        "other runs of this day: $3.00 settled, up to $0.50 more unsettled; the cap is $10.00" in messages[0]
     )
-    assert "and $6.5000 are left" in messages[0]
+    assert "and $6.50 are left" in messages[0]
