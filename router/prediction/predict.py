@@ -222,16 +222,3 @@ def apart(
         rows = np.flatnonzero(fold == k)
         quality[rows] = others.predict(population, rows)
     return quality
-
-
-def calibration_error(quality: NDArray[np.floating], observations: Observations, bins: int = 10) -> float:
-    """How far predictions are off on the average: over bins of predicted quality, |mean predicted - mean score|, by size.
-
-    `quality`: of `crossed`, so that no score was predicted with itself. Chance alone gives about 0.4 / sqrt(scores a bin).
-    """
-    if not len(observations):
-        return 0.0
-    predicted = np.asarray(quality, dtype=np.float64)[observations.row, observations.endpoint]
-    bucket = np.minimum((predicted * bins).astype(np.int64), bins - 1)
-    off = np.bincount(bucket, predicted - observations.score, minlength=bins)
-    return float(np.abs(off).sum() / len(observations))

@@ -26,7 +26,6 @@ from thirdshift.router.pricing.pictures import (
     data_of,
     is_picture,
     is_sound,
-    rule_for,
 )
 from thirdshift.router.values import JSON, QUANTUM, Endpoint, OffPeak, Price, PriceSchedule, Request, Usage
 
@@ -191,19 +190,6 @@ def worst_case_usd(
 
 
 CACHE_MARK = "cache_control"
-
-
-def worst_case_of(endpoint: Endpoint, request: Request) -> Decimal:
-    """`worst_case_usd` of a request on an endpoint. What its params add to the prompt we cannot know."""
-    sent = sent_bytes(request, rule_for(endpoint.model).ceiling)
-    return worst_case_usd(
-        endpoint.price,
-        sent,
-        request.max_tokens,
-        endpoint.reasoning_tokens_max,
-        len(request.messages),
-        writes_cache=writes_cache(endpoint, request),
-    )
 
 
 def writes_cache(endpoint: Endpoint, request: Request) -> bool:

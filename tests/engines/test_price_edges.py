@@ -1,7 +1,8 @@
-"""What a call is booked at that begins at one hour's price and ends at another's."""
+"""What is set aside for a call, and what one is booked at that begins at one hour's price and ends at another's."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -70,3 +71,14 @@ def test_a_call_within_an_hour_is_settled_at_its_price(hour: int, cost: Decimal)
 def test_a_batch_is_settled_at_the_price_of_when_it_was_made() -> None:
     outcome = booked(Mode.BATCH, (2, 1), (9, 0))
     assert (outcome.status, outcome.cost_usd) == (LedgerStatus.SETTLED, WHOLE / 2)
+
+
+def test_tools_and_what_may_be_written_to_a_cache_are_set_aside_for() -> None:
+    plain = Request(0, "r", "h", "t", ({"role": "user", "content": "x" * 1000},), 10)
+    kept = {"type": "text", "text": "x" * 1000, "cache_control": {"type": "ephemeral"}}
+    price = Price(*map(Decimal, ("5", "25", "0.5", "6.25", "10")))
+    most = AttemptRecords(Endpoint("e", "anthropic/m", PriceSchedule(price))).worst_case
+    assert most(replace(plain, tools=({"name": "look_up"},))) > most(plain)
+    assert most(replace(plain, messages=({"role": "user", "content": [kept]},))) > Decimal("1.9") * most(
+        plain
+    )

@@ -19,12 +19,12 @@ from aiohttp import web
 from tests.support.engines import MemoryJournal, endpoint_at, requests
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, ledger_status
+from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.engine import RealtimeEngine
 from thirdshift.engines.realtime.http import EXCEPTIONS
 from thirdshift.engines.wires.errors import meaning
 from thirdshift.router.interfaces import EngineContext, Shard
-from thirdshift.router.pricing.prices import worst_case_of
 from thirdshift.router.values import (
     Answer,
     Endpoint,
@@ -576,7 +576,7 @@ def test_the_cap_is_never_passed_by_the_providers_books(provider: Provider, seed
     provider.handler, provider.latency = handler, 0.01
     work = requests(400, max_tokens=100)
     endpoint = endpoint_at(provider.base, PRICE, limits=Limits(concurrency=100))
-    most = worst_case_of(endpoint, work[-1])
+    most = AttemptRecords(endpoint).worst_case(work[-1])
     cap = most * 150
     replies, night = run(endpoint, work, cap=str(cap))
     assert provider.billed <= night.notes.cost <= cap
@@ -588,7 +588,7 @@ def test_under_a_cap_requests_are_served_in_order_until_the_stop(provider: Provi
     endpoint = endpoint_at(provider.base, PRICE)
     provider.handler = lambda _, __: completion("x", tokens=(200, 90))
     work = requests(60, max_tokens=100)
-    replies, night = run(endpoint, work, cap=str(worst_case_of(endpoint, work[0]) * 3))
+    replies, night = run(endpoint, work, cap=str(AttemptRecords(endpoint).worst_case(work[0]) * 3))
     served = [row for row in range(60) if isinstance(replies[row], Answer)]
     assert 3 <= len(served) < 60
     assert served == list(range(len(served)))

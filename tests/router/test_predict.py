@@ -17,7 +17,7 @@ from thirdshift.router.prediction.drift import worse
 from thirdshift.router.prediction.features import in_chunks, learn
 from thirdshift.router.prediction.mixed_model import Covariances, condition, looked_at
 from thirdshift.router.prediction.observations import Observations, PastScores, Population, no_observations
-from thirdshift.router.prediction.predict import calibration_error, crossed, fit, telling
+from thirdshift.router.prediction.predict import crossed, fit, telling
 
 UNKNOWN = np.array([np.nan, np.nan, np.nan])
 
@@ -36,6 +36,17 @@ def every_pair(rows: np.ndarray, score: np.ndarray) -> Observations:
     width = score.shape[1]
     row, endpoint = np.repeat(rows, width), np.tile(np.arange(width, dtype=np.int32), len(rows))
     return Observations(row, endpoint, score[row, endpoint])
+
+
+def calibration_error(quality: np.ndarray, observations: Observations, bins: int = 10) -> float:
+    """How far predictions are off on the average: over bins of predicted quality, |mean predicted - mean score|, by size.
+
+    Chance alone gives about 0.4 / sqrt(scores a bin).
+    """
+    predicted = np.asarray(quality, dtype=np.float64)[observations.row, observations.endpoint]
+    bucket = np.minimum((predicted * bins).astype(np.int64), bins - 1)
+    off = np.bincount(bucket, predicted - observations.score, minlength=bins)
+    return float(np.abs(off).sum() / len(observations))
 
 
 def dense(population: Population, cov: Covariances, width: int) -> np.ndarray:

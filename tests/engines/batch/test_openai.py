@@ -28,7 +28,6 @@ from thirdshift.engines.emulator import BatchHabits, EmulatedModel, Emulator
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.router.interfaces import EngineContext, Shard
-from thirdshift.router.pricing.prices import worst_case_of
 from thirdshift.router.values import (
     Answer,
     Endpoint,
@@ -282,7 +281,7 @@ def test_the_cap_holds_for_batches_and_the_tail_is_served_from_what_returns() ->
     work = requests(60, "word " * 600)
     with provider(turnaround_seconds=0.05) as emulator:
         endpoint = Endpoint("night", "openai/m", PriceSchedule(PRICE), Mode.BATCH)
-        most = worst_case_of(endpoint, work[-1])
+        most = AttemptRecords(endpoint).worst_case(work[-1])
         night = Night(emulator, work, cap=most * 6)
         replies = night.finish()
         assert billed_usd(emulator) == night.notes.cost <= most * 6
