@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from thirdshift.flows.cli.options import JsonOption
+from thirdshift.flows.console import money
 from thirdshift.flows.formats import json_text
 
 if TYPE_CHECKING:
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
     from thirdshift.flows.api.backtests import BacktestReport
 
 app = typer.Typer()
-SHOWN = (
-    "floor",
-    "quality",
-    "cost_usd",
-    "cost_learning_usd",
-    "scores_used",
-    "met",
-    "certified",
-    "cost_best_single",
-    "cost_best_mix",
-    "cost_oracle",
-)
 
 
 @app.command(epilog="Example: thirdshift backtest outcomes.parquet --floor 0.95 --relative --repeat 10")
@@ -78,7 +67,10 @@ def backtest(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What would a night have cost and scored, on outcomes already known? Pilot, plan, audit and repair are played."""
+    """What would a night have cost and scored, on outcomes already known? Pilot, plan, audit and repair are played.
+
+    docs/backtest.md says what each figure means.
+    """
     from rich.console import Console
 
     from thirdshift.flows.api.backtests import backtest_with_notes
@@ -109,12 +101,21 @@ def _names(listed: str | None) -> tuple[str, ...]:
 
 
 def _table(report: BacktestReport) -> Table:
-    """Return a table of the mean of all repeats; costs of the whole batch in USD."""
+    """Return a table of the mean of all repeats; costs are of the whole batch."""
     from rich.table import Table
 
     table = Table("figure", f"mean of {len(report.repeats)}")
     table.columns[1].justify = "right"
     for name, value in asdict(report.mean).items():
-        if name in SHOWN:
-            table.add_row(name, "none" if value is None else f"{value:,.4f}")
+        table.add_row(name, _shown(name, value))
     return table
+
+
+def _shown(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    if name.startswith("cost_"):
+        return money(value)
+    if name in ("met", "certified"):  # of one night: 100% or 0%
+        return f"{value:.0%}"
+    return f"{value:,.0f}" if name == "scores_used" else f"{value:.4f}"

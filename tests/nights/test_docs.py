@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import yaml
 
 from tests.support.nights import thirdshift
 from tests.support.paths import ROOT
+from thirdshift.flows.api.backtests import BacktestFigures
 from thirdshift.flows.cli.app import app
 from thirdshift.flows.jobs.building import books, endpoint_values
 from thirdshift.flows.jobs.job import load_job
 from thirdshift.flows.jobs.reference import reference
+from thirdshift.router.backtesting.recorded_outcomes import COLUMNS
 
 DOCS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 
@@ -67,6 +70,16 @@ def test_each_command_in_the_documents_is_one_that_the_program_has(path: Path) -
         assert asked <= options | {"--help", "--install-completion", "--show-completion"}, (
             f"{path.name}: {line}"
         )
+
+
+def test_the_page_on_backtests_has_each_figure_and_each_column() -> None:
+    text = (ROOT / "docs" / "backtest.md").read_text(encoding="utf-8")
+    columns, figures = (
+        [name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+        for table in re.findall(r"^\| --- \| --- \|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    )
+    assert figures == [figure.name for figure in fields(BacktestFigures)]
+    assert set(columns) == {*COLUMNS, "input_tokens", "output_tokens", "answer"}
 
 
 def test_a_night_in_ten_minutes_goes_as_written(tmp_path: Path, demo_night: Path) -> None:
