@@ -39,6 +39,11 @@ def shown(value: Any) -> str:
     return printable(str(value))
 
 
+def counted(count: int, noun: str) -> str:
+    """Say how many there are of something: `1 request`, `2,000 requests`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def printable(text: str) -> str:
     """Without what steers a terminal or turns text about: each such character as its code."""
     return _CONTROL.sub(
@@ -83,7 +88,7 @@ def as_table(answer: pa.Table) -> Table:
     from rich.text import Text
 
     table = Table(
-        caption=("1 row" if answer.num_rows == 1 else f"{answer.num_rows:,} rows")
+        caption=counted(answer.num_rows, "row")
         + (f", {SHOWN_ROWS} shown" if answer.num_rows > SHOWN_ROWS else "")
     )
     rows = [[shown(value) for value in row.values()] for row in answer.slice(0, SHOWN_ROWS).to_pylist()]

@@ -20,7 +20,7 @@ from rich.markup import escape
 from thirdshift.flows.console import spent
 from thirdshift.flows.dispatch.dead_runs import enter_interrupted
 from thirdshift.flows.errors import UserError, nearest
-from thirdshift.flows.formats import as_table, json_text, printable
+from thirdshift.flows.formats import as_table, counted, json_text, printable
 from thirdshift.flows.runs.folder import alive_runs
 from thirdshift.warehouse.errors import WarehouseError
 from thirdshift.warehouse.exchange.invoices import read_invoice
@@ -130,10 +130,10 @@ def purge_text(path: Path, ids: Path | None, before: str | None, *, dry_run: boo
 
 def _purge_lines(plan: PurgeSurvey, *, dry_run: bool) -> Iterator[str]:
     did = "would erase" if dry_run else "erased"
-    yield f"{did} the text of {plan.requests:,} requests in {len(plan.runs):,} runs"
+    yield f"{did} the text of {counted(plan.requests, 'request')} in {counted(len(plan.runs), 'run')}"
     yield "from the warehouse's tables results, responses, requests and judgements"
     for file in plan.files:
-        yield f"from {file.path}: {file.requests:,} requests"
+        yield f"from {file.path}: {counted(file.requests, 'request')}"
     for copy in plan.copies:
         yield f"not touched: {copy}"
     if plan.runs:
@@ -188,7 +188,7 @@ def export_table(path: Path, what: str, output: Path, run_id: str | None, *, as_
     if as_json:
         print(json.dumps({"table": what, "rows": rows, "output": str(output)}))
     else:
-        print(f"{rows:,} rows of {what} in {output}")
+        print(f"{counted(rows, 'row')} of {what} in {output}")
     return 0
 
 
@@ -240,7 +240,9 @@ def show_ledger(path: Path, run_id: str | None, *, as_json: bool) -> int:
     console.print(
         as_table(table if totals["unsettled_usd"] else table.drop_columns(["unsettled_usd", "cost_usd"]))
     )
-    console.print(f"{totals['attempts']:,} attempts: {spent(totals['settled_usd'], totals['unsettled_usd'])}")
+    console.print(
+        f"{counted(totals['attempts'], 'attempt')}: {spent(totals['settled_usd'], totals['unsettled_usd'])}"
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from thirdshift.flows.api.plans import PlanOutlook, PlanReport, looking_ahead, report_of, why
 from thirdshift.flows.console import money
-from thirdshift.flows.formats import json_text, printable
+from thirdshift.flows.formats import counted, json_text, printable
 from thirdshift.flows.planning.beliefs import prediction_only
 from thirdshift.flows.planning.voting import vote_sentences
 from thirdshift.flows.runs.options import RunOptions
@@ -55,8 +55,8 @@ def show(outlook: PlanOutlook, report: PlanReport, console: Console) -> None:
     context, plan, batch = outlook.context, outlook.plan, outlook.batch
     duplicates = batch.rows - outlook.columns.requests
     console.print(
-        f"{context.job.name}: {batch.rows:,} requests, {batch.intake.rejects:,} rejects"
-        + (f", {duplicates:,} duplicates answered once" if duplicates else "")
+        f"{context.job.name}: {counted(batch.rows, 'request')}, {counted(batch.intake.rejects, 'reject')}"
+        + (f", {counted(duplicates, 'duplicate')} answered once" if duplicates else "")
     )
     for line in (context.refused, *outlook.hints, *outlook.doubts):
         if line:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from thirdshift.flows.console import money, spent
 from thirdshift.flows.dispatch.dead_runs import take_in
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.formats import counted
 from thirdshift.flows.planning.columns import RequestColumns
 from thirdshift.flows.planning.history import changed_endpoints
 from thirdshift.flows.runs.context import RunContext
@@ -202,6 +203,5 @@ def forget(context: RunContext, say: Say) -> None:
         )
         return
     if done.requests:
-        say(
-            f"older than {days} days: the text of {done.requests:,} requests in {len(done.runs):,} runs is erased"
-        )
+        erased = f"{counted(done.requests, 'request')} in {counted(len(done.runs), 'run')}"
+        say(f"older than {days} days: the text of {erased} is erased")

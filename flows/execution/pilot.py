@@ -10,6 +10,7 @@ from thirdshift.flows.console import money
 from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.execution.preparation import PreparedRun, adopted_shards, scoring_shards
 from thirdshift.flows.execution.waiting import wait_until
+from thirdshift.flows.formats import counted
 from thirdshift.flows.planning.first_answers import first_answers
 from thirdshift.flows.planning.pilot_time import falls_in, in_time, seconds_of_round
 from thirdshift.router.values import Purpose
@@ -51,7 +52,7 @@ def pilot(prepared: PreparedRun) -> list[ShardWork]:
     up = any(lifetime.stopped_at is None for _, lifetime in run.dispatcher.worker_lifetimes())
     if not up and (first := first_answers(learner)):  # workers would wait for them, and be paid
         count = sum(len(rows) for _, rows in first)
-        run.console.say(f"{count:,} requests first: how long answers are is not known yet")
+        run.console.say(f"{counted(count, 'request')} first: how long answers are is not known yet")
         return run.create_shards(Purpose.MAIN, first)
     return []
 

@@ -12,6 +12,7 @@ from thirdshift.flows.dispatch.work import ShardWork
 from thirdshift.flows.errors import UserError
 from thirdshift.flows.execution import earlier_runs
 from thirdshift.flows.execution.run import Run
+from thirdshift.flows.formats import counted
 from thirdshift.flows.planning import input as planning_input
 from thirdshift.flows.planning.columns import RequestColumns, request_columns
 from thirdshift.flows.planning.composition import hints
@@ -86,7 +87,7 @@ def prepare(run: Run) -> PreparedRun:
         if warning:
             say(warning, "yellow")
     rejects = f", {prepared_input.intake.rejects:,} rejected" if prepared_input.intake.rejects else ""
-    say(f"{context.run_id}: {prepared_input.rows:,} requests{rejects}")
+    say(f"{context.run_id}: {counted(prepared_input.rows, 'request')}{rejects}")
     return PreparedRun(run, prepared_input, learner.columns, learner, audit)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from thirdshift.engines.tokenizers import tokenizer_for
 from thirdshift.flows.console import LongWork
 from thirdshift.flows.errors import UserError
+from thirdshift.flows.formats import counted
 from thirdshift.flows.planning.noted import Noted, noting, with_attached
 from thirdshift.router.policy import Policy, masks, most_of_a_vendor, say
 from thirdshift.router.policy import eligible as kept_by
@@ -330,8 +331,8 @@ def refused_rows(batch: PreparedInput) -> str | None:
     count = batch.intake.rejects
     if not count:
         return None
-    rows = "1 row is" if count == 1 else f"{count:,} rows are"
-    return f"{rows} refused: {first_reasons(batch.folder / 'rejects.parquet')}"
+    first = first_reasons(batch.folder / "rejects.parquet")
+    return f"{counted(count, 'row')} {'is' if count == 1 else 'are'} refused: {first}"
 
 
 def idle_policies(batch: PreparedInput, policies: Mapping[str, Policy]) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from thirdshift.flows.formats import counted
 from thirdshift.flows.planning.assignment import Assignment, PendingRows
 from thirdshift.flows.planning.batch_room import beyond_room
 from thirdshift.flows.planning.cascading import bills
@@ -375,10 +376,11 @@ def _sentence(
     proof: bool,
 ) -> str:
     """Why so many requests are answered again. `proof`: the floor costs less to show where answers are better."""
+    sent = f"{counted(count, 'request')} {'is' if count == 1 else 'are'} sent on to another endpoint"
     if proof:
         return (
             f"mean score {certificates[0].mean:.4f}, a floor of {certificates[0].floor:g} costs less to show at "
-            f"{wanted.mean:.4f}: {count:,} requests are sent on to another endpoint"
+            f"{wanted.mean:.4f}: {sent}"
         )
     short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
     first = short[0]
@@ -386,4 +388,4 @@ def _sentence(
     more = f" and {len(short) - 1} more" if len(short) > 1 else ""
     mean = served.get(first.task, first.mean) if wanted.exact else first.mean
     goal = wanted.mean if first.task is None else wanted.tasks[first.task]
-    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {count:,} requests are sent on to another endpoint"
+    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {sent}"

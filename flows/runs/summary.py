@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from thirdshift.flows.console import money, spent
-from thirdshift.flows.formats import printable
+from thirdshift.flows.formats import counted, printable
 from thirdshift.flows.verdicts import Verdict, floor_words, verdicts_of
 from thirdshift.router.certification.certificate import population_sentence
 from thirdshift.router.certification.scorers import Basis
@@ -114,9 +114,8 @@ def figures_of(summary: RunSummary) -> dict[str, Any]:
 def lines(summary: RunSummary) -> list[str]:
     """Say how a run ended in a few lines: the bill, the quality and its basis, what there is to do."""
     certificate = summary.certificate
-    counts = (
-        f"{summary.results:,} results, {summary.errors:,} of them errors; {summary.rejects:,} rows rejected"
-    )
+    answered = f"{counted(summary.results, 'result')}, {summary.errors:,} of them errors"
+    counts = f"{answered}; {counted(summary.rejects, 'row')} rejected"
     settled, unsettled = summary.spent_usd, summary.unsettled_usd
     texts = [f"{counts}; {spent(settled, unsettled)}"]
     planned = summary.planned_usd

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from thirdshift.flows.console import QUIET, LongWork, ProgressCounts, RunConsole, money, span, spent
+from thirdshift.flows.formats import counted
 
 
 def tally(
@@ -31,6 +32,14 @@ def tally(
 )  # fmt: skip
 def test_money_is_told_in_cents_where_they_say_it_all(usd: float, told: str) -> None:
     assert money(usd) == told
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [counted(count, "request") for count in (0, 1, 2000)] == [
+        "0 requests",
+        "1 request",
+        "2,000 requests",
+    ]
 
 
 def test_the_time_left_of_what_is_sent_in_real_time_is_by_its_rate() -> None:

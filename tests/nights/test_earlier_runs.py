@@ -189,7 +189,7 @@ def test_spending_is_charged_to_tags_and_old_nights_are_forgotten(tmp_path: Path
         assert (between.code, between.summary["outcomes"]) == (0, ["done"]), "tonight's answers are there"
         assert "retention_days: text older than 30 days is not erased yet" in between.said
         damaged.unlink()
-        assert "the text of 60 requests in 1 runs is erased" in night_here(job, "new").said
+        assert "the text of 60 requests in 1 run is erased" in night_here(job, "new").said
         billed = billed_usd(emulator)
     assert not folder.exists()
     page = tmp_path / "old.html"
