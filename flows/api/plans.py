@@ -368,8 +368,7 @@ def why(outlook: PlanOutlook, request_id: str) -> list[str]:
         return [reason.message for reason in plan.reasons]
     leader = int(outlook.batch.leader[found[0]])
     position = int(outlook.columns.positions(np.array([leader]))[0])
-    known = outlook.believed if outlook.context.aim else None
-    first, second = explain.why(outlook.decision.problem, plan, position, known=known)
+    first, second = explain.why(outlook.decision.problem, plan, position, known=outlook.believed)
     goes_on = sent_on(outlook.decision, plan, outlook.market, outlook.context.endpoints, position)
     options = outlook.decision.problem.options
     named = [options[at].endpoint for at in (plan.choice[position], plan.runner_up[position]) if at != NOBODY]

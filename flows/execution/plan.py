@@ -101,7 +101,10 @@ def plan(prepared: PreparedRun) -> PlannedRun:
     )
     run.dispatcher.awaited = _awaited(run, decision, assignment)
     _save(planned, chosen)
-    run.console.say(plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints))
+    aimed = decision.quality is not None
+    run.console.say(
+        plan_sentence(chosen, assignment, prepared.columns.weight, run.context.endpoints, aimed=aimed)
+    )
     if waiting := int((carried_out.choice != chosen.choice).sum()):
         run.console.say(
             f"{waiting:,} of them wait for room in batches, and are sent in real time where there is none in time"

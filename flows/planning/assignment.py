@@ -359,9 +359,14 @@ def _cutting(endpoint: Endpoint, workers: int, requests: int, *, ordered: bool) 
 
 
 def plan_sentence(
-    plan: Plan, assignment: Assignment, weight: NDArray[np.int32], endpoints: Sequence[Endpoint]
+    plan: Plan,
+    assignment: Assignment,
+    weight: NDArray[np.int32],
+    endpoints: Sequence[Endpoint],
+    *,
+    aimed: bool,
 ) -> str:
-    """The plan in a line or two."""
+    """The plan in a line or two. `aimed`: a floor was planned for; else its quality is nobody's prediction."""
     alone = (assignment.target >= 0) & (assignment.vote[:, 0] < 0)
     counts = np.bincount(assignment.target[alone], minlength=len(endpoints))
     shares = [
@@ -384,7 +389,8 @@ def plan_sentence(
         f"; {name} waits {timedelta(seconds=round(seconds))} for its price"
         for name, seconds in plan.waits.items()
     )
+    quality = f"quality {plan.quality:.3f}, " if aimed else ""
     return (
-        f"plan: {', '.join(shares)}{again}; expected {money(plan.cost_usd)}, quality {plan.quality:.3f}, "
-        f"within {plan.gap:.2%} of the cheapest{pools}{waits}"
+        f"plan: {', '.join(shares)}{again}; expected {money(plan.cost_usd)}, {quality}within {plan.gap:.2%} of the cheapest"
+        f"{pools}{waits}"
     )

@@ -41,22 +41,22 @@ def why(problem: Problem, plan: Plan, row: int, *, known: Collection[str] | None
     if chosen == NOBODY:
         return f"row {row} goes nowhere", "no endpoint that is allowed for it can take it"
     p = pairs(problem, np.array([row]))
-    task = problem.tasks[int(p.task[0])] if problem.tasks else "default"
+    task = f" (task {problem.tasks[int(p.task[0])]})" if len(problem.tasks) > 1 else ""
     quality, cost = p.worth[0] / p.weight[0], p.cost[0]
     name = problem.options[chosen].name
     sure = [known is None or option.endpoint in known for option in problem.options]
     expected = (
-        f"predicted quality {quality[chosen]:.3f}" if sure[chosen] else "whose quality nobody knows yet"
+        f": predicted quality {quality[chosen]:.3f}" if sure[chosen] else ", whose quality nobody knows yet"
     )
-    first = f"row {row} ({task}) goes to {name}: {expected}, {money(cost[chosen])}"
+    first = f"row {row}{task} goes to {name}{expected}, {money(cost[chosen])}"
     if second == NOBODY:
         return first, "no other endpoint may answer it"
     if not (sure[chosen] and sure[second]):
         apart = float(cost[second] - cost[chosen])
         dearer = f"dearer by {money(apart)}" if apart >= 0 else f"cheaper by {money(-apart)}"
         return first, (
-            f"runner-up {problem.options[second].name}: {money(cost[second])}, {dearer}; which of them is better a pilot "
-            "will tell"
+            f"runner-up {problem.options[second].name}: {money(cost[second])}, {dearer}; which of them is better nobody "
+            "knows yet"
         )
     other = f"runner-up {problem.options[second].name}: {quality[second]:.3f}, {money(cost[second])}"
     return first, f"{other}; {_tipped(problem, plan, row, chosen, second)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from thirdshift.flows.planning.assignment import Assignment, PendingRows
+from thirdshift.flows.planning.assignment import Assignment, PendingRows, plan_sentence
 from thirdshift.flows.planning.measured.run_queries import FinalReplies
 from thirdshift.flows.planning.voting import keep_votes
 from thirdshift.router.planning import Option, Problem, Terms
+from thirdshift.router.planning.solve import cheapest
+from thirdshift.router.values import Endpoint, Price, PriceSchedule
 
 N = 100
+PRICED = PriceSchedule(Price(Decimal(1), Decimal(4)))
 SMALL, OTHER, LARGE = range(3)
 OF = np.array([SMALL, OTHER, LARGE], np.int32)
 
@@ -40,6 +44,17 @@ def problem(share: float | None) -> Problem:
         np.full((N, 3), 10.0),
         terms=Terms(max_vendor_share=share),
     )
+
+
+@pytest.mark.parametrize("aimed", [True, False])
+def test_a_plan_for_no_floor_predicts_no_quality(aimed: bool) -> None:
+    """Of endpoints that nothing is known of it takes a half, which nobody believes."""
+    endpoints = [Endpoint(name, f"openai/{name}", PRICED) for name in ("small", "other", "large")]
+    plan = cheapest(problem(None))
+    assert plan is not None
+    said = plan_sentence(plan, placed(SMALL), np.ones(N, np.int32), endpoints, aimed=aimed)
+    assert said.startswith("plan: 100 to small; expected $")
+    assert ("quality" in said) is aimed
 
 
 @pytest.mark.parametrize(("share", "large"), [(None, 0), (0.7, 30)])

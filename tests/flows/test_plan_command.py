@@ -260,7 +260,7 @@ def test_why_says_what_the_speed_of_a_worker_is_believed_by(
     """Before a first night: the model's config.json and the card's data sheet."""
     assert plan(tmp_path, {"house": model_of(tmp_path, 32)}, why="r00000") == 0
     said = capsys.readouterr().out
-    assert "r00000 (easy) goes to house" in said
+    assert "r00000 (task easy) goes to house" in said
     assert "reckoned from its config.json (8.0 billion parameters, 7.5 of them active, bf16)" in said
     assert "1 x NVIDIA H100 80GB HBM3 (NVIDIA, H100 data sheet, 2023)" in said
 
