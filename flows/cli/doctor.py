@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from thirdshift.engines.devices import VARIABLES, Device, machine
 from thirdshift.engines.devices.device import complaint
@@ -93,7 +93,7 @@ def show_health(warehouse: Path | None, *, as_json: bool) -> int:
     if as_json:
         print(json.dumps({"findings": [asdict(finding) for finding in findings]}))
     else:
-        table = Table("", "state", "found, or what to do")
+        table = Table("", "state", Column("found, or what to do", overflow="fold"))
         for finding in findings:
             table.add_row(finding.what, finding.state.value, finding.told)
         Console(highlight=False, markup=False).print(table)

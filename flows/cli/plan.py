@@ -124,6 +124,8 @@ def _show_range(outlook: PlanOutlook, console: Console) -> None:
     console.print(
         f"Which of them is good enough {pilot}.\nAn endpoint's quality_prior says what to believe before that."
     )
+    if outlook.context.deadline is not None:
+        console.print(f"the deadline is {_utc(outlook.context.deadline)}")
 
 
 def _table(outlook: PlanOutlook, report: PlanReport) -> Table:

@@ -73,7 +73,10 @@ def await_upcoming(deployment: UUID, first: datetime, over: Event) -> None:
 def why_none(client: SyncPrefectClient, deployment: DeploymentResponse) -> str:
     """Why a deployment has no upcoming run, and what to do."""
     if deployment.paused:
-        return f"the deployment is paused: prefect deployment schedule resume night/{deployment.name}"
+        return (
+            "the deployment is paused, as `thirdshift serve` leaves it when it stops: "
+            "serve the job anew, or switch it on in the UI"
+        )
     if not any(schedule.active for schedule in deployment.schedules):
         return "its schedule is not active: switch it on in the UI, or serve the job anew"
     services = _server_settings(client).get("services") or {}

@@ -385,7 +385,10 @@ def _sentence(
     short = [each for each in certificates if (not each.shown if wanted.exact else each.mean < each.floor)]
     first = short[0]
     of = "" if first.task is None else f" of task {first.task}"
-    more = f" and {len(short) - 1} more" if len(short) > 1 else ""
+    others = (
+        counted(len(short) - 1, "task") if first.task is None else f"{counted(len(short) - 1, 'task')} more"
+    )
+    more = f" ({others} below, too)" if len(short) > 1 else ""
     mean = served.get(first.task, first.mean) if wanted.exact else first.mean
     goal = wanted.mean if first.task is None else wanted.tasks[first.task]
-    return f"mean score{of} {mean:.4f}{more}, wanted is {goal:.4f}: {sent}"
+    return f"mean score{of} {mean:.4f}, wanted is {goal:.4f}{more}: {sent}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +72,12 @@ def test_doctor_finds_a_variable_wrong_that_the_runtime_does_not_read_whole(
     state, words = told["ASCEND_RT_VISIBLE_DEVICES"]
     assert state == "wrong"
     assert "CANN reads 0:" in words
+
+
+def test_doctor_cuts_no_word_in_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A remedy may be one long word: PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency…"""
+    monkeypatch.setenv("COLUMNS", "60")
+    show_health(tmp_path / f"{'long' * 40}.duckdb", as_json=False)
+    assert "long" * 40 in re.sub(r"[│\s]", "", capsys.readouterr().out)

@@ -106,6 +106,15 @@ def test_a_plan_tells_when_it_is_done_and_of_workers_where_some_are_started(
     assert ("workers" in said) is workers
 
 
+def test_a_plan_before_its_pilot_tells_the_deadline_as_an_instant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scored = {"floor": 0.9, "scorer": "numeric"}
+    both = {"a": {"price": PRICE}, "b": {"price": PRICE}}
+    assert plan(tmp_path, both, as_json=False, quality=scored, deadline="2099-12-01T07:00:00+01:00") == 0
+    assert capsys.readouterr().out.endswith("the deadline is 2099-12-01 06:00 UTC\n")
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 def test_policies_that_no_row_is_under_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool

@@ -146,7 +146,8 @@ def test_where_the_server_makes_no_run_serve_ends_and_names_the_cause(
         idle.id, datetime.now(UTC) + timedelta(days=365), Event()
     )  # further off than a server looks
     with get_client(sync_client=True) as client:
-        assert "paused" in why_none(client, deployed("stopped", active=True, paused=True))
+        # `prefect deployment schedule resume` switches schedules, and this one is on
+        assert "serve the job anew" in why_none(client, deployed("stopped", active=True, paused=True))
         assert "not active" in why_none(client, deployed("off", active=False, paused=False))
         assert state_of(client, idle, datetime.now(UTC))[0] is False
         assert {"idle", "stopped", "off"} <= {deployment.name for deployment in nights(client)}
