@@ -41,9 +41,7 @@ class RetryRule:
     step: Step
     """What follows while attempts are left."""
     attempts: int
-    """At most so many attempts that end in this failure, per request and shard."""
-    after: Step
-    """What follows when they are used up: for the flow to decide on."""
+    """At most so many attempts that end in this failure, per request and shard; then the flow decides."""
     ledger: LedgerStatus
     """What the ledger says of an attempt that ended so and told no usage."""
     wait: bool = True
@@ -54,36 +52,32 @@ class RetryRule:
     """Whether it is the endpoint's rather than the request's: some in a row, and no more is sent."""
 
 
-def _rule(step: Step, attempts: int, after: Step, ledger: LedgerStatus, **flags: bool) -> RetryRule:
-    return RetryRule(step, attempts, after, ledger, **flags)
-
-
 _AGAIN, _OTHER, _STOP = Step.SAME_ENDPOINT, Step.OTHER_ENDPOINT, Step.STOP_RUN
 _VOID, _UNSETTLED = LedgerStatus.VOID, LedgerStatus.UNSETTLED
 
 NEXT_STEP: dict[FailureKind, RetryRule] = {
     # A 429 is about timing, costs nothing and is waited for; the bound is so that nothing waits for ever.
-    FailureKind.RATE_LIMITED: _rule(_AGAIN, 50, _OTHER, _VOID, congestion=True),
-    FailureKind.OVERLOADED: _rule(_AGAIN, 8, _OTHER, _VOID, congestion=True),
+    FailureKind.RATE_LIMITED: RetryRule(_AGAIN, 50, _VOID, congestion=True),
+    FailureKind.OVERLOADED: RetryRule(_AGAIN, 8, _VOID, congestion=True),
     # Each of these three can have cost the whole reservation; at one in twenty, four leave 6 in a million.
-    FailureKind.TIMEOUT: _rule(_AGAIN, 3, _OTHER, _UNSETTLED, congestion=True),
-    FailureKind.CONNECTION: _rule(_AGAIN, 6, _OTHER, _UNSETTLED, congestion=True),
-    FailureKind.BROKEN_REPLY: _rule(_AGAIN, 4, _OTHER, _UNSETTLED),
-    FailureKind.REFUSED: _rule(_OTHER, 1, _OTHER, _UNSETTLED),
-    FailureKind.CONTEXT_OVERFLOW: _rule(_OTHER, 1, _OTHER, _VOID),
-    FailureKind.PARTIAL: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
-    FailureKind.CUT_EMPTY: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
-    FailureKind.INVALID: _rule(_AGAIN, 2, _OTHER, _UNSETTLED, wait=False),
+    FailureKind.TIMEOUT: RetryRule(_AGAIN, 3, _UNSETTLED, congestion=True),
+    FailureKind.CONNECTION: RetryRule(_AGAIN, 6, _UNSETTLED, congestion=True),
+    FailureKind.BROKEN_REPLY: RetryRule(_AGAIN, 4, _UNSETTLED),
+    FailureKind.REFUSED: RetryRule(_OTHER, 1, _UNSETTLED),
+    FailureKind.CONTEXT_OVERFLOW: RetryRule(_OTHER, 1, _VOID),
+    FailureKind.PARTIAL: RetryRule(_AGAIN, 2, _UNSETTLED, wait=False),
+    FailureKind.CUT_EMPTY: RetryRule(_AGAIN, 2, _UNSETTLED, wait=False),
+    FailureKind.INVALID: RetryRule(_AGAIN, 2, _UNSETTLED, wait=False),
     # A parameter that one provider does not know may be known to the next.
-    FailureKind.BAD_REQUEST: _rule(_OTHER, 1, _OTHER, _VOID),
-    FailureKind.AUTH: _rule(_OTHER, 1, _OTHER, _VOID, endpoint_wide=True),
-    FailureKind.NOT_FOUND: _rule(_OTHER, 1, _OTHER, _VOID, endpoint_wide=True),
+    FailureKind.BAD_REQUEST: RetryRule(_OTHER, 1, _VOID),
+    FailureKind.AUTH: RetryRule(_OTHER, 1, _VOID, endpoint_wide=True),
+    FailureKind.NOT_FOUND: RetryRule(_OTHER, 1, _VOID, endpoint_wide=True),
     # A result that says so is unbilled; a batch that kept nothing may have been billed.
-    FailureKind.EXPIRED: _rule(_OTHER, 1, _OTHER, _UNSETTLED),
-    FailureKind.WORKER_DIED: _rule(_AGAIN, 3, _OTHER, _UNSETTLED),
-    FailureKind.BUDGET: _rule(_STOP, 1, _STOP, _VOID),
-    FailureKind.DEADLINE: _rule(_STOP, 1, _STOP, _VOID),
-    FailureKind.CANCELLED: _rule(Step.GIVE_UP, 1, Step.GIVE_UP, _VOID),
+    FailureKind.EXPIRED: RetryRule(_OTHER, 1, _UNSETTLED),
+    FailureKind.WORKER_DIED: RetryRule(_AGAIN, 3, _UNSETTLED),
+    FailureKind.BUDGET: RetryRule(_STOP, 1, _VOID),
+    FailureKind.DEADLINE: RetryRule(_STOP, 1, _VOID),
+    FailureKind.CANCELLED: RetryRule(Step.GIVE_UP, 1, _VOID),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.engines import MemoryJournal, endpoint_at, requests
+from tests.support.paths import ROOT
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, ledger_status
 from thirdshift.engines.core.records import AttemptRecords
@@ -603,8 +605,21 @@ def test_the_outcome_table_is_whole() -> None:
     for kind, rule in NEXT_STEP.items():
         assert rule.attempts >= 1, kind
         assert (rule.attempts > 1) == (rule.step is Step.SAME_ENDPOINT), kind
-        assert rule.after is not Step.SAME_ENDPOINT, kind
         assert rule.ledger in (LedgerStatus.VOID, LedgerStatus.UNSETTLED), kind
+
+
+def test_the_page_on_dispatch_has_the_outcome_table_as_it_is() -> None:
+    text = (ROOT / "docs" / "design" / "dispatch.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| `(\w+)` \| ([^|]+) \| (\d+) \| (\w+) \|$", text, re.MULTILINE)
+    told = {FailureKind(kind): (next_, int(attempts), ledger) for kind, next_, attempts, ledger in rows}
+    assert set(told) == set(FailureKind) - {FailureKind.BUDGET, FailureKind.DEADLINE, FailureKind.CANCELLED}
+    for kind, (next_, attempts, ledger) in told.items():
+        rule = NEXT_STEP[kind]
+        assert (attempts, ledger) == (rule.attempts, rule.ledger), kind
+        assert next_.startswith("here") is (rule.step is Step.SAME_ENDPOINT), kind
+        assert ("at once" not in next_) is rule.wait, kind
+        assert ("all slow down" in next_) is rule.congestion, kind
+        assert ("three in a row" in next_) is rule.endpoint_wide, kind
 
 
 def test_every_http_error_has_a_meaning() -> None:
