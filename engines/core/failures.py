@@ -48,8 +48,6 @@ class RetryRule:
     """Whether the next attempt waits: not where the endpoint did its part and the answer was of no use."""
     congestion: bool = False
     """Whether the limiter takes it as a sign to go slower."""
-    endpoint_wide: bool = False
-    """Whether it is the endpoint's rather than the request's: some in a row, and no more is sent."""
 
 
 _AGAIN, _OTHER, _STOP = Step.SAME_ENDPOINT, Step.OTHER_ENDPOINT, Step.STOP_RUN
@@ -70,8 +68,8 @@ NEXT_STEP: dict[FailureKind, RetryRule] = {
     FailureKind.INVALID: RetryRule(_AGAIN, 2, _UNSETTLED, wait=False),
     # A parameter that one provider does not know may be known to the next.
     FailureKind.BAD_REQUEST: RetryRule(_OTHER, 1, _VOID),
-    FailureKind.AUTH: RetryRule(_OTHER, 1, _VOID, endpoint_wide=True),
-    FailureKind.NOT_FOUND: RetryRule(_OTHER, 1, _VOID, endpoint_wide=True),
+    FailureKind.AUTH: RetryRule(_OTHER, 1, _VOID),
+    FailureKind.NOT_FOUND: RetryRule(_OTHER, 1, _VOID),
     # A result that says so is unbilled; a batch that kept nothing may have been billed.
     FailureKind.EXPIRED: RetryRule(_OTHER, 1, _UNSETTLED),
     FailureKind.WORKER_DIED: RetryRule(_AGAIN, 3, _UNSETTLED),

@@ -39,8 +39,6 @@ START_A_SERVER = (
     "export PREFECT_API_URL=http://127.0.0.1:4200/api"
 )
 
-
-RunIdField = Annotated[str, Field(pattern=FORM_PATTERN)]
 BANNED = re.compile(r"[/%&<>]")
 """Characters that Prefect refuses in a name."""
 

@@ -21,6 +21,7 @@ from tests.support.engines import MemoryJournal, endpoint_at, requests
 from tests.support.paths import ROOT
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP, Step, backoff_seconds, ledger_status
+from thirdshift.engines.core.health import ENDPOINTS_OWN
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.errors import BadEndpointError
 from thirdshift.engines.realtime.engine import RealtimeEngine
@@ -619,7 +620,7 @@ def test_the_page_on_dispatch_has_the_outcome_table_as_it_is() -> None:
         assert next_.startswith("here") is (rule.step is Step.SAME_ENDPOINT), kind
         assert ("at once" not in next_) is rule.wait, kind
         assert ("all slow down" in next_) is rule.congestion, kind
-        assert ("three in a row" in next_) is rule.endpoint_wide, kind
+        assert ("three in a row" in next_) is (kind in ENDPOINTS_OWN), kind
 
 
 def test_every_http_error_has_a_meaning() -> None:
