@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0
 """How often a log that is no terminal gets a line of progress."""
+STILL_SECONDS = 600.0
+"""How often at least, while it waits for answers: a batch takes hours."""
 SOON_SECONDS = 3.0
 """What takes no longer needs none."""
 
@@ -160,7 +162,9 @@ class RunConsole:
         self.console.print(escape(printable(text)), style=style)
 
     @contextmanager
-    def working(self, title: str, tally: ProgressCounts) -> Iterator[Bar]:
+    def working(
+        self, title: str, tally: ProgressCounts, clock: Callable[[], float] = time.monotonic
+    ) -> Iterator[Bar]:
         """A bar for one dispatch; `Bar.show` redraws it."""
         if self.console.is_terminal and QUIET not in os.environ:
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -171,7 +175,7 @@ class RunConsole:
             ) as progress:  # fmt: skip
                 yield _Drawn(tally, progress, title)
         else:
-            bar = _Plain(tally, self, title)
+            bar = _Plain(tally, self, title, clock)
             yield bar
             bar.end()
 
@@ -195,14 +199,27 @@ class _Drawn(Bar):
 
 
 class _Plain(Bar):
-    def __init__(self, tally: ProgressCounts, screen: RunConsole, title: str) -> None:
-        self._tally, self._screen, self._title = tally, screen, title
-        self._last = time.monotonic()
+    """A line now and then; ever more seldom while nothing is answered."""
+
+    def __init__(
+        self,
+        tally: ProgressCounts,
+        screen: RunConsole,
+        title: str,
+        clock: Callable[[], float],
+    ) -> None:
+        self._tally, self._screen, self._title, self._clock = tally, screen, title, clock
+        self._told, self._last, self._pause = 0, clock(), PLAIN_SECONDS
+        self._lock = Lock()
 
     def show(self) -> None:
-        if time.monotonic() - self._last >= PLAIN_SECONDS:
-            self._last = time.monotonic()
-            self.end()
+        with self._lock:
+            now, done = self._clock(), self._tally.done
+            if now - self._last < (self._pause if done == self._told else PLAIN_SECONDS):
+                return
+            self._pause = min(2 * self._pause, STILL_SECONDS) if done == self._told else PLAIN_SECONDS
+            self._told, self._last = done, now
+        self.end()
 
     def end(self) -> None:
         tally = self._tally

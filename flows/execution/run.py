@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thirdshift.engines.core.budget import RunBudget
-from thirdshift.flows.console import RunConsole, spent
+from thirdshift.flows.console import PLAIN_SECONDS, RunConsole, spent
 from thirdshift.flows.dispatch.dispatcher import Dispatcher
 from thirdshift.flows.dispatch.recovery import NO_ORPHANS, Orphans, find_orphans, never_twice
 from thirdshift.flows.dispatch.rows import save_shard, silence
@@ -128,7 +128,12 @@ class Run:
         progress = self.dispatcher.progress_counts(shards, self._bill)
         with self.console.working(shards[0].purpose.value, progress) as bar:
             self.dispatcher.show(progress, bar.show)
-            yield
+            # while nothing is answered, nobody else calls it
+            stop = self.context.world.repeat("progress", PLAIN_SECONDS, bar.show)
+            try:
+                yield
+            finally:
+                stop()
         with self.warehouse() as warehouse:
             self._take_in(warehouse)
             self.score_new(warehouse)

@@ -91,6 +91,22 @@ def test_a_log_gets_plain_lines_and_a_quiet_one_warnings_alone(monkeypatch: pyte
     assert printed.getvalue().splitlines()[1:] == ["a warning"]
 
 
+def test_a_log_hears_while_nothing_is_answered_ever_more_seldom() -> None:
+    """Nobody listens, or a batch takes hours: it heard nothing until the first answer."""
+    printed, seconds = io.StringIO(), 0
+    console = RunConsole(Console(file=printed, soft_wrap=True, highlight=False))
+    counts = tally(total=10, done=0, seconds=0)
+    told: list[int] = []
+    with console.working("main", counts, lambda: float(seconds)) as bar:
+        for seconds in range(0, 2400, 10):
+            lines = printed.getvalue().count("\n")
+            bar.show()
+            told += [seconds] if printed.getvalue().count("\n") > lines else []
+            if seconds == 2000:
+                counts.count(failed=False)
+    assert told == [10, 30, 70, 150, 310, 630, 1230, 1830, 2010, 2020, 2040, 2080, 2160, 2320]
+
+
 LOUD = """
 import ctypes, os, sys
 from thirdshift.flows.console import guarded
