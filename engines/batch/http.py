@@ -65,7 +65,7 @@ class BatchCalls:
 
     @again
     async def get_any(self, path: str) -> dict[str, Any] | list[Any]:
-        """The same where a plain list may come."""
+        """Get what a path answers with, where that may be a plain list."""
         return await self.value("GET", path)
 
     def request(self, method: str, path: str, **body: Any) -> Any:
@@ -141,7 +141,7 @@ class BatchCalls:
 
 
 async def paced(source: AsyncIterator[bytes], world: World) -> AsyncIterator[bytes]:
-    """The same pieces. Raises TimeoutError where they come more slowly than LEAST_PACE over SILENCE_SECONDS."""
+    """Pass a source's pieces on. Raises TimeoutError where they come more slowly than LEAST_PACE over SILENCE_SECONDS."""
     begun, came = world.monotonic(), 0
     async for piece in source:
         came += len(piece)

@@ -96,7 +96,7 @@ class BatchWire(Protocol):
         """The batches whose label begins so."""
 
     async def look(self, remote: Remote) -> Remote:
-        """The same as it is now."""
+        """Ask the provider how a batch stands now."""
 
     async def claim(self, remote: Remote) -> bool:
         """Whether a doubtful batch that is over is the one that was looked for."""

@@ -79,7 +79,7 @@ class BatchWatcher:
         return remote
 
     def _until_late(self, seconds: float) -> float:
-        """The same, or until the deadline."""
+        """Return so many seconds, or as many as there are to the deadline if those are fewer."""
         return seconds if self._left is None else min(seconds, max(self._left(), self._polls[0]))
 
     def _overdue(self, remote: Remote, began: float) -> bool:

@@ -180,5 +180,5 @@ def _parameter(codes: tuple[str, ...], error: Mapping[str, Any], words: str) -> 
 
 
 def parameter_in(words: str) -> str | None:
-    """The same by an error's words alone, in small letters."""
+    """What the server does not want to be sent, by its error's words alone, in small letters; None: they name nothing."""
     return next((name for name, phrases in PARAMETERS if any(word in words for word in phrases)), None)

@@ -156,7 +156,7 @@ def _set_aside(context: RunContext, console: RunConsole) -> None:
 
 
 def _set_row_aside(context: RunContext, console: RunConsole) -> None:
-    """The same for a run whose folder is gone: what the warehouse has of it gets another id."""
+    """Set a run aside whose folder is gone: what the warehouse has of it gets another id."""
     if not context.warehouse.exists():
         return
     with Warehouse.open(context.warehouse, say=console.say) as warehouse:

@@ -97,8 +97,8 @@ def costs_within(market: Market, seconds: float | None) -> Floats:
 
 
 def _asked(columns: RequestColumns, market: Market, seconds: float | None) -> Floats:
-    """The same, infinite where an endpoint may not be asked too. Where nobody answers in time that is for the plan to say:
-    who is left out of it is asked for nothing."""
+    """[leaders, endpoints] what an answer costs, infinite where it would come after the deadline or the endpoint may not be
+    asked. Where nobody answers in time that is for the plan to say: who is left out of it is asked for nothing."""
     cost = costs_within(market, seconds)
     cost[~(columns.allowed & np.isfinite(cost))] = np.inf
     nobody = ~np.isfinite(cost).any(axis=1)

@@ -64,7 +64,7 @@ class KnownAnswers:
         return Observations(self.position[at[here]], column[here], score[here])
 
     def past(self, voting: Sequence[Vote], width: int) -> PastScores:
-        """The same of earlier nights."""
+        """Earlier nights' scores of votes, as if each were one more endpoint after the first `width`."""
         at, column, score = self._scores(voting, width)
         there = at >= len(self.position)
         at = at[there]
@@ -188,7 +188,8 @@ def votes_of_before(
     priors: Floats,
     before: PastScores,
 ) -> WithVotes:
-    """The same before anything was asked tonight."""
+    """The market and what is known with the few votes that look best by earlier nights' answers, before anything was asked
+    tonight."""
     nothing = no_observations()
     if past is None:
         return WithVotes(market, nothing, priors, before)

@@ -132,7 +132,7 @@ def doubts(context: RunContext, batch: PreparedInput) -> list[str]:
 
 
 def _of_part(context: RunContext, batch: PreparedInput) -> str:
-    """That nothing will be certified of all requests, where the job asks for that; else empty."""
+    """Say that nothing will be certified of all requests, where a job asks for that and can score only some; else empty."""
     scorable = int(batch.scorable.sum())
     if context.job.quality.population == "scorable" or scorable == batch.rows or not scorable:
         return ""

@@ -162,7 +162,8 @@ class Bench:
         return float(np.average(quality[mine], weights=columns.weight[mine]))
 
     def sent_on(self, wanted: Wanted, posed: Problem) -> Mended | None:
-        """The same where every score is free: by what each request costs and scores in the end, whoever is asked next."""
+        """Who answers what so that `wanted` is reached at the least cost, where every score is free: by what each request
+        costs and scores in the end, whoever is asked next."""
         learner, of = self.learner, self.market.endpoint
         each = np.where(self.tried | ~learner.columns.allowed, np.inf, self.market.by_endpoint())
         scores = known_scores(self.seen, self.quality.shape)
@@ -209,7 +210,7 @@ class Bench:
         return mend(posed, self.market.endpoint, vendors, quality, self.held, served, fixed=fixed)
 
     def sure(self, wanted: Wanted, terms: Terms, aim: QualityTarget, *, last: bool) -> Mended | None:
-        """What is sent in this round: the same with a margin, and without what waits until more is known.
+        """What is sent in this round: as `mended`, with a margin, and without what waits until more is known.
 
         `last`: no round follows.
         """

@@ -92,7 +92,7 @@ def start(
 
 
 def expected_costs(night: PlayedNight) -> Floats:
-    """See `_expected_costs`; reckoned once for the same answers."""
+    """Return what each answer is expected to cost, reckoned anew only where more were paid for since."""
     if night.costs is None:
         night.costs = _expected_costs(night)
     return night.costs

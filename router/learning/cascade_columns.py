@@ -110,7 +110,7 @@ class _Given:
         return self.roads_of(rows, self.parts(rows), self.predictor)
 
     def roads_in(self, worlds: int, rows: NDArray[np.int64]) -> list[list[Road]]:
-        """The same in so many worlds drawn from belief."""
+        """Return the way of these rows in each of so many worlds drawn from belief."""
         some = self.population.part(rows, np.ones(len(rows)))
         cost, drawn = self.cost_usd[rows], []
 

@@ -223,7 +223,7 @@ class Problem:
         return len(self.options)
 
     def part(self, rows: NDArray[np.int64]) -> Problem:
-        """These requests on the same terms."""
+        """Return the problem of these rows alone, on its terms."""
         return replace(
             self,
             task=self.task[rows],
@@ -242,7 +242,7 @@ class Problem:
         return requests(self.n, self.sent)
 
     def narrowed(self, options: int) -> Problem:
-        """The same requests with the first options alone."""
+        """Return the problem with its first options alone."""
         outputs = self.output_tokens if self.output_tokens.ndim == 1 else self.output_tokens[:, :options]
         return replace(
             self,
@@ -254,7 +254,7 @@ class Problem:
         )
 
     def under(self, terms: Terms) -> Problem:
-        """The same requests on other terms."""
+        """Return the problem on other terms."""
         return replace(self, terms=terms)
 
 

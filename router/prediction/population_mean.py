@@ -61,7 +61,8 @@ def questions(
     looked: ScoredObservations,
     covariances: Covariances,
 ) -> tuple[Floats, Floats]:
-    """See `Predictor.means`."""
+    """Return the mean score of the population under `choice`, then of each baseline on all of it, and their covariance:
+    what `Predictor.means` gives."""
     endpoints = posterior.common.shape[1]
     sums = _Sums(1 + len(baselines), population, endpoints)
     weight = np.ones(len(population)) if population.weight is None else population.weight

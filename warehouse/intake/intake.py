@@ -186,7 +186,7 @@ def _raw_batches(spec: InputSpec, con: duckdb.DuckDBPyConnection, place: Path) -
 
 
 def _texts_as_asked(raw: Iterable[pa.RecordBatch], request: RequestSpec | None) -> Iterator[pa.RecordBatch]:
-    """The same, texts composed where the job asks for it."""
+    """Pass batches on, their texts composed where the job asks for it."""
     for batch in raw:
         if request is not None and request.compose:
             for column in ("prompt", "messages", "system"):

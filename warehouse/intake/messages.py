@@ -106,8 +106,8 @@ BESIDE = ("messages", "tools", "sampling", "flaw")
 
 
 def _prompts_alone(batch: pa.RecordBatch) -> dict[str, pa.Array] | None:
-    """The same in a third of the time where rows differ in nothing but their prompts; None where they do, or one has a
-    flaw."""
+    """Render rows that differ in nothing but their prompts, in a third of the time; None where they differ in more, or one
+    has a flaw."""
     rows = batch.num_rows
     if any(batch.column(name).null_count < rows for name in BESIDE) or batch.column("prompt").null_count:
         return None

@@ -137,7 +137,8 @@ class _Table:
         return self.text(column) if self.has(column) else "null::varchar"
 
     def json_without_padding(self, column: str) -> str:
-        """The same, marked where it was nested: Arrow fills up structs with nulls, which `messages` then takes out."""
+        """The column as JSON text, marked where it was nested: Arrow fills structs up with nulls, which
+        `messages` takes out."""
         text = self.json_or_null(column)
         return f"'{PADDED}' || {text}" if self.has(column) and self.nested(column) else text
 
