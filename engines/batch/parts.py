@@ -324,7 +324,8 @@ class BatchParts:
         for (held, _), (_, outcome) in zip(lot, judged, strict=True):
             self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd, certain=outcome.certain)
             # what a lowered cap had no room for is reserved at nothing, and that is no fault of the provider's
-            if outcome.status is LedgerStatus.SETTLED and 0 < held.intent.reserved_usd < outcome.cost_usd:
+            at_ours = outcome.certain or outcome.service_tier in (None, self._books.tier)
+            if at_ours and 0 < held.intent.reserved_usd < outcome.cost_usd:
                 self._overran(held.intent, outcome)
         return [answer for answer, _ in judged]
 

@@ -29,7 +29,6 @@ from thirdshift.router.values import (
     Failure,
     FailureKind,
     Intent,
-    LedgerStatus,
     Outcome,
     Request,
     Usage,
@@ -252,8 +251,9 @@ class Attempts:
         return FailureKind.OVERLOADED in met.failures and self._health.answers > met.answers
 
     def _overrun(self, intent: Intent, outcome: Outcome) -> None:
-        """A provider bills more than its ceiling allowed: nothing more is sent to it, for the cap's sake."""
-        if outcome.status is LedgerStatus.SETTLED and outcome.service_tier in (None, self._books.tier):
+        """A provider bills more than its ceiling allowed, or may by one reading of its figures: nothing more is sent to
+        it, for the cap's sake."""
+        if outcome.service_tier in (None, self._books.tier):
             if self._overrun_words is None:
                 self._overrun_words = overrun_words(intent, outcome)
                 self._desk.say(self._overrun_words)

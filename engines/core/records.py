@@ -52,8 +52,9 @@ DEARNESS = {"batch": Decimal(1), "flex": Decimal(1), "default": Decimal(2), "pri
 def overrun_words(intent: Intent, outcome: Outcome) -> str:
     """Say that a provider billed more than its ceiling allowed, and what may be the reason."""
     billed, most = (f"{amount.normalize():f}" for amount in (outcome.cost_usd, intent.reserved_usd))
+    verb = "billed" if outcome.certain else "tells figures that contradict each other, and may have billed"
     return (
-        f"endpoint {intent.endpoint} billed {billed} USD where {most} was the most that could be: it is stopped. Does it "
+        f"endpoint {intent.endpoint} {verb} {billed} USD where {most} was the most that could be: it is stopped. Does it "
         "count what it thinks beside max_tokens? State reasoning_tokens_max, and resume"
     )
 

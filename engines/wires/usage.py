@@ -75,7 +75,7 @@ def read_usage(reported: JSON, *, answered: bool = False) -> ReportedUsage:
     if completion is None:
         completion = 0 if total is None else max(0, total - prompt)
     cached, written, hour = _cache(reported)
-    prompt = _whole_prompt(reported, prompt, completion, cached + written, total)
+    prompt, agree = _whole_prompt(reported, prompt, completion, cached + written, total)
     reasoning = _detail(reported, COMPLETION_DETAILS, ("reasoning_tokens",)) or 0
     completion, reasoning, certain = _with_reasoning(prompt, completion, reasoning, total)
     if prompt == 0 or (answered and completion == 0):
@@ -85,7 +85,7 @@ def read_usage(reported: JSON, *, answered: bool = False) -> ReportedUsage:
     cached = min(cached, prompt)
     written = min(written, prompt - cached)
     usage = Usage(prompt, completion, cached, min(reasoning, completion), written, min(hour, written))
-    return ReportedUsage(usage, certain)
+    return ReportedUsage(usage, certain and agree)
 
 
 def _plain(prompt: Any, completion: Any, total: Any) -> ReportedUsage | None:
@@ -115,15 +115,17 @@ def _cache(reported: Mapping[str, Any]) -> tuple[int, int, int]:
 
 def _whole_prompt(
     reported: Mapping[str, Any], prompt: int, completion: int, of_cache: int, total: int | None
-) -> int:
-    """The prompt with what came from a cache or went to one: Anthropic, and who passes its figures on, count these
-    beside it."""
+) -> tuple[int, bool]:
+    """(the prompt with what came from a cache or went to one, whether the figures agree): Anthropic, and who passes its
+    figures on, count these beside it. More of a cache than there is prompt, in a field that counts what the prompt holds,
+    is a contradiction."""
     if not of_cache:
-        return prompt
-    beside = "prompt_tokens" not in reported and not BESIDE.isdisjoint(reported)
-    if beside or of_cache > prompt or (total is not None and total == prompt + completion + of_cache):
-        return prompt + of_cache
-    return prompt
+        return prompt, True
+    by_name = not BESIDE.isdisjoint(reported)
+    in_total = total is not None and total == prompt + completion + of_cache
+    if in_total or (by_name and "prompt_tokens" not in reported):
+        return prompt + of_cache, True
+    return (prompt + of_cache, by_name) if of_cache > prompt else (prompt, True)
 
 
 def _with_reasoning(prompt: int, completion: int, reasoning: int, total: int | None) -> tuple[int, int, bool]:

@@ -48,9 +48,10 @@ select floor, confidence, basis, scorer, population, requests, scored, mean, low
 from certificates where run_id = $run_id and task is null order by issued_at desc
 """
 OVERRUN = """
-select endpoint, count(*) as attempts, sum(cost_usd)::double as billed_usd, sum(reserved_usd)::double as most_usd
+select endpoint, count(*) as attempts, sum(cost_usd)::double as billed_usd, sum(reserved_usd)::double as most_usd,
+    bool_and(status = 'settled') as certain
 from ledger
-where run_id = $run_id and request_id is not null and status = 'settled' and cost_usd > reserved_usd and reserved_usd > 0
+where run_id = $run_id and request_id is not null and cost_usd > reserved_usd and reserved_usd > 0
 group by endpoint order by endpoint
 """
 FOR_ALL = ("reference", "response_schema")
@@ -291,8 +292,8 @@ def summary(warehouse: Warehouse, context: RunContext, run: Mapping[str, Any]) -
 def _notes(warehouse: Warehouse, context: RunContext) -> tuple[str, ...]:
     """What else there is to know of the end."""
     notes = [
-        f"{row['endpoint']} billed {money(row['billed_usd'])} for {row['attempts']:,} attempts that could cost "
-        f"{money(row['most_usd'])} at most by its own ceiling"
+        f"{row['endpoint']} {'billed' if row['certain'] else 'may have billed'} {money(row['billed_usd'])} for "
+        f"{row['attempts']:,} attempts that could cost {money(row['most_usd'])} at most by its own ceiling"
         for row in warehouse.query(OVERRUN, run_id=context.run_id).to_pylist()
     ]
     judged = record(warehouse, context.run_id) if context.judge is not None else None

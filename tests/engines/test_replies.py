@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, Script, ScriptedProvider, completion, failed, scripted
+from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.core import health
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.engines.core.failures import NEXT_STEP
@@ -35,7 +36,7 @@ from thirdshift.engines.wires.lines import read_line
 from thirdshift.engines.wires.openai import Bodies
 from thirdshift.engines.wires.replies import read_reply
 from thirdshift.engines.wires.schema_forms import enforceable, strict
-from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.interfaces import Engine, EngineContext, Shard
 from thirdshift.router.values import (
     Answer,
     Endpoint,
@@ -55,7 +56,7 @@ PRICE = Price(Decimal(1000), Decimal(2000))
 
 
 class Shift:
-    """Requests through the real-time engine at a scripted provider."""
+    """Requests through an endpoint's engine at a scripted provider."""
 
     def __init__(
         self,
@@ -76,8 +77,12 @@ class Shift:
         )
         made = {"price": PriceSchedule(PRICE), "api_base": provider.base, **more}
         endpoint = Endpoint("near", "openai/m", **made)
-        engine = RealtimeEngine(
-            endpoint, context, backoff_first_seconds=0.001, patience_seconds=patience, seed=1
+        engine: Engine = (
+            BatchEngine(endpoint, context, poll_first_seconds=0.02, poll_max_seconds=0.05)
+            if endpoint.mode is Mode.BATCH
+            else RealtimeEngine(
+                endpoint, context, backoff_first_seconds=0.001, patience_seconds=patience, seed=1
+            )
         )
         ticket = engine.submit(Shard("run", "s", "near", Purpose.MAIN, work), "run/s")
         try:
@@ -472,6 +477,28 @@ def test_what_is_billed_above_its_ceiling_leaves_no_money_for_the_next_slot() ->
     assert len(provider.bodies) <= 4
     assert shift.budget.spent_usd == len(provider.bodies) * Decimal("3.05")
     assert shift.kinds["budget"] == 40 - len(provider.bodies)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 2000}},
+        {"completion_tokens_details": {"reasoning_tokens": 2000}},
+    ],
+)
+@pytest.mark.parametrize("mode", [Mode.REALTIME, Mode.BATCH])
+def test_figures_that_contradict_each_other_are_no_bill_and_beyond_the_ceiling_stop_the_endpoint(
+    details: dict[str, Any], mode: Mode
+) -> None:
+    """The parts add up to the total; what is told to be among one of them is more than all of it."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30} | details
+    with scripted(lambda _: Said(completion(usage=usage))) as provider:
+        shift = Shift(provider, requests(300), cap="100", limits=_few(), mode=mode)
+    sent = [outcome for outcome in shift.notes.outcomes.values() if outcome.cost_usd]
+    assert {outcome.status for outcome in sent} == {LedgerStatus.UNSETTLED}
+    assert min(outcome.cost_usd for outcome in sent) > (20 * PRICE.input + 10 * PRICE.output) / 10**6
+    assert "near tells figures that contradict each other, and may have billed" in shift.words[0]
+    assert shift.kinds["budget"] >= 290 or mode is Mode.BATCH
 
 
 def test_a_wild_counter_is_no_bill_and_its_figure_is_kept() -> None:
