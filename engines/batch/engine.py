@@ -22,7 +22,13 @@ from thirdshift.engines.batch.parts import BatchPart, BatchParts, RequestFeed, l
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.batch.providers import wire_for
 from thirdshift.engines.batch.room import QueueRoom, too_late
-from thirdshift.engines.batch.watcher import CANCEL_SECONDS, UNKNOWN_SECONDS, BatchWatcher, overdue_seconds
+from thirdshift.engines.batch.watcher import (
+    CANCEL_SECONDS,
+    MISSING_SECONDS,
+    UNKNOWN_SECONDS,
+    BatchWatcher,
+    overdue_seconds,
+)
 from thirdshift.engines.core.records import AttemptRecords
 from thirdshift.engines.core.returns import RETURNS, pauses
 from thirdshift.engines.core.submission import Said, Submission
@@ -46,9 +52,9 @@ POLL_MAX_SECONDS = 60.0
 class BatchEngine:
     """`interfaces.Engine` over a batch tier.
 
-    `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to
-    `poll_max_seconds` while a batch runs; `unknown_seconds` and `cancel_seconds` bound what is waited for where its
-    status is unknown, or it was cancelled. At the desk's deadline what is finished is harvested.
+    `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to `poll_max_seconds` while a
+    batch runs; `unknown_seconds`, `cancel_seconds` and `missing_seconds` bound what is waited for where its status is
+    unknown, it was cancelled, or it is said not to be there. At the desk's deadline what is finished is harvested.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class BatchEngine:
         poll_max_seconds: float = POLL_MAX_SECONDS,
         unknown_seconds: float = UNKNOWN_SECONDS,
         cancel_seconds: float = CANCEL_SECONDS,
+        missing_seconds: float = MISSING_SECONDS,
     ) -> None:
         bodies, tier = Bodies(endpoint), tier_of(endpoint)
         self._endpoint, self._desk, self._world = endpoint, engine_context, engine_context.world
@@ -75,6 +82,7 @@ class BatchEngine:
             self._left if engine_context.deadline is not None else None,
             unknown_seconds=unknown_seconds,
             cancel_seconds=cancel_seconds,
+            missing_seconds=missing_seconds,
             overdue_seconds=overdue_seconds(tier),
             world=self._world,
         )
@@ -139,13 +147,13 @@ class BatchEngine:
         fault: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                adopted: set[int] = set()
-                async for part, remote in self._adopted(work):
+                adopted, unread = set[int](), list[str]()
+                async for part, remote in self._adopted(work, unread):
                     adopted |= part.held.keys()
                     work.in_flight += len(part.held)
                     self._room.take(part.tokens)
                     group.create_task(self._carry(group, work, part, remote))
-                await asyncio.to_thread(self._parts.disown, work.shard)
+                await asyncio.to_thread(self._parts.disown, work.shard, unread)
                 await self._place(group, work, RequestFeed(work.shard.requests, without=adopted))
         except BaseExceptionGroup as faults:
             fault = faults.exceptions[0]
@@ -155,18 +163,23 @@ class BatchEngine:
             fault = error
         work.finish(fault)
 
-    async def _adopted(self, work: Submission) -> AsyncIterator[tuple[BatchPart, Remote]]:
-        """Batches that an earlier process made of this shard."""
+    async def _adopted(self, work: Submission, unread: list[str]) -> AsyncIterator[tuple[BatchPart, Remote]]:
+        """Batches that an earlier process made of this shard; to `unread` go those whose requests are not known."""
         key = work.ticket.key
         try:
             async for remote in self._wire.find(prefix(key)):
                 if remote.state is RemoteState.FAILED or remote.source is None:
                     continue
                 uploaded = self._path()
-                with contextlib.suppress(_GoneError):
-                    await self._fetch(remote.source, uploaded)
-                    part = await asyncio.to_thread(self._parts.adopt, work.shard, key, remote, uploaded)
-                    yield part, remote
+                try:
+                    await self._watcher.fetch(remote.source, uploaded, unreachable_seconds=0.0)
+                except CallError as error:
+                    if error.kind is not FailureKind.NOT_FOUND:
+                        raise
+                    unread.append(remote.id)
+                    continue
+                part = await asyncio.to_thread(self._parts.adopt, work.shard, key, remote, uploaded)
+                yield part, remote
                 uploaded.unlink(missing_ok=True)
         except CallError as error:
             if error.passing or work.shard.shard_id in self._desk.committed:
@@ -285,10 +298,9 @@ class BatchEngine:
         for name in ended.results:
             path = self._path()
             try:
-                await self._fetch(name, path)
+                await self._watcher.fetch(name, path)
                 paths.append(path)
-            except (_GoneError, CallError):
-                path.unlink(missing_ok=True)
+            except CallError:
                 ended = replace(ended, cut_short=False)  # what has no result may have been in it
         requests, again = work.shard.requests, set[int]()
         await self._finish(
@@ -344,14 +356,6 @@ class BatchEngine:
         await asyncio.to_thread(book)
         RETURNS.tell()
 
-    async def _fetch(self, name: str, path: Path) -> None:
-        try:
-            await self._wire.fetch(name, path)
-        except CallError as error:
-            if error.kind is FailureKind.NOT_FOUND:
-                raise _GoneError from error
-            raise
-
     # --- when to stop ---
 
     def _halt(self, kind: FailureKind) -> None:
@@ -394,7 +398,3 @@ class BatchEngine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._wire.close()
-
-
-class _GoneError(Exception):
-    """A file is not at the provider any more."""

@@ -213,16 +213,23 @@ class BatchParts:
     def _committed(self, shard: Shard) -> dict[str, Decimal]:
         return self._desk.committed.get(shard.shard_id, {})
 
-    def disown(self, shard: Shard) -> None:
+    def disown(self, shard: Shard, unread: Collection[str] = ()) -> None:
         """What an earlier process wrote down and the provider does not have was never sent: void, its money free for what
-        is sent now under a number of its own."""
+        is sent now under a number of its own. `unread`: batches of the shard that may hold it, nobody knows."""
         never = self._desk.committed.pop(shard.shard_id, {})
+        if never and unread:
+            words = f"the input of batch {', '.join(unread)} is gone, so that what it holds is not known"
+            self._desk.say(
+                f"endpoint {shard.endpoint}: {words}; {len(never)} requests are booked at the most they can have cost"
+            )
         now = self._desk.world.now()
+        status = LedgerStatus.UNSETTLED if unread else LedgerStatus.VOID
+        costs = {entry: amount if unread else ZERO for entry, amount in never.items()}
         self._desk.journal.settled(
-            [Outcome(entry, LedgerStatus.VOID, ZERO, now, final=False) for entry in never]
+            [Outcome(entry, status, cost, now, final=False) for entry, cost in costs.items()]
         )
-        for amount in never.values():
-            self._desk.budget.settle(amount, ZERO)
+        for entry, amount in never.items():
+            self._desk.budget.settle(amount, costs[entry], certain=not unread)
 
     def _rows(self, uploaded: Path) -> Iterator[int]:
         with uploaded.open("rb") as file:

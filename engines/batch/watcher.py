@@ -1,15 +1,18 @@
-"""Looking at a batch until it is over, ever more seldom, but not for ever; cancelling one that is to be harvested."""
+"""Looking at a batch until it is over, ever more seldom, but not for ever; cancelling one that is to be harvested;
+bringing what it has done to disk."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from collections.abc import Callable
+from pathlib import Path
 
 from thirdshift.engines.batch.provider import BatchWire, CallError, Remote, RemoteState
 from thirdshift.engines.core.submission import Submission
 from thirdshift.engines.errors import UnknownBatchError
 from thirdshift.router.tiers import BatchTier
+from thirdshift.router.values import FailureKind
 from thirdshift.world import REAL, World
 
 POLL_GROWTH = 1.5
@@ -17,6 +20,9 @@ UNKNOWN_SECONDS = 1800.0
 """A batch that tells a status which nobody here knows is waited for so long."""
 CANCEL_SECONDS = 600.0
 """And a cancelled one: OpenAI says up to ten minutes."""
+MISSING_SECONDS = 300.0
+"""And one that the provider has told of and does not know now, or whose files are not there: Anthropic answered 404 in
+between for a quarter of an hour, seconds after a batch was made and just after it had ended (anthropic-sdk-python#1432)."""
 UNDER_WAY = frozenset({RemoteState.RUNNING, RemoteState.UNKNOWN})
 
 _NEVER = float("inf")
@@ -42,11 +48,13 @@ class BatchWatcher:
         *,
         unknown_seconds: float,
         cancel_seconds: float,
+        missing_seconds: float = MISSING_SECONDS,
         overdue_seconds: float = float("inf"),
         world: World = REAL,
     ) -> None:
         self._wire, self._polls, self._left = wire, polls, left
         self._unknown_seconds, self._cancel_seconds = unknown_seconds, cancel_seconds
+        self._missing_seconds = missing_seconds
         self._overdue_seconds, self._world = overdue_seconds, world
 
     async def watch(self, remote: Remote, work: Submission, cut_off: asyncio.Event) -> Remote:
@@ -54,6 +62,7 @@ class BatchWatcher:
         when `cut_off` is set. Raises CallError."""
         wait, longest = self._polls
         cancelled, give_up_at, began = False, _NEVER, self._world.monotonic()
+        seen_at = began
         work.done_elsewhere += remote.done
         while remote.state in UNDER_WAY and self._world.monotonic() < give_up_at:
             if not cancelled and (cut_off.is_set() or self._late() or self._overdue(remote, began)):
@@ -70,13 +79,41 @@ class BatchWatcher:
             try:
                 seen = await self._wire.look(remote)
             except CallError as error:
-                if not error.passing:
+                if not error.passing and not self._is_missing(error, seen_at):
                     raise
                 continue  # a provider that does not answer for an hour still has the batch
+            seen_at = self._world.monotonic()
             work.done_elsewhere += seen.done - remote.done
             remote = seen
         work.done_elsewhere -= remote.done
         return remote
+
+    async def fetch(self, name: str, path: Path, *, unreachable_seconds: float | None = None) -> None:
+        """Write a file of the provider's to `path`. What is in it is paid for, so that a provider which does not give it
+        is asked again: `unreachable_seconds` (None: as long as for a status unknown) while it cannot be asked, shorter
+        where it says that there is none, and never beyond a third of what is left. Raises CallError."""
+        unreachable = self._unknown_seconds if unreachable_seconds is None else unreachable_seconds
+        wait, longest = self._polls
+        began = self._world.monotonic()
+        while True:
+            try:
+                await self._wire.fetch(name, path)
+            except CallError as error:
+                again = error.passing and self._world.monotonic() - began < self._patience(unreachable)
+                if not again and not self._is_missing(error, began):
+                    raise
+            else:
+                return
+            await self._pause(wait, None)
+            wait = min(wait * POLL_GROWTH, longest)
+
+    def _is_missing(self, error: CallError, since: float) -> bool:
+        """Whether the provider says that it has no such thing, and has not said so for long."""
+        waited = self._world.monotonic() - since
+        return error.kind is FailureKind.NOT_FOUND and waited < self._patience(self._missing_seconds)
+
+    def _patience(self, seconds: float) -> float:
+        return seconds if self._left is None else min(seconds, max(0.0, self._left() / 2))
 
     def _until_late(self, seconds: float) -> float:
         """Return so many seconds, or as many as there are to the deadline if those are fewer."""

@@ -70,6 +70,8 @@ class ScriptedProvider:
         self.line: Callable[[str, Said], bytes] = result_line
         self.listing: Said | None = None
         """What is said to whoever lists batches, where it is not the list."""
+        self.absent: Callable[[str], bool] = lambda _: False
+        """Whether a batch or file, by its path, is said not to be there."""
         self._loop = asyncio.new_event_loop()
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
@@ -102,6 +104,8 @@ class ScriptedProvider:
             body = await request.json()
             self.bodies.append(body)
             return _response(self.script(body))
+        if request.method == "GET" and self.absent(path):
+            return _response(failed(404))
         if path == "/files" and request.method == "POST":
             return await self._upload(request)
         if path.startswith("/files/"):

@@ -83,14 +83,14 @@ def test_an_error_file_that_is_none_or_gone_takes_no_answer_away(
     provider: ScriptedProvider, error_file: Any
 ) -> None:
     provider.batch = told(error_file_id=error_file)
-    night = Night(provider)
+    night = Night(provider, missing_seconds=0.1)
     assert night.kinds == {"answer": 20}
     assert night.statuses == {"settled": 20}
 
 
 def test_where_the_output_is_gone_nothing_is_taken_for_unbilled(provider: ScriptedProvider) -> None:
     provider.batch = told(output_file_id="file-gone")
-    night = Night(provider)
+    night = Night(provider, missing_seconds=0.1)
     assert night.kinds == {"broken_reply": 20}
     assert night.statuses == {"unsettled": 20}
 

@@ -1,0 +1,78 @@
+"""Providers that do not find for a while what they have: a batch, and what it has done, is looked for again."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests.support.engines import MemoryJournal, kinds, requests
+from tests.support.scripted import Said, ScriptedProvider, completion, scripted
+from thirdshift.engines.batch.engine import BatchEngine
+from thirdshift.engines.core.budget import RunBudget
+from thirdshift.router.interfaces import EngineContext, Shard
+from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule, Purpose
+
+WORK = requests(20)
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    with scripted(lambda _: Said(completion())) as made:
+        yield made
+
+
+def begun(
+    provider: ScriptedProvider, context: EngineContext, first_attempt: int = 1, **options: Any
+) -> tuple[BatchEngine, Any]:
+    price = PriceSchedule(Price(Decimal(100), Decimal(400)))
+    endpoint = Endpoint("night", "openai/m", price, Mode.BATCH, api_base=provider.base)
+    engine = BatchEngine(endpoint, context, poll_first_seconds=0.02, poll_max_seconds=0.05, **options)
+    shard = Shard("run", "s", "night", Purpose.MAIN, WORK, first_attempt=first_attempt)
+    return engine, engine.submit(shard, "run/s")
+
+
+@pytest.mark.parametrize("what", ["/batches/", "/files/"])
+def test_what_is_not_found_for_a_while_is_paid_once(provider: ScriptedProvider, what: str) -> None:
+    """As Anthropic's batches and results were (anthropic-sdk-python#1432)."""
+    looks, told = count(), count()
+    provider.absent = lambda path: path.startswith(what) and next(looks) in (0, 2)
+    provider.batch = lambda batch: {**batch, "status": "in_progress" if next(told) < 2 else "completed"}
+    notes = MemoryJournal()
+    engine, ticket = begun(provider, EngineContext(notes, RunBudget(None)))
+    replies = {reply.row: reply for reply in engine.collect(ticket)}
+    engine.close()
+    assert next(looks) > 1
+    assert kinds(replies) == {"answer": 20}
+    assert notes.statuses == {"settled": 20}
+    assert len(provider.batches) == 1
+
+
+def test_a_batch_whose_input_is_gone_may_have_cost_what_was_set_aside(provider: ScriptedProvider) -> None:
+    """Nobody can tell then which requests it holds: they are sent again, and what they cost before is unsettled."""
+    provider.batch = lambda batch: {**batch, "status": "in_progress"}
+    notes, said = MemoryJournal(across_processes=True), list[str]()
+    engine, ticket = begun(provider, EngineContext(notes, RunBudget(None)))
+    while not provider.batches or engine.progress(ticket).in_flight < len(WORK):
+        continue
+    engine.close()
+    del provider.files[next(iter(provider.batches.values()))["input_file_id"]]
+    provider.batch = lambda batch: batch
+    left = {entry: intent.reserved_usd for entry, intent in notes.intents.items()}
+    budget = RunBudget(None)
+    for amount in left.values():
+        assert budget.reserve(amount)
+    context = EngineContext(notes, budget, committed={"s": dict(left)}, say=said.append)
+    engine, ticket = begun(provider, context, first_attempt=2, missing_seconds=0.1)
+    replies = {reply.row: reply for reply in engine.collect(ticket)}
+    engine.close()
+    assert kinds(replies) == {"answer": 20}
+    earlier = Counter(notes.outcomes[entry].status.value for entry in left)
+    assert earlier == {"unsettled": 20}
+    assert sum(notes.outcomes[entry].cost_usd for entry in left) == sum(left.values())
+    assert budget.reserved_usd == 0
+    assert "is gone" in said[0]
