@@ -137,9 +137,9 @@ class RecordedBatches(ABC):
         except CallError as error:
             if error.kind is not FailureKind.NOT_FOUND:
                 raise
-            # deleted: its results cannot be had any more, and what they said was billed all the same
-            at, results = datetime.fromtimestamp(record.made_at, UTC), (self._results(name),)
-            return Remote(name, record.label, RemoteState.ENDED, at, source=str(record.path), results=results)
+            # not found at the moment, or deleted, and then billed all the same: who watches it finds out
+            at = datetime.fromtimestamp(record.made_at, UTC)
+            return Remote(name, record.label, RemoteState.RUNNING, at, source=str(record.path))
 
     async def _unnamed(self, record: BatchRecord) -> Remote | None:
         """The batch that is the record's, or in doubt while that runs. None: it was never made."""

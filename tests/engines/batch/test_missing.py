@@ -6,18 +6,26 @@ from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.engines import MemoryJournal, kinds, requests
 from tests.support.scripted import Said, ScriptedProvider, completion, scripted
+from thirdshift.engines.batch.anthropic import AnthropicBatches
 from thirdshift.engines.batch.engine import BatchEngine
 from thirdshift.engines.core.budget import RunBudget
 from thirdshift.router.interfaces import EngineContext, Shard
 from thirdshift.router.values import Endpoint, Mode, Price, PriceSchedule, Purpose
 
 WORK = requests(20)
+MESSAGE = {
+    "type": "message",
+    "content": [{"type": "text", "text": "yes"}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 10, "output_tokens": 2},
+}
 
 
 @pytest.fixture
@@ -30,8 +38,12 @@ def begun(
     provider: ScriptedProvider, context: EngineContext, first_attempt: int = 1, **options: Any
 ) -> tuple[BatchEngine, Any]:
     price = PriceSchedule(Price(Decimal(100), Decimal(400)))
-    endpoint = Endpoint("night", "openai/m", price, Mode.BATCH, api_base=provider.base)
-    engine = BatchEngine(endpoint, context, poll_first_seconds=0.02, poll_max_seconds=0.05, **options)
+    model = "openai/m" if context.keep is None else "anthropic/m"
+    endpoint = Endpoint("night", model, price, Mode.BATCH, api_base=provider.base, emulated=True)
+    wire = None if context.keep is None else AnthropicBatches(endpoint, context.keep)
+    engine = BatchEngine(
+        endpoint, context, wire=wire, poll_first_seconds=0.02, poll_max_seconds=0.05, **options
+    )
     shard = Shard("run", "s", "night", Purpose.MAIN, WORK, first_attempt=first_attempt)
     return engine, engine.submit(shard, "run/s")
 
@@ -49,6 +61,39 @@ def test_what_is_not_found_for_a_while_is_paid_once(provider: ScriptedProvider, 
     assert next(looks) > 1
     assert kinds(replies) == {"answer": 20}
     assert notes.statuses == {"settled": 20}
+    assert len(provider.batches) == 1
+
+
+@pytest.mark.parametrize("found_again", [True, False])
+def test_a_batch_known_by_name_that_is_not_found_is_running_or_may_have_been_billed(
+    provider: ScriptedProvider, tmp_path: Path, *, found_again: bool
+) -> None:
+    provider.script = lambda _: Said(MESSAGE)
+    provider.batch = lambda batch: {**batch, "processing_status": "in_progress"}
+    notes = MemoryJournal(across_processes=True)
+    engine, ticket = begun(provider, EngineContext(notes, RunBudget(None), keep=tmp_path))
+    while not provider.batches or engine.progress(ticket).in_flight < len(WORK):
+        continue
+    engine.close()
+    looks, running = count(), 50
+    """Looks that are answered: it runs for longer than what is missing is looked for."""
+    asked = count()
+
+    def absent(path: str) -> bool:
+        if path.endswith("/results"):
+            return not found_again or next(looks) < running
+        return "msgbatch" in path and (next(asked) < 2 or not found_again)
+
+    def told(batch: dict[str, Any]) -> dict[str, Any]:
+        return {**batch, "processing_status": "in_progress" if next(looks) < running else "ended"}
+
+    provider.absent, provider.batch = absent, told
+    context = EngineContext(notes, RunBudget(None), keep=tmp_path)
+    engine, ticket = begun(provider, context, missing_seconds=1.0 if found_again else 0.1)
+    replies = {reply.row: reply for reply in engine.collect(ticket)}
+    engine.close()
+    assert kinds(replies) == ({"answer": 20} if found_again else {"connection": 20})
+    assert notes.statuses == {"settled" if found_again else "unsettled": 20}
     assert len(provider.batches) == 1
 
 
