@@ -59,7 +59,7 @@ def decide_for(
             predictor, population, observations, _asked(columns, priced, terms.seconds), aim, np.random.default_rng(0),
             per_task=terms.per_task, barred=barred,
         )  # fmt: skip
-        cost = bills(columns.allowed, priced, found.cost_usd)
+        cost = bills(columns.allowed, priced, found.cost_usd, observations)
         posed = problem(columns, priced, found.quality, replace(terms, floor=found.floor), cost)
         plan = solve(posed)
         if not isinstance(plan, Infeasible):
@@ -173,9 +173,10 @@ def with_fewer_starts(
     return made
 
 
-def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats) -> Floats:
+def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats, seen: Observations) -> Floats:
     """[leaders, options] a request's whole bill by who goes first, infinite where that is not allowed. `allowed`, `bill`:
-    [leaders, endpoints]."""
+    [leaders, endpoints]. An answer whose score is `seen` costs nothing more in `bill`; where it was its model's other tier
+    that gave it, it has its price all the same."""
     cost = np.full(market.cost_usd.shape, np.inf)
     # column by column: each is 80 MB of ten million requests
     for option, endpoint in enumerate(market.endpoint):
@@ -184,6 +185,8 @@ def bills(allowed: NDArray[np.bool_], market: Market, bill: Floats) -> Floats:
         # what an hour of higher prices costs more
         dearer = np.subtract(own, cheapest, out=np.zeros(len(own)), where=np.isfinite(cheapest))
         np.add(bill[:, endpoint], dearer, out=cost[:, option], where=may)
+        known = seen.row[seen.endpoint == endpoint]
+        cost[known, option] += own[known]
     return cost
 
 

@@ -175,7 +175,7 @@ class Bench:
             np.random.default_rng(0), per_task=bool(wanted.tasks), told=False,
         )  # fmt: skip
         quality = np.where(np.isnan(scores), found.quality, self.quality)
-        cost = bills(learner.columns.allowed, self.market, found.cost_usd)
+        cost = bills(learner.columns.allowed, self.market, found.cost_usd, self.seen)
         cost = np.where(self.tried[:, of], np.inf, cost)
         return self._mend(replace(posed, cost=cost), quality)
 

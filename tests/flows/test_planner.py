@@ -22,7 +22,7 @@ from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import Mended, mend
 from thirdshift.router.planning.options import Throughput, options_for
 from thirdshift.router.planning.problem import NOBODY, Plan, Terms
-from thirdshift.router.prediction.observations import Population, no_observations, no_past
+from thirdshift.router.prediction.observations import Observations, Population, no_observations, no_past
 from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.pricing.pricebook import hourly
 from thirdshift.router.values import Endpoint, Limits, Mode, OffPeak, Price, PriceSchedule, WorkerSpec
@@ -145,6 +145,21 @@ def test_starts_are_left_out_one_after_the_other_as_long_as_that_is_cheaper() ->
     assert with_fewer_starts((), without, used, usd.__getitem__, starts) == (0, 1)
     small = dict.fromkeys(starts, 0.01)
     assert with_fewer_starts((), without, used, usd.__getitem__, small) == (), "so little is not weighed"
+
+
+def test_an_answer_that_a_models_other_tier_has_given_has_its_price_and_what_is_held_has_none() -> None:
+    """Scores of one tier are the other's too; the answer is there once, and a second one would be the same."""
+    endpoints = (priced("day", 2.0), priced("night", 1.0, Mode.BATCH))
+    columns, rows = columns_of(endpoints), np.arange(ROWS // 2)
+    held = rows, np.ones(len(rows), np.int32)
+    offered = market(columns, endpoints, NO_TOKEN_USAGE, None, {}, now=NOW, deadline=None, held=held)
+    score = (rows % 3 > 0).astype(np.float64)
+    seen = Observations(np.tile(rows, 2), np.repeat([0, 1], len(rows)), np.tile(score, 2))
+    decision = decide_for(
+        columns, offered, seen, np.array([0.7, 0.7]), Terms(), QualityTarget(0.99, (), EVEN), no_past(), sends_on=True
+    )  # fmt: skip
+    for day, night in zip(*decision.problem.cost[rows].T, strict=True):
+        assert day > night == 0.0
 
 
 @pytest.mark.parametrize(
