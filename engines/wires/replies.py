@@ -57,7 +57,7 @@ def read_completion(data: Mapping[str, Any]) -> Reply:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return _without_message(data, choice)
-    text = content_text(message)
+    text, beside = content_texts(message)
     reason = clean(choice.get("finish_reason"))
     kind, words = _meaning(choice, message, text, reason)
     usage = read_usage(data.get("usage"), answered=bool(text))
@@ -66,7 +66,7 @@ def read_completion(data: Mapping[str, Any]) -> Reply:
         kind=kind,
         message=words,
         text=text,
-        reasoning=clean(message.get("reasoning_content")) or clean(message.get("reasoning")),
+        reasoning="\n\n".join(filter(None, (_reasoning(message), beside))) or None,
         logprobs=None if logprobs is None else read_logprobs(logprobs),
         finish_reason=reason,
         usage=usage.usage,
@@ -165,18 +165,23 @@ def _tier(data: Mapping[str, Any]) -> str | None:
     return TIERS.get(name, name)
 
 
-def content_text(message: Mapping[str, Any]) -> str:
-    """The text; where there is none, the tool calls as JSON."""
+def content_texts(message: Mapping[str, Any]) -> tuple[str, str]:
+    """(the tool calls as JSON and what is said beside them; or the text alone, where nothing is called)."""
     content = message.get("content")
     if isinstance(content, list):
         parts = (part.get("text") for part in content if isinstance(part, dict))
         content = "".join(part for part in parts if isinstance(part, str))
     if isinstance(content, dict):
         content = content.get("text")
-    if isinstance(content, str) and content:
-        return clean(content) or ""
+    text = clean(content) or "" if isinstance(content, str) else ""
     calls = message.get("tool_calls") or message.get("function_call")
-    return clean(dumps(calls).decode()) or "" if isinstance(calls, list | dict) and calls else ""
+    if not isinstance(calls, list | dict) or not calls:
+        return text, ""
+    return clean(dumps(calls).decode()) or "", text.strip()
+
+
+def _reasoning(message: Mapping[str, Any]) -> str | None:
+    return clean(message.get("reasoning_content")) or clean(message.get("reasoning"))
 
 
 def read_logprobs(logprobs: JSON) -> str | None:

@@ -252,6 +252,22 @@ def test_submitting_twice_with_one_key_is_one_lot_of_work(provider: Provider) ->
     assert len(provider.bodies) == 20
 
 
+@pytest.mark.parametrize("thought", [None, "hm"])
+def test_what_is_said_beside_tool_calls_is_kept_and_takes_no_call_away(
+    provider: Provider, thought: str | None
+) -> None:
+    """Claude says what it will do before it calls a tool for it."""
+    calls = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
+    provider.handler = lambda _body, _n: completion(
+        "I will look.", "tool_calls", tool_calls=calls, reasoning_content=thought
+    )
+    replies, _ = run(endpoint_at(provider.base, PRICE), requests(1))
+    answer = only(replies)
+    assert isinstance(answer, Answer)
+    assert json.loads(answer.output) == calls
+    assert answer.reasoning == ("I will look." if thought is None else "hm\n\nI will look.")
+
+
 def test_tool_calls_reasoning_log_probabilities_and_cached_tokens_come_through(provider: Provider) -> None:
     def handler(body: dict[str, Any], _: int) -> Any:
         reply = completion(None, "tool_calls", tool_calls=[{"id": "1"}], reasoning_content="hm")
