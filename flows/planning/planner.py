@@ -29,7 +29,7 @@ from thirdshift.router.planning.infeasibility import solve
 from thirdshift.router.planning.market import Offer, cost_matrix, hours_matrix, offers, reserved_usd
 from thirdshift.router.planning.options import Throughput
 from thirdshift.router.planning.problem import NOBODY, Choice, Infeasible, Plan, Problem, Terms
-from thirdshift.router.planning.solve import Compromise, fallback
+from thirdshift.router.planning.solve import Compromise, best_within, fallback
 from thirdshift.router.prediction import observations
 from thirdshift.router.prediction.observations import Observations
 from thirdshift.router.prediction.predict import apart, crossed, fit, telling
@@ -330,10 +330,16 @@ def decide(
 
 def _anchor_alone(posed: Problem, market: Market, aim: QualityTarget) -> Plan | None:
     """The plan that gives everything to the endpoint that the floor is a share of: it meets any such floor by itself,
-    whatever is known of it. None: the other terms do not allow it."""
+    whatever is known of it. What it may not answer goes where it is answered best, and is to reach the floor as it is
+    predicted. None: the other terms do not allow it."""
     anchor = np.isin(market.column, aim.baselines)
+    barred = np.asarray(~np.isfinite(posed.cost[:, anchor]).any(axis=1))
     terms = replace(posed.terms, floor=None, margin=0.0, per_task=False)
-    alone = solve(replace(posed, cost=np.where(anchor, posed.cost, np.inf), terms=terms))
+    given = replace(posed, cost=np.where(anchor | barred[:, None], posed.cost, np.inf), terms=terms)
+    if barred.any():
+        best = best_within(given)
+        return best if best is not None and best.quality >= (posed.terms.floor or 0.0) else None
+    alone = solve(given)
     return None if isinstance(alone, Infeasible) else alone
 
 

@@ -63,6 +63,7 @@ class Scoring:
     def __init__(self, context: RunContext, batch: PreparedInput) -> None:
         self.context = context
         self._leader = batch.leader
+        self._may_see = _seen_by_scorers(context, batch)
         self._tried: set[str] = set()
         """Rows that this process has asked the baseline endpoint, or noted as judged in vain."""
         self._asked: Counter[str] = Counter()
@@ -134,6 +135,8 @@ class Scoring:
         fresh: dict[str, Mapping[str, Any]] = {}
         vain = []
         for answer, key in zip(unscored, keys, strict=True):
+            if key is not None and not self._may_see[answer["row"]]:
+                continue  # answered before a policy kept it from the judge
             if key is not None and key not in verdicts and self._asked[key] < ASKED:
                 fresh.setdefault(key, answer)
             elif (
@@ -245,8 +248,8 @@ class Scoring:
 
     def baseline_requests(self, rows: Sequence[int], left: int | None) -> list[ScoringRequest]:
         """Have the baseline endpoint answer these requests, once each."""
-        leaders = [f"{row}" for row in dict.fromkeys(self._leader[np.array(rows, np.int64)].tolist())]
-        fresh = [row for row in leaders if row not in self._tried][:left]
+        leaders = dict.fromkeys(self._leader[np.array(rows, np.int64)].tolist())
+        fresh = [f"{row}" for row in leaders if f"{row}" not in self._tried and self._may_see[row]][:left]
         self._tried |= set(fresh)
         if not fresh:
             return []
@@ -339,12 +342,20 @@ def baselines_of(context: RunContext) -> list[str]:
 
 
 def judgeable(context: RunContext, batch: PreparedInput) -> PreparedInput:
-    """Return the input without, among `scorable`, the requests that the job's policies keep from the judge.
-
-    Requests with one answer are kept from it together.
+    """Return the input without, among `scorable`, the requests that the job's policies keep from who must see them for
+    their answers to be scored: the judge, and the endpoint that a floor is relative to.
     """
-    if context.judge is None:
-        return batch
-    may = masks((context.judge.endpoint,), context.policy, list(context.policies.values()))[batch.policy, 0]
+    return replace(batch, scorable=batch.scorable & _seen_by_scorers(context, batch))
+
+
+def _seen_by_scorers(context: RunContext, batch: PreparedInput) -> NDArray[np.bool_]:
+    """[rows] whether all who are asked for scores may see it. Requests with one answer are kept from them together."""
+    judges = [] if context.judge is None else [context.judge.endpoint]
+    baseline = baselines_of(context)[-1:]
+    asked = [*judges, *(endpoint for endpoint in context.endpoints if endpoint.name in baseline)]
+    if not asked:
+        return np.ones(len(batch.leader), np.bool_)
+    may = masks(asked, context.policy, list(context.policies.values()))[batch.policy].all(axis=1)
     all_may = np.bincount(batch.leader, ~may, len(batch.leader)) == 0
-    return replace(batch, scorable=batch.scorable & all_may[batch.leader])
+    seen: NDArray[np.bool_] = all_may[batch.leader]
+    return seen

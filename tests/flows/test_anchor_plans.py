@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -80,3 +81,19 @@ def test_where_the_cap_does_not_allow_the_anchor_alone_the_floor_is_out_of_reach
     for seed in range(12):
         decision = decide(columns, market, tried(seed), np.array([0.9, 0.8]), Terms(cap_usd=0.5), AIM)
         assert isinstance(decision.plan, Infeasible), seed
+
+
+def test_what_the_anchor_may_not_answer_is_answered_by_others() -> None:
+    columns, market = a_night()
+    barred = np.arange(ROWS) % 3 == 0
+    columns = replace(columns, allowed=~(barred[:, None] & np.array([True, False])))
+    alone = 0
+    for seed in range(12):
+        decision = decide(columns, market, tried(seed), np.array([0.9, 0.88]), Terms(), AIM)
+        if not isinstance(decision.plan, Plan) or not isinstance(solve(decision.problem), Infeasible):
+            continue
+        alone += 1
+        assert (decision.plan.choice >= 0).all()
+        assert (market.endpoint[decision.plan.choice] == np.where(barred, CHEAP, ANCHOR)).all()
+        assert decision.plan.quality >= (decision.floor or 1.0)
+    assert alone > 0, "some of these pilots leave no mix"

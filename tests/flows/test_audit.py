@@ -181,17 +181,42 @@ def test_a_certificate_names_its_judge_and_a_later_round_is_held_to_more(tmp_pat
     assert second.lower_bound < first.lower_bound < scores.mean()
 
 
+def inputs(folder: Path, leader: NDArray[np.int64], policy: NDArray[np.int32]) -> PreparedInput:
+    zeros = np.zeros(len(leader), np.int32)
+    return PreparedInput(
+        folder, Intake.__new__(Intake), zeros, leader, policy, (), zeros, np.ones(len(leader), bool)
+    )
+
+
 def test_a_judge_sees_nothing_that_a_policy_keeps_from_it(tmp_path: Path) -> None:
     """Nor what a duplicate of the request is kept from it by."""
-    leader = np.array([0, 1, 0, 3])
-    policy = np.array([0, 1, 1, 0], np.int32)
-    zeros = np.zeros(4, np.int32)
-    intake = Intake.__new__(Intake)
-    batch = PreparedInput(tmp_path, intake, zeros, leader, policy, (), zeros, np.ones(4, bool))
+    batch = inputs(tmp_path, np.array([0, 1, 0, 3]), np.array([0, 1, 1, 0], np.int32))
     assert judgeable(context(tmp_path), batch).scorable.tolist() == [False, False, False, True]
     everyone = JOB.replace("policies:", "policy: {regions: {allow: [eu]}}\npolicies:")
     with pytest.raises(UserError, match="may see no request under the job's policy"):
         context(tmp_path, text=everyone)
+
+
+@pytest.mark.parametrize(
+    "scorer", ["scorer: agreement", "scorer: judge, judge: {endpoint: wise, rubric: Be kind.}"]
+)
+def test_the_endpoint_of_a_relative_floor_sees_nothing_that_a_policy_keeps_from_it(
+    tmp_path: Path, scorer: str
+) -> None:
+    """Its answers are asked for to score others' by, whoever serves them; a policy may also have come after a draw."""
+    abroad = (
+        "  - {name: abroad, model: openai/a, api_base: http://127.0.0.1:1/v1, price: {input: 1, output: 1}}\n"
+    )
+    text = JOB.replace(
+        "scorer: judge, judge: {endpoint: wise, rubric: Be kind.}", f"{scorer}, relative_to: abroad"
+    )
+    if scorer == "scorer: agreement":
+        text = text.replace("name: wise, only: judge", "name: wise")
+    given_ = context(tmp_path, text=text + abroad)
+    batch = inputs(tmp_path, np.array([0, 1, 0, 3]), np.array([0, 1, 1, 0], np.int32))
+    assert judgeable(given_, batch).scorable.tolist() == [False, False, False, True]
+    (asked,) = Scoring(given_, batch).baseline_requests([0, 1, 2, 3], None)
+    assert (asked.endpoint, asked.rows.tolist()) == ("abroad", [3])
 
 
 def test_judging_has_a_limit_of_its_own_and_labels_are_shared_with_the_pilot(tmp_path: Path) -> None:
@@ -252,9 +277,7 @@ def test_a_verdict_that_fails_twice_is_0_unless_the_judge_is_out_of_order(tmp_pa
 def test_a_judge_that_did_not_answer_is_asked_once_more(tmp_path: Path) -> None:
     given_ = context(tmp_path)
     assert given_.judge is not None
-    batch = PreparedInput.__new__(PreparedInput)
-    object.__setattr__(batch, "led_by", np.arange(1))
-    scoring = Scoring(given_, batch)
+    scoring = Scoring(given_, inputs(tmp_path, np.arange(1), np.zeros(1, np.int32)))
     found = [
         {
             "row": 0,
