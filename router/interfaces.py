@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -33,6 +33,8 @@ class Shard:
     requests: RequestSource = field(repr=False)
     first_attempt: int = 1
     """The number of the first attempt: one more than earlier shards have made at these requests."""
+    barred: Container[int] = frozenset()
+    """Rows that may not go to the endpoint any more: what it has of them is taken in, and nothing is sent."""
 
 
 class Journal(Protocol):

@@ -30,6 +30,7 @@ LOT = 500
 UNDONE_MOST = 3
 """After so many batches in a row that ended before their time without one answer, a tier is given no more: one after the
 other they may take a day each, and the next would as well."""
+BARRED = not_sent(FailureKind.EXPIRED, "not sent: by now a policy keeps it from this endpoint")
 TOKENS_PER_BYTE = 0.3
 TOKENS_PER_MESSAGE = 8
 """A guess for the provider's count of enqueued tokens, on the high side for English."""
@@ -122,7 +123,7 @@ class BatchParts:
     ) -> bool:
         """Whether the request was dealt with; False where it is for the next part."""
         line = self._line(f"{tag(key, part.attempt)}-{request.row}", request)
-        fault = self._fault(request, line)
+        fault = BARRED if request.row in shard.barred else self._fault(request, line)
         if fault is not None:
             part.said.append(self._refuse(shard, key, request, part.attempt, fault))
             return True

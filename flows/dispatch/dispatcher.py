@@ -192,7 +192,9 @@ class Dispatcher:
         """Hand a shard to its engine, once however often this is called."""
         engine = self.engines[self._lane(work)]
         requests = work.requests or RowSource(self.folder, work.unanswered)
-        shard = Shard(self.run_id, work.shard_id, work.endpoint, work.purpose, requests, work.first_attempt)
+        shard = Shard(
+            self.run_id, work.shard_id, work.endpoint, work.purpose, requests, work.first_attempt, work.barred
+        )
         # another warehouse, or a run set aside, may have used the same names at the same provider
         ticket = engine.submit(shard, key=f"{self.run_id}~{self.mark}/{work.shard_id}")
         if self.harvest is not None:

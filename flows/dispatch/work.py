@@ -30,6 +30,8 @@ class ShardWork:
     """What is sent, where it is not the frozen input's requests."""
     first_attempt: int = 1
     """One more than a dead process has made at its requests, in an adopted shard."""
+    barred: frozenset[int] = frozenset()
+    """Rows of an adopted shard that a policy keeps from its endpoint by now."""
 
     @property
     def unanswered(self) -> NDArray[np.int64]:

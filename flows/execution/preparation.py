@@ -129,8 +129,20 @@ def adopted_shards(prepared: PreparedRun, purposes: Collection[Purpose]) -> list
         run.console.say(f"{count:,} requests are with a batch tier already: adopted, not sent again")
         if prepared.audit is not None:
             shards = [prepared.audit.scoring.filled(shard) for shard in shards]
+        shards = [replace(shard, barred=_barred(prepared, shard)) for shard in shards]
         run.enter_shards(shards)
     return shards
+
+
+def _barred(prepared: PreparedRun, shard: ShardWork) -> frozenset[int]:
+    """Rows of an adopted shard that may not go to its endpoint by what the job says now."""
+    rows, columns = shard.unanswered, prepared.columns
+    if shard.purpose is Purpose.JUDGE and prepared.audit is not None:
+        may = prepared.audit.scoring.may_see[rows]
+    else:
+        names = [endpoint.name for endpoint in prepared.run.context.endpoints]
+        may = columns.allowed[columns.positions(rows), names.index(shard.endpoint)]
+    return frozenset(rows[~may].tolist())
 
 
 def scoring_shards(

@@ -63,7 +63,8 @@ class Scoring:
     def __init__(self, context: RunContext, batch: PreparedInput) -> None:
         self.context = context
         self._leader = batch.leader
-        self._may_see = _seen_by_scorers(context, batch)
+        self.may_see = _seen_by_scorers(context, batch)
+        """[rows] whether no policy keeps it from who is asked for scores."""
         self._tried: set[str] = set()
         """Rows that this process has asked the baseline endpoint, or noted as judged in vain."""
         self._asked: Counter[str] = Counter()
@@ -135,7 +136,7 @@ class Scoring:
         fresh: dict[str, Mapping[str, Any]] = {}
         vain = []
         for answer, key in zip(unscored, keys, strict=True):
-            if key is not None and not self._may_see[answer["row"]]:
+            if key is not None and not self.may_see[answer["row"]]:
                 continue  # answered before a policy kept it from the judge
             if key is not None and key not in verdicts and self._asked[key] < ASKED:
                 fresh.setdefault(key, answer)
@@ -249,7 +250,7 @@ class Scoring:
     def baseline_requests(self, rows: Sequence[int], left: int | None) -> list[ScoringRequest]:
         """Have the baseline endpoint answer these requests, once each."""
         leaders = dict.fromkeys(self._leader[np.array(rows, np.int64)].tolist())
-        fresh = [f"{row}" for row in leaders if f"{row}" not in self._tried and self._may_see[row]][:left]
+        fresh = [f"{row}" for row in leaders if f"{row}" not in self._tried and self.may_see[row]][:left]
         self._tried |= set(fresh)
         if not fresh:
             return []

@@ -35,7 +35,11 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 def begun(
-    provider: ScriptedProvider, context: EngineContext, first_attempt: int = 1, **options: Any
+    provider: ScriptedProvider,
+    context: EngineContext,
+    first_attempt: int = 1,
+    barred: frozenset[int] = frozenset(),
+    **options: Any,
 ) -> tuple[BatchEngine, Any]:
     price = PriceSchedule(Price(Decimal(100), Decimal(400)))
     model = "openai/m" if context.keep is None else "anthropic/m"
@@ -44,7 +48,7 @@ def begun(
     engine = BatchEngine(
         endpoint, context, wire=wire, poll_first_seconds=0.02, poll_max_seconds=0.05, **options
     )
-    shard = Shard("run", "s", "night", Purpose.MAIN, WORK, first_attempt=first_attempt)
+    shard = Shard("run", "s", "night", Purpose.MAIN, WORK, first_attempt, barred)
     return engine, engine.submit(shard, "run/s")
 
 
@@ -121,3 +125,26 @@ def test_a_batch_whose_input_is_gone_may_have_cost_what_was_set_aside(provider: 
     assert sum(notes.outcomes[entry].cost_usd for entry in left) == sum(left.values())
     assert budget.reserved_usd == 0
     assert "is gone" in said[0]
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_of_an_adopted_shard_nothing_is_sent_that_may_not_go_there_any_more(
+    provider: ScriptedProvider, *, made: bool
+) -> None:
+    """What the provider has is taken in all the same."""
+    provider.batch = lambda batch: {**batch, "status": "in_progress"}
+    notes = MemoryJournal(across_processes=True)
+    engine, ticket = begun(provider, EngineContext(notes, RunBudget(None)))
+    while not provider.batches or engine.progress(ticket).in_flight < len(WORK):
+        continue
+    engine.close()
+    provider.batch = lambda batch: batch
+    if not made:
+        provider.batches.clear()
+    provider.bodies.clear()
+    barred = frozenset(range(12))
+    engine, ticket = begun(provider, EngineContext(notes, RunBudget(None)), 2, barred)
+    replies = {reply.row: reply for reply in engine.collect(ticket)}
+    engine.close()
+    assert kinds(replies) == ({"answer": 20} if made else {"answer": 8, "expired": 12})
+    assert len(provider.bodies) == (0 if made else 8)
