@@ -45,7 +45,15 @@ LIMITED_ALONE_SECONDS = 1800.0
 
 LIMITED_AT_LEAST = 3
 
+LOST_IN_A_ROW = 20
+"""So many calls in a row of which nothing came back that can be read, each of which may be billed, are no bad luck: the
+endpoint is asked ever more seldom, as one where nobody listens."""
+
+LEFT_TO_OTHERS = 3.0
+"""Where others may answer, an endpoint that is away is waited for while so many times as long is left to the deadline."""
+
 ENDPOINTS_OWN = frozenset({FailureKind.AUTH, FailureKind.NOT_FOUND})
+LOST = frozenset({FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.BROKEN_REPLY})
 NO_WORD = frozenset(
     {FailureKind.OVERLOADED, FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.RATE_LIMITED}
 )
@@ -73,6 +81,8 @@ class EndpointHealth:
         self._errors: tuple[int, float] | None = (0, 0.0)
         """How many it gave and when the first came; None once it has said anything else."""
         self._unreachable_since: float | None = None
+        self._lost = 0
+        """Calls in a row of which nothing came back."""
         self._limited: tuple[int, float] = (0, 0.0)
         self.pause_seconds = 0.0
         """For how long nothing should be sent, after the reply that was heard last."""
@@ -103,7 +113,7 @@ class EndpointHealth:
         self.answers += 1
         if self._at_fault:
             self._at_fault.clear()
-        self._errors, self._unreachable_since = None, None
+        self._errors, self._unreachable_since, self._lost = None, None, 0
         if self._limited[0]:
             self._limited = (0, 0.0)
 
@@ -119,20 +129,31 @@ class EndpointHealth:
         return _for_everybody(reply, reply.message) if len(self._at_fault) >= enough else None
 
     def _unreachable(self, reply: Reply) -> Reply | None:
-        """Nobody listens for too long."""
-        if reply.kind is not FailureKind.CONNECTION or not reply.unbilled:
-            self._unreachable_since = None
+        """Nobody listens for too long, or nothing comes back any more."""
+        nobody = reply.kind is FailureKind.CONNECTION and reply.unbilled
+        lost = reply.kind in LOST and reply.usage is None and not reply.unbilled
+        if not nobody and not lost:
+            self._unreachable_since, self._lost = None, 0
             return None
         now = self._world.monotonic()
         if self._unreachable_since is None:
             self._unreachable_since = now
+        self._lost += lost
+        if not nobody and self._lost < LOST_IN_A_ROW:
+            return None
         away = now - self._unreachable_since
         patience = self._patience if self._errors is None else min(self._patience, NEVER_THERE_SECONDS)
-        if away >= patience:
+        if away >= self._in_time(patience):
             message = f"endpoint {self._name}: unreachable for {away:.0f} s; is it up?"
             return not_sent(FailureKind.CONNECTION, message)
         self.pause_seconds = min(30.0, away / 4.0)
         return None
+
+    def _in_time(self, patience: float) -> float:
+        """So much of it that others have time for what is left, where they may answer."""
+        if self._deadline is None or not self._elsewhere:
+            return patience
+        return min(patience, max(0.0, self._deadline - self._world.time()) / LEFT_TO_OTHERS)
 
     def _limited_for_long(self, reply: Reply) -> Reply | None:
         """It asks for a wait that the night cannot make, or has asked for nothing but waits for too long."""
@@ -150,7 +171,7 @@ class EndpointHealth:
                 f"endpoint {self._name}: out until {until(wait, self._world.now())}, as it asks{self._goes_on()}",
             )
         patience = LIMITED_SECONDS if self._elsewhere else LIMITED_ALONE_SECONDS
-        if count >= LIMITED_AT_LEAST and now - since >= min(patience, self._patience):
+        if count >= LIMITED_AT_LEAST and now - since >= self._in_time(min(patience, self._patience)):
             words = f"said nothing but 429 for {now - since:.0f} s and is given up for the night"
             return _for_everybody(reply, f"endpoint {self._name}: {words}{self._goes_on()}")
         return None
