@@ -20,7 +20,13 @@ from thirdshift.flows.cli.completion import run_ids
 from thirdshift.flows.cli.labels import labels
 from thirdshift.flows.cli.maintenance import register
 from thirdshift.flows.cli.models import models
-from thirdshift.flows.cli.options import JobsWarehouseOption, JsonOption, WarehouseOption, warehouse_file
+from thirdshift.flows.cli.options import (
+    JobsWarehouseOption,
+    JsonOption,
+    RehearsalsWarehouseOption,
+    WarehouseOption,
+    warehouse_file,
+)
 from thirdshift.flows.cli.report import register as register_report
 from thirdshift.flows.cli.runs import register as register_runs
 from thirdshift.flows.console import guarded
@@ -227,14 +233,7 @@ def rehearse(
     ] = None,
     run_id: RunIdOption = None,
     param: ParamOption = None,
-    warehouse: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The DuckDB file; without it, warehouse.rehearsal.duckdb beside the job's.",
-            show_default=False,
-        ),
-    ] = None,
+    warehouse: RehearsalsWarehouseOption = None,
     as_json: JsonOption = False,
     fresh: FreshOption = False,
 ) -> None:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-WarehouseOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--warehouse",
-        metavar="FILE",
-        help="The DuckDB file; without it, warehouse.duckdb here.",
-        show_default=False,
-    ),
-]
-JobsWarehouseOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--warehouse",
-        metavar="FILE",
-        help="The DuckDB file; without it, the job's.",
-        show_default=False,
-    ),
-]
+
+def _warehouse(otherwise: str) -> Any:
+    return typer.Option(
+        "--warehouse", metavar="FILE", help=f"The DuckDB file; without it, {otherwise}.", show_default=False
+    )
+
+
+WarehouseOption = Annotated[Path | None, _warehouse("warehouse.duckdb here")]
+JobsWarehouseOption = Annotated[Path | None, _warehouse("the job's")]
+RehearsalsWarehouseOption = Annotated[Path | None, _warehouse("warehouse.rehearsal.duckdb beside the job's")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, all else on stderr.")]
 
 
