@@ -33,8 +33,8 @@ STRETCH_SECONDS = 1.0
 STRETCH_ANSWERS = 50
 """Answers of a stretch at least, where answers alone tell of tokens: those of few differ too much from one to the next."""
 
-COUNTED = ("worked", "steps", "running", "input_tokens", "cached_tokens", "output_tokens")
-"""What is told of an engine, all nought when it starts."""
+COUNTED = ("worked", "steps", "input_tokens", "cached_tokens", "output_tokens")
+"""What is told of an engine as it adds up, all nought when it starts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -268,8 +268,8 @@ class Worker:
             self._line.say(*outputs)
 
     def pace(self) -> dict[str, Any]:
-        """All tokens so far: answers tell of theirs when they are done, which is late; vLLM's own statistics, which tell of
-        each one, take a tenth of a small model's time (vLLM 0.32)."""
+        """All tokens so far: answers tell of theirs when they are done, which is late; vLLM's own statistics observe
+        each token, which slows a small model (vLLM 0.32)."""
         tokens, running = self._done.copy(), 0
         for state in self._under_way.values():
             if written := state.detokenizer.num_output_tokens():
