@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 
 from thirdshift.warehouse.errors import StoreError, WarehouseInUse, first_line
+from thirdshift.warehouse.store import instances
 from thirdshift.warehouse.store.readers import inode, is_duckdb, move_from_readers
 
 WAIT_SECONDS = 600.0
@@ -24,11 +25,11 @@ WAITS_SECONDS = (0.02, 0.2)
 READERS_SECONDS = 1.0
 """A question takes less; whoever reads for longer keeps the file open."""
 
-QUIET = "set enable_progress_bar = false"
-"""DuckDB draws a bar on stdout when a query takes two seconds, and stdout belongs to what `--json` prints."""
-
 FULL = ("No space left on device", "Disk quota exceeded", "File too large", "Could not write all bytes")
 """In DuckDB's messages, of a disk that takes no more."""
+
+OPEN_ANOTHER_WAY = ("different configuration", "Unique file handle conflict")
+"""In DuckDB's messages, of a file that this process has open in another instance."""
 
 Say = Callable[[str], None]
 
@@ -84,7 +85,7 @@ def is_lock(error: BaseException) -> bool:
     if isinstance(error, duckdb.IOException):
         return "lock" in text
     # this process has the file open another way
-    return isinstance(error, duckdb.ConnectionException) and "different configuration" in text
+    return isinstance(error, duckdb.Error) and any(way in text for way in OPEN_ANOTHER_WAY)
 
 
 def connect(
@@ -100,6 +101,39 @@ def connect(
     Who writes waits a second for readers, and then goes on in a copy. Raises WarehouseInUse where the file is still locked
     after `wait_seconds`; StoreError: not to be opened, or no DuckDB file.
     """
+
+    def opened() -> duckdb.DuckDBPyConnection:
+        return duckdb.connect(str(path), read_only=read_only, config=dict(config or {}))
+
+    con = _patiently(path, opened, duckdb.DuckDBPyConnection.close, read_only, wait_seconds, say)
+    con.execute(instances.QUIET)
+    return con
+
+
+def attach(
+    path: Path,
+    instance: duckdb.DuckDBPyConnection,
+    *,
+    wait_seconds: float = WAIT_SECONDS,
+    say: Say | None = None,
+) -> None:
+    """Open the file for writing in an instance that is there, as `connect` does; raises what that raises."""
+
+    def opened() -> duckdb.DuckDBPyConnection:
+        instances.attach(instance, path)
+        return instance
+
+    _patiently(path, opened, instances.detach, False, wait_seconds, say)
+
+
+def _patiently(
+    path: Path,
+    opened: Callable[[], duckdb.DuckDBPyConnection],
+    closed: Callable[[duckdb.DuckDBPyConnection], None],
+    read_only: bool,
+    wait_seconds: float,
+    say: Say | None,
+) -> duckdb.DuckDBPyConnection:
     import tenacity
 
     _check_kind(path)
@@ -121,6 +155,15 @@ def connect(
             messages.append(f"{path} is in use{_holder(error)}; waiting up to {wait_seconds:.0f} s")
             (say or _say_on_stderr)(messages[0])
 
+    def attempt() -> duckdb.DuckDBPyConnection:
+        """The file that stands there; it may be replaced by another process just then."""
+        while True:
+            before = inode(path)
+            con = opened()
+            if before is None or inode(path) == before:
+                return con
+            closed(con)
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(is_lock),
         wait=tenacity.wait_random(*WAITS_SECONDS),
@@ -129,9 +172,7 @@ def connect(
         reraise=True,
     )
     try:
-        con = retrying(_connected, path, read_only, dict(config or {}))
-        con.execute(QUIET)
-        return con
+        return retrying(attempt)
     except duckdb.Error as error:
         kind = WarehouseInUse if is_lock(error) else StoreError
         raise kind(_explained(path, error, wait_seconds)) from error
@@ -142,16 +183,6 @@ def _check_kind(path: Path) -> None:
         raise StoreError(
             f"{path} cannot be opened as a warehouse: it is no DuckDB file; name another file with --warehouse"
         )
-
-
-def _connected(path: Path, read_only: bool, config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
-    """Connect to the file that stands there; it may be replaced by another process just then."""
-    while True:
-        before = inode(path)
-        con = duckdb.connect(str(path), read_only=read_only, config=config)
-        if before is None or inode(path) == before:
-            return con
-        con.close()
 
 
 def unwritten(path: Path, error: duckdb.Error) -> str:

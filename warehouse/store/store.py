@@ -8,8 +8,8 @@ in goes as Arrow tables, in one transaction each, and may be put in again: rows 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,9 @@ import pyarrow as pa
 from thirdshift.warehouse.errors import StoreError, nearest
 from thirdshift.warehouse.intake.sources import quoted
 from thirdshift.warehouse.journal.files import private_dir
-from thirdshift.warehouse.memory import memory_limit
-from thirdshift.warehouse.store import locks
+from thirdshift.warehouse.store import instances, locks
 from thirdshift.warehouse.store.migrate import build, version_of
 from thirdshift.warehouse.store.schema import VERSION
-
-MEMORY_SHARE, MOST_BYTES = 0.25, 4 << 30
-"""For DuckDB while the warehouse is open; the run beside it needs its own."""
-CHECKPOINT_AT = "256MB"
-"""Log size. DuckDB's 16 MB make it rewrite row groups after every few parts: two thirds of the time of a long ingest."""
 
 _opened: dict[str, Warehouse] = {}
 """By real path; an entry is touched only by the thread that holds the file's lock."""
@@ -40,6 +34,7 @@ class Warehouse:
         self.path = path
         self._con = con
         self._in_transaction = False
+        self._streams: list[Generator[pa.RecordBatch, None, None]] = []
 
     @classmethod
     @contextmanager
@@ -63,7 +58,8 @@ class Warehouse:
                 yield warehouse
             finally:
                 _opened.pop(place, None)
-                con.close()
+                warehouse._end_streams()
+                instances.put_back(path, con)
 
     def query(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> pa.Table:
         """The rows of one select; `values` are bound by name, `tables` can be selected from."""
@@ -78,14 +74,19 @@ class Warehouse:
         return None if row is None else row[0]
 
     def stream(self, sql: str, rows: int = 8192, **values: Any) -> Iterator[pa.RecordBatch]:
-        """The rows of one select in batches of so many `rows`, on a cursor of its own."""
-        cursor = self._con.cursor()
-        cursor.execute(locks.QUIET)
-        cursor.execute("set timezone = 'UTC'")
-        try:
-            yield from cursor.execute(sql, values).to_arrow_reader(rows)
-        finally:
-            cursor.close()
+        """The rows of one select in batches of so many `rows`, on a cursor of its own; it ends with the warehouse."""
+        batches = self._batches(sql, rows, values)
+        self._streams.append(batches)
+        return batches
+
+    def _batches(
+        self, sql: str, rows: int, values: Mapping[str, Any]
+    ) -> Generator[pa.RecordBatch, None, None]:
+        with closing(self._con.cursor()) as cursor:
+            instances.settle(cursor)
+            cursor.execute(f"use {instances.DATABASE}")
+            with closing(cursor.execute(sql, values).to_arrow_reader(rows)) as reader:
+                yield from reader
 
     def execute(self, sql: str, tables: Mapping[str, pa.Table] | None = None, **values: Any) -> None:
         """Change something, in the transaction that is open or in one of its own."""
@@ -153,6 +154,11 @@ class Warehouse:
         """How many rows of a table are a run's."""
         return int(self.scalar(f"select count(*) from {table} where run_id = $run_id", run_id=run_id))
 
+    def _end_streams(self) -> None:
+        """One that was left half read would keep the file open."""
+        for batches in self._streams:
+            batches.close()
+
     def _prepare(self) -> None:
         try:
             version = version_of(self._con)
@@ -190,20 +196,17 @@ def _connect(path: Path, wait_seconds: float, say: locks.Say | None) -> duckdb.D
             private_dir(path.parent)
         except OSError as error:
             raise StoreError(f"{path}: its folder cannot be made: {error.strerror}") from error
+    instance = instances.take(path)
     mask = os.umask(0o077)  # DuckDB makes the file and its log as the mask says
     try:
-        con = locks.connect(path, config=_config(), wait_seconds=wait_seconds, say=say)
+        locks.attach(path, instance, wait_seconds=wait_seconds, say=say)
+    except BaseException:
+        instance.close()
+        raise
     finally:
         os.umask(mask)
-    con.execute("set timezone = 'UTC'")
-    con.execute("set python_enable_replacements = false")
-    con.execute(f"set checkpoint_threshold = {quoted(CHECKPOINT_AT)}")
     _make_private(path)
-    return con
-
-
-def _config() -> dict[str, Any]:
-    return {"memory_limit": memory_limit(MEMORY_SHARE, MOST_BYTES)}
+    return instance
 
 
 def _make_private(path: Path) -> None:
