@@ -173,9 +173,10 @@ class Learner:
         aim = self.aim
         if aim is None or not self.context.pilots:
             return None
-        self.watch()
-        self.leave_out_silent()
-        priced = self.market()
+        with self.run_queries.together():
+            self.watch()
+            self.leave_out_silent()
+            priced = self.market()
         waiting = self._withheld(priced)
         if self.sends_on:
             return self._trial(aim, priced, waiting) or self._looks_at_workers(aim, priced, waiting)

@@ -112,7 +112,8 @@ class Bench:
 
     @staticmethod
     def of(learner: Learner, assignment: Assignment) -> Bench:
-        votes = VotesHeld.of_run(learner, assignment)
+        with learner.run_queries.together():
+            votes, market = VotesHeld.of_run(learner, assignment), learner.market()
         seen, priors = votes.observations, votes.priors
         some = np.random.default_rng(0).permutation(np.unique(seen.row))[:TAUGHT]
         taught = seen.where(np.isin(seen.row, some))
@@ -125,7 +126,7 @@ class Bench:
         else:
             quality = expected(predictor, population, seen)
         quality = votes.told(quality, predictor.predict(population))
-        return Bench(learner, assignment, learner.market(), seen, population, predictor, quality, votes)
+        return Bench(learner, assignment, market, seen, population, predictor, quality, votes)
 
     @property
     def held(self) -> NDArray[np.bool_]:
