@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.support import newest
 from tests.support.nights import PROGRAM
 from thirdshift.flows.cli.app import PANELS, app
 
@@ -50,6 +51,18 @@ def test_each_command_with_a_warehouse_says_which_without_one() -> None:
         for option in command.params:
             if option.name == "warehouse":
                 assert option.help == elsewhere.get(name.removeprefix("thirdshift "), here), name
+
+
+def answers_in_json(command: Any, name: str = "") -> Iterator[str]:
+    """Every command that has `--json`, by its name; one that has commands below it can have it too."""
+    if any("--json" in option.opts for option in command.params):
+        yield name
+    for word, sub in getattr(command, "commands", {}).items():
+        yield from answers_in_json(sub, f"{name} {word}".lstrip())
+
+
+def test_make_test_newest_runs_each_command_that_answers_in_json() -> None:
+    assert set(answers_in_json(typer.main.get_command(app))) == set(newest.COMMANDS)
 
 
 def test_each_command_stands_in_a_panel_of_the_help() -> None:
