@@ -98,12 +98,17 @@ image:
 	@$(BUILDER) build --tag thirdshift .
 	@case $(BUILDER) in *buildah) ;; *) $(BUILDER) run --rm thirdshift --version;; esac
 
-# about two hours; routing.py wants a folder of outcome files: make bench OUTCOMES=…
+# hours; some want a folder of outcome files or a commit to be beside, and run where they are given:
+# make bench OUTCOMES=… BEFORE=…
+OF_OUTCOMES := $(addprefix benchmarks/,difficulty.py lengths.py routing.py)
+BESIDE := benchmarks/startup_and_scale.py
 bench: .venv/.ready-dev .venv-vllm/.ready
-	@failed=; for benchmark in $(filter-out $(if $(OUTCOMES),,%/routing.py),$(wildcard benchmarks/*.py)); do \
-		echo "$$benchmark" >&2; \
-		$(BIN)/python $$benchmark $$(case $$benchmark in */routing.py) echo "$(OUTCOMES)";; esac) || failed="$$failed $$benchmark"; \
-	done; test -z "$$failed" || { echo "missed:$$failed" >&2; exit 1; }
+	@failed=; \
+	run() { echo "$$*" >&2; $(BIN)/python "$$@" || failed="$$failed $$1"; }; \
+	for benchmark in $(filter-out $(OF_OUTCOMES) $(BESIDE),$(wildcard benchmarks/*.py)); do run $$benchmark; done; \
+	$(if $(OUTCOMES),for benchmark in $(OF_OUTCOMES); do run $$benchmark "$(OUTCOMES)"; done;) \
+	$(if $(BEFORE),run $(BESIDE) --before "$(BEFORE)";) \
+	test -z "$$failed" || { echo "missed:$$failed" >&2; exit 1; }
 
 # --- environments: a stamp each, older than nothing it was made from ------------------------------------------------------
 
