@@ -171,12 +171,6 @@ class BatchTier(_TierPart):
         """Whether the window asked for is the one that the provider gives by itself: what a price book knows."""
         return not self.other_window
 
-    @property
-    def over_after_hours(self) -> float | None:
-        """When a batch is over at the latest, if it keeps to its row; None: never, or not known."""
-        hours = self.longest_hours or (None if self.window is None else self.window.hours)
-        return None if self.expiry in (Expiry.NEVER, None) else hours
-
     def state_of(self, status: str) -> TierState | None:
         """What a status means, however its letters are written; None: a word that the row lacks."""
         word = status.casefold()
