@@ -11,7 +11,7 @@ import numpy as np
 from thirdshift.router.planning.coefficients import Mask, chunks, pairs
 from thirdshift.router.planning.duals import Multipliers
 from thirdshift.router.planning.limits import Pool
-from thirdshift.router.planning.problem import NOBODY, Choice, Plan, Problem, Unroutable
+from thirdshift.router.planning.problem import NOBODY, Choice, Plan, Problem
 from thirdshift.router.planning.timing import finish
 from thirdshift.router.planning.usage import PlanUsage, overhead_usd
 
@@ -70,11 +70,6 @@ def as_plan(problem: Problem, result: FeasibleAssignment) -> Plan:
     total, pools = result.total, result.prices.pools
     cost = float(total.cost.sum()) + overhead_usd(pools, result.workers, total.busy)
     bound = result.bound if result.prices.aim.cost else 0.0
-    weight = np.where(total.task_weight > 0, total.task_weight, 1.0)
-    names = problem.tasks or ("default",)
-    quality = {
-        name: float(total.worth[t] / weight[t]) for t, name in enumerate(names) if total.task_weight[t]
-    }
     used = [option for e, option in enumerate(problem.options) if total.count[e]]
     started = {
         problem.options[pool.option].name: (pool, count)
@@ -86,7 +81,6 @@ def as_plan(problem: Problem, result: FeasibleAssignment) -> Plan:
         runner_up=result.runner_up,
         cost_usd=cost,
         quality=total.quality,
-        task_quality=quality,
         bound_usd=max(0.0, bound),
         gap=_gap(cost, bound),
         workers={name: count for name, (_, count) in started.items()},
@@ -94,9 +88,6 @@ def as_plan(problem: Problem, result: FeasibleAssignment) -> Plan:
         finish_seconds=finish(problem, total, {name: count for name, (_, count) in started.items()}),
         waits={option.name: option.starts_seconds for option in used if option.starts_seconds > 0},
         multipliers=result.prices.by_name(),
-        unroutable=tuple(
-            Unroutable(int(row), "allowed on no option") for row in np.flatnonzero(result.choice == NOBODY)
-        ),
     )
 
 

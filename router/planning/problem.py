@@ -259,24 +259,17 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Unroutable:
-    row: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Which option answers which row."""
 
     choice: Choice = field(repr=False)
-    """[n], positions in `Problem.options`, NOBODY where unroutable."""
+    """[n], positions in `Problem.options`, NOBODY where none may answer the row."""
     runner_up: Choice = field(repr=False)
     """[n], the next best at this plan's multipliers (see `explain`), NOBODY where there is none."""
     cost_usd: float
     """Worker hours included."""
     quality: float
-    """Predicted mean over the routable rows, by weight; margins not taken off."""
-    task_quality: Mapping[str, float]
+    """Predicted mean over the rows that an option answers, by weight; margins not taken off."""
     bound_usd: float
     """No plan that keeps the terms costs less."""
     gap: float
@@ -292,7 +285,6 @@ class Plan:
     """When the last option should be done, at the rates given."""
     multipliers: Mapping[str, float] = field(default_factory=dict)
     """What one more unit of each limit is worth in USD, named as in `rows.Limit.name`."""
-    unroutable: tuple[Unroutable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

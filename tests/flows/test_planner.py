@@ -244,7 +244,7 @@ def test_a_worker_that_is_believed_too_weak_is_not_started_for_what_others_must_
     assert withheld(dearer, may, never, None, short=short) == [0]
     every = np.ones(ROWS, np.int16)
     bill = float(2.0 * usd[0])
-    alone = Plan(every, every, bill, 0.9, {}, bill, 0.0)
+    alone = Plan(every, every, bill, 0.9, bill, 0.0)
     assert worth_starting(dearer, 0, alone)
     assert not worth_starting(dearer, 0, alone, short=float(short[0]))
 
