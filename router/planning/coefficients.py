@@ -116,7 +116,7 @@ def table_of_rows(problem: Problem, rows: Rows) -> GroupedCoefficients:
 
 
 class Summing:
-    """Builds a Table from chunks of pairs and the group each row is in; groups are numbered as they come.
+    """Builds `GroupedCoefficients` from chunks of pairs and the group each row is in; groups are numbered as they come.
 
     The rows of a group are allowed on the same options; where tasks have floors of their own, they are of one
     task.
