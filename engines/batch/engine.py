@@ -54,7 +54,7 @@ class BatchEngine:
 
     `poll_first_seconds` (None: a half, or a fifth where the provider is emulated) grows to `poll_max_seconds` while a
     batch runs; `unknown_seconds`, `cancel_seconds` and `missing_seconds` bound what is waited for where its status is
-    unknown, it was cancelled, or it is said not to be there. At the desk's deadline what is finished is harvested.
+    unknown, it was cancelled, or it is said not to be there. At the run's deadline what is finished is harvested.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BatchEngine:
         missing_seconds: float = MISSING_SECONDS,
     ) -> None:
         bodies, tier = Bodies(endpoint), tier_of(endpoint)
-        self._endpoint, self._desk, self._world = endpoint, engine_context, engine_context.world
+        self._endpoint, self._context, self._world = endpoint, engine_context, engine_context.world
         self._wire = wire or wire_for(endpoint, bodies, engine_context.keep, self._world)
         records = AttemptRecords(endpoint, bodies.extra_bytes, engine_context.keep, self._world)
         self._parts = BatchParts(engine_context, records, self._wire)
@@ -182,7 +182,7 @@ class BatchEngine:
                 yield part, remote
                 uploaded.unlink(missing_ok=True)
         except CallError as error:
-            if error.passing or work.shard.shard_id in self._desk.committed:
+            if error.passing or work.shard.shard_id in self._context.committed:
                 # whether there is something to adopt is not known: nothing may be sent
                 error.add(UNLISTED)
                 raise
@@ -288,7 +288,7 @@ class BatchEngine:
             f"endpoint {self._endpoint.name}: batch {remote.id} stays at the status {remote.status or 'unknown'}; it is "
             "waited for no longer, and what it may have cost is booked at the most it can be"
         )
-        self._desk.say(words)
+        self._context.say(words)
         return words
 
     async def _reap(self, work: Submission, part: BatchPart, ended: Remote) -> set[int]:
@@ -377,13 +377,13 @@ class BatchEngine:
     def _nothing_more(self, work: Submission) -> FailureKind | None:
         """Why no further batch is placed for a shard: `_over`, or it would be back too late. The first is as planned."""
         halted = self._over(work)
-        if halted is None and self._placed and self._desk.elsewhere:
+        if halted is None and self._placed and self._context.elsewhere:
             return FailureKind.EXPIRED if too_late(self._left(), self._endpoint.turnaround_seconds) else None
         return halted
 
     def _left(self) -> float:
         """Seconds to the deadline."""
-        deadline = self._desk.deadline
+        deadline = self._context.deadline
         return float("inf") if deadline is None else (deadline - self._world.now()).total_seconds()
 
     def _late(self) -> bool:

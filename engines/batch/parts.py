@@ -91,8 +91,8 @@ class BatchPart:
 class BatchParts:
     """Cuts and settles the parts of one endpoint's shards. `tokens_max`: what one part may enqueue, if known."""
 
-    def __init__(self, engine_context: EngineContext, books: AttemptRecords, wire: BatchWire) -> None:
-        self._desk, self._books, self._wire = engine_context, books, wire
+    def __init__(self, engine_context: EngineContext, records: AttemptRecords, wire: BatchWire) -> None:
+        self._context, self._records, self._wire = engine_context, records, wire
         self.tokens_max: int | None = None
         self.overrun = False
         """More was billed than a ceiling allowed: nothing more is to be sent, for the cap's sake."""
@@ -127,17 +127,17 @@ class BatchParts:
         if fault is not None:
             part.said.append(self._refuse(shard, key, request, part.attempt, fault))
             return True
-        size = self._books.prompt_bytes(request)
+        size = self._records.prompt_bytes(request)
         tokens = int(size * TOKENS_PER_BYTE) + TOKENS_PER_MESSAGE * len(request.messages)
         if part.held and not self._fits(part, len(line), tokens):
             return False
-        amount = self._books.worst_case(request, size)
-        in_vain = not self._desk.budget.reserved_usd
-        if not self._desk.budget.reserve(amount):
+        amount = self._records.worst_case(request, size)
+        in_vain = not self._context.budget.reserved_usd
+        if not self._context.budget.reserve(amount):
             part.stopped_by_cap, part.in_vain = True, in_vain
             return False
         entry = entry_id(key, request.row, part.attempt)
-        intent = self._books.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
+        intent = self._records.intent(shard, request, part.attempt, amount, tokens, entry_id=entry)
         fresh.append(intent)
         part.held[request.row] = PendingRequest(intent, request.response_schema, size, request.max_tokens)
         part.size += len(line)
@@ -173,17 +173,17 @@ class BatchParts:
         return None
 
     def _refuse(self, shard: Shard, key: str, request: Request, attempt: int, reply: Reply) -> Said:
-        intent = self._books.intent(
+        intent = self._records.intent(
             shard, request, attempt, ZERO, 0, entry_id=entry_id(key, request.row, attempt)
         )
-        self._desk.journal.sent((intent,))
+        self._context.journal.sent((intent,))
         answer, outcome = self._judged(PendingRequest(intent, None), reply)
-        self._desk.journal.settled((outcome,))
+        self._context.journal.settled((outcome,))
         return answer
 
     def _sent(self, fresh: list[Intent]) -> None:
         if fresh:
-            self._desk.journal.sent(fresh)
+            self._context.journal.sent(fresh)
             fresh.clear()
 
     def adopt(self, shard: Shard, key: str, remote: Remote, uploaded: Path) -> BatchPart:
@@ -198,39 +198,39 @@ class BatchParts:
                 entry = entry_id(key, request.row, part.attempt)
                 reserved = self._committed(shard).pop(entry, None)
                 if reserved is None:
-                    amount = self._books.worst_case(request)
-                    reserved = amount if self._desk.budget.reserve(amount) else ZERO
-                intent = self._books.intent(
+                    amount = self._records.worst_case(request)
+                    reserved = amount if self._context.budget.reserve(amount) else ZERO
+                intent = self._records.intent(
                     shard, request, part.attempt, reserved, 0, entry_id=entry, at=remote.created_at
                 )
-                size = self._books.prompt_bytes(request)
+                size = self._records.prompt_bytes(request)
                 part.held[request.row] = PendingRequest(
                     intent, request.response_schema, size, request.max_tokens
                 )
         for lot in _lots(part.held.values()):
-            self._desk.journal.sent([held.intent for held in lot])
+            self._context.journal.sent([held.intent for held in lot])
         return part
 
     def _committed(self, shard: Shard) -> dict[str, Decimal]:
-        return self._desk.committed.get(shard.shard_id, {})
+        return self._context.committed.get(shard.shard_id, {})
 
     def disown(self, shard: Shard, unread: Collection[str] = ()) -> None:
         """What an earlier process wrote down and the provider does not have was never sent: void, its money free for what
         is sent now under a number of its own. `unread`: batches of the shard that may hold it, nobody knows."""
-        never = self._desk.committed.pop(shard.shard_id, {})
+        never = self._context.committed.pop(shard.shard_id, {})
         if never and unread:
             words = f"the input of batch {', '.join(unread)} is gone, so that what it holds is not known"
-            self._desk.say(
+            self._context.say(
                 f"endpoint {shard.endpoint}: {words}; {len(never)} requests are booked at the most they can have cost"
             )
-        now = self._desk.world.now()
+        now = self._context.world.now()
         status = LedgerStatus.UNSETTLED if unread else LedgerStatus.VOID
         costs = {entry: amount if unread else ZERO for entry, amount in never.items()}
-        self._desk.journal.settled(
+        self._context.journal.settled(
             [Outcome(entry, status, cost, now, final=False) for entry, cost in costs.items()]
         )
         for entry, amount in never.items():
-            self._desk.budget.settle(amount, costs[entry], certain=not unread)
+            self._context.budget.settle(amount, costs[entry], certain=not unread)
 
     def _rows(self, uploaded: Path) -> Iterator[int]:
         with uploaded.open("rb") as file:
@@ -264,7 +264,7 @@ class BatchParts:
             held = None if row is None else part.held.pop(row, None)
             if held is None:
                 continue
-            reply = self._books.believed(self._wire.read(line), held.prompt_bytes, held.max_tokens)
+            reply = self._records.believed(self._wire.read(line), held.prompt_bytes, held.max_tokens)
             answers += reply.kind is None
             if reply.parameter is None:
                 lot.append((held, reply))
@@ -287,7 +287,7 @@ class BatchParts:
         self._undone += 1
         if self._undone == UNDONE_MOST:
             words = f"{UNDONE_MOST} batches in a row ended without one answer; it is sent no more"
-            self._desk.say(f"endpoint {endpoint}: {words}")
+            self._context.say(f"endpoint {endpoint}: {words}")
 
     def _refused(
         self,
@@ -303,9 +303,9 @@ class BatchParts:
             if sample is None or not self._wire.adapt(parameter, sample):
                 put(self._book(lot))
                 continue
-            self._desk.journal.settled([self._judged(*refusal, final=False)[1] for refusal in lot])
+            self._context.journal.settled([self._judged(*refusal, final=False)[1] for refusal in lot])
             for held, _ in lot:
-                self._desk.budget.settle(held.intent.reserved_usd, ZERO)
+                self._context.budget.settle(held.intent.reserved_usd, ZERO)
                 again.add(held.intent.row or 0)
         return again
 
@@ -320,26 +320,26 @@ class BatchParts:
         reply = not_sent(FailureKind.RATE_LIMITED, why)
         for lot in _lots(part.held.values()):
             outcomes = [self._judged(held, reply, final=False)[1] for held in lot]
-            self._desk.journal.settled(outcomes)
+            self._context.journal.settled(outcomes)
             for held in lot:
-                self._desk.budget.settle(held.intent.reserved_usd, ZERO)
+                self._context.budget.settle(held.intent.reserved_usd, ZERO)
 
     def _book(self, lot: list[tuple[PendingRequest, Reply]]) -> list[Said]:
         if not lot:
             return []
         judged = [self._judged(held, reply) for held, reply in lot]
-        self._desk.journal.settled([outcome for _, outcome in judged])
+        self._context.journal.settled([outcome for _, outcome in judged])
         for (held, _), (_, outcome) in zip(lot, judged, strict=True):
-            self._desk.budget.settle(held.intent.reserved_usd, outcome.cost_usd, certain=outcome.certain)
+            self._context.budget.settle(held.intent.reserved_usd, outcome.cost_usd, certain=outcome.certain)
             # what a lowered cap had no room for is reserved at nothing, and that is no fault of the provider's
-            at_ours = outcome.certain or outcome.service_tier in (None, self._books.tier)
+            at_ours = outcome.certain or outcome.service_tier in (None, self._records.tier)
             if at_ours and 0 < held.intent.reserved_usd < outcome.cost_usd:
                 self._overran(held.intent, outcome)
         return [answer for answer, _ in judged]
 
     def _overran(self, intent: Intent, outcome: Outcome) -> None:
         if not self.overrun:
-            self._desk.say(overrun_words(intent, outcome))
+            self._context.say(overrun_words(intent, outcome))
         self.overrun = True
 
     def _judged(self, held: PendingRequest, reply: Reply, *, final: bool = True) -> tuple[Said, Outcome]:
@@ -361,7 +361,7 @@ class BatchParts:
             )
         else:
             answer = Failure(row, request_id, reply.kind, reply.message)
-        return answer, self._books.outcome(intent, reply, answer, final, note)
+        return answer, self._records.outcome(intent, reply, answer, final, note)
 
 
 def _without_result(remote: Remote, *, torn: bool) -> Reply:

@@ -1,6 +1,6 @@
 """One request on one endpoint, from admission to its answer or last failure; the same for every transport.
 
-Each attempt: a slot from the limiter, the deadline, what it can cost at most from the escrow, the intent in
+Each attempt: a slot from the limiter, the deadline, what it can cost at most from the budget, the intent in
 the journal, the sending, the outcome in the journal, the money settled. What follows a failure is
 `failures.NEXT_STEP`. Records that fall due in one turn of the event loop are written together: intents always
 before they are sent, outcomes before anyone is told of them.
@@ -99,13 +99,14 @@ class Attempts:
         endpoint: Endpoint,
         engine_context: EngineContext,
         transport: Transport,
-        books: AttemptRecords,
+        records: AttemptRecords,
         *,
         patience_seconds: float,
         backoff_first_seconds: float,
         rng: random.Random,
     ) -> None:
-        self._endpoint, self._desk, self._transport, self._books = endpoint, engine_context, transport, books
+        self._endpoint, self._context = endpoint, engine_context
+        self._transport, self._records = transport, records
         self._world = engine_context.world
         self._first_wait = backoff_first_seconds
         self._rng = rng
@@ -154,7 +155,7 @@ class Attempts:
 
     async def admit(self, shard: Shard, request: Request, number: int) -> Admission | FailureKind:
         """A slot, then money; or why the request is not sent. Callers that wait are admitted in order."""
-        size = self._books.prompt_bytes(request)
+        size = self._records.prompt_bytes(request)
         input_tokens = self._expect.input_tokens(size)
         tokens = input_tokens + self._expect.output_tokens(request.max_tokens)
         if not self.halted:
@@ -163,16 +164,16 @@ class Attempts:
                 self._over.clear()
                 self.limiter.restore()
             await self.limiter.acquire(tokens)
-            reserved = self._books.worst_case(request, size)
+            reserved = self._records.worst_case(request, size)
             if not self.halted and await self._reserve(reserved):
-                intent = self._books.intent(shard, request, number, reserved, input_tokens)
+                intent = self._records.intent(shard, request, number, reserved, input_tokens)
                 return Admission(intent, size, tokens)
             self.limiter.release(tokens, 0)
         return self._halted or FailureKind.BUDGET
 
     async def _reserve(self, amount: Decimal) -> bool:
         """Set money aside. While others hold some, wait for what returns: the tail is spent one by one."""
-        budget, waits = self._desk.budget, pauses(RETURN_POLL_SECONDS)
+        budget, waits = self._context.budget, pauses(RETURN_POLL_SECONDS)
         while True:
             in_vain = not budget.reserved_usd  # read first: what returns in between is then seen by reserve()
             if budget.reserve(amount):
@@ -186,10 +187,10 @@ class Attempts:
     def enter(self, admissions: Sequence[Admission]) -> None:
         """Write the intents down: from here on they may be sent. What the journal raises gives all of it back."""
         try:
-            self._desk.journal.sent([admission.intent for admission in admissions])
+            self._context.journal.sent([admission.intent for admission in admissions])
         except BaseException:
             for admission in admissions:
-                self._desk.budget.settle(admission.intent.reserved_usd, ZERO)
+                self._context.budget.settle(admission.intent.reserved_usd, ZERO)
                 self.limiter.release(admission.tokens, 0)
             raise
 
@@ -220,11 +221,11 @@ class Attempts:
         try:
             reply = await self._send(request, admission, met)
             answer, again, note = self._judge(request, reply, met)
-            outcome = self._books.outcome(intent, reply, answer, final=not again, note=note)
+            outcome = self._records.outcome(intent, reply, answer, final=not again, note=note)
             if outcome.cost_usd > intent.reserved_usd:
                 self._overrun(intent, outcome)
         except asyncio.CancelledError:
-            outcome = self._books.outcome(intent, self._interrupted, None, final=False)
+            outcome = self._records.outcome(intent, self._interrupted, None, final=False)
             raise
         finally:
             self._note(intent.reserved_usd, outcome)
@@ -240,7 +241,7 @@ class Attempts:
                 reply = self._dead
             else:
                 came = await self._transport.send(request)
-                reply = self._books.believed(came, admission.prompt_bytes, request.max_tokens)
+                reply = self._records.believed(came, admission.prompt_bytes, request.max_tokens)
         finally:
             alone = reply.kind is FailureKind.OVERLOADED and self._alone(met)
             self._feedback(admission, reply, alone=alone)
@@ -253,10 +254,10 @@ class Attempts:
     def _overrun(self, intent: Intent, outcome: Outcome) -> None:
         """A provider bills more than its ceiling allowed, or may by one reading of its figures: nothing more is sent to
         it, for the cap's sake."""
-        if outcome.service_tier in (None, self._books.tier):
+        if outcome.service_tier in (None, self._records.tier):
             if self._overrun_words is None:
                 self._overrun_words = overrun_words(intent, outcome)
-                self._desk.say(self._overrun_words)
+                self._context.say(self._overrun_words)
             self.halt(FailureKind.BUDGET)
 
     def unsent(self, request: Request, kind: FailureKind) -> Failure:
@@ -277,7 +278,7 @@ class Attempts:
         self._outcomes.append((reserved_usd, outcome))
 
     def _return(self, reserved_usd: Decimal, cost_usd: Decimal, *, certain: bool) -> None:
-        self._desk.budget.settle(reserved_usd, cost_usd, certain=certain)
+        self._context.budget.settle(reserved_usd, cost_usd, certain=certain)
         RETURNS.tell()
 
     def _flush(self) -> None:
@@ -290,7 +291,7 @@ class Attempts:
         """Write the outcomes that are due, and only then give back what they have not used: money that is spent anew before
         its return is on disk would be there twice after a crash. What the journal raises leaves all to be done."""
         if self._outcomes:
-            self._desk.journal.settled(outcome for _, outcome in self._outcomes)
+            self._context.journal.settled(outcome for _, outcome in self._outcomes)
             due, self._outcomes = self._outcomes, []
             for reserved_usd, outcome in due:
                 self._return(reserved_usd, outcome.cost_usd, certain=outcome.certain)
@@ -330,7 +331,7 @@ class Attempts:
     def _give_up(self, reply: Reply) -> None:
         """From now on every request gets this reply, and nothing is sent."""
         self._dead = reply
-        self._desk.say(reply.message)
+        self._context.say(reply.message)
         self._over.set()
         self.limiter.lift()
 
@@ -376,7 +377,7 @@ class Attempts:
         window = self._endpoint.context_window
         if window is None:
             return wanted
-        taken = self._expect.input_tokens(self._books.prompt_bytes(request))
+        taken = self._expect.input_tokens(self._records.prompt_bytes(request))
         return max(request.max_tokens, min(wanted, window - taken))
 
     def _wait(self, failures: int, reply: Reply) -> float:

@@ -1,4 +1,4 @@
-"""The escrow: under any order of reserving and settling, the cap holds."""
+"""The budget: under any order of reserving and settling, the cap holds."""
 
 from __future__ import annotations
 
