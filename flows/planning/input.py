@@ -25,6 +25,7 @@ from thirdshift.router.policy import Policy, masks, most_of_a_vendor, say
 from thirdshift.router.policy import eligible as kept_by
 from thirdshift.router.pricing.prices import CACHE_MARK
 from thirdshift.router.tokens.estimate import TokenColumn, estimate
+from thirdshift.router.tokens.prefixes import NO_BEGINNINGS
 from thirdshift.router.values import Endpoint
 from thirdshift.warehouse.errors import InputError
 from thirdshift.warehouse.intake.frozen import NumberColumn, batches, column
@@ -56,8 +57,8 @@ class PreparedInput:
     """Whether the row has what the job's scorer needs."""
     text_only: bool = False
     """Whether no message of any row is made of parts, which may be pictures or sound."""
-    beginnings: NDArray[np.uint64] | None = field(default=None, repr=False)
-    """Hashes of the beginnings that several rows have (`thirdshift.router.tokens.prefixes`); None: nobody looked."""
+    beginnings: NDArray[np.uint64] = field(default_factory=NO_BEGINNINGS.copy, repr=False)
+    """Hashes of the beginnings that several rows have (`thirdshift.router.tokens.prefixes.Beginnings`)."""
 
     @property
     def rows(self) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from thirdshift.router.pricing.documents import document_tokens, documents_in
 from thirdshift.router.pricing.pictures import Size, picture_tokens, pictures_in
 from thirdshift.router.tokens.estimate import TokenColumn
-from thirdshift.router.tokens.prefixes import Beginnings
+from thirdshift.router.tokens.prefixes import NO_BEGINNINGS, Beginnings
 
 PARTS = r'"content":\s*\['
 """In the JSON of messages that are made of parts, all of which may be text."""
@@ -32,8 +32,8 @@ class Noted:
     """By row, where there is any that is counted."""
     parts: bool = False
     """Whether any message is made of parts."""
-    beginnings: NDArray[np.uint64] | None = None
-    """Those that several rows have, once all are read."""
+    beginnings: NDArray[np.uint64] = field(default_factory=NO_BEGINNINGS.copy)
+    """Hashes of the beginnings that several rows have; known once all are read."""
 
 
 def noting(

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from thirdshift.router.tokens.text_stats import string_buffers
 
+NO_BEGINNINGS = np.zeros(0, np.uint64)
+"""No two rows begin alike."""
+
 LENGTHS = (256, 384, 512, 768, *range(1024, 4096, 512), 4096, 6144, 8192, 12288, 16384, 24576, 32768)
 """Bytes at which beginnings are compared, multiples of eight: 512 bytes are about the 128 tokens of a
 cache block."""
@@ -77,19 +80,12 @@ class Beginnings:
         return found
 
 
-def find(
-    read: Callable[[], Iterable[pa.RecordBatch]], rows: int, repeated: NDArray[np.uint64] | None = None
-) -> Prefixes:
-    """`read` gives `messages` of so many rows; `repeated`: the beginnings that several have, where they are known. Nothing
-    is read where there are none.
+def find(read: Callable[[], Iterable[pa.RecordBatch]], rows: int, repeated: NDArray[np.uint64]) -> Prefixes:
+    """Compare the `messages` of all rows, which `read` gives, where they begin as several do
+    (`Beginnings.repeated`). Nothing is read where none do.
 
     Of a row that begins like another 8 bytes are held for each length: 120 MB for a million longer than 32 KiB.
     """
-    if repeated is None:
-        beginnings = Beginnings(rows)
-        for batch in read():
-            beginnings.add(batch.column("messages"))
-        repeated = beginnings.repeated()
     if not repeated.size:
         return Prefixes(_same(0, rows), _same(0, rows), _same(1, rows), None)
     total_bytes, shared_bytes, sharers = (np.full(rows, value, np.int32) for value in (0, 0, 1))

@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.support.prefixes import prefixes_of
 from thirdshift.router.pricing.caches import CacheableTokens, cacheable
 from thirdshift.router.pricing.prices import cost_columns, cost_usd
-from thirdshift.router.tokens.prefixes import Prefixes, find
+from thirdshift.router.tokens.prefixes import Prefixes
 from thirdshift.router.values import JSON, Endpoint, Price, PriceSchedule, Usage
 
 PRICE = Price(*map(Decimal, ("5", "25", "0.5", "6.25", "10")))
@@ -25,7 +26,7 @@ def prompts() -> Prefixes:
     rng = np.random.default_rng(3)
     texts = ["x" * 20_000 + f"{row:05}" for row in range(ALIKE)]
     texts += ["".join(map(chr, rng.integers(97, 123, 20_005))) for _ in range(ROWS - ALIKE)]
-    return find(lambda: [pa.record_batch({"messages": pa.array(texts)})], len(texts))
+    return prefixes_of([pa.record_batch({"messages": pa.array(texts)})])
 
 
 def of(endpoint: Endpoint, marked: np.ndarray | None = None, tokens: int = TOKENS) -> CacheableTokens:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.support.prefixes import prefixes_of
 from thirdshift.engines.tokenizers import (
     TiktokenCounter,
     counted,
@@ -23,7 +24,7 @@ from thirdshift.engines.tokenizers import (
     tokenizer_for,
 )
 from thirdshift.router.tokens.estimate import Ratio, Template, count_exactly, estimate, learn_ratio, texts_of
-from thirdshift.router.tokens.prefixes import cached_tokens, find
+from thirdshift.router.tokens.prefixes import cached_tokens
 from thirdshift.router.tokens.text_stats import COUNTERS, FEATURES, features
 
 BARE = Template(0, 0)
@@ -231,7 +232,7 @@ def test_shared_beginnings_are_found_across_batches_and_put_side_by_side() -> No
     systems = ["Be careful. " * 100, "Classify the ticket. " * 200, None]
     kinds = [rng.randrange(3) for _ in range(600)]
     rows = [message(str(rng.getrandbits(4000)), systems[k]) for k in kinds]
-    groups = find(lambda: [batch(rows[:250]), batch(rows[250:])], 600)
+    groups = prefixes_of([batch(rows[:250]), batch(rows[250:])])
     assert groups.order is not None
     for row, kind in enumerate(kinds):
         system = systems[kind]
@@ -245,7 +246,7 @@ def test_shared_beginnings_are_found_across_batches_and_put_side_by_side() -> No
 
 def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> None:
     rows = [message("x" * 20_000 + str(i)) for i in range(4)] + [message("alone " * 2000)]
-    groups = find(lambda: [batch(rows)], 5)
+    groups = prefixes_of([batch(rows)])
     tokens = np.full(5, 5_000, np.int32)
     cached = cached_tokens(groups, tokens)
     assert cached[4] == 0
@@ -256,8 +257,8 @@ def test_cached_tokens_come_in_whole_blocks_and_the_first_of_a_group_pays() -> N
 
 
 def test_no_requests_share_nothing() -> None:
-    assert find(list, 0).groups().size == 0
-    short = find(lambda: [batch([message("short"), message("short")])], 2)
+    assert prefixes_of([]).groups().size == 0
+    short = prefixes_of([batch([message("short"), message("short")])])
     assert (short.shared_bytes.tolist(), short.groups().tolist()) == ([0, 0], [1, 2])
 
 
