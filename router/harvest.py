@@ -32,7 +32,7 @@ PRIOR_SECONDS = (*(HOUR,) * 9, DAY)
 USUAL_SHARE = 0.8
 """The share of batches that are back within what is planned with where the late ones are cut short."""
 SURE_SHARE = 0.95
-"""Likewise where they are not."""
+"""The share of batches that are back within what is planned with where late ones are not cut short."""
 
 
 def harvest_at(began: datetime, deadline: datetime, left: int, per_second: float) -> datetime:

@@ -19,10 +19,11 @@ POLL_GROWTH = 1.5
 UNKNOWN_SECONDS = 1800.0
 """A batch that tells a status which nobody here knows is waited for so long."""
 CANCEL_SECONDS = 600.0
-"""And a cancelled one: OpenAI says up to ten minutes."""
+"""A batch that was cancelled is waited for so long: OpenAI says up to ten minutes."""
 MISSING_SECONDS = 300.0
-"""And one that the provider has told of and does not know now, or whose files are not there: Anthropic answered 404 in
-between for a quarter of an hour, seconds after a batch was made and just after it had ended (anthropic-sdk-python#1432)."""
+"""A batch that the provider has told of and does not know now, or whose files are not there, is waited for so long:
+Anthropic answered 404 in between for a quarter of an hour, seconds after a batch was made and just after it had ended
+(anthropic-sdk-python#1432)."""
 UNDER_WAY = frozenset({RemoteState.RUNNING, RemoteState.UNKNOWN})
 
 _NEVER = float("inf")

@@ -17,7 +17,8 @@ NEVER_ANSWERED_IN_A_ROW = 3
 """So many failures of the endpoint's own (no key, no such model) in a row, and no more is sent."""
 
 IN_DOUBT_IN_A_ROW = 8
-"""The same where only a status says so: the first prompts of an input may all be such as a filter stops."""
+"""So many such failures in a row where only a status tells of them, and no more is sent: the first prompts of an input
+may all be such as a filter stops."""
 
 ANSWERED_IN_A_ROW = 10
 """After it has answered, so many of different requests, and only where the words leave no doubt (see `Reply.decided`):
@@ -41,7 +42,7 @@ LIMITED_SECONDS = 75.0
 """Nothing but 429 for longer than any minute's window: the limit is a day's, or the budget's."""
 
 LIMITED_ALONE_SECONDS = 1800.0
-"""The same where there is nowhere else to go."""
+"""Nothing but 429 for so long ends it where there is no other endpoint to go to."""
 
 LIMITED_AT_LEAST = 3
 

@@ -42,7 +42,8 @@ _ONE = Decimal(1)
 SENT_FACTOR, SENT_MORE = 2, 100_000
 """A usage is believed up to twice what was sent and this: gateways and tools of the server's add to a prompt."""
 ASKED_FACTOR, ASKED_MORE = 2, 262_144
-"""And up to twice what was asked and the longest answer on offer: some count what a model thinks beside it."""
+"""A usage is believed up to twice what was asked and the longest answer on offer: some count what a model thinks beside
+it."""
 
 
 DEARNESS = {"batch": Decimal(1), "flex": Decimal(1), "default": Decimal(2), "priority": Decimal(5)}

@@ -39,7 +39,7 @@ class Submission:
         self._lot.append(answer)
 
     def put_lot(self, lot: list[Said]) -> None:
-        """The same for many, from any thread."""
+        """Take in many answers at once, from any thread."""
         if lot:
             with self._lock:
                 self.done += len(lot)

@@ -41,7 +41,7 @@ class Reply(NamedTuple):
     place: str | None = None
     """Where it was served, where that is told and costs more; empty: nowhere in particular."""
     speed: str | None = None
-    """The same of its speed."""
+    """How fast it was served, where that is told and costs more; empty: at no particular speed."""
     note: str | None = None
     """For the ledger: what was recovered, or a usage that was not believed."""
     model: str | None = None

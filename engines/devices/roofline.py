@@ -22,7 +22,7 @@ BANDWIDTH = 0.75
 STEP_SECONDS = 0.0015
 """A step's rest: scheduling, starting kernels."""
 REQUEST_SECONDS = 18e-6
-"""The same for each request of a step: sampling, sending answers."""
+"""What each request adds to a step's rest: sampling, sending answers."""
 SPLIT_LOSS = 0.82
 """What each doubling of the cards of a worker leaves of their speed: they wait for each other at every layer."""
 KEPT = 0.90

@@ -21,7 +21,7 @@ from thirdshift.flows.dispatch.dispatcher import Dispatcher
 STOP_SECONDS = 5.0
 """What is in flight may still be answered in: schedulers kill ten seconds or more after they have asked."""
 KEEP_SECONDS = 4.0
-"""And so long what has come may take into the warehouse."""
+"""What has come may take so long into the warehouse, once nothing is waited for any more."""
 LOOK_SECONDS = 0.05
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

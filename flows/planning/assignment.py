@@ -27,7 +27,8 @@ IN_ORDER_REQUESTS = 1_000
 MOST_BATCHES = 2
 """A request that so many batches have left undone is not given to another at the same endpoint."""
 MOST_PASSING = 4
-"""And one that so many have answered with a server's error: at one in thirty, four leave one in a million."""
+"""A request that so many batches have answered with a server's error is not given to another there either: at one in
+thirty, four leave one in a million."""
 
 
 @dataclass(slots=True)

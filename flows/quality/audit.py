@@ -45,7 +45,7 @@ GROWS = (1.2, 2.0)
 """An audit that has not shown the floor yet is extended to so many times its size, at least and at most: what it takes is
 reckoned from few scores at first."""
 AT_ONCE = (1.15, 1.4)
-"""The same where scores come at once: none is asked for that need not be, and each extension takes seconds."""
+"""Bounds of an extension where scores come at once: none is asked for that need not be, and each takes seconds."""
 DOUBTFUL = 1.0
 """Standard errors by which an audit's estimate must be below the floor before it is given up: the first few are luck."""
 

@@ -36,7 +36,8 @@ from thirdshift.warehouse.store.store import Warehouse
 MOST_ROUNDS = 6
 """The scores of one round teach the next; what is left then is hardly worth another."""
 MOST_SMALL_ROUNDS = 12
-"""The same where every score is known and endpoints answer at once: little is sent at a time, so little is too much."""
+"""Rounds at most where every score is known and endpoints answer at once: little is sent in each, so that little is too
+much."""
 TAUGHT = 20_000
 """Requests from which it is learnt how scores on one request hang together; more say nothing new."""
 

@@ -31,7 +31,7 @@ from thirdshift.router.values import (
 SCOPE = "thirdshift"
 TOKEN_BOUNDS = [4.0**power for power in range(14)]
 SECOND_BOUNDS = [0.01 * 2.0**power for power in range(14)]
-"""Both as the conventions advise."""
+"""Bounds of the histograms of tokens and of seconds, as OpenTelemetry's conventions for generative AI advise."""
 PROVIDERS = {
     "azure": "azure.ai.openai",
     "azure_ai": "azure.ai.inference",

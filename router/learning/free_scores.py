@@ -32,7 +32,7 @@ HASTE = 0.9
 """The share of what is thought to be needed that is sent in a round: the last points are sent when they are known to be
 needed."""
 EARLY = 0.1
-"""The same while some requests have no answer yet: their scores teach who mends best."""
+"""The share sent in a round while some requests have no answer yet: their scores teach who mends best."""
 FEWEST = 20
 """So few are sent at once, without a further round."""
 GROWTH = 3.0

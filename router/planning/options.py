@@ -44,7 +44,7 @@ class Throughput:
     running: int = 0
     """Workers that are up: what starting them cost is paid."""
     enough: bool = False
-    """Those can answer everything in time: no more are needed for the deadline's sake."""
+    """Whether the running workers can answer everything in time: no more are needed for the deadline's sake."""
     devices: Devices | None = None
     """What one worker takes of this machine."""
 

@@ -25,13 +25,13 @@ Floats = NDArray[np.float64]
 ABILITY_SPREAD = 0.25
 """Standard deviation of an ability around 0.5 when nothing is known."""
 PRIOR_SPREAD = 0.10
-"""And around a catalogue's figure: public benchmarks overstate by about so much (FIELD.md)."""
+"""Standard deviation of an ability around a catalogue's figure: public benchmarks overstate by about so much (FIELD.md)."""
 PRIOR_DEGREES_OF_FREEDOM = 3.0
 """How many tasks or text columns the first guess of a covariance is worth, beyond the endpoints' number. With more, tasks
 that differ widely are taken to differ less than they do, and the plan buys more quality than it sees; with less, a few
 hundred requests are believed to tell more than they do, and the floor is missed."""
 LUCK_FAITH = 8.0
-"""The same in requests, for luck."""
+"""How many requests the first guess of the variance of luck is worth, beyond the endpoints' number."""
 
 
 @dataclass(frozen=True, slots=True)

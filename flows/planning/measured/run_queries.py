@@ -62,7 +62,7 @@ where run_id = $run_id and purpose <> 'judge' and failure_kind is distinct from 
   and not (coalesce(failure_kind, '') in ('overloaded', 'rate_limited') and list_contains($batches, endpoint))
 group by all order by newest
 """
-"""Nor is a server's error in a batch, which can pass: `Assignment.mark_passing` counts those."""
+"""A server's error in a batch is no final reply, since it can pass: `Assignment.mark_passing` counts those."""
 
 
 ANSWERS = """
@@ -178,4 +178,4 @@ NO_TOKEN_USAGE = TokenUsage(
 """Before anything was answered."""
 
 NO_CALLS = CallFigures(np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0), np.zeros(0), np.zeros(0))
-"""Likewise."""
+"""Before anything was asked."""
