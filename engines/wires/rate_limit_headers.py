@@ -14,7 +14,10 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 
 
 def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date. None: not said."""
+    """Seconds to wait: `retry-after-ms`, or `retry-after` in seconds or as an HTTP date. None: not said.
+
+    An instant is one of the provider's clock, which its `date` header tells; `now` counts where there is none.
+    """
     millis = _number(headers.get("retry-after-ms"))
     if millis is not None:
         return millis / 1000.0
@@ -22,7 +25,7 @@ def retry_after_of(headers: Mapping[str, str], now: datetime | None = None) -> f
     if text is None:
         return None
     seconds = _number(text)
-    return seconds if seconds is not None else _until(text, now)
+    return seconds if seconds is not None else _until(text, _clock_of(headers) or now)
 
 
 def hints_of(headers: Mapping[str, str]) -> Hints | None:
@@ -48,13 +51,14 @@ def _openai(headers: Mapping[str, str]) -> Hints:
 
 
 def _anthropic(headers: Mapping[str, str]) -> Hints:
+    now = _clock_of(headers)
     return Hints(
         _count(headers.get("anthropic-ratelimit-requests-limit")),
         _count(headers.get("anthropic-ratelimit-tokens-limit")),
         _count(headers.get("anthropic-ratelimit-requests-remaining")),
         _count(headers.get("anthropic-ratelimit-tokens-remaining")),
-        span_seconds(headers.get("anthropic-ratelimit-requests-reset")),
-        span_seconds(headers.get("anthropic-ratelimit-tokens-reset")),
+        span_seconds(headers.get("anthropic-ratelimit-requests-reset"), now),
+        span_seconds(headers.get("anthropic-ratelimit-tokens-reset"), now),
     )
 
 
@@ -76,15 +80,29 @@ def span_seconds(text: str | None, now: datetime | None = None) -> float | None:
 
 
 def _until(text: str, now: datetime | None) -> float | None:
+    instant = _http_date(text)
+    return None if instant is None else _seconds_until(instant, now)
+
+
+def _clock_of(headers: Mapping[str, str]) -> datetime | None:
+    """What the provider's clock shows; it can be hours from ours."""
+    instant = _http_date(headers.get("date"))
+    return None if instant is None else _aware(instant)
+
+
+def _http_date(text: str | None) -> datetime | None:
     try:
-        return _seconds_until(parsedate_to_datetime(text), now)
+        return parsedate_to_datetime(text) if text else None
     except ValueError:
         return None
 
 
+def _aware(instant: datetime) -> datetime:
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+
+
 def _seconds_until(instant: datetime, now: datetime | None) -> float:
-    aware = instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
-    return max(0.0, (aware - (now or datetime.now(UTC))).total_seconds())
+    return max(0.0, (_aware(instant) - (now or datetime.now(UTC))).total_seconds())
 
 
 def _number(text: str | None) -> float | None:
