@@ -12,6 +12,9 @@ from thirdshift.router.planning.solve import best_quality, cheapest, possible
 STEPS = 12
 """Halvings of an interval: to a four-thousandth of it."""
 
+ALONE = {"cap_usd": "cap", "seconds": "deadline", "max_vendor_share": "vendor share"}
+"""The terms beside the floor, and what they are called."""
+
 LONGEST = 14 * 86_400.0
 """A deadline further off than two weeks is not looked for."""
 
@@ -110,36 +113,59 @@ def _reasons(problem: Problem, nearest: Nearest, capless: Plan | None, timeless:
     if spread is not None and terms.max_vendor_share is not None:
         message = f"with no limit of {terms.max_vendor_share:g} to a vendor's share it costs {dollars(spread.cost_usd)}"
         found.append(Reason("max_vendor_share", message))
-    return found or [_together(problem)]
+    return found or _together(problem)
 
 
 def _floor_message(terms: Terms, reached: float) -> str:
     given = [f"at {dollars(terms.cap_usd)}"] if terms.cap_usd is not None else []
     given += [f"within {hours(terms.seconds)}"] if terms.seconds is not None else []
+    return _best_floor(" ".join(given) or "with these endpoints", terms, reached)
+
+
+def _best_floor(where: str, terms: Terms, reached: float) -> str:
     safe = f", {terms.margin:.3f} of margin taken off" if terms.margin > 0 else ""
-    where = " ".join(given) or "with these endpoints"
     each = " for every task" if terms.per_task else ""
     return f"{where} the best floor{each} is {math.floor(reached * 1e4) / 1e4:g}{safe}; {terms.floor:g} is asked for"
 
 
-def _together(problem: Problem) -> Reason:
-    best = best_quality(
-        problem.under(replace(problem.terms, cap_usd=None, seconds=None, max_vendor_share=None))
-    )
+def _together(problem: Problem) -> list[Reason]:
+    """Where no term moved alone makes a plan: what is out of reach whatever the others are, else what conflicts."""
+    terms = problem.terms
+    loose = problem.under(replace(terms, cap_usd=None, seconds=None, max_vendor_share=None))
+    best = best_quality(loose)
     if best is None:
-        return Reason(
-            "policy", "the endpoints allowed cannot answer every request, whatever the cap and the deadline"
-        )
-    floor = problem.terms.floor
-    if floor is not None and best - problem.terms.margin < floor:
-        reached = best - problem.terms.margin
-        return Reason(
-            "floor",
-            f"whatever the cap and the deadline, the best floor is {reached:.4f}; {floor:g} is asked for",
-        )
-    return Reason(
-        "terms", "cap, deadline and vendor share stand in each other's way; no one of them alone is at fault"
-    )
+        message = "the endpoints allowed cannot answer every request, whatever the cap and the deadline"
+        return [Reason("policy", message)]
+    if terms.floor is not None and not possible(loose):
+        reached = _floor(loose, best) or 0.0
+        return [Reason("floor", _best_floor("whatever the cap and the deadline", terms, reached))]
+    given = [name for name in ALONE if getattr(terms, name) is not None]
+    hopeless = [name for name in given if not possible(loose.under(_only(terms, name)))]
+    if hopeless:
+        return [_hopeless(loose, terms, name) for name in hopeless]
+    names = [ALONE[name] for name in given]
+    together = " and ".join([", ".join(names[:-1]), names[-1]])
+    return [Reason("terms", f"{together} stand in each other's way; no one of them alone is at fault")]
+
+
+def _only(terms: Terms, kept: str) -> Terms:
+    return replace(terms, **{name: None for name in ALONE if name != kept})
+
+
+def _hopeless(loose: Problem, terms: Terms, name: str) -> Reason:
+    """Of a term that cannot be kept whatever the others are."""
+    asked = "all requests" if terms.floor is None else f"a floor of {terms.floor:g}"
+    if name == "cap_usd" and terms.cap_usd is not None:
+        plan = cheapest(loose)
+        costs = "" if plan is None else f" takes {dollars(plan.cost_usd)}"
+        message = f"{asked}{costs} whatever the deadline; the cap is {dollars(terms.cap_usd)}"
+        return Reason("cap_usd", message)
+    if name == "seconds" and terms.seconds is not None:
+        when = f"the deadline is in {hours(max(0.0, terms.seconds + terms.before_seconds))}"
+        return Reason("deadline", f"{when}; {asked} cannot be had by then, whatever the cap")
+    vendors = len({option.vendor for option in loose.options})
+    message = f"with at most {terms.max_vendor_share:g} of the requests at one vendor, {vendors} vendors cannot give {asked}"
+    return Reason("max_vendor_share", f"{message}, whatever the cap and the deadline")
 
 
 def dollars(amount: float) -> str:

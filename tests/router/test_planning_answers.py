@@ -192,6 +192,16 @@ def test_a_deadline_that_is_too_near_says_when_it_would_do() -> None:
     assert any(reason.constraint == "deadline" for reason in answer.reasons)
 
 
+def test_a_floor_that_the_best_endpoint_just_reaches_is_not_at_fault_where_cap_and_deadline_are() -> None:
+    """Stored in single precision, 0.83 is a hair less than the floor that it reaches."""
+    problem = half_price_later(1000)
+    problem = replace(problem, quality=np.full(problem.quality.shape, 0.83, np.float32))
+    answer = solve(problem.under(replace(problem.terms, floor=0.83, cap_usd=1e-9)))
+    assert isinstance(answer, Infeasible)
+    (reason,) = answer.reasons
+    assert reason.message == "cap and deadline stand in each other's way; no one of them alone is at fault"
+
+
 def test_out_of_reach_the_best_quality_within_the_cap_is_run() -> None:
     problem = three(600, Terms(floor=0.999, cap_usd=0.2))
     done = fallback(problem)
