@@ -149,11 +149,16 @@ def _together(problem: Problem) -> list[Reason]:
 
 
 def _only(terms: Terms, kept: str) -> Terms:
-    return replace(terms, **{name: None for name in ALONE if name != kept})
+    return replace(
+        terms,
+        cap_usd=terms.cap_usd if kept == "cap_usd" else None,
+        seconds=terms.seconds if kept == "seconds" else None,
+        max_vendor_share=terms.max_vendor_share if kept == "max_vendor_share" else None,
+    )
 
 
 def _hopeless(loose: Problem, terms: Terms, name: str) -> Reason:
-    """Of a term that cannot be kept whatever the others are."""
+    """Why a term cannot be kept, whatever the others are."""
     asked = "all requests" if terms.floor is None else f"a floor of {terms.floor:g}"
     if name == "cap_usd" and terms.cap_usd is not None:
         plan = cheapest(loose)
@@ -163,9 +168,10 @@ def _hopeless(loose: Problem, terms: Terms, name: str) -> Reason:
     if name == "seconds" and terms.seconds is not None:
         when = f"the deadline is in {hours(max(0.0, terms.seconds + terms.before_seconds))}"
         return Reason("deadline", f"{when}; {asked} cannot be had by then, whatever the cap")
-    vendors = len({option.vendor for option in loose.options})
-    message = f"with at most {terms.max_vendor_share:g} of the requests at one vendor, {vendors} vendors cannot give {asked}"
-    return Reason("max_vendor_share", f"{message}, whatever the cap and the deadline")
+    vendors = len({option.vendor for option in loose.options if not option.calls})
+    share = f"with at most {terms.max_vendor_share:g} of the requests at one vendor"
+    message = f"{share}, {vendors} vendors cannot give {asked}, whatever the cap and the deadline"
+    return Reason("max_vendor_share", message)
 
 
 def dollars(amount: float) -> str:

@@ -244,7 +244,10 @@ def test_waiting_times_are_read_in_every_form() -> None:
     clock = {"date": "Sun, 22 Nov 2026 17:00:00 GMT", "retry-after": "Sun, 22 Nov 2026 17:00:02 GMT"}
     assert retry_after_of(clock, now) == 2.0  # the provider's clock is five hours ahead
     assert retry_after_of({**clock, "date": "now"}, now) == 18_002.0
-    ahead = {"anthropic-ratelimit-tokens-limit": "9", "anthropic-ratelimit-tokens-reset": "2026-11-22T17:00:05Z"}
+    ahead = {
+        "anthropic-ratelimit-tokens-limit": "9",
+        "anthropic-ratelimit-tokens-reset": "2026-11-22T17:00:05Z",
+    }
     assert hints_of(ahead | {"date": clock["date"]}) == Hints(None, 9, None, None, None, 5.0)
     assert retry_after_of({"retry-after": "soon"}) is None
     assert retry_after_of({"retry-after": "8", "retry-after-ms": "250"}) == 0.25

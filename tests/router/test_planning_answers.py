@@ -192,14 +192,47 @@ def test_a_deadline_that_is_too_near_says_when_it_would_do() -> None:
     assert any(reason.constraint == "deadline" for reason in answer.reasons)
 
 
+@pytest.mark.parametrize(
+    ("terms", "constraints", "says"),
+    [
+        pytest.param(
+            Terms(max_vendor_share=0.3, seconds=1e-3, cap_usd=5.0),
+            ["deadline", "max_vendor_share"],
+            "3 vendors cannot give all requests",
+            id="share-and-deadline-hopeless-each",
+        ),
+        pytest.param(
+            Terms(floor=0.83, cap_usd=1e-9, seconds=1e-3),
+            ["cap_usd", "deadline"],
+            "a floor of 0.83 takes $",
+            id="cap-and-deadline-hopeless-each",
+        ),
+        pytest.param(
+            Terms(floor=0.999, max_vendor_share=0.3, seconds=1e-3),
+            ["floor"],
+            "whatever the cap and the deadline the best floor is 0.9",
+            id="floor-out-of-reach",
+        ),
+    ],
+)
+def test_where_no_term_moved_alone_makes_a_plan_each_that_cannot_be_kept_is_told(
+    terms: Terms, constraints: list[str], says: str
+) -> None:
+    slow = three(terms=terms)
+    slow = replace(slow, options=tuple(replace(o, requests_per_second=1.0) for o in slow.options))
+    answer = solve(slow)
+    assert isinstance(answer, Infeasible)
+    assert [reason.constraint for reason in answer.reasons] == constraints
+    assert says in " ".join(reason.message for reason in answer.reasons)
+
+
 def test_a_floor_that_the_best_endpoint_just_reaches_is_not_at_fault_where_cap_and_deadline_are() -> None:
     """Stored in single precision, 0.83 is a hair less than the floor that it reaches."""
     problem = half_price_later(1000)
     problem = replace(problem, quality=np.full(problem.quality.shape, 0.83, np.float32))
     answer = solve(problem.under(replace(problem.terms, floor=0.83, cap_usd=1e-9)))
     assert isinstance(answer, Infeasible)
-    (reason,) = answer.reasons
-    assert reason.message == "cap and deadline stand in each other's way; no one of them alone is at fault"
+    assert [reason.constraint for reason in answer.reasons] == ["cap_usd", "deadline"]
 
 
 def test_out_of_reach_the_best_quality_within_the_cap_is_run() -> None:
