@@ -72,6 +72,13 @@ class Store(ArrowFSWrapper):  # type: ignore[misc] # fsspec ships no types
     def _strip_protocol(cls, path: str) -> str:
         return path.partition("://")[2].strip("/") if "://" in path else path.strip("/")
 
+    def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        """As fsspec's, which leaves out without a word what it fails to list: Raises OSError."""
+        try:
+            return super().glob(path, maxdepth, on_error="raise", **options)
+        except FileNotFoundError:
+            return []
+
     def unstrip_protocol(self, name: str) -> str:
         return name if "://" in name else f"{self._schemes[0]}://{name}"
 
@@ -88,6 +95,14 @@ def filesystem_of(uri: str, *, tries: int = TRIES) -> tuple[Any, str]:
     with explained(uri):
         made = _s3(tries) if scheme in SCHEMES["s3"] else _by_uri(uri)
     return Store(made, SCHEMES[scheme]), uri.partition("://")[2].strip("/")
+
+
+def check_bucket(filesystem: Any, path: str) -> None:
+    """Raises OSError where the bucket of a path is not there or cannot be looked at: to fsspec such a one is empty."""
+    if isinstance(filesystem, Store):
+        bucket = path.partition("/")[0]
+        if filesystem.fs.get_file_info(bucket).type is arrow.FileType.NotFound:
+            raise FileNotFoundError("bucket does not exist")
 
 
 def filesystems_in(sql: str) -> Iterator[Any]:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from tests.support.nights import answer, ask, thirdshift, write_job, write_sums
 from tests.support.servers import cheap, emulated
 from thirdshift.warehouse.errors import InputError, StoreUnreachable
 from thirdshift.warehouse.intake.intake import InputSpec, SqlSource, freeze
-from thirdshift.warehouse.object_stores import filesystem_of, probe
+from thirdshift.warehouse.object_stores import Store, filesystem_of, probe
 
 BUCKET = "lake"
 
@@ -106,7 +107,30 @@ def test_a_probe_leaves_nothing_and_says_in_a_sentence_what_is_wrong(
     with pytest.raises(StoreUnreachable, match=r"its endpoint does not answer \(http://127.0.0.1:9\)"):
         probe(f"s3://{BUCKET}/x")
     with pytest.raises(InputError, match="its endpoint does not answer"):
-        freeze(InputSpec("s3://lake/in", tmp_path), tmp_path / "run")
+        freeze(InputSpec("s3://lake/in/*.parquet", tmp_path), tmp_path / "run")
+
+
+def test_of_a_folder_all_is_read_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in ("dt=1/a", "dt=2/b", "_temporary/0/half", "dt=2/.b", "_old=1/c"):
+        put(f"in/{place}.parquet", pa.table({"request_id": [place], "prompt": ["a"]}))
+    assert freeze(InputSpec(f"s3://{BUCKET}/in/", tmp_path), tmp_path / "run").rows == 3
+    with pytest.raises(InputError, match="nothing there matches"):
+        freeze(InputSpec(f"s3://{BUCKET}/none/*.parquet", tmp_path), tmp_path / "none")
+    for source in ("s3://nowhere/in/*.parquet", "s3://nowhere/in"):
+        with pytest.raises(InputError, match="there is no such bucket"):
+            freeze(InputSpec(source, tmp_path), tmp_path / "nowhere")
+
+    listed = Store.ls
+
+    def failing(self: Store, path: str, *rest: Any, **options: Any) -> Any:
+        if "dt=2" in path:
+            raise OSError("When listing objects: AWS Error SLOW_DOWN: reduce your request rate")
+        return listed(self, path, *rest, **options)
+
+    monkeypatch.setattr(Store, "ls", failing)
+    for source in (f"s3://{BUCKET}/in/", f"s3://{BUCKET}/in/*/*.parquet"):
+        with pytest.raises(InputError, match="cannot be listed"):
+            freeze(InputSpec(source, tmp_path), tmp_path / "half")
 
 
 class _Refusing(BaseHTTPRequestHandler):

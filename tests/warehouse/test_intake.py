@@ -352,6 +352,13 @@ def test_globs_and_directories_are_read_in_the_order_of_names(tmp_path: Path) ->
         assert set(column(tmp_path / name, "task").to_pylist()) == {"2026-11-01", "2026-11-02"}
 
 
+def test_what_is_hidden_in_a_folder_is_no_input(tmp_path: Path) -> None:
+    for place in ("dt=1/a", "_temporary/0/half", "dt=1/_a", "dt=1/.b", ".tmp/c", "_old=1/d"):
+        put(tmp_path / f"_lake/{place}.parquet", request_id=[place], prompt=["x"])
+    freeze(InputSpec("_lake", tmp_path, RequestSpec()), tmp_path / "run")
+    assert column(tmp_path / "run", "request_id").to_pylist() == ["_old=1/d", "dt=1/a"]
+
+
 def test_an_object_store_is_read_through_fsspec(tmp_path: Path) -> None:
     store = fsspec.filesystem("memory")
     for name in "ba":

@@ -10,7 +10,7 @@ import glob
 import gzip
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,14 +99,21 @@ def find(source: str, base: Path) -> Files:
 
 
 def _in_directory(path: str) -> list[str]:
-    names = sorted(glob.glob(glob.escape(path) + "/**/*.parquet", recursive=True))
+    names = _shown(glob.glob(glob.escape(path) + "/**/*.parquet", recursive=True), path)
     for ending in JSONL:
-        names = names or sorted(glob.glob(glob.escape(path) + f"/**/*{ending}", recursive=True))
+        names = names or _shown(glob.glob(glob.escape(path) + f"/**/*{ending}", recursive=True), path)
     if not names:
         raise InputError(
             f"input {path}: the directory holds no .parquet file; name a file, a glob or another directory"
         )
     return names
+
+
+def _shown(names: Iterable[str], folder: str) -> list[str]:
+    """Those, in order, that no name within `folder` hides: what begins with `_` or `.` is under way, or no data, to all
+    that write such folders (`_temporary/`, `.part.parquet.tmp`); a partition (`_day=1`) is not hidden."""
+    hidden = re.compile(r"(^|/)(\.|_(?![^/]*=[^/]*/))")
+    return sorted(name for name in names if not hidden.search(name[len(folder.rstrip("/")) + 1 :]))
 
 
 def _nearest_file(path: str) -> str:
@@ -119,18 +126,20 @@ def _nearest_file(path: str) -> str:
 
 
 def _find_remote(uri: str) -> Files:
-    from thirdshift.warehouse.object_stores import filesystem_of, meaning
+    from thirdshift.warehouse.object_stores import check_bucket, filesystem_of, meaning
 
     try:
         filesystem, path = filesystem_of(uri)
         if MAGIC & set(path):
             names = filesystem.glob(path)
         elif filesystem.isdir(path):
-            names = filesystem.glob(path.rstrip("/") + "/**/*.parquet") or filesystem.glob(
-                path.rstrip("/") + "/**/*.jsonl"
+            names = _shown(filesystem.glob(path.rstrip("/") + "/**/*.parquet"), path) or _shown(
+                filesystem.glob(path.rstrip("/") + "/**/*.jsonl"), path
             )
         else:
             names = [path] if filesystem.exists(path) else []
+        if not names:
+            check_bucket(filesystem, path)
     except StoreUnreachable as error:
         raise InputError(f"input {error}") from error
     except ImportError as error:
