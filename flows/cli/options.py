@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from thirdshift.flows.errors import UserError
+
+
+def _on_disk(path: Path | None) -> Path | None:
+    """Raises UserError for a URI, which would become a folder called `s3:`."""
+    if path is not None and re.match(r"\w{2,}:/", str(path)):
+        raise UserError(f"--warehouse {path}: a warehouse is a file on a disk of this machine, no URI")
+    return path
+
 
 def _warehouse(otherwise: str) -> Any:
     return typer.Option(
-        "--warehouse", metavar="FILE", help=f"The DuckDB file; without it, {otherwise}.", show_default=False
+        "--warehouse",
+        metavar="FILE",
+        help=f"The DuckDB file; without it, {otherwise}.",
+        show_default=False,
+        callback=_on_disk,
     )
 
 

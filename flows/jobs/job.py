@@ -33,7 +33,7 @@ from thirdshift.flows.jobs.schema import (
     TolerateParts,
 )
 from thirdshift.flows.jobs.sql import typed
-from thirdshift.flows.jobs.value_types import Count, Scalar, Seconds, Text
+from thirdshift.flows.jobs.value_types import Count, FileOnDisk, Scalar, Seconds, Text
 
 _SOME_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -81,9 +81,9 @@ class Job(JobSection):
     """Answers kept across jobs."""
     retention_days: Count | None = None
     """After so many days the text of a run is purged when the job next runs; figures stay."""
-    warehouse: Text = "warehouse.duckdb"
+    warehouse: FileOnDisk = "warehouse.duckdb"
     """The DuckDB file, from the job's folder; `--warehouse` overrides."""
-    warehouse_copy: Text | None = None
+    warehouse_copy: FileOnDisk | None = None
     """A copy of the warehouse for dashboards, swapped in whole when a run ends: whoever reads it keeps no run waiting."""
     output: OutputPart | None = None
     """Parquet for others to read, once the run is over."""

@@ -67,6 +67,12 @@ def _window(text: str) -> str:
     return text
 
 
+def _on_disk(text: str) -> str:
+    if "://" in text:
+        raise ValueError("is a file on a disk of this machine, no URI: DuckDB writes within it")
+    return text
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[Decimal, BeforeValidator(_decimal)]
 Usd = Annotated[Number, Field(ge=0, lt=MOST_USD, allow_inf_nan=False)]
@@ -74,6 +80,7 @@ UnitUsd = Annotated[Number, Field(ge=0, lt=10**6, allow_inf_nan=False)]  # as DE
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 """An endpoint's name: it names files, columns and hive partitions."""
 Text = Annotated[str, Field(min_length=1)]
+FileOnDisk = Annotated[Text, AfterValidator(_on_disk)]
 Count = Annotated[int, Field(ge=1)]
 Minutes = Annotated[float, Field(ge=0, le=10 * 366 * 24 * 60)]
 """How long a rental lasts: ten years at most."""

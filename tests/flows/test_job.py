@@ -157,6 +157,8 @@ ONE_MISTAKE = [
     (GOOD + "quality: {scorer: fields, fields: {}}\n", "quality.scorer", "needs quality.fields"),
     (on_endpoint("params: {extra_body: {max_tokens: 9000}}"), "endpoints[0].params", "may not set max_tokens"),
     (GOOD + "warehouse_copy: ./warehouse.duckdb\n", "warehouse_copy", "is the warehouse itself"),
+    (GOOD + "warehouse_copy: s3://lake/copy.duckdb\n", "warehouse_copy", "on a disk of this machine, no URI"),
+    (GOOD + "warehouse: s3://lake/w.duckdb\n", "warehouse", "on a disk of this machine, no URI"),
     (GOOD + "warehouse_copy: tickets.parquet\n", "warehouse_copy", "is the input itself"),
     (GOOD.replace("tickets.parquet", ".") + "output: {path: out}\n", "output.path", "is within input ."),
     (GOOD.replace("tickets.parquet", "s3://b/in/") + "output: {path: s3://b/in/out}\n", "output.path", "is within"),
