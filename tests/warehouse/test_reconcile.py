@@ -193,6 +193,9 @@ AMOUNTS = st.integers(0, 10**6).map(lambda n: Decimal(n) / 1000)
         ("2026-11-30,a,nan", "line 2: cost_usd 'nan' is no amount"),
         ("2026-11-30,a,1e12", "line 2: cost_usd '1e12' is no amount"),
         ("2026-11-30,a,five", "line 2: cost_usd 'five' is no amount"),
+        ('2026-11-30,a,"0,003"', "line 2: cost_usd '0,003' is no amount"),
+        ('2026-11-30,a,"1.234,50"', "line 2: cost_usd '1.234,50' is no amount"),
+        ("2026-11-30,a,0,0031", "line 2: more cells than columns"),
         ("31/12/2026,a,1", "line 2: day '31/12/2026' is no day"),
         ("99999999999999999,a,1", "line 2: day '99999999999999999' is no day"),
     ],
@@ -200,6 +203,17 @@ AMOUNTS = st.integers(0, 10**6).map(lambda n: Decimal(n) / 1000)
 def test_a_cell_that_is_no_number_or_day_is_named(tmp_path: Path, cells: str, says: str) -> None:
     with pytest.raises(InputError, match=re.escape(says)):
         invoice(tmp_path, f"day,model,cost_usd\n{cells}\n")
+
+
+def test_an_amount_may_part_its_thousands_and_is_in_dollars(tmp_path: Path) -> None:
+    head = "day,model,amount_value,amount_currency,requests"
+    bill = invoice(tmp_path, f'{head}\n2026-11-30,a,"-1,234,567.5",usd,"2,000"\n2026-11-30,b,,eur,3\n')
+    assert bill["cost_usd"].to_pylist() == [Decimal("-1234567.5"), None]
+    assert bill["requests"].to_pylist() == [2000, 3]
+    with pytest.raises(InputError, match="line 2: amount_currency is 'eur'; amounts must be in US dollars"):
+        invoice(tmp_path, f"{head}\n2026-11-30,a,1.5,eur,1\n")
+    with pytest.raises(InputError, match=r"line 2: requests '1\.5' is no count"):
+        invoice(tmp_path, f"{head}\n2026-11-30,a,1.5,usd,1.5\n")
 
 
 @given(st.lists(st.tuples(AMOUNTS, st.sampled_from(["settled", "unsettled"])), min_size=1), AMOUNTS)

@@ -8,6 +8,7 @@ costs `amount_value` and `line_item` ("model, input"). What other files call the
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -59,6 +60,11 @@ ADDED_TO_INPUT = (
 )
 """Anthropic counts these beside `no_cache`; a ledger's input tokens hold them all."""
 
+CURRENCIES = ("currency", "amount_currency", "cost_currency", "currency_code", "billing_currency")
+"""Columns that tell what an amount is in; nothing but US dollars is compared."""
+THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?")
+"""Where a comma stands for nothing; anywhere else it may be a decimal's, and an amount with one is refused."""
+
 
 def read_invoice(path: Path) -> pa.Table:
     """Read a usage export as INVOICE rows; amounts in US dollars, days in UTC.
@@ -71,15 +77,20 @@ def read_invoice(path: Path) -> pa.Table:
             header = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = header
             places = _places(path, header)
-            rows = [_row(path, number, row, places) for number, row in enumerate(reader, start=2)]
+            currency = next((name for name in header if _plain(name) in CURRENCIES), None)
+            rows = [_row(path, number, row, places, currency) for number, row in enumerate(reader, start=2)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"invoice {path}: cannot be read as CSV: {error}") from error
     return pa.Table.from_pylist(rows, schema=INVOICE)
 
 
+def _plain(name: str) -> str:
+    return name.lower().replace(" ", "_")
+
+
 def _places(path: Path, header: list[str]) -> dict[str, str]:
     """Return which of the file's columns holds each of ours."""
-    known = {name.lower().replace(" ", "_"): name for name in header}
+    known = {_plain(name): name for name in header}
     places = {
         ours: known[next(n for n in theirs if n in known)]
         for ours, theirs in NAMES.items()
@@ -95,8 +106,19 @@ def _places(path: Path, header: list[str]) -> dict[str, str]:
     return places
 
 
-def _row(path: Path, number: int, row: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+def _row(
+    path: Path, number: int, row: Mapping[str, Any], places: Mapping[str, str], currency: str | None
+) -> dict[str, Any]:
     cells = {ours: (row.get(theirs) or "").strip() for ours, theirs in places.items()}
+    if any(row.get(None) or ()):  # type: ignore[call-overload]  # where DictReader puts what has no column
+        raise InputError(
+            f"invoice {path}, line {number}: more cells than columns; quote amounts with a comma"
+        )
+    unit = (row.get(currency) or "").strip() if currency and cells.get("cost_usd") else ""
+    if unit.upper() not in ("", "USD", "US$", "$"):
+        raise InputError(
+            f"invoice {path}, line {number}: {currency} is {unit[:40]!r}; amounts must be in US dollars"
+        )
     values: dict[str, Any] = {}
     for ours, cell in cells.items():
         values[ours] = _value(path, number, places[ours], cell, CONVERT[ours]) if cell else None
@@ -123,12 +145,20 @@ def _day(cell: str) -> Any:
 
 
 def _whole(cell: str) -> int:
-    return int(_below(Decimal(cell.replace(",", "")), MOST_COUNT))
+    count = _below(_number(cell), MOST_COUNT)
+    if count != int(count):
+        raise ValueError(cell)
+    return int(count)
 
 
 def _usd(cell: str) -> Decimal:
-    amount = Decimal(cell.replace(",", "").replace("$", "").removeprefix("USD").strip())
+    amount = _number(cell.replace("$", "").removeprefix("USD").strip())
     return _below(amount, MOST_USD).quantize(Decimal("1e-9"))
+
+
+def _number(cell: str) -> Decimal:
+    """Return a number whose thousands may be parted by commas. Raises ValueError for a comma that may be a decimal's."""
+    return Decimal(cell.replace(",", "") if THOUSANDS.fullmatch(cell) else cell)
 
 
 def _below(value: Decimal, most: int) -> Decimal:
