@@ -52,9 +52,9 @@ def printable(text: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """What json cannot write by itself: money as a number, instants as ISO 8601."""
+    """What json cannot write by itself: money as a number, whole numbers as they are, instants as ISO 8601."""
     if isinstance(value, Decimal):
-        return float(value)
+        return int(value) if value.as_tuple().exponent == 0 else float(value)
     if isinstance(value, date):
         return value.isoformat()
     return str(value)
@@ -72,7 +72,7 @@ def _is_interval(value: Any) -> bool:
 
 def _finite(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key if isinstance(key, str) else shown(key): _finite(inner) for key, inner in value.items()}
     if _is_interval(value):
         seconds = Decimal(value.nanoseconds).scaleb(-9)
         return f"P{value.months}M{value.days}DT{seconds.normalize():f}S"

@@ -36,7 +36,8 @@ def show_sql(query: str, warehouse: Path, *, layout: Layout = Layout.BOX) -> int
     except WarehouseError as error:
         raise UserError(str(error)) from error
     if layout is Layout.JSON:
-        print(json_text({"columns": answer.column_names, "rows": answer.to_pylist()}))
+        rows = answer.to_pylist(maps_as_pydicts="lossy")  # DuckDB's maps have no key twice
+        print(json_text({"columns": answer.column_names, "rows": rows}))
     elif layout is Layout.LINE:
         print("\n".join(lines(answer)))
     else:

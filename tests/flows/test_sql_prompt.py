@@ -144,6 +144,20 @@ def test_an_interval_is_written_in_json_as_iso_8601_has_it(
     assert rows == [{"a": "P0M0DT65.250001S", "b": "P1M2DT0S"}]
 
 
+def test_sums_of_whole_numbers_and_maps_are_themselves_in_json(
+    warehouse: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = "select sum(9007199254740993::bigint) as n, map {'k': 1} as m, map {7: [map {date '2026-11-22': 2}]} as deep"
+    show_sql(query, warehouse, layout=Layout.JSON)
+    told = capsys.readouterr().out
+    assert '"n": 9007199254740993,' in told
+    assert json.loads(told)["rows"][0] | {"n": 0} == {
+        "n": 0,
+        "m": {"k": 1},
+        "deep": {"7": [{"2026-11-22": 2}]},
+    }
+
+
 def test_what_is_no_number_is_null_in_json(warehouse: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = "select 1 / 0 as endless, ['nan'::double, 1.5] as several, {'x': '-inf'::double} as within"
     show_sql(query, warehouse, layout=Layout.JSON)
