@@ -19,7 +19,7 @@ from thirdshift.engines.batch.http import (
     listed,
     of_endpoint,
 )
-from thirdshift.engines.batch.provider import CallError, Remote
+from thirdshift.engines.batch.provider import CallError, Remote, RemoteState
 from thirdshift.engines.batch.rows import base_of, key_for, limits_of, standing_of
 from thirdshift.engines.core.json import dumps
 from thirdshift.engines.core.transport import Reply
@@ -177,7 +177,8 @@ class OpenAIBatches:
         batch = _group(told.get("job")) or told
         status = str(batch.get("status"))
         meant = self._tier.state_of(status) or ALSO_SEEN.get(status.casefold())
-        names = _names(batch, "output_file_id", "error_file_id", "output_file", "error_file")
+        answers = _names(batch, "output_file_id", "output_file")
+        names = tuple(dict.fromkeys((*answers, *_names(batch, "error_file_id", "error_file"))))
         codes = _codes(batch.get("errors"))
         standing = standing_of(self._tier, meant, _counts(batch), results=bool(names))
         return Remote(
@@ -192,6 +193,7 @@ class OpenAIBatches:
             done=sum(_counts(batch).values()),
             source=next(iter(_names(batch, "input_file_id", "input_files")), None),
             results=names,
+            unnamed=standing.state is RemoteState.ENDED and not answers and _has_answers(batch, names),
             status=status[:40],
         )
 
@@ -235,6 +237,12 @@ def _counts(batch: Mapping[str, Any]) -> dict[str, int]:
     told = {**_group(batch.get("request_counts")), "completed_requests": batch.get("completed_requests")}
     names = ("completed", "failed", "completed_requests")
     return {name: value for name in names if (value := count(told.get(name))) is not None}
+
+
+def _has_answers(batch: Mapping[str, Any], names: tuple[str, ...]) -> bool:
+    """Whether a batch counts requests that were answered; `completed_requests` may have failed ones in it."""
+    counts = _counts(batch)
+    return counts.get("completed", 0) > 0 or (not names and counts.get("completed_requests", 0) > 0)
 
 
 def _has_more(page: Any) -> bool:

@@ -56,6 +56,8 @@ class Remote:
     source: str | None = None
     """The provider's name for what was uploaded, and may be used again."""
     results: tuple[str, ...] = ()
+    unnamed: bool = False
+    """It is over and has done requests, by its own count, and does not name the file of their answers: perhaps not yet."""
     status: str = ""
     """As the provider has it, for messages."""
 

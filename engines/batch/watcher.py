@@ -21,9 +21,9 @@ UNKNOWN_SECONDS = 1800.0
 CANCEL_SECONDS = 600.0
 """A batch that was cancelled is waited for so long: OpenAI says up to ten minutes."""
 MISSING_SECONDS = 300.0
-"""A batch that the provider has told of and does not know now, or whose files are not there, is waited for so long:
-Anthropic answered 404 in between for a quarter of an hour, seconds after a batch was made and just after it had ended
-(anthropic-sdk-python#1432)."""
+"""A batch that the provider has told of and does not know now, or whose files are not there or not named yet, is waited for
+so long: Anthropic answered 404 in between for a quarter of an hour, seconds after a batch was made and just after it had
+ended (anthropic-sdk-python#1432)."""
 UNDER_WAY = frozenset({RemoteState.RUNNING, RemoteState.UNKNOWN})
 
 _NEVER = float("inf")
@@ -60,7 +60,8 @@ class BatchWatcher:
 
     async def watch(self, remote: Remote, work: Submission, cut_off: asyncio.Event) -> Remote:
         """The batch when it is over, or as it is when it is not waited for any longer. It is cancelled at the deadline, or
-        when `cut_off` is set. Raises CallError."""
+        when `cut_off` is set. One that is over and does not name its answers is asked again for a while. Raises
+        CallError."""
         wait, longest = self._polls
         cancelled, give_up_at, began = False, _NEVER, self._world.monotonic()
         seen_at = began
@@ -87,6 +88,16 @@ class BatchWatcher:
             work.done_elsewhere += seen.done - remote.done
             remote = seen
         work.done_elsewhere -= remote.done
+        return await self._named(remote)
+
+    async def _named(self, remote: Remote) -> Remote:
+        wait, longest = self._polls
+        began = self._world.monotonic()
+        while remote.unnamed and self._world.monotonic() - began < self._patience(self._missing_seconds):
+            await self._pause(wait, None)
+            wait = min(wait * POLL_GROWTH, longest)
+            with contextlib.suppress(CallError):
+                remote = await self._wire.look(remote)
         return remote
 
     async def fetch(self, name: str, path: Path, *, unreachable_seconds: float | None = None) -> None:

@@ -68,6 +68,30 @@ def test_what_is_not_found_for_a_while_is_paid_once(provider: ScriptedProvider, 
     assert len(provider.batches) == 1
 
 
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("others", [{}, {"error_file_id": "file-gone"}])
+def test_a_file_of_answers_that_is_not_named_at_once_is_asked_for_again(
+    provider: ScriptedProvider, others: dict[str, str], *, named: bool
+) -> None:
+    looks = count()
+
+    def told(batch: dict[str, Any]) -> dict[str, Any]:
+        if named and next(looks) > 3:
+            return batch
+        return {**batch, "output_file_id": None, "request_counts": {"total": 20, "completed": 20}, **others}
+
+    provider.batch = told
+    notes = MemoryJournal()
+    engine, ticket = begun(
+        provider, EngineContext(notes, RunBudget(None)), missing_seconds=5.0 if named else 0.1
+    )
+    replies = {reply.row: reply for reply in engine.collect(ticket)}
+    engine.close()
+    assert notes.statuses == {"settled" if named else "unsettled": 20}
+    assert kinds(replies) == {"answer" if named else "broken_reply": 20}
+    assert len(provider.batches) == 1
+
+
 @pytest.mark.parametrize("found_again", [True, False])
 def test_a_batch_known_by_name_that_is_not_found_is_running_or_may_have_been_billed(
     provider: ScriptedProvider, tmp_path: Path, *, found_again: bool
