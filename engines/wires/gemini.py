@@ -168,15 +168,17 @@ def _joined(parts: Iterable[Mapping[str, Any]], *, thought: bool) -> str:
 
 
 def _usage(told: Any) -> dict[str, JSON] | None:
-    """Tokens as OpenAI's wire has them: thoughts are output."""
+    """Tokens as OpenAI's wire has them: thoughts are output, and what a tool gave the model to read is prompt."""
     if not isinstance(told, dict):
         return None
-    thoughts = count(told.get("thoughtsTokenCount")) or 0
+    prompt, thoughts = count(told.get("promptTokenCount")), count(told.get("thoughtsTokenCount")) or 0
+    read = count(told.get("toolUsePromptTokenCount")) or 0
     return {
-        "prompt_tokens": told.get("promptTokenCount"),
+        "prompt_tokens": None if prompt is None else prompt + read,
         "completion_tokens": (count(told.get("candidatesTokenCount")) or 0) + thoughts,
         "prompt_tokens_details": {"cached_tokens": count(told.get("cachedContentTokenCount")) or 0},
         "completion_tokens_details": {"reasoning_tokens": thoughts},
+        "total_tokens": told.get("totalTokenCount"),
     }
 
 

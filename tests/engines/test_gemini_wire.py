@@ -91,6 +91,15 @@ def test_thoughts_are_output_that_is_paid_and_not_answered() -> None:
     )
 
 
+def test_what_a_tool_gave_the_model_to_read_is_paid_as_prompt_and_what_only_the_total_has_as_output() -> None:
+    told = {**USAGE, "toolUsePromptTokenCount": 300, "totalTokenCount": 332}
+    candidate = {**TEXT, "finishReason": "STOP"}
+    usage = read({"candidates": [candidate], "usageMetadata": told}).usage
+    assert (usage.input_tokens, usage.output_tokens, usage.reasoning_tokens) == (320, 12, 7)
+    usage = read({"candidates": [candidate], "usageMetadata": {**told, "totalTokenCount": 340}}).usage
+    assert (usage.input_tokens, usage.output_tokens) == (320, 20)
+
+
 @pytest.mark.parametrize(
     ("response", "kind"),
     [
