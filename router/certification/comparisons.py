@@ -10,6 +10,7 @@ import math
 import unicodedata
 from contextlib import suppress
 from functools import lru_cache
+from itertools import groupby
 from typing import Any
 
 from thirdshift.router.patterns import compiled
@@ -132,7 +133,16 @@ def _same(left: Any, right: Any) -> bool:
 
 
 def folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Without what does not tell two texts apart: case, blanks, widths. 10² stays another number than 102."""
+    if not text.isascii():
+        runs = ((apart, "".join(run)) for apart, run in groupby(text, _is_raised))
+        text = "".join(run if apart else unicodedata.normalize("NFKC", run) for apart, run in runs)
+    return " ".join(text.casefold().split())
+
+
+def _is_raised(character: str) -> bool:
+    """Whether NFKC would set it beside the digits before it: an exponent, an index, a fraction."""
+    return unicodedata.decomposition(character).startswith(("<super>", "<sub>", "<fraction>"))
 
 
 def field_text(value: Any, path: str) -> str | None:
