@@ -9,6 +9,7 @@ as does what is asked of one that may turn out dearer: of these there are fewer,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -34,6 +35,9 @@ HOPED, DOUBT = 0.4, 0.4
 most, so that an endpoint that may be the bargain is among those looked at. Of k answers 1 less the second over root k."""
 HUNT = 0.03
 """No more than this share of the bill is risked on one that would not serve by what is guessed."""
+BARGAIN, CHANCE = 0.26, 0.25
+"""What one in four of them costs in the mean, as a share of what is guessed: lengths of models on one task spread so that
+HOPED is what one in four costs at most."""
 NEAR = 1e-12
 LITTLE = 60
 """Where an endpoint is to serve so few requests there is little to save."""
@@ -85,7 +89,49 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
                 served, cost[served, e], cost[served, wanted.target[served]], FEW - int(seen[e].sum())
             )
         found += learner.not_held(np.sort(rows), np.full(len(rows), e, np.int32))
+    unseen = [e for e in np.unique(asked[timely]).tolist() if seen[e].sum() < SEEN]
+    return found or _hunted(learner, market, unseen)
+
+
+def _hunted(learner: Learner, market: Market, unknown: Sequence[int]) -> list[tuple[str, NDArray[np.int64]]]:
+    """Return a few requests of each model that nobody has seen and that would serve if it were the bargain one in four is;
+    those that serve by what is guessed are known by then.
+
+    Of what may be gained k answers find k of k + 1 parts, and each makes the night dearer if it finds nothing: most is left
+    where k is about the root of the gain over that. `unknown`: endpoints in real time."""
+    kind, task = same_answers(learner.context.endpoints), learner.columns.population.task
+    rng = np.random.default_rng(0)
+    guessed = _plan(learner, market) if unknown else None
+    if guessed is None or not guessed.feasible:
+        return []
+    found = []
+    for e in unknown:
+        factor = np.where(kind[market.endpoint] == kind[e], BARGAIN, 1.0)
+        wanted = _plan(learner, replace(market, cost_usd=market.cost_usd * factor))
+        if wanted is None or not wanted.feasible:
+            continue
+        would = (wanted.target >= 0) & (kind[wanted.target] == kind[e])
+        served = rng.permutation(np.flatnonzero(would & learner.columns.allowed[:, e]))
+        looks = served[_by_turns(task[served])][: looks_worth(len(served))]
+        if len(served) <= LITTLE or wanted.usd >= guessed.usd:
+            continue
+        tried = _plan(learner, market.with_kept(looks, np.full(len(looks), e, np.int32)))
+        if tried is None or not tried.feasible:
+            continue
+        each = max(tried.usd - guessed.usd, NEAR) / len(looks)
+        count = math.isqrt(int(CHANCE * (guessed.usd - wanted.usd) / each))
+        if count >= SEEN:
+            rows = np.sort(looks[:count])
+            found += learner.not_held(rows, np.full(len(rows), e, np.int32))
     return found
+
+
+def _by_turns(task: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The order in which each task has its first request before one has its second."""
+    turn = np.empty(len(task), np.intp)
+    for t in np.unique(task):
+        turn[task == t] = np.arange(int((task == t).sum()))
+    return np.argsort(turn, kind="stable")
 
 
 def hoped(seen: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -123,18 +169,20 @@ class _Planned:
     target: NDArray[np.int32]
     """[leaders] the endpoint; -1: nobody."""
     usd: float
+    feasible: bool
 
 
 def _plan(learner: Learner, market: Market) -> _Planned | None:
     """The plan as it would be carried out: where a limit allows none by what is guessed, what can be had instead."""
     decision = learner.decide(market, learner.context.terms())
     plan = decision.plan
+    feasible = not isinstance(plan, Infeasible)
     if isinstance(plan, Infeasible):
         compromise = fallback(decision.problem)
         if compromise is None:
             return None
         plan = compromise[0]
-    return _Planned(decision.market.target(plan.choice), plan.cost_usd)
+    return _Planned(decision.market.target(plan.choice), plan.cost_usd, feasible)
 
 
 def looks_worth(requests: int) -> int:

@@ -73,6 +73,21 @@ def test_what_an_endpoint_is_to_serve_itself_tells_more_of_it_at_no_cost(tmp_pat
         assert first_answers(before_the_plan) == []
 
 
+@pytest.mark.parametrize(("usd", "looked_at"), [(1.6, True), (2.3, False)])
+def test_what_a_bargain_would_save_pays_for_a_look_at_a_model_that_is_dearer_by_a_guess(
+    tmp_path: Path, usd: float, *, looked_at: bool
+) -> None:
+    """Even where the one that serves was seen a few times, and may be a little cheaper than it seems as well."""
+    unknown = {"price": {"input": usd, "output": 4 * usd}, "quality_prior": 0.6}
+    with learner(tmp_path, 2000, {"known": CHEAP, "unknown": unknown}) as before_the_plan:
+        tasks = before_the_plan.columns.population.tasks
+        seen_of(before_the_plan, tasks * looks_worth(2000 // tasks + 40), 1)
+        found = dict(first_answers(before_the_plan))
+    assert found.keys() == ({"unknown"} if looked_at else set())
+    if looked_at:
+        assert SEEN <= len(found["unknown"]) < FEW
+
+
 @pytest.mark.parametrize(("usd", "looked_at"), [(0.7, True), (3.0, False)])
 def test_an_unknown_model_that_may_be_the_bargain_is_looked_at_beside_one_that_is_known(
     tmp_path: Path, usd: float, *, looked_at: bool
