@@ -140,10 +140,14 @@ class Learner:
     @property
     def guesses_lengths(self) -> bool:
         """Whether it is a guess how long the answers of some endpoint are: none of its model's was seen, now or before."""
+        return self._guessed(np.asarray(self.columns.allowed.any(axis=0)))
+
+    def _guessed(self, endpoints: NDArray[np.bool_]) -> bool:
+        """Whether it is a guess how long the answers of one of these are. `endpoints`: [endpoints]"""
         kind = same_answers(self.context.endpoints)
         past = self.past.lengths.endpoint if self.past else np.zeros(0, np.int32)
         known = kind[np.concatenate([self.run_queries.token_usage().endpoint, past]).astype(np.int64)]
-        return bool(np.setdiff1d(kind[self.columns.allowed.any(axis=0)], known).size)
+        return bool(np.setdiff1d(kind[endpoints], known).size)
 
     def market(self) -> Market:
         """Prices and lengths as known now; answers held cost nothing, unless that would choose for the few that have been
@@ -206,7 +210,10 @@ class Learner:
         # what would not serve by what earlier nights have told need not be started to be told it again
         scores = np.bincount(self.before.endpoint, minlength=len(known))
         told = [e for e in unstarted(priced, known, baseline) if scores[e] >= KNOWN]
-        waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short, told)
+        others = np.asarray(self.columns.allowed.any(axis=0))
+        others[unstarted(priced, known, baseline)] = False
+        guessed = self._guessed(others) and not self.rounds
+        waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short, told, guessed)
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})

@@ -19,6 +19,8 @@ from thirdshift.warehouse.store.dispatch import TimePaid
 
 CHANCE = 0.5
 """The chance that a model nobody has tried is good enough, where a look at it costs a worker's start."""
+GUESSED = 0.5
+"""One model in three answers at half the length guessed, or less: a few answers tell, and cost less than a start."""
 
 
 def withheld(
@@ -29,15 +31,18 @@ def withheld(
     planned: Callable[[], Collection[int]] | None = None,
     short: NDArray[np.float64] | None = None,
     told: Collection[int] = (),
+    guessed: bool = False,
 ) -> list[int]:
     """Return the endpoints that the pilot leaves alone until the others have been tried.
 
     `allowed`: [leaders, endpoints]; `known`: [endpoints] whether it has answered in this run, so that it has been started;
     `planned`: the endpoints that would serve by what is believed now; None where nobody has planned yet. `short`: as
     `short_of` tells; None: nobody is. `told`: endpoints of which earlier nights tell enough to do without a look.
+    `guessed`: how long the answers of the others are is a guess.
     One that is cheaper than the cheapest others, those that are told of among them, even with its start and with what
-    others must mend, and one that the floor is a share of, are tried like any other; so are those that would serve where a
-    request has nobody but workers paid by the hour.
+    others must mend, and one that the floor is a share of, are tried like any other, but one after the other: a second
+    start is weighed when the first tells what its answers cost. Where that of the others is a guess, it must be cheaper
+    than a part of it. Those that would serve where a request has nobody but workers paid by the hour are tried too.
     """
     starts = unstarted(market, known, baseline)
     others = _without(allowed, starts)
@@ -51,7 +56,11 @@ def withheld(
     bill = {e: market.total_usd(np.where(allowed[:, e], cost[:, e], 0.0)) + mended[e] for e in starts}
     known_bills = [bill[e] for e in told if e in bill and allowed[:, e].all()]
     least = min([cheapest, *known_bills])
-    return [e for e in starts if bill[e] >= (cheapest if e in told else least)]
+    if guessed:
+        cheapest, least = GUESSED * cheapest, GUESSED * least
+    tried = [e for e in starts if bill[e] < (cheapest if e in told else least)]
+    first = min(tried, key=lambda e: (bill[e], e), default=None)
+    return [e for e in starts if e != first]
 
 
 def short_of(floor: float, priors: NDArray[np.float64], baselines: Sequence[int]) -> NDArray[np.float64]:

@@ -256,9 +256,29 @@ def test_a_worker_that_costs_more_than_one_that_earlier_nights_tell_of_is_not_st
     offered, may, never = (
         market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 3), bool), np.zeros(3, bool)
     )  # fmt: skip
-    assert withheld(offered, may, never, None) == []
     assert withheld(offered, may, never, None, told=[0]) == [1]
-    assert withheld(offered, may, never, None, told=[1]) == [], "a cheaper one may save its start"
+    assert 0 not in withheld(offered, may, never, None, told=[1]), "a cheaper one may save its start"
+
+
+def test_of_two_workers_that_may_serve_one_is_started_and_the_other_weighed_by_what_that_tells() -> None:
+    endpoints = (replace(pool(60), name="second"), replace(pool(30), name="first"), priced("api", 20.0))
+    offered, may, never = (
+        market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 3), bool), np.zeros(3, bool)
+    )  # fmt: skip
+    assert withheld(offered, may, never, None) == [0]
+    assert 1 not in withheld(offered, may, np.array([False, True, False]), None), "it is up"
+
+
+def test_a_worker_waits_for_what_a_guess_of_the_others_may_be_wrong_by() -> None:
+    endpoints = (replace(pool(0), name="house"), priced("api", 20.0))
+    offered, may, never = (
+        market_of(columns_of(endpoints), endpoints), np.ones((ROWS, 2), bool), np.zeros(2, bool)
+    )  # fmt: skip
+    usd = offered.by_endpoint().sum(axis=0)
+    for times, waits in ((1.5, [0]), (2.5, [])):
+        priced_so = replace(offered, cost_usd=offered.cost_usd * np.array([1.0, times * usd[0] / usd[1]]))
+        assert withheld(priced_so, may, never, None) == []
+        assert withheld(priced_so, may, never, None, guessed=True) == waits
 
 
 def test_how_far_an_endpoint_falls_short_is_by_what_is_believed_of_it_and_of_the_baseline() -> None:
