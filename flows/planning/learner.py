@@ -20,7 +20,7 @@ from thirdshift.flows.planning.input import PreparedInput
 from thirdshift.flows.planning.kinds import in_kinds
 from thirdshift.flows.planning.measured.run_queries import RunQueries
 from thirdshift.flows.planning.measured.silent import leave_out, silent_so_far
-from thirdshift.flows.planning.paid_hours import short_of, unstarted, withheld, worth_starting
+from thirdshift.flows.planning.paid_hours import short_of, some_have_only, unstarted, withheld, worth_starting
 from thirdshift.flows.planning.planner import Decision, Market, market
 from thirdshift.flows.planning.score_price import score_usd
 from thirdshift.flows.planning.tiers import looked_at, realtime_counterparts, same_answers, shared
@@ -181,7 +181,7 @@ class Learner:
             self.watch()
             self.leave_out_silent()
             priced = self.market()
-        waiting = self._withheld(priced)
+        waiting = self._withheld(aim, priced)
         if self.sends_on:
             return self._trial(aim, priced, waiting) or self._looks_at_workers(aim, priced, waiting)
         situation = self._situation(aim, priced, waiting)
@@ -197,7 +197,7 @@ class Learner:
             return self._looks_at_workers(aim, priced, waiting)
         return found, np.asarray(situation.cost_usd, np.float64)
 
-    def _withheld(self, priced: Market) -> list[int]:
+    def _withheld(self, aim: QualityTarget, priced: Market) -> list[int]:
         """Endpoints paid by the hour that are not to be looked at yet."""
         replies = self.run_queries.replies()
         known = np.bincount(replies.endpoint, minlength=len(self.context.endpoints)) > 0
@@ -206,7 +206,8 @@ class Learner:
         def planned() -> set[int]:
             return self._serving(priced)
 
-        baseline, short = self.context.baseline, self._short
+        baseline = self.context.baseline
+        short = short_of(aim.floor, self.context.priors, aim.baselines)
         # what would not serve by what earlier nights have told need not be started to be told it again
         scores = np.bincount(self.before.endpoint, minlength=len(known))
         told = [e for e in unstarted(priced, known, baseline) if scores[e] >= KNOWN]
@@ -217,14 +218,17 @@ class Learner:
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})
-        asked = {*waiting, *told}
-        return sorted(endpoint for endpoint in asked if not self._worth_starting.get(endpoint))
+        waiting = sorted(e for e in {*waiting, *told} if not self._worth_starting.get(e))
+        tried = [e for e in unstarted(priced, known, baseline) if e not in {*waiting, *self._worth_starting}]
+        return sorted([*waiting, *(e for e in tried if not self._pays(priced, e, [*waiting, *tried]))])
 
-    @property
-    def _short(self) -> NDArray[np.float64]:
-        """[endpoints] the share of the requests that others must answer too, as believed beforehand."""
-        aim, priors = self.aim, self.context.priors
-        return np.zeros(len(priors)) if aim is None else short_of(aim.floor, priors, aim.baselines)
+    def _pays(self, priced: Market, endpoint: int, waiting: Sequence[int]) -> bool:
+        """Whether a look is worth a worker's start, by the plans with and without it, and none of `waiting`."""
+        if some_have_only(self.columns.allowed, {*waiting, endpoint}):
+            return True
+        terms, beside = self.context.terms(), priced.without([e for e in waiting if e != endpoint])
+        without = self.decide(priced.without({*waiting, endpoint}), terms).plan
+        return worth_starting(priced.starts()[endpoint], self.decide(beside, terms).plan, without)
 
     def _looks_at_workers(
         self, aim: QualityTarget, priced: Market, waiting: list[int]
@@ -232,10 +236,9 @@ class Learner:
         """First looks at a worker that is paid by the hour, where they are worth its start; the others have been tried."""
         if not waiting:
             return None
-        without = self.decide(priced.without(waiting), self.context.terms()).plan
         for endpoint in (e for e in waiting if e not in self._worth_starting):
             name, start = self.context.endpoints[endpoint].name, priced.starts()[endpoint]
-            worth = worth_starting(priced, endpoint, without, float(self._short[endpoint]))
+            worth = self._pays(priced, endpoint, waiting)
             self._worth_starting[endpoint] = worth
             if not worth:
                 self.say(

@@ -46,10 +46,10 @@ def withheld(
     """
     starts = unstarted(market, known, baseline)
     others = _without(allowed, starts)
-    if not others.any(axis=1).all():
+    if some_have_only(allowed, starts):
         serving = starts if planned is None else planned()
         waiting = [e for e in starts if e not in serving]
-        return waiting if _without(allowed, waiting).any(axis=1).all() else []
+        return [] if some_have_only(allowed, waiting) else waiting
     cost = market.by_endpoint()
     cheapest = market.total_usd(np.where(others, cost, np.inf).min(axis=1))
     mended = np.zeros(cost.shape[1]) if short is None else short * cheapest
@@ -78,19 +78,25 @@ def unstarted(market: Market, known: NDArray[np.bool_], baseline: int | None) ->
     return [e for e, usd in market.starts().items() if usd > 0 and not known[e] and e != baseline]
 
 
-def _without(allowed: NDArray[np.bool_], endpoints: Sequence[int]) -> NDArray[np.bool_]:
+def some_have_only(allowed: NDArray[np.bool_], endpoints: Collection[int]) -> bool:
+    """Whether a request may be answered by none but these."""
+    return not _without(allowed, endpoints).any(axis=1).all()
+
+
+def _without(allowed: NDArray[np.bool_], endpoints: Collection[int]) -> NDArray[np.bool_]:
     left = allowed.copy()
-    left[:, endpoints] = False
+    left[:, list(endpoints)] = False
     return left
 
 
-def worth_starting(market: Market, endpoint: int, without: Plan | Infeasible, short: float = 0.0) -> bool:
-    """Whether a look at the endpoint may save more than its start costs. `without`: the plan of all others; `short`: the
-    share of the requests that those would have to answer too."""
+def worth_starting(start_usd: float, plan: Plan | Infeasible, without: Plan | Infeasible) -> bool:
+    """Whether a look at an endpoint may save more than its start costs. `plan`, `without`: with it and without, by what is
+    believed of it."""
     if isinstance(without, Infeasible):
         return True
-    saves = (1.0 - short) * without.cost_usd - market.total_usd(market.least_usd(endpoint))
-    return CHANCE * saves > (1.0 - CHANCE) * market.starts()[endpoint]
+    if isinstance(plan, Infeasible):
+        return False
+    return CHANCE * (without.cost_usd - plan.cost_usd) > (1.0 - CHANCE) * start_usd
 
 
 def rented_until(endpoints: Sequence[Endpoint], paid: Sequence[TimePaid]) -> dict[str, tuple[datetime, ...]]:

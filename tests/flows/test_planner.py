@@ -21,7 +21,7 @@ from thirdshift.flows.quality.repair_rounds import due_of
 from thirdshift.router.learning.quality_target import QualityTarget
 from thirdshift.router.learning.repair import Mended, mend
 from thirdshift.router.planning.options import Throughput, options_for
-from thirdshift.router.planning.problem import NOBODY, Plan, Terms
+from thirdshift.router.planning.problem import NOBODY, Infeasible, Nearest, Plan, Terms
 from thirdshift.router.prediction.observations import Observations, Population, no_observations, no_past
 from thirdshift.router.pricing.caches import CacheableTokens
 from thirdshift.router.pricing.pricebook import hourly
@@ -242,11 +242,17 @@ def test_a_worker_that_is_believed_too_weak_is_not_started_for_what_others_must_
     assert short == pytest.approx([2 / 3, 0.0])
     assert withheld(dearer, may, never, None) == []
     assert withheld(dearer, may, never, None, short=short) == [0]
+
+
+def test_a_start_is_worth_a_look_where_the_plan_saves_more_by_it() -> None:
     every = np.ones(ROWS, np.int16)
-    bill = float(2.0 * usd[0])
-    alone = Plan(every, every, bill, 0.9, bill, 0.0)
-    assert worth_starting(dearer, 0, alone)
-    assert not worth_starting(dearer, 0, alone, short=float(short[0]))
+
+    def plan(usd: float) -> Plan:
+        return Plan(every, every, usd, 0.9, usd, 0.0)
+
+    assert worth_starting(1.0, plan(2.0), without=plan(3.1))
+    assert not worth_starting(1.0, plan(2.0), without=plan(2.9)), "as often as not it is too weak"
+    assert worth_starting(1.0, plan(2.0), without=Infeasible((), Nearest()))
 
 
 def test_a_worker_that_costs_more_than_one_that_earlier_nights_tell_of_is_not_started_to_be_looked_at() -> (

@@ -56,3 +56,29 @@ def test_a_worker_that_would_only_mend_is_not_started_before_something_has_faile
     with learner(tmp_path, 2000, endpoints, quality=quality) as before_the_plan:
         looks = [before_the_plan.looks() for _ in range(4)]
     assert any(1 in found[0].endpoint for found in looks if found is not None) == looked_at
+
+
+@pytest.mark.parametrize(("usd_per_hour", "looked_at"), [(0.08, True), (0.09, False)])
+def test_a_worker_is_looked_at_where_a_plan_saves_more_by_it_than_its_start_costs(
+    tmp_path: Path, usd_per_hour: float, *, looked_at: bool
+) -> None:
+    """At both prices it would answer all for less than the others would; a third of it fails and is theirs anyway."""
+    endpoints = {
+        "weak": POOL | {"quality_prior": 0.3, "usd_per_hour": usd_per_hour, "minimum_minutes": 60},
+        "api": {"price": {"input": 0.2, "output": 0.8}, "quality_prior": 0.5},
+        "strong": {"price": {"input": 2, "output": 8}, "quality_prior": 0.9},
+    }
+    quality = {"floor": 0.6, "scorer": "numeric"}
+    with learner(tmp_path, 600, endpoints, quality=quality) as before_the_plan:
+        before_the_plan.rounds = 1  # a first one waits for what the others' answers cost
+        found = before_the_plan.looks()
+    assert found is not None
+    assert (WEAK in found[0].endpoint) == looked_at
+
+
+def test_where_nobody_but_workers_answers_a_start_is_no_reason_to_look_at_none(tmp_path: Path) -> None:
+    pools = {name: ENDPOINTS[name] | {"quality_prior": 0.9} for name in ("weak", "strong")}
+    with learner(tmp_path, 2000, pools, quality={"floor": 0.85, "scorer": "numeric"}) as before_the_pilot:
+        found = before_the_pilot.looks()
+    assert found is not None
+    assert len(found[0].endpoint)
