@@ -46,7 +46,11 @@ def page() -> str:
     """docs/tiers.md."""
     tiers = tier_rows().tiers
     notes = [f"- **{tier.title}**: {_notes(tier)}" for tier in tiers if _notes(tier)]
-    words = [f"- **{tier.title}**: {_states(tier)}" for tier in tiers if tier.states]
+    titles: dict[str, list[str]] = {}
+    for tier in tiers:
+        if tier.states:
+            titles.setdefault(_states(tier), []).append(tier.title)
+    words = [f"- **{', '.join(told)}**: {states}" for states, told in titles.items()]
     lines = [
         *map(_line, tiers),
         "",
@@ -112,7 +116,7 @@ def _notes(tier: BatchTier) -> str:
         tier.notifies and f"it tells by {tier.notifies}",
         tier.zero_retention is False and "not with zero retention",
         tier.cached and f"cached tokens: {tier.cached}",
-        tier.hearsay and f"told by others: {', '.join(tier.hearsay)}",
+        tier.hearsay and f"not from its own documentation: {', '.join(tier.hearsay)}",
     ]
     return "; ".join(str(words) for words in told if words)
 
