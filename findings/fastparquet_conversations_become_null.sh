@@ -1,7 +1,7 @@
 #!/bin/sh
 # fastparquet 2026.9 (pandas' other engine, `read_parquet(engine="fastparquet")`): a list of structs, as a column `messages` is,
 # is read as null in every row, without a word. Guess: what a reader does not know it refuses, or leaves out of its columns.
-# It names the column among them, reads a list of texts beside it right, and gives None for each conversation, also when
+# It names the column among them, reads a list of texts that pyarrow wrote beside it right, and gives None for each conversation, also when
 # asked for that column alone. Written back the column is lost in the file too. A struct becomes columns of its own (`usage.input`).
 # pyarrow, DuckDB and Polars read the file. Ours reads Parquet with DuckDB and refuses a request without messages.
 # Exits 1 when that is so no more (or the packages cannot be had).

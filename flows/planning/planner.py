@@ -359,7 +359,7 @@ def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan,
             decision.cascades is not None and reason.constraint == "floor"
         ):  # a belief; scores as they come decide
             say(
-                f"by what is believed so far {reason.message}; every score is free, and answers are looked at as they come"
+                f"by what is believed so far, {reason.message}; every score is free, and answers are looked at as they come"
             )
         else:
             say(f"not feasible: {reason.message}")
