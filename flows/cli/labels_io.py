@@ -6,6 +6,7 @@ What they show is in `flows/quality/human_labels.py`.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -172,8 +173,8 @@ def import_labels(path: Path, labels: Path, run_id: str | None, *, as_json: bool
             "lower_bound": bound.lower_bound,
         }
         print(json.dumps(summary, default=_jsonable))
-    else:
-        print("\n".join(_summary_lines(run_id, run, scores, bound, issued=bool(certificates))))
+    lines = _summary_lines(run_id, run, scores, bound, issued=bool(certificates))
+    print("\n".join(lines), file=sys.stderr if as_json else sys.stdout)
     return 0
 
 
@@ -187,11 +188,11 @@ def _adds_nothing(run_id: str, answers: Answers, scores: Mapping[int, float | No
                 {"run_id": run_id, "labels": 0, "certificate": None, "lower_bound": None, "drawn": drawn}
             )
         )
-        return 0
     print(
         f"run {run_id}: {len(scores):,} answers in the file, which are not those that were drawn at random. What is chosen "
         "otherwise says nothing of the rest: nothing is taken in, and what was certified before stands.\n"
-        f"Drawn were, in this order: {', '.join(drawn)}, …; to have them in a file: thirdshift labels export {run_id}"
+        f"Drawn were, in this order: {', '.join(drawn)}, …; to have them in a file: thirdshift labels export {run_id}",
+        file=sys.stderr if as_json else sys.stdout,
     )
     return 0
 

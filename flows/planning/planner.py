@@ -362,7 +362,7 @@ def best_possible(decision: Decision, say: Callable[[str], None]) -> tuple[Plan,
                 f"by what is believed so far, {reason.message}; every score is free, and answers are looked at as they come"
             )
         else:
-            say(f"not feasible: {reason.message}")
+            say(f"not feasible by what is known so far: {reason.message}")
     found = fallback(decision.problem)
     if found is None:
         raise UserError("no plan: " + "; ".join(reason.message for reason in plan.reasons))

@@ -85,9 +85,10 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
     before = ask(warehouse, "select * from certificates"), ask(warehouse, "select outcomes from runs")
     own = tmp_path / "own.csv"
     own.write_text("run_id,request_id,score\n" + "".join(f"one,r{n:05d},1\n" for n in range(0, 400, 2)))
-    none = command("labels", "import", own, "--warehouse", warehouse)
+    none = command("labels", "import", own, "--warehouse", warehouse, "--json")
     assert none.exit_code == 0, none.output
-    assert "which are not those that were drawn at random" in none.output
+    assert json.loads(none.stdout)["labels"] == 0
+    assert "which are not those that were drawn at random" in none.stderr
     assert (
         ask(warehouse, "select * from certificates"),
         ask(warehouse, "select outcomes from runs"),
@@ -108,6 +109,7 @@ def test_a_judge_scores_a_random_part_and_people_correct_it(tmp_path: Path, prov
         out.writerows(rows)
     back = command("labels", "import", "one", "--input", labels, "--warehouse", warehouse, "--json")
     assert back.exit_code == 0, back.output
+    assert "300 scores of people taken in" in back.stderr
     (basis, scorer, population, scored, lower), earlier = ask(
         warehouse,
         "select basis, scorer, population, scored, lower_bound from certificates where run_id = 'one' "
