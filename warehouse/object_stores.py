@@ -72,10 +72,22 @@ class Store(ArrowFSWrapper):  # type: ignore[misc] # fsspec ships no types
     def _strip_protocol(cls, path: str) -> str:
         return path.partition("://")[2].strip("/") if "://" in path else path.strip("/")
 
+    def walk(
+        self,
+        path: str,
+        maxdepth: int | None = None,
+        topdown: bool = True,
+        on_error: Any = "raise",
+        **options: Any,
+    ) -> Any:
+        """As fsspec's, which leaves out without a word what it fails to list, and hands `on_error` to no folder below the
+        first (2026.9.0). Raises OSError."""
+        return super().walk(path, maxdepth, topdown, on_error, **options)
+
     def glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        """As fsspec's, which leaves out without a word what it fails to list: Raises OSError."""
+        """As fsspec's, by `walk`; nothing where there is no such folder. Raises OSError: one cannot be listed."""
         try:
-            return super().glob(path, maxdepth, on_error="raise", **options)
+            return super().glob(path, maxdepth, **options)
         except FileNotFoundError:
             return []
 
