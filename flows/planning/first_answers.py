@@ -9,7 +9,7 @@ as does what is asked of one that may turn out dearer: of these there are fewer,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -69,8 +69,12 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
         return []
 
     @cache
+    def planned() -> _Planned | None:
+        return _plan(learner, market)
+
+    @cache
     def guessed() -> _Planned:
-        return _plan(learner, market) or replace(wanted, usd=math.inf)
+        return planned() or replace(wanted, usd=math.inf)
 
     cost, found = market.by_endpoint(), []
     for e in np.unique(asked[timely]).tolist():
@@ -90,18 +94,21 @@ def first_answers(learner: Learner) -> list[tuple[str, NDArray[np.int64]]]:
             )
         found += learner.not_held(np.sort(rows), np.full(len(rows), e, np.int32))
     unseen = [e for e in np.unique(asked[timely]).tolist() if seen[e].sum() < SEEN]
-    return found or _hunted(learner, market, unseen)
+    return found or _hunted(learner, market, planned, unseen)
 
 
-def _hunted(learner: Learner, market: Market, unknown: Sequence[int]) -> list[tuple[str, NDArray[np.int64]]]:
+def _hunted(
+    learner: Learner, market: Market, planned: Callable[[], _Planned | None], unknown: Sequence[int]
+) -> list[tuple[str, NDArray[np.int64]]]:
     """Return a few requests of each model that nobody has seen and that would serve if it were the bargain one in four is;
     those that serve by what is guessed are known by then.
 
     Of what may be gained k answers find k of k + 1 parts, and each makes the night dearer if it finds nothing: most is left
-    where k is about the root of the gain over that. `unknown`: endpoints in real time."""
+    where k is about the root of the gain over that. `planned`: the plan by what is guessed; `unknown`: endpoints in
+    real time."""
     kind, task = same_answers(learner.context.endpoints), learner.columns.population.task
     rng = np.random.default_rng(0)
-    guessed = _plan(learner, market) if unknown else None
+    guessed = planned() if unknown else None
     if guessed is None or not guessed.feasible:
         return []
     found = []

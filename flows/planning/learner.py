@@ -207,27 +207,28 @@ class Learner:
             return self._serving(priced)
 
         baseline = self.context.baseline
+        starts = unstarted(priced, known, baseline)
         short = short_of(aim.floor, self.context.priors, aim.baselines)
         # what would not serve by what earlier nights have told need not be started to be told it again
         scores = np.bincount(self.before.endpoint, minlength=len(known))
-        told = [e for e in unstarted(priced, known, baseline) if scores[e] >= KNOWN]
+        told = [e for e in starts if scores[e] >= KNOWN]
         others = np.asarray(self.columns.allowed.any(axis=0))
-        others[unstarted(priced, known, baseline)] = False
+        others[starts] = False
         guessed = self._guessed(others) and not self.rounds
         waiting = withheld(priced, self.columns.allowed, known, baseline, planned, short, told, guessed)
         if any(endpoint not in self._worth_starting for endpoint in told):
             serving = planned()
             self._worth_starting.update({endpoint: endpoint in serving for endpoint in told})
         waiting = sorted(e for e in {*waiting, *told} if not self._worth_starting.get(e))
-        tried = [e for e in unstarted(priced, known, baseline) if e not in {*waiting, *self._worth_starting}]
+        tried = [e for e in starts if e not in {*waiting, *self._worth_starting}]
         return sorted([*waiting, *(e for e in tried if not self._pays(priced, e, [*waiting, *tried]))])
 
     def _pays(self, priced: Market, endpoint: int, waiting: Sequence[int]) -> bool:
-        """Whether a look is worth a worker's start, by the plans with and without it, and none of `waiting`."""
-        if some_have_only(self.columns.allowed, {*waiting, endpoint}):
+        """Whether a look is worth a worker's start, by the plans without those that wait and with it alone of them."""
+        if some_have_only(self.columns.allowed, waiting):
             return True
         terms, beside = self.context.terms(), priced.without([e for e in waiting if e != endpoint])
-        without = self.decide(priced.without({*waiting, endpoint}), terms).plan
+        without = self.decide(priced.without(waiting), terms).plan
         return worth_starting(priced.starts()[endpoint], self.decide(beside, terms).plan, without)
 
     def _looks_at_workers(
